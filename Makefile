@@ -1,0 +1,15 @@
+# The commands that the README names; each is one command that works without make, too.
+.PHONY: demo test check bench
+
+demo:
+	./mailgroup demo
+
+test:
+	./mailgroup test
+
+check:
+	.ci/run check
+
+bench:
+	./mailgroup test --version
+	.venv/bin/python -m bench.run

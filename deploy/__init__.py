@@ -1,0 +1,1 @@
+"""What brings the services onto machines."""

@@ -1,0 +1,86 @@
+"""The lock files: every Python package with version and hash, for all platforms, without the address of a registry.
+
+``python -m deploy.locks write`` makes them from pyproject.toml, ``check`` tells whether they still fit it. Needs uv,
+which the development lock holds. Each file names the digest of what it was made from, so that a check without a network
+still notices a changed pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = {"requirements.lock": [], "requirements-dev.lock": ["--group", "dev"]}
+_MARK = "# made from pyproject.toml, digest "
+
+
+def write() -> str | None:
+    """Make both files, keeping the versions that still fit. What went wrong, or None."""
+    for name, options in FILES.items():
+        compiled, problem = _compile(name, options)
+        if problem:
+            return problem
+        (ROOT / name).write_text(f"{_MARK}{_digest(name)}\n{compiled}", encoding="utf-8")
+    return None
+
+
+def check() -> str | None:
+    """Why the files do not fit pyproject.toml, or None."""
+    for name, options in FILES.items():
+        first, _, rest = (ROOT / name).read_text(encoding="utf-8").partition("\n")
+        if first != f"{_MARK}{_digest(name)}":
+            return f"{name} was made from another pyproject.toml; make it anew with: python -m deploy.locks write"
+        compiled, problem = _compile(name, options)
+        if problem:
+            print(f"{name}: no package registry could be asked, so only the digest of its inputs was compared")
+        elif compiled != rest:
+            return f"{name} is not what uv makes of pyproject.toml; make it anew with: python -m deploy.locks write"
+    return None
+
+
+def _digest(name: str) -> str:
+    """Of all in pyproject.toml that the file depends on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    inputs = [project["project"]["requires-python"], project["project"]["dependencies"]]
+    if name == "requirements-dev.lock":
+        inputs.append(project["dependency-groups"])
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+
+
+def _compile(name: str, options: list[str]) -> tuple[str, str | None]:
+    """What uv makes of pyproject.toml, with the versions of the present file where they fit; what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, name)
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, draft)
+        done = subprocess.run(
+            [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
+             "--generate-hashes", "--no-emit-index-url", "--no-header", "pyproject.toml", *options, "-o", str(draft)],
+            cwd=ROOT, env=os.environ | _index(), capture_output=True, text=True, check=False)
+        return (draft.read_text(encoding="utf-8"), None) if done.returncode == 0 else ("", done.stderr.strip())
+
+
+def _index() -> dict[str, str]:
+    """The registry that pip is configured to use; uv does not read pip's configuration."""
+    found = {}
+    settings = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
+    for name, variable in settings.items():
+        asked = subprocess.run([sys.executable, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True,
+                               text=True, check=False)
+        if asked.returncode == 0 and variable not in os.environ:
+            found[variable] = asked.stdout.strip()
+    return found
+
+
+if __name__ == "__main__":
+    problem = {"write": write, "check": check}[sys.argv[1]]()
+    if problem:
+        sys.exit(problem)

@@ -1,0 +1,69 @@
+"""The data folder, and the folders in it that servers with a user of their own must reach.
+
+The data folder may belong to root alone (mode 0700, below /root). PostgreSQL refuses to run as root, so its user has to
+get to its files by another way: they are then kept below /var/lib/mailgroup, and the data folder holds a link to them.
+The link decides: a data folder that is deleted and made anew gets new, empty folders, never old data under a new key.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.machine.programs import identity
+from shared.failures import Permanent
+
+_ELSEWHERE = Path("/var/lib/mailgroup")
+
+
+def make_data_folder(data: Path) -> Path:
+    """The data folder as an absolute path, made if missing; one that exists keeps its owner and mode.
+
+    :raises Permanent: it cannot be made or written to.
+    """
+    data = data.absolute()
+    try:
+        data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Permanent(f"{data}: cannot be made: {error.strerror}") from error
+    if not data.is_dir() or not os.access(data, os.W_OK | os.X_OK):
+        raise Permanent(f"{data}: is no folder that we may write to")
+    return data
+
+
+def place(data: Path, name: str, users: Sequence[str]) -> Path:
+    """The folder of a server, made if missing: ``data/name``, or what the link of that name leads to.
+
+    :param users: who must reach it.
+    """
+    link = data / name
+    if link.is_symlink():
+        link.resolve().mkdir(parents=True, exist_ok=True)
+        return link.resolve()
+    if all(_may_enter(data, user) for user in users):
+        link.mkdir(mode=0o755, exist_ok=True)
+        return link
+    home = _ELSEWHERE / secrets.token_hex(4)
+    home.mkdir(mode=0o755, parents=True)
+    (home / "README").write_text(
+        f"Files of the mailgroup in {data}, which the user {users[0]} cannot enter.\nDelete this with that folder.\n",
+        encoding="utf-8")
+    folder = home / name
+    if link.exists():  # made while the data folder was still open to that user
+        subprocess.run(["cp", "-a", str(link), str(folder)], check=True)
+        shutil.rmtree(link)
+    else:
+        folder.mkdir(mode=0o755)
+    link.symlink_to(folder)
+    return folder
+
+
+def _may_enter(folder: Path, user: str) -> bool:
+    arguments = identity(user)
+    if not arguments:
+        return True
+    return subprocess.run(["setpriv", *arguments, "test", "-x", str(folder)], check=False).returncode == 0

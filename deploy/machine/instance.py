@@ -1,0 +1,320 @@
+"""Everything on this machine: servers and services of one data folder, started, watched and stopped together."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from deploy.machine import folders, ports, servers
+from deploy.machine.programs import tail, write_private
+from deploy.machine.supervise import Supervisor, leftovers, service
+from shared.failures import Permanent, Temporary
+from shared.schema.migrate import migrate
+from shared.settings import SERVICES, Settings
+from shared.vault import new_key
+
+RESIDENT = tuple(name for name in SERVICES if name != "admin")
+"""The services that are processes of their own; admin is a command."""
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 58.0
+_LOCK_SECONDS = 1.0
+_MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
+
+
+class Interrupted(Exception):
+    """It was told to stop while it was still starting."""
+
+
+class Instance:
+    """A context manager; everything runs while it is open.
+
+    settings: those in force, with the URLs of the private servers and the key. admin_password: of the console, where
+    this start made it, else None. failure: why it ended by itself. stopping: set it to end waiting early.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None] = print,
+                 services: Sequence[str] = RESIDENT) -> None:
+        """:param settings: as the command read them. :param say: shows a line of progress."""
+        self.settings = settings
+        self.admin_password: str | None = None
+        self.stopping = threading.Event()
+        self.failure: BaseException | None = None
+        self._say = say
+        self._services = tuple(services)
+        self._data = settings.data.absolute()
+        self._servers = servers.Servers(self._data, None, None)
+        self._supervisor: Supervisor | None = None
+        self._ready = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._stack = ExitStack()
+        self._end = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Start everything, and wait until every service says that it is ready.
+
+        :raises Permanent: a port is taken, a package is missing, or another one runs on this data folder.
+        :raises Temporary: a part does not get ready in time. :raises Interrupted: ``stopping`` was set.
+        """
+        with ExitStack() as stack:
+            folders.make_data_folder(self._data)
+            stack.enter_context(_lock(self._data))
+            (self._data / "run.json").unlink(missing_ok=True)
+            _end_leftovers(self._data, self._say)
+            self._check_ports()
+            self._prepare()
+            stack.callback(self._finish)
+            self._watcher.start()
+            while not self._ready.wait(0.1) and self.failure is None:
+                pass
+            if self.failure is not None:
+                raise self.failure
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        """Stop the services, then the servers; within a minute."""
+        self._stack.close()
+
+    def wait(self) -> None:
+        """Until ``stopping`` is set."""
+        self.stopping.wait()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name of the program: postgres, epmd, rabbitmq and the services; only those that run now."""
+        return self._supervisor.pids() if self._supervisor is not None else {}
+
+    def start_program(self, name: str) -> None:
+        """Start one that ``stop_program`` stopped."""
+        self._running().start_program(name)
+
+    def stop_program(self, name: str) -> None:
+        """Stop one program; nothing starts it again until ``start_program``."""
+        self._running().stop_program(name)
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise RuntimeError("the instance has not been started")
+        return self._supervisor
+
+    def urls(self) -> dict[str, str]:
+        """Where mail clients find the services, and where the metrics are."""
+        settings = self.settings
+        found = {name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
+                 for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)}
+        return found | {f"metrics_{name}": f"{_health_url(settings, name)}/metrics" for name in self._services}
+
+    # ------------------------------------------------------------------------------------------ starting
+
+    def _check_ports(self) -> None:
+        settings = self.settings
+        ports.require({f"MAILGROUP_{name.upper()}": getattr(settings, name) for name in _MAIL_PORTS}, settings.bind)
+        for name in self._services:
+            ports.require({f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.bind)
+
+    def _prepare(self) -> None:
+        settings, data = self.settings, self._data
+        private = [name for name, url in (("PostgreSQL", settings.database_url), ("RabbitMQ", settings.broker_url))
+                   if url is None]
+        if private:
+            self._say(f"Preparing {' and '.join(private)} in {data}")
+        self._servers = servers.prepare(data, settings.database_url is None, settings.broker_url is None)
+        changes: dict[str, Any] = {"data": data}
+        if self._servers.postgres is not None:
+            changes["database_url"] = self._servers.postgres.url
+        if self._servers.rabbitmq is not None:
+            changes["broker_url"] = self._servers.rabbitmq.url
+        changes["secret_key"] = settings.secret_key or _kept(data / "secret.key", new_key)[0]
+        if settings.admin_password is None:
+            changes["admin_password"], made = _kept(data / "admin.password", lambda: secrets.token_urlsafe(12))
+            self.admin_password = changes["admin_password"] if made else None
+        self.settings = settings.model_copy(update=changes)
+
+    def _watch(self) -> None:
+        """The life of one instance, in a thread of its own: supervisord ends with the thread that started it."""
+        programs = [*self._servers.programs(), *(service(name) for name in self._services)]
+        self._supervisor = Supervisor(self._data, programs, _environment(self.settings))
+        try:
+            self._bring_up()
+            self._ready.set()
+            while not self._end.wait(0.5):
+                self._keep_up()
+        except Interrupted as error:
+            self.failure = error
+        except Exception as error:  # shown by the thread that waits for us
+            self.failure = error
+            self.stopping.set()
+        finally:
+            self._supervisor.stop(_STOP_SECONDS)
+
+    def _keep_up(self) -> None:
+        """Nothing that goes wrong here is a reason to stop what runs; the next round tries again."""
+        try:
+            if self._running().pid is None:
+                self._say("supervisord has ended; starting again")
+                _end_leftovers(self._data, self._say)
+                self._bring_up()
+            self._write_run_file()
+        except (Temporary, OSError) as error:
+            self._say(f"{error}; trying again")
+
+    def _bring_up(self) -> None:
+        supervisor, started = self._running(), time.monotonic()
+        supervisor.start()
+        if self._servers.postgres is not None:
+            self._await("PostgreSQL", self._servers.postgres.answers)
+            self._servers.postgres.create("mailgroup")
+        for revision in migrate(str(self.settings.database_url)):
+            self._say(f"Database brought to revision {revision}")
+        if self._servers.rabbitmq is not None:
+            self._await("RabbitMQ", self._servers.rabbitmq.answers)
+        for name in self._services:
+            supervisor.start_program(name)
+        for name in self._services:
+            self._await(name, partial(_is_ready, self.settings, name))
+        self._write_run_file()
+        self._say(f"Ready after {time.monotonic() - started:.1f} s")
+
+    def _await(self, what: str, answers: Callable[[], bool]) -> None:
+        supervisor = self._running()
+        deadline = time.monotonic() + _START_SECONDS
+        self._say(f"Waiting for {what}")
+        while not answers():
+            if self.stopping.is_set() or self._end.is_set():
+                raise Interrupted
+            if supervisor.pid is None:
+                raise Temporary(f"supervisord ended: {supervisor.problem()}")
+            if time.monotonic() > deadline:
+                log = self._data / "log" / f"{what.lower()}.log"
+                raise Temporary(f"{what} is not ready after {_START_SECONDS:g} s; {log} ends: {tail(log)}")
+            time.sleep(0.1)
+
+    def _write_run_file(self) -> None:
+        pids = {"up": os.getpid(), **self.pids()}
+        if self._supervisor is not None and self._supervisor.pid is not None:
+            pids["supervisord"] = self._supervisor.pid
+        settings = self.settings.model_dump(mode="json", exclude_none=True, exclude={"data"})
+        text = json.dumps({"settings": settings, "pids": pids, "urls": self.urls()}, indent=1) + "\n"
+        file = self._data / "run.json"
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            write_private(file, text)
+
+    def _finish(self) -> None:
+        self._say("Stopping")
+        self._end.set()
+        self._watcher.join()
+        (self._data / "run.json").unlink(missing_ok=True)
+
+
+def with_free_ports(settings: Settings) -> Settings:
+    """The same settings on ports that nobody uses, mostly the same ones for the same data folder."""
+    seed = str(settings.data.absolute())
+    names = (*_MAIL_PORTS, "admin_port")
+    chosen = dict(zip(names, ports.choose(len(names), seed, ports.OURS), strict=True))
+    first = ports.choose_run(len(SERVICES), seed, ports.OURS, taken=chosen.values())
+    return settings.model_copy(update={**chosen, "metrics_port": first})
+
+
+def up(settings: Settings, ready: Callable[[Instance], None], say: Callable[[str], None] = print,
+       services: Sequence[str] = RESIDENT) -> int:
+    """Run everything in the foreground until SIGINT, SIGTERM or SIGHUP.
+
+    :param ready: called once all is ready, to print addresses.
+    :return: the exit status: 0 after a stop that was asked for, 1 if a part failed for good.
+    :raises Permanent, Temporary: as Instance.
+    """
+    instance = Instance(settings, say, services)
+    with stopped_by_signals(instance.stopping):
+        try:
+            with instance:
+                ready(instance)
+                instance.wait()
+        except Interrupted:
+            return 0
+    return 0 if instance.failure is None else 1
+
+
+@contextmanager
+def stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+    """While the block lasts, the signals that end a program only set the event. From the main thread."""
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings as the services read them."""
+    found = {}
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        found[f"MAILGROUP_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
+
+
+def _health_url(settings: Settings, name: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.bind, settings.bind)
+    return f"http://{host}:{settings.metrics_port_of(name)}"
+
+
+def _is_ready(settings: Settings, name: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{_health_url(settings, name)}/readyz", timeout=3).close()
+    except OSError:  # URLError, and HTTPError for 503, are among them
+        return False
+    return True
+
+
+def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
+    """A secret in a file, made on the first start; and whether this made it."""
+    if not file.exists():
+        write_private(file, make() + "\n")
+        return file.read_text(encoding="ascii").strip(), True
+    return file.read_text(encoding="ascii").strip(), False
+
+
+@contextmanager
+def _lock(data: Path) -> Iterator[None]:
+    """Held by the one ``up`` of a data folder."""
+    with (data / "up.lock").open("a") as file:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:  # commands that look whether we run hold it for an instant
+                if time.monotonic() > deadline:
+                    raise Permanent(f"{data}: is in use by another mailgroup that runs now; stop it, or give another "
+                                    "--data") from error
+            time.sleep(0.05)
+        yield
+
+
+def _end_leftovers(data: Path, say: Callable[[str], None]) -> None:
+    """Wait for what a killed ``up`` left behind: it stops by itself, in order. What has not ended in time is killed."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    if pids := leftovers(data):
+        say(f"Waiting for {len(pids)} processes of an earlier start to end")
+    while pids := leftovers(data):
+        if time.monotonic() > deadline:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)

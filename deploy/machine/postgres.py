@@ -1,0 +1,118 @@
+"""A private PostgreSQL: a cluster of its own, on loopback only, with a password of its own.
+
+PostgreSQL refuses to run as root; then it runs as the user ``postgres`` of Debian's package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from deploy.machine.programs import PATH, Program, give, identity, write_private
+from shared.failures import Permanent
+
+USER = "postgres"
+_INSTALLED = Path("/usr/lib/postgresql")
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """folder: to hold the cluster; the server's user must be able to reach it. durable: False only for tests."""
+
+    folder: Path
+    port: int
+    password: str = field(repr=False)
+    durable: bool = True
+
+    @property
+    def url(self) -> str:
+        """Of the database ``mailgroup``."""
+        return self.url_of("mailgroup")
+
+    def url_of(self, database: str) -> str:
+        """Of any database in it."""
+        return f"postgresql://mailgroup:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def prepare(self) -> None:
+        """Make the cluster if there is none yet. One that was interrupted half-way is made anew.
+
+        :raises Permanent: PostgreSQL is not installed, or the cluster belongs to another version of it.
+        """
+        data = self.folder / "data"
+        if not data.exists():
+            self._initialise()
+        version = (data / "PG_VERSION").read_text(encoding="ascii").strip()
+        if not (_INSTALLED / version / "bin" / "postgres").exists():
+            raise Permanent(f"{data} was made by PostgreSQL {version}, which is not installed any more")
+
+    def _initialise(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        secret, part = self.folder / "password", self.folder / "data.part"
+        write_private(secret, self.password)
+        give(self.folder, USER)
+        subprocess.run(["setpriv", *identity(USER), "rm", "-rf", str(part)], check=True)
+        made = subprocess.run(
+            ["setpriv", *identity(USER), str(_newest() / "initdb"), "--pgdata", str(part), "--username=mailgroup",
+             "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions",
+             *([] if self.durable else ["--no-sync"])],
+            cwd=self.folder, env={"PATH": PATH}, capture_output=True, text=True, check=False)
+        secret.unlink()
+        if made.returncode:
+            raise Permanent(f"initdb: {made.stderr.strip()}")
+        part.rename(self.folder / "data")
+
+    def program(self) -> Program:
+        """The server, in the foreground."""
+        data = self.folder / "data"
+        binary = _INSTALLED / (data / "PG_VERSION").read_text(encoding="ascii").strip() / "bin" / "postgres"
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "",
+            "max_connections": "200", "shared_buffers": "128MB", "max_wal_size": "2GB",
+            "log_line_prefix": "%m ", "log_timezone": "UTC", "timezone": "UTC",
+        }
+        if not self.durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        # SIGINT is a fast shutdown: clients are cut off, what is committed is written; SIGTERM would wait for clients.
+        return Program("postgres", (str(binary), "-D", str(data), *options),
+                       {"PATH": PATH, "LANG": "C.UTF-8"}, self.folder, priority=10, user=USER, stop_signal="INT",
+                       stop_seconds=15)
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create(self, database: str, template: str = "template1") -> None:
+        """Create a database, unless it exists."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
+            if connection.execute("select 1 from pg_database where datname = %s", (database,)).fetchone() is None:
+                connection.execute(_create_statement(database, template))
+
+    def drop(self, database: str) -> None:
+        """Drop a database and cut off who uses it."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(psycopg.sql.SQL("drop database if exists {} with (force)").format(
+                psycopg.sql.Identifier(database)))
+
+
+def _create_statement(database: str, template: str) -> psycopg.sql.Composed:
+    return psycopg.sql.SQL("create database {} template {}").format(
+        psycopg.sql.Identifier(database), psycopg.sql.Identifier(template))
+
+
+def _newest() -> Path:
+    """The bin folder of the newest PostgreSQL installed."""
+    found = [path for path in _INSTALLED.glob("*/bin") if re.fullmatch(r"\d+", path.parent.name)
+             and os.access(path / "initdb", os.X_OK) and os.access(path / "postgres", os.X_OK)]
+    if not found:
+        raise Permanent(f"PostgreSQL is not installed: no {_INSTALLED}/*/bin/postgres; install the package postgresql")
+    return max(found, key=lambda path: int(path.parent.name))

@@ -1,0 +1,152 @@
+"""The configuration files of the stand-in provider's Dovecot and Postfix."""
+
+from __future__ import annotations
+
+import pwd
+from pathlib import Path
+
+
+def dovecot_configuration(folder: Path, run: Path, pop3_port: int, pop3s_port: int, user: str) -> str:
+    """dovecot.conf: POP3 only; Postfix asks it about AUTH through the socket ``run/auth-client``."""
+    return f"""\
+base_dir = {run}
+state_dir = {run}
+instance_name = {run.name}
+log_path = {folder}/dovecot.log
+protocols = pop3
+listen = 127.0.0.1
+ssl = yes
+ssl_cert = <{folder}/tls/server.pem
+ssl_key = <{folder}/tls/server.pem
+ssl_dh =
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_failure_delay = 0
+mail_location = maildir:{folder}/mail/%u
+first_valid_uid = 1
+pop3_no_flag_updates = yes
+pop3_uidl_format = %08Xu%08Xv
+stats_writer_socket_path =
+passdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/etc/users/%u
+}}
+userdb {{
+  driver = static
+  args = uid={user} gid={user} home={folder}/mail/%u
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {pop3_port}
+  }}
+  inet_listener pop3s {{
+    port = {pop3s_port}
+  }}
+  service_count = 0
+}}
+service anvil {{
+  client_limit = 2000
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service auth {{
+  client_limit = 4000
+  unix_listener auth-client {{
+    path = auth-client
+    mode = 0666
+  }}
+}}
+protocol pop3 {{
+  mail_max_userip_connections = 1000
+}}
+"""
+
+
+def postfix_configuration(folder: Path, run: Path, user: pwd.struct_passwd, database_type: str) -> str:
+    """main.cf: every domain is a virtual one, delivered into Dovecot's Maildirs; headers stay as they are."""
+    return f"""\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/state
+maillog_file = {folder}/postfix.log
+maillog_file_prefixes = {folder}
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = mx.provider.test
+mydestination =
+alias_maps =
+alias_database =
+local_recipient_maps =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks =
+disable_dns_lookups = yes
+smtpd_peername_lookup = no
+biff = no
+
+virtual_mailbox_domains = static:all
+virtual_mailbox_base = {folder}/mail
+virtual_mailbox_maps = {database_type}:{folder}/etc/mailboxes
+virtual_uid_maps = static:{user.pw_uid}
+virtual_gid_maps = static:{user.pw_gid}
+virtual_minimum_uid = 1
+virtual_mailbox_limit = 0
+mailbox_size_limit = 0
+message_size_limit = 102400000
+queue_minfree = 0
+recipient_delimiter = +
+
+local_header_rewrite_clients =
+append_dot_mydomain = no
+disable_mime_input_processing = yes
+disable_mime_output_conversion = yes
+header_size_limit = 8388608
+smtputf8_enable = yes
+
+smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = {run}/auth-client
+smtpd_sasl_security_options = noanonymous
+smtpd_tls_auth_only = no
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = {folder}/tls/server.pem
+smtp_tls_security_level = none
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+smtpd_error_sleep_time = 0
+"""
+
+
+def postfix_services(smtp_port: int, smtps_port: int) -> str:
+    """master.cf: two listeners and the programs that they need, none of them in a chroot."""
+    return f"""\
+127.0.0.1:{smtp_port} inet n - n - - smtpd
+127.0.0.1:{smtps_port} inet n - n - - smtpd
+  -o smtpd_tls_wrappermode=yes
+pickup     unix  n  -  n  60    1  pickup
+cleanup    unix  n  -  n  -     0  cleanup
+qmgr       unix  n  -  n  300   1  qmgr
+tlsmgr     unix  -  -  n  1000? 1  tlsmgr
+rewrite    unix  -  -  n  -     -  trivial-rewrite
+bounce     unix  -  -  n  -     0  bounce
+defer      unix  -  -  n  -     0  bounce
+trace      unix  -  -  n  -     0  bounce
+verify     unix  -  -  n  -     1  verify
+flush      unix  n  -  n  1000? 0  flush
+proxymap   unix  -  -  n  -     -  proxymap
+proxywrite unix  -  -  n  -     1  proxymap
+smtp       unix  -  -  n  -     -  smtp
+relay      unix  -  -  n  -     -  smtp
+showq      unix  n  -  n  -     -  showq
+error      unix  -  -  n  -     -  error
+retry      unix  -  -  n  -     -  error
+discard    unix  -  -  n  -     -  discard
+local      unix  -  n  n  -     -  local
+virtual    unix  -  n  n  -     -  virtual
+lmtp       unix  -  -  n  -     -  lmtp
+anvil      unix  -  -  n  -     1  anvil
+scache     unix  -  -  n  -     1  scache
+postlog    unix-dgram n - n -   1  postlogd
+"""

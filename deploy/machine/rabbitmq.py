@@ -1,0 +1,116 @@
+"""A private RabbitMQ node: own name, own port mapper, own cookie, everything on loopback only.
+
+Nothing of it meets the system's RabbitMQ: Erlang nodes find each other by the port mapper (epmd), and this node's is
+one of its own. The user ``guest`` does not exist; one user with a random password does.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.machine.programs import PATH, Program, give, identity, write_private
+from shared.failures import Permanent, Temporary
+
+USER = "rabbitmq"
+_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+# The node's data lie in a folder with the node's name, so the name never changes, whatever the ports are.
+_NODE = "mailgroup@localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMQ:
+    """folder: to hold the node's data; its user must be able to reach it. ports: AMQP, port mapper, cluster."""
+
+    folder: Path
+    ports: tuple[int, int, int]
+    password: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Of the default virtual host."""
+        return self.url_of("%2F")
+
+    def url_of(self, vhost: str) -> str:
+        """Of any virtual host, percent-encoded."""
+        return f"amqp://mailgroup:{self.password}@127.0.0.1:{self.ports[0]}/{vhost}"
+
+    def prepare(self) -> None:
+        """Write the configuration. The user is made when the node first starts on an empty folder.
+
+        :raises Permanent: RabbitMQ is not installed.
+        """
+        if not (_SCRIPTS / "rabbitmq-server").exists():
+            raise Permanent(f"RabbitMQ is not installed: no {_SCRIPTS}/rabbitmq-server; install rabbitmq-server")
+        for name in ("log", "mnesia"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        write_private(self.folder / "rabbitmq.conf", "\n".join((
+            f"listeners.tcp.1 = 127.0.0.1:{self.ports[0]}",
+            "default_user = mailgroup",
+            f"default_pass = {self.password}",
+            "log.console = true",
+            "log.console.level = info",
+            "log.file = false",
+            "disk_free_limit.absolute = 64MB", "")))
+        write_private(self.folder / "enabled_plugins", "[].\n")
+        write_private(self.folder / "environment.conf", "")  # instead of the system's
+        give(self.folder, USER)
+
+    def _environment(self) -> dict[str, str]:
+        amqp, mapper, cluster = self.ports
+        return {
+            "PATH": PATH, "LANG": "C.UTF-8", "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_NODENAME": _NODE, "RABBITMQ_NODE_PORT": str(amqp), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(cluster),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"), "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "environment.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def programs(self) -> list[Program]:
+        """The port mapper and the node, in the foreground."""
+        # Told that systemd runs it, the script replaces itself by the node, so that signals reach the node itself.
+        node = self._environment() | {"RUNNING_UNDER_SYSTEMD": "true"}
+        return [
+            Program("epmd", ("epmd", "-port", str(self.ports[1]), "-address", "127.0.0.1"),
+                    {"PATH": PATH, "HOME": str(self.folder)}, self.folder, priority=5, user=USER, stop_seconds=2),
+            Program("rabbitmq", (str(_SCRIPTS / "rabbitmq-server"),), node, self.folder, priority=20, user=USER,
+                    stop_seconds=15),
+        ]
+
+    def answers(self) -> bool:
+        """Whether it speaks AMQP."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=2) as connection:
+                connection.settimeout(2)
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return connection.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def control(self, *words: str) -> str:
+        """Run rabbitmqctl; what it prints.
+
+        :raises Temporary: it failed, with what it said.
+        """
+        low = self.ports[2] + 1
+        environment = self._environment() | {"RABBITMQ_CTL_DIST_PORT_MIN": str(low),
+                                             "RABBITMQ_CTL_DIST_PORT_MAX": str(low + 20)}
+        done = subprocess.run(["setpriv", *identity(USER), str(_SCRIPTS / "rabbitmqctl"), "--quiet", *words],
+                              cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise Temporary(f"rabbitmqctl {words[0]}: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def add_vhosts(self, names: list[str]) -> None:
+        """Create virtual hosts that the user may do everything in; one call, since rabbitmqctl takes seconds."""
+        every = '<<".*">>'
+        listed = ",".join(f'<<"{name}">>' for name in names)
+        self.control("eval", (
+            f"[begin rabbit_vhost:add(V, <<\"mailgroup\">>), rabbit_auth_backend_internal:set_permissions("
+            f"<<\"mailgroup\">>, V, {every}, {every}, {every}, <<\"mailgroup\">>) end || V <- [{listed}]]."))

@@ -1,0 +1,111 @@
+"""The private servers of a data folder: their ports and passwords, kept in ``servers.json`` from the first start on.
+
+Run as a program (``python -m deploy.machine.servers DATA``) it becomes the RabbitMQ node of that folder, writing the
+node's configuration first: the node starts again even when its whole folder was deleted meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.machine import folders, ports
+from deploy.machine.postgres import USER as POSTGRES_USER
+from deploy.machine.postgres import Postgres
+from deploy.machine.programs import Program, write_private
+from deploy.machine.rabbitmq import USER as RABBITMQ_USER
+from deploy.machine.rabbitmq import RabbitMQ
+from shared.failures import Permanent
+
+_FILE = "servers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Those of one data folder that are ours to run."""
+
+    data: Path
+    postgres: Postgres | None
+    rabbitmq: RabbitMQ | None
+
+    def programs(self) -> list[Program]:
+        """What is to be kept running."""
+        found = []
+        if self.postgres is not None:
+            found.append(self.postgres.program())
+        if self.rabbitmq is not None:
+            mapper, node = self.rabbitmq.programs()
+            found += [mapper, Program("rabbitmq", (sys.executable, "-m", __name__, str(self.data)), None, self.data,
+                                      node.priority, stop_seconds=node.stop_seconds)]
+        return found
+
+
+def prepare(data: Path, postgres: bool, rabbitmq: bool) -> Servers:
+    """The servers wanted, ready to start: installed, with free ports, the cluster made.
+
+    :raises Permanent: a package is missing.
+    """
+    known = _read(data)
+    if postgres:
+        (known["postgres_port"],) = _still_free(data, [known.get("postgres_port", 0)])
+        known.setdefault("postgres_password", secrets.token_hex(16))
+    if rabbitmq:
+        wanted = known.get("rabbitmq_ports", [0, 0, 0])
+        known["rabbitmq_ports"] = _still_free(data, wanted, taken=[known.get("postgres_port", 0)])
+        known.setdefault("rabbitmq_password", secrets.token_hex(16))
+    write_private(data / _FILE, json.dumps(known, indent=1) + "\n")
+    servers = Servers(data, _postgres(data, known) if postgres else None, _rabbitmq(data, known) if rabbitmq else None)
+    if servers.postgres is not None:
+        servers.postgres.prepare()
+    if servers.rabbitmq is not None:
+        servers.rabbitmq.prepare()
+    return servers
+
+
+def _still_free(data: Path, wanted: Sequence[int], taken: Sequence[int] = ()) -> list[int]:
+    """The same ports as last time if nobody else has taken one, else others."""
+    if all(port and ports.is_free(port) for port in wanted):
+        return list(wanted)
+    return ports.choose(len(wanted), str(data), taken=taken)
+
+
+def _read(data: Path) -> dict[str, Any]:
+    file = data / _FILE
+    try:
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Permanent(f"{file}: not JSON: {error}") from error
+    return known
+
+
+def _postgres(data: Path, known: dict[str, Any]) -> Postgres:
+    return Postgres(folders.place(data, "postgres", [POSTGRES_USER]), known["postgres_port"],
+                    known["postgres_password"])
+
+
+def _rabbitmq(data: Path, known: dict[str, Any]) -> RabbitMQ:
+    amqp, mapper, cluster = known["rabbitmq_ports"]
+    return RabbitMQ(folders.place(data, "rabbitmq", [RABBITMQ_USER]), (amqp, mapper, cluster),
+                    known["rabbitmq_password"])
+
+
+def _become_rabbitmq(data: Path) -> None:
+    server = _rabbitmq(data, _read(data))
+    server.prepare()
+    node = server.programs()[-1]
+    os.chdir(node.folder)
+    marked = {**(node.environment or {}), "MAILGROUP_UP": os.environ.get("MAILGROUP_UP", "")}
+    arguments = Program(node.name, node.command, marked, node.folder, node.priority, node.user).arguments()
+    os.execvp(arguments[0], arguments)  # a fixed command
+
+
+if __name__ == "__main__":
+    _become_rabbitmq(Path(sys.argv[1]))
