@@ -1,0 +1,1 @@
+"""What two or more services need: the wiring, the tables, the mail format, the skeleton of a process."""

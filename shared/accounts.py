@@ -1,0 +1,222 @@
+"""External and local accounts, and all SQL on them (manual chapter 4; tables external_accounts, local_accounts).
+
+Every service reads them afresh where it decides something, so a change is in force when its commit returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.database import Connection, Row
+from shared.failures import Permanent
+
+Tls = Literal["none", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a provider's server is. tls_fingerprint: SHA-256 of the one certificate to accept, 64 hex digits."""
+
+    host: str
+    port: int
+    tls: Tls
+    tls_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A mailbox at a provider (manual 4.1). password: sealed by the vault. Times in seconds or days as named."""
+
+    id: int
+    address: str
+    enabled: bool
+    login: str
+    password: bytes = field(repr=False)
+    pop3: Server
+    smtp: Server
+    smtp_auth: bool
+    smtp_connections: int
+    poll_seconds: int
+    history: Literal["all", "from_now"]
+    delete_after_days: int | None
+    delete_history: bool
+    reply_to_author: bool
+    aliases: tuple[str, ...]
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """Its address and aliases, in lower case."""
+        return frozenset(address.casefold() for address in (self.address, *self.aliases))
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A person (manual 4.2). aliases: further names. addresses: further local addresses. delegate_id: a local account."""
+
+    id: int
+    address: str
+    enabled: bool
+    password_hash: str = field(repr=False)
+    user_name: str
+    aliases: tuple[str, ...]
+    addresses: tuple[str, ...]
+    external_id: int
+    delegate_id: int | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The user name and the further or former ones, as written."""
+        return (self.user_name, *self.aliases)
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """The address and the further ones, in lower case."""
+        return frozenset(address.casefold() for address in (self.address, *self.addresses))
+
+
+_EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
+    smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
+    delete_after_days, delete_history, reply_to_author, aliases from external_accounts"""
+_LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id
+    from local_accounts"""
+
+
+def _external(row: Row) -> External:
+    id_, address, enabled, login, password, *servers, auth, connections, poll, history, days, old, reply, aliases = row
+    return External(id_, address, enabled, login, bytes(password), Server(*servers[:4]), Server(*servers[4:]), auth,
+                    connections, poll, history, days, old, reply, tuple(aliases))
+
+
+def _local(row: Row) -> Local:
+    id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id = row
+    return Local(id_, address, enabled, password_hash, user_name, tuple(aliases), tuple(addresses), external_id,
+                 delegate_id)
+
+
+async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
+    """External accounts that are not removed, by address; only those with these ids, if any are given."""
+    cursor = await connection.execute(
+        f"{_EXTERNAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
+        {"ids": None if ids is None else list(ids)})
+    return [_external(row) for row in await cursor.fetchall()]
+
+
+async def locals_(connection: Connection, ids: Sequence[int] | None = None) -> list[Local]:
+    """Local accounts that are not removed, by address; only those with these ids, if any are given."""
+    cursor = await connection.execute(
+        f"{_LOCAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
+        {"ids": None if ids is None else list(ids)})
+    return [_local(row) for row in await cursor.fetchall()]
+
+
+async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
+    """For each external account its sharers, enabled or not, by address."""
+    cursor = await connection.execute(
+        f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),))
+    found: dict[int, list[Local]] = {external_id: [] for external_id in external_ids}
+    for row in await cursor.fetchall():
+        local = _local(row)
+        found[local.external_id].append(local)
+    return found
+
+
+async def local_by_login(connection: Connection, address: str) -> Local | None:
+    """The local account that logs in with this address (the main one or a further one), in any case of letters."""
+    cursor = await connection.execute(
+        f"""{_LOCAL} where removed_at is null
+            and (lower(address) = lower(%(a)s) or lower(%(a)s) = any(select lower(x) from unnest(addresses) x))""",
+        {"a": address})
+    row = await cursor.fetchone()
+    return None if row is None else _local(row)
+
+
+async def locals_by_address(connection: Connection, addresses: Collection[str]) -> list[Local]:
+    """The local accounts that have one of these addresses (the main one or a further one), in any case of letters."""
+    cursor = await connection.execute(
+        f"""{_LOCAL} where removed_at is null and (lower(address) = any(%(a)s)
+            or exists (select from unnest(addresses) x where lower(x) = any(%(a)s))) order by address""",
+        {"a": [address.lower() for address in addresses]})
+    return [_local(row) for row in await cursor.fetchall()]
+
+
+async def valid_logins(connection: Connection, logins: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of these logins (account id, password hash) whose account is still there, enabled, with that password."""
+    cursor = await connection.execute(
+        """select l.id, l.password_hash
+           from unnest(%s::bigint[], %s::text[]) as g (id, password_hash)
+           join local_accounts l on l.id = g.id and l.password_hash = g.password_hash
+           where l.enabled and l.removed_at is null""",
+        ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]))
+    return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
+
+
+# ---------------------------------------------------------------------------------------------- changes (services/admin)
+
+
+async def lock_for_change(connection: Connection) -> None:
+    """One change of accounts at a time, so that what was checked still holds when it commits."""
+    await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup accounts'))")
+
+
+async def save_external(connection: Connection, external: External) -> int:
+    """Insert (id 0) or update an external account. :return: its id."""
+    values = {
+        "id": external.id, "address": external.address, "enabled": external.enabled, "login": external.login,
+        "password": external.password, "pop3_host": external.pop3.host, "pop3_port": external.pop3.port,
+        "pop3_tls": external.pop3.tls, "pop3_tls_fingerprint": external.pop3.tls_fingerprint,
+        "smtp_host": external.smtp.host, "smtp_port": external.smtp.port, "smtp_tls": external.smtp.tls,
+        "smtp_tls_fingerprint": external.smtp.tls_fingerprint, "smtp_auth": external.smtp_auth,
+        "smtp_connections": external.smtp_connections, "poll_seconds": external.poll_seconds,
+        "history": external.history, "delete_after_days": external.delete_after_days,
+        "delete_history": external.delete_history, "reply_to_author": external.reply_to_author,
+        "aliases": list(external.aliases),
+    }
+    return await _save(connection, "external_accounts", values)
+
+
+async def save_local(connection: Connection, local: Local) -> int:
+    """Insert (id 0) or update a local account. :return: its id."""
+    return await _save(connection, "local_accounts", {
+        "id": local.id, "address": local.address, "enabled": local.enabled, "password_hash": local.password_hash,
+        "user_name": local.user_name, "aliases": list(local.aliases), "addresses": list(local.addresses),
+        "external_id": local.external_id, "delegate_id": local.delegate_id})
+
+
+async def _save(connection: Connection, table: str, values: dict[str, object]) -> int:
+    columns = [name for name in values if name != "id"]
+    if values["id"] == 0:
+        statement = f"""insert into {table} ({", ".join(columns)})
+            values ({", ".join(f"%({name})s" for name in columns)}) returning id"""
+    else:
+        statement = f"""update {table} set {", ".join(f"{name} = %({name})s" for name in columns)}
+            where id = %(id)s and removed_at is null returning id"""
+    cursor = await connection.execute(statement.encode(), values)
+    row = await cursor.fetchone()
+    if row is None:
+        raise Permanent(f"{table}: row {values['id']} is gone")
+    return int(row[0])
+
+
+async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
+    """Store another sealed form of an external account's password."""
+    await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))
+
+
+async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
+    """Hide an account; its mail is kept for the retention time."""
+    await connection.execute(
+        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,))
+    if kind == "local":
+        await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def restore(connection: Connection, address: str) -> Local | None:
+    """Bring back the local account of this address that was removed last. None if there is none."""
+    cursor = await connection.execute(
+        """update local_accounts set removed_at = null, enabled = true where id = (
+               select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
+               order by removed_at desc limit 1) returning id""", (address,))
+    row = await cursor.fetchone()
+    return None if row is None else (await locals_(connection, [int(row[0])]))[0]

@@ -1,0 +1,377 @@
+"""The way to RabbitMQ, and the only importer of pika.
+
+Publishing is confirmed and ``mandatory``: a message counts as published when a quorum queue has it on disk. Consuming
+hands out batches and takes acknowledgements for all of them at once. The connection is made again for ever, with the
+whole topology declared each time, so a broker that lost everything is made whole by whoever comes first.
+
+pika's AsyncioConnection runs on the service's event loop. Its callbacks only set futures and fill queues: an exception
+in one would end the connection. An acknowledgement belongs to the channel that delivered; when that is gone the broker
+delivers again, and saying anything would close the new channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pika
+import structlog
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.exceptions import AMQPError
+from prometheus_client import Gauge
+
+from shared import topology
+from shared.failures import Temporary
+
+WINDOW = 1000
+"""Publications in flight without a confirmation."""
+PUBLISH_SECONDS = 15.0
+"""A broker that does not confirm within this time is a failed broker."""
+RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
+
+UNACKED = Gauge("mailgroup_queue_unacked_messages", "Messages this process has and has not acknowledged.", ["queue"])
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message for the topic exchange: routing key, body, and further routing keys (the CC header)."""
+
+    key: str
+    body: bytes
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message from a queue. redelivered: somebody had it before."""
+
+    body: bytes
+    tag: int
+    redelivered: bool
+    channel: Channel
+
+
+class Consumer:
+    """What one queue delivers to this process, in order. It survives reconnections."""
+
+    def __init__(self, queue: str, prefetch: int) -> None:
+        self.queue = queue
+        self.prefetch = prefetch
+        self._waiting: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._unacked = UNACKED.labels(queue)
+
+    async def batch(self, limit: int) -> list[Delivery]:
+        """Wait for a message and take up to ``limit`` that are there."""
+        while True:
+            batch: list[Delivery] = []
+            while self._waiting and len(batch) < limit:
+                delivery = self._waiting.popleft()
+                if delivery.channel.is_open:  # else the broker delivers it again
+                    batch.append(delivery)
+            if batch:
+                return batch
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def ack(self, batch: Sequence[Delivery]) -> None:
+        """Done with everything up to the last of the batch. Batches are to be acknowledged in their order."""
+        open_ = [delivery for delivery in batch if delivery.channel.is_open]
+        if open_:
+            open_[-1].channel.basic_ack(open_[-1].tag, multiple=True)
+            self._unacked.dec(len(open_))
+
+    def reject(self, delivery: Delivery) -> None:
+        """Not understood: to the dead letters."""
+        if delivery.channel.is_open:
+            delivery.channel.basic_reject(delivery.tag, requeue=False)
+            self._unacked.dec()
+
+    def requeue(self, batch: Sequence[Delivery]) -> None:
+        """Hand a batch back to the queue."""
+        for delivery in batch:
+            if delivery.channel.is_open:
+                delivery.channel.basic_nack(delivery.tag, requeue=True)
+                self._unacked.dec()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self._waiting.append(delivery)
+        self._unacked.inc()
+        self._arrived.set()
+
+    def _reset(self) -> None:
+        """A new channel: what the old one delivered comes again."""
+        self._waiting.clear()
+        self._unacked.set(0)
+
+
+class Broker:
+    """One connection with a channel to publish on and one for each consumer. ``ready``: topology declared, channel open."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """Connects nothing yet. :param url: amqp://user:password@host:port/vhost. :param name: shown by the broker."""
+        self._parameters = pika.URLParameters(url)
+        self._parameters.heartbeat = 10
+        self._parameters.blocked_connection_timeout = PUBLISH_SECONDS
+        self._parameters.socket_timeout = 5
+        self._parameters.stack_timeout = 10
+        self._parameters.connection_attempts = 1
+        self._parameters.client_properties = {"connection_name": f"mailgroup-{name}"}
+        self._consumers: list[Consumer] = []
+        self._connection: AsyncioConnection | None = None
+        self._channel: Channel | None = None
+        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
+        self._ids: dict[str, int] = {}
+        self._next_tag = 1
+        self._serial = itertools.count(1)
+        self._window = asyncio.Semaphore(WINDOW)
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._behind: set[asyncio.Task[None]] = set()
+        self._lost: asyncio.Future[str] | None = None
+        self.ready = False
+
+    # ------------------------------------------------------------------------------------------ connection
+
+    async def open(self) -> None:
+        """Start connecting, in the background and for ever."""
+        self._keeper = asyncio.create_task(self._keep(), name="broker")
+
+    async def close(self) -> None:
+        """Wait for what is being published behind (up to PUBLISH_SECONDS), then disconnect."""
+        if self._behind:
+            await asyncio.wait(self._behind, timeout=PUBLISH_SECONDS)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._disconnect()
+        await asyncio.sleep(0.05)  # let the close frames out
+
+    async def _keep(self) -> None:
+        pauses = iter(RECONNECT_SECONDS)
+        while True:
+            try:
+                async with asyncio.timeout(20):
+                    await self._connect()
+                pauses = iter(RECONNECT_SECONDS)
+                log.info("broker connected")
+                assert self._lost is not None
+                reason = await self._lost
+                log.warning("broker lost", reason=reason)
+            except (Temporary, TimeoutError, AMQPError, OSError) as error:
+                log.warning("broker unreachable", reason=str(error) or type(error).__name__)
+            finally:
+                self._disconnect()
+            await asyncio.sleep(next(pauses, RECONNECT_SECONDS[-1]))
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[Any] = loop.create_future()
+        self._lost = loop.create_future()
+        lost = self._lost
+
+        def on_lost(_: object, reason: object) -> None:
+            self.ready = False
+            _fail(opened, reason)
+            if not lost.done():
+                lost.set_result(str(reason))
+
+        connection = AsyncioConnection(
+            self._parameters, on_open_callback=lambda _: _resolve(opened, None), on_open_error_callback=on_lost,
+            on_close_callback=on_lost, custom_ioloop=loop)
+        self._connection = connection
+        await opened
+        connection.add_on_connection_blocked_callback(lambda *_: self._unblocked.clear())
+        connection.add_on_connection_unblocked_callback(lambda *_: self._unblocked.set())
+        channel = await self._open_channel(connection, on_lost)
+        await self._declare(channel)
+        await _call(channel, partial(channel.confirm_delivery, self._on_confirm))
+        channel.add_on_return_callback(self._on_return)
+        self._channel, self._next_tag = channel, 1
+        for consumer in self._consumers:
+            await self._start(consumer, connection, on_lost)
+        self._unblocked.set()
+        self.ready = True
+
+    async def _open_channel(self, connection: AsyncioConnection, on_lost: Callable[[object, object], None]) -> Channel:
+        opened: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        channel = connection.channel(on_open_callback=lambda c: _resolve(opened, c))
+
+        def on_closed(_: object, reason: object) -> None:
+            _fail(opened, reason)
+            on_lost(_, reason)  # a channel that dies takes the connection with it: one way to recover, not two
+
+        channel.add_on_close_callback(on_closed)
+        return await opened
+
+    async def _declare(self, channel: Channel) -> None:
+        for exchange in (topology.EXCHANGE, topology.DEAD_EXCHANGE):
+            await _call(channel, partial(channel.exchange_declare, exchange, "topic", durable=True))
+        for queue in topology.QUEUES:
+            arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": topology.DELIVERY_LIMIT}
+            if queue.exchange == topology.EXCHANGE:
+                arguments["x-dead-letter-exchange"] = topology.DEAD_EXCHANGE
+            await _call(channel, partial(channel.queue_declare, queue.name, durable=True, arguments=arguments))
+            for binding in queue.bindings:
+                await _call(channel, partial(channel.queue_bind, queue.name, queue.exchange, binding))
+
+    async def _start(self, consumer: Consumer, connection: AsyncioConnection,
+                     on_lost: Callable[[object, object], None]) -> None:
+        channel = await self._open_channel(connection, on_lost)
+        consumer._reset()
+        await _call(channel, partial(channel.basic_qos, prefetch_count=consumer.prefetch))
+        channel.add_on_cancel_callback(lambda _: on_lost(None, f"the broker cancelled the consumer of {consumer.queue}"))
+
+        def on_message(channel: Channel, method: Any, _: object, body: bytes) -> None:
+            consumer._deliver(Delivery(body, method.delivery_tag, method.redelivered, channel))
+
+        await _call(channel, partial(channel.basic_consume, consumer.queue, on_message))
+
+    def _disconnect(self) -> None:
+        self.ready = False
+        connection, self._connection, self._channel = self._connection, None, None
+        for future in self._unconfirmed.values():
+            _fail(future, "the connection to the broker was lost")
+        self._unconfirmed.clear()
+        self._ids.clear()
+        self._unblocked.set()  # nobody waits on a connection that is gone
+        if connection is not None and not (connection.is_closed or connection.is_closing):
+            try:
+                connection.close()
+            except (AMQPError, OSError) as error:
+                log.warning("broker not closed cleanly", reason=str(error))
+
+    # ------------------------------------------------------------------------------------------ publishing
+
+    async def publish(self, publications: Iterable[Publication]) -> None:
+        """Publish and wait until a queue has each of them.
+
+        :raises Temporary: the broker is away, too slow, or has no queue for a message.
+        """
+        futures: list[asyncio.Future[None]] = []
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                for publication in publications:
+                    await self._window.acquire()
+                    try:
+                        await self._unblocked.wait()
+                        future = self._send(publication)
+                    except BaseException:
+                        self._window.release()
+                        raise
+                    future.add_done_callback(lambda _: self._window.release())
+                    futures.append(future)
+                await asyncio.gather(*futures)
+        except TimeoutError as error:
+            raise Temporary(f"broker: no confirmation within {PUBLISH_SECONDS:g} s") from error
+        except (AMQPError, OSError) as error:
+            raise Temporary(f"broker: {type(error).__name__}: {error}") from error
+        finally:
+            for future in futures:
+                if not future.done():
+                    future.cancel()
+                elif not future.cancelled():
+                    future.exception()  # seen: one failure of the batch has been raised
+
+    def publish_behind(self, publications: Sequence[Publication]) -> None:
+        """Publish without waiting. What fails is logged; the sweep of the stage that waits for it publishes it again."""
+        if publications:
+            task = asyncio.create_task(self._publish_or_log(publications))
+            self._behind.add(task)
+            task.add_done_callback(self._behind.discard)
+
+    async def _publish_or_log(self, publications: Sequence[Publication]) -> None:
+        try:
+            await self.publish(publications)
+        except Temporary as error:
+            log.warning("not published, left to the sweep", messages=len(publications), reason=str(error))
+
+    def _send(self, publication: Publication) -> asyncio.Future[None]:
+        channel = self._channel
+        if not self.ready or channel is None or not channel.is_open:
+            raise Temporary("broker: not connected")
+        message_id = str(next(self._serial))
+        properties = pika.BasicProperties(
+            delivery_mode=2, content_type="application/json", message_id=message_id,
+            headers={"CC": list(publication.copies)} if publication.copies else None)
+        channel.basic_publish(topology.EXCHANGE, publication.key, publication.body, properties, mandatory=True)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed[self._next_tag] = future
+        self._ids[message_id] = self._next_tag
+        future.add_done_callback(lambda _: self._ids.pop(message_id, None))
+        self._next_tag += 1
+        return future
+
+    def _on_confirm(self, frame: Any) -> None:
+        tag, multiple = frame.method.delivery_tag, frame.method.multiple
+        acked = isinstance(frame.method, pika.spec.Basic.Ack)
+        tags = [t for t in self._unconfirmed if t <= tag] if multiple else [tag]
+        for each in tags:
+            future = self._unconfirmed.pop(each, None)
+            if future is not None:
+                if acked:
+                    _resolve(future, None)
+                else:
+                    _fail(future, "the broker refused a message")
+
+    def _on_return(self, _: object, method: Any, properties: Any, __: object) -> None:
+        tag = self._ids.get(properties.message_id)  # a return comes before its confirmation and carries no tag
+        future = None if tag is None else self._unconfirmed.pop(tag, None)
+        if future is not None:
+            _fail(future, f"no queue takes {method.routing_key}: {method.reply_text}")
+
+    # ------------------------------------------------------------------------------------------ consuming
+
+    def consume(self, queue: str, prefetch: int) -> Consumer:
+        """Register a consumer; to be called before ``open``. It is started with each connection."""
+        consumer = Consumer(queue, prefetch)
+        self._consumers.append(consumer)
+        return consumer
+
+    async def depth(self, queue: str) -> tuple[int, int]:
+        """Messages ready in a queue, and its consumers. :raises Temporary: the broker is away."""
+        channel = self._channel
+        if not self.ready or channel is None:
+            raise Temporary("broker: not connected")
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                frame = await _call(channel, partial(channel.queue_declare, queue, passive=True))
+        except TimeoutError as error:
+            raise Temporary("broker: no answer") from error
+        return int(frame.method.message_count), int(frame.method.consumer_count)
+
+
+async def _call(channel: Channel, request: Callable[..., object]) -> Any:
+    """Send a request (a channel's method that takes ``callback``) and wait for its answer; a channel that dies first raises Temporary instead of hanging."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def on_closed(_: object, reason: object) -> None:
+        _fail(answered, reason)
+
+    channel.add_on_close_callback(on_closed)
+    try:
+        request(callback=lambda frame: _resolve(answered, frame))
+    except AMQPError as error:
+        raise Temporary(f"broker: {type(error).__name__}: {error}") from error
+    return await answered
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], reason: object) -> None:
+    if not future.done():
+        future.set_exception(Temporary(f"broker: {reason}"))
+
+

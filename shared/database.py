@@ -1,0 +1,74 @@
+"""The way to PostgreSQL: one pool a process, short transactions, failures as Temporary.
+
+Every SQL statement stands in the module that owns its table; those functions take a connection and never commit.
+Who calls them opens the transaction, so what belongs together commits together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from shared.failures import Temporary
+
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+
+TRANSACTION_SECONDS = 60.0
+"""No transaction lasts longer: a server that hangs is a failed server."""
+
+
+class Database:
+    """A pool of connections. ``ready`` tells whether the server answers."""
+
+    def __init__(self, url: str, name: str, connections: int = 8) -> None:
+        """Opens nothing yet. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            kwargs={
+                "autocommit": True, "application_name": f"mailgroup-{name}", "connect_timeout": 5,
+                "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+                "prepare_threshold": 2,
+            },
+            min_size=1, max_size=connections, open=False, timeout=20, reconnect_timeout=0, name=name,
+        )
+
+    async def open(self) -> None:
+        """Start the pool. It connects in the background and goes on trying."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._pool.close(timeout=5)
+
+    @asynccontextmanager
+    async def transaction(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        :raises Temporary: the server is away, refused, or took longer than ``seconds``.
+        """
+        try:
+            async with asyncio.timeout(seconds), self._pool.connection() as connection:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # the pool of Python 3.11 loses cancellations
+                    raise asyncio.CancelledError
+                async with connection.transaction():
+                    yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
+        except TimeoutError as error:
+            raise Temporary(f"database: no answer within {seconds:g} s") from error
+
+    async def ready(self) -> bool:
+        """Whether the server answers a query within two seconds."""
+        try:
+            async with self.transaction(2.0) as connection:
+                await connection.execute("select 1")
+        except Temporary:
+            return False
+        return True

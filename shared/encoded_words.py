@@ -1,0 +1,122 @@
+"""Encoded-words (RFC 2047): text beyond ASCII in header fields. Read tolerantly, written strictly; never raises.
+
+Names in mail come from everybody's software: words with blanks in them, characters cut in two between words, labels
+that promise too little. What cannot be decoded stays as the text that it is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
+from typing import TypeVar
+
+_T = TypeVar("_T", str, bytes)
+
+# Up to three bare question marks in the payload are forgiven; a bound keeps the search linear.
+_WORD = re.compile(r"=\?([^?\s]{1,60})\?([bBqQ])\?([^?\r\n]*(?:\?(?!=)[^?\r\n]*){0,3})\?=")
+_Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 section 5 (3)
+
+# Labels are looked up here and never by codecs.lookup, which imports a module for each name it does not know.
+# The second half says what senders mean by a label: the larger set that contains it.
+_CODECS = {name: name for name in {*aliases.values(), "koi8_u", "koi8_t", "cp874", "cp1125", "iso8859_8"}} | aliases
+_CODECS = {name: codec for name, codec in _CODECS.items() if codec not in {
+    "base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec", "mbcs", "oem", "idna",
+    "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "tactis"}} | {
+    "gb2312": "gb18030", "gbk": "gb18030", "x_gbk": "gb18030", "euc_cn": "gb18030", "cp936": "gb18030",
+    "euc_kr": "cp949", "ks_c_5601_1987": "cp949", "ks_c_5601": "cp949", "shift_jis": "cp932", "sjis": "cp932",
+    "x_sjis": "cp932", "x_euc_jp": "euc_jp", "iso_8859_8_i": "iso8859_8", "iso_8859_8_e": "iso8859_8",
+    "big5": "big5hkscs", "tis_620": "cp874", "iso_8859_9": "cp1254",
+    "us_ascii": "", "ascii": "", "iso_8859_1": "", "latin_1": "", "latin1": "", "iso8859_1": "",
+    "unknown_8bit": "", "x_unknown": ""}
+
+
+def read_text(raw: bytes) -> str:
+    """Bytes of a header as text: UTF-8 (RFC 6532), else what Western software means by 8 bits. No surrogates."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")
+
+
+def decode(text: str) -> str:
+    """``text`` with its encoded-words read. White space between two of them goes (RFC 2047 section 6.2).
+
+    Control characters in what an encoded-word holds become blanks: no line end comes out of it.
+    """
+    if "=?" not in text:
+        return text
+    done: list[str] = []
+    pending: list[bytes] = []  # octets of neighbours in one character set: some senders cut characters in two
+    codec: str | None = None
+    position = 0
+    for word in _WORD.finditer(text):
+        label = _CODECS.get(normalize_encoding(word[1].partition("*")[0].lower()))  # RFC 2231 section 5: a language
+        octets = _octets(word[2], word[3])
+        gap = text[position:word.start()]
+        position = word.end()
+        neighbours = codec is not None and label is not None and octets is not None and not gap.strip()
+        if codec is not None and not (neighbours and label == codec):
+            done.append(_characters(b"".join(pending), codec))
+            pending, codec = [], None
+        if not neighbours:
+            done.append(gap)
+        if label is None or octets is None:
+            done.append(word[0])
+        else:
+            pending.append(octets)
+            codec = label
+    if codec is not None:
+        done.append(_characters(b"".join(pending), codec))
+    return "".join([*done, text[position:]])
+
+
+def _octets(encoding: str, payload: str) -> bytes | None:
+    raw = payload.encode("utf-8", "replace")
+    if encoding in "qQ":
+        return _Q_OCTET.sub(lambda octet: bytes((int(octet[1], 16),)), raw.replace(b"_", b" "))
+    digits = _NOT_BASE64.sub(b"", raw)
+    digits = digits[:-1] if len(digits) % 4 == 1 else digits  # cut off in the middle of a group
+    try:
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
+    except binascii.Error:
+        return None
+
+
+def _characters(octets: bytes, codec: str) -> str:
+    text = octets.decode(codec, "replace") if codec else read_text(octets)
+    return _SURROGATE.sub("\ufffd", _UNPRINTABLE.sub(" ", text))
+
+
+def encode(text: str, first: int = 75, further: int = 75) -> list[str]:
+    """``text`` as encoded-words for a phrase: at most ``first`` characters the first, ``further`` (<= 75) each other.
+
+    In UTF-8, as Q or B, whichever is shorter; no character is cut in two (RFC 2047 section 5).
+    """
+    octets = [character.encode("utf-8", "replace") for character in text]
+    as_q = ["".join(_q(octet) for octet in character) for character in octets]
+    if sum(map(len, as_q)) <= -(-sum(map(len, octets)) // 3) * 4:
+        return [f"=?utf-8?q?{''.join(piece)}?=" for piece in _pieces(as_q, first - 12, further - 12)]
+    return [f"=?utf-8?b?{binascii.b2a_base64(b''.join(piece), newline=False).decode()}?="
+            for piece in _pieces(octets, (first - 12) // 4 * 3, (further - 12) // 4 * 3)]
+
+
+def _q(octet: int) -> str:
+    return "_" if octet == ord(" ") else chr(octet) if octet in _Q_SAFE else f"={octet:02X}"
+
+
+def _pieces(characters: list[_T], first: int, further: int) -> list[list[_T]]:
+    pieces: list[list[_T]] = [[]]
+    room = first
+    for character in characters:
+        if pieces[-1] and len(character) > room:
+            pieces.append([])
+            room = further
+        pieces[-1].append(character)
+        room -= len(character)
+    return pieces

@@ -1,0 +1,53 @@
+"""What travels through the broker: small frozen types, as JSON. The bytes of a mail stay in the database."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.failures import Permanent
+
+
+class Envelope(BaseModel):
+    """One unit of work: the id of the row that is to be worked on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+
+    def to_json(self) -> bytes:
+        """As the body of a broker message."""
+        return self.model_dump_json().encode()
+
+
+class Fetched(Envelope):
+    """A mail that waits for the router. id: inbound.id. external: address of the external account."""
+
+    external: str
+
+
+class Routed(Envelope):
+    """A mail whose recipients are decided. id: inbound.id. recipients: addresses of local accounts."""
+
+    recipients: tuple[str, ...]
+
+
+class Submitted(Envelope):
+    """A submission that waits for the sender. id: submissions.id. external: address of the author's account."""
+
+    external: str
+
+
+E = TypeVar("E", bound=Envelope)
+
+
+def read(kind: type[E], body: bytes) -> E:
+    """Read an envelope from a message's body.
+
+    :raises Permanent: it is none of this kind.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise Permanent(f"not a {kind.__name__} envelope: {error.errors()[0]['msg']}") from error

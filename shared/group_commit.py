@@ -1,0 +1,115 @@
+"""Group commits: one writer takes whatever has queued and commits it together.
+
+A commit waits for the disk; a hundred sessions that commit together wait once. There is no timer: while one batch is
+being committed, the next one queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+
+from shared.database import Connection, Database
+from shared.failures import Temporary
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = structlog.get_logger()
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Writes items of one kind. What was handed in is written also if whoever did so goes away meanwhile."""
+
+    def __init__(
+        self, database: Database, write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
+        committed: Callable[[Sequence[Result]], None], weight: Callable[[Item], int],
+        *, most: int = 200, heaviest: int = 32 * 1024 * 1024,
+    ) -> None:
+        """A writer; ``run`` is to run beside.
+
+        :param write: writes items in one transaction and returns a result for each, in order.
+        :param committed: told the results of a batch after its commit, before anybody who waits. Must not raise.
+        :param weight: octets of an item. A batch has up to ``most`` items and ``heaviest`` octets, at least one item.
+        """
+        self._database = database
+        self._write = write
+        self._committed = committed
+        self._weight = weight
+        self._most = most
+        self._heaviest = heaviest
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def commit(self, item: Item) -> Result:
+        """Hand in an item and wait for its commit.
+
+        :raises Temporary: it was not committed, as far as we know.
+        :raises Exception: whatever ``write`` raised for this item alone.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        self._filled.set()
+        self._idle.clear()
+        return await future  # cancelling the caller cancels the future, not the commit
+
+    async def run(self) -> None:
+        """Write for ever; cancel when ``drain`` has returned."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while batch := self._take():
+                await self._save(batch)
+            self._idle.set()
+
+    async def drain(self) -> None:
+        """Wait until everything handed in is settled."""
+        await self._idle.wait()
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        octets = 0
+        while self._queue and len(batch) < self._most:
+            octets += self._weight(self._queue[0][0])
+            if batch and octets > self._heaviest:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _save(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        """Commit a batch; if it fails, each item by itself, so that a bad one harms no other."""
+        written = False
+        try:
+            async with self._database.transaction() as connection:
+                results = await self._write(connection, [item for item, _ in batch])
+                written = True
+        except Exception as error:
+            # A commit without an answer may have happened: repeating it here would double the mails of everybody.
+            if len(batch) == 1 or (written and isinstance(error, Temporary)):
+                for _, future in batch:
+                    _fail(future, error)
+                return
+            log.warning("batch failed, item by item", items=len(batch), reason=f"{type(error).__name__}: {error}")
+            for position, pair in enumerate(batch):
+                if isinstance(error, Temporary) and not await self._database.ready():
+                    for _, future in batch[position:]:
+                        _fail(future, error)
+                    return
+                await self._save([pair])
+            return
+        self._committed(results)
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Result], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen: who handed it in may be gone

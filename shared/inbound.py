@@ -1,0 +1,314 @@
+"""Mails on their way into mailboxes, and who is to get them: all SQL on the tables inbound and deliveries.
+
+The states and their transitions stand in the schema. Rows are made by the fetcher (from a provider's maildrop) and the
+sender (local recipients, mail to an address of ours, notices); the router decides, the mailbox service finishes.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.database import Connection
+
+SWEEP_LIMIT = 1000
+SWEEP_AGAIN_SECONDS = 30.0
+"""A mail that was swept and is still unfinished is swept again after this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A mail to be delivered; message_id: its bytes. header_id: its Message-ID without angle brackets.
+
+    recipients: (local id, reason) where they are known already; then it needs no router.
+    """
+
+    source: Literal["fetched", "submitted", "local", "notice"]
+    message_id: int
+    external_id: int | None = None
+    header_id: str | None = None
+    author_id: int | None = None
+    submission_id: int | None = None
+    recipients: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A mail that waits for the router (state fetched). octets of the whole mail; head: its first 256 KiB."""
+
+    id: int
+    source: str
+    external_id: int | None
+    author_id: int | None
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the router decided about a mail. recipients: (local id, rule, reason). rule: None for mail that is held."""
+
+    id: int
+    recipients: tuple[tuple[int, int, str], ...]
+    rule: int | None
+    reason: str
+    own_copy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A copy that the mailbox service is to deliver. removed: its local account is gone."""
+
+    inbound_id: int
+    local_id: int
+    address: str
+    message_id: int
+    octets: int
+    own_copy: bool
+    rule: int | None
+    reason: str
+    removed: bool
+    external: str | None
+
+
+async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
+    """Insert mails and return their ids in the same order. State fetched, or routed where recipients are known."""
+    if not arrivals:
+        return []
+    cursor = await connection.execute(
+        "select nextval('mail_ids') from generate_series(1, %s)", (len(arrivals),))
+    ids = [int(row[0]) for row in await cursor.fetchall()]
+    await connection.execute(
+        """insert into inbound (id, source, external_id, message_id, author_id, submission_id, header_id, state, reason)
+           select * from unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+                                %s::text[], %s::text[], %s::text[])""",
+        (ids, [a.source for a in arrivals], [a.external_id for a in arrivals], [a.message_id for a in arrivals],
+         [a.author_id for a in arrivals], [a.submission_id for a in arrivals], [a.header_id for a in arrivals],
+         ["routed" if a.recipients else "fetched" for a in arrivals],
+         [a.recipients[0][1] if a.recipients else None for a in arrivals]))
+    decided = [(id_, local, reason) for id_, a in zip(ids, arrivals, strict=True) for local, reason in a.recipients]
+    await _decide(connection, [(id_, local, None, reason) for id_, local, reason in decided])
+    return ids
+
+
+async def _decide(connection: Connection, rows: Sequence[tuple[int, int, int | None, str]]) -> None:
+    if rows:
+        await connection.execute(
+            """insert into deliveries (inbound_id, local_id, rule, reason)
+               select * from unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[])
+               on conflict (inbound_id, local_id) do nothing""",
+            ([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows]))
+
+
+# ---------------------------------------------------------------------------------------------- for the router
+
+
+async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
+    """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
+    cursor = await connection.execute(
+        """select id, source, external_id, author_id, message_id from inbound
+           where id = any(%s) and state = 'fetched' order by id for update""", (list(ids),))
+    return [Waiting(*row) for row in await cursor.fetchall()]
+
+
+async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
+    """Write decisions: deliveries and state routed, or state held where there is nobody."""
+    await _decide(connection, [(v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients])
+    await connection.execute(
+        """update inbound set state = v.state, rule = v.rule, reason = v.reason, own_copy = v.own_copy,
+                  state_at = now(), swept_at = null
+           from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[])
+                as v (id, state, rule, reason, own_copy)
+           where inbound.id = v.id and inbound.state = 'fetched'""",
+        ([v.id for v in verdicts], ["routed" if v.recipients else "held" for v in verdicts],
+         [v.rule for v in verdicts], [v.reason for v in verdicts], [v.own_copy for v in verdicts]))
+
+
+# ---------------------------------------------------------------------------------------------- for the mailbox
+
+
+async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
+    """The copies of these mails that are not delivered yet; the mails are locked until the transaction ends."""
+    await connection.execute(
+        "select 1 from inbound where id = any(%s) and state = 'routed' order by id for update", (list(ids),))
+    cursor = await connection.execute(
+        """select d.inbound_id, d.local_id, l.address, i.message_id, m.octets, i.own_copy, d.rule, d.reason,
+                  l.removed_at is not null, e.address
+           from deliveries d join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
+           join local_accounts l on l.id = d.local_id left join external_accounts e on e.id = i.external_id
+           where d.inbound_id = any(%s) and i.state = 'routed' and d.done_at is null
+           order by d.inbound_id, d.local_id""", (list(ids),))
+    return [Pending(*row) for row in await cursor.fetchall()]
+
+
+async def finish(connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending],
+                 ids: Sequence[int]) -> None:
+    """Mark copies as delivered, drop those whose account is removed, and settle the mails' states.
+
+    A mail with a dropped copy goes back to the router (state fetched), the others are delivered.
+    """
+    if delivered:
+        await connection.execute(
+            """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
+               where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
+            ([p.inbound_id for p in delivered], [p.local_id for p in delivered]))
+    if returned:
+        await connection.execute(
+            """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
+               where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
+            ([p.inbound_id for p in returned], [p.local_id for p in returned]))
+        await connection.execute(
+            """update inbound set state = 'fetched', state_at = now(), swept_at = null
+               where id = any(%s) and state = 'routed'""", ([p.inbound_id for p in returned],))
+    await connection.execute(
+        """update inbound set state = 'delivered', state_at = now(), swept_at = null
+           where id = any(%s) and state = 'routed'""", (list(ids),))
+
+
+# ---------------------------------------------------------------------------------------------- sweeps and faults
+
+
+async def overdue(connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float) -> list[
+        tuple[int, str, tuple[str, ...]]]:
+    """Mails that wait in a state past the grace period, at most SWEEP_LIMIT, marked as swept now.
+
+    :return: (id, address of the external account or '', addresses of the recipients).
+    """
+    cursor = await connection.execute(
+        """with late as (
+               select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %s))
+               order by state_at limit %s for update skip locked)
+           update inbound i set swept_at = now() from late where i.id = late.id
+           returning i.id,
+               coalesce((select address from external_accounts e where e.id = i.external_id), ''),
+               coalesce((select array_agg(l.address order by l.address) from deliveries d
+                         join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{}')""",
+        (state, grace_seconds, max(SWEEP_AGAIN_SECONDS, grace_seconds), SWEEP_LIMIT))
+    return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
+
+
+async def blame(connection: Connection, row: int, origin: str, trace: str, most: int) -> bool:
+    """Count a fault; at ``most`` the mail is parked. True if it was parked now."""
+    cursor = await connection.execute(
+        """update inbound set faults = faults + 1, error = %s, origin = %s, swept_at = now(),
+                  state = case when faults + 1 >= %s then 'parked' else state end, state_at = now()
+           where id = %s and state in ('fetched', 'routed') returning state = 'parked'""",
+        (trace, origin, most, row))
+    found = await cursor.fetchone()
+    return bool(found and found[0])
+
+
+async def standing(connection: Connection) -> tuple[int, int]:
+    """How many mails are held, and how many are parked."""
+    cursor = await connection.execute(
+        """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked')
+           from inbound where state in ('held', 'parked')""")
+    row = await cursor.fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+async def release(connection: Connection, external_ids: Sequence[int]) -> list[int]:
+    """Held mail of these external accounts goes to the router again. :return: its ids."""
+    cursor = await connection.execute(
+        """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
+           where state = 'held' and external_id = any(%s) returning id""", (list(external_ids),))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+# ---------------------------------------------------------------------------------------------- for the operator
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Mails (not copies) fetched for an external account, and where they are. ``fetched`` is the sum of the rest."""
+
+    fetched: int
+    delivered: int
+    held: int
+    parked: int
+    own_copies: int
+    in_flight: int
+    oldest_seconds: float
+    """Age of the oldest in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A mail as the operator sees it. state_at: when it came into its state. error: a traceback."""
+
+    id: int
+    source: str
+    external: str | None
+    header_id: str | None
+    state: str
+    reason: str | None
+    faults: int
+    origin: str | None
+    error: str | None
+    state_at: datetime.datetime
+    message_id: int
+
+
+async def books(connection: Connection) -> dict[str, Books]:
+    """The books of every external account, by address."""
+    cursor = await connection.execute(
+        """select e.address, count(i.id),
+                  count(*) filter (where i.state in ('delivered', 'discarded') and not i.own_copy),
+                  count(*) filter (where i.state = 'held'), count(*) filter (where i.state = 'parked'),
+                  count(*) filter (where i.state = 'delivered' and i.own_copy),
+                  count(*) filter (where i.state in ('fetched', 'routed')),
+                  coalesce(extract(epoch from now() - min(i.state_at) filter (where i.state in ('fetched', 'routed'))),
+                           0)::float8
+           from external_accounts e left join inbound i on i.external_id = e.id and i.source = 'fetched'
+           where e.removed_at is null group by e.id order by e.address""")
+    return {row[0]: Books(*row[1:]) for row in await cursor.fetchall()}
+
+
+async def listing(connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None,
+                  limit: int = 1000) -> list[Listed]:
+    """Mails that are held or parked, the oldest first."""
+    cursor = await connection.execute(
+        """select i.id, i.source, e.address, i.header_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
+                  i.message_id
+           from inbound i left join external_accounts e on e.id = i.external_id
+           where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
+           order by i.state_at, i.id limit %(limit)s""",
+        {"state": state, "ids": None if ids is None else list(ids), "limit": limit})
+    return [Listed(*row) for row in await cursor.fetchall()]
+
+
+async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Give parked mails another five tries. :return: the ids of those that were parked."""
+    cursor = await connection.execute(
+        """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
+                  state_at = now() - interval '1 hour',
+                  state = case when exists (select from deliveries d where d.inbound_id = i.id) then 'routed'
+                               else 'fetched' end
+           where id = any(%s) and state = 'parked' returning id""", (list(ids),))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def discard(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
+    """End parked or held mails undelivered. :return: the ids of those that were."""
+    cursor = await connection.execute(
+        """update inbound set state = 'discarded', reason = %s, state_at = now()
+           where id = any(%s) and state in ('parked', 'held') returning id""", (reason, list(ids)))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
+    """Mails of which ``what`` is the id, the Message-ID, or the address of an account or a recipient; the newest ones.
+
+    :return: id to Message-ID, in order of id.
+    """
+    number = int(what) if what.isascii() and what.isdigit() and len(what) < 19 else None
+    cursor = await connection.execute(
+        """select i.id, i.header_id from inbound i
+           where i.id = %(number)s or i.header_id = %(what)s
+              or i.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
+              or exists (select from deliveries d join local_accounts l on l.id = d.local_id
+                         where d.inbound_id = i.id and lower(l.address) = lower(%(what)s))
+           order by i.id desc limit %(limit)s""", {"number": number, "what": what, "limit": limit})
+    return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}

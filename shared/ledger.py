@@ -1,0 +1,331 @@
+"""How polling goes and what we know of each mail at a provider, and all SQL on it (tables polls, upstream_mails).
+
+An account is polled by one process at a time: ``claim`` gives it to an owner until the lease expires, and whatever
+that owner commits calls ``hold`` in the same transaction, which fails if somebody else has the account by then.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.database import Connection
+from shared.failures import Temporary
+
+LEASE_SECONDS = 15.0
+"""After so long without a sign of life of its owner an account may be polled by another process."""
+
+State = Literal["history", "fetched", "skipped", "deleting", "vanished", "closed"]
+
+
+class LeaseLost(Temporary):
+    """Another process polls this account by now: nothing more may be written for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds."""
+
+    external_id: int
+    owner: str
+    now: datetime.datetime
+    next_poll_at: datetime.datetime
+    first_contact_at: datetime.datetime | None
+    last_success_at: datetime.datetime | None
+    last_error_kind: str | None
+    failures: int
+    refusals: Sequence[datetime.datetime]
+    paused_at: datetime.datetime | None
+    login_delay: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known."""
+
+    next_poll_at: datetime.datetime
+    failures: int
+    refusals: tuple[datetime.datetime, ...]
+    paused_at: datetime.datetime | None
+    login_delay: int | None
+    backlog: int | None
+    error: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """How polling an account goes, for people. backlog: mails listed and not yet fetched. skipped: not fetchable.
+
+    first_contact_at: None before the provider's list was seen for the first time.
+    """
+
+    external_id: int
+    last_success_at: datetime.datetime | None
+    last_error: str | None
+    last_error_kind: str | None
+    last_error_at: datetime.datetime | None
+    failures: int
+    paused_at: datetime.datetime | None
+    next_poll_at: datetime.datetime
+    backlog: int | None
+    skipped: int
+    first_contact_at: datetime.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A ledger row. key: its UIDL, with a number where a list repeated it. octets, sha256: of the mail as stored."""
+
+    id: int
+    key: str
+    state: State
+    before: Literal["history", "fetched", "skipped"] | None
+    was_history: bool
+    octets: int | None
+    sha256: bytes | None
+    fetched_at: datetime.datetime | None
+    tries: int
+    next_try_at: datetime.datetime | None
+    state_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A mail that is committed here. row: its ledger row if it has one. inbound_id: None for one that is only
+    renumbered. deleting: its DELE comes next."""
+
+    row: int | None
+    key: str
+    octets: int
+    sha256: bytes
+    inbound_id: int | None
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A mail that stays upstream. next_try_at: None to try it only when the size limit has grown."""
+
+    row: int | None
+    key: str
+    octets: int | None
+    reason: str
+    tries: int
+    next_try_at: datetime.datetime | None
+
+
+# ---------------------------------------------------------------------------------------------- polls
+
+
+async def ensure(connection: Connection, external_id: int) -> None:
+    """Make the row of a new account, due at once."""
+    await connection.execute("insert into polls (external_id) values (%s) on conflict do nothing", (external_id,))
+
+
+async def resume(connection: Connection, external_id: int) -> None:
+    """The account was changed or tested: poll it at once, whatever failed before.
+
+    A poll that is under way with the old settings does not count: ``finish`` sees that next_poll_at was touched.
+    """
+    await ensure(connection, external_id)
+    await connection.execute(
+        """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp()
+           where external_id = %s""", (external_id,))
+
+
+async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
+    """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
+
+    :param owner: unique to this call, so that a claim of before is never taken for this one.
+    """
+    await connection.execute(
+        """insert into polls (external_id) select id from external_accounts e
+           where removed_at is null and enabled and not exists (select from polls p where p.external_id = e.id)
+           on conflict do nothing""")
+    cursor = await connection.execute(
+        """with due as (
+               select p.external_id from polls p join external_accounts e on e.id = p.external_id
+               where e.enabled and e.removed_at is null and p.next_poll_at <= now()
+                 and (p.lease_expires is null or p.lease_expires < now())
+               order by p.next_poll_at limit %s for update of p skip locked)
+           update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
+           from due where p.external_id = due.external_id
+           returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
+                     p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay""",
+        (most, owner, LEASE_SECONDS))
+    return [Poll(*row) for row in await cursor.fetchall()]
+
+
+async def seconds_to_next(connection: Connection) -> float | None:
+    """When the next account is due that nobody polls; None if there is none."""
+    cursor = await connection.execute(
+        """select extract(epoch from min(greatest(p.next_poll_at, p.lease_expires)) - now())::float8
+           from polls p join external_accounts e on e.id = p.external_id where e.enabled and e.removed_at is null""")
+    row = await cursor.fetchone()
+    return None if row is None or row[0] is None else float(row[0])
+
+
+async def hold(connection: Connection, poll: Poll) -> None:
+    """Renew the lease; to be called first in every transaction of a poll.
+
+    :raises LeaseLost: another owner has the account, or it was removed or disabled.
+    """
+    cursor = await connection.execute(
+        """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s)
+           from external_accounts e
+           where p.external_id = %s and p.owner = %s and e.id = p.external_id and e.enabled and e.removed_at is null""",
+        (LEASE_SECONDS, poll.external_id, poll.owner))
+    if cursor.rowcount != 1:
+        raise LeaseLost("the account is polled by another process by now, or was disabled")
+
+
+async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
+    """Record how the poll ended and give the account back; nothing if the lease was lost."""
+    await connection.execute(
+        """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
+                  backlog = coalesce(%(backlog)s, backlog),
+                  last_success_at = case when %(error)s::text is null then now() else last_success_at end,
+                  last_error = case when %(error)s::text is null then null
+                                    when next_poll_at = %(seen)s then %(error)s else last_error end,
+                  last_error_kind = case when %(error)s::text is null then null
+                                         when next_poll_at = %(seen)s then %(kind)s else last_error_kind end,
+                  last_error_at = case when %(error)s::text is null then last_error_at
+                                       when next_poll_at = %(seen)s then now() else last_error_at end,
+                  failures = case when next_poll_at = %(seen)s then %(failures)s else failures end,
+                  refusals = case when next_poll_at = %(seen)s then %(refusals)s else refusals end,
+                  paused_at = case when next_poll_at = %(seen)s then %(paused_at)s else paused_at end,
+                  next_poll_at = case when next_poll_at = %(seen)s then %(next_poll_at)s else next_poll_at end
+           where external_id = %(external_id)s and owner = %(owner)s""",
+        {"external_id": poll.external_id, "owner": poll.owner, "seen": poll.next_poll_at,
+         "error": outcome.error, "kind": outcome.kind, "failures": outcome.failures,
+         "refusals": list(outcome.refusals), "paused_at": outcome.paused_at, "login_delay": outcome.login_delay,
+         "backlog": outcome.backlog, "next_poll_at": outcome.next_poll_at})
+
+
+async def release(connection: Connection, poll: Poll) -> None:
+    """Give the account back without a result, due as before."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
+        (poll.external_id, poll.owner))
+
+
+async def polled(connection: Connection) -> dict[int, Polled]:
+    """How polling goes, by id of the external account."""
+    cursor = await connection.execute(
+        """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
+                  next_poll_at, backlog,
+                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
+                  first_contact_at
+           from polls p""")
+    return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
+
+
+# ---------------------------------------------------------------------------------------------- the ledger
+
+
+async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> datetime.datetime:
+    """First contact: what the maildrop holds now is history. Returns its time."""
+    cursor = await connection.execute(
+        "update polls set first_contact_at = now() where external_id = %s returning first_contact_at",
+        (poll.external_id,))
+    row = await cursor.fetchone()
+    await connection.execute(
+        """insert into upstream_mails (external_id, uidl, state, was_history)
+           select %s::bigint, uidl, 'history', true from unnest(%s::text[]) uidl on conflict do nothing""",
+        (poll.external_id, list(keys)))
+    if row is None:
+        raise LeaseLost("the account has no poll any more")
+    found: datetime.datetime = row[0]
+    return found
+
+
+async def known(connection: Connection, external_id: int) -> list[Known]:
+    """Every row of an account but the closed ones."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        """select id, uidl, state, before, was_history, octets, sha256, fetched_at, tries, next_try_at, state_at
+           from upstream_mails where external_id = %s and state <> 'closed'""", (external_id,))
+    return [Known(*row) for row in await cursor.fetchall()]
+
+
+async def record_vanished(connection: Connection, rows: Iterable[Known]) -> None:
+    """They are gone, and we did not delete them."""
+    await connection.execute(
+        """update upstream_mails set before = state, state = 'vanished', state_at = now()
+           where id = any(%s) and state in ('history', 'fetched', 'skipped')""", ([row.id for row in rows],))
+
+
+async def record_reappeared(connection: Connection, rows: Iterable[Known]) -> None:
+    """Vanished mails that are listed again under their UIDL."""
+    await connection.execute(
+        """update upstream_mails set state = before, before = null, state_at = now()
+           where id = any(%s) and state = 'vanished'""", ([row.id for row in rows],))
+
+
+async def record_closed(connection: Connection, rows: Iterable[Known]) -> None:
+    """We deleted them and they are gone."""
+    await connection.execute(
+        "update upstream_mails set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
+        ([row.id for row in rows],))
+
+
+async def record_deleting(connection: Connection, rows: Iterable[Known]) -> None:
+    """Their DELE comes next."""
+    await connection.execute(
+        "update upstream_mails set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
+        ([row.id for row in rows],))
+
+
+async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[Known, str]]) -> None:
+    """Vanished mails of the first contact that are listed under new keys."""
+    await connection.execute(
+        """update upstream_mails u set uidl = n.uidl, state = 'history', before = null, state_at = now()
+           from unnest(%s::bigint[], %s::text[]) n (id, uidl) where u.id = n.id and u.state = 'vanished'""",
+        ([row.id for row, _ in pairs], [key for _, key in pairs]))
+
+
+async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
+    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished."""
+    added = [mail for mail in mails if mail.row is None]
+    if added:
+        await connection.execute(
+            """insert into upstream_mails (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
+               select %s::bigint, uidl, state, octets, sha256, inbound_id, now()
+               from unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::bigint[])
+                    m (uidl, state, octets, sha256, inbound_id)""",
+            (external_id, [mail.key for mail in added], [_state(mail) for mail in added],
+             [mail.octets for mail in added], [mail.sha256 for mail in added], [mail.inbound_id for mail in added]))
+    changed = [mail for mail in mails if mail.row is not None]
+    if changed:
+        await connection.execute(
+            """update upstream_mails u set uidl = m.uidl, state = m.state, before = null, octets = m.octets,
+                      sha256 = m.sha256, inbound_id = coalesce(m.inbound_id, u.inbound_id), reason = null, tries = 0,
+                      next_try_at = null, state_at = now(),
+                      fetched_at = case when m.inbound_id is null then u.fetched_at else now() end
+               from unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::bigint[])
+                    m (id, uidl, state, octets, sha256, inbound_id)
+               where u.id = m.id""",
+            ([mail.row for mail in changed], [mail.key for mail in changed], [_state(mail) for mail in changed],
+             [mail.octets for mail in changed], [mail.sha256 for mail in changed],
+             [mail.inbound_id for mail in changed]))
+
+
+def _state(mail: Fetched) -> State:
+    return "deleting" if mail.deleting else "fetched"
+
+
+async def record_skipped(connection: Connection, external_id: int, mail: Skipped) -> None:
+    """A mail that could not be fetched or stored."""
+    if mail.row is None:
+        await connection.execute(
+            """insert into upstream_mails (external_id, uidl, state, octets, reason, tries, next_try_at)
+               values (%s, %s, 'skipped', %s, %s, %s, %s)""",
+            (external_id, mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at))
+    else:
+        await connection.execute(
+            """update upstream_mails set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
+                      tries = %s, next_try_at = %s, state_at = now() where id = %s""",
+            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.row))

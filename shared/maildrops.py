@@ -1,0 +1,184 @@
+"""Mailboxes: who holds which mail, and all SQL on them (tables maildrops, maildrop_mails).
+
+Whoever changes a mailbox locks its maildrops row first and counts its version up by one. So versions are in the order
+of commits, a row tells by its version when it last changed, and a reader that knows one version gets all that is newer
+in one query. Numbers (``uid``) are drawn under the same lock: later mail has the higher uid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.database import Connection
+from shared.failures import Permanent
+
+_SLICE = 5_000
+"""Rows taken out of a result at once; the event loop gets its turn between two slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A mail that goes into a mailbox. octets: of the whole mail. as_deleted: it is stored as already deleted."""
+
+    local_id: int
+    inbound_id: int
+    message_id: int
+    octets: int
+    as_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a row of a mailbox stands now. id: of the row. octets: of the whole mail. deleted: it is a tombstone."""
+
+    id: int
+    message_id: int
+    uid: int
+    octets: int
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The rows that changed after some version, by uid. version: the mailbox's, which these rows lead to."""
+
+    stamp: str
+    version: int
+    rows: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of a mailbox as the operator sees it. deleted_at: None while the mail is there."""
+
+    id: int
+    inbound_id: int
+    message_id: int
+    uidl: str
+    octets: int
+    delivered_at: datetime
+    deleted_at: datetime | None
+
+
+def uidl(stamp: str, uid: int) -> str:
+    """The unique id of a mail (RFC 1939, UIDL): at most 70 printable characters, never used twice."""
+    return f"{stamp}{uid:x}"
+
+
+async def create_maildrop(connection: Connection, local_id: int) -> None:
+    """Make the empty mailbox of a new local account; none is made if it has one."""
+    await connection.execute("insert into maildrops (local_id, stamp) values (%s, %s) on conflict do nothing",
+                             (local_id, secrets.token_hex(8)))
+
+
+async def _lock(connection: Connection, local_ids: Sequence[int]) -> None:
+    """Lock mailboxes, always in the same order, and count their versions up by one.
+
+    :raises Permanent: an account has no mailbox.
+    """
+    wanted = sorted(set(local_ids))
+    cursor = await connection.execute(
+        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (wanted,))
+    missing = set(wanted) - {row[0] for row in await cursor.fetchall()}
+    if missing:
+        raise Permanent(f"no mailbox for local account {', '.join(map(str, sorted(missing)))}")
+    await connection.execute("update maildrops set version = version + 1 where local_id = any(%s)", (wanted,))
+
+
+async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
+    """Put mails into mailboxes. A copy that was put there before is left as it is, deleted or not.
+
+    :raises Permanent: an account has no mailbox.
+    """
+    if not copies:
+        return
+    await _lock(connection, [copy.local_id for copy in copies])
+    await connection.execute(
+        """insert into maildrop_mails (local_id, inbound_id, message_id, octets, deleted_at, version)
+           select c.local_id, c.inbound_id, c.message_id, c.octets, case when c.as_deleted then now() end, m.version
+           from unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
+                with ordinality as c (local_id, inbound_id, message_id, octets, as_deleted, position)
+           join maildrops m on m.local_id = c.local_id
+           order by c.position
+           on conflict (local_id, inbound_id) do nothing""",
+        ([copy.local_id for copy in copies], [copy.inbound_id for copy in copies],
+         [copy.message_id for copy in copies], [copy.octets for copy in copies], [copy.as_deleted for copy in copies]))
+
+
+async def version(connection: Connection, local_id: int) -> int:
+    """The version of a mailbox: it stays the same as long as the mailbox does.
+
+    :raises Permanent: the account has no mailbox.
+    """
+    cursor = await connection.execute("select version from maildrops where local_id = %s", (local_id,))
+    row = await cursor.fetchone()
+    if row is None:
+        raise Permanent(f"no mailbox for local account {local_id}")
+    return int(row[0])
+
+
+async def changes(connection: Connection, local_id: int, since_version: int) -> Changes:
+    """What changed in a mailbox after a version; after version 0, every mail that is not deleted.
+
+    :raises Permanent: the account has no mailbox.
+    """
+    cursor = connection.cursor(binary=True)
+    # One statement, so that the version and the rows are of the same moment.
+    await cursor.execute(
+        """select m.stamp, m.version, r.id, r.message_id, r.uid, r.octets, r.deleted_at is not null
+           from maildrops m left join maildrop_mails r
+             on r.local_id = m.local_id and r.version > %(since)s and (r.deleted_at is null or %(since)s > 0)
+           where m.local_id = %(local)s order by r.uid""",
+        {"local": local_id, "since": since_version})
+    first = await cursor.fetchone()
+    if first is None:
+        raise Permanent(f"no mailbox for local account {local_id}")
+    rows = [] if first[2] is None else [Change(*first[2:])]
+    while part := await cursor.fetchmany(_SLICE):
+        rows += [Change(*row[2:]) for row in part]
+        await asyncio.sleep(0)
+    return Changes(str(first[0]), int(first[1]), rows)
+
+
+async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
+    """Delete mails from a mailbox: all of them or, if it fails, none. What is deleted already stays as it is.
+
+    :returns: the inbound ids of the mails that this call deleted.
+    :raises Permanent: the account has no mailbox.
+    """
+    await _lock(connection, [local_id])
+    cursor = await connection.execute(
+        """update maildrop_mails r set deleted_at = now(), version = m.version
+           from maildrops m
+           where m.local_id = r.local_id and r.local_id = %s and r.id = any(%s) and r.deleted_at is null
+           returning r.inbound_id""", (local_id, list(row_ids)))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
+    """Bring deleted mails back, under new uids: mail clients that have seen the old UIDL take them as new mail.
+
+    :returns: the inbound ids of the mails that came back; what was not deleted is left as it is.
+    :raises Permanent: the account has no mailbox.
+    """
+    await _lock(connection, [local_id])
+    cursor = await connection.execute(
+        """update maildrop_mails r set deleted_at = null, uid = nextval('maildrop_uids'), version = m.version
+           from maildrops m
+           where m.local_id = r.local_id and r.local_id = %s and r.id = any(%s) and r.deleted_at is not null
+           returning r.inbound_id""", (local_id, list(row_ids)))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def listing(connection: Connection, local_id: int, deleted: bool = False) -> list[Entry]:
+    """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
+    cursor = await connection.execute(
+        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
+           from maildrop_mails r join maildrops m using (local_id)
+           where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""", (local_id, deleted))
+    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7])
+            for row in await cursor.fetchall()]

@@ -1,0 +1,133 @@
+"""The store of bytes: a mail's bytes, once, and all SQL on them (tables messages, message_chunks).
+
+The first 256 KiB of a mail (``head``) stand in its row, the rest in pieces of 1 MiB, so most mails are one row, the
+header is at hand without the body, and a mail of 50 MB is written and read in bounded memory.
+Bytes are stored with CRLF line ends and without dot-stuffing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+
+from shared.database import Connection, Database
+from shared.failures import Permanent
+
+HEAD_OCTETS = 256 * 1024
+CHUNK_OCTETS = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of a mail with their digest. octets: their count. sha256: 32 bytes."""
+
+    body: bytes | bytearray
+    octets: int
+    sha256: bytes
+
+    @classmethod
+    def of(cls, body: bytes | bytearray) -> Content:
+        """Take the digest of ``body`` (CRLF line ends)."""
+        return cls(body, len(body), hashlib.sha256(body).digest())
+
+
+async def store(connection: Connection, contents: Sequence[Content]) -> list[int]:
+    """Insert mails and return their ids, in the same order."""
+    if not contents:
+        return []
+    cursor = await connection.execute(
+        "select nextval(pg_get_serial_sequence('messages', 'id')) from generate_series(1, %s)", (len(contents),))
+    ids = [int(row[0]) for row in await cursor.fetchall()]
+    async with connection.cursor().copy(
+            "copy messages (id, octets, sha256, head) from stdin (format binary)") as copy:
+        copy.set_types(["int8", "int8", "bytea", "bytea"])
+        for message_id, content in zip(ids, contents, strict=True):
+            head = bytes(memoryview(content.body)[:HEAD_OCTETS])
+            await copy.write_row((message_id, content.octets, content.sha256, head))
+    if any(content.octets > HEAD_OCTETS for content in contents):
+        async with connection.cursor().copy(
+                "copy message_chunks (message_id, position, bytes) from stdin (format binary)") as copy:
+            copy.set_types(["int8", "int4", "bytea"])
+            for message_id, content in zip(ids, contents, strict=True):
+                for position, chunk in enumerate(_chunks(content.body)):
+                    await copy.write_row((message_id, position, chunk))
+    return ids
+
+
+def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
+    view = memoryview(body)
+    for start in range(HEAD_OCTETS, len(body), CHUNK_OCTETS):
+        yield bytes(view[start:start + CHUNK_OCTETS])
+
+
+async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
+    """The first 256 KiB of each mail (the whole of a smaller one). Ids that are gone are left out."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute("select id, head from messages where id = any(%s)", (list(ids),))
+    return {int(message_id): bytes(head) for message_id, head in await cursor.fetchall()}
+
+
+async def second_piece(connection: Connection, message_id: int) -> bytes:
+    """What follows the head, up to 1 MiB; nothing if the head is the whole mail."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute("select bytes from message_chunks where message_id = %s and position = 0", (message_id,))
+    row = await cursor.fetchone()
+    return b"" if row is None else bytes(row[0])
+
+
+async def stream(database: Database, message_id: int) -> AsyncIterator[bytes]:
+    """The bytes of a mail, piece by piece (256 KiB, then 1 MiB each); every piece in a transaction of its own.
+
+    :raises Permanent: there is no such mail.
+    :raises Temporary: the database is away.
+    """
+    async with database.transaction() as connection:
+        cursor = connection.cursor(binary=True)
+        await cursor.execute("select octets, head from messages where id = %s", (message_id,))
+        row = await cursor.fetchone()
+    if row is None:
+        raise Permanent(f"the bytes of mail {message_id} are gone")
+    left = int(row[0]) - len(row[1])
+    yield bytes(row[1])
+    position = 0
+    while left > 0:
+        async with database.transaction() as connection:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(
+                "select bytes from message_chunks where message_id = %s and position = %s", (message_id, position))
+            chunk = await cursor.fetchone()
+        if chunk is None:
+            raise Permanent(f"piece {position} of mail {message_id} is gone")
+        left -= len(chunk[0])
+        position += 1
+        yield bytes(chunk[0])
+
+
+def _locate(start: int, length: int) -> tuple[int | None, int, int]:
+    """Where bytes from ``start`` on stand: position of the piece (None: the head), offset in it, how many at most."""
+    if start < HEAD_OCTETS:
+        return None, start, min(length, HEAD_OCTETS - start)
+    position, offset = divmod(start - HEAD_OCTETS, CHUNK_OCTETS)
+    return position, offset, min(length, CHUNK_OCTETS - offset)
+
+
+async def span(connection: Connection, message_id: int, start: int, length: int) -> bytes:
+    """Up to ``length`` bytes of a mail from ``start`` on: fewer at the end of a stored piece, none at the mail's end.
+
+    :raises Permanent: there is no such mail, or a piece of it is missing.
+    """
+    position, offset, count = _locate(start, length)
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        """select case when %(position)s::int is null then substring(m.head from %(offset)s::int + 1 for %(count)s::int)
+                  else (select substring(c.bytes from %(offset)s::int + 1 for %(count)s::int) from message_chunks c
+                        where c.message_id = m.id and c.position = %(position)s::int) end, m.octets
+           from messages m where m.id = %(id)s""",
+        {"position": position, "offset": offset, "count": count, "id": message_id})
+    row = await cursor.fetchone()
+    if row is None:
+        raise Permanent(f"the bytes of mail {message_id} are gone")
+    if not row[0] and start < int(row[1]):
+        raise Permanent(f"bytes of mail {message_id} from {start} on are missing")
+    return bytes(row[0] or b"")

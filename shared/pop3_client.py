@@ -1,0 +1,600 @@
+"""A POP3 client engine (RFC 1939, RFC 2449 CAPA, RFC 2595 STLS) for maildrops of any size and servers of any quality.
+
+Replies are read in pieces as they come off the network and never line by line: a mail of 50 MB is held once, and ten
+thousand small ones a second pass through. Where the server announces PIPELINING, commands are sent ahead in a window
+bounded by number and octets. Nothing the server does makes the client wait for ever or keep more than the limit given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+from shared.accounts import Server
+from shared.failures import Permanent, Temporary
+from shared.upstream import (
+    Late,
+    Unreachable,
+    Untrusted,
+    check_fingerprint,
+    client_context,
+    connect_socket,
+    explain_tls,
+    place,
+)
+
+CONNECT_SECONDS = 20.0
+READ_SECONDS = 60.0
+SESSION_SECONDS = 3600.0
+
+WINDOW_COMMANDS = 100
+WINDOW_OCTETS = 4 * 1024 * 1024
+LINE_OCTETS = 4096
+"""The longest reply line taken; RFC 2449 section 4 allows 512 octets."""
+LIST_OCTETS = 256 * 1024 * 1024
+SHOWN_CHARACTERS = 120
+NUMBER_DIGITS = 18
+ID_CHARACTERS = 255
+
+_BUFFER_HIGH = 1024 * 1024
+_END = b"\r\n.\r\n"
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+_CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
+
+
+class Refused(Permanent):
+    """The login was refused. code: the response code (RFC 2449 section 8, RFC 3206) in upper case, or None."""
+
+    kind: ClassVar[str] = "refused"
+
+    def __init__(self, text: str, code: str | None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Busy(Temporary):
+    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all."""
+
+    kind: ClassVar[str] = "busy"
+
+
+class Broken(Temporary):
+    """The server does not keep to the protocol, or lacks what we need."""
+
+    kind: ClassVar[str] = "protocol"
+
+
+class Cut(Unreachable):
+    """The connection ended before the reply did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What CAPA announced. answered: the server knows CAPA. login_delay: seconds between logins."""
+
+    answered: bool = False
+    pipelining: bool = False
+    stls: bool = False
+    login_delay: int | None = None
+    login_delay_by_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A mail to be read. octets: what LIST says, which is believed for the window's size only."""
+
+    number: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What became of one RETR or TOP.
+
+    body: CRLF line ends, dot-stuffing undone; None if refused or too large. octets: its length, counted also if it was
+    too large. refusal: the trimmed reply of a server that said -ERR.
+    """
+
+    number: int
+    body: bytearray | None
+    octets: int
+    sha256: bytes
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Numbers and unique ids. complete: every line was well-formed and as many as STAT counted."""
+
+    mails: tuple[tuple[int, str], ...]
+    complete: bool
+
+
+class _Wire(asyncio.Protocol):
+    """Bytes as they arrive, in a queue that stops the sender when it is full."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport  # from connection_made on, which comes before everything else
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._buffered += len(data)
+        if self._buffered > _BUFFER_HIGH and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits to be read."""
+        return not self._chunks
+
+    async def chunk(self) -> bytes:
+        """The next bytes; none at the end of the connection."""
+        while not self._chunks:
+            if self._ended:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data = self._chunks.popleft()
+        self._buffered -= len(data)
+        if self._paused and self._buffered <= _BUFFER_HIGH // 2 and not self._ended:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+
+class Body:
+    """Takes the text of a multi-line reply in pieces, undoes dot-stuffing and mends lone LFs (RFC 1939 section 3).
+
+    The pieces may be cut anywhere. The text is taken to begin after the CRLF of the status line, which is part of the
+    first piece, so that its first line is a line like any other.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """:param limit: octets kept; beyond that nothing is kept and ``octets`` goes on counting."""
+        self.kept = bytearray()
+        self.octets = 0
+        self.too_large = False
+        self._limit = limit
+        self._digest = hashlib.sha256()
+        self._started = False
+
+    def take(self, data: bytes, at: int) -> tuple[bool, int]:
+        """Read ``data`` from ``at``. Returns whether the end was found, and up to where it was read.
+
+        What is left unread without the end is at most four octets, to be put before the next piece.
+        """
+        end = data.find(_END, at)
+        stop = end + 2 if end >= 0 else len(data) - _held_back(data, at)
+        if stop > at:
+            self._add(data[at:stop])
+        return end >= 0, end + len(_END) if end >= 0 else stop
+
+    def _add(self, piece: bytes) -> None:
+        if b"\r\n.." in piece:
+            piece = piece.replace(b"\r\n..", b"\r\n.")
+        if not self._started:
+            self._started = True
+            piece = piece[2:]  # the CRLF of the status line
+        if piece.count(b"\n") != piece.count(b"\r\n"):
+            piece = _LONE_LF.sub(b"\r\n", piece)
+        self.octets += len(piece)
+        if self.octets > self._limit:
+            self.too_large = True
+            self.kept = bytearray()
+        else:
+            self.kept += piece
+            self._digest.update(piece)
+
+    @property
+    def sha256(self) -> bytes:
+        """Of what was kept."""
+        return self._digest.digest()
+
+
+def _held_back(data: bytes, at: int) -> int:
+    """How many octets at the end may be the beginning of an end or of a stuffed dot."""
+    for beginning in (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r"):
+        if data.endswith(beginning, at):
+            return len(beginning)
+    return 0
+
+
+def trim(line: bytes) -> str:
+    """A reply line as it may be shown: printable, short."""
+    text = line.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:SHOWN_CHARACTERS]
+
+
+class Pop3Client:
+    """One session. Made by ``open_session``; not to be used by two tasks at once.
+
+    reading: the number of the mail whose reply is being read, so that a session that ends there can be told of it.
+    """
+
+    def __init__(self, server: Server, wire: _Wire, read_seconds: float, session_seconds: float) -> None:
+        self.server = server
+        self.capabilities = Capabilities()
+        self.reading: int | None = None
+        self._wire = wire
+        self._read_seconds = read_seconds
+        self._session_seconds = session_seconds
+        self._ends = asyncio.get_running_loop().time() + session_seconds
+        self._data = b""
+        self._at = 0
+        self._doing = "greeting"
+
+    # ------------------------------------------------------------------------------------------ the session's steps
+
+    async def greet(self) -> None:
+        """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
+
+        :raises Busy: the server refuses connections now. :raises Untrusted: no TLS to be had.
+        """
+        ok, line = await self._reply()
+        if not ok:
+            raise Busy(f"{place(self.server)}: the server does not serve now: {trim(line)}")
+        self.capabilities = await self._capa()
+        if self.server.tls == "starttls":
+            await self._start_tls()
+            # RFC 2595 section 4: what was said before TLS is forgotten
+            self.capabilities = await self._capa()
+
+    async def login(self, user: str, password: str) -> None:
+        """USER and PASS.
+
+        :raises Refused: wrong name or password. :raises Busy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
+        """
+        if any(c in text for text in (user, password) for c in "\r\n\0"):
+            raise Refused(f"{place(self.server)}: name or password hold a line break or NUL; set them again", None)
+        for verb, argument in (("USER", user), ("PASS", password)):
+            self._doing = verb
+            self._write(f"{verb} {argument}\r\n".encode())
+            ok, line = await self._reply()
+            if not ok:
+                raise self._login_failure(trim(line))
+        asked = self.capabilities
+        if asked.answered and (not asked.pipelining or asked.login_delay_by_user):
+            told = await self._capa()
+            self.capabilities = told if told.answered else asked
+
+    def _login_failure(self, reply: str) -> Exception:
+        found = _CODE.search(reply)
+        code = found[1].upper() if found else None
+        if code in {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}:
+            return Busy(f"{place(self.server)}: the mailbox cannot be opened now: {reply}")
+        return Refused(f"{place(self.server)}: the login was refused; check login name and password: {reply}", code)
+
+    async def stat(self) -> tuple[int, int]:
+        """How many mails, and their octets."""
+        self._write(b"STAT\r\n")
+        return await self._stat_reply()
+
+    async def listing(self) -> Listing:
+        """STAT and UIDL. :raises Broken: the server knows no UIDL."""
+        if self.capabilities.pipelining:
+            self._write(b"STAT\r\nUIDL\r\n")
+        else:
+            self._write(b"STAT\r\n")
+        count, _ = await self._stat_reply()
+        if not self.capabilities.pipelining:
+            self._write(b"UIDL\r\n")
+        self._doing = "UIDL"
+        ok, line = await self._reply()
+        if not ok:
+            raise Broken(f"{place(self.server)}: the server lists no unique ids (UIDL), which are needed: {trim(line)}")
+        mails, well_formed = parse_uidl(await self._lines())
+        return Listing(mails, well_formed and len(mails) == count)
+
+    async def sizes(self) -> dict[int, int]:
+        """LIST: octets by number, as far as the server tells."""
+        self._doing = "LIST"
+        self._write(b"LIST\r\n")
+        ok, _ = await self._reply()
+        return parse_list(await self._lines()) if ok else {}
+
+    async def retrieve(self, wanted: Sequence[Wanted], limit: int,
+                       stop: Callable[[], bool] = lambda: False) -> AsyncIterator[Retrieved]:
+        """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for."""
+        requests = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in wanted]
+        async for retrieved in self._fetch("RETR", requests, limit, stop):
+            yield retrieved
+
+    async def tops(self, numbers: Sequence[int], limit: int) -> AsyncIterator[Retrieved]:
+        """TOP n 0: the header of each, in order; a refusal where the server knows no TOP."""
+        requests = [(number, 8192, b"TOP %d 0\r\n" % number) for number in numbers]
+        async for retrieved in self._fetch("TOP", requests, limit, lambda: False):
+            yield retrieved
+
+    async def delete(self, numbers: Sequence[int]) -> list[int]:
+        """DELE each; it takes effect with QUIT. Returns those that the server refused."""
+        self._doing = "DELE"
+        window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
+        refused = []
+        for start in range(0, len(numbers), window):
+            group = numbers[start:start + window]
+            self._write(b"".join(b"DELE %d\r\n" % number for number in group))
+            for number in group:
+                ok, _ = await self._reply()
+                if not ok:
+                    refused.append(number)
+        return refused
+
+    async def quit(self) -> bool:
+        """QUIT. Returns whether the server says that everything deleted is gone."""
+        self._doing = "QUIT"
+        self._write(b"QUIT\r\n")
+        ok, _ = await self._reply()
+        return ok
+
+    @property
+    def half_spent(self) -> bool:
+        """Whether half of the session's time is over, so that it is better to begin another than to be cut."""
+        return asyncio.get_running_loop().time() > self._ends - self._session_seconds / 2
+
+    def forget_pipelining(self) -> None:
+        """From now on send each command only after the reply to the one before."""
+        self.capabilities = replace(self.capabilities, pipelining=False)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._wire.transport.abort()
+
+    # ------------------------------------------------------------------------------------------ replies
+
+    async def _fetch(self, verb: str, requests: Sequence[tuple[int, int, bytes]], limit: int,
+                     stop: Callable[[], bool]) -> AsyncIterator[Retrieved]:
+        window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
+        flying: deque[tuple[int, int]] = deque()
+        octets = 0
+        position = 0
+        while True:
+            if len(flying) <= window // 2 and not stop():
+                lines = []
+                while position < len(requests) and len(flying) < window:
+                    number, size, line = requests[position]
+                    if flying and octets + size > WINDOW_OCTETS:
+                        break
+                    lines.append(line)
+                    flying.append((number, size))
+                    octets += size
+                    position += 1
+                if lines:
+                    self._write(b"".join(lines))
+            if not flying:
+                return
+            number, size = flying.popleft()
+            octets -= size
+            self._doing = f"{verb} of mail {number}"
+            self.reading = number
+            ok, line = await self._reply()
+            if ok:
+                body = await self._body(limit)
+                kept = None if body.too_large else body.kept
+                retrieved = Retrieved(number, kept, body.octets, body.sha256, None)
+                del body, kept  # or a mail would be held while the next one is read
+            else:
+                retrieved = Retrieved(number, None, 0, b"", trim(line))
+            self.reading = None
+            yield retrieved
+            del retrieved
+
+    async def _body(self, limit: int) -> Body:
+        """The text of a multi-line reply whose status line has just been read."""
+        if self._data[self._at - 2:self._at] == b"\r\n":
+            self._at -= 2
+        else:  # a status line that ended with a lone LF
+            self._data, self._at = b"\r\n" + self._data[self._at:], 0
+        body = Body(limit)
+        while True:
+            ended, self._at = body.take(self._data, self._at)
+            if ended:
+                return body
+            if body.octets > 2 * limit + _BUFFER_HIGH:
+                raise Broken(f"{place(self.server)}: {self._doing}: the reply has no end; "
+                             f"given up after {body.octets} octets")
+            await self._more()
+
+    async def _lines(self) -> list[bytes]:
+        body = await self._body(LIST_OCTETS)
+        if body.too_large:
+            raise Broken(f"{place(self.server)}: {self._doing}: a list of more than {LIST_OCTETS} octets")
+        return bytes(body.kept).splitlines()
+
+    async def _reply(self) -> tuple[bool, bytes]:
+        """A status line: whether it is +OK, and what follows that."""
+        while (end := self._data.find(b"\n", self._at)) < 0:
+            if len(self._data) - self._at > LINE_OCTETS:
+                raise self._too_long()
+            await self._more()
+        if end - self._at > LINE_OCTETS:
+            raise self._too_long()
+        line = self._data[self._at:end].rstrip()
+        self._at = end + 1
+        indicator, _, text = line.partition(b" ")
+        match indicator.upper():
+            case b"+OK":
+                return True, text
+            case b"-ERR":
+                return False, text
+            case _:  # not shown: it may be anything that this machine can reach
+                raise Broken(f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; "
+                             "check host, port and tls")
+
+    def _too_long(self) -> Broken:
+        return Broken(f"{place(self.server)}: {self._doing}: a reply line of more than {LINE_OCTETS} octets")
+
+    async def _stat_reply(self) -> tuple[int, int]:
+        self._doing = "STAT"
+        ok, line = await self._reply()
+        match line.split():
+            case [count, octets, *_] if ok and _is_number(count) and _is_number(octets):
+                return int(count), int(octets)
+        raise Broken(f"{place(self.server)}: STAT: no count of mails in the reply: {trim(line)}")
+
+    async def _capa(self) -> Capabilities:
+        self._doing = "CAPA"
+        self._write(b"CAPA\r\n")
+        ok, _ = await self._reply()
+        return parse_capa(await self._lines()) if ok else Capabilities()
+
+    async def _start_tls(self) -> None:
+        self._doing = "STLS"
+        if self.capabilities.answered and not self.capabilities.stls:
+            raise Untrusted(f"{place(self.server)}: the server offers no STARTTLS, and nothing is sent in clear text; "
+                            "set tls to implicit (port 995), or to none if you accept that")
+        self._write(b"STLS\r\n")
+        ok, line = await self._reply()
+        if not ok:
+            raise Untrusted(f"{place(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
+                            f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}")
+        if self._at < len(self._data) or not self._wire.empty:
+            raise Untrusted(f"{place(self.server)}: the server sent something between STARTTLS and TLS: "
+                            "somebody may be in between")
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                self._wire.transport, self._wire, client_context(self.server),
+                server_hostname=self.server.host.strip("[]"), ssl_handshake_timeout=CONNECT_SECONDS)
+        except OSError as error:  # ssl.SSLError is one
+            raise explain_tls(self.server, error) from error
+        if secured is None:
+            raise explain_tls(self.server, ConnectionResetError())
+        self._wire.transport = secured
+        _check_certificate(self.server, secured)
+
+    def _write(self, data: bytes) -> None:
+        self._wire.transport.write(data)
+
+    async def _more(self) -> None:
+        loop = asyncio.get_running_loop()
+        by = min(loop.time() + self._read_seconds, self._ends)
+        try:
+            async with asyncio.timeout_at(by):
+                chunk = await self._wire.chunk()
+        except TimeoutError as error:
+            if by == self._ends:
+                raise Late(f"{place(self.server)}: {self._doing}: the session took longer than "
+                           f"{self._session_seconds:g} s") from error
+            raise Late(f"{place(self.server)}: {self._doing}: no answer within {self._read_seconds:g} s") from error
+        if not chunk:
+            raise Cut(f"{place(self.server)}: {self._doing}: the server ended the connection")
+        self._data = self._data[self._at:] + chunk if self._at < len(self._data) else chunk
+        self._at = 0
+
+
+@asynccontextmanager
+async def open_session(server: Server, allow_private: bool, *, connect_seconds: float = CONNECT_SECONDS,
+                       read_seconds: float = READ_SECONDS,
+                       session_seconds: float = SESSION_SECONDS) -> AsyncIterator[Pop3Client]:
+    """A session after its greeting, and after TLS where the account wants it; ended with the block.
+
+    Everything that it raises names host, port and what to change, and has a ``kind``.
+
+    :raises Temporary: ``Unreachable``, ``Late``, ``Untrusted``, ``Busy``, ``Broken``, ``Cut``.
+    :raises Permanent: ``Forbidden``, ``Refused``.
+    """
+    connection = await connect_socket(server, allow_private, connect_seconds)
+    wire = _Wire()
+    implicit = server.tls == "implicit"
+    try:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: wire, sock=connection, ssl=client_context(server) if implicit else None,
+            server_hostname=server.host.strip("[]") if implicit else None,
+            ssl_handshake_timeout=connect_seconds if implicit else None)
+    except OSError as error:
+        connection.close()
+        raise explain_tls(server, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    client = Pop3Client(server, wire, read_seconds, session_seconds)
+    try:
+        if implicit:
+            _check_certificate(server, transport)
+        await client.greet()
+        yield client
+    finally:
+        client.abort()
+
+
+def _check_certificate(server: Server, transport: asyncio.BaseTransport) -> None:
+    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    check_fingerprint(server, secured.getpeercert(True) if secured is not None else None)
+
+
+def parse_capa(lines: Sequence[bytes]) -> Capabilities:
+    """The lines of a CAPA reply (RFC 2449 section 5)."""
+    found = {words[0].upper(): words[1:] for line in lines if (words := line.split())}
+    delay = found.get(b"LOGIN-DELAY")
+    known = delay is not None and len(delay) > 0 and _is_number(delay[0])
+    return Capabilities(
+        answered=True, pipelining=b"PIPELINING" in found, stls=b"STLS" in found,
+        login_delay=min(int(delay[0]), 86400) if delay and known else None,
+        login_delay_by_user=delay is not None and any(word.upper() == b"USER" for word in delay))
+
+
+def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], bool]:
+    """The lines of a UIDL reply: numbers and unique ids, and whether all of it was well-formed."""
+    mails: dict[int, str] = {}
+    well_formed = True
+    for line in lines:
+        match line.split(None, 2):
+            case [number, word, *_] if _is_number(number) and int(number) not in mails and int(number) > 0:
+                mails[int(number)] = _unique_id(word)
+            case _:
+                well_formed = False
+    return tuple(mails.items()), well_formed
+
+
+def parse_list(lines: Sequence[bytes]) -> dict[int, int]:
+    """The lines of a LIST reply: octets by number; what is malformed is left out."""
+    sizes: dict[int, int] = {}
+    for line in lines:
+        match line.split(None, 2):
+            case [number, octets, *_] if _is_number(number) and _is_number(octets):
+                sizes[int(number)] = int(octets)
+    return sizes
+
+
+def _is_number(word: bytes) -> bool:
+    return word.isdigit() and len(word) <= NUMBER_DIGITS
+
+
+def _unique_id(word: bytes) -> str:
+    """RFC 1939 section 7 allows 70 printable characters; what is more is kept apart by a digest."""
+    text = word.decode("latin-1")
+    if len(text) <= ID_CHARACTERS and text.isascii() and text.isprintable():
+        return text
+    return f"sha256:{hashlib.sha256(word).hexdigest()}"

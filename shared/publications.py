@@ -1,0 +1,33 @@
+"""Which envelope goes out under which routing keys: the one place that joins envelopes.py and topology.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.broker import Publication
+from shared.envelopes import Fetched, Routed, Submitted
+from shared.topology import FETCHED, ROUTED, SUBMITTED, key
+
+RECIPIENTS_A_MESSAGE = 100
+"""A message's header has to fit a frame of 128 KiB; a mail to more people is announced in several messages."""
+
+
+def fetched(inbound_id: int, external: str) -> Publication:
+    """A mail for the router. external: address of the external account."""
+    return Publication(key(FETCHED, external or "none"), Fetched(id=inbound_id, external=external).to_json())
+
+
+def routed(inbound_id: int, recipients: Sequence[str]) -> list[Publication]:
+    """A mail for the mailbox service: the first recipient's key, the others as copies, so anyone may bind to one person's
+    mail while the queue gets it once."""
+    publications = []
+    for start in range(0, len(recipients), RECIPIENTS_A_MESSAGE):
+        part = tuple(recipients[start:start + RECIPIENTS_A_MESSAGE])
+        first, *others = [key(ROUTED, address) for address in part]
+        publications.append(Publication(first, Routed(id=inbound_id, recipients=part).to_json(), tuple(others)))
+    return publications
+
+
+def submitted(submission_id: int, external: str) -> Publication:
+    """A submission for the sender. external: address of the author's external account."""
+    return Publication(key(SUBMITTED, external), Submitted(id=submission_id, external=external).to_json())

@@ -1,0 +1,325 @@
+"""Who gets a mail that came for an external account (DESIGN "Rules of routing", manual chapter 3): pure functions.
+
+``read`` takes from the bytes all that the rules ask for, ``ids_asked`` names the mails whose authors have to be looked
+up, ``decide`` applies the five rules. What cannot be read goes to everyone, and nobody gets a mail only if nobody is
+enabled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shared import reports
+from shared.accounts import External, Local
+from shared.headers import Mailbox, fields, fold_address, header_end, mailboxes, message_ids
+from shared.names import normalise
+
+HEAD_OCTETS = 256 * 1024
+"""No more of a mail is read."""
+ADDRESS_OCTETS = 64 * 1024
+"""From, To and Cc of more octets, some 1,000 mailboxes, are not read, and everyone gets the mail."""
+NEWEST_REFERENCES = 200
+IDS = 20
+"""Ids that are looked up for one mail: of each field so many, of References the newest."""
+SHOWN = 60
+"""Characters of a stranger's text that a reason shows."""
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rules ask of a mail. Ids without angle brackets.
+
+    readable: False if reading failed; then nothing else is known. original_ids: what Google and Microsoft call it after
+    giving it another Message-ID. references: oldest first. reported: the mails that a notice is about. has_transit: a
+    field shows that it was delivered or passed on by somebody.
+    """
+
+    readable: bool = True
+    to: tuple[Mailbox, ...] = ()
+    cc: tuple[Mailbox, ...] = ()
+    from_: tuple[Mailbox, ...] = ()
+    message_id: str | None = None
+    original_ids: tuple[str, ...] = ()
+    in_reply_to: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    is_notice: bool = False
+    reported: tuple[str, ...] = ()
+    has_transit: bool = False
+
+
+def read(head: bytes) -> Facts:
+    """The facts of a mail from its first 256 KiB (more is ignored). Never raises; time in proportion to the length."""
+    try:
+        return _read(head[:HEAD_OCTETS])
+    except Exception:  # anyone may write a header: whatever is wrong with it, everyone gets the mail
+        return Facts(readable=False)
+
+
+def _read(head: bytes) -> Facts:
+    header: dict[str, list[bytes]] = {}
+    for field in fields(head[:header_end(head)]):
+        header.setdefault(field.key, []).append(field.value)
+
+    if sum(len(value) for name in ("from", "to", "cc") for value in header.get(name, [])) > ADDRESS_OCTETS:
+        raise ValueError("too many addresses")
+
+    def people(name: str) -> tuple[Mailbox, ...]:
+        return tuple(mailbox for value in header.get(name, []) for mailbox in mailboxes(value))
+
+    def ids(*names: str) -> tuple[str, ...]:
+        return tuple(id_ for name in names for value in header.get(name, []) for id_ in message_ids(value))
+
+    is_notice = reports.is_notice(header)
+    return Facts(
+        to=people("to"), cc=people("cc"), from_=people("from"),
+        message_id=next(iter(ids("message-id")), None),
+        original_ids=ids("x-google-original-message-id", "x-microsoft-original-message-id")[:IDS],
+        in_reply_to=ids("in-reply-to")[:IDS], references=ids("references")[-NEWEST_REFERENCES:],
+        is_notice=is_notice, reported=tuple(reports.reported_ids(head)) if is_notice else (),
+        has_transit=any(name == "delivered-to" or name.startswith(("list-", "resent-")) for name in header),
+    )
+
+
+def ids_asked(facts: Facts) -> set[str]:
+    """The ids of mails whose authors ``decide`` has to know, at most a few hundred."""
+    own = {facts.message_id} if facts.message_id else set()
+    return own | {*facts.original_ids, *facts.in_reply_to, *facts.references, *facts.reported}
+
+
+# ---------------------------------------------------------------------------------------------- deciding
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A mail that one of us sent through an external account. header_id: one of its ids, without angle brackets.
+
+    recipients: of its envelope.
+    """
+
+    header_id: str
+    external_id: int
+    author_id: int
+    recipients: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who gets a copy. reason: an English sentence without its full stop. rule: 1 to 5."""
+
+    local_id: int
+    reason: str
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """held: nobody is enabled, so nobody gets it now.
+
+    own_copy: what we sent came back; it goes to its author only, as deleted mail. copy_of: the id by which we know it.
+    further_id: another one that the provider gave it, to be recorded as that author's, if that is new.
+    """
+
+    recipients: tuple[Recipient, ...]
+    rule: int
+    reason: str
+    held: bool = False
+    own_copy: bool = False
+    copy_of: str | None = None
+    further_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What one rule says. people: whom it chose, with the reason.
+
+    besides: who gets it too; if that one is disabled, a delegate may, but nobody else, as the mail has its readers.
+    """
+
+    rule: int
+    people: tuple[tuple[Local, str], ...]
+    besides: tuple[tuple[Local, str], ...] = ()
+
+
+def decide(
+    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
+    source: str = "fetched", author_id: int | None = None,
+) -> Decision:
+    """Who gets this mail, and by which rule.
+
+    :param sharers: the local accounts that share ``external``, enabled or not.
+    :param known: for ids of ``ids_asked`` the mails of ours that have them, the earliest first.
+    :param source: as in inbound.source: fetched, submitted or notice.
+    :param author_id: of a submitted mail: the local account that wrote it.
+    """
+    if source == "fetched" and (own_copy := _own_copy(facts, external, sharers, known)):
+        return own_copy
+    writer = author_id if source == "submitted" else None
+    choice = _choose(facts, external, sharers, known, writer)
+    everyone = _everyone(sharers, writer)
+    if choice is None:
+        why = _why_everyone(facts, external) + (
+            ", so everyone else who shares it gets it" if any(local.id == writer for local in sharers)
+            and all(local.id != writer for local in everyone) else ", so everyone who shares it gets it")
+        choice = _Choice(5, tuple((local, why) for local in everyone))
+    else:
+        why = _join([reason for _, reason in (*choice.people, *choice.besides)])
+    recipients = _recipients(choice, sharers, everyone)
+    if not recipients:
+        return Decision((), choice.rule, f"held: nobody who shares {external.address} is enabled", held=True)
+    return Decision(recipients, choice.rule, why)
+
+
+def _choose(facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
+            writer: int | None) -> _Choice | None:
+    """The first of the rules 1 to 4 that chooses somebody. writer: who wrote a submitted mail; it answers nobody else's
+    if it answers one of theirs."""
+    def author(ids: Iterable[str]) -> Local | None:
+        return _author(ids, external, sharers, known, writer)
+
+    answered: Local | None = None
+    if external.reply_to_author:
+        answered = author([*facts.in_reply_to, *reversed(facts.references)])
+    to, cc = _candidates(facts.to, external), _candidates(facts.cc, external)
+    named = _named(to, "To", sharers)
+    if named:
+        also = _named(cc, "Cc", sharers)
+        people = {local.id: (local, reason) for local, reason in (*also, *named)}  # To's reason goes before Cc's
+        extra = ((answered, f"{answered.user_name} wrote the mail that it answers"),) if (
+            answered and answered.id not in people) else ()
+        return _Choice(1, tuple(people.values()), extra)
+    if not to and (named := _named(cc, "Cc", sharers)):
+        return _Choice(2, named)
+    if answered:
+        return _Choice(3, ((answered, f"it answers a mail that {answered.user_name} wrote"),))
+    if facts.is_notice and (subject := author([*facts.reported, *facts.in_reply_to, *reversed(facts.references)])):
+        return _Choice(4, ((subject, f"it reports on a mail that {subject.user_name} wrote"),))
+    return None
+
+
+def _candidates(people: Sequence[Mailbox], external: External) -> list[Mailbox]:
+    """Those whose address is the account's or an alias of it; a ``+tag`` is tolerated."""
+    is_own = _matcher(external)
+    return [mailbox for mailbox in people if is_own(mailbox.address)]
+
+
+def _matcher(external: External) -> Callable[[str], bool]:
+    own = [fold_address(address).rpartition("@") for address in (external.address, *external.aliases)]
+
+    def is_own(address: str) -> bool:
+        local, _, domain = fold_address(address).rpartition("@")
+        return any(domain == own_domain and (local == own_local or local.startswith(own_local + "+"))
+                   for own_local, _, own_domain in own)
+
+    return is_own
+
+
+def _named(candidates: Sequence[Mailbox], field: str, sharers: Sequence[Local]) -> tuple[tuple[Local, str], ...]:
+    """The sharers that these mailboxes name, each once, in the order of the sharers."""
+    written = {normalise(mailbox.name): mailbox.name for mailbox in reversed(candidates) if mailbox.name}
+    found = []
+    for local in sharers:
+        names = [normalise(name) for name in local.names]
+        match = next((name for name in names if name and name in written), None)
+        if match is not None:
+            former = "" if match == names[0] else f" as {_shown(written[match])}"
+            found.append((local, f"{field} names {local.user_name}{former}"))
+    return tuple(found)
+
+
+def _author(ids: Iterable[str], external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
+            writer: int | None) -> Local | None:
+    """The author of the first of these mails that was sent by somebody who shares the account now.
+
+    An id keeps its first author: of the mails sent through this account, or else through any.
+    """
+    people = {local.id: local for local in sharers if local.id != writer}
+    for id_ in ids:
+        sent = known.get(id_, ())
+        first = next((mail for mail in sent if mail.external_id == external.id), sent[0] if sent else None)
+        if first and first.author_id in people:
+            return people[first.author_id]
+    return None
+
+
+def _everyone(sharers: Sequence[Local], writer: int | None) -> list[Local]:
+    """Everyone enabled but the author of a submitted mail; if there is nobody else, the author."""
+    enabled = [local for local in sharers if local.enabled]
+    return [local for local in enabled if local.id != writer] or enabled
+
+
+def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Local]) -> tuple[Recipient, ...]:
+    """The enabled people of a choice: for a disabled one the delegate (who is enabled and shares the account; one hop),
+    else the other sharers. Nobody twice; a reason of one's own goes before standing in for somebody."""
+    people = {local.id: local for local in sharers}
+    reasons = {local.id: why for local, why in (*choice.people, *choice.besides) if local.enabled}
+    for local, why in (*choice.people, *choice.besides):
+        if local.enabled:
+            continue
+        delegate = people.get(local.delegate_id or 0)
+        if delegate and delegate.enabled:
+            reasons.setdefault(delegate.id, f"{why}; {local.user_name} is disabled, the delegate gets it")
+        elif (local, why) in choice.people:
+            for other in everyone:
+                reasons.setdefault(other.id, f"{why}; {local.user_name} is disabled and has no delegate, "
+                                             "so the others get it")
+    return tuple(Recipient(local.id, reasons[local.id], choice.rule) for local in sharers if local.id in reasons)
+
+
+def _own_copy(facts: Facts, external: External, sharers: Sequence[Local],
+              known: Mapping[str, Sequence[Sent]]) -> Decision | None:
+    """If this is a mail that we relayed and that its provider lists again (Gmail's ``recent:`` mode): the decision.
+
+    Whatever speaks for a mail that somebody sent to this account makes it none.
+    """
+    is_own = _matcher(external)
+    if not facts.from_ or not all(is_own(mailbox.address) for mailbox in facts.from_):
+        return None
+    if facts.has_transit or any(is_own(mailbox.address) for mailbox in (*facts.to, *facts.cc)):
+        return None
+    people = {local.id: local for local in sharers}
+    for id_ in ([facts.message_id] if facts.message_id else []) + [*facts.original_ids]:
+        sent = [mail for mail in known.get(id_, ()) if mail.external_id == external.id]
+        if not sent or sent[0].author_id not in people:
+            continue
+        if any(is_own(address) for mail in sent for address in mail.recipients):
+            return None
+        author = people[sent[0].author_id]
+        further = facts.message_id if facts.message_id and facts.message_id not in known else None
+        reason = f"it is a copy of what {author.user_name} sent through {external.address}; kept as deleted mail"
+        return Decision((Recipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_,
+                        further_id=further)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- reasons
+
+def _why_everyone(facts: Facts, external: External) -> str:
+    if not facts.readable:
+        return "the header cannot be read"
+    for field, people in (("To", facts.to), ("Cc", facts.cc)):
+        candidates = _candidates(people, external)
+        if candidates:
+            strangers = [mailbox.name for mailbox in candidates if mailbox.name and not _is_address(mailbox, external)]
+            if strangers:
+                return f"{field} names {_shown(strangers[0])}, which is nobody's name here"
+            return f"{field} names nobody"
+    return f"{external.address} is in neither To nor Cc"
+
+
+def _is_address(mailbox: Mailbox, external: External) -> bool:
+    """Whether the name only repeats the address or its local part, and so is none."""
+    name = normalise(mailbox.name or "").strip("<>").removeprefix("mailto:")
+    addresses = [normalise(address) for address in (mailbox.address, external.address, *external.aliases)]
+    return name in addresses or name in [address.rpartition("@")[0] for address in addresses]
+
+
+def _shown(text: str) -> str:
+    """A stranger's text for a sentence of ours."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:10 * SHOWN]).split())
+    return f'"{text[:SHOWN]}{"…" if len(text) > SHOWN else ""}"'
+
+
+def _join(reasons: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(reasons))

@@ -1,0 +1,95 @@
+"""The skeleton of a process: settings, logs, health, database, broker, graceful stop.
+
+``run(name, work)`` is all that a service's ``__main__`` calls. ``work(service)`` is to return when ``service.stopping``
+is set and what was in hand is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from shared.broker import Broker
+from shared.database import Database
+from shared.health import Health
+from shared.logs import configure
+from shared.settings import Settings, SettingsError, load
+from shared.vault import Vault
+
+log = structlog.get_logger()
+
+
+class Service:
+    """What a service works with.
+
+    name: of the service. owner: unique to this process, for claims. stopping: set by SIGTERM and SIGINT.
+    """
+
+    def __init__(self, name: str, settings: Settings, vault: Vault) -> None:
+        """:raises SettingsError: a setting that this service needs is missing."""
+        if settings.database_url is None:
+            raise SettingsError("MAILGROUP_DATABASE_URL: not set: the URL of the PostgreSQL database is needed")
+        if settings.broker_url is None:
+            raise SettingsError("MAILGROUP_BROKER_URL: not set: the URL of the RabbitMQ server is needed")
+        self.name = name
+        self.settings = settings
+        self.vault = vault
+        self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.database = Database(settings.database_url, name)
+        self.broker = Broker(settings.broker_url, name)
+        self.stopping = asyncio.Event()
+
+    async def stop_within(self, seconds: float) -> bool:
+        """Wait up to ``seconds``; True as soon as the service is to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+async def _serve(service: Service, work: Callable[[Service], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stopping.set)
+    async with Health(service.settings, service.name, service.database, service.broker):
+        await service.database.open()
+        try:
+            log.info("started", owner=service.owner)
+            worker = asyncio.ensure_future(work(service))
+            opener = asyncio.create_task(service.broker.open())  # after work() has registered its consumers
+            await asyncio.gather(worker, opener)
+        finally:
+            await service.broker.close()
+            await service.database.close()
+            log.info("stopped")
+
+
+def run(name: str, work: Callable[[Service], Awaitable[None]]) -> None:
+    """Run a service until SIGTERM or SIGINT. Exits with 2 and a clear line on a wrong setting."""
+    try:
+        settings = load()
+        configure(settings.log_format, name)
+        if settings.secret_key is None:
+            raise SettingsError("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
+        vault = Vault(settings.secret_key)
+    except ValueError as error:
+        sys.exit(f"mailgroup: {error}")
+
+    async def main() -> None:
+        await _serve(Service(name, settings, vault), work)
+
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())

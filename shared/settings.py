@@ -1,0 +1,129 @@
+"""The settings of every process: environment variables with the prefix ``MAILGROUP_``, read once, in main.
+
+``MAILGROUP_NAME_FILE`` names a file that holds the value of ``MAILGROUP_NAME`` (for secrets). A flag goes before the
+environment, the environment before the file, the file before what a running ``up`` wrote into ``DATA/run.json``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "MAILGROUP_"
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
+"""In the order of their metrics ports, counted from METRICS_PORT."""
+
+
+class SettingsError(ValueError):
+    """A setting has a value that is not allowed. The message names the setting, the value and what is allowed."""
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """Values from the files that MAILGROUP_<NAME>_FILE name, for any setting that is no file name itself."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path}: {error.strerror}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class _RunFileSource(PydanticBaseSettingsSource):
+    """What the running ``up`` of the same data folder wrote down for other commands."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole file is read at once, below
+
+    def __call__(self) -> dict[str, Any]:
+        folder = Path(self.current_state.get("data") or Settings.model_fields["data"].default)
+        try:
+            if not is_up(folder):
+                return {}  # a killed ``up`` leaves its file behind
+            settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        return {str(name): value for name, value in settings.items()}
+
+
+def is_up(folder: Path) -> bool:
+    """Whether an ``up`` runs on this data folder: it holds the lock on ``up.lock`` as long as it lives."""
+    try:
+        with (folder / "up.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Settings(BaseSettings):
+    """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=False)
+
+    data: Path = Path(__file__).resolve().parent.parent / "data"
+    database_url: str | None = None
+    broker_url: str | None = None
+    secret_key: str | None = None
+    admin_password: str | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    bind: str = "127.0.0.1"
+    pop3_port: int = Field(1110, ge=1, le=65535)
+    pop3s_port: int = Field(1995, ge=1, le=65535)
+    smtp_port: int = Field(1025, ge=1, le=65535)
+    submission_port: int = Field(1587, ge=1, le=65535)
+    smtps_port: int = Field(1465, ge=1, le=65535)
+    admin_port: int = Field(8080, ge=1, le=65535)
+    metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
+    allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
+    allow_private_upstream: bool = False
+    max_message_bytes: int = Field(52_428_800, ge=1024)
+    max_connections_per_address: int = Field(100, ge=1)
+    retention_days: int = Field(14, ge=1)
+    alert_to: str | None = None
+    alert_webhook: str | None = None
+    log_format: Literal["json", "console"] = "json"
+    sweep_grace_seconds: float = Field(5.0, gt=0)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileSource(settings_cls), _RunFileSource(settings_cls)
+
+    def metrics_port_of(self, service: str) -> int:
+        """The port of a service's /metrics, /livez and /readyz."""
+        return self.metrics_port + SERVICES.index(service)
+
+
+def load(**flags: Any) -> Settings:
+    """Read the settings; ``flags`` (None left out) go before everything else.
+
+    :raises SettingsError: naming the setting, the value and what is allowed.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
+            shown = "(secret)" if any(word in name for word in ("KEY", "PASSWORD", "URL")) else repr(problem["input"])
+            lines.append(f"{name}: {shown}: {problem['msg']}")
+        raise SettingsError("; ".join(lines)) from error

@@ -1,0 +1,148 @@
+"""How a stage works its queue off: batches, acknowledged after the commit; faults counted for the mail at fault; sweeps.
+
+    batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
+                               │ Temporary: the batch waits and is tried again
+                               └ anything else: mail by mail; the one at fault is blamed, parked at its fifth fault
+    queue empty for a while ─▶ sweep: what is committed and waits for this stage is published again
+
+A batch may be handled twice (a crash before the acknowledgement, a sweep beside a slow worker): handling is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+from prometheus_client import Histogram
+
+from shared.broker import Consumer, Delivery, Publication
+from shared.envelopes import Envelope, read
+from shared.failures import Permanent, Temporary
+from shared.service import Service
+
+SECONDS = Histogram("mailgroup_stage_seconds", "Time a stage takes for a batch.", ["stage"],
+                    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30))
+
+SWEEP_SECONDS = 1.0
+"""Between two looks whether the queue is empty."""
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds to wait after a temporary failure, the last one for ever."""
+MOST_FAULTS = 5
+
+log = structlog.get_logger()
+
+
+class Stage(Protocol):
+    """What a stage does with its rows, named by their ids."""
+
+    name: str
+    queue: str
+    batch: int
+    """The most mails in one transaction."""
+
+    async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
+        """Work on these rows in one transaction and return what is to be published after its commit."""
+
+    async def blame(self, row: int, origin: str, trace: str) -> None:
+        """Count a fault of this one row; park it at MOST_FAULTS, with where and how it failed."""
+
+    async def sweep(self) -> Sequence[Publication]:
+        """Publications for rows that wait for this stage past the grace period; at most 1,000, their time recorded."""
+
+
+async def run_stage(service: Service, stage: Stage) -> None:
+    """Work until the service is to stop; the batch in hand is finished first."""
+    consumer = service.broker.consume(stage.queue, prefetch=2 * stage.batch)
+    idle_since = [time.monotonic()]
+    worker = asyncio.create_task(_work(service, stage, consumer, idle_since), name=stage.name)
+    sweeper = asyncio.create_task(_sweep(service, stage, idle_since), name=f"{stage.name} sweep")
+    await asyncio.gather(worker, sweeper)
+
+
+async def _work(service: Service, stage: Stage, consumer: Consumer, idle_since: list[float]) -> None:
+    stopping = asyncio.create_task(service.stopping.wait())
+    while not service.stopping.is_set():
+        coming = asyncio.create_task(consumer.batch(stage.batch))
+        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            coming.cancel()  # what it would have taken goes back to the queue with the channel
+            break
+        idle_since[0] = float("inf")
+        await _handle(service, stage, consumer, coming.result())
+        idle_since[0] = time.monotonic()
+
+
+async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: list[Delivery]) -> None:
+    wanted: list[int] = []
+    for delivery in batch:
+        try:
+            wanted.append(read(Envelope, delivery.body).id)
+        except Permanent as error:
+            log.error("stray message", stage=stage.name, reason=str(error))
+            consumer.reject(delivery)
+            batch = [other for other in batch if other is not delivery]
+    ids = list(dict.fromkeys(wanted))
+    pauses = iter(PAUSES)
+    while ids:
+        started = time.perf_counter()
+        try:
+            publications = await stage.handle(ids)
+        except Temporary as error:
+            pause = next(pauses, PAUSES[-1])
+            log.warning("waiting", stage=stage.name, mails=len(ids), seconds=pause, reason=str(error))
+            if await service.stop_within(pause):
+                consumer.requeue(batch)
+                return
+            continue
+        except Exception as error:
+            if len(ids) == 1:
+                await _blame(service, stage, ids[0], error)
+            else:
+                log.warning("batch failed, going mail by mail", stage=stage.name, mails=len(ids), reason=repr(error))
+                for row in ids:
+                    await _handle_one(service, stage, row)
+            break
+        SECONDS.labels(stage.name).observe(time.perf_counter() - started)
+        service.broker.publish_behind(publications)
+        break
+    consumer.ack(batch)
+
+
+async def _handle_one(service: Service, stage: Stage, row: int) -> None:
+    """A mail of a batch that failed. What cannot be done now is left to the sweep: it is committed and unfinished."""
+    try:
+        service.broker.publish_behind(await stage.handle([row]))
+    except Temporary as error:
+        log.warning("left to the sweep", stage=stage.name, id=row, reason=str(error))
+    except Exception as error:
+        await _blame(service, stage, row, error)
+
+
+async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> None:
+    trace = "".join(traceback.format_exception(error))
+    log.error("mail failed", stage=stage.name, id=row, reason=repr(error), traceback=trace)
+    try:
+        await stage.blame(row, f"{service.name}: {stage.name}", trace)
+    except Temporary as unavailable:
+        log.warning("fault not counted", stage=stage.name, id=row, reason=str(unavailable))
+
+
+async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> None:
+    while not await service.stop_within(SWEEP_SECONDS):
+        if time.monotonic() - idle_since[0] < SWEEP_SECONDS or not service.broker.ready:
+            continue
+        try:
+            ready, _ = await service.broker.depth(stage.queue)
+            if ready == 0:
+                publications = await stage.sweep()
+                if publications:
+                    log.warning("swept", stage=stage.name, mails=len(publications))
+                    await service.broker.publish(publications)
+        except Temporary as error:
+            log.warning("not swept", stage=stage.name, reason=str(error))
+        except Exception:
+            log.exception("sweep failed", stage=stage.name)

@@ -1,0 +1,114 @@
+"""TLS as a server: the operator's certificate, or a self-signed one that is made on the first start.
+
+A mail client asks once about a self-signed certificate and then remembers it, so it is made once, kept in the data
+folder and shared by all services.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shared.settings import Settings, SettingsError
+
+LIFETIME = timedelta(days=3650)
+
+
+def server_context(settings: Settings) -> ssl.SSLContext:
+    """A context for listeners: TLS 1.2 and later, no renegotiation, no client certificates.
+
+    A context that is in use takes a renewed certificate for all later handshakes by ``load(context, settings)``.
+
+    :raises SettingsError: the certificate or its key cannot be read or do not fit, or none can be made.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_SINGLE_ECDH_USE
+    load(context, settings)
+    return context
+
+
+def load(context: ssl.SSLContext, settings: Settings) -> None:
+    """Read certificate and key into the context. :raises SettingsError: as server_context."""
+    certificate, key = _files(settings)
+    try:
+        # An encrypted key would make OpenSSL ask on the terminal; with an empty pass phrase it fails instead.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"MAILGROUP_TLS_CERT_FILE {certificate}, MAILGROUP_TLS_KEY_FILE {key or 'not set'}: "
+                            f"{error.strerror or error}") from error
+
+
+def _files(settings: Settings) -> tuple[Path, Path | None]:
+    if settings.tls_cert_file is not None:
+        return settings.tls_cert_file, settings.tls_key_file  # without a key file the certificate's file holds both
+    if settings.tls_key_file is not None:
+        raise SettingsError(f"MAILGROUP_TLS_KEY_FILE: {settings.tls_key_file}: set MAILGROUP_TLS_CERT_FILE as well")
+    return self_signed_file(settings), None
+
+
+def self_signed_file(settings: Settings) -> Path:
+    """The file in the data folder with the self-signed certificate and its key (PEM, mode 0600), made if missing.
+
+    Several services may start at once: each makes one, the first to link it under the name wins, all use that one.
+
+    :raises SettingsError: the data folder cannot be written.
+    """
+    path = settings.data / "tls" / "self-signed.pem"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")  # made with mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_self_signed(settings))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            Path(draft).unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"MAILGROUP_DATA: {settings.data}: no certificate can be made there: {error.strerror}") from error
+    return path
+
+
+def _self_signed(settings: Settings) -> bytes:
+    host = socket.gethostname() or "localhost"
+    addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
+    try:
+        bound = ipaddress.ip_address(settings.bind)
+        if not bound.is_unspecified and bound not in addresses:
+            addresses.append(bound)
+    except ValueError:
+        pass  # bound to a name
+    names = list(dict.fromkeys(["localhost", *([host] if host.isascii() else [])]))
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[-1][:64])])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + LIFETIME)  # a day for clocks that are slow
+        .add_extension(x509.SubjectAlternativeName(
+            [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption(),
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
