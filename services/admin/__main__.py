@@ -1,0 +1,6 @@
+"""The command line."""
+
+from services.admin.cli import app
+
+if __name__ == "__main__":
+    app(prog_name="mailgroup")

@@ -1,0 +1,316 @@
+"""``apply``, ``export``, ``external …``, ``local …``: the accounts, from the command line."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from services.admin import changes, contact
+from services.admin.accounts_file import AccountsError, AccountsFile, check, read_file
+from services.admin.options import Data, Json
+from services.admin.printing import console, fail, print_json, print_table, run
+from services.admin.system import System, reach
+from shared import accounts, inbound
+from shared.accounts import External, Local
+from shared.database import Connection
+from shared.failures import Permanent
+
+CHANGE_SECONDS = 3600.0
+"""Ten thousand passwords take minutes to hash."""
+
+external = typer.Typer(help="The mailboxes at providers (manual 4.1).", no_args_is_help=True)
+local = typer.Typer(help="The people who share them (manual 4.2).", no_args_is_help=True)
+Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
+Fields = Annotated[list[str] | None, typer.Argument(
+    help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
+         "password=- reads it from standard input.", metavar="FIELD=VALUE...")]
+
+
+def apply(file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).")],
+          prune: Annotated[bool, typer.Option(help="Remove accounts that the file does not name.")] = False,
+          data: Data = None) -> None:
+    """Make the accounts what FILE says; what it changed is printed and in force when it returns.
+
+    Example: mailgroup apply accounts.yaml
+    """
+    async def work() -> None:
+        wanted = read_file(file)
+        async with reach(data) as system:
+            await _change(system, wanted, prune)
+    run(work)
+
+
+def export(data: Data = None, json: Json = False) -> None:
+    """Print the accounts file that makes these accounts, passwords left out.
+
+    Example: mailgroup export > accounts.yaml
+    """
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            document = await _document(connection)
+        if json:
+            print_json(document)
+        else:
+            print(_yaml(document), end="")
+    run(work)
+
+
+async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> None:
+    async with system.database.transaction(CHANGE_SECONDS) as connection:
+        outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
+    for line in outcome.lines or ["nothing to change"]:
+        console.print(line, markup=False)
+    for line in await contact.describe(system, outcome.contacts):
+        console.print(line, markup=False)
+
+
+async def _document(connection: Connection) -> dict[str, Any]:
+    externals = await accounts.externals(connection)
+    people = await accounts.locals_(connection)
+    return {"external_accounts": [external_fields(account) for account in externals],
+            "local_accounts": [local_fields(person, externals, people) for person in people]}
+
+
+def external_fields(account: External) -> dict[str, Any]:
+    """An external account as in the accounts file, without its password."""
+    servers = {kind: {"host": server.host, "port": server.port, "tls": server.tls,
+                      **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {})}
+               for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))}
+    servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
+    return {"address": account.address, "enabled": account.enabled, "login": account.login, **servers,
+            "poll_seconds": account.poll_seconds, "history": account.history,
+            "delete_after_days": account.delete_after_days, "delete_history": account.delete_history,
+            "reply_to_author": account.reply_to_author, "aliases": list(account.aliases)}
+
+
+def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
+    """A local account as in the accounts file, without its password."""
+    return {"address": person.address, "enabled": person.enabled, "user_name": person.user_name,
+            "aliases": list(person.aliases), "addresses": list(person.addresses),
+            "external": next((e.address for e in externals if e.id == person.external_id), None),
+            "delegate": next((p.address for p in people if p.id == person.delegate_id), None)}
+
+
+def _yaml(document: Any) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None in the library
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------- one account at a time
+
+
+def _parse(fields: list[str] | None) -> dict[str, Any]:
+    """FIELD=VALUE words as a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
+
+    :raises AccountsError: a word has another form.
+    """
+    values: dict[str, Any] = {}
+    for word in fields or []:
+        name, sign, text = word.partition("=")
+        if not sign or not name:
+            raise AccountsError([f"{word!r}: fields are given as FIELD=VALUE"])
+        if name == "password":
+            value: Any = sys.stdin.readline().rstrip("\r\n") if text == "-" else text
+        else:
+            try:
+                value = YAML(typ="safe", pure=True).load(text) if text else None
+            except YAMLError as error:
+                raise AccountsError([f"{name}: {text!r}: is not a YAML value"]) from error
+        place = values
+        *outer, last = name.split(".")
+        for step in outer:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise AccountsError([f"{word!r}: {step} is given twice"])
+        place[last] = value
+    return values
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for name, value in new.items():
+        merged[name] = _merge(merged[name], value) if isinstance(value, dict) and isinstance(merged.get(name), dict) else value
+    return merged
+
+
+Kind = Literal["external", "local"]
+
+
+async def _find(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
+    """:raises Permanent: there is no such account."""
+    entries = (await _document(connection))[f"{kind}_accounts"]
+    for entry in entries:
+        if entry["address"].casefold() == address.casefold():
+            return dict(entry)
+    there = ", ".join(entry["address"] for entry in entries) or "none"
+    raise Permanent(f"{address}: there is no such {kind} account; there are: {there}")
+
+
+def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, new: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system:
+            async with system.database.transaction() as connection:
+                try:
+                    old: dict[str, Any] = await _find(connection, kind, address)
+                except Permanent:
+                    if not new:
+                        raise
+                    old = {"address": address}
+                else:
+                    if new:
+                        raise Permanent(f"{address}: this {kind} account is there already; change it with "
+                                        f"'{kind} set'")
+            if new and not any(name.startswith("password") for name in fields) and sys.stdin.isatty():
+                fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
+            entry = _merge(old, fields)
+            if "tls" in fields.get("pop3", {}) and "port" not in fields["pop3"]:
+                entry["pop3"].pop("port", None)  # the port follows the mode unless it is given
+            if "tls" in fields.get("smtp", {}) and "port" not in fields["smtp"]:
+                entry["smtp"].pop("port", None)
+            await _change(system, check({f"{kind}_accounts": [entry]}, f"{kind} account", Path.cwd()))
+    run(work)
+
+
+def _remove(kind: Kind, address: str, data: Path | None) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            await accounts.lock_for_change(connection)
+            await _find(connection, kind, address)
+            everyone = await accounts.externals(connection) if kind == "external" else await accounts.locals_(connection)
+            id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
+            await accounts.remove(connection, kind, id_)
+            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+            if problems:
+                raise AccountsError(problems)
+        kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
+        console.print(f"{kind} account {address}: removed{kept}", markup=False)
+    run(work)
+
+
+def _list(kind: Kind, data: Path | None, json: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            entries = (await _document(connection))[f"{kind}_accounts"]
+        if json:
+            print_json(entries)
+        elif kind == "external":
+            print_table("External accounts", ("Address", "Enabled", "POP3", "SMTP", "Every"), (
+                (e["address"], "yes" if e["enabled"] else "no", "{host}:{port} {tls}".format(**e["pop3"]),
+                 "{host}:{port} {tls}".format(**e["smtp"]), f"{e['poll_seconds']} s") for e in entries))
+        else:
+            print_table("Local accounts", ("Address", "Enabled", "User name", "Shares", "Further names"), (
+                (e["address"], "yes" if e["enabled"] else "no", e["user_name"], e["external"], ", ".join(e["aliases"]))
+                for e in entries))
+    run(work)
+
+
+def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            entry = await _find(connection, kind, address)
+        if json:
+            print_json(entry)
+        else:
+            print(_yaml(entry), end="")
+    run(work)
+
+
+def _define(group: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
+    """The commands that both kinds of account have."""
+
+    @group.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
+    def list_(data: Data = None, json: Json = False) -> None:
+        _list(kind, data, json)
+
+    @group.command(help=f"Show an account, without its password.\n\nExample: mailgroup {kind} show {example}")
+    def show(address: Address, data: Data = None, json: Json = False) -> None:
+        _show(kind, address, data, json)
+
+    @group.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
+    def add(address: Address, fields: Fields = None, data: Data = None) -> None:
+        _change_fields(kind, address, fields, data, new=True)
+
+    @group.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
+    def set_(address: Address, fields: Fields = None, data: Data = None) -> None:
+        _change_fields(kind, address, fields, data, new=False)
+
+    @group.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
+    def enable(address: Address, data: Data = None) -> None:
+        _save(kind, address, {"enabled": True}, data, new=False)
+
+    @group.command(help=f"Disable an account.\n\nExample: mailgroup {kind} disable {example}")
+    def disable(address: Address, data: Data = None) -> None:
+        _save(kind, address, {"enabled": False}, data, new=False)
+
+    @group.command(help=f"Remove an account.\n\nExample: mailgroup {kind} remove {example}")
+    def remove(address: Address, data: Data = None) -> None:
+        _remove(kind, address, data)
+
+
+def _change_fields(kind: Kind, address: str, fields: list[str] | None, data: Path | None, new: bool) -> None:
+    try:
+        values = _parse(fields)
+    except AccountsError as error:
+        fail(str(error), 2)
+    _save(kind, address, values, data, new)
+
+
+_define(external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com")
+_define(local, "local", "alex@local.com", "user_name=Alex external=support@company.com")
+
+
+@local.command()
+def restore(address: Address, data: Data = None) -> None:
+    """Bring back a removed local account with its mail, within the retention time.
+
+    Example: mailgroup local restore alex@local.com
+    """
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            await accounts.lock_for_change(connection)
+            if any(p.address.casefold() == address.casefold() for p in await accounts.locals_(connection)):
+                raise Permanent(f"{address}: is there already, not removed")
+            person = await accounts.restore(connection, address)
+            if person is None:
+                raise Permanent(f"{address}: no removed local account has this address")
+            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+            if problems:
+                raise AccountsError(problems)
+            await inbound.release(connection, [person.external_id])
+        console.print(f"local account {address}: restored", markup=False)
+    run(work)
+
+
+@external.command("test")
+def test(address: Address, data: Data = None, json: Json = False) -> None:
+    """Try an external account step by step, both directions; nothing is fetched or sent.
+
+    Example: mailgroup external test support@company.com
+    """
+    async def work() -> None:
+        async with reach(data) as system:
+            async with system.database.transaction() as connection:
+                found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
+            if not found:
+                raise Permanent(f"{address}: there is no such external account")
+            steps = await contact.test(system, found[0])
+        if json:
+            print_json([{"step": step.name, "ok": step.ok, "result": step.text} for step in steps])
+        else:
+            for step in steps:
+                console.print(f"[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
+                console.print(f"{step.name}: {step.text}", markup=False)
+        if not all(step.ok for step in steps):
+            raise typer.Exit(1)
+    run(work)

@@ -1,0 +1,222 @@
+"""Making the accounts what they are to be: compared with what is there, checked as a whole, saved in one transaction.
+
+Every way to change an account (``apply``, ``external``, ``local``) ends here, so every way has the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
+from shared import accounts, inbound, ledger, maildrops, submissions
+from shared.accounts import External, Local, Server
+from shared.database import Connection
+from shared.names import normalise
+from shared.passwords import Pool
+from shared.vault import Vault
+
+PUBLIC_DOMAINS = frozenset("""
+    gmail.com googlemail.com outlook.com hotmail.com hotmail.co.uk hotmail.de hotmail.fr live.com msn.com office365.com
+    yahoo.com yahoo.co.uk yahoo.de yahoo.fr ymail.com rocketmail.com aol.com icloud.com me.com mac.com gmx.com gmx.de
+    gmx.net gmx.at gmx.ch web.de t-online.de freenet.de mail.com mail.ru bk.ru inbox.ru list.ru yandex.ru yandex.com
+    ya.ru proton.me protonmail.com pm.me fastmail.com fastmail.fm zoho.com tutanota.com tuta.com hey.com posteo.de
+    mailbox.org qq.com foxmail.com 163.com 126.com sina.com naver.com daum.net orange.fr free.fr laposte.net wanadoo.fr
+    libero.it virgilio.it comcast.net verizon.net att.net sbcglobal.net bellsouth.net cox.net btinternet.com sky.com
+    bluewin.ch rambler.ru rediffmail.com uol.com.br terra.com.br""".split())
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was changed: lines for people, and the external accounts that are new or have another POP3 server."""
+
+    lines: list[str] = field(default_factory=list)
+    contacts: list[External] = field(default_factory=list)
+
+
+async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool, prune: bool = False) -> Outcome:
+    """Make the accounts what the file says; ``prune`` removes those that it does not name.
+
+    Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
+    """
+    await accounts.lock_for_change(connection)
+    outcome = Outcome()
+    problems: list[str] = []
+    externals = {external.address.casefold(): external for external in await accounts.externals(connection)}
+    locals_ = {local.address.casefold(): local for local in await accounts.locals_(connection)}
+    problems += _repeated(wanted)
+    for fields_ in wanted.external_accounts:
+        old = externals.get(fields_.address.casefold())
+        if old is None and fields_.password is None:
+            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
+    for person in wanted.local_accounts:
+        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
+            problems.append(f"local account {person.address}: password: is missing, and none is stored")
+    if problems:
+        raise AccountsError(problems)
+
+    for fields_ in wanted.external_accounts:
+        externals[fields_.address.casefold()] = await _save_external(
+            connection, fields_, externals.get(fields_.address.casefold()), vault, outcome)
+    named = {fields_.address.casefold() for fields_ in wanted.external_accounts}
+    leaving = {key for key in externals if prune and key not in named}
+    staying = {person.address.casefold() for person in wanted.local_accounts}
+    for key in [key for key in locals_ if prune and key not in staying]:
+        await accounts.remove(connection, "local", locals_[key].id)
+        outcome.lines.append(f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention time")
+    for person in wanted.local_accounts:
+        external = externals.get(person.external.casefold())
+        if external is None or person.external.casefold() in leaving:
+            problems.append(f"local account {person.address}: external: {person.external!r}: there is no such external "
+                            f"account; there are {', '.join(sorted(e.address for e in externals.values())) or 'none'}")
+            continue
+        key = person.address.casefold()
+        locals_[key] = await _save_local(connection, person, locals_.get(key), external, passwords, outcome)
+    for key in leaving:
+        await accounts.remove(connection, "external", externals[key].id)
+        outcome.lines.append(f"external account {externals.pop(key).address}: removed")
+    if problems:
+        raise AccountsError(problems)
+    await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
+    problems = conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+    if problems:
+        raise AccountsError(problems)
+    released = await inbound.release(connection, [external.id for external in externals.values()])
+    if released:
+        outcome.lines.append(f"{len(released)} held mails go to the router again")
+    return outcome
+
+
+def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[str]:
+    """What must not be, looking at all accounts together; a line each, none if all is well. Pure."""
+    problems = []
+    owners: dict[str, str] = {}
+    claims = [(f"external account {e.address}", (e.address, *e.aliases)) for e in externals]
+    claims += [(f"local account {p.address}", (p.address, *p.addresses)) for p in locals_]
+    for label, own in claims:
+        for address in own:
+            other = owners.setdefault(address.casefold(), label)
+            if other != label:
+                problems.append(f"{label}: address {address!r}: is an address of {other} already")
+    by_id = {external.id: external for external in externals}
+    names: dict[tuple[int, str], Local] = {}
+    people = {local.id: local for local in locals_}
+    for local in locals_:
+        if local.external_id not in by_id:
+            problems.append(f"local account {local.address}: external: its external account is removed; name another")
+        for address in (local.address, *local.addresses):
+            domain = address.rpartition("@")[2].casefold()
+            if domain in PUBLIC_DOMAINS:
+                problems.append(f"local account {local.address}: address {address!r}: {domain} is a public mail "
+                                "provider's domain; mail to everyone there would stay here. Use one of your own, "
+                                "for example local.com")
+        for name in local.names:
+            other_ = names.setdefault((local.external_id, normalise(name)), local)
+            if other_ is not local:
+                problems.append(f"local account {local.address}: user_name or aliases: {name!r}: {other_.address} has "
+                                "this name in the same share; a name may belong to one person only")
+        delegate = people.get(local.delegate_id or 0)
+        if local.delegate_id is not None and (
+                delegate is None or delegate.id == local.id or delegate.external_id != local.external_id):
+            problems.append(f"local account {local.address}: delegate: has to be another local account that shares "
+                            "the same external account")
+    return problems
+
+
+def _repeated(wanted: AccountsFile) -> list[str]:
+    problems = []
+    groups: Mapping[str, Sequence[ExternalFields | LocalFields]] = {
+        "external_accounts": wanted.external_accounts, "local_accounts": wanted.local_accounts}
+    for group, entries in groups.items():
+        seen: set[str] = set()
+        for entry in entries:
+            if entry.address.casefold() in seen:
+                problems.append(f"{group}: address {entry.address!r}: is given twice")
+            seen.add(entry.address.casefold())
+    return problems
+
+
+async def _save_external(connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault,
+                         outcome: Outcome) -> External:
+    if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
+        password = vault.seal(wanted.password)
+    else:
+        assert old is not None
+        password = old.password
+    assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
+    new = External(
+        old.id if old else 0, wanted.address, wanted.enabled, wanted.login, password,
+        Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
+        Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
+        wanted.smtp.auth, wanted.smtp.connections, wanted.poll_seconds, wanted.history, wanted.delete_after_days,
+        wanted.delete_history, wanted.reply_to_author, tuple(wanted.aliases))
+    if new == old:
+        return new
+    new = replace(new, id=await accounts.save_external(connection, new))
+    # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
+    await ledger.resume(connection, new.id)
+    await submissions.resume(connection, new.id)
+    outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
+    if old is None or (old.pop3, old.login, old.history) != (new.pop3, new.login, new.history):
+        outcome.contacts.append(new)
+    return new
+
+
+def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
+    try:
+        return vault.open(sealed) == password
+    except Exception:  # noqa: BLE001  # sealed under a lost key: whatever it was, it is replaced
+        return False
+
+
+async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
+                      passwords: Pool, outcome: Outcome) -> Local:
+    if wanted.password_hash is not None:
+        password_hash = wanted.password_hash
+    elif wanted.password is not None and (old is None or not await passwords.matches(old.password_hash, wanted.password)):
+        password_hash = await passwords.hash(wanted.password)
+    else:
+        assert old is not None
+        password_hash = old.password_hash
+    new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name,
+                tuple(wanted.aliases), tuple(wanted.addresses), external.id, old.delegate_id if old else None)
+    if new == old:
+        return new
+    new = replace(new, id=await accounts.save_local(connection, new))
+    if old is None:
+        await maildrops.create_maildrop(connection, new.id)
+    outcome.lines.append(f"local account {new.address}: {_difference(old, new)}")
+    return new
+
+
+async def _save_delegates(connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local],
+                          outcome: Outcome) -> None:
+    """After all accounts are saved, since a delegate may be new itself."""
+    for person in wanted:
+        local = locals_[person.address.casefold()]
+        delegate = locals_.get((person.delegate or "").casefold())
+        if person.delegate is not None and delegate is None:
+            raise AccountsError([f"local account {person.address}: delegate: {person.delegate!r}: "
+                                 "there is no such local account"])
+        new = replace(local, delegate_id=delegate.id if delegate else None)
+        if new != local:
+            await accounts.save_local(connection, new)
+            locals_[person.address.casefold()] = new
+            outcome.lines.append(f"local account {new.address}: delegate {delegate.address if delegate else 'none'}")
+
+
+def _difference(old: External | Local | None, new: External | Local) -> str:
+    if old is None:
+        return "added"
+    secret = {"password", "password_hash"}
+    changed = [f.name if f.name in secret else f"{f.name} {_shown(getattr(old, f.name))} -> {_shown(getattr(new, f.name))}"
+               for f in fields(new) if getattr(old, f.name) != getattr(new, f.name) and f.name != "id"]
+    return "changed " + ", ".join("password" if name in secret else name for name in changed)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Server):
+        return f"{value.host}:{value.port}/{value.tls}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,38 @@
+"""The command ``mailgroup``: every command and where it is."""
+
+from __future__ import annotations
+
+import typer
+
+from services.admin import account_commands, machine_commands, mail_commands
+
+app = typer.Typer(
+    name="mailgroup", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A mail gateway: a team shares one public mailbox, each person keeps a private one.")
+
+app.command()(machine_commands.demo)
+app.command()(machine_commands.up)
+app.command()(account_commands.apply)
+app.command()(account_commands.export)
+app.add_typer(account_commands.external, name="external")
+app.add_typer(account_commands.local, name="local")
+app.command()(mail_commands.status)
+app.command()(mail_commands.trace)
+app.command()(mail_commands.route)
+app.add_typer(mail_commands.queue, name="queue")
+app.add_typer(mail_commands.parked, name="parked")
+app.add_typer(mail_commands.held, name="held")
+app.command()(mail_commands.undelete)
+app.command()(machine_commands.migrate)
+app.command("rotate-key")(machine_commands.rotate_key)
+app.command()(machine_commands.service)
+
+
+@app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def test() -> None:
+    """In a checkout: set up all that is missing and run every test; further words go to pytest.
+
+    Example: ./mailgroup test tests/unit -q
+    """
+    raise typer.BadParameter("tests are run by the script ./mailgroup of a checkout")

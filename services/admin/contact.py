@@ -1,0 +1,102 @@
+"""Talking to the provider for the operator: the Test button of the manual, and what a first contact will do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from services.admin.system import System
+from shared import ledger, submissions
+from shared.accounts import External
+from shared.failures import Permanent, Temporary
+from shared.pop3_client import open_session
+from shared.smtp_client import probe_smtp
+
+SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a test. text: what was found, or what is wrong and what to change."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+async def test(system: System, external: External) -> list[Step]:
+    """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused."""
+    try:
+        password = system.vault.open(external.password)
+    except (Permanent, ValueError) as error:
+        return [Step("password", False, str(error))]
+
+    async def pop3() -> str:
+        return await _pop3(system, external, password)
+
+    async def smtp() -> str:
+        await probe_smtp(external, password, system.settings.allow_private_upstream, SECONDS)
+        return "login and sender accepted" if external.smtp_auth else "sender accepted"
+
+    steps = [await _try(f"POP3 {external.pop3.host}:{external.pop3.port}", pop3),
+             await _try(f"SMTP {external.smtp.host}:{external.smtp.port}", smtp)]
+    async with system.database.transaction() as connection:
+        if steps[0].ok:
+            await ledger.resume(connection, external.id)
+        if steps[1].ok:
+            await submissions.resume(connection, external.id)
+    return steps
+
+
+async def _try(name: str, step: Callable[[], Awaitable[str]]) -> Step:
+    try:
+        return Step(name, True, await step())
+    except (Temporary, Permanent) as error:
+        return Step(name, False, str(error))
+
+
+async def _pop3(system: System, external: External, password: str) -> str:
+    """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
+    async with open_session(external.pop3, system.settings.allow_private_upstream, connect_seconds=SECONDS,
+                            read_seconds=SECONDS, session_seconds=3 * SECONDS) as session:
+        await session.login(external.login, password)
+        count, octets = await session.stat()
+        listed = await session.listing()
+        await session.quit()
+    async with system.database.transaction() as connection:
+        contacts = (await ledger.polled(connection)).get(external.id)
+        known = await ledger.known(connection, external.id) if contacts is not None else []
+    return f"{count} mails, {octets} octets; " + expectation(external, [uidl for _, uidl in listed.mails], known)
+
+
+def expectation(external: External, listed: Sequence[str], known: Sequence[ledger.Known]) -> str:
+    """What will happen to the mails that lie there: how many are delivered, what is deleted when. Pure."""
+    ours = {row.key: row for row in known}
+    first = not known
+    new = [uidl for uidl in listed if uidl not in ours]
+    if first:
+        delivered = len(listed) if external.history == "all" else 0
+    else:
+        waiting = [uidl for uidl in listed if uidl in ours and ours[uidl].state == "history"]
+        delivered = len(new) + (len(waiting) if external.history == "all" else 0)
+    words = f"{delivered} of them will be delivered"
+    if external.history == "from_now" and first:
+        words += " (history: from_now; only mail that arrives from now on)"
+    if external.delete_after_days is None:
+        return words + "; nothing will be deleted at the provider"
+    when = "as soon as it is stored here" if external.delete_after_days == 0 else (
+        f"{external.delete_after_days} days after it was fetched")
+    kept = "" if external.delete_history else "; what lay there at the first contact is never deleted"
+    return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
+
+
+async def describe(system: System, externals: Sequence[External]) -> list[str]:
+    """For new or redirected accounts, what lies there and what will happen to it; a line each. Never fails."""
+    async def one(external: External) -> str:
+        try:
+            password = system.vault.open(external.password)
+            return f"external account {external.address}: {await _pop3(system, external, password)}"
+        except (Temporary, Permanent, ValueError) as error:
+            return f"external account {external.address}: not reachable now: {error}"
+    return list(await asyncio.gather(*(one(external) for external in externals if external.enabled)))

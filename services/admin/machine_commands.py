@@ -1,0 +1,105 @@
+"""``up``, ``demo``, ``migrate``, ``rotate-key``, ``service``: running the system, from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.admin.options import Data, Json
+from services.admin.printing import console, fail, print_table, run
+from services.admin.system import reach
+from shared import accounts
+from shared.failures import Permanent, Temporary
+from shared.settings import SERVICES, load
+
+if TYPE_CHECKING:
+    from deploy.machine.instance import Instance
+
+
+def up(data: Data = None) -> None:
+    """Run every part on this machine, in the foreground, until Ctrl-C.
+
+    PostgreSQL and RabbitMQ are private ones in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
+    are set.
+
+    Example: mailgroup up --data /srv/mail
+    """
+    from deploy.machine import instance  # only these two commands need what starts servers
+
+    try:
+        raise typer.Exit(instance.up(load(data=data), _show_addresses))
+    except (Permanent, Temporary, ValueError, OSError) as error:
+        fail(str(error))
+
+
+def _show_addresses(running: Instance) -> None:
+    """What a person who started ``up`` wants to know once all is ready."""
+    print_table(f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items())
+    if running.admin_password is not None:
+        console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
+    console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+
+
+def demo(exit_: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
+         data: Data = None, json: Json = False) -> None:
+    """Play the story of the manual's 4.3 with a real provider on this machine, and print who received what and why.
+
+    It then stays up with the settings for a mail client until Ctrl-C.
+
+    Example: mailgroup demo --exit
+    """
+    from services.admin import demo as story
+
+    try:
+        raise typer.Exit(story.play(data, stay=not exit_, json=json))
+    except (Permanent, Temporary, ValueError, OSError) as error:
+        fail(str(error))
+
+
+def migrate(data: Data = None) -> None:
+    """Bring the database to the schema of this version. Safe to run again, and several at once.
+
+    Example: mailgroup migrate
+    """
+    from shared.schema.migrate import migrate as migrate_schema
+
+    try:
+        settings = load(data=data)
+        if settings.database_url is None:
+            raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
+        migrate_schema(settings.database_url)
+    except (Permanent, Temporary, ValueError, OSError) as error:
+        fail(str(error))
+    console.print("the database has the schema of this version", markup=False)
+
+
+def rotate_key(data: Data = None) -> None:
+    """Seal every upstream password under the first key of MAILGROUP_SECRET_KEY (new key first, old ones behind it).
+
+    Example: MAILGROUP_SECRET_KEY=NEW,OLD mailgroup rotate-key
+    """
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            await accounts.lock_for_change(connection)
+            vault = system.vault
+            everyone = await accounts.externals(connection)
+            for external in everyone:
+                await accounts.save_password(connection, external.id, vault.rotate(external.password))
+        console.print(f"{len(everyone)} passwords are sealed under the first key", markup=False)
+    run(work)
+
+
+def service(name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")]) -> None:
+    """Run one service in this process (for containers).
+
+    Example: mailgroup service router
+    """
+    if name not in SERVICES[:-1]:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES[:-1])}", 2)
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
+
+

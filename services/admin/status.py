@@ -1,0 +1,157 @@
+"""Is mail flowing? Gathers what an operator wants to know and says in words what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import re
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from typing import Any
+
+from services.admin.system import System
+from shared import accounts, inbound, ledger, submissions, topology
+from shared.accounts import External
+from shared.failures import Permanent, Temporary
+from shared.inbound import Books
+from shared.ledger import Polled
+from shared.settings import SERVICES, Settings
+from shared.submissions import Relay
+
+STALE_SECONDS = 900.0
+"""Nothing polled, or mail in flight, for longer than this is a problem."""
+LATE_SECONDS = 600.0
+
+
+async def gather(system: System) -> dict[str, Any]:
+    """The whole status in the form of CONTRACT "JSON"."""
+    problems: list[str] = []
+    services, unacked = await _services(system.settings)
+    problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
+    queues = await _queues(system, unacked, problems)
+    externals: list[dict[str, Any]] = []
+    books: dict[str, Books] = {}
+    try:
+        async with system.database.transaction(10) as connection:
+            found = await accounts.externals(connection)
+            polls = await ledger.polled(connection)
+            relays = await submissions.relays(connection)
+            books = await inbound.books(connection)
+            held, parked = await inbound.standing(connection)
+            stuck = await submissions.listing(connection, ["parked"])
+            waiting, oldest = await submissions.backlog(connection)
+        now = datetime.datetime.now(datetime.UTC)
+        for external in found:
+            externals.append(_external(external, polls.get(external.id), relays.get(external.id), now, problems))
+            _unreadable(system, external, problems)
+        if held:
+            problems.append(f"{held} mails are held: nobody enabled shares their external account (held list)")
+        if parked or stuck:
+            problems.append(f"{parked + len(stuck)} mails are parked after failing five times (parked list)")
+        for address, book in books.items():
+            if book.in_flight and book.oldest_seconds > LATE_SECONDS:
+                problems.append(f"{address}: {book.in_flight} mails in flight, the oldest for "
+                                f"{book.oldest_seconds / 60:.0f} minutes")
+        if waiting and oldest > 4 * 3600:
+            problems.append(f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours "
+                            "(queue list)")
+    except Temporary as error:
+        problems.append(str(error))
+    return {
+        "ok": not problems, "problems": problems, "services": services, "queues": queues, "externals": externals,
+        "books": {address: {name: value for name, value in asdict(book).items() if name != "oldest_seconds"}
+                  for address, book in books.items()},
+    }
+
+
+def _external(external: External, poll: Polled | None, relay: Relay | None, now: datetime.datetime,
+              problems: list[str]) -> dict[str, Any]:
+    """One account's line; what is wrong with it is added to ``problems``. Pure."""
+    last_success = poll.last_success_at if poll else None
+    error = _latest_error(poll, relay)
+    if external.enabled:
+        if poll and poll.skipped:
+            problems.append(f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
+                            f"(trace {external.address})")
+        if error:
+            problems.append(f"{external.address}: {error}")
+        elif last_success is None:
+            problems.append(f"{external.address}: not polled yet")
+        elif (now - last_success).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
+            problems.append(f"{external.address}: not polled successfully since {last_success:%Y-%m-%d %H:%M} UTC")
+    return {"address": external.address, "enabled": external.enabled,
+            "last_success": iso(last_success), "last_error": error, "backlog": poll.backlog if poll else None}
+
+
+def _latest_error(poll: Polled | None, relay: Relay | None) -> str | None:
+    """What is wrong now: an error that no success followed, fetching first."""
+    errors = []
+    if poll and poll.last_error and (poll.failures or poll.paused_at):
+        errors.append(f"fetching: {poll.last_error}" + (" (paused: one try an hour)" if poll.paused_at else ""))
+    if relay and relay.last_error and (relay.failures or relay.paused_at):
+        errors.append(f"relaying: {relay.last_error}" + (" (paused: one try an hour)" if relay.paused_at else ""))
+    return "; ".join(errors) or None
+
+
+def _unreadable(system: System, external: External, problems: list[str]) -> None:
+    try:
+        system.vault.open(external.password)
+    except (Permanent, ValueError) as error:
+        problems.append(f"{external.address}: {error}")
+
+
+def iso(at: datetime.datetime | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if at is None:
+        return None
+    return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # noqa: S104  # asked, not bound
+    names = [name for name in SERVICES if name != "admin"]
+    answers = await asyncio.gather(*(
+        asyncio.to_thread(_ask, f"http://{host}:{settings.metrics_port_of(name)}") for name in names))
+    services, unacked = [], dict[str, int]()
+    for name, (why, metrics) in zip(names, answers, strict=True):
+        services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
+        for queue, value in re.findall(r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M):
+            unacked[queue] = unacked.get(queue, 0) + int(float(value))
+    return services, unacked
+
+
+def _ask(base: str) -> tuple[str, str]:
+    """Why a service is not ready ('' if it is), and its metrics."""
+    try:
+        with urllib.request.urlopen(f"{base}/readyz", timeout=5) as answer:
+            answer.read()
+        with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
+            return "", answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode().strip(), ""
+    except OSError as error:
+        return f"does not answer at {base} ({getattr(error, 'reason', error)})", ""
+
+
+async def _queues(system: System, unacked: dict[str, int], problems: list[str]) -> list[dict[str, Any]]:
+    queues = []
+    try:
+        async with system.broker() as broker:
+            async with asyncio.timeout(10):
+                while not broker.ready:
+                    await asyncio.sleep(0.02)
+            for queue in topology.QUEUES:
+                ready, consumers = await broker.depth(queue.name)
+                queues.append({"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0),
+                               "consumers": consumers})
+                if queue.name == topology.PARKED:
+                    if ready:
+                        problems.append(f"{ready} stray messages in the queue {queue.name}")
+                elif not consumers:
+                    problems.append(f"queue {queue.name}: nobody consumes it")
+    except TimeoutError:
+        problems.append("broker: not reachable")
+    except (Temporary, Permanent) as error:
+        problems.append(str(error))
+    return queues

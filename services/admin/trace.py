@@ -1,0 +1,23 @@
+"""What became of a mail: found by Message-ID, address or id; told event by event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared import inbound, maillog, submissions
+from shared.database import Connection
+
+
+async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
+    """The history of each mail found, in the form of CONTRACT "JSON": a mail is an inbound mail or a submission."""
+    what = what.strip().removeprefix("<").removesuffix(">")
+    arrived = await inbound.found(connection, what)
+    sent = await submissions.found(connection, what)
+    history = await maillog.history(connection, list(arrived), list(sent))
+    mails = []
+    for id_, header_id in sorted({**arrived, **sent}.items()):
+        events = [{"at": at, "event": event.event, "rule": event.rule, "who": event.who, "reply": event.reply}
+                  for at, event in history
+                  if (event.inbound_id == id_ if id_ in arrived else event.submission_id == id_)]
+        mails.append({"id": id_, "message_id": header_id, "events": events})
+    return mails

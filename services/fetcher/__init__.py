@@ -1,0 +1,15 @@
+"""Fetches mail from the providers' maildrops by POP3.
+
+Summary: claims the external accounts that are due, compares each maildrop with the ledger (``plan``, pure), fetches
+what is new (``poll``), commits it (``batch``), and deletes upstream what the account's settings and the ledger allow.
+
+Consumes: nothing; it is driven by the clock.
+Publishes: ``fetched.<external>`` for the router, after the commit.
+Tables: reads external_accounts; writes polls, upstream_mails, messages, inbound, events.
+Security: talks to servers that anyone may name: ``shared.upstream`` guards addresses, ports and certificates, every
+read has a deadline and a bound, replies are shown trimmed. Passwords are opened just before a poll and never logged.
+On failure: a failed poll is recorded with its kind and tried again after a pause; refused credentials pause the
+account. A mail that cannot be fetched or stored is skipped, stays upstream, is tried again where that may help, and its
+people get a notice. Without the database nothing is deleted. A killed process loses its leases to another one within
+seconds.
+"""

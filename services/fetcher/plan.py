@@ -1,0 +1,190 @@
+"""What is to be done with a maildrop: pure decisions from its list and our ledger (DESIGN "Rules of fetching").
+
+A mail is known by its key: its UIDL, with a number behind it where a list repeats one. UIDLs hold no blanks, so a
+repeated one never takes the key of another.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from shared.accounts import External
+from shared.ledger import Known, Poll
+
+MOST_TRIES = 10
+"""A mail that cannot be fetched is tried so often; then it stays skipped."""
+NOTICE_TRIES = 3
+"""At this try its recipients are told: one failure may be the network's."""
+_RETRY_MINUTES = (0, 0, 10, 60, 240)
+_RETRY_LONGEST = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A mail in the provider's list. repeated: another one has the same UIDL."""
+
+    number: int
+    key: str
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Maildrop:
+    """The provider's list. complete: it is known to be whole; only then does what is absent count as gone."""
+
+    mails: tuple[Listed, ...]
+    complete: bool
+
+    @classmethod
+    def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> Maildrop:
+        """From numbers and UIDLs: a distinct key for each mail, in the order of numbers."""
+        ordered = sorted(mails)
+        copies = Counter(uidl for _, uidl in ordered)
+        seen: Counter[str] = Counter()
+        listed = []
+        for number, uidl in ordered:
+            seen[uidl] += 1
+            key = uidl if seen[uidl] == 1 else f"{uidl} {seen[uidl]}"
+            listed.append(Listed(number, key, copies[uidl] > 1))
+        return cls(tuple(listed), complete)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A mail to be fetched. row: its ledger row, None if it is unknown."""
+
+    listed: Listed
+    row: Known | None = None
+
+    @property
+    def tries(self) -> int:
+        """How often it has failed."""
+        return self.row.tries if self.row else 0
+
+    @property
+    def was_history(self) -> bool:
+        """Whether it stood there at first contact."""
+        return self.row is not None and self.row.was_history
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one session has to do.
+
+    fetch: in order. vanished, reappeared, closed: ledger rows that change their state now. delete: known mails to be
+    deleted upstream; those not yet in state 'deleting' get there first. missing: every row, as it stands after this,
+    of a mail that is known under no listed UIDL and that we did not delete: unknown mails may be those, renumbered.
+    lost_history: the rows of mails of the first contact that vanished since the last whole poll, for the same purpose.
+    """
+
+    fetch: tuple[Want, ...] = ()
+    vanished: tuple[Known, ...] = ()
+    reappeared: tuple[Known, ...] = ()
+    closed: tuple[Known, ...] = ()
+    delete: tuple[tuple[Listed, Known], ...] = ()
+    missing: tuple[Known, ...] = ()
+    lost_history: tuple[Known, ...] = ()
+
+
+def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit: int, poll: Poll) -> Plan:
+    """Compare the list with the ledger (its rows in every state but 'closed').
+
+    :param limit: octets of the largest mail to be fetched. :param poll: for its time, and that of the last whole poll.
+    """
+    rows = {row.key: row for row in ledger}
+    new: list[Want] = []
+    again: list[Want] = []
+    history: list[Want] = []
+    reappeared: list[Known] = []
+    delete: list[tuple[Listed, Known]] = []
+    for mail in maildrop.mails:
+        row = rows.pop(mail.key, None)
+        if row is not None and row.state == "vanished":
+            reappeared.append(row)
+            row = replace(row, state=row.before or "fetched")
+        if row is None:
+            new.append(Want(mail))
+        elif row.state == "history" and account.history == "all":
+            history.append(Want(mail, row))
+        elif row.state == "skipped" and is_retried(row, limit, poll.now):
+            again.append(Want(mail, row))
+        elif (row.state in ("fetched", "deleting") and not mail.repeated
+              and is_deleted(row.was_history, row.fetched_at, account, poll.now)):
+            delete.append((mail, row))
+    gone = list(rows.values()) if maildrop.complete else []
+    vanished = tuple(row for row in gone if row.state in ("history", "fetched", "skipped"))
+    # a poll that was cut short leaves rows behind that vanished in it: they count until a whole one has succeeded
+    before = [row for row in rows.values() if row.state == "vanished"]
+    lost = [row for row in before if row.before == "history"
+            and (poll.last_success_at is None or row.state_at > poll.last_success_at)]
+    return Plan(
+        fetch=(*new, *history, *again), vanished=vanished, reappeared=tuple(reappeared),
+        closed=tuple(row for row in gone if row.state == "deleting"), delete=tuple(delete),
+        missing=(*before, *(replace(row, state="vanished", before=_before(row)) for row in vanished)),
+        lost_history=(*lost, *(row for row in vanished if row.state == "history")))
+
+
+def _before(row: Known) -> Literal["history", "fetched", "skipped"]:
+    return row.state if row.state in ("history", "skipped") else "fetched"
+
+
+def is_deleted(was_history: bool, fetched_at: datetime.datetime | None, account: External,
+               now: datetime.datetime) -> bool:
+    """Whether a mail that we fetched is due to be deleted upstream."""
+    if account.delete_after_days is None or fetched_at is None or (was_history and not account.delete_history):
+        return False
+    return fetched_at + datetime.timedelta(days=account.delete_after_days) <= now
+
+
+def is_retried(row: Known, limit: int, now: datetime.datetime) -> bool:
+    """Whether a skipped mail is to be tried again now."""
+    if row.tries >= MOST_TRIES:
+        return False
+    if row.next_try_at is None:  # it was too large
+        return row.octets is not None and row.octets <= limit
+    return row.next_try_at <= now
+
+
+def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:
+    """When a mail that has failed ``tries`` times is tried again: in the next polls, then ever more seldom."""
+    if tries > len(_RETRY_MINUTES):
+        return now + _RETRY_LONGEST
+    return now + datetime.timedelta(minutes=_RETRY_MINUTES[tries - 1])
+
+
+@dataclass(slots=True)
+class Renumbered:
+    """Finds mails that we know under UIDLs that vanished, each at most once, so that copies are counted.
+
+    by_bytes: rows by digest and length. by_size: skipped rows by length, which have no digest.
+    """
+
+    by_bytes: dict[tuple[bytes, int], deque[Known]] = field(default_factory=dict)
+    by_size: dict[int, deque[Known]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, vanished: Iterable[Known]) -> Renumbered:
+        """From the rows that are in state 'vanished'."""
+        found = cls()
+        for row in vanished:
+            if row.sha256 is not None and row.octets is not None:
+                found.by_bytes.setdefault((row.sha256, row.octets), deque()).append(row)
+            elif row.before == "skipped" and row.octets is not None:
+                found.by_size.setdefault(row.octets, deque()).append(row)
+        return found
+
+    def take(self, sha256: bytes, octets: int) -> Known | None:
+        """The row of a mail with these bytes."""
+        return _take(self.by_bytes.get((sha256, octets)))
+
+    def take_skipped(self, octets: int) -> Known | None:
+        """The row of a mail that was skipped as too large, with this size."""
+        return _take(self.by_size.get(octets))
+
+
+def _take(rows: deque[Known] | None) -> Known | None:
+    return rows.popleft() if rows else None

@@ -1,0 +1,150 @@
+"""Claims the accounts that are due and polls them side by side, each in a task of its own.
+
+One provider that hangs takes one place of many and delays nobody else. Whatever ends a poll is written down with the
+account and decides when it is polled next (``schedule``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import random
+import time
+from collections.abc import Coroutine
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from services.fetcher.poll import Polling
+from services.fetcher.schedule import Course, after_failure, after_success, kind_of
+from shared import ledger
+from shared.accounts import External, externals
+from shared.failures import Permanent, Temporary
+from shared.ledger import LEASE_SECONDS, LeaseLost, Outcome, Poll
+from shared.service import Service
+
+LAST_SUCCESS = Gauge("mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.",
+                     ["external"])
+ERRORS = Counter("mailgroup_fetch_errors_total", "Polls that failed.",
+                 ["external", "kind"])  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
+
+POLLS = 64
+"""Polls at the same time in one process."""
+LOOK_SECONDS = 0.5
+"""The longest time between two looks for accounts that are due."""
+STOP_SECONDS = 10.0
+"""A poll that has not finished the mails in hand by then is cut when the service stops."""
+
+log = structlog.get_logger()
+
+
+async def serve(service: Service) -> None:
+    """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
+    running: dict[asyncio.Task[None], Polling] = {}
+    for turn in itertools.count():
+        pause = LOOK_SECONDS
+        try:
+            if len(running) < POLLS:
+                claimed = await _claim(service, f"{service.owner}:{turn}", POLLS - len(running))
+                for account, poll in claimed:
+                    polling = Polling(service, account, poll)
+                    task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
+                    running[task] = polling
+                    task.add_done_callback(running.pop)
+                pause = await _pause(service)
+        except Temporary as error:
+            log.warning("waiting", reason=str(error))
+        if await service.stop_within(pause):
+            break
+    for task, polling in list(running.items()):
+        if not polling.in_hand:
+            task.cancel()
+    if running:
+        _, cut = await asyncio.wait(set(running), timeout=STOP_SECONDS)
+        for task in cut:
+            task.cancel()
+        await asyncio.gather(*cut, return_exceptions=True)
+
+
+async def _claim(service: Service, owner: str, most: int) -> list[tuple[External, Poll]]:
+    async with service.database.transaction() as connection:
+        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+        accounts = await externals(connection, list(polls)) if polls else []
+    return [(account, polls[account.id]) for account in accounts]
+
+
+async def _pause(service: Service) -> float:
+    async with service.database.transaction() as connection:
+        seconds = await ledger.seconds_to_next(connection)
+    return LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(0.02, seconds))
+
+
+async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
+    """Poll one account and write down how it went. Raises nothing but cancellation."""
+    began = time.monotonic()
+    failure: Exception | None = None
+    try:
+        await _while_held(service, poll, polling.run())
+    except LeaseLost as error:
+        log.warning("poll given up", external=account.address, reason=str(error))
+        return
+    except asyncio.CancelledError:
+        await _give_back(service, poll)
+        raise
+    except (Temporary, Permanent) as error:
+        failure = error
+        log.warning("poll failed", external=account.address, kind=kind_of(error), reason=str(error))
+    except Exception as error:
+        failure = error
+        log.exception("poll failed", external=account.address, kind=kind_of(error))
+    course = Course(poll.now, poll.now + datetime.timedelta(seconds=time.monotonic() - began),
+                    polling.login_delay, polling.backlog, polling.more)
+    if failure is None:
+        LAST_SUCCESS.labels(account.address).set_to_current_time()
+        outcome = after_success(account, course)
+    else:
+        ERRORS.labels(account.address, kind_of(failure)).inc()
+        outcome = after_failure(account, poll, course, failure, random.random())
+    await _finish(service, account, poll, outcome)
+
+
+async def _while_held(service: Service, poll: Poll, work: Coroutine[None, None, None]) -> None:
+    """Run ``work`` and renew the lease beside it; when the lease is lost, so is the work."""
+    working = asyncio.create_task(work)
+    keeping = asyncio.create_task(_keep(service, poll))
+    try:
+        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, keeping):
+            task.cancel()
+        await asyncio.gather(working, keeping, return_exceptions=True)
+    await (keeping if working.cancelled() else working)
+
+
+async def _keep(service: Service, poll: Poll) -> None:
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        try:
+            async with service.database.transaction(LEASE_SECONDS / 3) as connection:
+                await ledger.hold(connection, poll)
+        except LeaseLost:
+            raise
+        except Temporary as error:  # the next commit will tell
+            log.warning("lease not renewed", reason=str(error))
+
+
+async def _finish(service: Service, account: External, poll: Poll, outcome: Outcome) -> None:
+    try:
+        async with service.database.transaction() as connection:
+            await ledger.finish(connection, poll, outcome)
+    except Temporary as error:  # the lease ends by itself, and the account is due as before
+        log.warning("poll not recorded", external=account.address, reason=str(error))
+
+
+async def _give_back(service: Service, poll: Poll) -> None:
+    try:
+        async with service.database.transaction(5.0) as connection:
+            await ledger.release(connection, poll)
+    except Temporary as error:
+        log.warning("account not given back", reason=str(error))

@@ -1,0 +1,11 @@
+"""Puts mail into mailboxes.
+
+Summary: delivers the copies that were decided, in batches; the only writer of new mail into mailboxes.
+
+Consumes: queue ``mailbox`` (``routed.<local>``).
+Publishes: ``fetched.<external>`` for a mail whose recipient was removed between decision and delivery.
+Tables: reads deliveries, inbound, messages; writes maildrops, maildrop_mails, deliveries (done_at), inbound (state), events.
+Security: works on ids alone; no part of a mail is read.
+On failure: a copy is delivered once however often its message comes: deliveries.done_at and a unique key guard it, and a
+tombstone keeps a deleted mail deleted. A mail that fails here five times by itself is parked; the others go on.
+"""

@@ -1,0 +1,14 @@
+"""Queue ``mailbox`` -> Mailbox -> the maildrops that pop3_out serves."""
+
+from services.mailbox.worker import Mailbox
+from shared.service import Service, run
+from shared.stage import run_stage
+
+
+async def serve(service: Service) -> None:
+    """Deliver until the service is to stop."""
+    await run_stage(service, Mailbox(service.database, service.settings.sweep_grace_seconds))
+
+
+if __name__ == "__main__":
+    run("mailbox", serve)

@@ -1,0 +1,55 @@
+"""The mailbox service's stage: one transaction and a constant number of queries for a batch of mails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared import inbound, maildrops, maillog, publications, stage, topology
+from shared.broker import Publication
+from shared.database import Database
+from shared.maildrops import Copy
+
+
+class Mailbox:
+    """Delivers what is in state routed."""
+
+    name = "mailbox"
+    queue = topology.MAILBOX
+    batch = 200
+
+    def __init__(self, database: Database, grace_seconds: float) -> None:
+        self._database = database
+        self._grace = grace_seconds
+
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
+        """Deliver the copies of these mails that are not delivered yet."""
+        async with self._database.transaction() as connection:
+            copies = await inbound.pending(connection, ids)
+            here = [copy for copy in copies if not copy.removed]
+            gone = [copy for copy in copies if copy.removed]
+            await maildrops.deliver(connection, [
+                Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here])
+            await inbound.finish(connection, here, gone, ids)
+            events = [maillog.Event("own_copy" if copy.own_copy else "delivered", inbound_id=copy.inbound_id,
+                                    external=copy.external, who=copy.address, rule=copy.rule, reply=copy.reason)
+                      for copy in here]
+            events += [maillog.Event("returned", inbound_id=copy.inbound_id, external=copy.external, who=copy.address,
+                                     reply="the account was removed before the delivery") for copy in gone]
+            await maillog.record(connection, events)
+        maillog.announce(events)
+        back = {copy.inbound_id: copy.external or "" for copy in gone}
+        return [publications.fetched(row, external) for row, external in back.items()]
+
+    async def blame(self, row: int, origin: str, trace: str) -> None:
+        """Count a fault of this mail; park it at the fifth."""
+        async with self._database.transaction() as connection:
+            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS)
+            events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
+            await maillog.record(connection, events)
+        maillog.announce(events)
+
+    async def sweep(self) -> list[Publication]:
+        """Mails that wait for their delivery and whose message was lost."""
+        async with self._database.transaction() as connection:
+            late = await inbound.overdue(connection, "routed", self._grace)
+        return [publication for row, _, recipients in late for publication in publications.routed(row, recipients)]

@@ -1,0 +1,7 @@
+"""Wiring only: see the package docstring."""
+
+from services.pop3_out.listener import serve
+from shared.service import run
+
+if __name__ == "__main__":
+    run("pop3_out", serve)

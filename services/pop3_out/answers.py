@@ -1,0 +1,101 @@
+"""What the server says, and how a mail is put on the wire: pure functions over bytes."""
+
+from __future__ import annotations
+
+import re
+
+OK = b"+OK\r\n"
+END = b".\r\n"
+GREETING = b"+OK mailgroup POP3 server ready\r\n"
+UNAVAILABLE = b"-ERR [SYS/TEMP] the mailbox is not available now, try again later\r\n"
+STOPPING = b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
+CROWDED = b"-ERR [SYS/TEMP] too many connections\r\n"
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+
+
+def ok(text: str) -> bytes:
+    """A positive answer of one line (RFC 1939 section 3)."""
+    return f"+OK {text}\r\n".encode()
+
+
+def error(text: str) -> bytes:
+    """A negative answer; ``text`` may start with a response code (RFC 2449 section 8, RFC 3206)."""
+    return f"-ERR {text}\r\n".encode()
+
+
+def capabilities(passwords: bool, stls: bool) -> bytes:
+    """The answer to CAPA (RFC 2449). passwords: USER and AUTH are taken on this connection. stls: so is STLS."""
+    lines = ["+OK capability list follows", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
+    if passwords:
+        lines += ["USER", "SASL PLAIN"]
+    if stls:
+        lines.append("STLS")
+    # Mail goes after DELE only, never by its age: RFC 2449 section 6.7 calls that NEVER.
+    lines += ["EXPIRE NEVER", "IMPLEMENTATION mailgroup", ".", ""]
+    return "\r\n".join(lines).encode()
+
+
+class Stuffing:
+    """Puts the bytes of one mail on the wire, piece by piece, as the body of an answer (RFC 1939 section 3).
+
+    A dot at the start of a line is doubled. A line starts after every LF, so also clients that take a lone LF as a
+    line end find no line of one dot inside a mail.
+    """
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        """Nothing is sent yet."""
+        self._tail = b"\r\n"  # the first line starts as if after one
+
+    def put(self, piece: bytes) -> bytes:
+        """The next piece, stuffed."""
+        stuffed = piece.replace(b"\n.", b"\n..")
+        if self._tail.endswith(b"\n") and piece.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._tail = piece[-2:] if len(piece) > 1 else (self._tail + piece)[-2:]
+        return stuffed
+
+    def end(self) -> bytes:
+        """What ends the answer: a line of one dot, on a line of its own."""
+        return END if self._tail == b"\r\n" else b"\r\n" + END
+
+
+def retrieved(body: bytes) -> bytes:
+    """The whole answer to RETR for a mail that is at hand."""
+    stuffing = Stuffing()
+    return b"".join((b"+OK %d octets\r\n" % len(body), stuffing.put(body), stuffing.end()))
+
+
+class Top:
+    """Cuts a mail, piece by piece, to its header, the blank line and the first lines of its body (RFC 1939, TOP)."""
+
+    __slots__ = ("_in_header", "_left", "_tail", "done")
+
+    def __init__(self, lines: int) -> None:
+        """:param lines: of the body."""
+        self._left = lines
+        self._in_header = True
+        self._tail = b"\n"  # a mail that starts with a blank line has an empty header
+        self.done = False
+
+    def cut(self, piece: bytes) -> bytes:
+        """What of the next piece is wanted. ``done``: nothing that follows is."""
+        start = 0
+        if self._in_header:
+            joined = self._tail + piece
+            blank = _BLANK_LINE.search(joined)
+            if blank is None:
+                self._tail = joined[-2:]
+                return piece
+            self._in_header = False
+            start = blank.end() - len(self._tail)
+        lines = piece.count(b"\n", start)
+        if lines < self._left:
+            self._left -= lines
+            return piece
+        for _ in range(self._left):
+            start = piece.index(b"\n", start) + 1
+        self.done = True
+        return piece[:start]

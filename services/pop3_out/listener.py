@@ -1,0 +1,241 @@
+"""The two ports, the open connections and their limits, and the watch over them."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from services.pop3_out.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
+from services.pop3_out.readahead import Budget
+from services.pop3_out.session import Session, Store, Terms, Verifier
+from services.pop3_out.store import DatabaseStore
+from shared import accounts, tls
+from shared.database import Database
+from shared.failures import Temporary
+from shared.logins import Logins, plaintext_allowed
+from shared.service import Service
+from shared.settings import Settings, SettingsError
+from shared.throttle import network_of
+
+SESSIONS = Gauge("mailgroup_pop3_sessions", "Open POP3 connections.")
+
+CONNECTIONS = 4_000
+"""Open at once in all, if the process may open as many files."""
+OTHER_FILES = 100
+BACKLOG = 512
+WATCH_SECONDS = 1.0
+STOP_IDLE_SECONDS = 1.0
+"""A client between two commands gets so long to hear that the server goes down."""
+STOP_BUSY_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Listener:
+    """Accepts connections and keeps the open ones."""
+
+    def __init__(self, settings: Settings, store: Store, logins: Verifier, context: ssl.SSLContext,
+                 connections: int = CONNECTIONS) -> None:
+        """:param context: for STLS and the port for TLS. :param connections: open at once at most."""
+        self.context = context
+        self._settings = settings
+        self._store = store
+        self._logins = logins
+        self._most = connections
+        self._budget = Budget()
+        self._admitted = 0
+        self._open: set[Connection] = set()
+        self._by_address: dict[str, int] = {}
+        self._server: asyncio.Server | None = None
+        self._accepting: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Listen on both ports. :raises SettingsError: one cannot be had."""
+        loop = asyncio.get_running_loop()
+        clear = self._listen("POP3_PORT", self._settings.pop3_port)
+        try:
+            under_tls = self._listen("POP3S_PORT", self._settings.pop3s_port)
+        except SettingsError:
+            clear.close()
+            raise
+        self._server = await loop.create_server(
+            lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG)
+        self._spawn(self._accept(under_tls))
+
+    def _listen(self, name: str, port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
+        try:
+            listening = socket.create_server((self._settings.bind, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise SettingsError(f"MAILGROUP_{name}: {port}: cannot listen on {self._settings.bind}: "
+                                f"{error.strerror or error}") from error
+        listening.setblocking(False)
+        return listening
+
+    async def _accept(self, listening: socket.socket) -> None:
+        """Take connections of the port for TLS here, so that they count before their handshake. Never returns."""
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    client, peer = await loop.sock_accept(listening)
+                except OSError as error:  # out of files, or the client left before it was taken
+                    log.warning("pop3 connection not taken", error=str(error))
+                    await asyncio.sleep(0.1)
+                    continue
+                if self.admit(str(peer[0])):
+                    self._spawn(self._welcome(client, str(peer[0])))
+                else:
+                    client.close()
+
+    async def _welcome(self, client: socket.socket, peer: str) -> None:
+        connection = Connection(self, self._session, tls=True)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, client, ssl=self.context,
+                ssl_handshake_timeout=TLS_SECONDS, ssl_shutdown_timeout=CLOSING_SECONDS)
+        except OSError as error:  # ssl.SSLError is one, and so is the time-out
+            log.info("pop3 tls failed", peer=peer, error=str(error))
+        finally:
+            if not connection.entered:
+                self._dismiss(peer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    def _session(self, connection: Connection, under_tls: bool) -> Session:
+        terms = Terms(connection.peer, under_tls, plaintext_allowed(self._settings, connection.peer))
+        return Session(connection, self._store, self._logins, self._budget, terms)
+
+    def admit(self, peer: str) -> bool:
+        """Whether there is room for one more from there; it is counted then."""
+        address = network_of(peer)
+        from_there = self._by_address.get(address, 0)
+        if self._admitted >= self._most or from_there >= self._settings.max_connections_per_address:
+            log.warning("pop3 connection refused", peer=peer, open=self._admitted, open_from_there=from_there)
+            return False
+        self._admitted += 1
+        self._by_address[address] = from_there + 1
+        return True
+
+    def _dismiss(self, peer: str) -> None:
+        self._admitted -= 1
+        address = network_of(peer)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def enter(self, connection: Connection) -> None:
+        """It is open, and was admitted."""
+        self._open.add(connection)
+        SESSIONS.inc()
+
+    def leave(self, connection: Connection) -> None:
+        """It is closed: count it no longer, and tell what it did."""
+        self._open.discard(connection)
+        self._dismiss(connection.peer)
+        SESSIONS.dec()
+        session = connection.session
+        if session is not None and session.local is not None:
+            log.info("pop3 session", local=session.local.address, peer=connection.peer,
+                     retrieved=session.tally.retrieved, octets=session.tally.octets, deleted=session.tally.deleted)
+
+    def check(self) -> None:
+        """End what takes too long."""
+        now = time.monotonic()
+        for connection in list(self._open):
+            connection.check(now)
+
+    def logins(self) -> set[tuple[int, str]]:
+        """The logins (account id, password hash) of all open sessions."""
+        return {(local.id, local.password_hash) for _, local in self._logged_in()}
+
+    def end(self, logins: set[tuple[int, str]]) -> None:
+        """End the sessions of these logins."""
+        for connection, local in self._logged_in():
+            if (local.id, local.password_hash) in logins:
+                log.info("pop3 session ended: the account changed", local=local.address, peer=connection.peer)
+                connection.hang_up()
+
+    def _logged_in(self) -> list[tuple[Connection, accounts.Local]]:
+        return [(connection, connection.session.local) for connection in self._open
+                if connection.session is not None and connection.session.local is not None]
+
+    async def close(self) -> None:
+        """Stop accepting, let commands in hand come to their end, and close within STOP_BUSY_SECONDS."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._accepting):
+            task.cancel()
+        for connection in list(self._open):
+            connection.stop()
+        started = time.monotonic()
+        while self._open and (passed := time.monotonic() - started) < STOP_BUSY_SECONDS:
+            for connection in list(self._open):
+                if passed >= STOP_IDLE_SECONDS and not connection.busy:
+                    connection.hang_up()
+            await asyncio.sleep(0.05)
+        for connection in list(self._open):
+            connection.cut()
+        await asyncio.sleep(0)
+
+
+async def watch(listener: Listener, database: Database) -> None:
+    """End sessions whose account was disabled, removed or given another password. Never returns."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        logins = listener.logins()
+        if not logins:
+            continue
+        try:
+            async with database.transaction(10.0) as connection:
+                valid = await accounts.valid_logins(connection, logins)
+        except Temporary as failure:
+            log.warning("pop3 sessions could not be checked", error=str(failure))
+        else:
+            listener.end(logins - valid)
+
+
+async def tend(listener: Listener) -> None:
+    """End what takes too long. Never returns."""
+    while True:
+        await asyncio.sleep(1.0)
+        listener.check()
+
+
+def may_open() -> int:
+    """How many connections this process may have open, after raising its limit of open files as far as it goes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(1, limit - OTHER_FILES)
+
+
+async def serve(service: Service) -> None:
+    """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
+    logins = Logins(service.database, service.settings, service.name)
+    listener = Listener(service.settings, DatabaseStore(service.database), logins,
+                        tls.server_context(service.settings), may_open())
+    await listener.open()
+    log.info("listening", bind=service.settings.bind, pop3_port=service.settings.pop3_port,
+             pop3s_port=service.settings.pop3s_port)
+    background = [asyncio.create_task(tend(listener)), asyncio.create_task(watch(listener, service.database))]
+    try:
+        await service.stopping.wait()
+    finally:
+        await listener.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        logins.close()

@@ -1,0 +1,470 @@
+"""The states of a POP3 session and its commands (RFC 1939); knows no sockets.
+
+A command is answered at once where that needs nothing but the snapshot, else by a coroutine that the connection awaits
+before it takes the next command, so answers come in the order of the commands (RFC 2449, PIPELINING).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from services.pop3_out import answers, snapshot
+from services.pop3_out.readahead import Budget, Shelf, plan
+from services.pop3_out.snapshot import Snapshot
+from shared.accounts import Local
+from shared.failures import Permanent, Temporary
+from shared.logins import Throttled
+from shared.messages import HEAD_OCTETS
+
+COMMAND_OCTETS = 512
+"""RFC 2449 section 4 allows 255; some clients' passwords are long."""
+AUTH_OCTETS = 12_288
+"""A line of an AUTH exchange (RFC 5034 section 4)."""
+REFUSALS = 3
+"""Logins refused before the connection ends."""
+MISTAKES = 10
+"""Commands that are none before the connection ends."""
+PIECE_OCTETS = 128 * 1024
+"""Of a large mail, read and sent at once."""
+DIGITS = 9
+"""Of a number in a command."""
+TOP_OCTETS = 16 * 1024
+"""First piece that TOP reads: most headers are shorter."""
+
+Answer = bytes | Coroutine[Any, Any, bytes]
+
+log = structlog.get_logger()
+
+
+class Verifier(Protocol):
+    """Who checks passwords: shared/logins.py."""
+
+    async def verify(self, address: str, password: str, peer: str) -> Local | None:
+        """The account, or None. :raises Temporary, Throttled: as there."""
+
+
+class Store(Protocol):
+    """Where mailboxes are: store.py, which says what is raised."""
+
+    async def snapshot(self, local_id: int) -> Snapshot:
+        """The mailbox as it is now."""
+
+    async def whole(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+        """The bytes of small mails."""
+
+    async def span(self, message_id: int, start: int, length: int) -> bytes:
+        """Some bytes of a mail."""
+
+    async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
+        """Delete mails, all of them or none."""
+
+
+class Link(Protocol):
+    """The connection, as the session needs it."""
+
+    def write(self, data: bytes) -> None:
+        """Hand this to the client."""
+
+    async def drain(self) -> None:
+        """Wait until the client has read most of what was written. :raises ConnectionError: it is gone."""
+
+    def end_clear_input(self) -> None:
+        """Throw away what else came in clear, and read nothing more before TLS."""
+
+    async def start_tls(self, answer: bytes) -> None:
+        """Write the answer in clear and go on under TLS. :raises ConnectionError: the client is gone."""
+
+    def waiting_numbers(self) -> list[int]:
+        """The numbers of the RETR commands that are next in the input."""
+
+    def cut(self) -> None:
+        """End the connection at once, whatever is not sent yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a client is connected. peer: its IP address. clear_allowed: passwords are taken without TLS, too."""
+
+    peer: str
+    tls: bool
+    clear_allowed: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a session did, for the log."""
+
+    retrieved: int = 0
+    octets: int = 0
+    deleted: int = 0
+
+
+class Session:
+    """One client's session. ``ended``: the connection is to be closed once the last answer is written."""
+
+    def __init__(self, link: Link, store: Store, logins: Verifier, budget: Budget, terms: Terms) -> None:
+        """:param budget: shared by all sessions."""
+        self._link = link
+        self._store = store
+        self._logins = logins
+        self._shelf = Shelf(budget)
+        self._peer = terms.peer
+        self._tls = terms.tls
+        self._clear_allowed = terms.clear_allowed
+        self._user: str | None = None
+        self._challenged = False  # the next line answers AUTH's challenge
+        self._refusals = 0
+        self._mistakes = 0
+        self._box = snapshot.empty()  # until the login
+        self._deleted: set[int] = set()
+        self._deleted_octets = 0
+        self._previous = -1  # number of the last RETR
+        self._run = 0  # mails fetched in order before it
+        self._midway = False  # an answer of many lines is half sent
+        self.local: Local | None = None
+        self.ended = False
+        self.stopping = False
+        self.committing = False
+        self.tally = Tally()
+
+    # ------------------------------------------------------------------------------------------ dispatch
+
+    def longest_line(self, start: bytes) -> int:
+        """Octets of the longest line that may start so."""
+        return AUTH_OCTETS if self._challenged or start.upper() == b"AUTH" else COMMAND_OCTETS
+
+    def command(self, line: bytes) -> Answer:
+        """Do what a line says (without its line end)."""
+        if len(line) > self.longest_line(line[:4]):
+            return self.too_long()
+        if self._challenged:
+            self._challenged = False
+            return self._finish_auth(line)
+        verb, _, argument = line.partition(b" ")
+        verb = verb.upper()
+        if self.stopping and verb != b"QUIT":
+            self.ended = True
+            return answers.STOPPING
+        if verb != b"PASS":  # its argument may hold spaces anywhere (RFC 1939 section 7)
+            argument = argument.strip(b" ")
+        act = (_AUTHORIZATION if self.local is None else _TRANSACTION).get(verb)
+        if act is not None:
+            return act(self, argument)
+        if verb in _AUTHORIZATION or verb in _TRANSACTION:
+            return answers.error("log in first" if self.local is None else "you are logged in already")
+        return self._mistaken("unknown command")
+
+    def too_long(self) -> bytes:
+        """A line came that is longer than allowed; what follows cannot be told from commands."""
+        self.ended = True
+        return answers.error("line too long")
+
+    def _mistaken(self, text: str) -> bytes:
+        self._mistakes += 1
+        self.ended = self.ended or self._mistakes >= MISTAKES
+        return answers.error(text)
+
+    async def _guarded(self, work: Coroutine[Any, Any, bytes]) -> bytes:
+        """Run a command that takes time; what fails is answered, or ends the connection."""
+        try:
+            return await work
+        except Temporary as failure:
+            log.warning("pop3 command failed", local=self._name, peer=self._peer, error=str(failure))
+            answer = answers.UNAVAILABLE
+        except Permanent as failure:
+            log.error("pop3 command failed", local=self._name, peer=self._peer, error=str(failure))
+            answer = answers.error("[SYS/PERM] this cannot be read; the administrator finds the reason in the log")
+        except ConnectionError:
+            self.ended = True
+            return b""
+        except Exception:
+            log.exception("pop3 command failed", local=self._name, peer=self._peer)
+            self.ended = True
+            answer = answers.error("[SYS/TEMP] internal error")
+        finally:
+            midway, self._midway = self._midway, False
+        if midway:  # anything that is written now would be taken for mail
+            self.ended = True
+            self._link.cut()
+            return b""
+        return answer
+
+    @property
+    def _name(self) -> str | None:
+        return None if self.local is None else self.local.address
+
+    def release(self) -> None:
+        """The client pauses or is gone: hold no mail in memory for it."""
+        self._shelf.clear()
+        self._run = 0
+
+    # ------------------------------------------------------------------------------------------ any state
+
+    def _capa(self, _: bytes) -> Answer:
+        return answers.capabilities(self._passwords, not self._tls and self.local is None)
+
+    def _quit(self, _: bytes) -> Answer:
+        self.ended = True
+        if self.local is None or not self._deleted:
+            return answers.ok("bye")
+        self.committing = True
+        return self._update(self.local)
+
+    # ------------------------------------------------------------------------------------------ AUTHORIZATION
+
+    @property
+    def _passwords(self) -> bool:
+        return self._tls or self._clear_allowed
+
+    def _user_name(self, argument: bytes) -> Answer:
+        if not self._passwords:
+            return _no_clear()
+        if not argument:
+            return self._mistaken("USER takes a name")
+        self._user = _text(argument)
+        return answers.ok("now the password")  # whether there is such an account or not
+
+    def _password(self, argument: bytes) -> Answer:
+        if not self._passwords:
+            return _no_clear()
+        user, self._user = self._user, None
+        if user is None:
+            return answers.error("USER comes first")
+        return self._guarded(self._log_in(user, _text(argument)))
+
+    def _auth(self, argument: bytes) -> Answer:
+        """RFC 5034 section 4."""
+        mechanism, _, initial = argument.partition(b" ")
+        if not self._passwords:
+            return _no_clear()
+        if mechanism.upper() != b"PLAIN":
+            return self._mistaken("the one mechanism here is PLAIN")
+        if initial:
+            return self._plain(b"" if initial == b"=" else initial)
+        self._challenged = True
+        return b"+ \r\n"
+
+    def _finish_auth(self, line: bytes) -> Answer:
+        if line == b"*":
+            return answers.error("authentication cancelled")
+        return self._plain(line)
+
+    def _plain(self, encoded: bytes) -> Answer:
+        """RFC 4616: authorization identity, NUL, authentication identity, NUL, password."""
+        try:
+            identity, user, password = map(_text, base64.b64decode(encoded, validate=True).split(b"\0"))
+        except (binascii.Error, ValueError):
+            return self._mistaken("this is no PLAIN response in base64")
+        if identity not in ("", user):
+            return answers.error("[AUTH] one can only log in as oneself")
+        return self._guarded(self._log_in(user, password))
+
+    async def _log_in(self, user: str, password: str) -> bytes:
+        try:
+            local = await self._logins.verify(user, password, self._peer)
+        except Throttled:
+            self.ended = True
+            return answers.error("[SYS/TEMP] too many failed logins, try again later")
+        if local is None:
+            self._refusals += 1
+            self.ended = self._refusals >= REFUSALS
+            return answers.error("[AUTH] wrong name or password")
+        found = await self._store.snapshot(local.id)
+        self.local, self._box = local, found
+        return answers.ok(f"{len(found)} messages")
+
+    def _start_tls(self, _: bytes) -> Answer:
+        """RFC 2595 section 4; what was said before counts no longer."""
+        if self._tls:
+            return answers.error("TLS is active already")
+        self._user = None
+        self._link.end_clear_input()
+        return self._guarded(self._negotiate())
+
+    async def _negotiate(self) -> bytes:
+        await self._link.start_tls(answers.ok("begin TLS"))
+        self._tls = True
+        return b""
+
+    # ------------------------------------------------------------------------------------------ TRANSACTION
+
+    def _number(self, argument: bytes) -> int | None:
+        """The number of a mail that is there and not marked, else None."""
+        number = _count(argument)
+        return None if number is None or self._size(number) is None else number
+
+    def _size(self, number: int) -> int | None:
+        there = 0 < number <= len(self._box) and number not in self._deleted
+        return self._box.octets[number - 1] if there else None
+
+    def _stat(self, _: bytes) -> Answer:
+        box = self._box
+        return b"+OK %d %d\r\n" % (len(box) - len(self._deleted), box.total - self._deleted_octets)
+
+    def _list(self, argument: bytes) -> Answer:
+        if argument:
+            number = self._number(argument)
+            return _no_such() if number is None else answers.ok(f"{number} {self._box.octets[number - 1]}")
+        return self._at_length(self._box.sizes(self._deleted) if self._deleted else self._box.sizes_answer)
+
+    def _uidl(self, argument: bytes) -> Answer:
+        if argument:
+            number = self._number(argument)
+            return _no_such() if number is None else answers.ok(f"{number} {self._box.uidl(number)}")
+        return self._at_length(self._box.uidls(self._deleted) if self._deleted else self._box.uidls_answer)
+
+    def _at_length(self, answer: bytes) -> Answer:
+        """A long answer goes out in pieces, so that it is in memory once and not once a session."""
+        return answer if len(answer) <= PIECE_OCTETS else self._guarded(self._send_at_length(answer))
+
+    async def _send_at_length(self, answer: bytes) -> bytes:
+        self._midway = True
+        for start in range(0, len(answer), PIECE_OCTETS):
+            self._link.write(answer[start:start + PIECE_OCTETS])
+            await self._link.drain()
+        return b""
+
+    def _dele(self, argument: bytes) -> Answer:
+        number = self._number(argument)
+        if number is None:
+            return _no_such()
+        self._deleted.add(number)
+        self._deleted_octets += self._box.octets[number - 1]
+        return answers.ok("marked as deleted")
+
+    def _rset(self, _: bytes) -> Answer:
+        self._deleted.clear()
+        self._deleted_octets = 0
+        return answers.OK
+
+    def _noop(self, _: bytes) -> Answer:
+        return answers.OK
+
+    def _retr(self, argument: bytes) -> Answer:
+        number = self._number(argument)
+        if number is None:
+            return _no_such()
+        self._run = self._run + 1 if number == self._previous + 1 else 0
+        self._previous = number
+        body = self._shelf.take(number)
+        if body is not None:
+            return self._retrieved(body)
+        if self._box.octets[number - 1] > HEAD_OCTETS:
+            return self._guarded(self._stream(number))
+        return self._guarded(self._fetch(number))
+
+    def _retrieved(self, body: bytes) -> bytes:
+        self.tally.retrieved += 1
+        self.tally.octets += len(body)
+        return answers.retrieved(body)
+
+    async def _fetch(self, number: int) -> bytes:
+        """Read a small mail, and with it those that will be asked for next."""
+        box = self._box
+        numbers = plan(number, self._link.waiting_numbers(), self._run, self._size, self._shelf.room)
+        bodies = await self._store.whole([box.messages[wanted - 1] for wanted in numbers])
+        mails = {wanted: bodies[box.messages[wanted - 1]] for wanted in numbers if box.messages[wanted - 1] in bodies}
+        body = mails.pop(number, None)
+        if body is None:
+            raise Permanent(f"the bytes of mail {box.messages[number - 1]} are gone")
+        self._shelf.put(mails)
+        return self._retrieved(body)
+
+    async def _stream(self, number: int) -> bytes:
+        """Send a large mail piece by piece: the next is read when the client has taken the last."""
+        message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
+        stuffing = answers.Stuffing()
+        position = 0
+        while position < octets:
+            piece = await self._store.span(message, position, PIECE_OCTETS)
+            if not self._midway:
+                self._midway = True
+                self._link.write(b"+OK %d octets\r\n" % octets)
+            position += len(piece)
+            self._link.write(stuffing.put(piece))
+            del piece  # while the client is slow, only the connection holds it
+            await self._link.drain()
+        self.tally.retrieved += 1
+        self.tally.octets += octets
+        return stuffing.end()
+
+    def _top(self, argument: bytes) -> Answer:
+        word, _, count = argument.partition(b" ")
+        lines = _count(count.strip(b" "))
+        if lines is None:
+            return self._mistaken("TOP takes a number and a count of lines")
+        number = self._number(word)
+        return _no_such() if number is None else self._guarded(self._send_top(number, lines))
+
+    async def _send_top(self, number: int, lines: int) -> bytes:
+        message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
+        top, stuffing = answers.Top(lines), answers.Stuffing()
+        piece = await self._store.span(message, 0, TOP_OCTETS)
+        position = len(piece)
+        out = b"+OK top of message follows\r\n" + stuffing.put(top.cut(piece))
+        while not top.done and position < octets:
+            self._midway = True
+            self._link.write(out)
+            del out, piece
+            await self._link.drain()
+            piece = await self._store.span(message, position, PIECE_OCTETS)
+            position += len(piece)
+            out = stuffing.put(top.cut(piece))
+        return out + stuffing.end()
+
+    # ------------------------------------------------------------------------------------------ UPDATE
+
+    async def _update(self, local: Local) -> bytes:
+        """Delete what is marked, then answer (RFC 1939 section 6)."""
+        self.release()
+        try:
+            await self._store.remove(local, [self._box.rows[number - 1] for number in sorted(self._deleted)])
+        except Exception as failure:
+            if not isinstance(failure, Temporary):
+                log.exception("pop3 deletions failed", local=self._name, peer=self._peer)
+            else:
+                log.warning("pop3 deletions failed", local=self._name, peer=self._peer, error=str(failure))
+            return answers.error("[SYS/TEMP] the marked mails could not be deleted, they are still there")
+        finally:
+            self.committing = False
+        self.tally.deleted = len(self._deleted)
+        return answers.ok("bye, the marked mails are deleted")
+
+
+def _text(octets: bytes) -> str:
+    """A name or password as text: UTF-8, or what old clients send."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
+
+
+def _count(digits: bytes) -> int | None:
+    """A number of up to nine digits; None if it is none."""
+    return int(digits) if digits.isdigit() and len(digits) <= DIGITS else None
+
+
+def _no_such() -> bytes:
+    return answers.error("no such message")
+
+
+def _no_clear() -> bytes:
+    return answers.error("passwords are taken under TLS only: use STLS first, or the port for TLS")
+
+
+_Act = Callable[[Session, bytes], Answer]
+_AUTHORIZATION: dict[bytes, _Act] = {
+    b"USER": Session._user_name, b"PASS": Session._password, b"AUTH": Session._auth, b"STLS": Session._start_tls,
+    b"CAPA": Session._capa, b"QUIT": Session._quit,
+}
+_TRANSACTION: dict[bytes, _Act] = {
+    b"STAT": Session._stat, b"LIST": Session._list, b"UIDL": Session._uidl, b"RETR": Session._retr,
+    b"TOP": Session._top, b"DELE": Session._dele, b"RSET": Session._rset, b"NOOP": Session._noop,
+    b"CAPA": Session._capa, b"QUIT": Session._quit,
+}

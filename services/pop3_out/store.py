@@ -1,0 +1,96 @@
+"""What sessions read from the database and write to it: snapshots of mailboxes, bytes of mails, deletions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
+
+from services.pop3_out import snapshot
+from services.pop3_out.snapshot import Snapshot
+from shared import maildrops, maillog, messages
+from shared.accounts import Local
+from shared.database import Database
+from shared.maillog import Event
+
+ENTRIES = 1_000_000
+"""Mails in the snapshots that are kept, about 90 octets each with the answers to LIST and UIDL."""
+FRESH_SECONDS = 6 * 3600.0
+"""A snapshot that nobody asked for so long is read anew: tombstones that it has not seen may be purged meanwhile."""
+_ANNOUNCED_AT_ONCE = 200
+
+
+class DatabaseStore:
+    """The database as the sessions use it. Every call is a transaction of its own."""
+
+    def __init__(self, database: Database, entries: int = ENTRIES,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        """:param entries: mails in the snapshots kept at most. :param clock: monotonic seconds."""
+        self._database = database
+        self._entries = entries
+        self._clock = clock
+        self._kept: OrderedDict[int, tuple[Snapshot, float]] = OrderedDict()  # least recently used first
+        self._held = 0  # mails in them
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    async def snapshot(self, local_id: int) -> Snapshot:
+        """The mailbox as it is now.
+
+        :raises Temporary: the database is away.
+        :raises Permanent: the account has no mailbox.
+        """
+        lock = self._locks.setdefault(local_id, asyncio.Lock())
+        async with lock:  # many sessions that start at once read a large mailbox once
+            kept, asked_at = self._kept.get(local_id, (None, 0.0))
+            async with self._database.transaction() as connection:
+                version = await maildrops.version(connection, local_id)
+                # An older version than the one that we know is that of a restored backup.
+                if kept is None or kept.version > version or self._clock() - asked_at > FRESH_SECONDS:
+                    found = snapshot.first(local_id, await maildrops.changes(connection, local_id, 0))
+                elif kept.version < version:
+                    found = snapshot.renewed(kept, await maildrops.changes(connection, local_id, kept.version))
+                else:
+                    found = kept
+            self._keep(found)
+            return found
+
+    def _keep(self, found: Snapshot) -> None:
+        before, _ = self._kept.pop(found.local_id, (None, 0.0))
+        self._held -= 0 if before is None else len(before) + 1
+        self._kept[found.local_id] = found, self._clock()
+        self._held += len(found) + 1
+        while self._held > self._entries and len(self._kept) > 1:
+            _, (dropped, _) = self._kept.popitem(last=False)
+            self._held -= len(dropped) + 1
+
+    async def whole(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+        """The bytes of mails of up to ``messages.HEAD_OCTETS``; those that are gone are left out.
+
+        :raises Temporary: the database is away.
+        """
+        async with self._database.transaction() as connection:
+            return await messages.heads(connection, message_ids)
+
+    async def span(self, message_id: int, start: int, length: int) -> bytes:
+        """Up to ``length`` bytes of a mail from ``start`` on; b"" at its end.
+
+        :raises Temporary: the database is away.
+        :raises Permanent: the bytes are gone.
+        """
+        async with self._database.transaction() as connection:
+            return await messages.span(connection, message_id, start, length)
+
+    async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
+        """Delete mails from the account's mailbox, all of them or none.
+
+        :raises Temporary: the database is away: they are there still, or (if just the answer was lost) not.
+        """
+        async with self._database.transaction() as connection:
+            gone = await maildrops.tombstone(connection, local.id, row_ids)
+            events = [Event("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in gone]
+            await maillog.record(connection, events)
+        for start in range(0, len(events), _ANNOUNCED_AT_ONCE):
+            maillog.announce(events[start:start + _ANNOUNCED_AT_ONCE])
+            await asyncio.sleep(0)

@@ -1,0 +1,14 @@
+"""Queue ``router`` -> Router -> ``routed.<local>``."""
+
+from services.router.worker import Router
+from shared.service import Service, run
+from shared.stage import run_stage
+
+
+async def serve(service: Service) -> None:
+    """Route until the service is to stop."""
+    await run_stage(service, Router(service.database, service.settings.sweep_grace_seconds))
+
+
+if __name__ == "__main__":
+    run("router", serve)

@@ -1,0 +1,92 @@
+"""The router's stage: one transaction and a constant number of queries for a batch of mails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import Gauge
+
+from shared import accounts, inbound, maillog, messages, publications, routing, stage, submissions, topology
+from shared.accounts import External, Local
+from shared.broker import Publication
+from shared.database import Database
+from shared.inbound import Verdict, Waiting
+
+HELD = Gauge("mailgroup_held_messages", "Mails that nobody enabled is there to get.")
+PARKED = Gauge("mailgroup_parked_messages", "Mails that failed five times by themselves.")
+
+
+class Router:
+    """Routes what is in state fetched."""
+
+    name = "router"
+    queue = topology.ROUTER
+    batch = 200
+
+    def __init__(self, database: Database, grace_seconds: float) -> None:
+        self._database = database
+        self._grace = grace_seconds
+
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
+        """Decide about these mails; those that are decided already are passed over."""
+        async with self._database.transaction() as connection:
+            mails = await inbound.waiting(connection, ids)
+            if not mails:
+                return []
+            heads = await messages.heads(connection, [mail.message_id for mail in mails])
+            facts = {mail.id: routing.read(heads[mail.message_id]) for mail in mails}
+            external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
+            externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
+            sharers = await accounts.sharers(connection, external_ids)
+            asked = {header_id for fact in facts.values() for header_id in routing.ids_asked(fact)}
+            known = await submissions.authors_of(connection, sorted(asked))
+            verdicts = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
+            await inbound.settle(connection, verdicts)
+            addresses = {local.id: local.address for people in sharers.values() for local in people}
+            events = _tell(mails, verdicts, externals, addresses)
+            await maillog.record(connection, events)
+        maillog.announce(events)
+        return [publication for verdict in verdicts
+                for publication in publications.routed(verdict.id, [addresses[r[0]] for r in verdict.recipients])]
+
+    async def blame(self, row: int, origin: str, trace: str) -> None:
+        """Count a fault of this mail; park it at the fifth."""
+        async with self._database.transaction() as connection:
+            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS)
+            events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
+            await maillog.record(connection, events)
+        maillog.announce(events)
+
+    async def sweep(self) -> list[Publication]:
+        """Mails that wait for the router and whose message was lost."""
+        async with self._database.transaction() as connection:
+            late = await inbound.overdue(connection, "fetched", self._grace)
+            held, parked = await inbound.standing(connection)
+        HELD.set(held)
+        PARKED.set(parked)
+        return [publications.fetched(row, external) for row, external, _ in late]
+
+
+def _decide(mail: Waiting, facts: routing.Facts, externals: Mapping[int, External],
+            sharers: Mapping[int, Sequence[Local]], known: Mapping[str, Sequence[routing.Sent]]) -> Verdict:
+    if mail.external_id is None:
+        return Verdict(mail.id, (), None, "its recipient's account was removed before the delivery", False)
+    external = externals.get(mail.external_id)
+    if external is None:
+        return Verdict(mail.id, (), None, "the external account was removed", False)
+    decision = routing.decide(facts, external, sharers[external.id], known, mail.source, mail.author_id)
+    recipients = tuple((recipient.local_id, recipient.rule, recipient.reason) for recipient in decision.recipients)
+    return Verdict(mail.id, recipients, decision.rule if recipients else None, decision.reason, decision.own_copy)
+
+
+def _tell(mails: Sequence[Waiting], verdicts: Sequence[Verdict], externals: Mapping[int, External],
+          addresses: Mapping[int, str]) -> list[maillog.Event]:
+    events = []
+    for mail, verdict in zip(mails, verdicts, strict=True):
+        external = externals.get(mail.external_id or 0)
+        address = external.address if external else None
+        people = ", ".join(addresses[recipient[0]] for recipient in verdict.recipients)
+        events.append(maillog.Event(
+            "routed" if verdict.recipients else "held", inbound_id=mail.id, submission_id=None, external=address,
+            who=people or None, rule=verdict.rule, reply=verdict.reason))
+    return events

@@ -1,0 +1,18 @@
+"""Delivers what mail clients submitted: inside unrewritten, outside through the author's external account.
+
+Summary: takes a submission apart. Local recipients, and external addresses of ours, are handed to ``inbound`` at once,
+whatever the state of the external account. The others wait, grouped by submission, until a sender claims the group,
+rewrites the header (``rewriting``: local addresses become ``"user_name" <external address>``) and relays it (``relay``)
+by the account's SMTP server. Retries, notices of delay and failure: ``schedule`` and ``shared.notices``.
+
+Consumes: queue ``sender`` (``submitted.<external>``). What is to be relayed is claimed from the database, not queued.
+Publishes: ``routed.<local>`` for the mailbox service (local recipients, notices), ``fetched.<external>`` for the
+router.
+Tables: reads external_accounts, local_accounts, messages; writes submissions, submission_recipients, authors, relays,
+inbound, deliveries, messages (notices), events.
+Security: opens the sealed passwords of the external accounts, and connects only where shared/upstream.py allows it,
+never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.
+On failure: a temporary refusal is tried again for five days; one provider that is slow or away holds back no other
+account; refused credentials pause the account and bounce nothing. A sender that dies leaves a claim that expires; what
+it had sent without an answer is sent once more, marked uncertain. Five failures of our own park the mail.
+"""

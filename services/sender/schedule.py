@@ -1,0 +1,41 @@
+"""When to try again, and when to tell the author (RFC 5321 section 4.5.4.1). Pure: seconds, chance passed in."""
+
+from __future__ import annotations
+
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+GIVE_UP = 5 * DAY
+"""After five days of temporary refusals a mail has failed."""
+FIRST_NOTICE = 4 * HOUR
+NEXT_NOTICE = DAY
+"""Notices of delay: after four hours, then daily."""
+PAUSE = HOUR
+"""Between two careful tries with credentials that were refused."""
+
+_FIRST = (1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE)
+_HOURLY_TRIES = 12
+_SPREAD = 0.1
+
+
+def retry_delay(tries: int, chance: float) -> float:
+    """Seconds until the next try of a mail that was refused for now ``tries`` times (from 1).
+
+    After 1, 5, 15, 30 minutes, then hourly for half a day, then every four hours; spread by a tenth to either side.
+    chance: from 0 to 1.
+    """
+    if tries <= len(_FIRST):
+        delay = _FIRST[max(tries, 1) - 1]
+    else:
+        delay = HOUR if tries <= len(_FIRST) + _HOURLY_TRIES else 4 * HOUR
+    return _spread(delay, chance)
+
+
+def reconnect_delay(failures: int, chance: float) -> float:
+    """Seconds until an account is tried again that could not be reached ``failures`` times (from 1): 10 s to 5 min."""
+    return _spread(min(10.0 * 2 ** min(max(failures, 1) - 1, 10), 5 * MINUTE), chance)
+
+
+def _spread(delay: float, chance: float) -> float:
+    return delay * (1 + _SPREAD * (2 * chance - 1))

@@ -1,0 +1,144 @@
+"""What became of a group, written down in one transaction: recipients, events, further ids, the author's notice."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from services.sender import notices, schedule
+from services.sender.notices import About, Original
+from services.sender.relay import Verdict, further_ids
+from shared import accounts, headers, inbound, maillog, messages, publications, submissions
+from shared.accounts import External
+from shared.broker import Publication
+from shared.database import Connection
+from shared.inbound import Arrival
+from shared.maillog import Event
+from shared.messages import Content
+from shared.smtp_client import Reply
+from shared.submissions import Group, Outcome
+
+EXPIRED = "4.4.7"
+"""RFC 3463: delivery time expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What is to be told and published once the transaction is committed."""
+
+    events: tuple[Event, ...] = ()
+    publications: tuple[Publication, ...] = ()
+
+    def __add__(self, other: Aftermath) -> Aftermath:
+        return Aftermath(self.events + other.events, self.publications + other.publications)
+
+
+async def settle(connection: Connection, external: External, group: Group, owner: str, verdict: Verdict,
+                 chance: float) -> Aftermath | None:
+    """Write down what the provider said about a claimed group; None if the claim is lost: nothing was changed then."""
+    again = verdict.at_once or (verdict.unanswered and not group.uncertain)
+    delay = 0.0 if again else schedule.retry_delay(group.tries + 1, chance)
+    if not await submissions.settle(
+            connection, group.id, owner, verdict.outcomes, delay=delay,
+            count_try=verdict.count_try and not again, uncertain=verdict.unanswered):
+        return None
+    addresses = {waiting.position: waiting.address for waiting in group.recipients}
+    names = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
+    events = [Event(names[outcome.state], submission_id=group.id, external=external.address,
+                    who=addresses[outcome.position], reply=outcome.reply)
+              for outcome in verdict.outcomes if outcome.state != "waiting" or not again]
+    if verdict.unanswered:
+        events.append(_uncertain(group, external.address, verdict.outcomes[0].reply))
+    ours = {address.lower() for address in (*addresses.values(), external.address)}
+    ids = {found for outcome in verdict.outcomes if outcome.state == "relayed"
+           for found in further_ids(outcome.reply, ours)}
+    if ids:
+        await submissions.add_authors(connection, [
+            (found, group.external_id, group.author_id, group.id) for found in sorted(ids)])
+    await maillog.record(connection, events)
+    failed = [About(addresses[o.position], _status(o.reply), o.reply, external.smtp.host)
+              for o in verdict.outcomes if o.state == "failed"]
+    return Aftermath(tuple(events)) + await _notify(connection, group, "failed", failed)
+
+
+async def expire(connection: Connection, chance: Callable[[], float]) -> Aftermath:
+    """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
+    answer is sent once more, and marked."""
+    expired = await submissions.expired_claims(connection)
+    await submissions.release(connection, [group.id for group, unanswered in expired if not unanswered])
+    events = []
+    for group, unanswered in expired:
+        if unanswered:
+            delay = schedule.retry_delay(group.tries + 1, chance()) if group.uncertain else 0.0
+            await submissions.send_again(connection, group.id, delay, count_try=group.uncertain)
+            events.append(_uncertain(group, None, "the sender ended before the provider's reply came"))
+    await maillog.record(connection, events)
+    return Aftermath(tuple(events))
+
+
+async def give_up(connection: Connection) -> Aftermath:
+    """End what could not be delivered for five days, and tell the authors; some at a time."""
+    after = Aftermath()
+    groups = await submissions.too_old(connection, schedule.GIVE_UP)
+    relays = await submissions.relays(connection, {group.external_id for group in groups})
+    for group in groups:
+        problem = relays[group.external_id].last_error if group.external_id in relays else None
+        abouts = [About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
+                  for w in group.recipients]
+        await submissions.give_up(connection, group.id, [
+            Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)])
+        events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
+        await maillog.record(connection, events)
+        after += Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
+    return after
+
+
+async def tell_delays(connection: Connection) -> Aftermath:
+    """Tell authors what has not been delivered for four hours, then daily; some at a time."""
+    after = Aftermath()
+    groups = await submissions.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
+    relays = await submissions.relays(connection, {group.external_id for group in groups})
+    for group in groups:
+        problem = relays[group.external_id].last_error if group.external_id in relays else None
+        abouts = [About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem)) for w in group.recipients]
+        after += await _notify(connection, group, "delayed", abouts)
+    return after
+
+
+async def _notify(connection: Connection, group: Group, action: Literal["failed", "delayed"],
+                  abouts: Sequence[About]) -> Aftermath:
+    """Put a notice into the author's mailbox. None for mail with a null sender (RFC 5321 4.5.5), so notices never
+    answer notices, nor for an author whose account was removed."""
+    if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
+        return Aftermath()
+    now = datetime.datetime.now(datetime.UTC)
+    head = (await messages.heads(connection, [group.message_id])).get(group.message_id, b"")
+    submitted_at = now - datetime.timedelta(seconds=group.age)
+    original = Original(group.author_address, head[:headers.header_end(head)], submitted_at)
+    notice = notices.report(action, original, abouts, now)
+    [message_id] = await messages.store(connection, [Content.of(notice.body)])
+    reason = "a notice that a mail failed" if action == "failed" else "a notice that a mail is delayed"
+    [inbound_id] = await inbound.add(connection, [Arrival(
+        "notice", message_id, header_id=notice.header_id, submission_id=group.id,
+        recipients=((group.author_id, reason),))])
+    event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
+    await maillog.record(connection, [event])
+    return Aftermath((event,), tuple(publications.routed(inbound_id, [group.author_address])))
+
+
+def _uncertain(group: Group, external: str | None, reason: str) -> Event:
+    return Event("uncertain", submission_id=group.id, external=external,
+                 who=", ".join(waiting.address for waiting in group.recipients)[:1000], reply=reason)
+
+
+def _status(reply: str, otherwise: str = "5.0.0") -> str:
+    code, _, text = reply.partition(" ")
+    return Reply(int(code), text).status if code.isascii() and code.isdigit() else otherwise
+
+
+def _last(reply: str | None, problem: str | None) -> str:
+    if reply or problem:
+        return f"the last problem was: {reply or problem}"
+    return "the provider's mail server was never tried"

@@ -1,0 +1,62 @@
+"""The parameters of MAIL and RCPT (RFC 5321 section 4.1.1, RFC 1870, RFC 4954 section 5, RFC 6152, RFC 6531)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from services.smtp_in.data import Refusal
+
+# The brackets may be missing and blanks stand behind the colon: some old clients send that.
+_PATH = re.compile(r"""(?P<word>FROM|TO):[ ]*
+    (?: <(?P<path> (?:"(?:[^"\\]|\\.)*"|[^<>"\s])* )> | (?P<bare>[^<>"\s]+) )
+    (?:[ ]+(?P<parameters>.*))?""", re.VERBOSE | re.IGNORECASE)
+_SIZE = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8."""
+
+    address: str
+    smtputf8: bool = False
+
+
+def parse_mail(argument: str, most: int) -> Path | Refusal:
+    """What follows MAIL. :param most: octets that a mail may have."""
+    found = _parse("FROM", argument)
+    if found is None:
+        return Refusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
+    address, parameters = found
+    smtputf8 = False
+    for name, value in parameters:
+        if name == "SIZE" and _SIZE.fullmatch(value):
+            if int(value) > most:
+                return Refusal(552, "5.3.4", f"The mail is larger than {most} octets")
+        elif name == "SMTPUTF8" and not value:
+            smtputf8 = True
+        elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
+            continue  # AUTH= says who submitted it to the client (RFC 4954): here the login counts
+        elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH"):
+            return Refusal(501, "5.5.4", f"Wrong value of the parameter {name}")
+        else:
+            return Refusal(555, "5.5.4", "Unknown parameter of MAIL")
+    return Path(address, smtputf8)
+
+
+def parse_rcpt(argument: str) -> Path | Refusal:
+    """What follows RCPT. There is no extension with parameters for it."""
+    found = _parse("TO", argument)
+    if found is None or not found[0]:
+        return Refusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
+    if found[1]:
+        return Refusal(555, "5.5.4", "Unknown parameter of RCPT")
+    return Path(found[0])
+
+
+def _parse(word: str, argument: str) -> tuple[str, list[tuple[str, str]]] | None:
+    match = _PATH.fullmatch(argument.strip())
+    if match is None or match["word"].upper() != word:
+        return None
+    parameters = [parameter.partition("=") for parameter in (match["parameters"] or "").split()]
+    return match["path"] or match["bare"] or "", [(name.upper(), value) for name, _, value in parameters]

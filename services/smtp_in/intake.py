@@ -1,0 +1,126 @@
+"""Commits submissions, those of all sessions together, and only then lets them be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.smtp_in.data import Mail
+from services.smtp_in.recipients import Directory
+from services.smtp_in.senders import header_id
+from shared import accounts, maillog, submissions
+from shared.accounts import External, Local
+from shared.broker import Broker
+from shared.database import Connection, Database
+from shared.group_commit import GroupCommit
+from shared.publications import submitted
+from shared.submissions import Recipient, Submission
+
+OCTETS_IN_HAND = 512 * 1024 * 1024
+"""Of all mails that are being received or committed; at least one of the largest size is always let in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A submission with the accounts it was decided for."""
+
+    submission: Submission
+    author: Local
+    external: External
+
+    @property
+    def octets(self) -> int:
+        """Of the mail."""
+        return self.submission.content.octets
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of it. id: of the submission; None: the author's account was disabled or changed meanwhile."""
+
+    id: int | None
+    event: maillog.Event | None
+    external: str
+
+
+def handed_over(author: Local, external: External, sender: str,  # an envelope has so many parts
+                recipients: Sequence[Recipient], mail: Mail, *, smtputf8: bool) -> Handed:
+    """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
+    provider may not have it.
+
+    :param smtputf8: the client asked for it.
+    """
+    header = mail.header
+    made = f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
+    addresses = [sender, *(recipient.address for recipient in recipients)]
+    needed = not (header.isascii() and all(address.isascii() for address in addresses))
+    return Handed(Submission(author.id, external.id, mail.content(), sender, header_id(header) or made, not mail.ascii,
+                             smtputf8 and needed, tuple(recipients)), author, external)
+
+
+class Intake:
+    """What sessions read from and hand mail to."""
+
+    def __init__(self, database: Database, broker: Broker, largest: int) -> None:
+        """:param largest: octets that a mail may have."""
+        self._database = database
+        self._broker = broker
+        self._group = GroupCommit(database, self._write, self._committed, lambda handed: handed.octets)
+        self._writer: asyncio.Task[None] | None = None
+        self._budget = max(OCTETS_IN_HAND, largest)
+        self._in_hand = 0
+
+    def start(self) -> None:
+        """Start the writer."""
+        self._writer = asyncio.create_task(self._group.run(), name="intake")
+
+    async def stop(self) -> None:
+        """Commit what was handed in, then end the writer."""
+        await self._group.drain()
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    async def directory(self) -> Directory:
+        """The accounts as they are now. :raises Temporary: the database is away."""
+        async with self._database.transaction() as connection:
+            return Directory.of(await accounts.externals(connection), await accounts.locals_(connection))
+
+    def reserve(self, octets: int) -> bool:
+        """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
+        if self._in_hand + octets > self._budget:
+            return False
+        self._in_hand += octets
+        return True
+
+    def free(self, octets: int) -> None:
+        """These octets are no longer kept."""
+        self._in_hand -= octets
+
+    async def commit(self, handed: Handed) -> Taken:
+        """Hand in a mail; returns after its commit. Being cancelled does not take it back.
+
+        :raises Temporary: it is not committed.
+        """
+        return await self._group.commit(handed)
+
+    async def _write(self, connection: Connection, batch: Sequence[Handed]) -> list[Taken]:
+        # An author who was disabled, or got a new password, since MAIL sends nothing any more.
+        valid = await accounts.valid_logins(connection, [(h.author.id, h.author.password_hash) for h in batch])
+        good = [handed for handed in batch if (handed.author.id, handed.author.password_hash) in valid]
+        ids = iter(await submissions.record(connection, [handed.submission for handed in good]))
+        taken = []
+        for handed in batch:
+            event = None
+            if (handed.author.id, handed.author.password_hash) in valid:
+                event = maillog.Event("submitted", submission_id=next(ids), external=handed.external.address,
+                                      who=handed.author.address, reply=f"<{handed.submission.header_id}>")
+            taken.append(Taken(event.submission_id if event else None, event, handed.external.address))
+        await maillog.record(connection, [each.event for each in taken if each.event])
+        return taken
+
+    def _committed(self, batch: Sequence[Taken]) -> None:
+        maillog.announce([each.event for each in batch if each.event])
+        self._broker.publish_behind([submitted(each.id, each.external) for each in batch if each.id is not None])

@@ -1,0 +1,232 @@
+"""The three ports, the open connections and their limits, and the watch over logins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from services.smtp_in.intake import Intake
+from services.smtp_in.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
+from shared import accounts, tls
+from shared.accounts import Local
+from shared.database import Database
+from shared.failures import Temporary
+from shared.logins import Logins, plaintext_allowed
+from shared.service import Service
+from shared.settings import Settings, SettingsError
+from shared.throttle import network_of
+
+SESSIONS = Gauge("mailgroup_smtp_sessions", "Open SMTP connections of mail clients.")
+
+CONNECTIONS = 2_000
+"""Open at once in all, if the process may open as many files."""
+OTHER_FILES = 100
+BACKLOG = 512
+WATCH_SECONDS = 2.0
+STOP_SECONDS = 40.0
+"""For mails in hand, when the service is to stop."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A listening port. setting: its name. clear_auth: passwords without TLS, where the settings allow that."""
+
+    setting: str
+    number: int
+    implicit_tls: bool
+    clear_auth: bool
+
+
+def ports(settings: Settings) -> tuple[Port, ...]:
+    """SUBMISSION_PORT never takes a password before TLS, whatever the settings say."""
+    return (Port("SMTP_PORT", settings.smtp_port, implicit_tls=False, clear_auth=True),
+            Port("SUBMISSION_PORT", settings.submission_port, implicit_tls=False, clear_auth=False),
+            Port("SMTPS_PORT", settings.smtps_port, implicit_tls=True, clear_auth=False))
+
+
+class Listener:
+    """Accepts connections and keeps the open ones."""
+
+    def __init__(self, settings: Settings, intake: Intake, logins: Logins, context: ssl.SSLContext,
+                 connections: int = CONNECTIONS) -> None:
+        """:param connections: open at once at most."""
+        self._settings = settings
+        self._intake = intake
+        self._logins = logins
+        self._context = context
+        self._most = connections
+        self._host_name = socket.gethostname()
+        self._open: set[Connection] = set()
+        self._by_network: Counter[str] = Counter()
+        self._servers: list[asyncio.Server] = []
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def open(self) -> None:
+        """Listen on all ports. :raises SettingsError: one cannot be had."""
+        # aiosmtpd logs commands it does not know; out of step, a client's password may be one.
+        logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)
+        with ExitStack() as undo:
+            sockets = [(port, undo.enter_context(self._listen(port))) for port in ports(self._settings)]
+            undo.pop_all()
+        for port, listening in sockets:
+            if port.implicit_tls:
+                self._spawn(self._accept(port, listening))
+            else:
+                self._servers.append(await asyncio.get_running_loop().create_server(
+                    partial(self._connection, port), sock=listening, backlog=BACKLOG))
+
+    def _listen(self, port: Port) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
+        try:
+            listening = socket.create_server((self._settings.bind, port.number), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise SettingsError(f"MAILGROUP_{port.setting}: {port.number}: cannot listen on {self._settings.bind}: "
+                                f"{error.strerror or error}") from error
+        listening.setblocking(False)
+        return listening
+
+    async def _accept(self, port: Port, listening: socket.socket) -> None:
+        """Take connections of the port for TLS, so that they count before their handshake. Never returns."""
+        with listening:
+            while True:
+                try:
+                    client, address = await asyncio.get_running_loop().sock_accept(listening)
+                except OSError as error:  # out of files, or the client left before it was taken
+                    log.warning("smtp connection not taken", reason=str(error))
+                    await asyncio.sleep(0.1)
+                    continue
+                connection = self._connection(port)
+                if connection.enter(str(address[0])):
+                    self._spawn(self._welcome(connection, client))
+                else:
+                    client.close()
+
+    async def _welcome(self, connection: Connection, client: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, client, ssl=self._context, ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS)
+        except OSError as error:  # ssl.SSLError is one, and so is the time-out
+            log.info("smtp handshake failed", peer=connection.peer, reason=str(error) or type(error).__name__)
+        finally:
+            connection.discharge_unless_open()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    def _connection(self, port: Port) -> Connection:
+        return Connection(self, self._intake, self._logins, self._context, implicit_tls=port.implicit_tls,
+                          clear_auth=port.clear_auth, host_name=self._host_name,
+                          octets=self._settings.max_message_bytes)
+
+    def clear_auth_from(self, peer: str) -> bool:
+        """Whether the settings allow passwords without TLS from this address."""
+        return plaintext_allowed(self._settings, peer)
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether there is room for one more; it is counted then."""
+        network = network_of(connection.peer)
+        if len(self._open) >= self._most or self._by_network[network] >= self._settings.max_connections_per_address:
+            log.warning("smtp connection refused", peer=connection.peer, open=len(self._open),
+                        open_from_there=self._by_network[network])
+            return False
+        self._open.add(connection)
+        self._by_network[network] += 1
+        self._empty.clear()
+        SESSIONS.inc()
+        return True
+
+    def discharge(self, connection: Connection) -> None:
+        """It is closed: count it no longer."""
+        network = network_of(connection.peer)
+        self._open.discard(connection)
+        self._by_network[network] -= 1
+        if not self._by_network[network]:
+            del self._by_network[network]
+        if not self._open:
+            self._empty.set()
+        SESSIONS.dec()
+
+    def logged_in(self) -> list[tuple[Connection, Local]]:
+        """The open sessions that are logged in."""
+        return [(connection, connection.author) for connection in self._open if connection.author is not None]
+
+    async def close(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop accepting, end every session, the mails in hand first; after ``seconds`` cut what is left."""
+        for server in self._servers:
+            server.close()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for connection in list(self._open):
+            connection.stop()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in list(self._open):
+                connection.cut()
+
+
+async def watch(listener: Listener, database: Database) -> None:
+    """End sessions whose account was disabled, removed or given another password. Never returns."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        sessions = listener.logged_in()
+        if not sessions:
+            continue
+        try:
+            async with database.transaction(10.0) as connection:
+                valid = await accounts.valid_logins(connection, {(a.id, a.password_hash) for _, a in sessions})
+        except Temporary as failure:
+            log.warning("smtp sessions could not be checked", reason=str(failure))
+            continue
+        for session, author in sessions:
+            if (author.id, author.password_hash) not in valid:
+                session.stop()
+
+
+def may_open() -> int:
+    """How many connections this process may have open, after raising its limit of open files as far as it goes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(1, limit - OTHER_FILES)
+
+
+async def serve(service: Service) -> None:
+    """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
+    logins = Logins(service.database, service.settings, service.name)
+    intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
+    listener = Listener(service.settings, intake, logins, tls.server_context(service.settings), may_open())
+    await listener.open()
+    intake.start()
+    log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
+    watcher = asyncio.create_task(watch(listener, service.database))
+    try:
+        await service.stopping.wait()
+    finally:
+        await listener.close()
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        await intake.stop()
+        logins.close()

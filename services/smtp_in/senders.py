@@ -1,0 +1,68 @@
+"""Who may be the sender of a mail (DESIGN "Rules of submission"): pure functions over the header section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set as AbstractSet
+
+from services.smtp_in.data import Refusal
+from services.smtp_in.recipients import Directory
+from shared.accounts import Local
+from shared.headers import fold_address, mailboxes, message_ids, values
+
+_ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
+ID_OCTETS = 500
+
+_NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
+
+
+def check_envelope(directory: Directory, author: Local, address: str) -> Refusal | None:
+    """MAIL FROM: '' (``<>``, a read receipt), or an address of the author's or of the external account."""
+    if address and fold_address(address) not in directory.addresses_of(author):
+        return Refusal(550, "5.7.1", _NOT_YOURS)
+    return None
+
+
+def check_header(directory: Directory, author: Local, header: bytes) -> Refusal | None:
+    """From: at most one field, every mailbox in it the author's or the external account's. None: the sender adds it.
+
+    Sender may be anybody but another local account.
+    """
+    own = directory.addresses_of(author)
+    from_fields = values(header, "from")
+    if len(from_fields) > 1:
+        return Refusal(550, "5.7.1", "There is more than one From field")
+    for value in from_fields:
+        found = mailboxes(value)
+        if not found or b"@" in _outside(value, [(box.start, box.end) for box in found]):
+            return Refusal(550, "5.6.0", "The From field cannot be read")
+        if not {fold_address(box.address) for box in found} <= own:
+            return Refusal(550, "5.7.1", f"From: {_NOT_YOURS}")
+    if _names_another(directory, own, [box.address for value in values(header, "sender") for box in mailboxes(value)]):
+        return Refusal(550, "5.7.1", "Sender: this is the address of somebody else here")
+    return None
+
+
+def _names_another(directory: Directory, own: AbstractSet[str], addresses: list[str]) -> bool:
+    folded = set(map(fold_address, addresses))
+    return any(address in directory.locals for address in folded - own)
+
+
+def _outside(value: bytes, spans: list[tuple[int, int]]) -> bytes:
+    """What of the value is in no mailbox that we read: another program might read one there."""
+    position, rest = 0, b""
+    for start, end in spans:
+        rest += value[position:start]
+        position = max(position, end)
+    return rest + value[position:]
+
+
+def header_id(header: bytes) -> str | None:
+    """The Message-ID without angle brackets, if it is well-formed: one field, one ``<local@domain>``, not too long."""
+    found = values(header, "message-id")
+    if len(found) != 1:
+        return None
+    match = _ID.fullmatch(found[0].decode("ascii", "replace"))
+    if match is None or len(match[1]) > ID_OCTETS or message_ids(found[0]) != [match[1]]:
+        return None
+    return match[1]
