@@ -1,0 +1,69 @@
+"""The manual's company (4.3) for tests: accounts in a database without a provider behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.admin import changes
+from services.admin.accounts_file import check
+from shared import accounts, inbound, messages
+from shared.accounts import External, Local
+from shared.database import Database
+from shared.inbound import Arrival
+from shared.messages import Content
+from shared.passwords import Pool
+from shared.vault import Vault, new_key
+
+SUPPORT, SALES = "support@company.com", "sales@company.com"
+KEY = new_key()
+# argon2id of "secret": hashing it anew for every account of every test would take most of their time.
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$Ma+5Liag4+oEtQMoa2SkzQ$pmAWR+H8XdP0iRY3X6DmH4xsNJFztvhJaILg1T/1jm0"
+
+
+def external(address: str = SUPPORT, **fields: Any) -> dict[str, Any]:
+    """An external account as in the accounts file."""
+    server = {"host": "127.0.0.1", "port": 1, "tls": "none"}
+    return {"address": address, "password": "secret", "pop3": server, "smtp": server} | fields
+
+
+def local(name: str, external: str = SUPPORT, **fields: Any) -> dict[str, Any]:
+    """A local account as in the accounts file; its password is ``secret``."""
+    return {"address": f"{name.lower()}@local.com", "user_name": name, "external": external,
+            "password_hash": HASH} | fields
+
+
+COMPANY = {"external_accounts": [external(SUPPORT), external(SALES)],
+           "local_accounts": [local("Alex"), local("Jim"), local("Kim", SALES), local("Tom", SALES)]}
+
+
+async def apply(database: Database, document: dict[str, Any], prune: bool = False) -> list[str]:
+    """Make the accounts what the document says; the lines that ``apply`` prints."""
+    async with database.transaction() as connection:
+        outcome = await changes.apply(connection, check(document, "test"), Vault(KEY), Pool(), prune)
+    return outcome.lines
+
+
+async def everyone(database: Database) -> tuple[dict[str, External], dict[str, Local]]:
+    """External accounts by address, local accounts by user name."""
+    async with database.transaction() as connection:
+        return ({account.address: account for account in await accounts.externals(connection)},
+                {person.user_name: person for person in await accounts.locals_(connection)})
+
+
+async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -> list[int]:
+    """Mails as the fetcher commits them; their ids."""
+    async with database.transaction() as connection:
+        stored = await messages.store(connection, [Content.of(mail) for mail in mails])
+        return await inbound.add(connection, [Arrival("fetched", message_id, external_id) for message_id in stored])
+
+
+async def mailbox_of(database: Database, address: str) -> list[bytes]:
+    """The mails in a mailbox, in its order."""
+    async with database.transaction() as connection:
+        cursor = await connection.execute(
+            """select m.head from maildrop_mails r join messages m on m.id = r.message_id
+               join local_accounts l on l.id = r.local_id
+               where lower(l.address) = lower(%s) and r.deleted_at is null and l.removed_at is null
+               order by r.uid""", (address,))
+        return [bytes(row[0]) for row in await cursor.fetchall()]

@@ -1,0 +1,68 @@
+"""Fixtures for all tests. A server is started when the first test asks for it and stopped with the session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from deploy.machine.postgres import Postgres
+from deploy.machine.provider import Provider
+from deploy.machine.rabbitmq import RabbitMQ
+from shared.database import Database
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL of the session."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres) -> servers.Databases:
+    """Where fresh databases come from."""
+    return servers.Databases(postgres)
+
+
+@pytest.fixture
+def database_url(databases: servers.Databases) -> Iterator[str]:
+    """The URL of a fresh, migrated database."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A fresh, migrated database, opened."""
+    opened = Database(database_url, "test")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """The RabbitMQ of the session."""
+    with servers.rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vhosts(rabbitmq: RabbitMQ) -> servers.Vhosts:
+    """Where fresh virtual hosts come from."""
+    return servers.Vhosts(rabbitmq)
+
+
+@pytest.fixture
+def broker_url(vhosts: servers.Vhosts) -> str:
+    """The URL of a fresh virtual host without exchanges and queues of ours."""
+    return vhosts.fresh()
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[Provider]:
+    """The provider of the session, without mailboxes: a test adds its own, under addresses that no other test uses."""
+    with servers.scratch() as folder, Provider(folder) as running:
+        yield running

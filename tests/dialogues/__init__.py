@@ -1,0 +1,1 @@
+"""What client and server say to one another, in text files, and who plays them."""

@@ -1,0 +1,1 @@
+"""Dialogues with the POP3 server (*.txt), played by stand.py."""

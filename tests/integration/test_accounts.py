@@ -1,0 +1,88 @@
+"""Accounts in a real database: apply is idempotent, whole or not at all, and refuses what must not be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.admin.account_commands import external_fields, local_fields
+from services.admin.accounts_file import AccountsError
+from shared.database import Database
+from tests.company import COMPANY, SUPPORT, apply, everyone, external, local
+
+
+async def refused(database: Database, document: dict[str, Any], prune: bool = False) -> str:
+    before = await everyone(database)
+    with pytest.raises(AccountsError) as caught:
+        await apply(database, document, prune)
+    assert await everyone(database) == before  # nothing is half done
+    return str(caught.value)
+
+
+async def test_applying_twice_changes_nothing_the_second_time(database: Database) -> None:
+    assert len(await apply(database, COMPANY)) == 6
+    assert await apply(database, COMPANY) == []
+
+
+async def test_what_is_exported_makes_the_same_accounts(database: Database) -> None:
+    await apply(database, COMPANY | {"local_accounts": [
+        local("Alex", aliases=["Sascha"], addresses=["a@local.com"], delegate="jim@local.com"), local("Jim")]})
+    externals, people = await everyone(database)
+    document = {"external_accounts": [external_fields(account) for account in externals.values()],
+                "local_accounts": [local_fields(person, [*externals.values()], [*people.values()])
+                                   for person in people.values()]}
+    assert "password" not in str(document)
+    assert await apply(database, document) == []
+
+
+async def test_a_password_left_out_keeps_the_stored_one_and_is_an_error_on_creation(database: Database) -> None:
+    nameless = external()
+    del nameless["password"]
+    assert "password: is missing" in await refused(database, {"external_accounts": [nameless]})
+    await apply(database, {"external_accounts": [external()]})
+    before = (await everyone(database))[0][SUPPORT].password
+    await apply(database, {"external_accounts": [nameless | {"poll_seconds": 7}]})
+    after = (await everyone(database))[0][SUPPORT]
+    assert (after.password, after.poll_seconds) == (before, 7)
+
+
+@pytest.mark.parametrize(("people", "words"), [
+    ([local("Alex"), local("Jim", user_name="ALEX")], ["'ALEX'", "alex@local.com has this name in the same share"]),
+    ([local("Alex"), local("Jim", aliases=[" \u200balex "])], ["has this name in the same share"]),
+    ([local("Alex", address="alex@gmail.com")], ["gmail.com is a public mail provider's domain"]),
+    ([local("Alex", address=SUPPORT)], ["is an address of external account"]),
+    ([local("Alex"), local("Jim", addresses=["ALEX@local.com"])], ["is an address of local account alex@local.com"]),
+    ([local("Alex", external="nobody@company.com")], ["external: 'nobody@company.com'", "there is no such", SUPPORT]),
+    ([local("Alex", delegate="nobody@local.com")], ["delegate: 'nobody@local.com'", "there is no such local account"]),
+    ([local("Alex", delegate="alex@local.com")], ["delegate: has to be another local account"]),
+    ([local("Alex", delegate="kim@local.com"), local("Kim", "sales@company.com")], ["delegate: has to be another"]),
+    ([local("Alex"), local("Alex")], ["is given twice"]),
+])
+async def test_what_must_not_be_is_refused_as_a_whole(database: Database, people: list[dict[str, Any]],
+                                                       words: list[str]) -> None:
+    said = await refused(database, COMPANY | {"local_accounts": people})
+    assert all(word in said for word in words), said
+
+
+async def test_the_same_name_in_two_shares_is_fine(database: Database) -> None:
+    await apply(database, COMPANY | {"local_accounts": [
+        local("Alex"), local("Alex", "sales@company.com", address="alex2@local.com")]})
+
+
+async def test_prune_removes_what_the_file_does_not_name_and_an_address_added_anew_is_a_new_account(
+        database: Database) -> None:
+    await apply(database, COMPANY)
+    _, before = await everyone(database)
+    lines = await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
+    assert lines == ["local account alex@local.com: removed; its mail is kept for the retention time"]
+    await apply(database, COMPANY)
+    _, after = await everyone(database)
+    assert after["Alex"].id != before["Alex"].id
+
+
+async def test_an_external_account_that_people_share_cannot_go_alone(database: Database) -> None:
+    await apply(database, COMPANY)
+    said = await refused(database, {"external_accounts": [external("sales@company.com")],
+                                    "local_accounts": COMPANY["local_accounts"]}, prune=True)
+    assert "there is no such external account" in said

@@ -1,0 +1,121 @@
+"""The broker wrapper against a real RabbitMQ: confirms, returns, batches, and a connection that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pika
+import pytest
+
+from shared import topology
+from shared.broker import Broker, Publication
+from shared.failures import Temporary
+
+
+@pytest.fixture
+async def broker(broker_url: str) -> AsyncIterator[Broker]:
+    opened = Broker(broker_url, "test")
+    yield opened
+    await opened.close()
+
+
+async def connected(broker: Broker) -> Broker:
+    await broker.open()
+    async with asyncio.timeout(20):
+        while not broker.ready:
+            await asyncio.sleep(0.01)
+    return broker
+
+
+def fetched(number: int) -> Publication:
+    return Publication("fetched.support@company.com", b"%d" % number)
+
+
+async def test_what_is_published_is_delivered_in_order_and_acknowledged_at_once(broker: Broker) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=500)
+    await connected(broker)
+    await broker.publish([fetched(number) for number in range(300)])
+    got: list[bytes] = []
+    async with asyncio.timeout(20):
+        while len(got) < 300:
+            batch = await consumer.batch(100)
+            got += [delivery.body for delivery in batch]
+            consumer.ack(batch)
+    assert got == [b"%d" % number for number in range(300)]
+    assert (await broker.depth(topology.ROUTER))[0] == 0
+
+
+async def test_a_message_with_copies_reaches_the_queue_once(broker: Broker) -> None:
+    consumer = broker.consume(topology.MAILBOX, prefetch=10)
+    await connected(broker)
+    await broker.publish([Publication("routed.alex@local.com", b"1", ("routed.jim@local.com", "routed.kim@local.com"))])
+    async with asyncio.timeout(20):
+        assert len(await consumer.batch(10)) == 1
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await consumer.batch(10)
+
+
+async def test_a_message_that_no_queue_takes_is_an_error_and_not_lost_in_silence(broker: Broker) -> None:
+    await connected(broker)
+    with pytest.raises(Temporary, match="no queue takes nowhere"):
+        await broker.publish([fetched(1), Publication("nowhere", b"2")])
+
+
+async def test_publishing_without_a_connection_fails_at_once(broker: Broker) -> None:
+    with pytest.raises(Temporary, match="not connected"):
+        await broker.publish([fetched(1)])
+
+
+async def test_a_rejected_message_goes_to_the_dead_letters(broker: Broker) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+    await broker.publish([fetched(1)])
+    async with asyncio.timeout(20):
+        consumer.reject((await consumer.batch(1))[0])
+        while (await broker.depth(topology.PARKED))[0] == 0:
+            await asyncio.sleep(0.05)
+
+
+async def test_after_a_lost_connection_everything_is_declared_again_and_unacknowledged_mail_comes_back(
+        broker: Broker) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+    await broker.publish([fetched(1)])
+    async with asyncio.timeout(20):
+        [first] = await consumer.batch(10)
+        assert broker._connection is not None
+        broker._connection._transport._sock.shutdown(socket.SHUT_RDWR)  # the peer is gone
+        [again] = await consumer.batch(10)
+    assert (first.body, again.body) == (b"1", b"1")
+    consumer.ack([first])  # stale: says nothing on the new channel
+    consumer.ack([again])
+    async with asyncio.timeout(20):
+        while not broker.ready:
+            await asyncio.sleep(0.01)
+        await broker.publish([fetched(2)])
+        [next_] = await consumer.batch(10)
+    assert next_.body == b"2"
+
+
+async def test_queues_that_were_deleted_are_made_again(broker: Broker, broker_url: str) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+
+    def delete_queues() -> None:
+        connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+        for queue in topology.QUEUES:
+            connection.channel().queue_delete(queue.name)
+        connection.close()
+
+    await asyncio.to_thread(delete_queues)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await broker.publish([fetched(7)])
+                break
+            except Temporary:
+                await asyncio.sleep(0.1)
+        assert [delivery.body for delivery in await consumer.batch(10)] == [b"7"]

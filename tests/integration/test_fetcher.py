@@ -1,0 +1,321 @@
+"""The fetcher against a real PostgreSQL and a real Dovecot: what is fetched, kept, deleted, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from deploy.machine.provider import Provider
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+
+_names = itertools.count(1)
+
+
+@pytest.fixture
+async def bench(database_url: str) -> AsyncIterator[Bench]:
+    async with fetching(database_url) as running:
+        yield running
+
+
+@pytest.fixture
+def box(provider: Provider) -> str:
+    """A fresh mailbox at the provider, password 'secret'."""
+    address = f"box{next(_names)}@fetch.test"
+    provider.add_mailbox(address, "secret")
+    return address
+
+
+def lying(provider: Provider, address: str) -> int:
+    return len(provider.mail_of(address))
+
+
+# ---------------------------------------------------------------------------------------------- fetching
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
+        bench: Bench, provider: Provider, box: str, tls: str) -> None:
+    # given two mails, one with a dot line and a Message-ID
+    provider.put(box, mail("one", ".\r\n..dots"))
+    provider.put(box, b"Message-ID: <a@b>\r\n" + mail("two"))
+    # when the account is polled twice
+    account = await bench.add(box, provider.pop3s_port if tls == "implicit" else provider.pop3_port, pop3_tls=tls,
+                              pop3_tls_fingerprint=None if tls == "none" else provider.fingerprint)
+    await until(lambda: polls_well(bench, account))
+    polled = await bench.poll(account)
+    # then each is here once, byte for byte, and still there
+    assert await bench.bodies(account) == [mail("one", ".\r\n..dots"), b"Message-ID: <a@b>\r\n" + mail("two")]
+    assert await bench.states(account) == {"fetched": 2}
+    assert lying(provider, box) == 2
+    assert (polled.last_error, polled.backlog, polled.failures) == (None, 0, 0)
+    # and the router was told of each, behind the commit
+    assert [publication.key for publication in bench.published] == [f"fetched.{box}"] * 2
+    assert await bench.rows("select header_id from inbound order by id") == [(None,), ("a@b",)]
+    assert await bench.rows("select event, external from events order by id") == [("fetched", box)] * 2
+
+
+async def test_new_mail_arrives_within_a_poll_interval(bench: Bench, provider: Provider, box: str) -> None:
+    account = await bench.add(box, provider.pop3_port)
+    await until(lambda: polls_well(bench, account))
+    provider.put(box, mail("new"))
+    async with asyncio.timeout(4):
+        await until(lambda: has(bench, account, 1))
+    assert await bench.subjects(account) == ["new"]
+
+
+async def test_from_now_leaves_what_is_there_and_takes_what_comes(bench: Bench, provider: Provider, box: str) -> None:
+    provider.put(box, mail("old"))
+    account = await bench.add(box, provider.pop3_port, history="from_now", delete_after_days=0)
+    await until(lambda: polls_well(bench, account))
+    provider.put(box, mail("new"))
+    await bench.poll(account)
+    await bench.poll(account)
+    assert await bench.subjects(account) == ["new"]
+    assert lying(provider, box) == 1
+    assert b"Subject: old" in provider.mail_of(box)[0]
+    # when history is wanted after all, it is fetched, and never deleted
+    await bench.rows("update external_accounts set history = 'all' where id = %s", account)
+    await bench.poll(account)
+    await bench.poll(account)
+    assert await bench.subjects(account) == ["new", "old"]
+    assert lying(provider, box) == 1
+
+
+# ---------------------------------------------------------------------------------------------- deleting
+
+
+async def test_at_once_deletes_what_came_after_first_contact_only(bench: Bench, provider: Provider, box: str) -> None:
+    provider.put(box, mail("old"))
+    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: has(bench, account, 1))
+    provider.put(box, mail("new"))
+    await until(lambda: has(bench, account, 2))
+    await until(lambda: _is(lambda: lying(provider, box) == 1))
+    await bench.poll(account)
+    assert await bench.states(account) == {"fetched": 1, "closed": 1}
+    assert b"Subject: old" in provider.mail_of(box)[0]
+
+
+async def _is(condition: Callable[[], bool]) -> bool:
+    return condition()
+
+
+async def test_delete_history_deletes_that_too(bench: Bench, provider: Provider, box: str) -> None:
+    provider.put(box, mail("old"))
+    account = await bench.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
+    await until(lambda: _is(lambda: lying(provider, box) == 0))
+    assert await bench.subjects(account) == ["old"]
+
+
+async def test_after_days_deletes_when_the_days_are_over(bench: Bench, provider: Provider, box: str) -> None:
+    account = await bench.add(box, provider.pop3_port, delete_after_days=7)
+    await until(lambda: polls_well(bench, account))
+    provider.put(box, mail("one"))
+    provider.put(box, mail("two"))
+    await until(lambda: has(bench, account, 2))
+    await bench.rows("update upstream_mails set fetched_at = now() - interval '6 days 23 hours'")
+    await bench.poll(account)
+    assert lying(provider, box) == 2
+    await bench.rows("update upstream_mails set fetched_at = now() - interval '7 days 1 minute' where uidl = "
+                     "(select min(uidl) from upstream_mails)")
+    await bench.poll(account)
+    await bench.poll(account)
+    assert lying(provider, box) == 1
+    assert await bench.states(account) == {"fetched": 1, "closed": 1}
+
+
+async def test_nothing_is_deleted_upstream_when_the_commit_fails(bench: Bench, provider: Provider, box: str) -> None:
+    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: polls_well(bench, account))
+    # given a database that refuses every ledger row in a way that is not the mail's fault
+    await bench.rows("alter table upstream_mails rename to elsewhere")
+    provider.put(box, mail("new"))
+    await until(lambda: fails(bench, account))
+    assert lying(provider, box) == 1
+    # when it is well again, the mail arrives
+    await bench.rows("alter table elsewhere rename to upstream_mails")
+    await until(lambda: has(bench, account, 1))
+    assert await bench.subjects(account) == ["new"]
+
+
+# ---------------------------------------------------------------------------------------------- renumbering
+
+
+def renumber(provider: Provider, box: str) -> None:
+    """Make Dovecot give every mail a new UIDL."""
+    folder = provider.folder / "mail" / box
+    for file in folder.iterdir():
+        if file.name.startswith("dovecot"):
+            file.unlink()
+    for place in ("new", "cur"):
+        for file in (folder / place).iterdir():  # the UID order follows the names
+            file.rename(folder / "new" / f"9{file.name.split(':')[0]}")
+
+
+async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_delivered(
+        bench: Bench, provider: Provider, box: str) -> None:
+    provider.put(box, mail("twin"))
+    provider.put(box, mail("twin"))
+    provider.put(box, mail("one"))
+    account = await bench.add(box, provider.pop3_port)
+    await until(lambda: has(bench, account, 3))
+    await until(lambda: polls_well(bench, account))
+    before = {key for key, in await bench.rows("select uidl from upstream_mails")}
+    # when every UIDL changes, and a third twin comes
+    provider.put(box, mail("twin"))
+    await asyncio.to_thread(renumber, provider, box)
+    await until(lambda: has(bench, account, 4))
+    await bench.poll(account)
+    # then only the third twin is new
+    assert sorted(await bench.subjects(account)) == ["one", "twin", "twin", "twin"]
+    assert await bench.states(account) == {"fetched": 4}
+    assert not before & {key for key, in await bench.rows("select uidl from upstream_mails")}
+    assert len(await bench.rows("select 1 from events where event = 'renumbered'")) == 3
+
+
+async def test_after_a_wholesale_renumbering_history_stays_history(bench: Bench, provider: Provider, box: str) -> None:
+    for number in range(3):
+        provider.put(box, mail(f"old{number}", received="Mon, 1 Jan 2024 10:00:00 +0000"))
+    account = await bench.add(box, provider.pop3_port, history="from_now")
+    await until(lambda: polls_well(bench, account))
+    provider.put(box, mail("new", received="Mon, 1 Jan 2074 10:00:00 +0000"))
+    await asyncio.to_thread(renumber, provider, box)
+    await bench.poll(account)
+    await bench.poll(account)
+    assert await bench.subjects(account) == ["new"]
+    assert await bench.states(account) == {"history": 3, "fetched": 1}
+
+
+# ---------------------------------------------------------------------------------------------- what goes wrong
+
+
+async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
+        bench: Bench, provider: Provider, box: str) -> None:
+    account = await bench.add(box, provider.pop3_port, password=bench.vault.seal("wrong"))
+    await until(lambda: fails(bench, account))
+    # given Dovecot says [AUTH], one refusal is enough
+    [[paused, kind, text, wait]] = await bench.rows(
+        """select paused_at is not null, last_error_kind, last_error,
+                  extract(epoch from next_poll_at - now())::int from polls""")
+    assert (paused, kind) == (True, "refused")
+    assert f"127.0.0.1:{provider.pop3_port}: the login was refused; check login name and password" in text
+    assert 3500 < wait <= 3600
+    # when the password is corrected, it is polled at once
+    provider.put(box, mail("one"))
+    await bench.rows("update external_accounts set password = %s", bench.vault.seal("secret"))
+    polled = await bench.poll(account)
+    assert (polled.paused_at, polled.last_error) == (None, None)
+    assert await bench.subjects(account) == ["one"]
+
+
+async def test_bad_servers_are_told_apart_and_delay_nobody(bench: Bench, provider: Provider, box: str) -> None:
+    # given an account that nobody serves, one whose certificate is not trusted, one that hangs, and a good one
+    hanging = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
+    nobody = await bench.add("nobody@fetch.test", 1)
+    untrusted = await bench.add("untrusted@fetch.test", provider.pop3s_port, pop3_tls="implicit")
+    await bench.add("hanging@fetch.test", hanging.sockets[0].getsockname()[1])
+    await asyncio.sleep(0.5)
+    provider.put(box, mail("one"))
+    good = await bench.add(box, provider.pop3_port)
+    # then the good one gets its mail at once
+    async with asyncio.timeout(5):
+        await until(lambda: has(bench, good, 1))
+    await until(lambda: fails(bench, nobody))
+    await until(lambda: fails(bench, untrusted))
+    errors = {id_: (kind, text) for id_, kind, text in
+              await bench.rows("select external_id, last_error_kind, last_error from polls")}
+    assert errors[nobody] == ("unreachable", "127.0.0.1:1: connection refused; check host and port")
+    assert errors[untrusted][0] == "tls"
+    assert "the certificate is not trusted" in errors[untrusted][1]
+    hanging.close()
+
+
+async def test_private_hosts_are_not_polled_without_leave(database_url: str, provider: Provider, box: str) -> None:
+    async with fetching(database_url, allow_private_upstream=False) as bench:
+        account = await bench.add(box, provider.pop3_port)
+        await until(lambda: fails(bench, account))
+        assert (await bench.rows("select last_error_kind from polls")) == [("policy",)]
+
+
+async def test_twenty_accounts_are_fetched_at_once(bench: Bench, provider: Provider) -> None:
+    boxes = [f"many{number}@fetch.test" for number in range(20)]
+    for address in boxes:
+        provider.add_mailbox(address, "secret")
+        for number in range(5):
+            provider.put(address, mail(f"{address} {number}"))
+    accounts = [await bench.add(address, provider.pop3_port) for address in boxes]
+    await until(lambda: _count(bench, 100))
+    for address, account in zip(boxes, accounts, strict=True):
+        assert sorted(await bench.subjects(account)) == [f"{address} {number}" for number in range(5)]
+
+
+async def _count(bench: Bench, count: int) -> bool:
+    [[found]] = await bench.rows("select count(*) from inbound where source = 'fetched'")
+    return int(found) >= count
+
+
+async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
+        database_url: str, provider: Provider, box: str) -> None:
+    async with fetching(database_url, max_message_bytes=20_000) as bench:
+        provider.put(box, mail("small"))
+        provider.put(box, b'Cc: "Jim" <x@fetch.test>\r\n' + mail("large", "y\r\n" * 20_000))
+        provider.put(box, mail("after"))
+        account = await bench.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
+        await until(lambda: has(bench, account, 2))
+        await bench.poll(account)
+        await bench.poll(account)
+        assert sorted(await bench.subjects(account)) == ["after", "small"]
+        assert lying(provider, box) == 1
+        [[notice, reply]] = await bench.rows(
+            """select m.head, e.reply from inbound i join messages m on m.id = i.message_id
+               join events e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'""")
+        text = bytes(notice).decode()
+        assert "Subject: Mail not fetched: large\r\n" in text
+        assert 'Cc: "Jim" <x@fetch.test>\r\n' in text and "To: x@fetch.test\r\n" in text
+        assert "From: ann@customer.test" in text
+        assert "20000 octets" in reply
+        # and it is fetched once the limit has grown
+    async with fetching(database_url) as bench:
+        await bench.rows("update external_accounts set password = %s", bench.vault.seal("secret"))
+        await bench.poll(account)
+        assert sorted(await bench.subjects(account)) == ["after", "large", "small"]
+
+
+async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
+        bench: Bench, provider: Provider, box: str) -> None:
+    await bench.rows("alter table inbound add check (header_id <> 'refuse@me')")
+    provider.put(box, mail("one"))
+    provider.put(box, b"Message-ID: <refuse@me>\r\n" + mail("bad"))
+    provider.put(box, mail("two"))
+    account = await bench.add(box, provider.pop3_port)
+    await until(lambda: has(bench, account, 2))
+    await until(lambda: polls_well(bench, account))
+    assert sorted(await bench.subjects(account)) == ["one", "two"]
+    [[reason]] = await bench.rows("select reason from upstream_mails where state = 'skipped'")
+    assert "it could not be stored" in reason
+    # when it is tried in vain for the third time, its people are told
+    await bench.poll(account)
+    await bench.poll(account)
+    assert len(await bench.rows("select 1 from inbound where source = 'notice'")) == 1
+
+
+async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider: Provider, box: str) -> None:
+    async with fetching(database_url) as bench:
+        account = await bench.add(box, provider.pop3_port)
+        await until(lambda: polls_well(bench, account))
+    async with fetching(database_url) as again:
+        assert (await again.rows("select count(*) from polls where lease_expires > now() + interval '14 seconds'"))
+        await again.rows("update external_accounts set password = %s", again.vault.seal("secret"))
+        await again.poll(account)
+
+
+async def test_many_sessions_fetch_a_big_mailbox_once(bench: Bench, provider: Provider, box: str) -> None:
+    for number in range(1201):
+        provider.put(box, mail(f"m{number}"))
+    account = await bench.add(box, provider.pop3_port)
+    await until(lambda: has(bench, account, 1201), 60)
+    await bench.poll(account)
+    assert sorted(await bench.subjects(account)) == sorted(f"m{number}" for number in range(1201))

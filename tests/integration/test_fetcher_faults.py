@@ -1,0 +1,233 @@
+"""The fetcher against providers that misbehave, and against its own sudden ends; a real PostgreSQL below."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deploy.machine import ports
+from shared import ledger
+from shared.database import Database
+from shared.ledger import LeaseLost
+from shared.service import Service
+from shared.settings import Settings
+from shared.vault import Vault, new_key
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
+
+
+@pytest.fixture
+async def bench(database_url: str) -> AsyncIterator[Bench]:
+    async with fetching(database_url) as running:
+        yield running
+
+
+def mails(*names: str) -> dict[str, bytes]:
+    return {name: mail(name) for name in names}
+
+
+async def is_state(bench: Bench, account: int, **states: int) -> bool:
+    return await bench.states(account) == states
+
+
+async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(bench: Bench) -> None:
+    # given a provider whose connection ends in the middle of one mail, each time
+    script = ScriptedPop3(mails("one", "killer", "two", "three"),
+                          answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        # then the others arrive once each, and nothing of the half mail
+        await until(lambda: has(bench, account, 3))
+        assert sorted(await bench.subjects(account)) == ["one", "three", "two"]
+        # and after the third try its people are told, with what its header says
+        await until(lambda: is_noticed(bench, account))
+        [[reason, tries]] = await bench.rows("select reason, tries from upstream_mails where state = 'skipped'")
+        assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
+        await until(lambda: polls_well(bench, account))
+        assert script.mails.keys() == {"one", "killer", "two", "three"}
+        [[notice]] = await bench.rows("select m.head from inbound i join messages m on m.id = i.message_id "
+                                      "where i.source = 'notice'")
+        assert b"Subject: Mail not fetched: killer" in bytes(notice)
+        # when the provider is well again, the mail arrives at the next try
+        script.answers = {}
+        await bench.rows("update upstream_mails set next_try_at = now() where state = 'skipped'")
+        await bench.poll(account)
+        assert sorted(await bench.subjects(account)) == ["killer", "one", "three", "two"]
+        assert await bench.states(account) == {"fetched": 4}
+
+
+async def is_noticed(bench: Bench, account: int) -> bool:
+    return bool(await bench.rows("select 1 from inbound where source = 'notice' and external_id = %s", account))
+
+
+async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_poll(bench: Bench) -> None:
+    script = ScriptedPop3(mails("one", "bad", "two"), answers={"RETR 2": say(b"-ERR corrupt\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
+        await until(lambda: polls_well(bench, account))
+        assert sorted(await bench.subjects(account)) == ["one", "two"]
+        assert script.mails.keys() == {"bad"}
+        assert await bench.rows("select reason from upstream_mails where state = 'skipped'") == [
+            ("the provider refuses to hand it out: corrupt",)]
+
+
+async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(bench: Bench) -> None:
+    script = ScriptedPop3(mails("one", "two"))
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: polls_well(bench, account))
+        script.answers = {"UIDL": say(b"+OK\r\n2 two\r\n.\r\n")}
+        await bench.poll(account)
+        assert await bench.states(account) == {"fetched": 2}
+        script.answers = {}
+        await bench.poll(account)
+        assert len(await bench.bodies(account)) == 2
+
+
+async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_twice(bench: Bench) -> None:
+    # given a provider whose connection ends at QUIT, so that it deletes nothing
+    script = ScriptedPop3({})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port, delete_after_days=0)
+        await until(lambda: polls_well(bench, account))
+        script.answers = {"QUIT": cut()}
+        script.mails["one"] = mail("one")
+        await until(lambda: is_state(bench, account, deleting=1))
+        await until(lambda: fails(bench, account))
+        assert script.mails.keys() == {"one"}
+        # when QUIT works, the mail goes, and is not fetched again
+        script.answers = {}
+        await bench.poll(account)
+        await bench.poll(account)
+        assert not script.mails
+        assert await bench.states(account) == {"closed": 1}
+        assert await bench.subjects(account) == ["one"]
+        # and the same UIDL later is a new mail, even with the same bytes
+        script.mails["one"] = mail("one")
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["one", "one"]
+
+
+async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: Bench) -> None:
+    script = ScriptedPop3({})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port, delete_after_days=0)
+        await until(lambda: polls_well(bench, account))
+        script.mails |= mails("a", "b")
+        script.answers = {"UIDL": say(b"+OK\r\n1 same\r\n2 same\r\n.\r\n")}
+        await until(lambda: has(bench, account, 2))
+        await bench.poll(account)
+        assert sorted(await bench.subjects(account)) == ["a", "b"]
+        assert script.mails.keys() == {"a", "b"}
+
+
+async def test_three_plain_refusals_pause_and_a_test_resumes(bench: Bench) -> None:
+    script = ScriptedPop3(mails("one"), password="other")
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: is_paused(bench, account))
+        tried = script.sessions
+        assert tried == 3
+        await asyncio.sleep(1.5)
+        assert script.sessions == tried
+        script.password = "secret"
+        polled = await bench.poll(account)
+        assert polled.paused_at is None and await bench.subjects(account) == ["one"]
+
+
+async def is_paused(bench: Bench, account: int) -> bool:
+    return bool(await bench.rows("select 1 from polls where external_id = %s and paused_at is not null", account))
+
+
+async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
+    script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: has(bench, account, 2))
+        await until(lambda: polls_well(bench, account))
+        [[wait, backlog]] = await bench.rows(
+            "select extract(epoch from next_poll_at - last_success_at)::float8, backlog from polls")
+        assert 1.5 < wait < 2.5 and backlog == 1
+        await until(lambda: has(bench, account, 3))
+        assert script.sessions == 2
+
+
+async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(bench: Bench) -> None:
+    script = ScriptedPop3(mails("a", "b", "c"), answers={"RETR 1": say(b"+OK\r\n" + stuff(mail("a")) + b"junk\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: fails(bench, account))
+        script.answers = {}
+        script.commands.clear()
+        await until(lambda: has(bench, account, 3))
+        assert sorted(await bench.subjects(account)) == ["a", "b", "c"]
+        assert [line for line in script.commands if line.startswith("RETR")] == ["RETR 3", "RETR 2"]
+
+
+async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url: str) -> None:
+    hanging, well = ScriptedPop3(answers={"PASS": hang()}), ScriptedPop3(mails("a"))
+    async with hanging.running(), well.running():
+        async with fetching(database_url) as bench:
+            await bench.add("h@x.test", hanging.port)
+            account = await bench.add("e@x.test", well.port)
+            await until(lambda: has(bench, account, 1))
+            started = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - started < 3
+    async with fetching(database_url) as again:
+        # and the accounts were given back
+        assert (await again.rows("select count(*) from polls where owner is not null and owner not like %s",
+                                 f"{again.service.owner}%")) == [(0,)]
+
+
+async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothing(
+        bench: Bench, database: Database) -> None:
+    # given an account that is due, and that another process polls already
+    account = await bench.add("e@x.test", 1, enabled=False)
+    await bench.rows("insert into polls (external_id, owner, lease_expires) "
+                     "values (%s, 'before', now() + interval '1 hour')", account)
+    await bench.rows("update external_accounts set enabled = true")
+    async with database.transaction() as connection:
+        assert await ledger.claim(connection, "other", 10) == []
+        # when that one is silent for too long
+        await connection.execute("update polls set lease_expires = now() - interval '1 second'")
+        [poll] = await ledger.claim(connection, "first", 10)
+        await ledger.hold(connection, poll)
+    # and so is the next one
+    async with database.transaction() as connection:
+        await connection.execute("update polls set lease_expires = now() - interval '1 second'")
+        [second] = await ledger.claim(connection, "second", 10)
+    # then the first one can commit nothing, not even how its poll ended
+    with pytest.raises(LeaseLost):
+        async with database.transaction() as connection:
+            await ledger.hold(connection, poll)
+    async with database.transaction() as connection:
+        await ledger.release(connection, poll)
+        await ledger.hold(connection, second)
+        await ledger.release(connection, second)
+
+
+async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_url: str, database: Database) -> None:
+    script = ScriptedPop3(mails(*(f"m{number}" for number in range(1500))))
+    key = new_key()
+    environment = {
+        "PATH": "/usr/bin:/bin", "MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/",
+        "MAILGROUP_SECRET_KEY": key, "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
+        "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0])}
+    bench = Bench(Service("test", Settings(database_url=database_url, broker_url="amqp://x/"), Vault(key)), database,
+                  Vault(key))
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        for least in (1, 300, 600, 1500):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL)
+            # when it is killed after a batch, and another one takes over once its lease has ended
+            await until(lambda least=least: has(bench, account, least))  # type: ignore[misc]  # bound now
+            process.kill()
+            await process.wait()
+            await bench.rows("update polls set lease_expires = now()")
+        assert sorted(await bench.subjects(account)) == sorted(script.mails)
+        assert await bench.states(account) == {"fetched": 1500}

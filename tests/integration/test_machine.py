@@ -1,0 +1,203 @@
+"""deploy/machine: `up` as a process of its own, with a data folder that only root may enter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.machine import ports
+from deploy.machine.instance import RESIDENT
+from deploy.machine.supervise import ROOT, leftovers
+from shared.settings import is_up, load
+
+RESTART_SECONDS = 2.0
+UP = """
+import sys
+from pathlib import Path
+from deploy.machine.instance import up, with_free_ports
+from shared.settings import load
+settings = with_free_ports(load(data=Path(sys.argv[1])))
+say = lambda line: print(line, flush=True)
+sys.exit(up(settings, lambda running: say("READY"), say, ("router", "mailbox")))
+"""
+
+
+class Up:
+    """One `up` in a process of its own, with two of the services."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.log = data.parent / "up.log"
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as log:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")}
+            return subprocess.Popen([sys.executable, "-c", UP, str(self.data)], stdout=log, stderr=log,
+                                    env=environment | {"PYTHONPATH": str(ROOT)})
+
+    def wait_until_ready(self) -> None:
+        until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 90)
+        assert "READY" in self.log.read_text(), self.log.read_text()
+
+    def start_again(self) -> None:
+        self.process = self._start()
+
+    def run(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.data / "run.json").read_text())
+        return found
+
+    def pid(self, name: str) -> int:
+        return int(self.run()["pids"].get(name, 0))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def until(holds: Callable[[], bool], seconds: float) -> float:
+    """How long it took until this held."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds, f"not within {seconds:g} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Up]:
+    """An `up` whose data folder no other user can reach."""
+    parent = Path(tempfile.mkdtemp(prefix="mailgroup-test-"))  # mode 0700
+    data = parent / "data"
+    data.mkdir(mode=0o700)
+    up = Up(data)
+    up.wait_until_ready()
+    yield up
+    up.stop()
+    for name in ("postgres", "rabbitmq"):
+        if (data / name).is_symlink():
+            shutil.rmtree((data / name).resolve().parent)
+    shutil.rmtree(parent)
+
+
+def test_run_json_is_for_its_owner_alone_and_names_what_runs(running: Up) -> None:
+    file = running.data / "run.json"
+    assert file.stat().st_mode & 0o077 == 0
+    assert (running.data / "secret.key").stat().st_mode & 0o077 == 0
+    found = running.run()
+    assert {"up", "supervisord", "postgres", "rabbitmq", "router", "mailbox"} <= set(found["pids"])
+    for pid in found["pids"].values():
+        os.kill(pid, 0)
+    # and a command without any setting finds the system through it
+    settings = load(data=running.data)
+    assert settings.database_url == found["settings"]["database_url"]
+    assert is_up(running.data)
+    metrics = urllib.request.urlopen(found["urls"]["metrics_router"], timeout=5).read()
+    assert b"python_info" in metrics or b"process_" in metrics
+
+
+def test_each_part_is_a_descendant_of_up(running: Up) -> None:
+    assert Path(f"/proc/{running.pid('router')}/cmdline").read_bytes().endswith(b"python\0-m\0services.router\0")
+    parent = running.pid("router")
+    while parent not in (running.process.pid, 1):
+        parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+    assert parent == running.process.pid
+
+
+@pytest.mark.parametrize("name", ["router", "postgres", "epmd", "rabbitmq"])
+def test_whatever_dies_is_started_again_however_often(running: Up, name: str) -> None:
+    for _ in range(6 if name == "router" else 2):
+        old = running.pid(name)
+        os.kill(old, signal.SIGKILL)
+        took = until(lambda old=old: running.pid(name) not in (0, old), 10)  # type: ignore[misc]  # bound in the loop
+        assert took < RESTART_SECONDS
+    url = running.run()["urls"]["metrics_mailbox"].replace("/metrics", "/readyz")
+    until(lambda: answers(url), 60)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_rabbitmq_comes_back_with_its_folder_deleted(running: Up) -> None:
+    # given a node whose whole folder is gone
+    folder = (running.data / "rabbitmq").resolve()
+    old = running.pid("rabbitmq")
+    shutil.rmtree(folder)
+    # when it dies
+    os.kill(old, signal.SIGKILL)
+    until(lambda: running.pid("rabbitmq") not in (0, old), 10)
+    # then the services find an empty one
+    until(lambda: (folder / "mnesia").exists(), 30)
+    url = running.run()["urls"]["metrics_router"].replace("/metrics", "/readyz")
+    until(lambda: answers(url), 60)
+
+
+def test_a_second_up_on_the_same_folder_is_refused(running: Up) -> None:
+    done = subprocess.run([sys.executable, "-c", UP, str(running.data)], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode != 0
+    assert "is in use by another mailgroup" in done.stderr
+
+
+def test_a_killed_up_is_no_obstacle_for_the_next_one(running: Up) -> None:
+    # given an up that was killed
+    key = (running.data / "secret.key").read_text()
+    running.process.kill()
+    running.process.wait()
+    # then its file is not believed any more
+    assert load(data=running.data).database_url is None
+    # and the next start, at once, works with the same data
+    running.start_again()
+    running.wait_until_ready()
+    assert (running.data / "secret.key").read_text() == key
+
+
+def test_it_stops_within_a_minute_and_leaves_nothing_running(running: Up) -> None:
+    assert running.stop() == 0
+    assert leftovers(running.data) == []
+    assert not (running.data / "run.json").exists()
+    assert not is_up(running.data)
+    # and the log tells the order: services, then RabbitMQ, then PostgreSQL
+    log = (running.data / "log" / "supervisord.log").read_text().splitlines()
+    stopped = [line.split("stopped: ")[1].split()[0] for line in log[-12:] if "stopped: " in line]
+    assert set(stopped[:2]) == {"router", "mailbox"}
+    assert stopped[2:4] == ["rabbitmq", "postgres"]
+
+
+def test_a_taken_mail_port_is_named(tmp_path: Path) -> None:
+    (port,) = ports.choose(1, str(tmp_path))
+    code = f"""
+import sys
+from pathlib import Path
+from deploy.machine.instance import up
+from shared.settings import load
+up(load(data=Path(sys.argv[1]), smtp_port={port}), lambda running: None)
+"""
+    with socket.create_server(("127.0.0.1", port)):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True,
+                              check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode != 0
+    assert f"MAILGROUP_SMTP_PORT: {port}: taken" in done.stderr
+
+
+def test_every_resident_service_is_one_that_can_be_started() -> None:
+    for name in RESIDENT:
+        assert (ROOT / "services" / name / "__main__.py").exists(), name

@@ -1,0 +1,166 @@
+"""Router and mailbox on a real database: batches, repeats, removed people, faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import inbound, messages
+from shared.broker import Publication
+from shared.database import Database
+from shared.envelopes import Envelope, Fetched, Routed, read
+from shared.inbound import Arrival
+from shared.messages import Content
+from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+
+
+def mail(to: str, subject: str = "x") -> bytes:
+    return f"From: anna@x.example\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
+
+
+def ids(publications: list[Publication]) -> list[int]:
+    return [read(Envelope, publication.body).id for publication in publications]
+
+
+async def deliver(database: Database, rows: list[int]) -> list[Publication]:
+    routed = await Router(database, 5).handle(rows)
+    return await Mailbox(database, 5).handle(ids(routed))
+
+
+async def states(database: Database) -> list[str]:
+    async with database.transaction() as connection:
+        return [row[0] for row in await (await connection.execute("select state from inbound order by id")).fetchall()]
+
+
+async def test_a_batch_is_routed_by_the_names_in_to_and_delivered(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    first = mail(f'"Alex" <{SUPPORT}>')
+    rows = await arrive(database, externals[SUPPORT].id, [first, mail(SUPPORT)])
+    rows += await arrive(database, externals[SALES].id, [mail(f"kim <{SALES}>")])
+    assert await deliver(database, rows) == []
+    assert await mailbox_of(database, "alex@local.com") == [first, mail(SUPPORT)]
+    assert await mailbox_of(database, "jim@local.com") == [mail(SUPPORT)]
+    assert await mailbox_of(database, "kim@local.com") == [mail(f"kim <{SALES}>")]
+    assert await mailbox_of(database, "tom@local.com") == []
+    assert await states(database) == ["delivered"] * 3
+
+
+async def test_handling_again_delivers_nothing_twice(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    for _ in range(3):
+        await deliver(database, rows)
+        await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
+
+
+async def test_a_deleted_mail_is_not_resurrected_by_a_repeated_delivery(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    routed = await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(ids(routed))
+    async with database.transaction() as connection:
+        await connection.execute("update maildrop_mails set deleted_at = now()")
+        await connection.execute("update inbound set state = 'routed'")
+        await connection.execute("update deliveries set done_at = null")
+    await Mailbox(database, 5).handle(rows)
+    assert await mailbox_of(database, "alex@local.com") == []
+
+
+async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    routed = await Router(database, 5).handle(rows)
+    await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
+    back = await Mailbox(database, 5).handle(ids(routed))
+    assert [read(Fetched, publication.body).external for publication in back] == [SUPPORT]
+    await deliver(database, ids(back))
+    assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+async def test_with_nobody_enabled_a_mail_is_held_and_delivered_as_soon_as_somebody_is(database: Database) -> None:
+    document: dict[str, Any] = {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]}
+    await apply(database, document)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    assert await deliver(database, rows) == []
+    assert await states(database) == ["held"]
+    lines = await apply(database, document | {"local_accounts": [local("Alex")]})
+    assert "1 held mails go to the router again" in lines
+    swept = await Router(database, 5).sweep()
+    await deliver(database, ids(swept))
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
+
+
+async def test_a_lost_message_is_published_again_once_the_grace_period_is_over(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    assert await Router(database, 3600).sweep() == []
+    async with database.transaction() as connection:
+        await connection.execute("update inbound set state_at = now() - interval '10 s'")
+    assert ids(await Router(database, 5).sweep()) == rows
+    assert await Router(database, 5).sweep() == []  # its time is recorded
+    routed = await Router(database, 5).handle(rows)
+    async with database.transaction() as connection:
+        await connection.execute("update inbound set state_at = now() - interval '10 s'")
+    [again] = await Mailbox(database, 5).sweep()
+    assert again == routed[0]
+    assert read(Routed, again.body).recipients == ("alex@local.com", "jim@local.com")
+
+
+async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    for fault in range(5):
+        assert await states(database) == ["fetched"], fault
+        await Router(database, 5).blame(rows[0], "router: test", "Traceback: boom")
+    assert await states(database) == ["parked"]
+    async with database.transaction() as connection:
+        [listed] = await inbound.listing(connection, "parked")
+        assert (listed.origin, listed.error) == ("router: test", "Traceback: boom")
+        assert await inbound.requeue(connection, rows) == rows
+    await deliver(database, rows)
+    assert await states(database) == ["delivered"]
+
+
+async def test_the_books_balance(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT, str(n)) for n in range(5)])
+    await deliver(database, rows[:2])
+    for _ in range(5):
+        await Router(database, 5).blame(rows[2], "router", "boom")
+    async with database.transaction() as connection:
+        books = (await inbound.books(connection))[SUPPORT]
+    assert (books.fetched, books.delivered, books.parked, books.in_flight) == (5, 2, 1, 2)
+    assert books.fetched == books.delivered + books.held + books.parked + books.own_copies + books.in_flight
+
+
+@pytest.mark.parametrize("octets", [0, 1, messages.HEAD_OCTETS - 1, messages.HEAD_OCTETS, messages.HEAD_OCTETS + 1,
+                                    messages.HEAD_OCTETS + messages.CHUNK_OCTETS,
+                                    messages.HEAD_OCTETS + 2 * messages.CHUNK_OCTETS + 5])
+async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
+    body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
+    async with database.transaction() as connection:
+        [message_id] = await messages.store(connection, [Content.of(bytearray(body))])
+    assert b"".join([piece async for piece in messages.stream(database, message_id)]) == body
+
+
+async def test_a_mail_to_known_people_needs_no_router(database: Database) -> None:
+    await apply(database, COMPANY)
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        [message_id] = await messages.store(connection, [Content.of(mail("jim@local.com"))])
+        rows = await inbound.add(connection, [Arrival("local", message_id, recipients=((people["Jim"].id, "To Jim"),))])
+    assert await Router(database, 5).handle(rows) == []
+    await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "jim@local.com")) == 1

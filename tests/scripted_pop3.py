@@ -1,0 +1,140 @@
+"""A POP3 server that behaves as a test tells it to: well by default, badly where an answer is given for a command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from shared.accounts import Server, Tls
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Raw bytes, pieces sent one after the other; then the connection stays silent (hang) or is closed (cut)."""
+
+    pieces: tuple[bytes, ...] = ()
+    hang: bool = False
+    cut: bool = False
+
+
+def say(*pieces: bytes) -> Answer:
+    """Send this and go on."""
+    return Answer(pieces)
+
+
+def cut(*pieces: bytes) -> Answer:
+    """Send this and close the connection."""
+    return Answer(pieces, cut=True)
+
+
+def hang(*pieces: bytes) -> Answer:
+    """Send this and never anything more."""
+    return Answer(pieces, hang=True)
+
+
+def stuff(mail: bytes) -> bytes:
+    """A mail as RETR sends it, with the final dot (RFC 1939 section 3)."""
+    lines = mail.split(b"\r\n")
+    if lines[-1] == b"":
+        lines.pop()
+    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines) + b".\r\n"
+
+
+@dataclass
+class ScriptedPop3:
+    """Mails by UIDL in order. answers: by whole command ("RETR 2") or verb ("CAPA"), and "greeting".
+
+    commands: all that clients said. sessions: how many connections there were.
+    """
+
+    mails: dict[str, bytes] = field(default_factory=dict)
+    capabilities: tuple[str, ...] | None = ("PIPELINING", "UIDL", "TOP", "USER")
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    password: str = "secret"
+    context: ssl.SSLContext | None = None
+    implicit: bool = False
+    commands: list[str] = field(default_factory=list)
+    sessions: int = 0
+    port: int = 0
+
+    def server(self, tls: Tls = "none", fingerprint: str | None = None, host: str = "127.0.0.1") -> Server:
+        """Where it is, as an account says it."""
+        return Server(host, self.port, tls, fingerprint)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[ScriptedPop3]:
+        """Serve on a free port of 127.0.0.1."""
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20,
+                                              ssl=self.context if self.implicit else None)
+        self.port = listener.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            listener.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.sessions += 1
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            await self._session(reader, writer)
+        writer.close()
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        listed = list(self.mails.items())
+        deleted: set[str] = set()
+        if not await self._send(writer, self.answers.get("greeting", say(b"+OK ready\r\n"))):
+            return
+        while line := (await reader.readline()).decode().strip():
+            self.commands.append(line)
+            verb, _, argument = line.partition(" ")
+            answer = self.answers.get(line) or self.answers.get(verb)
+            if not await self._send(writer, answer or say(self._answer(verb, argument, listed, deleted))):
+                return
+            if verb == "STLS" and answer is None and self.context is not None:
+                await writer.start_tls(self.context)
+            if verb == "QUIT":
+                if answer is None:
+                    for uidl in deleted:
+                        self.mails.pop(uidl, None)
+                return
+
+    async def _send(self, writer: asyncio.StreamWriter, answer: Answer) -> bool:
+        for piece in answer.pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if answer.hang:
+            await asyncio.Event().wait()
+        return not answer.cut
+
+    def _answer(self, verb: str, argument: str, listed: list[tuple[str, bytes]], deleted: set[str]) -> bytes:
+        numbered = enumerate(listed, 1)
+        match verb:
+            case "CAPA" if self.capabilities is not None:
+                lines = [*self.capabilities, *(["STLS"] if self.context is not None and not self.implicit else [])]
+                return b"+OK\r\n" + "".join(f"{name}\r\n" for name in lines).encode() + b".\r\n"
+            case "STLS" if self.context is not None:
+                return b"+OK\r\n"
+            case "USER" | "QUIT":
+                return b"+OK\r\n"
+            case "PASS":
+                return b"+OK\r\n" if argument == self.password else b"-ERR wrong\r\n"
+            case "STAT":
+                return f"+OK {len(listed)} {sum(len(mail) for _, mail in listed)}\r\n".encode()
+            case "UIDL":
+                return b"+OK\r\n" + "".join(f"{n} {uidl}\r\n" for n, (uidl, _) in numbered).encode() + b".\r\n"
+            case "LIST":
+                return b"+OK\r\n" + "".join(f"{n} {len(mail)}\r\n" for n, (_, mail) in numbered).encode() + b".\r\n"
+            case "RETR":
+                return b"+OK\r\n" + stuff(listed[int(argument) - 1][1])
+            case "TOP" if self.capabilities is not None and "TOP" in self.capabilities:
+                header = listed[int(argument.split()[0]) - 1][1].partition(b"\r\n\r\n")[0]
+                return b"+OK\r\n" + stuff(header + b"\r\n\r\n")
+            case "DELE":
+                deleted.add(listed[int(argument) - 1][0])
+                return b"+OK\r\n"
+            case _:
+                return b"-ERR unknown\r\n"

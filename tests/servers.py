@@ -1,0 +1,104 @@
+"""The servers that the tests run against: real ones, private, on free ports, made by the code that ``up`` uses."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from deploy.machine import ports
+from deploy.machine.postgres import Postgres
+from deploy.machine.programs import Process
+from deploy.machine.rabbitmq import RabbitMQ
+from shared.schema.migrate import migrate
+
+_START_SECONDS = 60.0
+_VHOSTS_AT_ONCE = 25
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder below /tmp that the servers' users can enter (pytest's own are for us alone); removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="mailgroup-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres(durable: bool = False) -> Iterator[Postgres]:
+    """A PostgreSQL with an empty cluster. Without ``durable`` it is faster and loses data in a power cut."""
+    with scratch() as folder, ExitStack() as stack:
+        server = Postgres(folder, ports.choose(1, str(folder))[0], secrets.token_hex(16), durable)
+        server.prepare()
+        process = server.program().start(folder / "log")
+        stack.callback(process.stop)
+        wait_for(server.answers, process)
+        yield server
+
+
+@contextmanager
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ without any queue."""
+    with scratch() as folder, ExitStack() as stack:
+        one, two, three = ports.choose(3, str(folder))
+        server = RabbitMQ(folder, (one, two, three), secrets.token_hex(16))
+        server.prepare()
+        for program in server.programs():
+            process = program.start(folder / f"{program.name}.log")
+            stack.callback(process.stop)
+        wait_for(server.answers, process)
+        yield server
+
+
+def wait_for(answers: Callable[[], bool], process: Process, seconds: float = _START_SECONDS) -> None:
+    """Wait until a server answers; fail with its log if it ends, or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not answers():
+        process.check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{process.program.name} does not answer after {seconds:g} s: {process.log}")
+        time.sleep(0.1)
+
+
+class Databases:
+    """Fresh, migrated databases: the migrations run once, into a template."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._numbers = itertools.count(1)
+        server.create("migrated")
+        migrate(server.url_of("migrated"))
+
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """The URL of a new one, dropped at the end."""
+        name = f"test{next(self._numbers)}"
+        self._server.create(name, template="migrated")
+        try:
+            yield self._server.url_of(name)
+        finally:
+            self._server.drop(name)
+
+
+class Vhosts:
+    """Fresh virtual hosts of one RabbitMQ, made many at a time because that costs seconds."""
+
+    def __init__(self, server: RabbitMQ) -> None:
+        self._server = server
+        self._numbers = itertools.count(1)
+        self._ready: list[str] = []
+
+    def fresh(self) -> str:
+        """The URL of a new one; it stays until the server ends."""
+        if not self._ready:
+            self._ready = [f"test{next(self._numbers)}" for _ in range(_VHOSTS_AT_ONCE)]
+            self._server.add_vhosts(self._ready)
+        return self._server.url_of(self._ready.pop(0))

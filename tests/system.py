@@ -1,0 +1,115 @@
+"""The whole system for end-to-end tests: every service and server of ``up``, and a provider of real Dovecot and Postfix."""
+
+from __future__ import annotations
+
+import json
+import os
+import poplib
+import smtplib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy.machine.instance import Instance, with_free_ports
+from deploy.machine.provider import Provider
+from shared.settings import Settings
+from tests.company import local
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORD = "secret"
+T = TypeVar("T")
+
+
+class System:
+    """A running gateway and its provider, as users and operators meet them."""
+
+    def __init__(self, instance: Instance, provider: Provider, folder: Path) -> None:
+        self.instance, self.provider, self.folder = instance, provider, folder
+        self.settings = instance.settings
+
+    # ---------------------------------------------------------------------------------------- the operator
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line."""
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        return subprocess.run([sys.executable, "-m", "services.admin", *words, "--data", str(self.settings.data)],
+                              cwd=self.folder, env=environment, input=stdin, capture_output=True, text=True, check=False,
+                              timeout=120)
+
+    def json(self, *words: str) -> Any:
+        """What a command prints with --json."""
+        done = self.run(*words, "--json")
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    def apply(self, document: dict[str, Any], prune: bool = True) -> str:
+        """Make the accounts what the document says, by the command; what it printed."""
+        file = self.folder / "accounts.json"
+        file.write_text(json.dumps(document), encoding="utf-8")
+        done = self.run("apply", str(file), *(["--prune"] if prune else []))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def external(self, address: str, **fields: Any) -> dict[str, Any]:
+        """An account at our provider, with its mailbox there; polled every second."""
+        self.provider.add_mailbox(address, PASSWORD)
+        server = {"host": self.provider.host, "tls": "none"}
+        return {"address": address, "password": PASSWORD, "poll_seconds": 1,
+                "pop3": server | {"port": self.provider.pop3_port},
+                "smtp": server | {"port": self.provider.smtp_port}} | fields
+
+    def company(self) -> dict[str, Any]:
+        """The company of the manual's 4.3."""
+        return {"external_accounts": [self.external("support@company.com"), self.external("sales@company.com")],
+                "local_accounts": [local("Alex"), local("Jim"), local("Kim", "sales@company.com"),
+                                   local("Tom", "sales@company.com")]}
+
+    # ---------------------------------------------------------------------------------------- people
+
+    def mails(self, address: str, password: str = PASSWORD) -> list[bytes]:
+        """The mails in a local account's mailbox, read by POP3, with CRLF line ends."""
+        session = poplib.POP3("127.0.0.1", self.settings.pop3_port, timeout=60)
+        try:
+            session.user(address)
+            session.pass_(password)
+            return [b"\r\n".join(session.retr(number + 1)[1]) + b"\r\n" for number in range(session.stat()[0])]
+        finally:
+            session.quit()
+
+    def who_has(self, token: str, people: list[str]) -> list[str]:
+        """Those in whose mailbox a mail with this text lies."""
+        return [address for address in people if any(token.encode() in mail for mail in self.mails(address))]
+
+    def submit(self, author: str, recipients: list[str], message: bytes | Message) -> None:
+        """Hand in a mail as a mail client does."""
+        body = message if isinstance(message, bytes) else message.as_bytes()
+        with smtplib.SMTP("127.0.0.1", self.settings.smtp_port, timeout=120) as smtp:
+            smtp.login(author, PASSWORD)
+            smtp.sendmail(author, recipients, body)
+
+    def empty(self) -> None:
+        """No accounts; what they had is out of the way of the next test."""
+        self.apply({})
+
+
+def until(what: Callable[[], T], seconds: float = 60.0) -> T:
+    """Call it until it returns something true. :raises AssertionError: it never did."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
+    return found
+
+
+@contextmanager
+def running(folder: Path, **settings: Any) -> Iterator[System]:
+    """A system with a data folder of its own, on free ports."""
+    base = Settings(data=folder / "data", allow_private_upstream=True, **settings)
+    with (Provider(folder / "provider") as provider,
+          Instance(with_free_ports(base), say=lambda line: print(line, file=sys.stderr)) as instance):
+        yield System(instance, provider, folder)

@@ -1,0 +1,111 @@
+"""The accounts file: every mistake is named with its field, its value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.admin.accounts_file import AccountsError, check, read_file
+from tests.company import COMPANY, SUPPORT, external, local
+
+
+def complaints(document: Any) -> str:
+    with pytest.raises(AccountsError) as caught:
+        check(document, "accounts.yaml")
+    return str(caught.value)
+
+
+def test_the_manuals_company_is_accepted() -> None:
+    accounts = check(COMPANY, "accounts.yaml")
+    assert [account.address for account in accounts.external_accounts] == [SUPPORT, "sales@company.com"]
+
+
+@pytest.mark.parametrize(("tls", "pop3", "smtp"), [("none", 110, 25), ("starttls", 110, 587), ("implicit", 995, 465)])
+def test_ports_default_to_those_of_the_tls_mode(tls: str, pop3: int, smtp: int) -> None:
+    server = {"host": "mail.company.com", "tls": tls}
+    [account] = check({"external_accounts": [external(pop3=server, smtp=server)]}, "x").external_accounts
+    assert (account.pop3.port, account.smtp.port) == (pop3, smtp)
+
+
+def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
+    server = {"host": "mail.company.com"}
+    [account] = check({"external_accounts": [external(pop3=server, smtp=server)]}, "x").external_accounts
+    assert (account.pop3.tls, account.login, account.smtp.auth) == ("implicit", SUPPORT, True)
+
+
+@pytest.mark.parametrize(("document", "words"), [
+    ({"external_accounts": [external(pasword="x")]},
+     ["external_accounts[0].pasword", SUPPORT, "there is no such field; allowed here are address, enabled, login"]),
+    ({"external_accounts": [external(pop3={"host": "h", "prot": 1})]}, ["pop3.prot", "allowed here are host, port"]),
+    ({"externals": []}, ["externals: there is no such field; allowed here are external_accounts, local_accounts"]),
+    ({"external_accounts": [external(poll_seconds=0)]}, ["poll_seconds", "0:", "greater than or equal to 1"]),
+    ({"external_accounts": [external(pop3={"host": "h", "port": 70000})]}, ["pop3.port", "70000", "65535"]),
+    ({"external_accounts": [external(pop3={"host": "h", "tls": "ssl"})]}, ["pop3.tls", "'ssl'", "'none', 'starttls'"]),
+    ({"external_accounts": [external(pop3={"host": "h h"})]}, ["pop3.host", "'h h'", "a name or an IP address"]),
+    ({"external_accounts": [external(history="some")]}, ["history", "'some'", "'all' or 'from_now'"]),
+    ({"external_accounts": [external(enabled="yes")]}, ["enabled", "'yes'", "boolean"]),
+    ({"external_accounts": [external("support")]}, ["address", "'support'", "name@domain"]),
+    ({"external_accounts": [external("a" * 200 + "@b.c")]}, ["at most 200 octets"]),
+    ({"external_accounts": [{"address": SUPPORT}]}, ["pop3", "is missing"]),
+    ({"local_accounts": [{"address": "a@b.c", "user_name": "A"}]}, ["external", "is missing"]),
+    ({"local_accounts": [local("Alex", user_name="  ")]}, ["user_name", "visible letter"]),
+    ({"local_accounts": [local("Alex", user_name="A\r\nBcc: x")]}, ["user_name", "control characters"]),
+    ({"local_accounts": [local("Alex", password="x")]}, ["only one of password, password_file, password_hash"]),
+    ({"local_accounts": [local("Alex", password_hash="plain")]}, ["password_hash", "argon2id"]),
+    ({"external_accounts": [external(pop3={"host": "h", "tls_fingerprint": "12"})]}, ["64 hex digits"]),
+    ({"local_accounts": {}}, ["local_accounts", "list"]),
+    ([], ["Input should be a valid dictionary"]),
+])
+def test_a_mistake_is_named(document: Any, words: list[str]) -> None:
+    said = complaints(document)
+    assert all(word in said for word in words), said
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    said = complaints({"external_accounts": [external(pasword="x", poll_seconds=-1)], "local_accounts": [{}]})
+    assert len(said.splitlines()) >= 4
+
+
+def test_a_wrong_password_never_shows_in_the_message() -> None:
+    assert "hunter" not in complaints({"external_accounts": [external(password=["hunter"])]})
+
+
+def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.yaml"
+    file.write_text("external_accounts:\n  - address: [\n")
+    with pytest.raises(AccountsError, match=r"accounts.yaml: line \d+, column \d+: not YAML"):
+        read_file(file)
+
+
+def test_a_field_given_twice_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.yaml"
+    file.write_text("external_accounts: []\nexternal_accounts: []\n")
+    with pytest.raises(AccountsError, match="external_accounts"):
+        read_file(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AccountsError, match="No such file"):
+        read_file(tmp_path / "none.yaml")
+
+
+def test_json_is_accepted_and_yaml_words_keep_their_meaning_of_yaml_1_2(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.json"
+    file.write_text('{"local_accounts": [{"address": "no@local.com", "user_name": "No",\n'
+                    '\t"external": "support@company.com", "password": "12:30:45"}]}')
+    [person] = read_file(file).local_accounts
+    assert (person.user_name, person.password) == ("No", "12:30:45")
+    file.write_text("local_accounts:\n- {address: no@local.com, user_name: no, external: support@company.com}")
+    assert read_file(file).local_accounts[0].user_name == "no"
+
+
+def test_a_password_file_is_read_beside_the_accounts_file(tmp_path: Path) -> None:
+    (tmp_path / "alex.txt").write_text("s3cret\n")
+    file = tmp_path / "accounts.yaml"
+    file.write_text("local_accounts:\n- {address: a@local.com, user_name: A, external: s@c.com, password_file: alex.txt}")
+    assert read_file(file).local_accounts[0].password == "s3cret"
+    (tmp_path / "alex.txt").unlink()
+    with pytest.raises(AccountsError, match=r"password_file: alex.txt: No such file"):
+        read_file(file)

@@ -1,0 +1,58 @@
+"""The notice about a mail that could not be fetched."""
+
+from __future__ import annotations
+
+import datetime
+import email
+import email.policy
+
+import pytest
+
+from services.fetcher.notices import compose, topmost_received
+
+NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
+HEADER = (b"Received: from a by b;\r\n\tMon, 1 Jan 2024 10:00:00 +0100\r\n"
+          b"Received: x; Tue, 2 Jan 2024 10:00:00 +0000\r\n"
+          b'From: "Ann" <ann@c.test>\r\nTo: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n'
+          b"Subject: =?utf-8?q?gr=C3=B6=C3=9Fe?=\r\nDate: then\r\nReferences: <1@x>\r\n\r\n")
+
+
+def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> None:
+    raw, header_id = compose("e@x.test", HEADER, 5000, "it is too large", NOW)
+    notice = email.message_from_bytes(raw, policy=email.policy.default)
+    assert b'To: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n' in raw
+    assert notice["References"] == "<1@x>" and notice["From"] == "mailgroup <e@x.test>"
+    assert notice["Subject"] == "Mail not fetched: größe" and notice["Auto-Submitted"] == "auto-generated"
+    assert notice["Message-ID"] == f"<{header_id}>"
+    text = notice.get_content()
+    for word in ('From: "Ann" <ann@c.test>', "Subject: größe", "Date: then", "Size: 5000 octets", "it is too large."):
+        assert word in text
+    assert raw.replace(b"\r\n", b"").count(b"\n") == 0
+
+
+def test_without_a_header_it_goes_to_everyone_of_the_account() -> None:
+    raw, _ = compose("e@x.test", None, None, "it is broken", NOW)
+    notice = email.message_from_bytes(raw, policy=email.policy.default)
+    assert notice["To"] == "e@x.test" and "header could not be read" in notice.get_content()
+
+
+def test_a_hostile_header_adds_no_field_and_no_size() -> None:
+    header = b"To: a@b\r\nBcc: x\r\nSubject: =?utf-8?q?a=0D=0ABcc:_evil@c?=\r\nCc: " + b"a@b, " * 20_000 + b"\r\n\r\n"
+    raw, _ = compose("e@x.test", header, 1, "x", NOW)
+    notice = email.message_from_bytes(raw, policy=email.policy.default)
+    assert notice["Bcc"] is None and notice["Cc"] is None and notice["To"] == "a@b"
+    assert len(raw) < 5000
+
+
+@pytest.mark.parametrize(("header", "expected"), [
+    (HEADER, "2024-01-01T10:00:00+01:00"),
+    (b"Received: x; 1 Jan 2024 10:00:00 -0000\r\n\r\n", "2024-01-01T10:00:00+00:00"),
+    (b"Received: no date\r\n\r\n", None),
+    (b"Received: x; Mon, 99 Foo 2024\r\n\r\n", None),
+    (b"Received: x; 1 Jan 99999999999 10:00:00 +9999999999\r\n\r\n", None),
+    (b"Subject: x\r\n\r\n", None),
+    (b"", None),
+])
+def test_the_topmost_received_tells_when_a_mail_came(header: bytes, expected: str | None) -> None:
+    found = topmost_received(header)
+    assert (None if found is None else found.isoformat()) == expected

@@ -1,0 +1,150 @@
+"""shared/group_commit.py, over a database that only begins and ends transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import pytest
+
+from shared.database import Connection, Database
+from shared.failures import Temporary
+from shared.group_commit import GroupCommit
+
+
+class Transactions:
+    """Counts them. gate: commits wait for it. away: no transaction begins. torn: no commit is answered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = self.torn = False
+
+    @asynccontextmanager
+    async def transaction(self, seconds: float = 60.0) -> AsyncIterator[Connection]:
+        """One more."""
+        if self.away:
+            raise Temporary("away")
+        self.count += 1
+        yield cast(Connection, None)
+        await self.gate.wait()
+        if self.torn:
+            raise Temporary("the connection was lost during the commit")
+
+    async def ready(self) -> bool:
+        """Whether one could begin."""
+        return not self.away
+
+
+class Table:
+    """What was written, batch by batch; "bad" cannot be."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.committed: list[str] = []
+
+    async def write(self, _: Connection, items: Sequence[str]) -> list[str]:
+        """Write a batch."""
+        self.batches.append(list(items))
+        if "bad" in items:
+            raise ValueError("bad item")
+        return [item.upper() for item in items]
+
+    def note(self, results: Sequence[str]) -> None:
+        """A batch is committed."""
+        self.committed += results
+
+
+@asynccontextmanager
+async def group(transactions: Transactions, table: Table, **limits: int) -> AsyncIterator[GroupCommit[str, str]]:
+    """A writer that runs."""
+    group: GroupCommit[str, str] = GroupCommit(cast(Database, transactions), table.write, table.note, len, **limits)
+    writer = asyncio.create_task(group.run())
+    yield group
+    writer.cancel()
+    with suppress(asyncio.CancelledError):
+        await writer
+
+
+async def results(*commits: Any) -> list[Any]:
+    """What each commit returned or raised."""
+    return await asyncio.gather(*commits, return_exceptions=True)
+
+
+async def test_what_queues_during_a_commit_is_committed_together() -> None:
+    transactions, table = Transactions(), Table()
+    transactions.gate.clear()
+    async with group(transactions, table) as writer:
+        first = asyncio.create_task(writer.commit("a"))
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(writer.commit(item)) for item in "bcd"]
+        await asyncio.sleep(0.01)
+        assert not first.done() and not table.committed
+
+        transactions.gate.set()
+
+        assert await results(first, *others) == ["A", "B", "C", "D"]
+        assert table.batches == [["a"], ["b", "c", "d"]] and transactions.count == 2
+
+
+async def test_a_bad_item_harms_no_other() -> None:
+    transactions, table = Transactions(), Table()
+    async with group(transactions, table) as writer:
+        one, bad, two = await results(writer.commit("a"), writer.commit("bad"), writer.commit("b"))
+
+    assert (one, two) == ("A", "B") and isinstance(bad, ValueError)
+    assert table.committed == ["A", "B"]
+
+
+async def test_a_database_that_is_away_fails_everything_at_once() -> None:
+    transactions, table = Transactions(), Table()
+    transactions.away = True
+    async with group(transactions, table) as writer:
+        failures = await results(*(writer.commit(item) for item in "abc"))
+        transactions.away = False
+
+        assert all(isinstance(failure, Temporary) for failure in failures) and not table.batches
+        assert await writer.commit("d") == "D"
+
+
+async def test_a_commit_without_an_answer_is_not_repeated() -> None:
+    transactions, table = Transactions(), Table()
+    transactions.torn = True
+    async with group(transactions, table) as writer:
+        failures = await results(writer.commit("a"), writer.commit("b"))
+
+    assert all(isinstance(failure, Temporary) for failure in failures)
+    assert table.batches == [["a", "b"]] and not table.committed
+
+
+async def test_who_goes_away_takes_nothing_back() -> None:
+    transactions, table = Transactions(), Table()
+    transactions.gate.clear()
+    async with group(transactions, table) as writer:
+        waiting = asyncio.create_task(writer.commit("a"))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        transactions.gate.set()
+        await writer.drain()
+
+    assert table.committed == ["A"]
+
+
+@pytest.mark.parametrize(("limits", "batches"), [
+    ({"most": 2}, [["a"], ["bb", "cc"], ["dd"]]), ({"heaviest": 3}, [["a"], ["bb"], ["cc"], ["dd"]]),
+    ({"heaviest": 1}, [["a"], ["bb"], ["cc"], ["dd"]])])
+async def test_batches_have_limits(limits: dict[str, int], batches: list[list[str]]) -> None:
+    transactions, table = Transactions(), Table()
+    transactions.gate.clear()
+    async with group(transactions, table, **limits) as writer:
+        commits = [asyncio.create_task(writer.commit("a"))]
+        await asyncio.sleep(0.01)
+        commits += [asyncio.create_task(writer.commit(item)) for item in ("bb", "cc", "dd")]
+        await asyncio.sleep(0.01)
+        transactions.gate.set()
+        await results(*commits)
+
+    assert table.batches == batches

@@ -1,0 +1,54 @@
+"""deploy/machine/ports.py: which ports are free, and what is said about those that are not."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from deploy.machine import ports
+from shared.failures import Permanent
+
+
+@pytest.fixture
+def listener() -> socket.socket:
+    """A socket that listens on some port of the loopback address."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_the_same_seed_gives_the_same_ports_while_they_are_free() -> None:
+    chosen = ports.choose(5, "one")
+    assert ports.choose(5, "one") == chosen
+    assert ports.choose(5, "two") != chosen
+    assert len(set(chosen)) == 5
+    assert max(chosen) < 32_768
+
+
+def test_a_port_that_is_taken_meanwhile_is_replaced() -> None:
+    first, *_ = ports.choose(1, "taken")
+    with socket.create_server(("127.0.0.1", first)):
+        assert not ports.is_free(first)
+        assert first not in ports.choose(3, "taken")
+    assert ports.choose(1, "taken", taken=[first]) != [first]
+
+
+def test_ports_in_a_row_leave_out_what_is_taken() -> None:
+    first = ports.choose_run(7, "row", ports.OURS)
+    with socket.create_server(("127.0.0.1", first + 3)):
+        other = ports.choose_run(7, "row", ports.OURS)
+    assert first + 3 not in range(other, other + 7)
+    assert ports.choose_run(7, "row", ports.OURS, taken=[first + 6]) != first
+
+
+def test_a_taken_mail_port_is_named_with_its_setting(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with listener, pytest.raises(Permanent, match=f"MAILGROUP_POP3_PORT: {port}: taken"):
+        ports.require({"MAILGROUP_POP3_PORT": port}, "127.0.0.1")
+    # and once it is free again, nothing is said
+    ports.require({"MAILGROUP_POP3_PORT": port}, "127.0.0.1")
+
+
+def test_one_port_for_two_purposes_is_refused() -> None:
+    (port,) = ports.choose(1, "twice")
+    with pytest.raises(Permanent, match=f"MAILGROUP_SMTP_PORT: {port}: also given as MAILGROUP_POP3_PORT"):
+        ports.require({"MAILGROUP_POP3_PORT": port, "MAILGROUP_SMTP_PORT": port}, "127.0.0.1")

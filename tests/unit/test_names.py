@@ -1,0 +1,81 @@
+"""Names as routing compares them (shared/names.py)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.names import normalise, same_name
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Alex", "alex"),
+    ("ALEX SMITH", "Alex Smith"),
+    ("Straße", "STRASSE"),
+    ("Jose\u0301", "José"),
+    ("Ａｌｅｘ", "Alex"),  # full width, as Asian keyboards write it
+    ("ﬁona", "Fiona"),
+    ("Al\u200bex", "Alex"), ("\ufeffAlex", "Alex"), ("\u202aAlex\u202c", "Alex"), ("Al\u00adex", "Alex"),
+    ("  Alex \t  Smith ", "Alex Smith"),
+    ("Alex\u3000Smith", "Alex Smith"), ("Alex\u00a0Smith", "Alex Smith"),
+    ('"Alex"', "Alex"), ("'Alex'", "Alex"), ('" Alex "', "Alex"),
+    ("=?utf-8?q?Alex?=", "Alex"), ('"=?utf-8?q?Alex?="', "Alex"), ("=?utf-8?b?J0FsZXgn?=", "Alex"),
+    ("=?utf-8?q?Alex_?= =?utf-8?q?Smith?=", "Alex Smith"),
+    ("ΣΟΦΟΣ", "σοφος"), ("ΣΟΦΟΣ", "σοφος"[:-1] + "ς"),
+    ("İstanbul", "i\u0307stanbul"),
+])
+def test_these_are_the_same_name(one: str, other: str) -> None:
+    assert same_name(one, other)
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Al", "Alex"), ("Alex", "Alex Smith"), ("Alex", "Alexa"), ("Smith, Alex", "Alex Smith"), ("Jose", "José"),
+    ('"Alex', "Alex"), ("\"Alex'", "Alex"), ("''Alex''", "Alex"), ("Alex.", "Alex"), ("%", "Alex"), ("Аlex", "Alex"),
+    ("", ""), ("\u200b", "\u200b"), ('""', ""), ("=?utf-8?X?Alex?=", "Alex"),
+])
+def test_these_are_two_names_or_none(one: str, other: str) -> None:
+    assert not same_name(one, other)
+
+
+@given(st.text())
+def test_normalising_twice_is_normalising_once_but_for_a_second_pair_of_quotes(name: str) -> None:
+    # given
+    once = normalise(name)
+    # then
+    quoted = len(once) > 1 and once[0] == once[-1] and once[0] in "\"'"
+    assert quoted or normalise(once) == once
+
+
+@given(st.text(st.characters(categories=["Cs", "Cf", "Mn", "Lu", "Zs", "Nd", "Cc"]) | st.sampled_from("=?'\"utf-8qb_")))
+def test_any_string_has_a_normal_form(name: str) -> None:
+    # given
+    once = normalise(name)
+    # then
+    quoted = len(once) > 1 and once[0] == once[-1] and once[0] in "\"'"
+    assert quoted or normalise(once) == once
+    assert same_name(name, name) == bool(once)
+
+
+@given(st.text(min_size=1), st.sampled_from(['"', "'"]))
+def test_one_pair_of_outer_quotes_makes_no_difference(name: str, quote: str) -> None:
+    # given a name without quotes of its own
+    name = name.strip("\"'")
+    # then
+    bare = normalise(name)
+    if bare[:1] not in ('"', "'"):
+        assert normalise(quote + name + quote) == bare
+
+
+@pytest.mark.parametrize("letters", ["\u0301\u0327", "=?utf-8?q?=CC=81?= ", "\ufdfa", "=?utf-8?q?" * 50, "a", "\ud800"])
+def test_no_name_takes_long(letters: str) -> None:
+    # given
+    names = [(letters * 1000)[:length] for length in (1000, 100_000)]
+    # when
+    started = time.process_time()
+    for name in names:
+        normalise(name)
+    # then
+    assert time.process_time() - started < 0.2

@@ -1,0 +1,413 @@
+"""The connection under a session: pipelining, memory, limits, deadlines and the stop, over the loopback address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.pop3_out import protocol
+from services.pop3_out.protocol import Connection
+from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
+
+LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB
+LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+TLS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """The mail, or list, that the next answer brings; it has at least one line."""
+    assert (await reader.readline()).startswith(b"+OK")
+    wire = await asyncio.wait_for(reader.readuntil(b"\r\n.\r\n"), 10)
+    return wire.removesuffix(b".\r\n").replace(b"\n..", b"\n.")
+
+
+def receiving(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    """The transport, to stop and start reading."""
+    return cast(asyncio.Transport, writer.transport)
+
+
+def opened(server: Stand) -> list[Connection]:
+    return list(server.listener._open)
+
+
+@LOOPS
+@TLS
+def test_pipelined_mails_come_in_order_and_are_read_in_few_queries(tmp_path: Path, loop: str, tls: bool) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given 300 mails
+            server.store.mails[ALEX.id] = {row: b"%d\r\n" % row * 50 for row in range(1000, 1300)}
+            reader, writer = await server.logged_in(tls)
+            # when the client asks for all of them at once
+            writer.write(b"".join(b"RETR %d\r\n" % number for number in range(1, 301)))
+            # then each comes as it is, in order
+            for row in range(1000, 1300):
+                assert await answer(reader) == b"%d\r\n" % row * 50
+            assert len(server.store.reads) <= 6
+
+    on_loop(loop, work)
+
+
+@LOOPS
+@TLS
+def test_a_large_mail_waits_for_a_slow_client_without_being_held(tmp_path: Path, loop: str, tls: bool) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a mail larger than all buffers on the way, and a client that does not read
+            server.store.mails[ALEX.id] = {1: LARGE * 6, 2: ONE}
+            reader, writer = await server.logged_in(tls)
+            receiving(writer).pause_reading()
+            server.store.reads.clear()
+            # when it asks for that mail and for another
+            writer.write(b"RETR 1\r\nRETR 2\r\nQUIT\r\n")
+            await asyncio.sleep(0.4)
+            held = len(server.store.reads)
+            await asyncio.sleep(0.3)
+            # then the server reads no more than fits on the way
+            assert len(server.store.reads) == held
+            assert held * 128 * 1024 < len(LARGE) * 5
+            [connection] = opened(server)
+            assert connection._transport is not None
+            assert connection._transport.get_write_buffer_size() < 512 * 1024
+            # and the client gets everything once it reads
+            receiving(writer).resume_reading()
+            assert await answer(reader) == LARGE * 6
+            assert await answer(reader) == ONE
+            assert await reader.read() == b"+OK bye\r\n"
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_client_that_sends_without_reading_is_not_read_any_more(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = {1: bytes(200_000) + b"\r\n"}
+            _, writer = await server.logged_in()
+            receiving(writer).pause_reading()
+            # when a client floods the server with commands and reads nothing
+            for _ in range(100):
+                writer.write(b"RETR 1\r\n" * 10_000)
+                await asyncio.sleep(0.002)
+            await asyncio.sleep(0.2)
+            # then the server holds few of them
+            [connection] = opened(server)
+            assert len(connection._input) <= protocol.INPUT_OCTETS + 256 * 1024
+            assert writer.transport.get_write_buffer_size() > 0
+            writer.transport.abort()
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_list_of_a_large_mailbox_goes_out_piece_by_piece(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50_001), ONE)
+            reader, writer = await server.logged_in()
+            writer.write(b"UIDL\r\nLIST\r\nSTAT\r\n")
+            assert len((await answer(reader)).splitlines()) == 50_000
+            assert (await answer(reader)).splitlines()[-1] == b"50000 39"
+            assert await reader.readline() == b"+OK 50000 1950000\r\n"
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_mail_that_fails_halfway_ends_the_connection_without_an_end_of_mail(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = {1: LARGE * 6}
+            reader, writer = await server.logged_in()
+            receiving(writer).pause_reading()
+            writer.write(b"RETR 1\r\n")
+            await asyncio.sleep(0.2)
+            # when the store fails in the middle of a mail
+            server.store.broken = True
+            receiving(writer).resume_reading()
+            # then the client sees the connection end, and no end of the mail
+            got = bytearray()
+            with suppress(ConnectionError):
+                while part := await asyncio.wait_for(reader.read(65536), 5):
+                    got += part
+            assert 0 < len(got) < len(LARGE) * 12
+            assert b"\r\n.\r\n" not in got
+            assert b"-ERR" not in got
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_commands_in_small_pieces_and_with_bare_lf_are_understood(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.logged_in()
+            for octet in b"STAT\r\nNOOP\nSTAT\r":
+                writer.write(bytes([octet]))
+                await asyncio.sleep(0.001)
+            assert await reader.readline() == b"+OK 3 86\r\n"
+            assert await reader.readline() == b"+OK\r\n"
+            writer.write(b"\n")
+            assert await reader.readline() == b"+OK 3 86\r\n"
+
+    on_loop(loop, work)
+
+
+@LOOPS
+@pytest.mark.parametrize("line", [b"NOOP " + b"x" * 600, b"x" * 600 + b"\r\n", b"AUTH PLAIN " + b"A" * 13_000])
+def test_a_line_that_is_too_long_ends_the_connection(tmp_path: Path, loop: str, line: bytes) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            await reader.readline()
+            writer.write(line)
+            assert await asyncio.wait_for(reader.read(), 5) == b"-ERR line too long\r\n"
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            writer.write(b"USER alex@local.com\r\nPASS secret\r\nRETR 1\r\nDELE 1\r\nQUIT\r\n")
+            writer.write_eof()
+            got = await asyncio.wait_for(reader.read(), 5)
+            assert got.endswith(ONE + b".\r\n+OK marked as deleted\r\n+OK bye, the marked mails are deleted\r\n")
+            assert server.store.left(ALEX) == [2, 3]
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_client_that_closes_its_side_without_quit_deletes_nothing(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            writer.write(b"USER alex@local.com\r\nPASS secret\r\nDELE 1\r\nQUI")
+            writer.write_eof()
+            assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"+OK marked as deleted\r\n")
+            assert server.store.left(ALEX) == [1, 2, 3]
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_quit_that_came_is_carried_out_though_the_client_has_gone(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            _, writer = await server.logged_in()
+            server.store.gate = asyncio.Event()
+            writer.write(b"DELE 1\r\nQUIT\r\n")
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            server.store.gate.set()
+            await asyncio.sleep(0.05)
+            assert server.store.left(ALEX) == [2, 3]
+
+    on_loop(loop, work)
+
+
+@LOOPS
+@TLS
+def test_too_many_connections_of_one_address_are_refused(tmp_path: Path, loop: str, tls: bool) -> None:
+    async def work() -> None:
+        async with stand(tmp_path, max_connections_per_address=2) as server:
+            # given two connections, which is all that one address may have
+            first, second = await server.connect(tls), await server.connect(tls)
+            for reader, _ in (first, second):
+                assert (await reader.readline()).startswith(b"+OK")
+            # when a third comes
+            if tls:
+                with pytest.raises((ConnectionError, OSError)):
+                    await server.connect(tls)
+            else:
+                reader, _ = await server.connect()
+                assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
+            # then it is refused; and it is let in when one of the others has left
+            first[1].close()
+            await asyncio.sleep(0.1)
+            reader, _ = await server.connect(tls)
+            assert (await reader.readline()).startswith(b"+OK")
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_connections_before_their_tls_handshake_count(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path, max_connections_per_address=1) as server:
+            _, silent = await asyncio.open_connection("127.0.0.1", server.settings.pop3s_port)
+            await asyncio.sleep(0.05)
+            reader, _ = await server.connect()
+            assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
+            silent.close()
+            await asyncio.sleep(0.1)
+            reader, _ = await server.connect()
+            assert (await reader.readline()).startswith(b"+OK")
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_too_many_connections_in_all_are_refused(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path, connections=1) as server:
+            await server.connect()
+            reader, _ = await server.connect()
+            assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given clients that talk nonsense instead of TLS, after STLS and on the port for TLS
+            reader, writer = await server.connect()
+            writer.write(b"STLS\r\n")
+            await reader.readline()
+            assert await reader.readline() == b"+OK begin TLS\r\n"
+            writer.write(b"STAT\r\n" * 10)
+            other, nonsense = await asyncio.open_connection("127.0.0.1", server.settings.pop3s_port)
+            nonsense.write(b"STAT\r\n" * 10)
+            # then both are closed without a word in clear, and counted no longer
+            for stream in (reader, other):
+                with suppress(ConnectionError):
+                    assert b"+OK" not in await asyncio.wait_for(stream.read(), 5)
+            await asyncio.sleep(0.05)
+            assert opened(server) == []
+            assert server.listener._admitted == 0
+
+    on_loop(loop, work)
+
+
+def late(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+@LOOPS
+def test_who_does_not_log_in_in_a_minute_is_cut(tmp_path: Path, loop: str) -> None:
+    await_end(tmp_path, loop, lambda server: server.connect(), protocol.LOGIN_SECONDS)
+
+
+@LOOPS
+def test_an_idle_session_is_cut_after_ten_minutes(tmp_path: Path, loop: str) -> None:
+    await_end(tmp_path, loop, lambda server: server.logged_in(), protocol.IDLE_SECONDS)
+
+
+def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], seconds: float) -> None:
+    """The connection stands shortly before its time, and is cut without a word, deleting nothing, after it."""
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await connect(server)
+            writer.write(b"DELE 1\r\n")
+            await asyncio.sleep(0.05)
+            [connection] = opened(server)
+            connection.check(late(seconds - 5))
+            assert not connection._closing
+            connection.check(late(seconds + 1))
+            got = b""
+            with suppress(ConnectionError):
+                got = await asyncio.wait_for(reader.read(), 5)
+            assert got.count(b"\r\n") <= 2  # the greeting and DELE's answer
+            assert server.store.left(ALEX) == [1, 2, 3]
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50), ONE)
+            reader, writer = await server.logged_in()
+            whole = server.listener._budget.left
+            for number in range(1, 9):
+                writer.write(b"RETR %d\r\n" % number)
+                await answer(reader)
+            assert server.listener._budget.left < whole
+            [connection] = opened(server)
+            connection.check(late(protocol.PAUSE_SECONDS + 1))
+            assert server.listener._budget.left == whole
+            writer.write(b"RETR 9\r\n")
+            assert await answer(reader) == ONE
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_stopping_finishes_the_mail_in_hand_and_refuses_new_work(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given one client in the middle of a mail and one between two commands
+            server.store.mails[ALEX.id] = {1: LARGE}
+            server.store.gate = asyncio.Event()
+            busy, busy_writer = await server.logged_in()
+            idle, idle_writer = await server.logged_in()
+            silent, _ = await server.logged_in()
+            busy_writer.write(b"RETR 1\r\nNOOP\r\n")
+            await asyncio.sleep(0.05)
+            # when the server stops
+            started = time.monotonic()
+            stopping = asyncio.create_task(server.listener.close())
+            await asyncio.sleep(0.05)
+            idle_writer.write(b"STAT\r\n")
+            # then new work is refused
+            assert await idle.read() == b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
+            # and the mail in hand is sent to its end
+            server.store.gate.set()
+            assert await answer(busy) == LARGE
+            assert await busy.read() == b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
+            # and who says nothing is closed
+            with suppress(ConnectionError):
+                assert await silent.read() == b""
+            await stopping
+            assert time.monotonic() - started < 4
+            with pytest.raises(OSError):
+                await server.connect()
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_sessions_of_a_changed_account_end(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.logged_in()
+            writer.write(b"DELE 1\r\n")
+            await reader.readline()
+            assert server.listener.logins() == {(ALEX.id, ALEX.password_hash)}
+            server.listener.end({(ALEX.id, "another hash")})
+            writer.write(b"NOOP\r\n")
+            assert await reader.readline() == b"+OK\r\n"
+            server.listener.end({(ALEX.id, ALEX.password_hash)})
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert server.store.left(ALEX) == [1, 2, 3]
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_stls_in_the_same_packet_as_clear_commands_executes_none_of_them(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            await reader.readline()
+            writer.write(b"STLS\r\nUSER alex@local.com\r\nPASS secret\r\n")
+            assert await reader.readline() == b"+OK begin TLS\r\n"
+            await writer.start_tls(trusting())
+            writer.write(b"STAT\r\n")
+            assert await reader.readline() == b"-ERR log in first\r\n"
+
+    on_loop(loop, work)

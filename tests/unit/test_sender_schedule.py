@@ -1,0 +1,42 @@
+"""When a mail is tried again (services/sender/schedule.py)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.sender.schedule import DAY, GIVE_UP, HOUR, MINUTE, reconnect_delay, retry_delay
+
+chances = st.floats(0, 1)
+
+
+@pytest.mark.parametrize(("tries", "delay"), [
+    (1, MINUTE), (2, 5 * MINUTE), (3, 15 * MINUTE), (4, 30 * MINUTE), (5, HOUR), (16, HOUR), (17, 4 * HOUR),
+    (1000, 4 * HOUR)])
+def test_retries_come_after_minutes_then_hourly_then_every_four_hours(tries: int, delay: float) -> None:
+    assert retry_delay(tries, 0.5) == delay
+
+
+@given(st.integers(1, 100), chances)
+def test_retries_are_spread_by_a_tenth_to_either_side(tries: int, chance: float) -> None:
+    exact = retry_delay(tries, 0.5)
+    assert 0.9 * exact <= retry_delay(tries, chance) <= 1.1 * exact
+
+
+def test_about_forty_tries_fit_into_the_five_days() -> None:
+    elapsed, tries = 0.0, 0
+    while elapsed < GIVE_UP:
+        tries += 1
+        elapsed += retry_delay(tries, 0.5)
+    assert 35 < tries < 50
+    assert 5 * DAY == GIVE_UP
+
+
+@given(st.integers(1, 10_000), chances)
+def test_an_account_that_is_away_is_tried_again_within_minutes(failures: int, chance: float) -> None:
+    assert 9.0 <= reconnect_delay(failures, chance) <= 5.5 * MINUTE
+
+
+def test_the_first_failure_to_connect_costs_seconds() -> None:
+    assert [reconnect_delay(failures, 0.5) for failures in (1, 2, 3)] == [10, 20, 40]

@@ -1,0 +1,154 @@
+"""services/smtp_in/data.py: the bytes behind DATA."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.smtp_in.data import HEADER_OCTETS, LINE_OCTETS, Mail
+
+PLENTY = 10_000_000
+WIRE = st.lists(st.sampled_from(
+    [b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"From: x", b"\0", b"\r\n.\r\n", b"\r\n\r\n", b"\xff", b" "]),
+    max_size=30).map(b"".join)
+
+
+def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> tuple[Mail, bytes]:
+    """Feed a mail in chunks of these sizes, over and over; returns it with what came behind its end."""
+    mail, position, turn = Mail(octets), 0, 0
+    while position < len(wire) and not mail.ended:
+        size = sizes[turn % len(sizes)] if sizes else len(wire)
+        rest = mail.feed(wire[position:position + size])
+        position += size
+        turn += 1
+    return mail, (rest if mail.ended else b"") + wire[position:]
+
+
+@settings(max_examples=500)
+@given(wire=WIRE, sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5))
+def test_any_chunking_gives_the_same_mail(wire: bytes, sizes: list[int]) -> None:
+    wire += b"\r\n.\r\nQUIT\r\n"
+    whole, rest = read(wire)
+
+    chunked, chunked_rest = read(wire, sizes)
+
+    assert chunked.ended and chunked_rest == rest
+    assert chunked.refusal == whole.refusal
+    if whole.refusal is None:
+        assert chunked.content() == whole.content()
+        assert (chunked.header_octets, chunked.ascii) == (whole.header_octets, whole.ascii)
+
+
+@settings(max_examples=500)
+@given(wire=WIRE, sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5))
+def test_a_stored_mail_is_what_the_rules_say(wire: bytes, sizes: list[int]) -> None:
+    wire += b"\r\n.\r\n"
+    expected = (b"\r\n" + wire).partition(b"\r\n.\r\n")[0] + b"\r\n"  # the end is the first CRLF.CRLF
+    expected = expected.replace(b"\r\n.", b"\r\n")[2:]
+    expected = re.sub(rb"(?<!\r)\n", b"\r\n", expected)
+    header = b"" if expected.startswith(b"\r\n") else expected.partition(b"\r\n\r\n")[0]
+    wrong_header = b"\0" in header or re.search(rb"\r(?!\n|$)", header) is not None or (
+        header.endswith(b"\r"))
+
+    mail, _ = read(wire, sizes)
+
+    if wrong_header:
+        assert str(mail.refusal).startswith("550 5.6.0")
+    else:
+        assert mail.refusal is None
+        assert bytes(mail.content().body) == re.sub(rb"\r\n?|\n", b"\r\n", expected)
+
+
+@given(lines=st.lists(st.text(alphabet=".abc \xe9", max_size=5), max_size=20), sizes=st.lists(
+    st.integers(1, 9), min_size=1, max_size=5))
+def test_unstuffing_undoes_stuffing(lines: list[str], sizes: list[int]) -> None:
+    text = "".join(line + "\r\n" for line in lines).encode()
+    stuffed = b"".join(b"." * line.startswith(b".") + line for line in text.splitlines(keepends=True))
+
+    mail, rest = read(stuffed + b".\r\n", sizes)
+
+    content = mail.content()
+    assert bytes(content.body) == text and rest == b""
+    assert content.octets == len(text) and content.sha256 == hashlib.sha256(text).digest()
+
+
+@pytest.mark.parametrize("fake_end", [
+    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n\n.\r\r\n"])
+def test_only_crlf_dot_crlf_ends_a_mail(fake_end: bytes) -> None:
+    wire = b"Subject: x\r\n\r\nbody" + fake_end + b"MAIL FROM:<evil@example.com>\r\n.\r\nNOOP\r\n"
+
+    mail, rest = read(wire)
+
+    assert rest == b"NOOP\r\n"
+    stored = bytes(mail.content().body)
+    assert b"MAIL FROM:<evil@example.com>\r\n" in stored
+    assert re.search(rb"(?<!\r)\n|\r(?!\n)", stored) is None
+
+
+def test_a_mail_may_be_empty() -> None:
+    mail, rest = read(b".\r\nNOOP\r\n", [1])
+
+    assert mail.ended and bytes(mail.content().body) == b"" and rest[-6:] == b"NOOP\r\n"
+
+
+def test_lone_line_feeds_end_lines_in_the_header_too() -> None:
+    mail, _ = read(b"From: a\nTo: b\n\nbody\n\r\n.\r\n", [3])
+
+    assert mail.header == b"From: a\r\nTo: b\r\n\r\n"
+    assert bytes(mail.content().body) == b"From: a\r\nTo: b\r\n\r\nbody\r\n\r\n"
+
+
+@pytest.mark.parametrize("header", [b"From: a\rBcc: b\r\n", b"Subject: \0\r\n", b"A: b\r\r\n"])
+def test_a_carriage_return_or_nul_in_the_header_is_refused(header: bytes) -> None:
+    mail, _ = read(header + b"\r\nbody\r\n.\r\n", [4])
+
+    assert str(mail.refusal).startswith("550 5.6.0")
+
+
+def test_a_carriage_return_in_the_body_becomes_a_line_end_and_a_nul_stays() -> None:
+    mail, _ = read(b"A: b\r\n\r\none\rtwo\0\r\n.\r\n", [2])
+
+    assert mail.refusal is None
+    assert bytes(mail.content().body) == b"A: b\r\n\r\none\r\ntwo\0\r\n"
+
+
+def test_the_size_counts_without_stuffing_and_is_exact() -> None:
+    text = b"A: b\r\n\r\n..\r\n"  # 12 octets of a mail that has 11
+
+    assert read(text + b".\r\n", octets=11)[0].refusal is None
+    too_large = read(text + b".\r\n", octets=10)[0]
+
+    assert str(too_large.refusal).startswith("552 5.3.4")
+    assert too_large.kept == 0
+
+
+def test_a_refused_mail_keeps_no_octets_and_is_read_to_its_end() -> None:
+    mail = Mail(1000)
+    for _ in range(1000):
+        assert mail.feed(b"x" * 998 + b"\r\n") == b""
+        assert mail.kept <= 1000
+
+    assert mail.feed(b".\r\nNOOP\r\n") == b"NOOP\r\n"
+    assert mail.ended and mail.octets == 1_000_000
+
+
+def test_a_line_of_more_than_a_mebibyte_is_refused() -> None:
+    def with_line(octets: int) -> Mail:
+        return read(b"A: b\r\n\r\n" + b"x" * octets + b"\r\nshort\r\n.\r\n", [60_000])[0]
+
+    assert with_line(LINE_OCTETS - 1).refusal is None
+    assert str(with_line(LINE_OCTETS + 1).refusal).startswith("554 5.6.0")
+
+
+def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
+    field = b"X-A: " + b"b" * 93 + b"\r\n"
+
+    def with_header(fields: int) -> Mail:
+        return read(field * fields + b"\r\nbody\r\n.\r\n", [60_000])[0]
+
+    assert with_header(HEADER_OCTETS // 100).refusal is None
+    assert str(with_header(HEADER_OCTETS // 100 + 1).refusal).startswith("552 5.3.4")

@@ -1,0 +1,97 @@
+"""shared/tls.py: certificates of the listeners."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from shared import tls
+from shared.settings import Settings, SettingsError, load
+
+
+def settings(data: Path, **more: str | Path) -> Settings:
+    """Settings with this data folder."""
+    return load(data=data, **more)
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str | None:
+    """Shake hands over a pair of sockets; the version that both speak."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        try:
+            server.wrap_socket(ours, server_side=True).close()
+        except (ssl.SSLError, OSError):
+            ours.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.wrap_socket(theirs, server_hostname=name) as connection:
+            return connection.version()
+    finally:
+        theirs.close()
+        thread.join()
+
+
+def test_a_first_start_makes_a_certificate_that_verifies_by_name_and_address(tmp_path: Path) -> None:
+    context = tls.server_context(settings(tmp_path / "data", bind="192.0.2.7"))
+
+    path = tmp_path / "data" / "tls" / "self-signed.pem"
+    trusting = ssl.create_default_context(cafile=str(path))
+    for name in ("localhost", "127.0.0.1", "192.0.2.7", socket.gethostname()):
+        assert shake_hands(context, trusting, name) in ("TLSv1.2", "TLSv1.3")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(context, trusting, "elsewhere.example")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_services_that_start_together_share_one_certificate(tmp_path: Path) -> None:
+    def start(_: int) -> bytes:
+        tls.server_context(settings(tmp_path))
+        return (tmp_path / "tls" / "self-signed.pem").read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(start, range(8)))
+
+    assert len(made) == 1
+    x509.load_pem_x509_certificate(made.pop())
+    assert [path.name for path in (tmp_path / "tls").iterdir()] == ["self-signed.pem"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of asking for an old version
+def test_tls_1_1_is_refused(tmp_path: Path) -> None:
+    context = tls.server_context(settings(tmp_path))
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    with pytest.raises((ssl.SSLError, OSError)):
+        shake_hands(context, old, "localhost")
+
+
+def test_the_operators_certificate_is_used(tmp_path: Path) -> None:
+    tls.self_signed_file(settings(tmp_path / "operator"))
+    theirs = tmp_path / "operator" / "tls" / "self-signed.pem"
+
+    context = tls.server_context(settings(tmp_path / "data", tls_cert_file=theirs, tls_key_file=theirs))
+
+    assert shake_hands(context, ssl.create_default_context(cafile=str(theirs)), "localhost")
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("nonsense")
+    for wrong, said in (({"tls_cert_file": tmp_path / "missing"}, "missing"),
+                        ({"tls_cert_file": tmp_path / "file"}, "file"),
+                        ({"tls_key_file": tmp_path / "file"}, "MAILGROUP_TLS_CERT_FILE"),
+                        ({"data": tmp_path / "file" / "data"}, "MAILGROUP_DATA")):
+        with pytest.raises(SettingsError, match=said):
+            tls.server_context(settings(wrong.pop("data", tmp_path), **wrong))

@@ -1,0 +1,39 @@
+"""The wiring and the envelopes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared import envelopes, publications, topology
+from shared.failures import Permanent
+
+
+def test_a_routing_key_fits_in_255_octets_for_the_longest_address() -> None:
+    address = "a" * 188 + "@company.com"
+    assert len(topology.key(topology.SUBMITTED, address).encode()) <= 255
+
+
+def test_one_mail_to_twenty_people_is_one_message_with_nineteen_copies() -> None:
+    people = [f"p{number}@local.com" for number in range(20)]
+    [publication] = publications.routed(7, people)
+    assert publication.key == "routed.p0@local.com"
+    assert len(publication.copies) == 19
+    assert envelopes.read(envelopes.Routed, publication.body).recipients == tuple(people)
+
+
+def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_message() -> None:
+    found = publications.routed(7, ["x" * 190 + f"{number}@l.example" for number in range(1000)])
+    assert len(found) == 10
+    assert all(sum(len(copy) + 5 for copy in publication.copies) < 100_000 for publication in found)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
+def test_what_is_no_envelope_is_refused_for_good(body: bytes) -> None:
+    with pytest.raises(Permanent, match="not a Fetched envelope"):
+        envelopes.read(envelopes.Fetched, body)
+
+
+def test_every_envelope_comes_back_as_it_went() -> None:
+    for envelope in (envelopes.Fetched(id=1, external="a@b.c"), envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
+                     envelopes.Submitted(id=3, external="a@b.c")):
+        assert envelopes.read(type(envelope), envelope.to_json()) == envelope
