@@ -95,7 +95,7 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A mail that is committed here. row: its ledger row if it has one. inbound_id: None for one that is only
-    renumbered. deleting: its DELE comes next."""
+    renumbered. deleting: its DELE comes next. superseded: the history row that its new UIDL has already."""
 
     row: int | None
     key: str
@@ -103,6 +103,7 @@ class Fetched:
     sha256: bytes
     inbound_id: int | None
     deleting: bool
+    superseded: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,11 @@ async def resume(connection: Connection, external_id: int) -> None:
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp()
            where external_id = %s""", (external_id,))
+
+
+async def restart(connection: Connection, external_id: int) -> None:
+    """The account points at another maildrop now: what lies there is history, unless the ledger knows some of it."""
+    await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
 async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
@@ -299,6 +305,12 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
             (external_id, [mail.key for mail in added], [_state(mail) for mail in added],
              [mail.octets for mail in added], [mail.sha256 for mail in added], [mail.inbound_id for mail in added]))
     changed = [mail for mail in mails if mail.row is not None]
+    superseded = [mail for mail in changed if mail.superseded is not None]
+    if superseded:  # what stood there when we came to this maildrop stays history, whatever it was before
+        await connection.execute("delete from upstream_mails where id = any(%s)",
+                                 ([mail.superseded for mail in superseded],))
+        await connection.execute("update upstream_mails set was_history = true where id = any(%s)",
+                                 ([mail.row for mail in superseded],))
     if changed:
         await connection.execute(
             """update upstream_mails u set uidl = m.uidl, state = m.state, before = null, octets = m.octets,

@@ -60,6 +60,7 @@ class ScriptedPop3:
     commands: list[str] = field(default_factory=list)
     sessions: int = 0
     port: int = 0
+    _sessions: set[asyncio.Task[object]] = field(default_factory=set)
 
     def server(self, tls: Tls = "none", fingerprint: str | None = None, host: str = "127.0.0.1") -> Server:
         """Where it is, as an account says it."""
@@ -75,10 +76,16 @@ class ScriptedPop3:
             yield self
         finally:
             listener.close()
+            for task in self._sessions:
+                task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.sessions += 1
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        task = asyncio.current_task()
+        if task is not None:
+            self._sessions.add(task)
+            task.add_done_callback(self._sessions.discard)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
             await self._session(reader, writer)
         writer.close()
 

@@ -179,10 +179,10 @@ class Instance:
             self._servers.postgres.create("mailgroup")
         for revision in migrate(str(self.settings.database_url)):
             self._say(f"Database brought to revision {revision}")
+        for name in self._services:  # they wait for RabbitMQ themselves, and use the time to load
+            supervisor.start_program(name)
         if self._servers.rabbitmq is not None:
             self._await("RabbitMQ", self._servers.rabbitmq.answers)
-        for name in self._services:
-            supervisor.start_program(name)
         for name in self._services:
             self._await(name, partial(_is_ready, self.settings, name))
         self._write_run_file()

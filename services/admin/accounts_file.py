@@ -163,7 +163,19 @@ def read_file(path: Path) -> AccountsFile:
         raise AccountsError([f"{path}:{where}: not YAML: {error.problem or error.context}"]) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise AccountsError([f"{path}: not YAML: {error}"]) from error
-    return check(data if data is not None else {}, str(path), path.parent)
+    return check(_joined(data) if data is not None else {}, str(path), path.parent)
+
+
+def _joined(data: Any) -> Any:
+    """JSON writes a letter beyond the BMP as two escapes, which YAML's reader leaves as two surrogates."""
+    if isinstance(data, str):
+        try:
+            return data.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return data  # half a pair: refused by name when it is checked
+    if isinstance(data, dict):
+        return {_joined(key): _joined(value) for key, value in data.items()}
+    return [_joined(value) for value in data] if isinstance(data, list) else data
 
 
 def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:

@@ -155,6 +155,8 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
     new = replace(new, id=await accounts.save_external(connection, new))
     # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
     await ledger.resume(connection, new.id)
+    if old is not None and (old.pop3.host, old.login) != (new.pop3.host, new.login):
+        await ledger.restart(connection, new.id)
     await submissions.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or (old.pop3, old.login, old.history) != (new.pop3, new.login, new.history):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ def fail(message: str, status: int = FAILURE) -> NoReturn:
 def run(work: Callable[[], Awaitable[None]]) -> None:
     """Run a command's coroutine; known failures become a line and an exit status."""
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()],
-                        wrapper_class=structlog.make_filtering_bound_logger(60))  # commands print, they do not log
+                        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # commands print
 
     async def main() -> None:
         await work()

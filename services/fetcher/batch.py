@@ -126,7 +126,8 @@ class Intake:
                                  mail.content.sha256, inbound_id, mail.want.listed.key in at_once)
                   for mail, inbound_id in zip(new, arrived, strict=True)),
                 *(ledger.Fetched(mail.renumbered.id, mail.want.listed.key, mail.content.octets, mail.content.sha256,
-                                 None, False) for mail in known if mail.renumbered is not None)])
+                                 None, False, mail.want.row.id if mail.want.row else None)
+                  for mail in known if mail.renumbered is not None)])
             events = [Event("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
             events += [Event("renumbered", external=self._account.address,
                              reply=f"UIDL {mail.renumbered.key} is {mail.want.listed.key} now")

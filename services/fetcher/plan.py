@@ -90,6 +90,16 @@ class Plan:
     lost_history: tuple[Known, ...] = ()
 
 
+def history(maildrop: Maildrop, ledger: Iterable[Known]) -> list[str]:
+    """The keys of what stands in a maildrop at first contact.
+
+    Nothing if the ledger knows some of it: then the account was pointed at the same maildrop under another name, and
+    what is unknown came since.
+    """
+    keys = [mail.key for mail in maildrop.mails]
+    return keys if {row.key for row in ledger}.isdisjoint(keys) else []
+
+
 def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit: int, poll: Poll) -> Plan:
     """Compare the list with the ledger (its rows in every state but 'closed').
 
@@ -98,7 +108,7 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
     rows = {row.key: row for row in ledger}
     new: list[Want] = []
     again: list[Want] = []
-    history: list[Want] = []
+    old: list[Want] = []
     reappeared: list[Known] = []
     delete: list[tuple[Listed, Known]] = []
     for mail in maildrop.mails:
@@ -109,7 +119,7 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
         if row is None:
             new.append(Want(mail))
         elif row.state == "history" and account.history == "all":
-            history.append(Want(mail, row))
+            old.append(Want(mail, row))
         elif row.state == "skipped" and is_retried(row, limit, poll.now):
             again.append(Want(mail, row))
         elif (row.state in ("fetched", "deleting") and not mail.repeated
@@ -122,7 +132,7 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
     lost = [row for row in before if row.before == "history"
             and (poll.last_success_at is None or row.state_at > poll.last_success_at)]
     return Plan(
-        fetch=(*new, *history, *again), vanished=vanished, reappeared=tuple(reappeared),
+        fetch=(*new, *old, *again), vanished=vanished, reappeared=tuple(reappeared),
         closed=tuple(row for row in gone if row.state == "deleting"), delete=tuple(delete),
         missing=(*before, *(replace(row, state="vanished", before=_before(row)) for row in vanished)),
         lost_history=(*lost, *(row for row in vanished if row.state == "history")))

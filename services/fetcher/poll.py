@@ -12,7 +12,7 @@ import structlog
 
 from services.fetcher import notices
 from services.fetcher.batch import Intake, Mail
-from services.fetcher.plan import NOTICE_TRIES, Maildrop, Plan, Renumbered, Want, decide
+from services.fetcher.plan import NOTICE_TRIES, Maildrop, Plan, Renumbered, Want, decide, history
 from shared import ledger
 from shared.accounts import External
 from shared.failures import Temporary
@@ -102,7 +102,8 @@ class Polling:
                 if account.history == "from_now" and not maildrop.complete:
                     raise Broken(f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
                                  "mails are there already")
-                self._first_contact = await ledger.begin(connection, poll, [mail.key for mail in maildrop.mails])
+                self._first_contact = await ledger.begin(connection, poll, history(
+                    maildrop, await ledger.known(connection, account.id)))
             plan = decide(maildrop, await ledger.known(connection, account.id), account, self._limit, poll)
             await ledger.record_closed(connection, plan.closed)
             await ledger.record_vanished(connection, plan.vanished)
@@ -167,7 +168,8 @@ class Polling:
                     await self._skip_large(intake, want, got.octets, headers.get(got.number))
                 elif not await self._is_old(want, got):
                     content = Content(got.body, got.octets, got.sha256)
-                    known = self._renumbered.take(got.sha256, got.octets) if want.row is None else None
+                    met = want.row is None or want.row.state == "history"  # for the first time
+                    known = self._renumbered.take(got.sha256, got.octets) if met else None
                     await intake.add(Mail(want, content, known))
                     del content
                 del got  # or this mail would be held while the next one is read

@@ -88,9 +88,10 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
         await _while_held(service, poll, polling.run())
     except LeaseLost as error:
         log.warning("poll given up", external=account.address, reason=str(error))
+        await _give_back(service, poll)  # it may still be ours: the account was disabled
         return
     except asyncio.CancelledError:
-        await _give_back(service, poll)
+        await asyncio.create_task(_give_back(service, poll))  # this task counts as cancelled and gets no connection
         raise
     except (Temporary, Permanent) as error:
         failure = error

@@ -69,6 +69,10 @@ class Intake:
         self._broker = broker
         self._group = GroupCommit(database, self._write, self._committed, lambda handed: handed.octets)
         self._writer: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
+        self._next_read: asyncio.Task[Directory] | None = None
+        self._found: tuple[list[External], list[Local]] = [], []
+        self._directory = Directory.of([], [])
         self._budget = max(OCTETS_IN_HAND, largest)
         self._in_hand = 0
 
@@ -84,9 +88,23 @@ class Intake:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     async def directory(self) -> Directory:
-        """The accounts as they are now. :raises Temporary: the database is away."""
-        async with self._database.transaction() as connection:
-            return Directory.of(await accounts.externals(connection), await accounts.locals_(connection))
+        """The accounts as they are now. Sessions that ask while a read is under way share the next one.
+
+        :raises Temporary: the database is away.
+        """
+        if self._next_read is None:
+            self._next_read = asyncio.create_task(self._read())
+            self._next_read.add_done_callback(_see_failure)
+        return await asyncio.shield(self._next_read)
+
+    async def _read(self) -> Directory:
+        async with self._reading:
+            self._next_read = None  # who asks from here on may know of a change that this read does not see
+            async with self._database.transaction() as connection:
+                found = await accounts.externals(connection), await accounts.locals_(connection)
+            if found != self._found:
+                self._found, self._directory = found, Directory.of(*found)
+            return self._directory
 
     def reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
@@ -124,3 +142,9 @@ class Intake:
     def _committed(self, batch: Sequence[Taken]) -> None:
         maillog.announce([each.event for each in batch if each.event])
         self._broker.publish_behind([submitted(each.id, each.external) for each in batch if each.id is not None])
+
+
+def _see_failure(read: asyncio.Task[Directory]) -> None:
+    """Who waited for it may be gone."""
+    if not read.cancelled():
+        read.exception()

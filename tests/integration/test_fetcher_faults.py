@@ -111,6 +111,38 @@ async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_tw
         assert await bench.subjects(account) == ["one", "one"]
 
 
+async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_delivered_again(bench: Bench) -> None:
+    first, second = ScriptedPop3({}), ScriptedPop3(mails("moved", "unknown"))
+    async with first.running(), second.running():
+        account = await bench.add("e@x.test", first.port, delete_after_days=0)
+        await until(lambda: polls_well(bench, account))
+        await bench.rows("update external_accounts set delete_after_days = null")
+        first.mails |= {"old-id": mail("moved"), "other": mail("stays")}
+        await until(lambda: has(bench, account, 2))
+        # when the account points at another server, and deletes at once
+        async with bench.database.transaction() as connection:
+            await connection.execute("update external_accounts set pop3_port = %s, delete_after_days = 0",
+                                     (second.port,))
+            await ledger.restart(connection, account)
+        await bench.poll(account)
+        await until(lambda: has(bench, account, 3))
+        await bench.poll(account)
+        # then what stood there is history: fetched once, never deleted
+        assert sorted(await bench.subjects(account)) == ["moved", "stays", "unknown"]
+        assert second.mails.keys() == {"moved", "unknown"}
+        second.mails["new"] = mail("new")
+        await until(lambda: has(bench, account, 4))
+        await bench.poll(account)
+        assert second.mails.keys() == {"moved", "unknown"}
+        # when it is the same maildrop under another name, what is unknown is new
+        second.mails["newer"] = mail("newer")
+        async with bench.database.transaction() as connection:
+            await ledger.restart(connection, account)
+        await until(lambda: has(bench, account, 5))
+        await bench.poll(account)
+        assert second.mails.keys() == {"moved", "unknown"}
+
+
 async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: Bench) -> None:
     script = ScriptedPop3({})
     async with script.running():

@@ -100,7 +100,9 @@ async def running(database: Database, broker_url: str, folder: Path, connections
     settings = make_settings(folder, **more)
     broker = Broker(broker_url, "test")
     await broker.open()
-    while not broker.ready:
+    for _ in range(1000):
+        if broker.ready:
+            break
         await asyncio.sleep(0.01)
     logins = Logins(database, settings, "smtp_in")
     intake = Intake(database, broker, settings.max_message_bytes)
@@ -434,6 +436,20 @@ async def test_too_many_connections_are_told_to_come_later(
         await here[0][0].closed()
         assert (await greeting("127.0.0.1"))[1].startswith("220")
         assert listening.SESSIONS._value.get() == 5
+
+
+async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_failed_one(
+        database: Database, broker_url: str, tmp_path: Path) -> None:
+    async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:
+        silent = [await Client.connect(server.port("smtps")) for _ in range(2)]
+        await asyncio.sleep(0.1)
+
+        assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("421")
+
+        for client in silent:
+            client.writer.close()
+        await asyncio.sleep(0.1)
+        assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
 async def test_many_large_mails_at_once_are_put_off(

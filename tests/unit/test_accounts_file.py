@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,4 +109,13 @@ def test_a_password_file_is_read_beside_the_accounts_file(tmp_path: Path) -> Non
     assert read_file(file).local_accounts[0].password == "s3cret"
     (tmp_path / "alex.txt").unlink()
     with pytest.raises(AccountsError, match=r"password_file: alex.txt: No such file"):
+        read_file(file)
+
+
+def test_json_escapes_of_letters_beyond_the_bmp_are_one_letter(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.json"
+    file.write_text(json.dumps({"local_accounts": [local("Alex", user_name="Alex \U0001f389")]}))
+    assert read_file(file).local_accounts[0].user_name == "Alex \U0001f389"
+    file.write_text('{"local_accounts": [{"address": "a@b.c", "user_name": "\\ud83c", "external": "s@c.com"}]}')
+    with pytest.raises(AccountsError, match="user_name"):
         read_file(file)

@@ -261,7 +261,8 @@ def test_connections_before_their_tls_handshake_count(tmp_path: Path, loop: str)
 def test_too_many_connections_in_all_are_refused(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path, connections=1) as server:
-            await server.connect()
+            first, _first_writer = await server.connect()
+            assert (await first.readline()).startswith(b"+OK")
             reader, _ = await server.connect()
             assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
 
@@ -354,7 +355,7 @@ def test_stopping_finishes_the_mail_in_hand_and_refuses_new_work(tmp_path: Path,
             server.store.gate = asyncio.Event()
             busy, busy_writer = await server.logged_in()
             idle, idle_writer = await server.logged_in()
-            silent, _ = await server.logged_in()
+            silent, _silent_writer = await server.logged_in()
             busy_writer.write(b"RETR 1\r\nNOOP\r\n")
             await asyncio.sleep(0.05)
             # when the server stops

@@ -1,0 +1,247 @@
+"""shared/maildrops.py and the reading of bytes on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from services.pop3_out.store import DatabaseStore
+from shared import accounts, inbound, maildrops, messages
+from shared.accounts import External, Local, Server
+from shared.database import Database
+from shared.failures import Permanent
+from shared.inbound import Arrival
+from shared.maildrops import Copy
+from shared.messages import CHUNK_OCTETS, HEAD_OCTETS, Content
+
+SERVER = Server("mail.company.com", 110, "none")
+
+
+async def add_people(database: Database, *names: str, password_hash: str = "none") -> dict[str, Local]:
+    """Local accounts NAME@local.com of support@company.com, with empty mailboxes."""
+    async with database.transaction() as connection:
+        address = "support@company.com"
+        support = await accounts.save_external(connection, External(
+            0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()))
+        people = {}
+        for name in names:
+            local = Local(0, f"{name}@local.com", True, password_hash, name.title(), (), (), support, None)
+            local_id = await accounts.save_local(connection, local)
+            await maildrops.create_maildrop(connection, local_id)
+            [people[name]] = await accounts.locals_(connection, [local_id])
+    return people
+
+
+async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted: bool = False) -> list[Copy]:
+    """Put mails into a mailbox."""
+    async with database.transaction() as connection:
+        ids = await messages.store(connection, [Content.of(body) for body in bodies])
+        mails = await inbound.add(connection, [
+            Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
+        copies = [Copy(local.id, mail, id_, len(body), as_deleted)
+                  for mail, id_, body in zip(mails, ids, bodies, strict=True)]
+        await maildrops.deliver(connection, copies)
+    return copies
+
+
+async def octets(store: DatabaseStore, local: Local) -> list[int]:
+    return list((await store.snapshot(local.id)).octets)
+
+
+async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
+    # given
+    people = await add_people(database, "alex", "jim")
+    store, alex = DatabaseStore(database), people["alex"]
+    assert await octets(store, alex) == []
+    # when mail comes, then it is there, in order
+    await add_mails(database, alex, b"1\r\n", b"22\r\n")
+    await add_mails(database, people["jim"], b"4444\r\n")
+    assert await octets(store, alex) == [3, 4]
+    await add_mails(database, alex, b"333\r\n")
+    box = await store.snapshot(alex.id)
+    assert list(box.octets) == [3, 4, 5]
+    # when some is deleted, then it is gone for later sessions and there for earlier ones
+    await store.remove(alex, [box.rows[0], box.rows[2]])
+    assert await octets(store, alex) == [4]
+    assert list(box.octets) == [3, 4, 5]
+    assert await store.whole([box.messages[0]]) == {box.messages[0]: b"1\r\n"}
+
+
+async def test_an_unchanged_mailbox_is_the_same_snapshot(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store = DatabaseStore(database)
+    await add_mails(database, people["alex"], b"1\r\n")
+    assert await store.snapshot(people["alex"].id) is await store.snapshot(people["alex"].id)
+
+
+async def test_many_sessions_at_once_read_a_mailbox_once(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store = DatabaseStore(database)
+    await add_mails(database, people["alex"], b"1\r\n")
+    boxes = await asyncio.gather(*(store.snapshot(people["alex"].id) for _ in range(20)))
+    assert len({id(box) for box in boxes}) == 1
+
+
+async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
+    people = await add_people(database, "alex", "jim", "kim")
+    store = DatabaseStore(database, entries=8)
+    boxes = {}
+    for name, local in people.items():
+        await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
+        boxes[name] = await store.snapshot(local.id)
+    assert await store.snapshot(people["kim"].id) is boxes["kim"]
+    assert await store.snapshot(people["jim"].id) is boxes["jim"]
+    assert await store.snapshot(people["alex"].id) is not boxes["alex"]
+
+
+async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store, alex = DatabaseStore(database), people["alex"]
+    copies = await add_mails(database, alex, b"1\r\n", b"22\r\n")
+    box = await store.snapshot(alex.id)
+    await store.remove(alex, [box.rows[0]])
+    async with database.transaction() as connection:
+        await maildrops.deliver(connection, copies)
+    assert await octets(store, alex) == [4]
+
+
+async def test_deleting_what_is_deleted_is_no_error(database: Database) -> None:
+    people = await add_people(database, "alex")
+    alex = people["alex"]
+    await add_mails(database, alex, b"1\r\n", b"22\r\n")
+    async with database.transaction() as connection:
+        rows = [entry.id for entry in await maildrops.listing(connection, alex.id)]
+        assert len(await maildrops.tombstone(connection, alex.id, rows[:1])) == 1
+        assert len(await maildrops.tombstone(connection, alex.id, rows)) == 1
+        assert await maildrops.tombstone(connection, alex.id, [*rows, 999_999]) == []
+
+
+async def test_no_session_deletes_another_accounts_mail(database: Database) -> None:
+    people = await add_people(database, "alex", "jim")
+    await add_mails(database, people["alex"], b"1\r\n")
+    store = DatabaseStore(database)
+    box = await store.snapshot(people["alex"].id)
+    await store.remove(people["jim"], list(box.rows))
+    assert await octets(store, people["alex"]) == [3]
+
+
+async def test_an_own_copy_is_stored_as_deleted_and_undelete_brings_it_back(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store, alex = DatabaseStore(database), people["alex"]
+    await add_mails(database, alex, b"1\r\n", as_deleted=True)
+    await add_mails(database, alex, b"22\r\n")
+    assert await octets(store, alex) == [4]
+    async with database.transaction() as connection:
+        [own, _] = await maildrops.listing(connection, alex.id, deleted=True)
+        assert own.deleted_at is not None
+        assert await maildrops.undelete(connection, alex.id, [own.id]) == [own.inbound_id]
+        assert await maildrops.undelete(connection, alex.id, [own.id]) == []
+    assert await octets(store, alex) == [4, 3]
+
+
+async def test_undeleted_mail_has_another_uidl(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store, alex = DatabaseStore(database), people["alex"]
+    await add_mails(database, alex, b"1\r\n")
+    before = await store.snapshot(alex.id)
+    await store.remove(alex, list(before.rows))
+    async with database.transaction() as connection:
+        await maildrops.undelete(connection, alex.id, list(before.rows))
+    after = await store.snapshot(alex.id)
+    assert len(after) == 1
+    assert after.uidl(1) != before.uidl(1)
+    assert all(0 < len(box.uidl(1)) <= 70 and box.uidl(1).isalnum() for box in (before, after))
+
+
+async def test_a_deletion_that_fails_deletes_nothing(database: Database) -> None:
+    people = await add_people(database, "alex")
+    alex = people["alex"]
+    await add_mails(database, alex, b"1\r\n", b"22\r\n")
+    with pytest.raises(RuntimeError):
+        async with database.transaction() as connection:
+            rows = [entry.id for entry in await maildrops.listing(connection, alex.id)]
+            await maildrops.tombstone(connection, alex.id, rows)
+            raise RuntimeError("the transaction does not commit")
+    assert await octets(DatabaseStore(database), alex) == [3, 4]
+
+
+async def test_deletions_stand_in_the_trace(database: Database) -> None:
+    people = await add_people(database, "alex")
+    store, alex = DatabaseStore(database), people["alex"]
+    [copy] = await add_mails(database, alex, b"1\r\n")
+    box = await store.snapshot(alex.id)
+    await store.remove(alex, list(box.rows))
+    await store.remove(alex, list(box.rows))
+    async with database.transaction() as connection:
+        cursor = await connection.execute(
+            "select who from events where event = 'deleted' and inbound_id = %s", (copy.inbound_id,))
+        assert await cursor.fetchall() == [("alex@local.com",)]
+
+
+async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_for_ever(database: Database) -> None:
+    # given mails that all go to four people, each naming them in another order
+    people = list((await add_people(database, "alex", "jim", "kim", "tom")).values())
+
+    async def deliver(number: int) -> None:
+        async with database.transaction() as connection:
+            [message] = await messages.store(connection, [Content.of(b"%d\r\n" % number)])
+            order = random.Random(number).sample(people, 4)
+            [mail] = await inbound.add(connection, [Arrival("local", message, recipients=((people[0].id, "test"),))])
+            await maildrops.deliver(connection, [Copy(local.id, mail, message, 3, False) for local in order])
+
+    # when many are delivered at once, while sessions look
+    store = DatabaseStore(database)
+    seen: list[int] = []
+
+    async def look() -> None:
+        for _ in range(20):
+            seen.append(len(await store.snapshot(people[0].id)))
+
+    await asyncio.gather(look(), *(deliver(number) for number in range(60)))
+    # then everyone has all of them, and what was brought up to date equals what is read anew
+    for local in people:
+        kept = await store.snapshot(local.id)
+        anew = await DatabaseStore(database).snapshot(local.id)
+        assert len(kept) == 60
+        assert (kept.rows, kept.uids) == (anew.rows, anew.uids)
+    assert seen == sorted(seen)
+
+
+async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database) -> None:
+    people = await add_people(database, "alex")
+    await add_mails(database, people["alex"], b"1\r\n")
+    store = DatabaseStore(database)
+    with pytest.raises(Permanent, match="no mailbox for local account 999"):
+        await store.snapshot(999)
+    with pytest.raises(Permanent, match="no mailbox for local account 999"):
+        async with database.transaction() as connection:
+            await maildrops.deliver(connection, [Copy(999, 1, 1, 1, False)])
+
+
+@pytest.mark.parametrize("size", [0, 1, HEAD_OCTETS, HEAD_OCTETS + 1, HEAD_OCTETS + CHUNK_OCTETS,
+                                  HEAD_OCTETS + 2 * CHUNK_OCTETS + 7])
+async def test_spans_of_any_length_make_up_the_mail(database: Database, size: int) -> None:
+    # given
+    people = await add_people(database, "alex")
+    body = random.Random(size).randbytes(size)
+    [copy] = await add_mails(database, people["alex"], body)
+    store = DatabaseStore(database)
+    # when it is read in pieces that fit to nothing
+    got = b""
+    while piece := await store.span(copy.message_id, len(got), 100_003):
+        got += piece
+    # then
+    assert got == body
+    with pytest.raises(Permanent):
+        await store.span(copy.message_id + 1_000, 0, 10)
+
+
+async def test_bytes_that_are_missing_are_an_error_and_not_an_end(database: Database) -> None:
+    people = await add_people(database, "alex")
+    [copy] = await add_mails(database, people["alex"], bytes(HEAD_OCTETS + 10))
+    async with database.transaction() as connection:
+        await connection.execute("delete from message_chunks where message_id = %s", (copy.message_id,))
+    with pytest.raises(Permanent):
+        await DatabaseStore(database).span(copy.message_id, HEAD_OCTETS, 10)

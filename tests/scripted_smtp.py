@@ -1,0 +1,165 @@
+"""An SMTP server that does what a test tells it: a provider that refuses, hangs, hangs up, or works."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+HANG = "(hang)"
+"""Instead of a reply: nothing, for ever."""
+CLOSE = "(close)"
+"""Instead of a reply: the end of the connection."""
+
+_DEFAULTS = {
+    "GREETING": "220 ready", "EHLO": "250-scripted\r\n250-8BITMIME\r\n250-SIZE 100000000\r\n250 AUTH PLAIN LOGIN",
+    "AUTH": "235 2.7.0 welcome", "MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "DATA": "354 go on",
+    "END": "250 2.0.0 queued", "RSET": "250 2.0.0 ok", "NOOP": "250 2.0.0 ok", "QUIT": "221 2.0.0 bye",
+}
+
+
+@dataclass(slots=True)
+class Taken:
+    """A mail that was answered 250. raw: as it came over the wire, without the final dot. mail: unstuffed."""
+
+    sender: str
+    recipients: list[str]
+    raw: bytes
+
+    @property
+    def mail(self) -> bytes:
+        """With the doubled dots undone (RFC 5321 4.5.2)."""
+        return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in self.raw.split(b"\r\n"))
+
+
+@dataclass(slots=True)
+class ScriptedSmtp:
+    """port: on 127.0.0.1. taken: in order. lines: every command line, of all connections. logins: AUTH PLAIN, decoded.
+
+    answers: by command (GREETING and END, after the final dot, too), used up one by one before the standing ones.
+    gates: a command waits for its gate before it is answered. room: so many connections at once, 421 for more.
+    discards: mails are counted and not kept. early: said when 100,000 octets of a mail are there, then the end.
+    """
+
+    port: int = 0
+    taken: list[Taken] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+    connections: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+    octets_seen: int = 0
+    room: int = 1000
+    discards: bool = False
+    early: str = ""
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+    standing: dict[str, str] = field(default_factory=lambda: dict(_DEFAULTS))
+    by_recipient: dict[str, str] = field(default_factory=dict)
+
+    def say(self, verb: str, *replies: str) -> None:
+        """Answer the next commands of this kind so."""
+        self.answers[verb].extend(replies)
+
+    def always(self, verb: str, reply: str | None) -> None:
+        """Answer every command of this kind so; None: as a working server."""
+        self.standing[verb] = _DEFAULTS[verb] if reply is None else reply
+
+    def said(self, verb: str) -> list[str]:
+        """The command lines of this kind."""
+        return [line for line in self.lines if line.upper().startswith(verb)]
+
+    async def _reply(self, writer: asyncio.StreamWriter, verb: str, recipient: str = "") -> int:
+        """Send the reply and return its code. :raises ConnectionError: the script says so."""
+        if verb in self.gates:
+            await self.gates[verb].wait()
+        queue = self.answers[verb]
+        reply = queue.popleft() if queue else self.by_recipient.get(recipient, self.standing.get(verb, "500 what?"))
+        if reply == HANG:
+            await asyncio.sleep(3600)
+        if reply == CLOSE:
+            raise ConnectionError("scripted")
+        writer.write(reply.encode() + b"\r\n")
+        await writer.drain()
+        code = int(reply[:3])
+        if code == 421:
+            raise ConnectionError("scripted")
+        return code
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.connections += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if self.at_once > self.room:
+                self.say("GREETING", "421 4.7.0 too many connections")
+            await self._reply(writer, "GREETING")
+            await self._converse(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.at_once -= 1
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sender, recipients = "", list[str]()
+        while line := (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n"):
+            self.lines.append(line)
+            verb = line.split(" ")[0].upper()
+            address = line.partition("<")[2].partition(">")[0]
+            if verb == "AUTH":
+                self.logins.append(base64.b64decode(line.split(" ")[2]).decode().replace("\0", " ").strip())
+            code = await self._reply(writer, verb, address if verb == "RCPT" else "")
+            if verb == "MAIL":
+                sender, recipients = address, []
+            elif verb == "RCPT" and code == 250:
+                recipients.append(address)
+            elif verb == "DATA" and code == 354:
+                raw = await self._read_mail(reader, writer)
+                if await self._reply(writer, "END") == 250:
+                    self.taken.append(Taken(sender, recipients, raw))
+            elif verb == "QUIT":
+                return
+
+    async def _read_mail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        mail = bytearray(b"\r\n")
+        while not mail.endswith(b"\r\n.\r\n"):
+            piece = await reader.read(65536)
+            if not piece:
+                raise ConnectionError("the client went away")
+            mail += piece
+            self.octets_seen += len(piece)
+            if self.discards:
+                del mail[:-5]
+            if self.early and len(mail) > 100_000:
+                writer.write(self.early.encode() + b"\r\n")
+                await writer.drain()
+                await asyncio.sleep(3600)
+        return bytes(mail[2:-3])
+
+
+@asynccontextmanager
+async def scripted_smtp(port: int = 0) -> AsyncIterator[ScriptedSmtp]:
+    """A running server, on a port of its own."""
+    script = ScriptedSmtp()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            tasks.add(task)
+        await script.serve(reader, writer)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    script.port = server.sockets[0].getsockname()[1]
+    try:
+        yield script
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

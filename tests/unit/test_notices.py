@@ -1,0 +1,82 @@
+"""Notices of failure and delay (services/sender/notices.py, RFC 3464)."""
+
+from __future__ import annotations
+
+import datetime
+import email
+import email.message
+import email.policy
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.sender.notices import About, Original, report
+
+NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
+HEADER = (b"From: Alex <alex@local.com>\r\nTo: ann@customer.org\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"
+          b"Message-ID: <m@local>\r\n\r\n")
+ORIGINAL = Original("alex@local.com", HEADER, NOW - datetime.timedelta(hours=1))
+UNKNOWN = About("ann@customer.org", "5.1.1", "550 5.1.1 User unknown", "smtp.company.com")
+LATE = About("bob@customer.org", "4.4.7", "not delivered within five days; the last problem was: no such host")
+
+
+def parsed(body: bytes) -> email.message.EmailMessage:
+    return cast(email.message.EmailMessage, email.message_from_bytes(body, policy=email.policy.SMTP))
+
+
+def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
+    # when two recipients have failed
+    notice = report("failed", ORIGINAL, [UNKNOWN, LATE], NOW)
+    mail = parsed(notice.body)
+    # then it comes from MAILER-DAEMON, answers the mail, and no program is to answer it
+    assert notice.body.startswith(b'From: "Mail Delivery" <mailer-daemon@local.com>\r\nTo: <alex@local.com>\r\n')
+    assert mail["Auto-Submitted"] == "auto-replied"
+    assert mail["Subject"] == "Mail not delivered: ann@customer.org and 1 more"
+    assert (mail["In-Reply-To"], mail["References"]) == ("<m@local>", "<m@local>")
+    assert mail["Message-ID"] == f"<{notice.header_id}>"
+    # and is a report in three parts
+    assert mail.get_content_type() == "multipart/report"
+    assert mail.get_param("report-type") == "delivery-status"
+    text, status, returned = cast("list[email.message.EmailMessage]", mail.get_payload())
+    assert "ann@customer.org" in text.get_content() and "Subject of your mail: Grüße" in text.get_content()
+    message, ann, bob = cast("list[email.message.Message]", status.get_payload())
+    assert message["Reporting-MTA"] == "dns; local.com"
+    assert message["Arrival-Date"] == "Tue, 03 Nov 2026 08:30:00 +0000"
+    assert ann.items() == [
+        ("Final-Recipient", "rfc822; ann@customer.org"), ("Action", "failed"), ("Status", "5.1.1"),
+        ("Remote-MTA", "dns; smtp.company.com"), ("Diagnostic-Code", "smtp; 550 5.1.1 User unknown")]
+    assert (bob["Status"], bob["Remote-MTA"]) == ("4.4.7", None)
+    assert bob["Diagnostic-Code"].startswith("x-mailgroup; not delivered within five days")
+    # and the original's header is there, byte for byte
+    assert returned.get_content_type() == "text/rfc822-headers"
+    assert HEADER.rstrip(b"\r\n") in notice.body
+
+
+def test_a_delay_notice_says_that_nothing_needs_to_be_done() -> None:
+    mail = parsed(report("delayed", ORIGINAL, [UNKNOWN], NOW).body)
+    text, status, _ = cast("list[email.message.EmailMessage]", mail.get_payload())
+    assert mail["Subject"] == "Mail delayed: ann@customer.org"
+    assert "Nothing needs to be done" in text.get_content()
+    assert cast("list[email.message.Message]", status.get_payload())[1]["Action"] == "delayed"
+
+
+def test_a_recipient_beyond_ascii_is_named_as_in_rfc_6533() -> None:
+    body = report("failed", ORIGINAL, [About("jörg@customer.org", "5.6.7", "553 5.6.7 ä")], NOW).body
+    assert "Final-Recipient: utf-8; jörg@customer.org\r\n".encode() in body
+    assert b"Diagnostic-Code: smtp; 553 5.6.7 ?\r\n" in body
+
+
+anything = st.text(alphabet=st.sampled_from("a\r\n\0\t: @.ü\u2028\ud800-"), max_size=30)
+
+
+@given(anything, anything, anything, st.binary(max_size=60))
+def test_nothing_that_strangers_write_begins_a_line_or_a_part(address: str, reply: str, author: str,
+                                                            header: bytes) -> None:
+    # given any text where there should be addresses and replies
+    body = report("failed", Original(f"{author}@local.com", header, NOW), [About(address, "5.0.0", reply)], NOW).body
+    # then the notice still has three parts, known fields, and CRLF line ends only
+    mail = parsed(body)
+    assert len(mail.get_payload()) == 3
+    assert len(mail.keys()) == len(set(mail.keys())) <= 11
+    assert body.count(b"\r\n") == body.count(b"\r") == body.count(b"\n")

@@ -1,0 +1,82 @@
+"""What a provider's replies mean for each recipient (services/sender/relay.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.sender.relay import Replies, further_ids, interrupted, judge
+from shared.smtp_client import Reply
+from shared.submissions import Waiting
+
+ANN, BOB, CAT = (Waiting(n, f"{name}@customer.org", None) for n, name in enumerate(("ann", "bob", "cat")))
+OK = Reply(250, "2.0.0 queued as 123")
+
+
+def states(replies: Replies) -> list[str]:
+    return [outcome.state for outcome in judge((ANN, BOB, CAT), replies).outcomes]
+
+
+def rcpt(*replies: str) -> dict[int, Reply]:
+    return {n: Reply(int(reply[:3]), reply[4:]) for n, reply in enumerate(replies)}
+
+
+def test_each_recipient_is_settled_by_its_own_reply() -> None:
+    # given one taken, one unknown, one greylisted
+    replies = Replies(rcpt("250 ok", "550 5.1.1 unknown", "450 4.2.0 greylisted"), OK)
+    verdict = judge((ANN, BOB, CAT), replies)
+    # then each has its state and the words that made it
+    assert [(o.state, o.reply) for o in verdict.outcomes] == [
+        ("relayed", "250 2.0.0 queued as 123"), ("failed", "550 5.1.1 unknown"), ("waiting", "450 4.2.0 greylisted")]
+    assert (verdict.at_once, verdict.count_try) == (False, True)
+
+
+@pytest.mark.parametrize(("final", "state"), [
+    (OK, "relayed"), (Reply(554, "5.7.1 spam"), "failed"), (Reply(451, "4.3.0 later"), "waiting"),
+    (Reply(354, "odd"), "waiting")])
+def test_the_reply_to_the_mail_settles_whoever_was_accepted(final: Reply, state: str) -> None:
+    assert states(Replies(rcpt("250 ok", "251 ok", "550 no"), final)) == [state, state, "failed"]
+
+
+def test_a_refused_sender_settles_everyone() -> None:
+    assert states(Replies({}, Reply(550, "5.7.1 not you"))) == ["failed"] * 3
+    assert states(Replies({}, Reply(451, "4.7.1 slowly"))) == ["waiting"] * 3
+
+
+@pytest.mark.parametrize("crowded", ["452 4.5.3 too many recipients", "452 too many", "552 5.5.3 too many"])
+def test_too_many_recipients_sends_the_rest_at_once_and_counts_no_try(crowded: str) -> None:
+    verdict = judge((ANN, BOB, CAT), Replies(rcpt("250 ok", crowded, crowded), OK))
+    assert [o.state for o in verdict.outcomes] == ["relayed", "waiting", "waiting"]
+    assert (verdict.at_once, verdict.count_try) == (True, False)
+
+
+def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
+    # given nobody taken, or a mail that was refused for now
+    nobody = judge((ANN,), Replies(rcpt("452 4.5.3 too many")))
+    later = judge((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
+    # then nothing goes round in circles, and nobody fails
+    assert (nobody.at_once, nobody.count_try) == (False, True)
+    assert (later.at_once, later.count_try) == (False, True)
+    assert [o.state for o in later.outcomes] == ["waiting", "waiting"]
+
+
+@pytest.mark.parametrize("full", ["452 4.2.2 mailbox full", "452 4.3.1 no space"])
+def test_another_452_is_a_refusal_for_now(full: str) -> None:
+    verdict = judge((ANN, BOB), Replies(rcpt("250 ok", full), OK))
+    assert (verdict.at_once, verdict.count_try) == (False, True)
+
+
+def test_a_full_mailbox_is_no_crowd() -> None:
+    assert states(Replies(rcpt("250 ok", "552 5.2.2 mailbox full", "250 ok"), OK)) == ["relayed", "failed", "relayed"]
+
+
+def test_an_interrupted_mail_settles_only_refusals() -> None:
+    replies = Replies(rcpt("250 ok", "550 5.1.1 unknown"))
+    verdict = interrupted((ANN, BOB, CAT), replies, "connection lost", unanswered=True)
+    assert [(o.state, o.reply) for o in verdict.outcomes] == [
+        ("waiting", "connection lost"), ("failed", "550 5.1.1 unknown"), ("waiting", "connection lost")]
+    assert verdict.unanswered
+
+
+def test_an_id_in_the_final_reply_is_a_further_id_of_the_mail() -> None:
+    reply = "250 2.0.0 OK <New.Id@provider.example> [Hostname=x] for <Ann@customer.org> <no> <a b@c>"
+    assert further_ids(reply, {"ann@customer.org"}) == ["New.Id@provider.example"]
