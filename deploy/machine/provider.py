@@ -160,7 +160,6 @@ class Provider:
             shutil.chown(user, "dovecot")
         boxes = etc / "mailboxes"
         boxes.write_text("".join(f"{address} {address}/\n" for address in self._passwords), encoding="utf-8")
-        os.utime(boxes, (1, 1))  # postmap would wait a second for a file that has just changed
         subprocess.run(["postmap", "-c", str(etc), f"{_database_type()}:{boxes}"], check=True, env={"PATH": PATH})
         # Postfix compares the time of change in seconds, so each change gets a second of its own.
         self._changed = max(self._changed + 1, int(time.time()))

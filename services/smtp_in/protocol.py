@@ -192,6 +192,8 @@ class Connection(smtp.SMTP):
         if self.transport is not None:
             self.transport.close()
             self.transport = None
+        if self._raw is not None:
+            self.loop.call_later(CLOSING_SECONDS, self._raw.abort)  # of a client that does not read this
         if asyncio.current_task() is not self._handler_coroutine:
             self._handler_coroutine.cancel()
 

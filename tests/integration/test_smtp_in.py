@@ -23,6 +23,7 @@ import pytest
 
 from deploy.machine import ports as free_ports
 from services.smtp_in import listener as listening
+from services.smtp_in import protocol
 from services.smtp_in.intake import Handed, Intake, Taken
 from services.smtp_in.listener import Listener, watch
 from shared import accounts, messages, submissions, tls, topology
@@ -480,6 +481,21 @@ async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypa
     assert (await client.reply())[0].startswith("250")
 
     assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
+
+
+async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "CLOSING_SECONDS", 0.2)
+    client = await Client.logged_in(server)
+    [(connection, _)] = server.listener.logged_in()
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as if its buffers were full
+    client.writer.write(b"HELP\r\n" * 90)
+    connection._writer.write(b"x" * 20_000_000)
+    await asyncio.sleep(0.2)
+
+    connection.stop()
+    await asyncio.sleep(0.6)
+
+    assert listening.SESSIONS._value.get() == 0
 
 
 async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:

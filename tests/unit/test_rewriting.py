@@ -119,9 +119,9 @@ def test_only_addresses_of_rewritten_fields_are_looked_up() -> None:
 
 
 texts = st.lists(st.sampled_from([
-    b"From", b"To", b"Cc", b"Subject", b"X-Y", b":", b" ", b"\t", b"\r\n", b"\n", b"alex@local.com", b"jim@local.com", b"<",
-    b">", b",", b'"', b"(", b")", b";", b"a@b", b"=?utf-8?q?a?=", b"\xe4", b"Message-ID: <m@local>", b"\r\n "]), max_size=60,
-).map(b"".join)
+    b"From", b"To", b"Cc", b"Subject", b"X-Y", b":", b" ", b"\t", b"\r\n", b"\n", b"alex@local.com", b"jim@local.com",
+    b"<", b">", b",", b'"', b"(", b")", b";", b"a@b", b"=?utf-8?q?a?=", b"\xe4", b"Message-ID: <m@local>", b"\r\n ",
+]), max_size=60).map(b"".join)
 
 
 @given(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -16,7 +17,7 @@ mails = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\0
 def sent(mail: bytes, cuts: list[int]) -> bytes:
     wire = Wire()
     edges = [0, *sorted(cut % (len(mail) + 1) for cut in cuts), len(mail)]
-    pieces = [wire.feed(mail[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [wire.feed(mail[start:end]) for start, end in itertools.pairwise(edges)]
     return b"".join(pieces) + wire.finish()
 
 

@@ -1,0 +1,151 @@
+"""Nothing is lost and nothing comes twice when a service is killed or the broker forgets everything.
+
+The judge is the test's own books: what was offered, and what lies in the mailboxes, read by POP3.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import smtplib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.system import System, until
+
+PEOPLE = {"Alex": "alex@local.com", "Jim": "jim@local.com", "Kim": "kim@local.com", "Tom": "tom@local.com"}
+CUSTOMER = "anna@customer.example"
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender")
+
+
+def mail(token: str, to: str) -> bytes:
+    return (f"From: {CUSTOMER}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{token}@customer.example>\r\n\r\n"
+            + "A line of some length, so that the mail has a size.\r\n" * 20).encode()
+
+
+def offer(system: System, count: int, run: str) -> dict[str, list[str]]:
+    """Mails into the provider's mailboxes; for each token, who has to get it."""
+    expected = {}
+    for number in range(count):
+        token = f"{run}-in-{number}"
+        account, team = (("support", ["Alex", "Jim"]), ("sales", ["Kim", "Tom"]))[number % 2]
+        name = random.choice([None, *team])
+        address = f"{account}@company.com"
+        system.provider.put(address, mail(token, f'"{name}" <{address}>' if name else address))
+        expected[token] = [PEOPLE[name]] if name else [PEOPLE[person] for person in team]
+    return expected
+
+
+def in_mailboxes(system: System, run: str) -> Counter[tuple[str, str]]:
+    """How often each token lies in each mailbox."""
+    found: Counter[tuple[str, str]] = Counter()
+    for address in PEOPLE.values():
+        for body in system.mails(address):
+            token = re.search(rb"^Subject: (\S+)", body, re.M)
+            if token and token[1].decode().startswith(run):
+                found[token[1].decode(), address] += 1
+    return found
+
+
+def at_customer(system: System, run: str) -> Counter[str]:
+    """How often each token was relayed to the customer."""
+    tokens = (re.search(rb"^Subject: (\S+)", body, re.M) for body in system.provider.mail_of(CUSTOMER))
+    return Counter(token[1].decode() for token in tokens if token and token[1].decode().startswith(run))
+
+
+@contextmanager
+def submitting(system: System, run: str, pause: float) -> Iterator[list[str]]:
+    """Submissions in a thread while the block lasts; those answered with 250."""
+    accepted: list[str] = []
+    stop = threading.Event()
+
+    def submit() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            token = f"{run}-out-{number}"
+            try:
+                with smtplib.SMTP("127.0.0.1", system.settings.smtp_port, timeout=30) as smtp:
+                    smtp.login("alex@local.com", "secret")
+                    smtp.sendmail("alex@local.com", [CUSTOMER], mail(token, CUSTOMER).replace(
+                        f"From: {CUSTOMER}".encode(), b"From: alex@local.com"))
+                accepted.append(token)
+            except (OSError, smtplib.SMTPException):
+                time.sleep(0.2)  # killed, or not back yet: this one was not answered
+            time.sleep(pause)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    try:
+        yield accepted
+    finally:
+        stop.set()
+        thread.join()
+
+
+def settled(system: System, expected: dict[str, list[str]], run: str) -> Counter[tuple[str, str]]:
+    wanted = Counter((token, address) for token, people in expected.items() for address in people)
+    until(lambda: not (wanted - in_mailboxes(system, run)), 120)
+    return wanted
+
+
+def test_each_service_killed_once_with_500_mails_under_way_loses_and_repeats_nothing(system: System) -> None:
+    system.provider.add_mailbox(CUSTOMER, "secret")
+    random.seed(4711)
+    expected: dict[str, list[str]] = {}
+    with submitting(system, "kill", 0.02) as accepted:
+        for name in random.sample(SERVICES, len(SERVICES)):
+            expected |= offer(system, 500 // len(SERVICES) + 1, f"kill-{name}")
+            time.sleep(random.uniform(0.3, 1.2))
+            os.kill(system.instance.pids()[name], signal.SIGKILL)
+    assert len(expected) >= 500
+    wanted = settled(system, expected, "kill")
+    assert in_mailboxes(system, "kill") == wanted  # each once, and nobody else's
+    until(lambda: not (set(accepted) - set(at_customer(system, "kill"))), 120)
+    for token, copies in at_customer(system, "kill").items():
+        if copies > 1:  # only what was on the wire when its sender died, and it is told
+            [found] = system.json("trace", f"{token}@customer.example")
+            assert "uncertain" in [event["event"] for event in found["events"]], token
+    until(lambda: system.json("status")["ok"], 60)
+
+
+def test_a_broker_that_lost_everything_loses_no_mail_whichever_step_it_was_at(system: System) -> None:
+    system.provider.add_mailbox(CUSTOMER, "secret")
+    programs = system.instance
+    programs.stop_program("mailbox")
+    routed = offer(system, 20, "wipe-a")
+    until(lambda: _queue(system, "mailbox") == 20)
+    programs.stop_program("router")
+    fetched = offer(system, 20, "wipe-b")
+    until(lambda: _queue(system, "router") == 20)
+    programs.stop_program("sender")
+    with submitting(system, "wipe", 0.01) as accepted:
+        until(lambda: len(accepted) >= 20)
+    until(lambda: _queue(system, "sender") == len(accepted))
+
+    programs.stop_program("rabbitmq")
+    rabbitmq = programs._servers.rabbitmq
+    assert rabbitmq is not None
+    shutil.rmtree(rabbitmq.folder / "mnesia")
+    (rabbitmq.folder / "mnesia").mkdir()
+    shutil.chown(rabbitmq.folder / "mnesia", "rabbitmq", "rabbitmq")
+    unannounced = offer(system, 20, "wipe-c")  # fetched while there is no broker at all
+    until(lambda: sum(book["in_flight"] for book in system.json("status")["books"].values()) >= 60)
+    programs.start_program("rabbitmq")
+    for name in ("mailbox", "router", "sender"):
+        programs.start_program(name)
+
+    expected = routed | fetched | unannounced
+    assert in_mailboxes(system, "wipe") <= settled(system, expected, "wipe")
+    until(lambda: at_customer(system, "wipe") == Counter(accepted), 60)
+    until(lambda: system.json("status")["ok"], 60)
+
+
+def _queue(system: System, name: str) -> int:
+    return int(next(queue["ready"] for queue in system.json("status")["queues"] if queue["name"] == name))

@@ -1,0 +1,570 @@
+"""The sender against a real PostgreSQL and a provider that does what the test tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.sender import letters
+from services.sender.relay import Letter
+from shared import submissions
+from shared.submissions import Group
+from tests.company import SALES, SUPPORT
+from tests.scripted_smtp import CLOSE, HANG, ScriptedSmtp, scripted_smtp
+from tests.send_bench import MAIL, Bench, replies, sending, until
+
+ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as script:
+        yield script
+
+
+@pytest.fixture
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+    async with sending(database_url) as running:
+        await running.accounts({SUPPORT: provider.port, SALES: provider.port})
+        yield running
+
+
+# ---------------------------------------------------------------------------------------------- handing over
+
+
+async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, provider: ScriptedSmtp) -> None:
+    # when Alex writes to a customer and, in Cc, to a colleague (manual 4.3)
+    mail = MAIL.replace(b"Subject", b"Cc: kim@local.com\r\nBcc: bob@customer.org\r\nSubject")
+    id_ = await bench.submit(ANN, BOB, mail=mail, header_id="one@local.com")
+    await bench.until(id_, state="done")
+    # then the provider got it once, rewritten, the body untouched
+    [taken] = provider.taken
+    header, _, body = taken.mail.partition(b"\r\n\r\n")
+    assert (taken.sender, taken.recipients) == (SUPPORT, [ANN, BOB])
+    assert header.split(b"\r\n")[1:] == [
+        b"Message-ID: <one@local.com>", b'From: "Alex" <support@company.com>', b"To: ann@customer.org",
+        b'Cc: "Kim" <sales@company.com>', b"Subject: hello"]
+    assert body == b"a body\r\n.with dots\r\n"
+    assert provider.logins == [f"{SUPPORT} secret"]
+    # and its reply is on record for each recipient
+    assert replies(await bench.listed(id_)) == [("relayed", "250 2.0.0 queued")] * 2
+    assert await bench.events(id_) == [("relayed", ANN), ("relayed", BOB)]
+
+
+async def test_local_recipients_get_it_whatever_the_state_of_the_external_account(
+        bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a disabled external account
+    await bench.rows("update external_accounts set enabled = false")
+    # when Alex writes to Jim, to Kim and to a customer
+    id_ = await bench.submit("jim@local.com", "kim@local.com", ANN)
+    # then the colleagues' copy is on its way, unrewritten
+    [[source, state, body]] = await bench.rows(
+        "select source, i.state, head from inbound i join messages m on m.id = i.message_id")
+    assert (source, state, bytes(body)) == ("local", "routed", MAIL)
+    assert [(p.key, p.copies) for p in bench.publications] == [("routed.jim@local.com", ("routed.kim@local.com",))]
+    # and the customer's waits until the account is enabled
+    await asyncio.sleep(1.5)
+    assert replies(await bench.listed(id_)) == [("delivered", None), ("delivered", None), ("waiting", None)]
+    await bench.rows("update external_accounts set enabled = true")
+    await bench.until(id_, state="done")
+    assert len(provider.taken) == 1
+
+
+async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, provider: ScriptedSmtp) -> None:
+    # when Kim writes to support@ and to Tom
+    id_ = await bench.submit(SUPPORT, "tom@local.com", author="Kim")
+    # then nothing is left to relay
+    assert (await bench.listed(id_)).state == "done"
+    assert await bench.rows("select source, state, external_id, author_id from inbound order by source") == [
+        ("local", "routed", None, bench.people["Kim"].id),
+        ("submitted", "fetched", bench.externals[SUPPORT].id, bench.people["Kim"].id)]
+    assert sorted(p.key for p in bench.publications) == [f"fetched.{SUPPORT}", "routed.tom@local.com"]
+
+
+async def test_handing_over_twice_delivers_once(bench: Bench) -> None:
+    id_ = await bench.submit("jim@local.com", ANN)
+    assert await bench.stage.handle([id_, id_ + 1000]) == []
+    assert await bench.rows("select count(*)::int from inbound") == [(1,)]
+
+
+async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: Bench) -> None:
+    # given a submission whose message was lost
+    id_ = await bench.submit(ANN)
+    await bench.rows("update submissions set state = 'submitted', state_at = now() - interval '6 seconds'")
+    # when the stage sweeps, twice
+    swept = [await bench.stage.sweep(), await bench.stage.sweep()]
+    # then it is published once
+    assert swept[1] == []
+    assert [(p.key, p.body) for p in swept[0]] == [
+        (f"submitted.{SUPPORT}", b'{"id":%d,"external":"%s"}' % (id_, SUPPORT.encode()))]
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
+        bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that does not know Bob
+    provider.by_recipient[BOB] = "550 5.1.1 no such user"
+    # when
+    id_ = await bench.submit(ANN, BOB)
+    found = await bench.until(id_, state="done")
+    # then Ann has it, and Alex a notice about Bob
+    assert replies(found) == [("relayed", "250 2.0.0 queued"), ("failed", "550 5.1.1 no such user")]
+    assert provider.taken[0].recipients == [ANN]
+    [notice] = await bench.notices("Alex")
+    assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.1.1\r\n" in notice
+    assert b"From: alex@local.com\r\nTo: ann@customer.org\r\nSubject: hello" in notice
+    assert b"a body" not in notice
+    assert [p.key for p in bench.publications] == ["routed.alex@local.com"]
+    assert ("noticed", "alex@local.com") in await bench.events(id_)
+
+
+async def test_a_mail_with_a_null_sender_gets_no_notice(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.always("RCPT", "550 5.1.1 no such user")
+    id_ = await bench.submit(ANN, sender="")
+    await bench.until(id_, state="done")
+    assert await bench.notices("Alex") == []
+
+
+async def test_a_refusal_for_now_is_tried_again_a_minute_later(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that greylists once
+    provider.say("RCPT", "450 4.2.0 greylisted")
+    id_ = await bench.submit(ANN)
+    found = await bench.until(id_, state="queued", tries=1)
+    # then it waits about a minute
+    assert found.next_try_at is not None
+    assert 50 < (found.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() < 67
+    assert replies(found) == [("waiting", "450 4.2.0 greylisted")]
+    # and is relayed then, without a notice
+    await bench.make_due()
+    await bench.until(id_, state="done")
+    assert await bench.events(id_) == [("delayed", ANN), ("relayed", ANN)]
+    assert await bench.notices("Alex") == []
+
+
+async def test_too_many_recipients_are_sent_in_two_mails_at_once(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.say("RCPT", "250 ok", "250 ok", "452 4.5.3 too many recipients")
+    id_ = await bench.submit(ANN, BOB, CAT)
+    found = await bench.until(id_, state="done")
+    assert [taken.recipients for taken in provider.taken] == [[ANN, BOB], [CAT]]
+    assert found.tries == 0
+
+
+async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that refuses while the mail is still being sent, and reads no further
+    provider.early = "552 5.3.4 too large"
+    id_ = await bench.submit(ANN, mail=MAIL + b"x" * 70 * 1024 * 1024)
+    # then that is the reply that counts
+    found = await bench.until(id_, state="done")
+    assert replies(found) == [("failed", "552 5.3.4 too large")]
+
+
+async def test_an_international_address_needs_a_provider_that_takes_it(bench: Bench, provider: ScriptedSmtp) -> None:
+    # when the provider does not
+    id_ = await bench.submit(ANN, "jörg@customer.org", smtputf8=True)
+    found = await bench.until(id_, state="done")
+    # then that recipient fails and says why
+    assert [state for state, _ in replies(found)] == ["relayed", "failed"]
+    assert "5.6.7" in str(found.recipients[1].reply)
+    # when it does
+    provider.always("EHLO", "250-hi\r\n250-SMTPUTF8\r\n250-8BITMIME\r\n250 AUTH LOGIN PLAIN")
+    await bench.rows("update external_accounts set login = 'other'")  # a new connection
+    id_ = await bench.submit(ANN, "jörg@customer.org", smtputf8=True)
+    await bench.until(id_, state="done")
+    assert provider.taken[1].recipients == [ANN, "jörg@customer.org"]
+    assert provider.said("MAIL")[-1].endswith(" SMTPUTF8")
+
+
+async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.always("END", f"250 2.0.0 OK <Made.Up@provider.example> for <{ANN}>")
+    id_ = await bench.submit(ANN, header_id="own@local.com")
+    await bench.until(id_, state="done")
+    async with bench.database.transaction() as connection:
+        known = await submissions.authors_of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
+    assert sorted((header_id, sent.author_id, sent.external_id, list(sent.recipients))
+                  for header_id, found in known.items() for sent in found) == [
+        (header_id, bench.people["Alex"].id, bench.externals[SUPPORT].id, [ANN])
+        for header_id in ("Made.Up@provider.example", "own@local.com")]
+
+
+# ---------------------------------------------------------------------------------------------- accounts in trouble
+
+
+async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that refuses the login
+    provider.always("AUTH", "535 5.7.8 wrong")
+    ids = [await bench.submit(ANN) for _ in range(3)]
+    support = bench.externals[SUPPORT].id
+
+    async def paused() -> bool:
+        return bool(await bench.rows("select 1 from relays where external_id = %s and paused_at is not null", support))
+    await until(paused)
+    await asyncio.sleep(2.5)
+    # then nothing was tried again, no try was counted, nothing has failed
+    assert 1 <= len(provider.said("AUTH")) <= 2  # of the two connections that were made together
+    assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
+    assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
+    async with bench.database.transaction() as connection:
+        relay = (await submissions.relays(connection))[support]
+    assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
+    assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
+    # when an hour has passed, one careful try is made
+    tries = len(provider.said("AUTH"))
+    await bench.make_due()
+    await asyncio.sleep(2.5)
+    assert len(provider.said("AUTH")) == tries + 1
+    # and when the account is changed, everything leaves at once
+    provider.always("AUTH", None)
+    async with bench.database.transaction() as connection:
+        await submissions.resume(connection, support)
+    for id_ in ids:
+        await bench.until(id_, state="done")
+
+
+async def test_a_temporary_login_failure_only_backs_off(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.say("AUTH", "454 4.7.0 later", "454 4.7.0 later")
+    id_ = await bench.submit(ANN)
+
+    async def failing() -> bool:
+        return bool(await bench.rows("select 1 from relays where failures > 0 and paused_at is null"))
+    await until(failing)
+    assert (await bench.listed(id_)).tries == 0
+    provider.always("AUTH", None)
+    provider.answers["AUTH"].clear()
+    await bench.make_due()
+    await bench.until(id_, state="done")
+    assert await bench.rows("select failures from relays where last_success_at is not null") == [(0,)]
+
+
+async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: str) -> None:
+    # given support@'s provider hangs with its greeting, and sales@'s works
+    async with scripted_smtp() as hanging, scripted_smtp() as working, sending(database_url) as bench:
+        hanging.always("GREETING", HANG)
+        await bench.accounts({SUPPORT: hanging.port, SALES: working.port})
+        stuck = [await bench.submit(ANN) for _ in range(5)]
+        # when Kim writes
+        id_ = await bench.submit(ANN, author="Kim")
+        # then hers is relayed while Alex's wait, two of them in hand
+        await bench.until(id_, state="done")
+        states = sorted([(await bench.listed(other)).state for other in stuck])
+        assert states == ["claimed"] * 2 + ["queued"] * 3
+
+
+async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(bench: Bench) -> None:
+    # given nothing listens
+    await bench.rows("update external_accounts set smtp_port = 9 where address = %s", SUPPORT)
+    ids = [await bench.submit(ANN) for _ in range(5)]
+
+    async def failing() -> bool:
+        return bool(await bench.rows("select 1 from relays where failures > 0 and last_error_kind = 'unreachable'"))
+    await until(failing)
+    await asyncio.sleep(1.5)
+    [[failures]] = await bench.rows("select failures from relays where failures > 0")
+    assert failures <= 2
+    assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
+
+
+async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
+        bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that does not offer the STARTTLS that the account demands
+    await bench.rows("update external_accounts set smtp_tls = 'starttls'")
+    id_ = await bench.submit(ANN)
+
+    async def failing() -> bool:
+        return bool(await bench.rows("select 1 from relays where last_error_kind = 'tls'"))
+    await until(failing)
+    # then it is told no more than our name
+    assert not provider.said("AUTH") and not provider.said("MAIL")
+    assert (await bench.listed(id_)).state == "queued"
+
+
+async def test_too_many_connections_lower_their_number(database_url: str) -> None:
+    # given a provider with room for one
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        provider.room = 1
+        await bench.accounts({SUPPORT: provider.port}, connections=3)
+        provider.gates["MAIL"] = asyncio.Event()
+        ids = [await bench.submit(ANN) for _ in range(4)]
+
+        async def lowered() -> bool:
+            return bool(await bench.rows("select 1 from relays where connections_limit = 1"))
+        await until(lowered)
+        # then one connection does the work, and no try is counted
+        provider.gates["MAIL"].set()
+        for id_ in ids:
+            assert (await bench.until(id_, state="done")).tries == 0
+
+
+# ---------------------------------------------------------------------------------------------- connections
+
+
+async def test_one_connection_is_used_for_many_mails(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port}, connections=1)
+        ids = [await bench.submit(ANN) for _ in range(5)]
+        for id_ in ids:
+            await bench.until(id_, state="done")
+        provider.by_recipient[BOB] = "550 no"
+        await bench.until(await bench.submit(BOB), state="done")  # what was refused is forgotten (RSET)
+        await bench.until(await bench.submit(ANN), state="done")
+        assert (len(provider.taken), provider.connections, len(provider.said("RSET"))) == (6, 1, 1)
+
+
+@pytest.mark.parametrize("ended", [CLOSE, "421 4.4.2 idle"])
+async def test_a_connection_that_the_provider_ended_while_idle_costs_no_try(
+        bench: Bench, provider: ScriptedSmtp, ended: str) -> None:
+    # given a connection that has worked
+    await bench.until(await bench.submit(ANN), state="done")
+    # when it ends as the next mail begins
+    provider.say("MAIL", ended)
+    found = await bench.until(await bench.submit(BOB), state="done")
+    # then the mail took another one
+    assert (found.tries, provider.connections, len(provider.taken)) == (0, 2, 2)
+
+
+async def test_all_senders_together_use_no_more_connections_than_allowed(database_url: str) -> None:
+    # given two senders and an account with two connections
+    async with scripted_smtp() as provider, sending(database_url) as one, sending(database_url) as other:
+        await one.accounts({SUPPORT: provider.port}, connections=2)
+        other.externals, other.people = one.externals, one.people
+        held: list[int] = []
+        await one.rows("update external_accounts set enabled = false")
+        ids = [await one.submit(ANN) for _ in range(30)]
+        await one.rows("update external_accounts set enabled = true")
+
+        async def done() -> bool:
+            [[in_hand, left]] = await one.rows(
+                "select count(*) filter (where state in ('claimed', 'sent_unanswered'))::int,"
+                " count(*) filter (where state <> 'done')::int from submissions")
+            held.append(in_hand)
+            return bool(left == 0)
+        await until(done)
+        # then never more than two groups were in hand, and each mail left once
+        assert max(held) <= 2
+        assert len(provider.taken) == len(ids)
+
+
+# ---------------------------------------------------------------------------------------------- without an answer
+
+
+async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
+        bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that hangs up between the final dot and its reply, once
+    provider.say("END", CLOSE)
+    id_ = await bench.submit(ANN)
+    found = await bench.until(id_, state="done")
+    # then it was sent again at once
+    assert (found.uncertain, found.tries, len(provider.taken)) == (True, 0, 1)
+    assert await bench.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
+
+
+async def test_a_second_time_without_an_answer_counts_as_a_refusal(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.always("END", CLOSE)
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="queued", uncertain=True, tries=1)
+    assert len(provider.said("DATA")) == 2
+    assert [event for event, _ in await bench.events(id_)] == ["uncertain", "delayed", "uncertain"]
+
+
+@pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
+async def test_what_a_dead_sender_held_is_taken_up(
+        bench: Bench, provider: ScriptedSmtp, state: str, uncertain: bool) -> None:
+    # given a claim of a sender that is gone
+    await bench.rows("update external_accounts set enabled = false")
+    id_ = await bench.submit(ANN)
+    await bench.rows("""update submissions set state = %s, claim_owner = 'dead',
+                        claim_expires = now() + interval '1 hour'""", state)
+    await bench.rows("update external_accounts set enabled = true")
+    await bench.upkeep.hold()
+    assert (await bench.listed(id_)).state == state
+    # when it has run out
+    await bench.rows("update submissions set claim_expires = now() - interval '1 second'")
+    await bench.upkeep.hold()
+    # then the mail is sent, and marked if it may be there twice
+    found = await bench.until(id_, state="done")
+    assert (found.uncertain, len(provider.taken)) == (uncertain, 1)
+    assert [event for event, _ in await bench.events(id_)] == (["uncertain"] if uncertain else []) + ["relayed"]
+
+
+async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a mail in hand
+    provider.gates["DATA"] = asyncio.Event()
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="claimed")
+    # when another sender takes it before the final dot
+    await bench.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
+    provider.gates["DATA"].set()
+    await asyncio.sleep(1.0)
+    # then this one has not sent it
+    assert provider.taken == []
+    assert (await bench.listed(id_)).state == "claimed"
+
+
+async def test_the_state_is_committed_before_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.gates["END"] = asyncio.Event()
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="sent_unanswered")
+    assert provider.taken == []
+    provider.gates["END"].set()
+    await bench.until(id_, state="done", uncertain=False)
+
+
+async def test_stopping_gives_back_what_has_not_been_sent(database_url: str) -> None:
+    async with scripted_smtp() as provider:
+        async with sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            provider.gates["RCPT"] = asyncio.Event()
+            id_ = await bench.submit(ANN)
+            await bench.until(id_, state="claimed")
+        # when another sender starts
+        provider.gates["RCPT"].set()
+        async with sending(database_url) as bench:
+            found = await bench.until(id_, state="done")
+            # then it has the mail without waiting for a claim to run out
+            assert (found.uncertain, len(provider.taken)) == (False, 1)
+
+
+# ---------------------------------------------------------------------------------------------- time
+
+
+async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a paused account
+    provider.always("AUTH", "535 5.7.8 wrong")
+    id_ = await bench.submit(ANN)
+
+    async def paused() -> bool:
+        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
+    await until(paused)
+    await bench.upkeep.tell()
+    assert await bench.notices("Alex") == []
+    # when four hours have passed
+    await bench.rows("update submissions set created_at = now() - interval '4 hours 1 second'")
+    await bench.upkeep.tell()
+    await bench.upkeep.tell()
+    # then there is one notice, with the account's trouble in it
+    [notice] = await bench.notices("Alex")
+    assert b"Action: delayed\r\nStatus: 4.4.1\r\n" in notice and b"535 5.7.8 wrong" in notice
+    # and a day later another one
+    await bench.rows("update submissions set delay_noticed_at = now() - interval '1 day'")
+    await bench.upkeep.tell()
+    assert len(await bench.notices("Alex")) == 2
+    assert (await bench.listed(id_)).state == "queued"
+
+
+async def test_after_five_days_a_mail_has_failed(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a mail that was refused for five days
+    provider.always("RCPT", "451 4.3.0 later")
+    id_ = await bench.submit(ANN, BOB)
+    await bench.until(id_, state="queued", tries=1)
+    await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
+    # when
+    await bench.upkeep.tell()
+    # then it is done, and the author is told the last reply
+    found = await bench.listed(id_)
+    assert (found.state, [state for state, _ in replies(found)]) == ("done", ["failed", "failed"])
+    [notice] = await bench.notices("Alex")
+    assert notice.count(b"Action: failed\r\nStatus: 4.4.7\r\n") == 2 and b"451 4.3.0 later" in notice
+
+
+# ---------------------------------------------------------------------------------------------- faults, sizes, hands
+
+
+async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_other(
+        bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a mail that cannot be written, and another one
+    write = letters.write
+
+    async def broken(database: object, group: Group, external: object) -> Letter:
+        if group.header_id == "broken@local.com":
+            raise ZeroDivisionError("a fault of ours")
+        return await write(database, group, external)  # type: ignore[arg-type]  # passed through
+    monkeypatch.setattr(letters, "write", broken)
+    bad = await bench.submit(ANN, header_id="broken@local.com")
+    await bench.until(await bench.submit(ANN), state="done")
+    # when it is tried five times
+    for faults in range(1, 6):
+        async def counted(faults: int = faults) -> bool:
+            return bool(await bench.rows("select 1 from submissions where id = %s and faults = %s", bad, faults))
+        await until(counted)
+        await bench.make_due()
+    # then it is parked with its traceback
+    found = await bench.listed(bad)
+    assert (found.state, found.origin) == ("parked", "sender: relay")
+    assert "ZeroDivisionError: a fault of ours" in str(found.error)
+    # and leaves when it is mended and requeued
+    monkeypatch.undo()
+    async with bench.database.transaction() as connection:
+        assert await submissions.requeue(connection, [bad]) == [bad]
+    await bench.until(bad, state="done")
+    assert len(provider.taken) == 2
+
+
+async def test_fifty_megabytes_leave_in_bounded_memory(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given 50 MB of lines that begin with dots, at a provider that only counts
+    provider.discards = True
+    line = b"." + b"x" * 74 + b"\r\n"
+    count = 50 * MIB // len(line)
+    await bench.rows("update external_accounts set enabled = false")
+    id_ = await bench.submit(ANN, mail=MAIL + line * count)
+    before = _peak(reset=True)
+    # when it is relayed
+    await bench.rows("update external_accounts set enabled = true")
+    await bench.until(id_, state="done")
+    # then all of it went, each dot doubled, and memory grew by a few pieces
+    assert provider.octets_seen > count * (len(line) + 1)
+    assert _peak() - before < 20 * MIB
+
+
+def _peak(reset: bool = False) -> int:
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    [line] = [line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if "VmHWM" in line]
+    return int(line.split()[1]) * 1024
+
+
+async def test_a_long_header_is_rewritten_too(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a header of more than the 256 KiB that are kept apart
+    padding = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 900) for n in range(600))
+    await bench.until(await bench.submit(ANN, mail=padding + MAIL), state="done")
+    assert b'From: "Alex" <support@company.com>\r\n' in provider.taken[0].mail
+    assert provider.taken[0].mail.endswith(b"\r\n\r\na body\r\n.with dots\r\n")
+
+
+async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given two mails that wait for another try
+    provider.say("RCPT", "451 4.3.0 later", "451 4.3.0 later")
+    first, second = await bench.submit(ANN, "jim@local.com"), await bench.submit(BOB)
+    for id_ in (first, second):
+        await bench.until(id_, state="queued", tries=1)
+    async with bench.database.transaction() as connection:
+        assert [found.id for found in await submissions.listing(connection)] == [first, second]
+        assert list(await submissions.found(connection, BOB)) == [second]
+        assert list(await submissions.found(connection, str(first))) == [first]
+        # when one is cancelled and everything else retried
+        assert await submissions.cancel(connection, [first, 10_000]) == {first: [ANN]}
+        assert await submissions.retry(connection) == [second]
+    # then only the other one leaves
+    await bench.until(second, state="done")
+    assert [taken.recipients for taken in provider.taken] == [[BOB]]
+    assert [state for state, _ in replies(await bench.listed(first))] == ["cancelled", "delivered"]
+
+
+async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_first_author(bench: Bench) -> None:
+    # given the same Message-ID from two people of the share, before anything is relayed
+    await bench.rows("update external_accounts set enabled = false")
+    await bench.submit(ANN, header_id="same@x")
+    await bench.submit(ANN, header_id="same@x", author="Jim")
+    async with bench.database.transaction() as connection:
+        [sent] = (await submissions.authors_of(connection, ["same@x"]))["same@x"]
+        assert sent.author_id == bench.people["Alex"].id
+        # and after five years it is forgotten
+        await connection.execute("update authors set recorded_at = now() - interval '5 years 1 day'")
+        assert await submissions.authors_of(connection, ["same@x"]) == {}
+
+

@@ -1,0 +1,148 @@
+"""The sender against a real Postfix: every TLS mode, AUTH, and what the Test button says."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deploy.machine.provider import Provider
+from shared.accounts import External
+from shared.failures import Permanent, Temporary
+from shared.smtp_client import LoginRefused, Unwilling, probe_smtp
+from shared.upstream import Unreachable, Untrusted
+from tests.company import SALES, SUPPORT
+from tests.scripted_smtp import HANG, scripted_smtp
+from tests.send_bench import Bench, replies, sending
+
+_names = itertools.count(1)
+
+
+@pytest.fixture
+def customer(provider: Provider) -> str:
+    """A fresh mailbox of somebody outside."""
+    address = f"customer{next(_names)}@send.test"
+    provider.add_mailbox(address, "secret")
+    return address
+
+
+@pytest.fixture
+async def bench(database_url: str, provider: Provider) -> AsyncIterator[Bench]:
+    provider.add_mailbox(SUPPORT, "secret")
+    provider.add_mailbox(SALES, "secret")
+    async with sending(database_url) as running:
+        yield running
+
+
+def server(provider: Provider, tls: str) -> dict[str, Any]:
+    return {"tls": tls, "tls_fingerprint": None if tls == "none" else provider.fingerprint}
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+async def test_mail_arrives_in_each_tls_mode(bench: Bench, provider: Provider, customer: str, tls: str) -> None:
+    # given an account in this TLS mode
+    port = provider.smtps_port if tls == "implicit" else provider.smtp_port
+    await bench.accounts({SUPPORT: port}, **server(provider, tls))
+    # when Alex writes, with raw UTF-8, dots and a long line
+    body = "Grüße\r\n.\r\n..dots\r\n".encode() + b"x" * 5000 + b"\r\n"
+    mail = b"From: alex@local.com\r\nTo: " + customer.encode() + b"\r\nSubject: hello\r\n\r\n" + body
+    id_ = await bench.submit(customer, mail=mail)
+    found = await bench.until(id_, state="done")
+    # then it lies in the customer's mailbox, from "Alex" <support@company.com>
+    assert "250 2.0.0 Ok: queued as" in str(replies(found)[0][1])
+    [got] = provider.wait_for_mail(customer)
+    assert b'\nFrom: "Alex" <support@company.com>\n' in got
+    assert got.startswith(b"Return-Path: <support@company.com>\n")
+    assert got.endswith(b"\n\n" + body.replace(b"\r\n", b"\n"))
+
+
+async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
+        bench: Bench, provider: Provider, customer: str) -> None:
+    await bench.accounts({SUPPORT: provider.smtp_port})
+    found = await bench.until(await bench.submit(customer, "nobody@send.test"), state="done")
+    assert [state for state, _ in replies(found)] == ["relayed", "failed"]
+    [notice] = await bench.notices("Alex")
+    assert b"Final-Recipient: rfc822; nobody@send.test\r\nAction: failed\r\nStatus: 5.1.1\r\n" in notice
+
+
+async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provider, customer: str) -> None:
+    await bench.accounts({SUPPORT: provider.smtp_port}, connections=4)
+    started = time.monotonic()
+    ids = [await bench.submit(customer, header_id=f"{n}@many") for n in range(200)]
+    for id_ in ids:
+        await bench.until(id_, state="done")
+    assert time.monotonic() - started < 60
+    got = provider.wait_for_mail(customer, 200)
+    assert sorted(mail.partition(b"Message-ID: <")[2].partition(b"@")[0] for mail in got) == sorted(
+        str(n).encode() for n in range(200))
+
+
+# ---------------------------------------------------------------------------------------------- the Test button
+
+
+async def account(bench: Bench, port: int, tls: str = "none", fingerprint: str | None = None) -> External:
+    await bench.accounts({SUPPORT: port}, tls=tls, tls_fingerprint=fingerprint)
+    return bench.externals[SUPPORT]
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+async def test_a_working_account_passes_the_test_and_sends_nothing(bench: Bench, provider: Provider, tls: str) -> None:
+    port = provider.smtps_port if tls == "implicit" else provider.smtp_port
+    external = await account(bench, port, tls, None if tls == "none" else provider.fingerprint)
+    before = len(provider.mail_of(SUPPORT))
+    await probe_smtp(external, "secret", True, 10)
+    assert len(provider.mail_of(SUPPORT)) == before
+
+
+async def test_what_is_wrong_is_said_clearly(bench: Bench, provider: Provider) -> None:
+    plain = await account(bench, provider.smtp_port)
+    with pytest.raises(LoginRefused, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
+        await probe_smtp(plain, "wrong", True, 10)
+    with pytest.raises(Untrusted, match="the certificate is not trusted"):
+        await probe_smtp(_at(plain, provider.smtp_port, "starttls"), "secret", True, 10)
+    with pytest.raises(Untrusted, match="not the pinned one"):
+        await probe_smtp(_at(plain, provider.smtps_port, "implicit", "0" * 64), "secret", True, 10)
+    with pytest.raises(Untrusted, match="does not speak TLS"):
+        await probe_smtp(_at(plain, provider.smtp_port, "implicit"), "secret", True, 10)
+    with pytest.raises(Temporary, match=r"no answer|did not answer"):
+        await probe_smtp(_at(plain, provider.smtps_port, "none"), "secret", True, 2)
+    with pytest.raises(Unreachable, match="check host and port"):
+        await probe_smtp(_at(plain, 9, "none"), "secret", True, 10)
+    with pytest.raises(Permanent, match="private address"):
+        await probe_smtp(plain, "secret", False, 10)
+    with pytest.raises(Unwilling):  # a POP3 server: what it says is not shown
+        await probe_smtp(_at(plain, provider.pop3_port, "none"), "secret", True, 10)
+
+
+async def test_a_stranger_behind_the_port_is_not_quoted(bench: Bench) -> None:
+    async with scripted_smtp() as stranger:
+        external = await account(bench, stranger.port)
+        for greeting in ("SSH-2.0-OpenSSH_9.2p1", "554 inner-host.corp says no", "220-inner-host\r\nrubbish"):
+            stranger.answers["GREETING"].append(greeting)
+            with pytest.raises(Temporary) as caught:
+                await probe_smtp(external, "secret", True, 5)
+            assert "inner" not in str(caught.value) and "SSH" not in str(caught.value)
+        stranger.say("GREETING", HANG)
+        with pytest.raises(Temporary, match="did not answer within 1 s"):
+            await probe_smtp(external, "secret", True, 1)
+
+
+async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: Bench) -> None:
+    async with scripted_smtp() as server_:
+        external = replace(await account(bench, server_.port), smtp_auth=False)
+        server_.say("MAIL", "530 5.7.0 authentication required")
+        with pytest.raises(LoginRefused, match="set auth to true"):
+            await probe_smtp(external, "", True, 5)
+        assert not server_.said("AUTH")
+        server_.always("EHLO", "250 scripted")
+        with pytest.raises(Unwilling, match="takes no login here"):
+            await probe_smtp(replace(external, smtp_auth=True), "secret", True, 5)
+
+
+def _at(external: External, port: int, tls: Any, fingerprint: str | None = None) -> External:
+    return replace(external, smtp=replace(external.smtp, port=port, tls=tls, tls_fingerprint=fingerprint))
+
