@@ -97,6 +97,19 @@ async def add_authors(connection: Connection, rows: Collection[tuple[str, int, i
          [first[key][0] for key in keys], [first[key][1] for key in keys]))
 
 
+async def add_further_ids(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
+    """Record ids that a provider gave to mails of ours: (the id known here, the further one, the external account's id)."""
+    if further:
+        rows = sorted(further)
+        await connection.execute(
+            """insert into authors (header_id, external_id, author_id, submission_id)
+               select f.further_id, a.external_id, a.author_id, a.submission_id
+               from unnest(%s::text[], %s::text[], %s::bigint[]) as f (header_id, further_id, external_id)
+                   join authors a using (header_id, external_id)
+               on conflict (header_id, external_id) do nothing""",
+            ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]))
+
+
 async def authors_of(connection: Connection, header_ids: Collection[str]) -> dict[str, list[Sent]]:
     """For each of these ids that we sent within five years: by whom and through which account, the earliest first."""
     if not header_ids:

@@ -41,7 +41,8 @@ class ScriptedSmtp:
 
     answers: by command (GREETING and END, after the final dot, too), used up one by one before the standing ones.
     gates: a command waits for its gate before it is answered. room: so many connections at once, 421 for more.
-    discards: mails are counted and not kept. early: said when 100,000 octets of a mail are there, then the end.
+    discards: mails are counted and not kept. pause: seconds between two reads of a mail. early: said when 100,000
+    octets of a mail are there; nothing more is read then.
     """
 
     port: int = 0
@@ -54,6 +55,7 @@ class ScriptedSmtp:
     octets_seen: int = 0
     room: int = 1000
     discards: bool = False
+    pause: float = 0.0
     early: str = ""
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
@@ -128,6 +130,8 @@ class ScriptedSmtp:
     async def _read_mail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         mail = bytearray(b"\r\n")
         while not mail.endswith(b"\r\n.\r\n"):
+            if self.pause:
+                await asyncio.sleep(self.pause)
             piece = await reader.read(65536)
             if not piece:
                 raise ConnectionError("the client went away")

@@ -33,6 +33,7 @@ from shared.failures import Permanent, Temporary
 
 _MAIL_USER = "mail"
 _START_SECONDS = 30.0
+_PASS_ON_TERM = 'trap "kill $child" TERM; "$@" & child=$!; wait $child; wait $child'
 _DOVECOT_REREADS_SECONDS = 2.1
 """Dovecot looks once a second whether a file of users has changed, by its time in seconds and its size."""
 
@@ -171,8 +172,9 @@ class Provider:
         return [
             Program("dovecot", ("dovecot", "-F", "-c", str(etc / "dovecot.conf")), {"PATH": PATH}, self.folder, 30,
                     stop_seconds=10),
-            Program("postfix", (f"{_daemons()}/master", "-d", "-c", str(etc)), {"PATH": PATH}, self.folder, 31,
-                    stop_seconds=10),
+            # Postfix changes its identity as it runs, and with that the kernel forgets to end it together with us.
+            Program("postfix", ("sh", "-c", _PASS_ON_TERM, "sh", f"{_daemons()}/master", "-d", "-c", str(etc)),
+                    {"PATH": PATH}, self.folder, 31, stop_seconds=10),
         ]
 
     def _wait(self) -> None:

@@ -65,24 +65,26 @@ async def _pop3(system: System, external: External, password: str) -> str:
         listed = await session.listing()
         await session.quit()
     async with system.database.transaction() as connection:
-        contacts = (await ledger.polled(connection)).get(external.id)
-        known = await ledger.known(connection, external.id) if contacts is not None else []
-    return f"{count} mails, {octets} octets; " + expectation(external, [uidl for _, uidl in listed.mails], known)
+        polled = (await ledger.polled(connection)).get(external.id)
+        known = await ledger.known(connection, external.id)
+    met = polled is not None and polled.first_contact_at is not None
+    return f"{count} mails, {octets} octets; {expectation(external, [key for _, key in listed.mails], known, met)}"
 
 
-def expectation(external: External, listed: Sequence[str], known: Sequence[ledger.Known]) -> str:
-    """What will happen to the mails that lie there: how many are delivered, what is deleted when. Pure."""
+def expectation(external: External, listed: Sequence[str], known: Sequence[ledger.Known], met: bool) -> str:
+    """What happens to the mails that lie there: how many are delivered, what is deleted when. Pure.
+
+    :param met: the first contact has been; what it found and is not wanted is history.
+    """
     ours = {row.key: row for row in known}
-    first = not known
-    new = [uidl for uidl in listed if uidl not in ours]
-    if first:
-        delivered = len(listed) if external.history == "all" else 0
-    else:
-        waiting = [uidl for uidl in listed if uidl in ours and ours[uidl].state == "history"]
-        delivered = len(new) + (len(waiting) if external.history == "all" else 0)
-    words = f"{delivered} of them will be delivered"
-    if external.history == "from_now" and first:
-        words += " (history: from_now; only mail that arrives from now on)"
+    fetched = sum(key in ours and ours[key].state in ("fetched", "deleting") for key in listed)
+    history = sum(key in ours and ours[key].state == "history" for key in listed) if met else len(listed)
+    unknown = sum(key not in ours for key in listed) if met else 0
+    words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
+    if fetched:
+        words += f", {fetched} were fetched already"
+    if external.history == "from_now" and history:
+        words += f", {history} lay there at the first contact and stay there (history: from_now)"
     if external.delete_after_days is None:
         return words + "; nothing will be deleted at the provider"
     when = "as soon as it is stored here" if external.delete_after_days == 0 else (

@@ -40,8 +40,13 @@ class Router:
             sharers = await accounts.sharers(connection, external_ids)
             asked = {header_id for fact in facts.values() for header_id in routing.ids_asked(fact)}
             known = await submissions.authors_of(connection, sorted(asked))
-            verdicts = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
+            decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
+            verdicts = [_verdict(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
             await inbound.settle(connection, verdicts)
+            await submissions.add_further_ids(connection, {
+                (decision.copy_of, decision.further_id, mail.external_id)
+                for mail, decision in zip(mails, decisions, strict=True)
+                if decision.copy_of and decision.further_id and mail.external_id})
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _tell(mails, verdicts, externals, addresses)
             await maillog.record(connection, events)
@@ -68,13 +73,16 @@ class Router:
 
 
 def _decide(mail: Waiting, facts: routing.Facts, externals: Mapping[int, External],
-            sharers: Mapping[int, Sequence[Local]], known: Mapping[str, Sequence[routing.Sent]]) -> Verdict:
+            sharers: Mapping[int, Sequence[Local]], known: Mapping[str, Sequence[routing.Sent]]) -> routing.Decision:
     if mail.external_id is None:
-        return Verdict(mail.id, (), None, "its recipient's account was removed before the delivery", False)
+        return routing.Decision((), 5, "held: its recipient's account was removed before the delivery", held=True)
     external = externals.get(mail.external_id)
     if external is None:
-        return Verdict(mail.id, (), None, "the external account was removed", False)
-    decision = routing.decide(facts, external, sharers[external.id], known, mail.source, mail.author_id)
+        return routing.Decision((), 5, "held: the external account was removed", held=True)
+    return routing.decide(facts, external, sharers[external.id], known, mail.source, mail.author_id)
+
+
+def _verdict(mail: Waiting, decision: routing.Decision) -> Verdict:
     recipients = tuple((recipient.local_id, recipient.rule, recipient.reason) for recipient in decision.recipients)
     return Verdict(mail.id, recipients, decision.rule if recipients else None, decision.reason, decision.own_copy)
 

@@ -238,6 +238,7 @@ class Relaying:
         kind = str(getattr(error, "kind", "server"))
         try:
             async with self._database.transaction() as connection:
+                await submissions.release(connection, [group.id], self._owner)  # mail first, then account: no deadlock
                 if crowded:
                     await submissions.lower_connections(connection, external.id, others)
                 else:
@@ -245,7 +246,6 @@ class Relaying:
                     delay = schedule.PAUSE if refused else schedule.reconnect_delay(
                         state.failures + 1 if state else 1, random.random())
                     await submissions.relay_fails(connection, external.id, kind, str(error), delay, pause=refused)
-                await submissions.release(connection, [group.id], self._owner)
         except Temporary as unavailable:
             log.warning("waiting", stage="relay", reason=str(unavailable))
             await self._give_back(group)

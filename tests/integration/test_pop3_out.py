@@ -78,7 +78,12 @@ class Running:
             return int(mails)
         return await asyncio.to_thread(count)
 
-    def memory(self) -> int:
+    def forget_peak(self) -> int:
+        """Start to watch the peak memory anew (a login's argon2 is one); octets of memory that the process has now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
+        return self.peak()
+
+    def peak(self) -> int:
         """The most octets of memory that the process has had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -97,13 +102,13 @@ async def running(database_url: str, database: Database, folder: Path, **setting
         "MAILGROUP_DATA": str(folder), "MAILGROUP_DATABASE_URL": database_url,
         "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/", "MAILGROUP_SECRET_KEY": new_key(),
         "MAILGROUP_POP3_PORT": str(clear), "MAILGROUP_POP3S_PORT": str(implicit),
-        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET)} | {f"MAILGROUP_{name}": value for name, value in settings.items()}
+        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET)}
+    environment |= {f"MAILGROUP_{name}": value for name, value in settings.items()}
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.pop3_out", env=environment, stderr=file, stdout=file)
     try:
-        for port in (clear, implicit):
-            await until(lambda port=port: listens(port), 20)  # type: ignore[misc]  # a default makes no Callable[[], bool]
+        await until(lambda: listens(clear) and listens(implicit), 20)
         yield Running(process, log, clear, implicit, metrics, database, people["alex"], people["jim"])
     finally:
         if process.returncode is None:
@@ -363,7 +368,7 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
     def session() -> tuple[str, int]:
         client = server.login(tls)
         client.retr(1)
-        before = server.memory()
+        before = server.forget_peak()
         digest = hashlib.sha256()
         assert client.sock is not None
         client.sock.sendall(b"RETR 5\r\n")
@@ -371,7 +376,7 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
             assert stream.readline() == b"+OK %d octets\r\n" % len(body)
             while (got := stream.readline()) != b".\r\n":
                 digest.update(got.removeprefix(b"."))
-        return digest.hexdigest(), server.memory() - before
+        return digest.hexdigest(), server.peak() - before
 
     # when it is read, then it comes byte for byte
     digest, growth = await asyncio.to_thread(session)
@@ -421,6 +426,7 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
 
     await asyncio.to_thread(session)
     before = await touched()
+    assert before >= 100_000
     # when others look at it again
     seconds = [await asyncio.to_thread(session) for _ in range(5)]
     # then not one row is read for them

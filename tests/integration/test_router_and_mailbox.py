@@ -8,12 +8,13 @@ import pytest
 
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, messages
+from shared import inbound, maildrops, messages, submissions
 from shared.broker import Publication
 from shared.database import Database
 from shared.envelopes import Envelope, Fetched, Routed, read
 from shared.inbound import Arrival
 from shared.messages import Content
+from shared.submissions import Submission
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 
 
@@ -164,3 +165,27 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     assert await Router(database, 5).handle(rows) == []
     await Mailbox(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_provider_gave_it(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    sent = b"From: Alex <support@company.com>\r\nTo: anna@x.example\r\nMessage-ID: <ours@local.com>\r\n\r\nHi\r\n"
+    async with database.transaction() as connection:
+        await submissions.record(connection, [Submission(
+            people["Alex"].id, externals[SUPPORT].id, Content.of(sent), "alex@local.com", "ours@local.com", False, False,
+            (submissions.Recipient("anna@x.example", "relay", None),))])
+    copy = sent.replace(b"Message-ID: <ours@local.com>",
+                        b"Message-ID: <theirs@gmail.example>\r\nX-Google-Original-Message-ID: <ours@local.com>")
+    rows = await arrive(database, externals[SUPPORT].id, [copy])
+    await deliver(database, rows)
+    assert await mailbox_of(database, "alex@local.com") == []
+    async with database.transaction() as connection:
+        [entry] = await maildrops.listing(connection, people["Alex"].id, deleted=True)
+        assert (await inbound.books(connection))[SUPPORT].own_copies == 1
+        await maildrops.undelete(connection, people["Alex"].id, [entry.id])
+    assert await mailbox_of(database, "alex@local.com") == [copy]
+    answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"
+    await deliver(database, await arrive(database, externals[SUPPORT].id, [answer]))
+    assert await mailbox_of(database, "alex@local.com") == [copy, answer]
+    assert await mailbox_of(database, "jim@local.com") == []

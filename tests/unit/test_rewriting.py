@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.sender.rewriting import Author, addresses, rewrite
@@ -142,7 +142,8 @@ def test_whatever_is_written_nothing_but_mailboxes_changes(text: bytes) -> None:
 
 @given(texts)
 def test_a_header_without_local_mailboxes_leaves_byte_for_byte(text: bytes) -> None:
-    header = COMPLETE + FROM + text.replace(b"@local.com", b"@elsewhere")
-    found = {field.key for field in headers.fields(header[len(COMPLETE + FROM):])}
-    if not found & {"from", "message-id"}:
-        assert leaves(header) == header
+    first = COMPLETE + FROM + b"X-First: 1\r\n"
+    header = first + text.replace(b"@local.com", b"@elsewhere")
+    found = {field.key for field in headers.fields(header)[len(headers.fields(first)):]}
+    assume(not found & {"from", "message-id"})
+    assert leaves(header) == header

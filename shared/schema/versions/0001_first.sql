@@ -87,8 +87,10 @@ create sequence mail_ids;
 --        claimed | sent_unanswered -> queued   some recipients wait for another try (next_try_at);
 --                                       found in sent_unanswered with the claim expired: sent again once, uncertain
 --        claimed | sent_unanswered -> done     every recipient is settled
---        submitted | queued | claimed -> parked   five tries of its own failed in us (error, origin)
+--        queued -> done                 given up after five days; or cancelled by the operator
+--        submitted | queued | claimed | sent_unanswered -> parked   five tries of its own failed in us (error, origin)
 --        parked -> submitted | queued   requeued by the operator
+--        parked -> done                 cancelled by the operator
 create table submissions (
     id                bigint primary key default nextval('mail_ids'),
     author_id         bigint not null references local_accounts,
@@ -121,7 +123,7 @@ create index submissions_header_id on submissions (header_id);
 --        local     a local account (target_id), delivered inside unrewritten
 --        external  an external account of ours (target_id), delivered by its routing rules
 -- state: waiting -> relayed | failed | cancelled     (relay)
---        waiting -> delivered                        (local, external: handed to inbound)
+--        waiting -> delivered | cancelled            (local, external: handed to inbound)
 create table submission_recipients (
     submission_id  bigint not null references submissions on delete cascade,
     position       integer not null,
