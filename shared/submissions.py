@@ -98,7 +98,7 @@ async def add_authors(connection: Connection, rows: Collection[tuple[str, int, i
 
 
 async def add_further_ids(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
-    """Record ids that a provider gave to mails of ours: (the id known here, the further one, the external account's id)."""
+    """Record ids that a provider gave to mails of ours: (id known here, further id, id of the external account)."""
     if further:
         rows = sorted(further)
         await connection.execute(

@@ -1,0 +1,1 @@
+"""Benchmarks: figures of this machine, for comparison within one run. No test depends on them."""
