@@ -169,6 +169,8 @@ class Broker:
                 log.warning("broker lost", reason=reason)
             except (Temporary, TimeoutError, AMQPError, OSError) as error:
                 log.warning("broker unreachable", reason=str(error) or type(error).__name__)
+            except Exception:  # whatever it is: nobody else connects again
+                log.exception("broker connection failed")
             finally:
                 self._disconnect()
             await asyncio.sleep(next(pauses, RECONNECT_SECONDS[-1]))
@@ -180,7 +182,8 @@ class Broker:
         lost = self._lost
 
         def on_lost(_: object, reason: object) -> None:
-            self.ready = False
+            if self._lost is lost:  # a connection that was given up may end when the next one works already
+                self.ready = False
             _fail(opened, reason)
             if not lost.done():
                 lost.set_result(str(reason))
@@ -190,7 +193,8 @@ class Broker:
             on_close_callback=on_lost, custom_ioloop=loop)
         self._connection = connection
         await opened
-        connection.add_on_connection_blocked_callback(lambda *_: self._unblocked.clear())
+        connection.add_on_connection_blocked_callback(
+            lambda *_: self._unblocked.clear() if self._lost is lost else None)
         connection.add_on_connection_unblocked_callback(lambda *_: self._unblocked.set())
         channel = await self._open_channel(connection, on_lost)
         await self._declare(channel)

@@ -59,6 +59,8 @@ class Database:
                     raise asyncio.CancelledError
                 async with connection.transaction():
                     yield connection
+        except psycopg.errors.ProgramLimitExceeded:
+            raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
         except TimeoutError as error:

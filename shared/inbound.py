@@ -16,6 +16,7 @@ from shared.database import Connection
 SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
 """A mail that was swept and is still unfinished is swept again after this time."""
+REMOVED = "held: its recipient's account was removed before the delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,26 +145,35 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
 
 async def finish(connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending],
                  ids: Sequence[int]) -> None:
-    """Mark copies as delivered, drop those whose account is removed, and settle the mails' states.
+    """Mark copies as delivered, give back those whose account is removed, and settle the mails' states.
 
-    A mail with a dropped copy goes back to the router (state fetched), the others are delivered.
+    A mail of an external account with such a copy goes back to the router (state fetched). One that was sent to a local
+    address is nobody else's: it is held, its copy kept, until that account is back. The others are delivered, unless a
+    router decided about them only after ``pending`` looked.
     """
+    decided_anew = [p for p in returned if p.external is not None]
+    kept = [p for p in returned if p.external is None]
     if delivered:
         await connection.execute(
             """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
             ([p.inbound_id for p in delivered], [p.local_id for p in delivered]))
-    if returned:
+    if decided_anew:
         await connection.execute(
             """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            ([p.inbound_id for p in returned], [p.local_id for p in returned]))
+            ([p.inbound_id for p in decided_anew], [p.local_id for p in decided_anew]))
         await connection.execute(
             """update inbound set state = 'fetched', state_at = now(), swept_at = null
-               where id = any(%s) and state = 'routed'""", ([p.inbound_id for p in returned],))
+               where id = any(%s) and state = 'routed'""", ([p.inbound_id for p in decided_anew],))
+    if kept:
+        await connection.execute(
+            """update inbound set state = 'held', reason = %s, state_at = now(), swept_at = null
+               where id = any(%s) and state = 'routed'""", (REMOVED, [p.inbound_id for p in kept]))
     await connection.execute(
-        """update inbound set state = 'delivered', state_at = now(), swept_at = null
-           where id = any(%s) and state = 'routed'""", (list(ids),))
+        """update inbound i set state = 'delivered', state_at = now(), swept_at = null
+           where id = any(%s) and state = 'routed'
+             and not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)""", (list(ids),))
 
 
 # ---------------------------------------------------------------------------------------------- sweeps and faults
@@ -195,7 +205,7 @@ async def blame(connection: Connection, row: int, origin: str, trace: str, most:
         """update inbound set faults = faults + 1, error = %s, origin = %s, swept_at = now(),
                   state = case when faults + 1 >= %s then 'parked' else state end, state_at = now()
            where id = %s and state in ('fetched', 'routed') returning state = 'parked'""",
-        (trace, origin, most, row))
+        (_clean(trace), origin, most, row))
     found = await cursor.fetchone()
     return bool(found and found[0])
 
@@ -215,6 +225,26 @@ async def release(connection: Connection, external_ids: Sequence[int]) -> list[i
         """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
            where state = 'held' and external_id = any(%s) returning id""", (list(external_ids),))
     return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def reopen(connection: Connection) -> None:
+    """Held mail that somebody is there for goes on, at most SWEEP_LIMIT at a time.
+
+    ``release`` tells of a change at once, but a router that read the accounts just before it holds the mail just after.
+    """
+    await connection.execute(
+        """with free as (
+               select id from inbound i where state = 'held'
+                 and (external_id in (select l.external_id from local_accounts l join external_accounts e
+                                      on e.id = l.external_id
+                                      where l.enabled and l.removed_at is null and e.removed_at is null)
+                      or external_id is null and exists (
+                          select from deliveries d join local_accounts l on l.id = d.local_id
+                          where d.inbound_id = i.id and d.done_at is null and l.removed_at is null))
+               order by id limit %s for update skip locked)
+           update inbound i set state_at = now() - interval '1 hour', swept_at = null,
+                  state = case when external_id is null then 'routed' else 'fetched' end
+           from free where i.id = free.id""", (SWEEP_LIMIT,))
 
 
 # ---------------------------------------------------------------------------------------------- for the operator
@@ -255,7 +285,7 @@ async def books(connection: Connection) -> dict[str, Books]:
     """The books of every external account, by address."""
     cursor = await connection.execute(
         """select e.address, count(i.id),
-                  count(*) filter (where i.state in ('delivered', 'discarded') and not i.own_copy),
+                  count(*) filter (where i.state = 'delivered' and not i.own_copy or i.state = 'discarded'),
                   count(*) filter (where i.state = 'held'), count(*) filter (where i.state = 'parked'),
                   count(*) filter (where i.state = 'delivered' and i.own_copy),
                   count(*) filter (where i.state in ('fetched', 'routed')),
@@ -280,11 +310,16 @@ async def listing(connection: Connection, state: Literal["held", "parked"], ids:
 
 
 async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Give parked mails another five tries. :return: the ids of those that were parked."""
+    """Give parked mails another five tries. :return: the ids of those that were parked.
+
+    One with copies to be delivered was parked by the mailbox service. Another one is to be decided, even if some have
+    their copies already: it came back to the router since an account was removed.
+    """
     cursor = await connection.execute(
         """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
                   state_at = now() - interval '1 hour',
-                  state = case when exists (select from deliveries d where d.inbound_id = i.id) then 'routed'
+                  state = case when exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)
+                               then 'routed'
                                else 'fetched' end
            where id = any(%s) and state = 'parked' returning id""", (list(ids),))
     return [int(row[0]) for row in await cursor.fetchall()]
@@ -312,3 +347,8 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
                          where d.inbound_id = i.id and lower(l.address) = lower(%(what)s))
            order by i.id desc limit %(limit)s""", {"number": number, "what": what, "limit": limit})
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
+
+
+def _clean(text: str) -> str:
+    """PostgreSQL takes neither NUL nor lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,9 +1,9 @@
 """How a stage works its queue off: batches, acknowledged after the commit; faults counted for the mail at fault; sweeps.
 
     batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
-                               │ Temporary: the batch waits and is tried again
+                               │ Temporary: it waits and is tried again, in halves, as it may have been too much
                                └ anything else: mail by mail; the one at fault is blamed, parked at its fifth fault
-    queue empty for a while ─▶ sweep: what is committed and waits for this stage is published again
+    queue empty ─▶ sweep: what is committed and waits for this stage is published again
 
 A batch may be handled twice (a crash before the acknowledgement, a sweep beside a slow worker): handling is idempotent.
 """
@@ -29,6 +29,8 @@ SECONDS = Histogram("mailgroup_stage_seconds", "Time a stage takes for a batch."
 
 SWEEP_SECONDS = 1.0
 """Between two looks whether the queue is empty."""
+BUSY_SECONDS = 30.0
+"""Between two sweeps while mail keeps coming: a lost message must not wait for the evening."""
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a temporary failure, the last one for ever."""
 MOST_FAULTS = 5
@@ -85,9 +87,11 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
             log.error("stray message", stage=stage.name, reason=str(error))
             consumer.reject(delivery)
             batch = [other for other in batch if other is not delivery]
-    ids = list(dict.fromkeys(wanted))
+    left = list(dict.fromkeys(wanted))
+    most = len(left)
     pauses = iter(PAUSES)
-    while ids:
+    while left:
+        ids = left[:most]
         started = time.perf_counter()
         try:
             publications = await stage.handle(ids)
@@ -97,6 +101,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
             if await service.stop_within(pause):
                 consumer.requeue(batch)
                 return
+            most = max(1, most // 2)
             continue
         except Exception as error:
             if len(ids) == 1:
@@ -105,10 +110,10 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
                 log.warning("batch failed, going mail by mail", stage=stage.name, mails=len(ids), reason=repr(error))
                 for row in ids:
                     await _handle_one(service, stage, row)
-            break
-        SECONDS.labels(stage.name).observe(time.perf_counter() - started)
-        service.broker.publish_behind(publications)
-        break
+        else:
+            SECONDS.labels(stage.name).observe(time.perf_counter() - started)
+            service.broker.publish_behind(publications)
+        left = left[len(ids):]
     consumer.ack(batch)
 
 
@@ -129,15 +134,21 @@ async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> 
         await stage.blame(row, f"{service.name}: {stage.name}", trace)
     except Temporary as unavailable:
         log.warning("fault not counted", stage=stage.name, id=row, reason=str(unavailable))
+    except Exception:  # it would end the service, again and again, as the mail would come again
+        log.exception("fault not counted", stage=stage.name, id=row)
 
 
 async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> None:
+    swept = time.monotonic()
     while not await service.stop_within(SWEEP_SECONDS):
-        if time.monotonic() - idle_since[0] < SWEEP_SECONDS or not service.broker.ready:
+        now = time.monotonic()
+        busy = now - idle_since[0] < SWEEP_SECONDS and now - swept < BUSY_SECONDS
+        if busy or not service.broker.ready:
             continue
         try:
             ready, _ = await service.broker.depth(stage.queue)
             if ready == 0:
+                swept = now
                 publications = await stage.sweep()
                 if publications:
                     log.warning("swept", stage=stage.name, mails=len(publications))

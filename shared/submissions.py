@@ -189,16 +189,16 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
     return sorted((int(row[0]), str(row[1])) for row in await cursor.fetchall())
 
 
-async def blame(connection: Connection, submission_id: int, origin: str, traceback: str) -> bool:
-    """Count a failure of our own on this submission; whether it is parked now. A claim on it ends."""
+async def blame(connection: Connection, submission_id: int, origin: str, traceback: str, faults: int = 1) -> bool:
+    """Count failures of our own on this submission; whether it is parked now. A claim on it ends."""
     cursor = await connection.execute(
-        """update submissions set faults = faults + 1, error = %s, origin = %s, state_at = now(),
+        """update submissions set faults = faults + %s, error = %s, origin = %s, state_at = now(),
                claim_owner = null, claim_expires = null, next_try_at = now() + interval '1 minute',
                uncertain = uncertain or state = 'sent_unanswered',
-               state = case when faults + 1 >= %s then 'parked' when state = 'submitted' then 'submitted'
+               state = case when faults + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
            where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (_clean(traceback), origin, FAULTS, submission_id))
+        (faults, _clean(traceback), origin, faults, FAULTS, submission_id))
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"
 
@@ -279,9 +279,11 @@ async def due_relays(connection: Connection) -> list[int]:
 
 
 async def claim(connection: Connection, external_id: int, owner: str, wanted: int, at_once: int,
-                seconds: float) -> list[Group]:
+                seconds: float, in_hand: Collection[int] = ()) -> list[Group]:
     """Take up to ``wanted`` due groups of an account for ``seconds``, the longest due first.
 
+    in_hand: what the owner is working on still. If its claim on one of them ran out, taking that one anew would make
+    the lost claim look good, and the mail would be sent twice.
     at_once: how many groups of the account may be in hand, over all senders. While the account fails to connect, or
     its credentials are refused, one group only: a careful try.
     """
@@ -296,6 +298,7 @@ async def claim(connection: Connection, external_id: int, owner: str, wanted: in
         f"""with due as (
                 select id from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
+                    and id <> all(%(in_hand)s::bigint[])
                 order by next_try_at, id for update skip locked
                 limit greatest(0, least(%(wanted)s, %(limit)s - (
                     select count(*) from submissions where external_id = %(external)s
@@ -304,7 +307,8 @@ async def claim(connection: Connection, external_id: int, owner: str, wanted: in
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from due, messages m, local_accounts a
             where s.id = due.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
-        {"external": external_id, "wanted": wanted, "limit": limit, "owner": owner, "seconds": seconds})
+        {"external": external_id, "wanted": wanted, "limit": limit, "owner": owner, "seconds": seconds,
+         "in_hand": list(in_hand)})
     rows = await cursor.fetchall()
     return await _groups(connection, sorted(rows, key=_by_id)) if rows else []
 

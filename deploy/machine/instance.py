@@ -174,6 +174,7 @@ class Instance:
     def _bring_up(self) -> None:
         supervisor, started = self._running(), time.monotonic()
         supervisor.start()
+        self._await("supervisord", supervisor.answers)
         if self._servers.postgres is not None:
             self._await("PostgreSQL", self._servers.postgres.answers)
             self._servers.postgres.create("mailgroup")

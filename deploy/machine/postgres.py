@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from deploy.machine.programs import PATH, Program, give, identity, write_private
-from shared.failures import Permanent
+from shared.failures import Permanent, Temporary
 
 USER = "postgres"
 _INSTALLED = Path("/usr/lib/postgresql")
@@ -92,21 +95,24 @@ class Postgres:
         return True
 
     def create(self, database: str, template: str = "template1") -> None:
-        """Create a database, unless it exists."""
-        with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
+        """Create a database, unless it exists. :raises Temporary: the server is away."""
+        with self._connect() as connection:
             if connection.execute("select 1 from pg_database where datname = %s", (database,)).fetchone() is None:
-                connection.execute(_create_statement(database, template))
+                connection.execute(sql.SQL("create database {} template {}").format(
+                    sql.Identifier(database), sql.Identifier(template)))
 
     def drop(self, database: str) -> None:
-        """Drop a database and cut off who uses it."""
-        with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
-            connection.execute(psycopg.sql.SQL("drop database if exists {} with (force)").format(
-                psycopg.sql.Identifier(database)))
+        """Drop a database and cut off who uses it. :raises Temporary: the server is away."""
+        with self._connect() as connection:
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database)))
 
-
-def _create_statement(database: str, template: str) -> psycopg.sql.Composed:
-    return psycopg.sql.SQL("create database {} template {}").format(
-        psycopg.sql.Identifier(database), psycopg.sql.Identifier(template))
+    @contextmanager
+    def _connect(self) -> Iterator[psycopg.Connection]:
+        try:
+            with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise Temporary(f"PostgreSQL: {str(error).strip()}") from error
 
 
 def _newest() -> Path:

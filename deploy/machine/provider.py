@@ -33,7 +33,7 @@ from shared.failures import Permanent, Temporary
 
 _MAIL_USER = "mail"
 _START_SECONDS = 30.0
-_PASS_ON_TERM = 'trap "kill $child" TERM; "$@" & child=$!; wait $child; wait $child'
+_PASS_ON_TERM = """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child"""
 _DOVECOT_REREADS_SECONDS = 2.1
 """Dovecot looks once a second whether a file of users has changed, by its time in seconds and its size."""
 

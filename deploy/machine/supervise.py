@@ -22,19 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from deploy.machine.programs import Program, tail
+from shared.failures import Temporary
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
 _GROUP, _GROUP_PRIORITY = "services", 30
 _MARK = "MAILGROUP_UP"
+_ALREADY_STARTED, _NOT_RUNNING = 60, 70  # faults, as supervisor/xmlrpc.py numbers them
 _FILES = 16_384
 _LONGEST_SOCKET = 100
 
 
 def service(name: str) -> Program:
     """A service of ours: ``python -m services.NAME``."""
-    return Program(name, (sys.executable, "-m", f"services.{name}"), None, ROOT, _GROUP_PRIORITY, stop_seconds=25,
+    return Program(name, (sys.executable, "-m", f"services.{name}"), None, ROOT, _GROUP_PRIORITY, stop_seconds=20,
                    on_demand=True)
 
 
@@ -143,45 +145,45 @@ class Supervisor:
             with suppress(OSError):
                 self._control.parent.rmdir()
 
+    def answers(self) -> bool:
+        """Whether it takes commands."""
+        try:
+            self._call("getState")
+        except Temporary:
+            return False
+        return True
+
     def pids(self) -> dict[str, int]:
         """Of each program that runs now; empty if supervisord does not answer."""
-        with suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+        try:
             found: Any = self._call("getAllProcessInfo")
-            return {entry["name"]: entry["pid"] for entry in found if entry["pid"]}
-        return {}
+        except Temporary:
+            return {}
+        return {entry["name"]: entry["pid"] for entry in found if entry["pid"]}
 
     def start_program(self, name: str) -> None:
-        """Start one that is not running; nothing to do if it is."""
-        with _ignore_fault(_ALREADY_STARTED):
-            self._call("startProcess", self._full(name), False)
+        """Start one that is not running; nothing to do if it is. :raises Temporary: supervisord does not answer."""
+        self._call("startProcess", self._full(name), False, unless=_ALREADY_STARTED)
 
     def stop_program(self, name: str) -> None:
-        """Stop one, and wait until it has ended; it stays so until ``start_program``."""
-        with _ignore_fault(_NOT_RUNNING):
-            self._call("stopProcess", self._full(name), True)
+        """Stop one, and wait until it has ended; it stays so until ``start_program``. Raises as that."""
+        self._call("stopProcess", self._full(name), True, unless=_NOT_RUNNING)
 
     def _full(self, name: str) -> str:
         group = next(_GROUP if program.on_demand else name for program in self._programs if program.name == name)
         return f"{group}:{name}"
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Unix(self._control))
-        with proxy:
-            return getattr(proxy.supervisor, method)(*arguments)
-
-
-_ALREADY_STARTED, _NOT_RUNNING = 60, 70  # supervisor/xmlrpc.py, class Faults
-
-
-class _ignore_fault:
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        return isinstance(error, xmlrpc.client.Fault) and error.faultCode == self._code
+    def _call(self, method: str, *arguments: Any, unless: int = 0) -> Any:
+        """Call supervisord; None if it answers with the fault ``unless``."""
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Unix(self._control)) as proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == unless:
+                return None
+            raise Temporary(f"supervisord: {method}: {fault.faultString}") from fault
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            raise Temporary(f"supervisord: {method}: {error}") from error
 
 
 class _Unix(xmlrpc.client.Transport):

@@ -37,7 +37,7 @@ class Mailbox:
                                      reply="the account was removed before the delivery") for copy in gone]
             await maillog.record(connection, events)
         maillog.announce(events)
-        back = {copy.inbound_id: copy.external or "" for copy in gone}
+        back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}
         return [publications.fetched(row, external) for row, external in back.items()]
 
     async def blame(self, row: int, origin: str, trace: str) -> None:

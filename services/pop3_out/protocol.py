@@ -17,7 +17,8 @@ from services.pop3_out.session import AUTH_OCTETS, Session
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
 OUTPUT_OCTETS = 64 * 1024
-"""Unsent answers above which nothing more is done for the client."""
+"""Unsent answers above which nothing more is done for the client. So a client that does not read has at most so much
+and one piece of an answer (session.py) in memory."""
 MAILS_IN_SIGHT = 100
 
 LOGIN_SECONDS = 60.0

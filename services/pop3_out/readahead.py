@@ -13,7 +13,7 @@ MAILS = 100
 OCTETS = 512 * 1024
 """Read at once for one session at most."""
 ALL_OCTETS = 16 * 1024 * 1024
-"""Read ahead by all sessions of the process together at most."""
+"""Held by all sessions of the process together at most, see Budget."""
 
 
 def plan(asked: int, waiting: Sequence[int], run: int, size_of: Callable[[int], int | None], room: int) -> list[int]:
@@ -41,13 +41,19 @@ def plan(asked: int, waiting: Sequence[int], run: int, size_of: Callable[[int], 
 
 
 class Budget:
-    """Octets that all sessions of the process may hold read ahead."""
+    """Octets that all sessions of the process may hold to be faster: read ahead, or in pieces above the least size."""
 
     __slots__ = ("left",)
 
     def __init__(self, octets: int = ALL_OCTETS) -> None:
         """All of them are there."""
         self.left = octets
+
+    def lend(self, octets: int) -> int:
+        """Take so many octets, or none if they are not there; ``left`` gets them back."""
+        lent = octets if octets <= self.left else 0
+        self.left -= lent
+        return lent
 
 
 class Shelf:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,8 +31,11 @@ REFUSALS = 3
 """Logins refused before the connection ends."""
 MISTAKES = 10
 """Commands that are none before the connection ends."""
-PIECE_OCTETS = 128 * 1024
-"""Of a large mail, read and sent at once."""
+PIECE_OCTETS = 64 * 1024
+"""Of a long answer, read and sent at once."""
+LARGE_PIECE_OCTETS = 512 * 1024
+"""For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
+QUICK_SECONDS = 0.05
 DIGITS = 9
 """Of a number in a command."""
 TOP_OCTETS = 16 * 1024
@@ -113,6 +117,7 @@ class Session:
         self._link = link
         self._store = store
         self._logins = logins
+        self._budget = budget
         self._shelf = Shelf(budget)
         self._peer = terms.peer
         self._tls = terms.tls
@@ -380,16 +385,23 @@ class Session:
         """Send a large mail piece by piece: the next is read when the client has taken the last."""
         message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
         stuffing = answers.Stuffing()
-        position = 0
+        position, size = 0, PIECE_OCTETS
         while position < octets:
-            piece = await self._store.span(message, position, PIECE_OCTETS)
-            if not self._midway:
-                self._midway = True
-                self._link.write(b"+OK %d octets\r\n" % octets)
-            position += len(piece)
-            self._link.write(stuffing.put(piece))
-            del piece  # while the client is slow, only the connection holds it
-            await self._link.drain()
+            lent = self._budget.lend(size - PIECE_OCTETS)
+            try:
+                piece = await self._store.span(message, position, PIECE_OCTETS + lent)
+                if not self._midway:
+                    self._midway = True
+                    self._link.write(b"+OK %d octets\r\n" % octets)
+                position += len(piece)
+                self._link.write(stuffing.put(piece))
+                del piece  # while the client is slow, only the connection holds it
+                written_at = time.monotonic()
+                await self._link.drain()
+            finally:
+                self._budget.left += lent
+            quick = time.monotonic() - written_at < QUICK_SECONDS
+            size = min(2 * size, LARGE_PIECE_OCTETS) if quick else PIECE_OCTETS
         self.tally.retrieved += 1
         self.tally.octets += octets
         return stuffing.end()

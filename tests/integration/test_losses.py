@@ -1,0 +1,349 @@
+"""Ways in which a mail could be lost, doubled or stuck: two at work at once, a removal in between, odd faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+import shared.broker
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from services.sender import settling
+from shared import accounts, inbound, messages, publications, stage, topology
+from shared.broker import Broker, Publication
+from shared.database import Database
+from shared.failures import Temporary
+from shared.inbound import Arrival
+from shared.messages import Content
+from shared.service import Service
+from shared.settings import Settings
+from shared.stage import run_stage
+from shared.vault import Vault
+from tests import company
+from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.send_bench import Bench, sending
+from tests.send_bench import until as until_async
+
+ANN = "ann@customer.org"
+
+
+def mail(to: str, subject: str = "x") -> bytes:
+    return f"From: anna@x.example\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
+
+
+async def states(database: Database) -> list[str]:
+    async with database.transaction() as connection:
+        return [row[0] for row in await (await connection.execute("select state from inbound order by id")).fetchall()]
+
+
+# ---------------------------------------------------------------------------------------------- two at once
+
+
+async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_still_delivered(
+        database: Database) -> None:
+    # given a message for the mailbox service of a mail that went back to the router
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    async with database.transaction() as connection:
+        copies = await inbound.pending(connection, rows)
+        assert copies == []
+        # when the router decides between the two looks
+        await Router(database, 5).handle(rows)
+        await inbound.finish(connection, [], [], rows)
+    # then the mail is not taken for delivered
+    assert await states(database) == ["routed"]
+    await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
+
+
+async def test_a_mail_held_by_a_router_that_did_not_see_the_new_sharer_is_delivered_all_the_same(
+        database: Database) -> None:
+    # given a router that read the accounts before somebody was enabled and writes after it
+    await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    async with database.transaction() as connection:
+        await inbound.waiting(connection, rows)
+        await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
+        await inbound.settle(connection, [inbound.Verdict(rows[0], (), None, "held: nobody", False)])
+    assert await states(database) == ["held"]
+    # then the sweep finds it
+    assert len(await Router(database, 5).sweep()) == 1
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
+
+
+async def test_mail_with_nobody_there_stays_held(database: Database) -> None:
+    await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
+    externals, _ = await everyone(database)
+    await Router(database, 5).handle(await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)]))
+    assert await Router(database, 5).sweep() == []
+    assert await states(database) == ["held"]
+
+
+# ---------------------------------------------------------------------------------------------- removed people
+
+
+async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_others(database: Database) -> None:
+    # given a mail to Alex and Jim: Jim has it, Alex was removed before, and then the router failed five times
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>, "Jim" <{SUPPORT}>')])
+    await Router(database, 5).handle(rows)
+    people = [person for person in COMPANY["local_accounts"] if person["user_name"] != "Alex"]
+    await apply(database, COMPANY | {"local_accounts": [*people, local("Eve")]}, prune=True)
+    await Mailbox(database, 5).handle(rows)
+    for _ in range(5):
+        await Router(database, 5).blame(rows[0], "router", "boom")
+    assert await states(database) == ["parked"]
+    async with database.transaction() as connection:
+        await inbound.requeue(connection, rows)
+    # when it is requeued, then the router decides about it again, and Jim keeps his one copy
+    assert await states(database) == ["fetched"]
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    assert await states(database) == ["delivered"]
+    assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_that_person_is_back(
+        database: Database) -> None:
+    # given a mail to Jim's and Kim's local addresses, and Jim removed before its delivery
+    await apply(database, COMPANY)
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        [message_id] = await messages.store(connection, [Content.of(mail("jim@local.com"))])
+        rows = await inbound.add(connection, [Arrival("local", message_id, recipients=(
+            (people["Jim"].id, "sent to Jim"), (people["Kim"].id, "sent to Kim")))])
+        await accounts.remove(connection, "local", people["Jim"].id)
+    assert await Mailbox(database, 5).handle(rows) == []
+    # then it is shown to nobody else, and Kim has it
+    assert await states(database) == ["held"]
+    assert len(await mailbox_of(database, "kim@local.com")) == 1
+    await Router(database, 5).sweep()
+    assert await states(database) == ["held"]
+    # when Jim is back, then he gets it, and Kim no second time
+    async with database.transaction() as connection:
+        await accounts.restore(connection, "jim@local.com")
+    await Router(database, 5).sweep()
+    swept = await Mailbox(database, 5).sweep()
+    assert [publication.key for publication in swept] == ["routed.jim@local.com"]
+    await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "jim@local.com")) == len(await mailbox_of(database, "kim@local.com")) == 1
+    assert await states(database) == ["delivered"]
+
+
+async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    async with database.transaction() as connection:
+        await connection.execute("update inbound set state = 'parked', own_copy = true")
+        await inbound.discard(connection, rows, "test")
+        found = (await inbound.books(connection))[SUPPORT]
+    assert found.fetched == found.delivered + found.held + found.parked + found.own_copies + found.in_flight == 1
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+async def test_a_traceback_with_a_nul_or_half_a_character_is_counted_like_any_other(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    for _ in range(stage.MOST_FAULTS):
+        await Router(database, 5).blame(rows[0], "router", "bad header: \0 \ud800")
+    assert await states(database) == ["parked"]
+
+
+async def test_a_value_too_large_for_an_index_is_no_failure_that_waiting_mends(database: Database) -> None:
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        async with database.transaction() as connection:
+            await connection.execute("create temporary table t (a text primary key)")
+            await connection.execute("insert into t select string_agg(md5(n::text), '') from generate_series(1, 500) n")
+
+
+class Scripted:
+    """A stage that does what the test says. handled: the ids of each attempt."""
+
+    name, queue, batch = "test", topology.ROUTER, 200
+
+    def __init__(self) -> None:
+        self.handled: list[list[int]] = []
+        self.done: set[int] = set()
+        self.swept = 0
+        self.too_many = 1000
+        self.failing: set[int] = set()
+
+    async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
+        self.handled.append(list(ids))
+        if len(ids) > self.too_many:
+            raise Temporary("no answer within 60 s")
+        if self.failing & set(ids):
+            raise ValueError("boom")
+        self.done.update(ids)
+        return []
+
+    async def blame(self, row: int, origin: str, trace: str) -> None:
+        raise ValueError("the fault cannot be written down")
+
+    async def sweep(self) -> Sequence[Publication]:
+        self.swept += 1
+        return []
+
+
+@pytest.fixture
+async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
+    made = Service("router", Settings(
+        database_url=database_url, broker_url=broker_url, secret_key=company.KEY), Vault(company.KEY))
+    yield made
+    await made.broker.close()
+
+
+async def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not what():
+            await asyncio.sleep(0.02)
+
+
+async def running(service: Service, scripted: Scripted) -> asyncio.Task[None]:
+    work = asyncio.create_task(run_stage(service, scripted))
+    await asyncio.sleep(0)
+    await service.broker.open()
+    await until(lambda: service.broker.ready)
+    return work
+
+
+async def stopped(service: Service, work: asyncio.Task[None]) -> None:
+    service.stopping.set()
+    async with asyncio.timeout(20):
+        await work
+
+
+def envelopes(numbers: Sequence[int]) -> list[Publication]:
+    return [publications.fetched(number, SUPPORT) for number in numbers]
+
+
+async def test_a_stage_sweeps_also_while_mail_keeps_coming(
+        service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "BUSY_SECONDS", 2.0, raising=False)
+    scripted = Scripted()
+    work = await running(service, scripted)
+    # given a mail every 0.2 seconds, so that the stage never rests for a second
+    for number in range(25):
+        await service.broker.publish(envelopes([number]))
+        await asyncio.sleep(0.2)
+    assert scripted.swept
+    await stopped(service, work)
+
+
+async def test_a_batch_that_is_too_much_for_one_transaction_is_handled_in_parts(service: Service) -> None:
+    scripted = Scripted()
+    scripted.too_many = 2
+    work = await running(service, scripted)
+    await service.broker.publish(envelopes(range(8)))
+    await until(lambda: len(scripted.done) == 8)
+    await stopped(service, work)
+
+
+async def test_a_fault_that_cannot_be_written_down_does_not_end_the_stage(service: Service) -> None:
+    scripted = Scripted()
+    scripted.failing = {1}
+    work = await running(service, scripted)
+    await service.broker.publish(envelopes([1]))
+    await until(lambda: scripted.handled)
+    await service.broker.publish(envelopes([2]))
+    await until(lambda: 2 in scripted.done)
+    await stopped(service, work)
+
+
+async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of_use(
+        broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Callable[[object, object], None]] = []
+
+    def connecting(*parameters: Any, on_close_callback: Any, **named: Any) -> AsyncioConnection:
+        ends.append(on_close_callback)
+        return AsyncioConnection(*parameters, on_close_callback=on_close_callback, **named)
+    monkeypatch.setattr(shared.broker, "AsyncioConnection", connecting)
+    broker = Broker(broker_url, "test")
+    await broker.open()
+    try:
+        await until(lambda: broker.ready)
+        # given a connection that was given up, and the next one
+        assert broker._lost is not None
+        broker._lost.set_result("the broker does not answer")
+        await until(lambda: len(ends) == 2 and broker.ready)
+        # when the old one ends at last
+        ends[0](None, "closed")
+        # then the new one is used
+        assert broker.ready
+        await broker.publish(envelopes([1]))
+    finally:
+        await broker.close()
+
+
+# ---------------------------------------------------------------------------------------------- relaying
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as script:
+        yield script
+
+
+@pytest.fixture
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+    async with sending(database_url) as made:
+        await made.accounts({SUPPORT: provider.port})
+        yield made
+
+
+async def test_a_sender_never_claims_again_what_it_is_still_sending(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a mail under way whose claim another sender took back, the database having been away
+    provider.gates["DATA"] = asyncio.Event()
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="claimed")
+    await until_async(lambda: _said(provider, "DATA"))
+    await bench.rows("update submissions set state = 'queued', claim_owner = null, claim_expires = null")
+    # when this sender looks for work
+    await asyncio.sleep(2.0)
+    assert (await bench.listed(id_)).state == "queued"
+    # then the first attempt ends without the final dot, and the mail is sent once
+    provider.gates["DATA"].set()
+    await bench.until(id_, state="done")
+    assert len(provider.taken) == 1
+
+
+async def _said(provider: ScriptedSmtp, verb: str) -> bool:
+    return bool(provider.said(verb))
+
+
+async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
+        bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[str]:
+        raise ValueError("an answer that nobody thought of")
+    monkeypatch.setattr(settling, "further_ids", broken)
+    id_ = await bench.submit(ANN)
+    found = await bench.until(id_, state="parked")
+    assert len(provider.taken) == 1
+    assert found.error is not None and "an answer that nobody thought of" in found.error
+
+
+async def test_a_lane_that_fails_lets_go_of_its_mail(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ValueError("nobody thought of this")
+    monkeypatch.setattr(bench.relaying, "_relay", broken)
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="claimed")
+    await asyncio.sleep(0.2)
+    assert bench.relaying.in_hand == set()  # so the claim runs out
+
