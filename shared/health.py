@@ -39,7 +39,8 @@ class _Quiet(WSGIRequestHandler):
 class Health:
     """Serves the three pages while the context lasts."""
 
-    def __init__(self, settings: Settings, name: str, database: Database, broker: Broker) -> None:
+    def __init__(self, settings: Settings, name: str, database: Database, broker: Broker | None) -> None:
+        """:param broker: None for a service that does not use it."""
         self._address = (settings.bind, settings.metrics_port_of(name))
         self._database, self._broker = database, broker
         self._beat_at = time.monotonic()
@@ -66,7 +67,7 @@ class Health:
             missing = []
             if not await self._database.ready():
                 missing.append("database")
-            if not self._broker.ready:
+            if self._broker is not None and not self._broker.ready:
                 missing.append("broker")
             self._missing = missing
             self._beat_at = time.monotonic()

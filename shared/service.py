@@ -12,12 +12,13 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 import structlog
 
 from shared.broker import Broker
 from shared.database import Database
+from shared.failures import Permanent
 from shared.health import Health
 from shared.logs import configure
 from shared.settings import Settings, SettingsError, load
@@ -56,25 +57,31 @@ class Service:
         return True
 
 
-async def _serve(service: Service, work: Callable[[Service], Awaitable[None]]) -> None:
+async def _serve(service: Service, work: Callable[[Service], Awaitable[None]], needs_broker: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
-    async with Health(service.settings, service.name, service.database, service.broker):
+    broker = service.broker if needs_broker else None
+    async with Health(service.settings, service.name, service.database, broker):
         await service.database.open()
         try:
             log.info("started", owner=service.owner)
             worker = asyncio.ensure_future(work(service))
-            opener = asyncio.create_task(service.broker.open())  # after work() has registered its consumers
-            await asyncio.gather(worker, opener)
+            await asyncio.sleep(0)  # work() registers its consumers before its first wait
+            if broker is not None:
+                await broker.open()
+            await worker
         finally:
             await service.broker.close()
             await service.database.close()
             log.info("stopped")
 
 
-def run(name: str, work: Callable[[Service], Awaitable[None]]) -> None:
-    """Run a service until SIGTERM or SIGINT. Exits with 2 and a clear line on a wrong setting."""
+def run(name: str, work: Callable[[Service], Awaitable[None]], needs_broker: bool = True) -> None:
+    """Run a service until SIGTERM or SIGINT. Exits with a clear line on a wrong setting or a port that is taken.
+
+    :param needs_broker: False for a service that neither consumes nor publishes; it is ready without the broker.
+    """
     try:
         settings = load()
         configure(settings.log_format, name)
@@ -85,11 +92,19 @@ def run(name: str, work: Callable[[Service], Awaitable[None]]) -> None:
         sys.exit(f"mailgroup: {error}")
 
     async def main() -> None:
-        await _serve(Service(name, settings, vault), work)
+        await _serve(Service(name, settings, vault), work, needs_broker)
 
+    try:
+        _run(main())
+    except (SettingsError, Permanent) as error:
+        sys.exit(f"mailgroup: {error}")
+
+
+def _run(main: Coroutine[None, None, None]) -> None:
+    """On uvloop where there is one."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main())
+        asyncio.run(main)
     else:
-        uvloop.run(main())
+        uvloop.run(main)

@@ -4,4 +4,4 @@ from services.pop3_out.listener import serve
 from shared.service import run
 
 if __name__ == "__main__":
-    run("pop3_out", serve)
+    run("pop3_out", serve, needs_broker=False)

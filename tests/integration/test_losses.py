@@ -210,7 +210,7 @@ async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
 
 async def until(what: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not what():
+        while not what():  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.02)
 
 
@@ -269,9 +269,9 @@ async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of
         broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[Callable[[object, object], None]] = []
 
-    def connecting(*parameters: Any, on_close_callback: Any, **named: Any) -> AsyncioConnection:
-        ends.append(on_close_callback)
-        return AsyncioConnection(*parameters, on_close_callback=on_close_callback, **named)
+    def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
+        ends.append(named["on_close_callback"])
+        return AsyncioConnection(*parameters, **named)
     monkeypatch.setattr(shared.broker, "AsyncioConnection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
