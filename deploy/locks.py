@@ -7,6 +7,7 @@ still notices a changed pyproject.toml.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -40,7 +41,7 @@ def check() -> str | None:
             return f"{name} was made from another pyproject.toml; make it anew with: python -m deploy.locks write"
         compiled, problem = _compile(name, options)
         if problem:
-            print(f"{name}: no package registry could be asked, so only the digest of its inputs was compared")
+            print(f"{name}: no registry could be asked, so only the digest of its inputs was compared:\n{problem}")
         elif compiled != rest:
             return f"{name} is not what uv makes of pyproject.toml; make it anew with: python -m deploy.locks write"
     return None
@@ -64,19 +65,19 @@ def _compile(name: str, options: list[str]) -> tuple[str, str | None]:
         done = subprocess.run(
             [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
              "--generate-hashes", "--no-emit-index-url", "--no-header", "pyproject.toml", *options, "-o", str(draft)],
-            cwd=ROOT, env=os.environ | _index(), capture_output=True, text=True, check=False)
+            cwd=ROOT, env=_index() | os.environ, capture_output=True, text=True, check=False)
         return (draft.read_text(encoding="utf-8"), None) if done.returncode == 0 else ("", done.stderr.strip())
 
 
 def _index() -> dict[str, str]:
-    """The registry that pip is configured to use; uv does not read pip's configuration."""
-    found = {}
-    settings = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
-    for name, variable in settings.items():
-        asked = subprocess.run([sys.executable, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True,
-                               text=True, check=False)
-        if asked.returncode == 0 and variable not in os.environ:
-            found[variable] = asked.stdout.strip()
+    """The registry that pip is configured to use, and the machine's authorities: uv asks for neither by itself."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True,
+                            check=False)
+    found = {"UV_SYSTEM_CERTS": "true"}
+    for line in listed.stdout.splitlines():
+        name, _, value = line.partition("=")
+        if name.endswith(".index-url"):
+            found["UV_DEFAULT_INDEX"] = ast.literal_eval(value)
     return found
 
 

@@ -33,7 +33,7 @@ WINDOW = 1000
 """Publications in flight without a confirmation."""
 PUBLISH_SECONDS = 15.0
 """A broker that does not confirm within this time is a failed broker."""
-RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
+RECONNECT_SECONDS = (0.2, 0.5, 1.0)
 
 UNACKED = Gauge("mailgroup_queue_unacked_messages", "Messages this process has and has not acknowledged.", ["queue"])
 
@@ -376,6 +376,6 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 
 def _fail(future: asyncio.Future[Any], reason: object) -> None:
     if not future.done():
-        future.set_exception(Temporary(f"broker: {reason}"))
+        future.set_exception(Temporary(f"broker: {str(reason) or type(reason).__name__}"))
 
 

@@ -257,6 +257,15 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
     return [Known(*row) for row in await cursor.fetchall()]
 
 
+async def set_apart(connection: Connection, poll: Poll) -> None:
+    """The account points at another maildrop, where the same UIDLs are other mails: all that is known vanished with the
+    old one. The keys get a blank, which no UIDL holds; the bytes stay known, for mail that moved too."""
+    await connection.execute(
+        """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
+                  before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
+           where external_id = %s and state <> 'closed'""", (poll.external_id,))
+
+
 async def record_vanished(connection: Connection, rows: Iterable[Known]) -> None:
     """They are gone, and we did not delete them."""
     await connection.execute(

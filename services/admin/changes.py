@@ -54,6 +54,9 @@ async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, pass
             problems.append(f"local account {person.address}: password: is missing, and none is stored")
     if problems:
         raise AccountsError(problems)
+    # Before anything is written: hashing takes long, and what is written is locked, for the pollers and senders too.
+    hashes = {person.address.casefold(): await _password_hash(person, locals_.get(person.address.casefold()), passwords)
+              for person in wanted.local_accounts}
 
     for fields_ in wanted.external_accounts:
         externals[fields_.address.casefold()] = await _save_external(
@@ -71,7 +74,7 @@ async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, pass
                             f"account; there are {', '.join(sorted(e.address for e in externals.values())) or 'none'}")
             continue
         key = person.address.casefold()
-        locals_[key] = await _save_local(connection, person, locals_.get(key), external, passwords, outcome)
+        locals_[key] = await _save_local(connection, person, locals_.get(key), external, hashes[key], outcome)
     for key in leaving:
         await accounts.remove(connection, "external", externals[key].id)
         outcome.lines.append(f"external account {externals.pop(key).address}: removed")
@@ -171,15 +174,17 @@ def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
         return False
 
 
-async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
-                      passwords: Pool, outcome: Outcome) -> Local:
+async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Pool) -> str:
     if wanted.password_hash is not None:
-        password_hash = wanted.password_hash
-    elif wanted.password is not None and (old is None or not await passwords.matches(old.password_hash, wanted.password)):
-        password_hash = await passwords.hash(wanted.password)
-    else:
-        assert old is not None
-        password_hash = old.password_hash
+        return wanted.password_hash
+    if wanted.password is not None and (old is None or not await passwords.matches(old.password_hash, wanted.password)):
+        return await passwords.hash(wanted.password)
+    assert old is not None
+    return old.password_hash
+
+
+async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
+                      password_hash: str, outcome: Outcome) -> Local:
     new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name,
                 tuple(wanted.aliases), tuple(wanted.addresses), external.id, old.delegate_id if old else None)
     if new == old:

@@ -26,6 +26,8 @@ from shared.upstream import place
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
 HEADER_OCTETS = 1024 * 1024
+SAMPLES = 3
+"""Mails that are read to tell one maildrop from another."""
 
 log = structlog.get_logger()
 
@@ -74,7 +76,9 @@ class Polling:
             if self._careful:
                 client.forget_pipelining()
             listing = await client.listing()
-            plan = await self._compare(Maildrop.of(listing.mails, listing.complete))
+            maildrop = Maildrop.of(listing.mails, listing.complete)
+            foreign = self._first_contact is None and await self._is_foreign(client, maildrop)
+            plan = await self._compare(maildrop, foreign)
             self.in_hand = bool(plan.fetch or plan.delete)
             intake = Intake(self._service, account, self._poll)
             handled = 0
@@ -93,8 +97,26 @@ class Polling:
             self.in_hand = False
             return handled > 0 and self.backlog != 0
 
-    async def _compare(self, maildrop: Maildrop) -> Plan:
-        """Plan the session and write down what the list tells."""
+    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop) -> bool:
+        """Whether UIDLs that we know are other mails here: many servers just count, each maildrop from 1.
+
+        Asked at a first contact, which comes again when the account is pointed elsewhere: without an answer mail would
+        count as fetched, and be deleted upstream, that nobody here ever saw. Some of the mails are read to tell.
+        """
+        async with self._service.database.transaction() as connection:
+            rows = {row.key: row for row in await ledger.known(connection, self._account.id) if row.sha256 is not None}
+        met = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
+        if not met:
+            return False
+        sizes = await client.sizes()
+        samples = sorted(met, key=lambda number: sizes.get(number, 0))[:SAMPLES]
+        equal = [(got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
+                 async for got in client.retrieve([Wanted(number, sizes.get(number, 0)) for number in samples],
+                                                  self._limit) if got.body is not None]
+        return bool(equal) and not any(equal)
+
+    async def _compare(self, maildrop: Maildrop, foreign: bool) -> Plan:
+        """Plan the session and write down what the list tells. foreign: nothing that is known is of this maildrop."""
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
             await ledger.hold(connection, poll)
@@ -102,6 +124,8 @@ class Polling:
                 if account.history == "from_now" and not maildrop.complete:
                     raise Broken(f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
                                  "mails are there already")
+                if foreign:
+                    await ledger.set_apart(connection, poll)
                 self._first_contact = await ledger.begin(connection, poll, history(
                     maildrop, await ledger.known(connection, account.id)))
             plan = decide(maildrop, await ledger.known(connection, account.id), account, self._limit, poll)

@@ -143,6 +143,28 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
         assert second.mails.keys() == {"moved", "unknown"}
 
 
+async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_for_fetched_nor_deleted(
+        bench: Bench) -> None:
+    # given servers that count their mails, and an account of which two are fetched, to be deleted at once
+    first = ScriptedPop3({"1": mail("first 1"), "2": mail("moved"), "3": mail("first 3")})
+    second = ScriptedPop3({"1": mail("second 1"), "2": mail("second 2"), "3": mail("second 3"), "4": mail("moved")})
+    async with first.running(), second.running():
+        account = await bench.add("e@x.test", first.port)
+        await until(lambda: has(bench, account, 3))
+        await until(lambda: polls_well(bench, account))
+        # when it is pointed at another maildrop
+        await bench.rows("update external_accounts set pop3_port = %s, delete_after_days = 0, delete_history = true "
+                         "where id = %s", second.port, account)
+        async with bench.database.transaction() as connection:
+            await ledger.restart(connection, account)
+        await bench.poll(account)
+        await bench.poll(account)
+        # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
+        assert sorted(await bench.subjects(account)) == [
+            "first 1", "first 3", "moved", "second 1", "second 2", "second 3"]
+        assert second.mails.keys() <= {"4"}
+
+
 async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: Bench) -> None:
     script = ScriptedPop3({})
     async with script.running():

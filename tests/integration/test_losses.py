@@ -20,6 +20,7 @@ from shared.database import Database
 from shared.failures import Temporary
 from shared.inbound import Arrival
 from shared.messages import Content
+from shared.passwords import Pool
 from shared.service import Service
 from shared.settings import Settings
 from shared.stage import run_stage
@@ -150,6 +151,27 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
         await inbound.discard(connection, rows, "test")
         found = (await inbound.books(connection))[SUPPORT]
     assert found.fetched == found.delivered + found.held + found.parked + found.own_copies + found.in_flight == 1
+
+
+async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
+        database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a change of an external account and of a password in one go
+    await apply(database, COMPANY)
+    free: list[int] = []
+
+    async def slow(self: Pool, password: str) -> str:
+        async with database.transaction() as connection:
+            for table in ("polls", "relays", "external_accounts"):
+                rows = await (await connection.execute(
+                    f"select 1 from {table} for update skip locked".encode())).fetchall()
+                free.append(len(rows))
+        return company.HASH
+    monkeypatch.setattr(Pool, "hash", slow)
+    changed = local("Alex") | {"password": "another"}
+    del changed["password_hash"]
+    await apply(database, COMPANY | {"external_accounts": [external(poll_seconds=7)], "local_accounts": [changed]})
+    # then nothing of the accounts was locked while it was hashed
+    assert free == [2, 2, 2]
 
 
 # ---------------------------------------------------------------------------------------------- faults

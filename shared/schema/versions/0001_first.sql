@@ -269,7 +269,7 @@ create table polls (
 --        vanished           gone from the list, and we did not delete it; same bytes under a new UIDL are this mail
 --        closed             we deleted it and it is gone: the same UIDL later is a new mail
 -- history -> fetched | vanished; fetched -> deleting | vanished; skipped -> fetched | vanished;
--- deleting -> closed; vanished -> fetched | history | skipped (seen again, or renumbered: uidl is replaced)
+-- deleting -> closed | vanished (the account was pointed at another maildrop); vanished -> fetched | history | skipped (seen again, or renumbered: uidl is replaced)
 create table upstream_mails (
     id             bigint generated always as identity primary key,
     external_id    bigint not null references external_accounts,
