@@ -71,7 +71,10 @@ def is_up(folder: Path) -> bool:
 
 
 class Settings(BaseSettings):
-    """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed."""
+    """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
+
+    service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=False)
 
@@ -83,6 +86,7 @@ class Settings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
+    service_host: str | None = None
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)

@@ -24,6 +24,8 @@ Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID..."
 def status(data: Data = None, json: Json = False) -> None:
     """Whether everything runs and mail flows; exit status 1 if anything is wrong.
 
+    Where the services run on other hosts, MAILGROUP_SERVICE_HOST names them, with {name} for the service's name.
+
     Example: mailgroup status
     """
     async def work() -> None:

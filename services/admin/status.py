@@ -109,16 +109,22 @@ def iso(at: datetime.datetime | None) -> str | None:
 
 
 async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # noqa: S104  # asked, not bound
     names = [name for name in SERVICES if name != "admin"]
-    answers = await asyncio.gather(*(
-        asyncio.to_thread(_ask, f"http://{host}:{settings.metrics_port_of(name)}") for name in names))
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in names))
     services, unacked = [], dict[str, int]()
     for name, (why, metrics) in zip(names, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
         for queue, value in re.findall(r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M):
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
     return services, unacked
+
+
+def health_url(settings: Settings, name: str) -> str:
+    """Where the service of this name tells about itself. Pure."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.bind, settings.bind)  # asked, not bound
+    if settings.service_host is not None:
+        host = settings.service_host.replace("{name}", name)
+    return f"http://{host}:{settings.metrics_port_of(name)}"
 
 
 def _ask(base: str) -> tuple[str, str]:

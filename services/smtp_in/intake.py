@@ -14,7 +14,7 @@ from shared import accounts, maillog, submissions
 from shared.accounts import External, Local
 from shared.broker import Broker
 from shared.database import Connection, Database
-from shared.group_commit import GroupCommit
+from services.smtp_in.group_commit import GroupCommit
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 

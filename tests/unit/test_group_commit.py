@@ -11,7 +11,7 @@ import pytest
 
 from shared.database import Connection, Database
 from shared.failures import Temporary
-from shared.group_commit import GroupCommit
+from services.smtp_in.group_commit import GroupCommit
 
 
 class Transactions:

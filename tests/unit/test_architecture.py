@@ -1,0 +1,39 @@
+"""ARCHITECTURE.md names every service, queue, table and shared module, and nothing that is gone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from shared import topology
+from shared.settings import SERVICES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+SCHEMA = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "shared" / "schema" / "versions").glob("*.sql"))
+TABLES = re.findall(r"^create table (\w+)", SCHEMA, re.M)
+MODULES = sorted(file.stem for file in (ROOT / "shared").glob("*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", [*SERVICES, *(queue.name for queue in topology.QUEUES), *TABLES])
+def test_it_names_every_service_queue_and_table(name: str) -> None:
+    assert re.search(rf"\b{name}\b", TEXT)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_it_names_every_shared_module(module: str) -> None:
+    assert re.search(rf"\b{module}(\.py)?`", TEXT), f"shared/{module}.py is in no room"
+
+
+def test_every_file_that_it_names_is_there() -> None:
+    named = set(re.findall(r"`((?:shared|services|deploy|tests|bench)/[\w./]+\.py)`", TEXT))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_says_what_it_does(service: str) -> None:
+    text = (ROOT / "services" / service / "__init__.py").read_text(encoding="utf-8")
+    for paragraph in ("Summary:", "Consumes:", "Publishes:", "Tables:", "Security:", "On failure:"):
+        assert paragraph in text, f"services/{service}/__init__.py has no paragraph {paragraph}"
