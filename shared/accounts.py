@@ -53,7 +53,10 @@ class External:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A person (manual 4.2). aliases: further names. addresses: further local addresses. delegate_id: a local account."""
+    """A person (manual 4.2). aliases: further names. addresses: further local addresses. delegate_id: a local account.
+
+    former_names: user names of before, which go on finding this person until somebody else has them.
+    """
 
     id: int
     address: str
@@ -64,11 +67,12 @@ class Local:
     addresses: tuple[str, ...]
     external_id: int
     delegate_id: int | None
+    former_names: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The user name and the further or former ones, as written."""
-        return (self.user_name, *self.aliases)
+        """The user name and the further and former ones, as written."""
+        return (self.user_name, *self.aliases, *self.former_names)
 
     @property
     def own_addresses(self) -> frozenset[str]:
@@ -79,8 +83,8 @@ class Local:
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
     delete_after_days, delete_history, reply_to_author, aliases from external_accounts"""
-_LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id
-    from local_accounts"""
+_LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
+    former_names from local_accounts"""
 
 
 def _external(row: Row) -> External:
@@ -90,9 +94,9 @@ def _external(row: Row) -> External:
 
 
 def _local(row: Row) -> Local:
-    id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id = row
+    id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
     return Local(id_, address, enabled, password_hash, user_name, tuple(aliases), tuple(addresses), external_id,
-                 delegate_id)
+                 delegate_id, tuple(former))
 
 
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
@@ -181,7 +185,7 @@ async def save_local(connection: Connection, local: Local) -> int:
     return await _save(connection, "local_accounts", {
         "id": local.id, "address": local.address, "enabled": local.enabled, "password_hash": local.password_hash,
         "user_name": local.user_name, "aliases": list(local.aliases), "addresses": list(local.addresses),
-        "external_id": local.external_id, "delegate_id": local.delegate_id})
+        "external_id": local.external_id, "delegate_id": local.delegate_id, "former_names": list(local.former_names)})
 
 
 async def _save(connection: Connection, table: str, values: dict[str, object]) -> int:
@@ -210,6 +214,16 @@ async def remove(connection: Connection, kind: Literal["external", "local"], id_
         f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def revive_external(connection: Connection, address: str) -> External | None:
+    """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
+    cursor = await connection.execute(
+        """update external_accounts set removed_at = null where id = (
+               select id from external_accounts where lower(address) = lower(%s) and removed_at is not null
+               order by removed_at desc limit 1) returning id""", (address,))
+    row = await cursor.fetchone()
+    return None if row is None else (await externals(connection, [int(row[0])]))[0]
 
 
 async def restore(connection: Connection, address: str) -> Local | None:

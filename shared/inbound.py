@@ -59,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A copy that the mailbox service is to deliver. removed: its local account is gone."""
+    """A copy that the mailbox service is to deliver. gone: its account was removed, or disabled, since it was decided."""
 
     inbound_id: int
     local_id: int
@@ -69,7 +69,7 @@ class Pending:
     own_copy: bool
     rule: int | None
     reason: str
-    removed: bool
+    gone: bool
     external: str | None
 
 
@@ -135,7 +135,8 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
         "select 1 from inbound where id = any(%s) and state = 'routed' order by id for update", (list(ids),))
     cursor = await connection.execute(
         """select d.inbound_id, d.local_id, l.address, i.message_id, m.octets, i.own_copy, d.rule, d.reason,
-                  l.removed_at is not null, e.address
+                  l.removed_at is not null
+                      or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted'), e.address
            from deliveries d join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
            join local_accounts l on l.id = d.local_id left join external_accounts e on e.id = i.external_id
            where d.inbound_id = any(%s) and i.state = 'routed' and d.done_at is null

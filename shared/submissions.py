@@ -384,13 +384,12 @@ async def release(connection: Connection, ids: Sequence[int], owner: str | None 
         (list(ids), owner, owner))
 
 
-async def send_again(connection: Connection, submission_id: int, delay: float, count_try: bool) -> None:
-    """Queue a mail that was sent without an answer, its sender being gone: again after ``delay`` seconds."""
+async def send_again(connection: Connection, submission_id: int) -> None:
+    """Queue a mail that was sent without an answer, its sender being gone, and mark it."""
     await connection.execute(
         """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
-               uncertain = true, tries = tries + %s, next_try_at = now() + make_interval(secs => %s)
-           where id = %s and state = 'sent_unanswered'""",
-        (int(count_try), delay, submission_id))
+               uncertain = true, next_try_at = now()
+           where id = %s and state = 'sent_unanswered'""", (submission_id,))
 
 
 async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:

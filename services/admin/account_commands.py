@@ -93,7 +93,7 @@ def external_fields(account: External) -> dict[str, Any]:
 def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
     """A local account as in the accounts file, without its password."""
     return {"address": person.address, "enabled": person.enabled, "user_name": person.user_name,
-            "aliases": list(person.aliases), "addresses": list(person.addresses),
+            "aliases": [*person.aliases, *person.former_names], "addresses": list(person.addresses),
             "external": next((e.address for e in externals if e.id == person.external_id), None),
             "delegate": next((p.address for p in people if p.id == person.delegate_id), None)}
 

@@ -81,6 +81,7 @@ async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, pass
     if problems:
         raise AccountsError(problems)
     await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
+    await _hand_names_on(connection)
     problems = conflicts(await accounts.externals(connection), await accounts.locals_(connection))
     if problems:
         raise AccountsError(problems)
@@ -113,7 +114,7 @@ def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[s
                 problems.append(f"local account {local.address}: address {address!r}: {domain} is a public mail "
                                 "provider's domain; mail to everyone there would stay here. Use one of your own, "
                                 "for example local.com")
-        for name in local.names:
+        for name in (local.user_name, *local.aliases):
             other_ = names.setdefault((local.external_id, normalise(name)), local)
             if other_ is not local:
                 problems.append(f"local account {local.address}: user_name or aliases: {name!r}: {other_.address} has "
@@ -146,9 +147,11 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
     else:
         assert old is not None
         password = old.password
+    # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
+    before = old or await accounts.revive_external(connection, wanted.address)
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
     new = External(
-        old.id if old else 0, wanted.address, wanted.enabled, wanted.login, password,
+        before.id if before else 0, wanted.address, wanted.enabled, wanted.login, password,
         Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
         Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
         wanted.smtp.auth, wanted.smtp.connections, wanted.poll_seconds, wanted.history, wanted.delete_after_days,
@@ -158,7 +161,7 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
     new = replace(new, id=await accounts.save_external(connection, new))
     # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
     await ledger.resume(connection, new.id)
-    if old is not None and (old.pop3.host, old.login) != (new.pop3.host, new.login):
+    if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
         await ledger.restart(connection, new.id)
     await submissions.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
@@ -185,8 +188,11 @@ async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Pool
 
 async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
                       password_hash: str, outcome: Outcome) -> Local:
-    new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name,
-                tuple(wanted.aliases), tuple(wanted.addresses), external.id, old.delegate_id if old else None)
+    former = _former_names(old, wanted.user_name)
+    known = {normalise(name) for name in former}  # an exported file lists former names among the aliases
+    aliases = tuple(name for name in wanted.aliases if normalise(name) not in known)
+    new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name, aliases,
+                tuple(wanted.addresses), external.id, old.delegate_id if old else None, former)
     if new == old:
         return new
     new = replace(new, id=await accounts.save_local(connection, new))
@@ -194,6 +200,26 @@ async def _save_local(connection: Connection, wanted: LocalFields, old: Local | 
         await maildrops.create_maildrop(connection, new.id)
     outcome.lines.append(f"local account {new.address}: {_difference(old, new)}")
     return new
+
+
+def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
+    """The names that a person had before, with the present one if it is given up now; customers go on writing to it."""
+    if old is None:
+        return ()
+    names = {normalise(name): name for name in (*old.former_names, old.user_name)}
+    names.pop(normalise(user_name), None)
+    return tuple(names.values())
+
+
+async def _hand_names_on(connection: Connection) -> None:
+    """A former name that somebody else of the share has now is theirs alone."""
+    everyone = await accounts.locals_(connection)
+    owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}
+    for person in everyone:
+        kept = tuple(name for name in person.former_names
+                     if owners.get((person.external_id, normalise(name)), person.id) == person.id)
+        if kept != person.former_names:
+            await accounts.save_local(connection, replace(person, former_names=kept))
 
 
 async def _save_delegates(connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local],

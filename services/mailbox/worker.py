@@ -25,8 +25,8 @@ class Mailbox:
         """Deliver the copies of these mails that are not delivered yet."""
         async with self._database.transaction() as connection:
             copies = await inbound.pending(connection, ids)
-            here = [copy for copy in copies if not copy.removed]
-            gone = [copy for copy in copies if copy.removed]
+            here = [copy for copy in copies if not copy.gone]
+            gone = [copy for copy in copies if copy.gone]
             await maildrops.deliver(connection, [
                 Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here])
             await inbound.finish(connection, here, gone, ids)
@@ -34,7 +34,7 @@ class Mailbox:
                                     external=copy.external, who=copy.address, rule=copy.rule, reply=copy.reason)
                       for copy in here]
             events += [maillog.Event("returned", inbound_id=copy.inbound_id, external=copy.external, who=copy.address,
-                                     reply="the account was removed before the delivery") for copy in gone]
+                                     reply="the account was removed or disabled before the delivery") for copy in gone]
             await maillog.record(connection, events)
         maillog.announce(events)
         back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}

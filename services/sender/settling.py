@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.sender import notices, schedule
@@ -20,8 +20,11 @@ from shared.messages import Content
 from shared.smtp_client import Reply
 from shared.submissions import Group, Outcome
 
+NO_ANSWER = "4.4.2"
+"""RFC 3463: bad connection."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
+TWICE = "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ async def settle(connection: Connection, external: External, group: Group, owner
                  chance: float) -> Aftermath | None:
     """Write down what the provider said about a claimed group; None if the claim is lost: nothing was changed then."""
     again = verdict.at_once or (verdict.unanswered and not group.uncertain)
+    if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
+        verdict = replace(verdict, outcomes=tuple(
+            replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+            for outcome in verdict.outcomes))
     delay = 0.0 if again else schedule.retry_delay(group.tries + 1, chance)
     if not await submissions.settle(
             connection, group.id, owner, verdict.outcomes, delay=delay,
@@ -58,24 +65,27 @@ async def settle(connection: Connection, external: External, group: Group, owner
         await submissions.add_authors(connection, [
             (found, group.external_id, group.author_id, group.id) for found in sorted(ids)])
     await maillog.record(connection, events)
-    failed = [About(addresses[o.position], _status(o.reply), o.reply, external.smtp.host)
+    failed = [About(addresses[o.position], _status(o.reply, NO_ANSWER if o.reply == TWICE else "5.0.0"), o.reply,
+                    external.smtp.host)
               for o in verdict.outcomes if o.state == "failed"]
     return Aftermath(tuple(events)) + await _notify(connection, group, "failed", failed)
 
 
-async def expire(connection: Connection, chance: Callable[[], float]) -> Aftermath:
+async def expire(connection: Connection) -> Aftermath:
     """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
-    answer is sent once more, and marked."""
+    answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
     expired = await submissions.expired_claims(connection)
     await submissions.release(connection, [group.id for group, unanswered in expired if not unanswered])
-    events = []
+    after = Aftermath()
     for group, unanswered in expired:
         if unanswered:
-            delay = schedule.retry_delay(group.tries + 1, chance()) if group.uncertain else 0.0
-            await submissions.send_again(connection, group.id, delay, count_try=group.uncertain)
-            events.append(_uncertain(group, None, "the sender ended before the provider's reply came"))
-    await maillog.record(connection, events)
-    return Aftermath(tuple(events))
+            await submissions.send_again(connection, group.id)
+            event = _uncertain(group, None, "the sender ended before the provider's reply came")
+            await maillog.record(connection, [event])
+            after += Aftermath((event,))
+            if group.uncertain:
+                after += await _end(connection, group, [About(w.address, NO_ANSWER, TWICE) for w in group.recipients])
+    return after
 
 
 async def give_up(connection: Connection) -> Aftermath:
@@ -87,12 +97,17 @@ async def give_up(connection: Connection) -> Aftermath:
         problem = relays[group.external_id].last_error if group.external_id in relays else None
         abouts = [About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
                   for w in group.recipients]
-        await submissions.give_up(connection, group.id, [
-            Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)])
-        events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
-        await maillog.record(connection, events)
-        after += Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
+        after += await _end(connection, group, abouts)
     return after
+
+
+async def _end(connection: Connection, group: Group, abouts: Sequence[About]) -> Aftermath:
+    """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
+    await submissions.give_up(connection, group.id, [
+        Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)])
+    events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
+    await maillog.record(connection, events)
+    return Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
 
 
 async def tell_delays(connection: Connection) -> Aftermath:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -50,7 +49,7 @@ class Upkeep:
         async with self._database.transaction() as connection:
             await submissions.renew(connection, self._relaying.in_hand, self._owner, CLAIM_SECONDS)
         async with self._database.transaction() as connection:
-            after = await settling.expire(connection, random.random)
+            after = await settling.expire(connection)
             waiting, oldest = await submissions.backlog(connection)
         self._relaying.tell(after)
         QUEUED.set(waiting)

@@ -9,10 +9,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from shared.headers import fields, splice
 from shared.messages import Content
 
 LINE_OCTETS = 1024 * 1024
 HEADER_OCTETS = 1024 * 1024
+HIDDEN = frozenset({"bcc", "resent-bcc"})
 
 _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
@@ -121,8 +123,17 @@ class Mail:
             self.refuse(Refusal(552, "5.3.4", f"The header is longer than {HEADER_OCTETS} octets"))
         self._append(header)
         if ended:
-            self.header_octets = len(self._body)
+            self._end_header()
         return piece[length:]
+
+    def _end_header(self) -> None:
+        """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
+        header = bytes(self._body)
+        hidden = [(field.start, field.end, b"") for field in fields(header) if field.key in HIDDEN]
+        if hidden:
+            self._body = bytearray(splice(header, hidden))
+            self._digest = hashlib.sha256(self._body)
+        self.header_octets = len(self._body)
 
     def _append(self, piece: bytes) -> None:
         self.octets += len(piece)
@@ -144,7 +155,7 @@ class Mail:
     def _finish(self) -> None:
         self.ended = True
         if self.header_octets is None:
-            self.header_octets = len(self._body)
+            self._end_header()
 
 
 def _start_of_end(window: bytes) -> int:

@@ -86,3 +86,31 @@ async def test_an_external_account_that_people_share_cannot_go_alone(database: D
     said = await refused(database, {"external_accounts": [external("sales@company.com")],
                                     "local_accounts": COMPANY["local_accounts"]}, prune=True)
     assert "there is no such external account" in said
+
+
+async def test_a_renamed_person_keeps_the_old_name_until_somebody_else_has_it(database: Database) -> None:
+    await apply(database, COMPANY | {"local_accounts": [local("Alex"), local("Jim")]})
+    renamed = [local("Alex", user_name="Sascha"), local("Jim")]
+    await apply(database, COMPANY | {"local_accounts": renamed})
+    _, people = await everyone(database)
+    assert people["Sascha"].names == ("Sascha", "Alex")
+    assert await apply(database, COMPANY | {"local_accounts": renamed}) == []  # and it stays so
+    await apply(database, COMPANY | {"local_accounts": [*renamed, local("Alex", address="alex2@local.com")]})
+    _, people = await everyone(database)
+    assert (people["Sascha"].names, people["Alex"].names) == (("Sascha",), ("Alex",))
+    await apply(database, COMPANY | {"local_accounts": [local("Alex", user_name="Sascha"),
+                                                        local("Jim", user_name="James")]}, prune=True)
+    await apply(database, COMPANY | {"local_accounts": [local("Alex", user_name="Sascha"), local("Jim")]})
+    assert (await everyone(database))[1]["Jim"].names == ("Jim", "James")  # back again: no name twice
+
+
+async def test_an_external_account_added_anew_goes_on_where_it_was(database: Database) -> None:
+    await apply(database, COMPANY)
+    before, _ = await everyone(database)
+    await apply(database, {}, prune=True)
+    assert await everyone(database) == ({}, {})
+    assert "password: is missing" in await refused(database, {"external_accounts": [
+        {name: value for name, value in external().items() if name != "password"}]})
+    await apply(database, {"external_accounts": [external(poll_seconds=9)]})
+    after, _ = await everyone(database)
+    assert (after[SUPPORT].id, after[SUPPORT].poll_seconds) == (before[SUPPORT].id, 9)

@@ -189,3 +189,14 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     await deliver(database, await arrive(database, externals[SUPPORT].id, [answer]))
     assert await mailbox_of(database, "alex@local.com") == [copy, answer]
     assert await mailbox_of(database, "jim@local.com") == []
+
+
+async def test_a_delivery_decided_before_somebody_was_disabled_goes_back_to_the_router(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    routed = await Router(database, 5).handle(rows)
+    await apply(database, {"local_accounts": [local("Alex", enabled=False)]})
+    await deliver(database, ids(await Mailbox(database, 5).handle(ids(routed))))
+    assert await mailbox_of(database, "alex@local.com") == []
+    assert len(await mailbox_of(database, "jim@local.com")) == 1

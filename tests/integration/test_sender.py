@@ -364,12 +364,13 @@ async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
     assert await bench.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
 
 
-async def test_a_second_time_without_an_answer_counts_as_a_refusal(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_knows(
+        bench: Bench, provider: ScriptedSmtp) -> None:
     provider.always("END", CLOSE)
     id_ = await bench.submit(ANN)
-    await bench.until(id_, state="queued", uncertain=True, tries=1)
+    await bench.until(id_, state="done", uncertain=True)
     assert len(provider.said("DATA")) == 2
-    assert [event for event, _ in await bench.events(id_)] == ["uncertain", "delayed", "uncertain"]
+    assert [event for event, _ in await bench.events(id_)] == ["uncertain", "failed", "uncertain", "noticed"]
 
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])

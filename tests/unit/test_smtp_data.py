@@ -152,3 +152,16 @@ def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
 
     assert with_header(HEADER_OCTETS // 100).refusal is None
     assert str(with_header(HEADER_OCTETS // 100 + 1).refusal).startswith("552 5.3.4")
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_hidden_recipients_are_not_stored(size: int) -> None:
+    sent = (b"From: a@b.c\r\nBcc: hidden@x.example,\r\n more@x.example\r\nSubject: x\r\nbcc : z@x.example\r\n"
+            b"Resent-Bcc: y@x.example\r\n\r\nBcc: in the body it is text\r\n.\r\n")
+    mail = Mail(10_000)
+    for start in range(0, len(sent), size):
+        mail.feed(sent[start:start + size])
+    kept = b"From: a@b.c\r\nSubject: x\r\n\r\nBcc: in the body it is text\r\n"
+    assert mail.ended and bytes(mail.content().body) == kept
+    assert mail.content().sha256 == hashlib.sha256(kept).digest()
+    assert mail.header == b"From: a@b.c\r\nSubject: x\r\n\r\n"

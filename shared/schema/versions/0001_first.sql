@@ -40,7 +40,8 @@ create table local_accounts (
     enabled        boolean not null default true,
     password_hash  text not null,                    -- argon2id, PHC string
     user_name      text not null,
-    aliases        text[] not null default '{}',     -- further or former names
+    aliases        text[] not null default '{}',     -- further names
+    former_names   text[] not null default '{}',     -- user names of before, kept by themselves at a change
     addresses      text[] not null default '{}',     -- further local addresses
     external_id    bigint not null references external_accounts,
     delegate_id    bigint references local_accounts,
