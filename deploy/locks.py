@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,7 +26,10 @@ _MARK = "# made from pyproject.toml, digest "
 def write() -> str | None:
     """Make both files, keeping the versions that still fit. What went wrong, or None."""
     for name, options in FILES.items():
-        compiled, problem = _compile(name, options)
+        versions, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
+        # Once more from nothing but those versions: uv keeps the hashes of a pin that it finds, and where they came from
+        # a cache of wheels for one machine, the others would be missing.
+        compiled, problem = (versions, problem) if problem else _compile(name, options, "", _pins(versions))
         if problem:
             return problem
         (ROOT / name).write_text(f"{_MARK}{_digest(name)}\n{compiled}", encoding="utf-8")
@@ -39,7 +42,7 @@ def check() -> str | None:
         first, _, rest = (ROOT / name).read_text(encoding="utf-8").partition("\n")
         if first != f"{_MARK}{_digest(name)}":
             return f"{name} was made from another pyproject.toml; make it anew with: python -m deploy.locks write"
-        compiled, problem = _compile(name, options)
+        compiled, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
         if problem:
             print(f"{name}: no registry could be asked, so only the digest of its inputs was compared:\n{problem}")
         elif compiled != rest:
@@ -56,23 +59,54 @@ def _digest(name: str) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def _compile(name: str, options: list[str]) -> tuple[str, str | None]:
-    """What uv makes of pyproject.toml, with the versions of the present file where they fit; what went wrong."""
+def _pins(lock: str) -> str:
+    """The versions of a lock file, without their hashes."""
+    return "\n".join(re.findall(r"^[\w.\-\[\]]+==[\w.+!]+", lock, re.M))
+
+
+def _compile(name: str, options: list[str], present: str, constraints: str = "") -> tuple[str, str | None]:
+    """What uv makes of pyproject.toml, with the versions and hashes of ``present`` where they fit; what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder, name)
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, draft)
+        draft, limits = Path(folder, name), Path(folder, "constraints")
+        if present:
+            draft.write_text(present, encoding="utf-8")
+        limits.write_text(constraints, encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
-             "--generate-hashes", "--no-emit-index-url", "--no-header", "pyproject.toml", *options, "-o", str(draft)],
-            cwd=ROOT, env=_index() | os.environ, capture_output=True, text=True, check=False)
+            [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "compile",
+                "--quiet",
+                "--universal",
+                "--python-version",
+                "3.11",
+                "--generate-hashes",
+                "--no-emit-index-url",
+                "--no-header",
+                "--no-annotate",
+                "--constraints",
+                str(limits),
+                "pyproject.toml",
+                *options,
+                "-o",
+                str(draft),
+            ],
+            cwd=ROOT,
+            env=_index() | os.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return (draft.read_text(encoding="utf-8"), None) if done.returncode == 0 else ("", done.stderr.strip())
 
 
 def _index() -> dict[str, str]:
     """The registry that pip is configured to use, and the machine's authorities: uv asks for neither by itself."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True,
-                            check=False)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
     found = {"UV_SYSTEM_CERTS": "true"}
     for line in listed.stdout.splitlines():
         name, _, value = line.partition("=")

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Tries the containers that run, from outside, by the ports that they publish: accounts, mail between two colleagues,
-# passwords in clear, the status; then kills a service, and stops and starts everything, and looks what is left.
+# passwords in clear, the status; then kills each service, and stops and starts everything, and looks what is left.
 #   docker compose up -d --wait && deploy/smoke.sh
 # Needs python3. Adds the accounts of smoke.example, and leaves them there.
 set -euo pipefail
@@ -123,7 +123,7 @@ say 'status'
 until_well
 mailgroup status
 
-for service in mailbox smtp_in; do
+for service in fetcher router mailbox pop3_out smtp_in sender; do
   say "$service is killed and comes back"
   before=$(restarts $service)
   docker compose exec -T $service bash -c 'kill -KILL -1' || true # every process but the first one of the container
@@ -138,5 +138,5 @@ say 'everything stops and starts; what was there is there'
 docker compose down
 docker compose up -d --wait --no-build
 until_well
-mail read implicit "$run by SMTP" "$run by SUBMISSION" "$run by SMTPS" "$run after mailbox" "$run after smtp_in"
+mail read implicit "$run by SMTP" "$run by SUBMISSION" "$run by SMTPS" "$run after fetcher" "$run after sender"
 say 'all is well'

@@ -89,21 +89,47 @@ _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addr
 
 def _external(row: Row) -> External:
     id_, address, enabled, login, password, *servers, auth, connections, poll, history, days, old, reply, aliases = row
-    return External(id_, address, enabled, login, bytes(password), Server(*servers[:4]), Server(*servers[4:]), auth,
-                    connections, poll, history, days, old, reply, tuple(aliases))
+    return External(
+        id_,
+        address,
+        enabled,
+        login,
+        bytes(password),
+        Server(*servers[:4]),
+        Server(*servers[4:]),
+        auth,
+        connections,
+        poll,
+        history,
+        days,
+        old,
+        reply,
+        tuple(aliases),
+    )
 
 
 def _local(row: Row) -> Local:
     id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
-    return Local(id_, address, enabled, password_hash, user_name, tuple(aliases), tuple(addresses), external_id,
-                 delegate_id, tuple(former))
+    return Local(
+        id_,
+        address,
+        enabled,
+        password_hash,
+        user_name,
+        tuple(aliases),
+        tuple(addresses),
+        external_id,
+        delegate_id,
+        tuple(former),
+    )
 
 
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
     cursor = await connection.execute(
         f"{_EXTERNAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)})
+        {"ids": None if ids is None else list(ids)},
+    )
     return [_external(row) for row in await cursor.fetchall()]
 
 
@@ -111,14 +137,16 @@ async def locals_(connection: Connection, ids: Sequence[int] | None = None) -> l
     """Local accounts that are not removed, by address; only those with these ids, if any are given."""
     cursor = await connection.execute(
         f"{_LOCAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)})
+        {"ids": None if ids is None else list(ids)},
+    )
     return [_local(row) for row in await cursor.fetchall()]
 
 
 async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
     """For each external account its sharers, enabled or not, by address."""
     cursor = await connection.execute(
-        f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),))
+        f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),)
+    )
     found: dict[int, list[Local]] = {external_id: [] for external_id in external_ids}
     for row in await cursor.fetchall():
         local = _local(row)
@@ -131,7 +159,8 @@ async def local_by_login(connection: Connection, address: str) -> Local | None:
     cursor = await connection.execute(
         f"""{_LOCAL} where removed_at is null
             and (lower(address) = lower(%(a)s) or lower(%(a)s) = any(select lower(x) from unnest(addresses) x))""",
-        {"a": address})
+        {"a": address},
+    )
     row = await cursor.fetchone()
     return None if row is None else _local(row)
 
@@ -141,7 +170,8 @@ async def locals_by_address(connection: Connection, addresses: Collection[str]) 
     cursor = await connection.execute(
         f"""{_LOCAL} where removed_at is null and (lower(address) = any(%(a)s)
             or exists (select from unnest(addresses) x where lower(x) = any(%(a)s))) order by address""",
-        {"a": [address.lower() for address in addresses]})
+        {"a": [address.lower() for address in addresses]},
+    )
     return [_local(row) for row in await cursor.fetchall()]
 
 
@@ -152,11 +182,12 @@ async def valid_logins(connection: Connection, logins: Collection[tuple[int, str
            from unnest(%s::bigint[], %s::text[]) as g (id, password_hash)
            join local_accounts l on l.id = g.id and l.password_hash = g.password_hash
            where l.enabled and l.removed_at is null""",
-        ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]))
+        ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]),
+    )
     return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
 
 
-# ---------------------------------------------------------------------------------------------- changes (services/admin)
+# ------------------------------------------------------------------------------------------ changes (services/admin)
 
 
 async def lock_for_change(connection: Connection) -> None:
@@ -167,14 +198,26 @@ async def lock_for_change(connection: Connection) -> None:
 async def save_external(connection: Connection, external: External) -> int:
     """Insert (id 0) or update an external account. :return: its id."""
     values = {
-        "id": external.id, "address": external.address, "enabled": external.enabled, "login": external.login,
-        "password": external.password, "pop3_host": external.pop3.host, "pop3_port": external.pop3.port,
-        "pop3_tls": external.pop3.tls, "pop3_tls_fingerprint": external.pop3.tls_fingerprint,
-        "smtp_host": external.smtp.host, "smtp_port": external.smtp.port, "smtp_tls": external.smtp.tls,
-        "smtp_tls_fingerprint": external.smtp.tls_fingerprint, "smtp_auth": external.smtp_auth,
-        "smtp_connections": external.smtp_connections, "poll_seconds": external.poll_seconds,
-        "history": external.history, "delete_after_days": external.delete_after_days,
-        "delete_history": external.delete_history, "reply_to_author": external.reply_to_author,
+        "id": external.id,
+        "address": external.address,
+        "enabled": external.enabled,
+        "login": external.login,
+        "password": external.password,
+        "pop3_host": external.pop3.host,
+        "pop3_port": external.pop3.port,
+        "pop3_tls": external.pop3.tls,
+        "pop3_tls_fingerprint": external.pop3.tls_fingerprint,
+        "smtp_host": external.smtp.host,
+        "smtp_port": external.smtp.port,
+        "smtp_tls": external.smtp.tls,
+        "smtp_tls_fingerprint": external.smtp.tls_fingerprint,
+        "smtp_auth": external.smtp_auth,
+        "smtp_connections": external.smtp_connections,
+        "poll_seconds": external.poll_seconds,
+        "history": external.history,
+        "delete_after_days": external.delete_after_days,
+        "delete_history": external.delete_history,
+        "reply_to_author": external.reply_to_author,
         "aliases": list(external.aliases),
     }
     return await _save(connection, "external_accounts", values)
@@ -182,10 +225,22 @@ async def save_external(connection: Connection, external: External) -> int:
 
 async def save_local(connection: Connection, local: Local) -> int:
     """Insert (id 0) or update a local account. :return: its id."""
-    return await _save(connection, "local_accounts", {
-        "id": local.id, "address": local.address, "enabled": local.enabled, "password_hash": local.password_hash,
-        "user_name": local.user_name, "aliases": list(local.aliases), "addresses": list(local.addresses),
-        "external_id": local.external_id, "delegate_id": local.delegate_id, "former_names": list(local.former_names)})
+    return await _save(
+        connection,
+        "local_accounts",
+        {
+            "id": local.id,
+            "address": local.address,
+            "enabled": local.enabled,
+            "password_hash": local.password_hash,
+            "user_name": local.user_name,
+            "aliases": list(local.aliases),
+            "addresses": list(local.addresses),
+            "external_id": local.external_id,
+            "delegate_id": local.delegate_id,
+            "former_names": list(local.former_names),
+        },
+    )
 
 
 async def _save(connection: Connection, table: str, values: dict[str, object]) -> int:
@@ -211,7 +266,8 @@ async def save_password(connection: Connection, external_id: int, password: byte
 async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
     await connection.execute(
-        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,))
+        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,)
+    )
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
@@ -221,7 +277,9 @@ async def revive_external(connection: Connection, address: str) -> External | No
     cursor = await connection.execute(
         """update external_accounts set removed_at = null where id = (
                select id from external_accounts where lower(address) = lower(%s) and removed_at is not null
-               order by removed_at desc limit 1) returning id""", (address,))
+               order by removed_at desc limit 1) returning id""",
+        (address,),
+    )
     row = await cursor.fetchone()
     return None if row is None else (await externals(connection, [int(row[0])]))[0]
 
@@ -231,6 +289,8 @@ async def restore(connection: Connection, address: str) -> Local | None:
     cursor = await connection.execute(
         """update local_accounts set removed_at = null, enabled = true where id = (
                select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
-               order by removed_at desc limit 1) returning id""", (address,))
+               order by removed_at desc limit 1) returning id""",
+        (address,),
+    )
     row = await cursor.fetchone()
     return None if row is None else (await locals_(connection, [int(row[0])]))[0]

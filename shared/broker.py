@@ -114,7 +114,7 @@ class Consumer:
 
 
 class Broker:
-    """One connection with a channel to publish on and one for each consumer. ``ready``: topology declared, channel open."""
+    """One connection with a channel to publish on, and one for each consumer."""
 
     def __init__(self, url: str, name: str) -> None:
         """Connects nothing yet. :param url: amqp://user:password@host:port/vhost. :param name: shown by the broker."""
@@ -138,9 +138,22 @@ class Broker:
         self._keeper: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[str] | None = None
-        self.ready = False
+        self._up = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------ connection
+
+    @property
+    def ready(self) -> bool:
+        """Whether the topology is declared and the channel open."""
+        return self._up.is_set()
+
+    async def until_ready(self, seconds: float) -> None:
+        """Wait for the connection. :raises Temporary: there is none within ``seconds``."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._up.wait()
+        except TimeoutError as error:
+            raise Temporary(f"broker: no connection within {seconds:g} s") from error
 
     async def open(self) -> None:
         """Start connecting, in the background and for ever."""
@@ -183,18 +196,23 @@ class Broker:
 
         def on_lost(_: object, reason: object) -> None:
             if self._lost is lost:  # a connection that was given up may end when the next one works already
-                self.ready = False
+                self._up.clear()
             _fail(opened, reason)
             if not lost.done():
                 lost.set_result(str(reason))
 
         connection = AsyncioConnection(
-            self._parameters, on_open_callback=lambda _: _resolve(opened, None), on_open_error_callback=on_lost,
-            on_close_callback=on_lost, custom_ioloop=loop)
+            self._parameters,
+            on_open_callback=lambda _: _resolve(opened, None),
+            on_open_error_callback=on_lost,
+            on_close_callback=on_lost,
+            custom_ioloop=loop,
+        )
         self._connection = connection
         await opened
         connection.add_on_connection_blocked_callback(
-            lambda *_: self._unblocked.clear() if self._lost is lost else None)
+            lambda *_: self._unblocked.clear() if self._lost is lost else None
+        )
         connection.add_on_connection_unblocked_callback(lambda *_: self._unblocked.set())
         channel = await self._open_channel(connection, on_lost)
         await self._declare(channel)
@@ -204,7 +222,7 @@ class Broker:
         for consumer in self._consumers:
             await self._start(consumer, connection, on_lost)
         self._unblocked.set()
-        self.ready = True
+        self._up.set()
 
     async def _open_channel(self, connection: AsyncioConnection, on_lost: Callable[[object, object], None]) -> Channel:
         opened: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
@@ -228,12 +246,15 @@ class Broker:
             for binding in queue.bindings:
                 await _call(channel, partial(channel.queue_bind, queue.name, queue.exchange, binding))
 
-    async def _start(self, consumer: Consumer, connection: AsyncioConnection,
-                     on_lost: Callable[[object, object], None]) -> None:
+    async def _start(
+        self, consumer: Consumer, connection: AsyncioConnection, on_lost: Callable[[object, object], None]
+    ) -> None:
         channel = await self._open_channel(connection, on_lost)
         consumer._reset()
         await _call(channel, partial(channel.basic_qos, prefetch_count=consumer.prefetch))
-        channel.add_on_cancel_callback(lambda _: on_lost(None, f"the broker cancelled the consumer of {consumer.queue}"))
+        channel.add_on_cancel_callback(
+            lambda _: on_lost(None, f"the broker cancelled the consumer of {consumer.queue}")
+        )
 
         def on_message(channel: Channel, method: Any, _: object, body: bytes) -> None:
             consumer._deliver(Delivery(body, method.delivery_tag, method.redelivered, channel))
@@ -241,7 +262,7 @@ class Broker:
         await _call(channel, partial(channel.basic_consume, consumer.queue, on_message))
 
     def _disconnect(self) -> None:
-        self.ready = False
+        self._up.clear()
         connection, self._connection, self._channel = self._connection, None, None
         for future in self._unconfirmed.values():
             _fail(future, "the connection to the broker was lost")
@@ -287,7 +308,7 @@ class Broker:
                     future.exception()  # seen: one failure of the batch has been raised
 
     def publish_behind(self, publications: Sequence[Publication]) -> None:
-        """Publish without waiting. What fails is logged; the sweep of the stage that waits for it publishes it again."""
+        """Publish without waiting. What fails is logged, and published again by the sweep of the stage it is for."""
         if publications:
             task = asyncio.create_task(self._publish_or_log(publications))
             self._behind.add(task)
@@ -305,8 +326,11 @@ class Broker:
             raise Temporary("broker: not connected")
         message_id = str(next(self._serial))
         properties = pika.BasicProperties(
-            delivery_mode=2, content_type="application/json", message_id=message_id,
-            headers={"CC": list(publication.copies)} if publication.copies else None)
+            delivery_mode=2,
+            content_type="application/json",
+            message_id=message_id,
+            headers={"CC": list(publication.copies)} if publication.copies else None,
+        )
         channel.basic_publish(topology.EXCHANGE, publication.key, publication.body, properties, mandatory=True)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unconfirmed[self._next_tag] = future
@@ -355,7 +379,10 @@ class Broker:
 
 
 async def _call(channel: Channel, request: Callable[..., object]) -> Any:
-    """Send a request (a channel's method that takes ``callback``) and wait for its answer; a channel that dies first raises Temporary instead of hanging."""
+    """Send a request (a channel's method that takes ``callback``) and wait for its answer.
+
+    :raises Temporary: the channel died first, which would otherwise be waited for for ever.
+    """
     answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def on_closed(_: object, reason: object) -> None:
@@ -377,5 +404,3 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 def _fail(future: asyncio.Future[Any], reason: object) -> None:
     if not future.done():
         future.set_exception(Temporary(f"broker: {str(reason) or type(reason).__name__}"))
-
-

@@ -31,11 +31,21 @@ class Database:
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             kwargs={
-                "autocommit": True, "application_name": f"mailgroup-{name}", "connect_timeout": 5,
-                "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+                "autocommit": True,
+                "application_name": f"mailgroup-{name}",
+                "connect_timeout": 5,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
                 "prepare_threshold": 2,
             },
-            min_size=1, max_size=connections, open=False, timeout=20, reconnect_timeout=0, name=name,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            timeout=20,
+            reconnect_timeout=0,
+            name=name,
         )
 
     async def open(self) -> None:

@@ -25,15 +25,54 @@ _Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 # Labels are looked up here and never by codecs.lookup, which imports a module for each name it does not know.
 # The second half says what senders mean by a label: the larger set that contains it.
 _CODECS = {name: name for name in {*aliases.values(), "koi8_u", "koi8_t", "cp874", "cp1125", "iso8859_8"}} | aliases
-_CODECS = {name: codec for name, codec in _CODECS.items() if codec not in {
-    "base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec", "mbcs", "oem", "idna",
-    "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "tactis"}} | {
-    "gb2312": "gb18030", "gbk": "gb18030", "x_gbk": "gb18030", "euc_cn": "gb18030", "cp936": "gb18030",
-    "euc_kr": "cp949", "ks_c_5601_1987": "cp949", "ks_c_5601": "cp949", "shift_jis": "cp932", "sjis": "cp932",
-    "x_sjis": "cp932", "x_euc_jp": "euc_jp", "iso_8859_8_i": "iso8859_8", "iso_8859_8_e": "iso8859_8",
-    "big5": "big5hkscs", "tis_620": "cp874", "iso_8859_9": "cp1254",
-    "us_ascii": "", "ascii": "", "iso_8859_1": "", "latin_1": "", "latin1": "", "iso8859_1": "",
-    "unknown_8bit": "", "x_unknown": ""}
+_CODECS = {
+    name: codec
+    for name, codec in _CODECS.items()
+    if codec
+    not in {
+        "base64_codec",
+        "bz2_codec",
+        "hex_codec",
+        "quopri_codec",
+        "rot_13",
+        "uu_codec",
+        "zlib_codec",
+        "mbcs",
+        "oem",
+        "idna",
+        "punycode",
+        "unicode_escape",
+        "raw_unicode_escape",
+        "undefined",
+        "tactis",
+    }
+} | {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "x_gbk": "gb18030",
+    "euc_cn": "gb18030",
+    "cp936": "gb18030",
+    "euc_kr": "cp949",
+    "ks_c_5601_1987": "cp949",
+    "ks_c_5601": "cp949",
+    "shift_jis": "cp932",
+    "sjis": "cp932",
+    "x_sjis": "cp932",
+    "x_euc_jp": "euc_jp",
+    "iso_8859_8_i": "iso8859_8",
+    "iso_8859_8_e": "iso8859_8",
+    "big5": "big5hkscs",
+    "tis_620": "cp874",
+    "iso_8859_9": "cp1254",
+    "us_ascii": "",
+    "ascii": "",
+    "iso_8859_1": "",
+    "latin_1": "",
+    "latin1": "",
+    "iso8859_1": "",
+    "unknown_8bit": "",
+    "x_unknown": "",
+}
 
 
 def read_text(raw: bytes) -> str:
@@ -58,7 +97,7 @@ def decode(text: str) -> str:
     for word in _WORD.finditer(text):
         label = _CODECS.get(normalize_encoding(word[1].partition("*")[0].lower()))  # RFC 2231 section 5: a language
         octets = _octets(word[2], word[3])
-        gap = text[position:word.start()]
+        gap = text[position : word.start()]
         position = word.end()
         neighbours = codec is not None and label is not None and octets is not None and not gap.strip()
         if codec is not None and not (neighbours and label == codec):
@@ -102,8 +141,10 @@ def encode(text: str, first: int = 75, further: int = 75) -> list[str]:
     as_q = ["".join(_q(octet) for octet in character) for character in octets]
     if sum(map(len, as_q)) <= -(-sum(map(len, octets)) // 3) * 4:
         return [f"=?utf-8?q?{''.join(piece)}?=" for piece in _pieces(as_q, first - 12, further - 12)]
-    return [f"=?utf-8?b?{binascii.b2a_base64(b''.join(piece), newline=False).decode()}?="
-            for piece in _pieces(octets, (first - 12) // 4 * 3, (further - 12) // 4 * 3)]
+    return [
+        f"=?utf-8?b?{binascii.b2a_base64(b''.join(piece), newline=False).decode()}?="
+        for piece in _pieces(octets, (first - 12) // 4 * 3, (further - 12) // 4 * 3)
+    ]
 
 
 def _q(octet: int) -> str:

@@ -33,6 +33,7 @@ FIRST_LINE = 45
 
 # ---------------------------------------------------------------------------------------------- fields
 
+
 class Field(NamedTuple):
     """A header field. name: as written. start, end: its span in the header, with its line end and folded lines.
 
@@ -111,6 +112,7 @@ def splice(header: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 # ---------------------------------------------------------------------------------------------- tokens
 
+
 class _Token(NamedTuple):
     """kind: one of blank, atom, encoded, quoted, comment, or the special character itself.
 
@@ -124,11 +126,14 @@ class _Token(NamedTuple):
 
 
 # An encoded-word is one token whatever stands in it, though a phrase must not hold it like that (RFC 2047 5 (3)).
-_TOKEN = re.compile(r"""
+_TOKEN = re.compile(
+    r"""
     (?P<blank>\s+)
   | (?P<encoded>=\?[^?\s]*\?[A-Za-z]\?[^?\r\n]*\?=)
   | (?P<atom>[^\s"(),:;<>\[\]]+ | \[[^\[\],<>"]*\])
-  | (?P<special>.)""", re.VERBOSE | re.ASCII | re.DOTALL)
+  | (?P<special>.)""",
+    re.VERBOSE | re.ASCII | re.DOTALL,
+)
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -159,7 +164,7 @@ def _tokens(text: str) -> Iterator[_Token]:
                 end = _comment_end(text, start)
                 comments = end > 0
                 if comments:
-                    kind, found, position = "comment", _unescape(text[start + 1:end - 1]), end
+                    kind, found, position = "comment", _unescape(text[start + 1 : end - 1]), end
         yield _Token(kind, found, start, position)
 
 
@@ -178,6 +183,7 @@ def _comment_end(text: str, start: int) -> int:
 
 
 # ---------------------------------------------------------------------------------------------- mailboxes
+
 
 class Mailbox(NamedTuple):
     """name: decoded, None if it has none. address: as written, comments and needless quotes left out, always with an @.
@@ -272,9 +278,14 @@ def _bare_mailbox(words: Sequence[_Token]) -> Mailbox | None:
         if word.kind in ("comment", ">"):
             continue
         previous = runs[-1][-1] if runs else None
-        if previous and word.kind == "atom" and (
-                word.text.startswith("@") or (previous.kind == "atom" and (
-                    previous.text.endswith("@") or previous.end == word.start))):
+        if (
+            previous
+            and word.kind == "atom"
+            and (
+                word.text.startswith("@")
+                or (previous.kind == "atom" and (previous.text.endswith("@") or previous.end == word.start))
+            )
+        ):
             runs[-1].append(word)
         else:
             runs.append([word])
@@ -282,8 +293,12 @@ def _bare_mailbox(words: Sequence[_Token]) -> Mailbox | None:
         if any(word.kind == "atom" and "@" in word.text for word in run) and "@" in (address := _address(run)):
             before = [word for word in words if word.start < run[0].start]
             behind = [word for word in words if word.start > run[-1].start]
-            return Mailbox(_phrase(before) or _comment(behind), encoded_words.read_text(address.encode("latin-1")),
-                           words[0].start, words[-1].end)
+            return Mailbox(
+                _phrase(before) or _comment(behind),
+                encoded_words.read_text(address.encode("latin-1")),
+                words[0].start,
+                words[-1].end,
+            )
     return None
 
 
@@ -405,6 +420,6 @@ def message_ids(value: bytes) -> list[str]:
             comments = end > 0
             position = end or position
     if "<" not in text:
-        found = [word for word in re.split(r"[\s,;]+", text[:100 * ID_OCTETS]) if "@" in word]
+        found = [word for word in re.split(r"[\s,;]+", text[: 100 * ID_OCTETS]) if "@" in word]
     ids = (_NOT_IN_ID.sub("", id_) for id_ in found)
     return [id_ for id_ in ids if 0 < len(id_.encode("utf-8", "replace")) <= ID_OCTETS]

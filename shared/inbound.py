@@ -59,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A copy that the mailbox service is to deliver. gone: its account was removed, or disabled, since it was decided."""
+    """A copy to be delivered. gone: its account was removed, or disabled, since that was decided."""
 
     inbound_id: int
     local_id: int
@@ -77,17 +77,24 @@ async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
     """Insert mails and return their ids in the same order. State fetched, or routed where recipients are known."""
     if not arrivals:
         return []
-    cursor = await connection.execute(
-        "select nextval('mail_ids') from generate_series(1, %s)", (len(arrivals),))
+    cursor = await connection.execute("select nextval('mail_ids') from generate_series(1, %s)", (len(arrivals),))
     ids = [int(row[0]) for row in await cursor.fetchall()]
     await connection.execute(
         """insert into inbound (id, source, external_id, message_id, author_id, submission_id, header_id, state, reason)
            select * from unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
                                 %s::text[], %s::text[], %s::text[])""",
-        (ids, [a.source for a in arrivals], [a.external_id for a in arrivals], [a.message_id for a in arrivals],
-         [a.author_id for a in arrivals], [a.submission_id for a in arrivals], [a.header_id for a in arrivals],
-         ["routed" if a.recipients else "fetched" for a in arrivals],
-         [a.recipients[0][1] if a.recipients else None for a in arrivals]))
+        (
+            ids,
+            [a.source for a in arrivals],
+            [a.external_id for a in arrivals],
+            [a.message_id for a in arrivals],
+            [a.author_id for a in arrivals],
+            [a.submission_id for a in arrivals],
+            [a.header_id for a in arrivals],
+            ["routed" if a.recipients else "fetched" for a in arrivals],
+            [a.recipients[0][1] if a.recipients else None for a in arrivals],
+        ),
+    )
     decided = [(id_, local, reason) for id_, a in zip(ids, arrivals, strict=True) for local, reason in a.recipients]
     await _decide(connection, [(id_, local, None, reason) for id_, local, reason in decided])
     return ids
@@ -99,7 +106,8 @@ async def _decide(connection: Connection, rows: Sequence[tuple[int, int, int | N
             """insert into deliveries (inbound_id, local_id, rule, reason)
                select * from unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[])
                on conflict (inbound_id, local_id) do nothing""",
-            ([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows]))
+            ([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows]),
+        )
 
 
 # ---------------------------------------------------------------------------------------------- for the router
@@ -109,7 +117,9 @@ async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
     cursor = await connection.execute(
         """select id, source, external_id, author_id, message_id from inbound
-           where id = any(%s) and state = 'fetched' order by id for update""", (list(ids),))
+           where id = any(%s) and state = 'fetched' order by id for update""",
+        (list(ids),),
+    )
     return [Waiting(*row) for row in await cursor.fetchall()]
 
 
@@ -122,8 +132,14 @@ async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
            from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[])
                 as v (id, state, rule, reason, own_copy)
            where inbound.id = v.id and inbound.state = 'fetched'""",
-        ([v.id for v in verdicts], ["routed" if v.recipients else "held" for v in verdicts],
-         [v.rule for v in verdicts], [v.reason for v in verdicts], [v.own_copy for v in verdicts]))
+        (
+            [v.id for v in verdicts],
+            ["routed" if v.recipients else "held" for v in verdicts],
+            [v.rule for v in verdicts],
+            [v.reason for v in verdicts],
+            [v.own_copy for v in verdicts],
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- for the mailbox
@@ -132,7 +148,8 @@ async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
 async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
     """The copies of these mails that are not delivered yet; the mails are locked until the transaction ends."""
     await connection.execute(
-        "select 1 from inbound where id = any(%s) and state = 'routed' order by id for update", (list(ids),))
+        "select 1 from inbound where id = any(%s) and state = 'routed' order by id for update", (list(ids),)
+    )
     cursor = await connection.execute(
         """select d.inbound_id, d.local_id, l.address, i.message_id, m.octets, i.own_copy, d.rule, d.reason,
                   l.removed_at is not null
@@ -140,12 +157,15 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
            from deliveries d join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
            join local_accounts l on l.id = d.local_id left join external_accounts e on e.id = i.external_id
            where d.inbound_id = any(%s) and i.state = 'routed' and d.done_at is null
-           order by d.inbound_id, d.local_id""", (list(ids),))
+           order by d.inbound_id, d.local_id""",
+        (list(ids),),
+    )
     return [Pending(*row) for row in await cursor.fetchall()]
 
 
-async def finish(connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending],
-                 ids: Sequence[int]) -> None:
+async def finish(
+    connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending], ids: Sequence[int]
+) -> None:
     """Mark copies as delivered, give back those whose account is removed, and settle the mails' states.
 
     A mail of an external account with such a copy goes back to the router (state fetched). One that was sent to a local
@@ -158,30 +178,39 @@ async def finish(connection: Connection, delivered: Sequence[Pending], returned:
         await connection.execute(
             """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            ([p.inbound_id for p in delivered], [p.local_id for p in delivered]))
+            ([p.inbound_id for p in delivered], [p.local_id for p in delivered]),
+        )
     if decided_anew:
         await connection.execute(
             """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            ([p.inbound_id for p in decided_anew], [p.local_id for p in decided_anew]))
+            ([p.inbound_id for p in decided_anew], [p.local_id for p in decided_anew]),
+        )
         await connection.execute(
             """update inbound set state = 'fetched', state_at = now(), swept_at = null
-               where id = any(%s) and state = 'routed'""", ([p.inbound_id for p in decided_anew],))
+               where id = any(%s) and state = 'routed'""",
+            ([p.inbound_id for p in decided_anew],),
+        )
     if kept:
         await connection.execute(
             """update inbound set state = 'held', reason = %s, state_at = now(), swept_at = null
-               where id = any(%s) and state = 'routed'""", (REMOVED, [p.inbound_id for p in kept]))
+               where id = any(%s) and state = 'routed'""",
+            (REMOVED, [p.inbound_id for p in kept]),
+        )
     await connection.execute(
         """update inbound i set state = 'delivered', state_at = now(), swept_at = null
            where id = any(%s) and state = 'routed'
-             and not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)""", (list(ids),))
+             and not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)""",
+        (list(ids),),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- sweeps and faults
 
 
-async def overdue(connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float) -> list[
-        tuple[int, str, tuple[str, ...]]]:
+async def overdue(
+    connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float
+) -> list[tuple[int, str, tuple[str, ...]]]:
     """Mails that wait in a state past the grace period, at most SWEEP_LIMIT, marked as swept now.
 
     :return: (id, address of the external account or '', addresses of the recipients).
@@ -196,7 +225,8 @@ async def overdue(connection: Connection, state: Literal["fetched", "routed"], g
                coalesce((select address from external_accounts e where e.id = i.external_id), ''),
                coalesce((select array_agg(l.address order by l.address) from deliveries d
                          join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{}')""",
-        (state, grace_seconds, max(SWEEP_AGAIN_SECONDS, grace_seconds), SWEEP_LIMIT))
+        (state, grace_seconds, max(SWEEP_AGAIN_SECONDS, grace_seconds), SWEEP_LIMIT),
+    )
     return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
 
 
@@ -206,7 +236,8 @@ async def blame(connection: Connection, row: int, origin: str, trace: str, most:
         """update inbound set faults = faults + 1, error = %s, origin = %s, swept_at = now(),
                   state = case when faults + 1 >= %s then 'parked' else state end, state_at = now()
            where id = %s and state in ('fetched', 'routed') returning state = 'parked'""",
-        (_clean(trace), origin, most, row))
+        (_clean(trace), origin, most, row),
+    )
     found = await cursor.fetchone()
     return bool(found and found[0])
 
@@ -215,7 +246,8 @@ async def standing(connection: Connection) -> tuple[int, int]:
     """How many mails are held, and how many are parked."""
     cursor = await connection.execute(
         """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked')
-           from inbound where state in ('held', 'parked')""")
+           from inbound where state in ('held', 'parked')"""
+    )
     row = await cursor.fetchone()
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
@@ -224,7 +256,9 @@ async def release(connection: Connection, external_ids: Sequence[int]) -> list[i
     """Held mail of these external accounts goes to the router again. :return: its ids."""
     cursor = await connection.execute(
         """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
-           where state = 'held' and external_id = any(%s) returning id""", (list(external_ids),))
+           where state = 'held' and external_id = any(%s) returning id""",
+        (list(external_ids),),
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
@@ -245,7 +279,9 @@ async def reopen(connection: Connection) -> None:
                order by id limit %s for update skip locked)
            update inbound i set state_at = now() - interval '1 hour', swept_at = null,
                   state = case when external_id is null then 'routed' else 'fetched' end
-           from free where i.id = free.id""", (SWEEP_LIMIT,))
+           from free where i.id = free.id""",
+        (SWEEP_LIMIT,),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- for the operator
@@ -293,12 +329,14 @@ async def books(connection: Connection) -> dict[str, Books]:
                   coalesce(extract(epoch from now() - min(i.state_at) filter (where i.state in ('fetched', 'routed'))),
                            0)::float8
            from external_accounts e left join inbound i on i.external_id = e.id and i.source = 'fetched'
-           where e.removed_at is null group by e.id order by e.address""")
+           where e.removed_at is null group by e.id order by e.address"""
+    )
     return {row[0]: Books(*row[1:]) for row in await cursor.fetchall()}
 
 
-async def listing(connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None,
-                  limit: int = 1000) -> list[Listed]:
+async def listing(
+    connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None, limit: int = 1000
+) -> list[Listed]:
     """Mails that are held or parked, the oldest first."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.header_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
@@ -306,7 +344,8 @@ async def listing(connection: Connection, state: Literal["held", "parked"], ids:
            from inbound i left join external_accounts e on e.id = i.external_id
            where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
            order by i.state_at, i.id limit %(limit)s""",
-        {"state": state, "ids": None if ids is None else list(ids), "limit": limit})
+        {"state": state, "ids": None if ids is None else list(ids), "limit": limit},
+    )
     return [Listed(*row) for row in await cursor.fetchall()]
 
 
@@ -322,7 +361,9 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
                   state = case when exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)
                                then 'routed'
                                else 'fetched' end
-           where id = any(%s) and state = 'parked' returning id""", (list(ids),))
+           where id = any(%s) and state = 'parked' returning id""",
+        (list(ids),),
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
@@ -330,7 +371,9 @@ async def discard(connection: Connection, ids: Sequence[int], reason: str) -> li
     """End parked or held mails undelivered. :return: the ids of those that were."""
     cursor = await connection.execute(
         """update inbound set state = 'discarded', reason = %s, state_at = now()
-           where id = any(%s) and state in ('parked', 'held') returning id""", (reason, list(ids)))
+           where id = any(%s) and state in ('parked', 'held') returning id""",
+        (reason, list(ids)),
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
@@ -346,7 +389,9 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
               or i.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
               or exists (select from deliveries d join local_accounts l on l.id = d.local_id
                          where d.inbound_id = i.id and lower(l.address) = lower(%(what)s))
-           order by i.id desc limit %(limit)s""", {"number": number, "what": what, "limit": limit})
+           order by i.id desc limit %(limit)s""",
+        {"number": number, "what": what, "limit": limit},
+    )
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
 
 

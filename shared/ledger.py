@@ -134,7 +134,9 @@ async def resume(connection: Connection, external_id: int) -> None:
     await ensure(connection, external_id)
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp()
-           where external_id = %s""", (external_id,))
+           where external_id = %s""",
+        (external_id,),
+    )
 
 
 async def restart(connection: Connection, external_id: int) -> None:
@@ -150,7 +152,8 @@ async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
     await connection.execute(
         """insert into polls (external_id) select id from external_accounts e
            where removed_at is null and enabled and not exists (select from polls p where p.external_id = e.id)
-           on conflict do nothing""")
+           on conflict do nothing"""
+    )
     cursor = await connection.execute(
         """with due as (
                select p.external_id from polls p join external_accounts e on e.id = p.external_id
@@ -161,7 +164,8 @@ async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
            from due where p.external_id = due.external_id
            returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
                      p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay""",
-        (most, owner, LEASE_SECONDS))
+        (most, owner, LEASE_SECONDS),
+    )
     return [Poll(*row) for row in await cursor.fetchall()]
 
 
@@ -169,7 +173,8 @@ async def seconds_to_next(connection: Connection) -> float | None:
     """When the next account is due that nobody polls; None if there is none."""
     cursor = await connection.execute(
         """select extract(epoch from min(greatest(p.next_poll_at, p.lease_expires)) - now())::float8
-           from polls p join external_accounts e on e.id = p.external_id where e.enabled and e.removed_at is null""")
+           from polls p join external_accounts e on e.id = p.external_id where e.enabled and e.removed_at is null"""
+    )
     row = await cursor.fetchone()
     return None if row is None or row[0] is None else float(row[0])
 
@@ -183,7 +188,8 @@ async def hold(connection: Connection, poll: Poll) -> None:
         """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s)
            from external_accounts e
            where p.external_id = %s and p.owner = %s and e.id = p.external_id and e.enabled and e.removed_at is null""",
-        (LEASE_SECONDS, poll.external_id, poll.owner))
+        (LEASE_SECONDS, poll.external_id, poll.owner),
+    )
     if cursor.rowcount != 1:
         raise LeaseLost("the account is polled by another process by now, or was disabled")
 
@@ -205,17 +211,28 @@ async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
                   paused_at = case when next_poll_at = %(seen)s then %(paused_at)s else paused_at end,
                   next_poll_at = case when next_poll_at = %(seen)s then %(next_poll_at)s else next_poll_at end
            where external_id = %(external_id)s and owner = %(owner)s""",
-        {"external_id": poll.external_id, "owner": poll.owner, "seen": poll.next_poll_at,
-         "error": outcome.error, "kind": outcome.kind, "failures": outcome.failures,
-         "refusals": list(outcome.refusals), "paused_at": outcome.paused_at, "login_delay": outcome.login_delay,
-         "backlog": outcome.backlog, "next_poll_at": outcome.next_poll_at})
+        {
+            "external_id": poll.external_id,
+            "owner": poll.owner,
+            "seen": poll.next_poll_at,
+            "error": outcome.error,
+            "kind": outcome.kind,
+            "failures": outcome.failures,
+            "refusals": list(outcome.refusals),
+            "paused_at": outcome.paused_at,
+            "login_delay": outcome.login_delay,
+            "backlog": outcome.backlog,
+            "next_poll_at": outcome.next_poll_at,
+        },
+    )
 
 
 async def release(connection: Connection, poll: Poll) -> None:
     """Give the account back without a result, due as before."""
     await connection.execute(
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
-        (poll.external_id, poll.owner))
+        (poll.external_id, poll.owner),
+    )
 
 
 async def polled(connection: Connection) -> dict[int, Polled]:
@@ -225,7 +242,8 @@ async def polled(connection: Connection) -> dict[int, Polled]:
                   next_poll_at, backlog,
                   (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
                   first_contact_at
-           from polls p""")
+           from polls p"""
+    )
     return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
 
 
@@ -236,12 +254,14 @@ async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> date
     """First contact: what the maildrop holds now is history. Returns its time."""
     cursor = await connection.execute(
         "update polls set first_contact_at = now() where external_id = %s returning first_contact_at",
-        (poll.external_id,))
+        (poll.external_id,),
+    )
     row = await cursor.fetchone()
     await connection.execute(
         """insert into upstream_mails (external_id, uidl, state, was_history)
            select %s::bigint, uidl, 'history', true from unnest(%s::text[]) uidl on conflict do nothing""",
-        (poll.external_id, list(keys)))
+        (poll.external_id, list(keys)),
+    )
     if row is None:
         raise LeaseLost("the account has no poll any more")
     found: datetime.datetime = row[0]
@@ -253,7 +273,9 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         """select id, uidl, state, before, was_history, octets, sha256, fetched_at, tries, next_try_at, state_at
-           from upstream_mails where external_id = %s and state <> 'closed'""", (external_id,))
+           from upstream_mails where external_id = %s and state <> 'closed'""",
+        (external_id,),
+    )
     return [Known(*row) for row in await cursor.fetchall()]
 
 
@@ -263,35 +285,43 @@ async def set_apart(connection: Connection, poll: Poll) -> None:
     await connection.execute(
         """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
-           where external_id = %s and state <> 'closed'""", (poll.external_id,))
+           where external_id = %s and state <> 'closed'""",
+        (poll.external_id,),
+    )
 
 
 async def record_vanished(connection: Connection, rows: Iterable[Known]) -> None:
     """They are gone, and we did not delete them."""
     await connection.execute(
         """update upstream_mails set before = state, state = 'vanished', state_at = now()
-           where id = any(%s) and state in ('history', 'fetched', 'skipped')""", ([row.id for row in rows],))
+           where id = any(%s) and state in ('history', 'fetched', 'skipped')""",
+        ([row.id for row in rows],),
+    )
 
 
 async def record_reappeared(connection: Connection, rows: Iterable[Known]) -> None:
     """Vanished mails that are listed again under their UIDL."""
     await connection.execute(
         """update upstream_mails set state = before, before = null, state_at = now()
-           where id = any(%s) and state = 'vanished'""", ([row.id for row in rows],))
+           where id = any(%s) and state = 'vanished'""",
+        ([row.id for row in rows],),
+    )
 
 
 async def record_closed(connection: Connection, rows: Iterable[Known]) -> None:
     """We deleted them and they are gone."""
     await connection.execute(
         "update upstream_mails set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
-        ([row.id for row in rows],))
+        ([row.id for row in rows],),
+    )
 
 
 async def record_deleting(connection: Connection, rows: Iterable[Known]) -> None:
     """Their DELE comes next."""
     await connection.execute(
         "update upstream_mails set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
-        ([row.id for row in rows],))
+        ([row.id for row in rows],),
+    )
 
 
 async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[Known, str]]) -> None:
@@ -299,7 +329,8 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
     await connection.execute(
         """update upstream_mails u set uidl = n.uidl, state = 'history', before = null, state_at = now()
            from unnest(%s::bigint[], %s::text[]) n (id, uidl) where u.id = n.id and u.state = 'vanished'""",
-        ([row.id for row, _ in pairs], [key for _, key in pairs]))
+        ([row.id for row, _ in pairs], [key for _, key in pairs]),
+    )
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
@@ -311,15 +342,24 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                select %s::bigint, uidl, state, octets, sha256, inbound_id, now()
                from unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::bigint[])
                     m (uidl, state, octets, sha256, inbound_id)""",
-            (external_id, [mail.key for mail in added], [_state(mail) for mail in added],
-             [mail.octets for mail in added], [mail.sha256 for mail in added], [mail.inbound_id for mail in added]))
+            (
+                external_id,
+                [mail.key for mail in added],
+                [_state(mail) for mail in added],
+                [mail.octets for mail in added],
+                [mail.sha256 for mail in added],
+                [mail.inbound_id for mail in added],
+            ),
+        )
     changed = [mail for mail in mails if mail.row is not None]
     superseded = [mail for mail in changed if mail.superseded is not None]
     if superseded:  # what stood there when we came to this maildrop stays history, whatever it was before
-        await connection.execute("delete from upstream_mails where id = any(%s)",
-                                 ([mail.superseded for mail in superseded],))
-        await connection.execute("update upstream_mails set was_history = true where id = any(%s)",
-                                 ([mail.row for mail in superseded],))
+        await connection.execute(
+            "delete from upstream_mails where id = any(%s)", ([mail.superseded for mail in superseded],)
+        )
+        await connection.execute(
+            "update upstream_mails set was_history = true where id = any(%s)", ([mail.row for mail in superseded],)
+        )
     if changed:
         await connection.execute(
             """update upstream_mails u set uidl = m.uidl, state = m.state, before = null, octets = m.octets,
@@ -329,9 +369,15 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                from unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::bigint[])
                     m (id, uidl, state, octets, sha256, inbound_id)
                where u.id = m.id""",
-            ([mail.row for mail in changed], [mail.key for mail in changed], [_state(mail) for mail in changed],
-             [mail.octets for mail in changed], [mail.sha256 for mail in changed],
-             [mail.inbound_id for mail in changed]))
+            (
+                [mail.row for mail in changed],
+                [mail.key for mail in changed],
+                [_state(mail) for mail in changed],
+                [mail.octets for mail in changed],
+                [mail.sha256 for mail in changed],
+                [mail.inbound_id for mail in changed],
+            ),
+        )
 
 
 def _state(mail: Fetched) -> State:
@@ -344,9 +390,11 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
         await connection.execute(
             """insert into upstream_mails (external_id, uidl, state, octets, reason, tries, next_try_at)
                values (%s, %s, 'skipped', %s, %s, %s, %s)""",
-            (external_id, mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at))
+            (external_id, mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at),
+        )
     else:
         await connection.execute(
             """update upstream_mails set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
                       tries = %s, next_try_at = %s, state_at = now() where id = %s""",
-            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.row))
+            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.row),
+        )

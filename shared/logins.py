@@ -24,8 +24,9 @@ from shared.passwords import Pool
 from shared.settings import Settings
 from shared.throttle import Throttle, network_of
 
-LOGINS = Counter("mailgroup_logins_total", "Logins of mail clients.",
-                 ["service", "result"])  # ok, refused (wrong, unknown or disabled), throttled
+LOGINS = Counter(
+    "mailgroup_logins_total", "Logins of mail clients.", ["service", "result"]
+)  # ok, refused (wrong, unknown or disabled), throttled
 
 REMEMBERED_SECONDS = 600.0
 REMEMBERED = 10_000
@@ -34,9 +35,21 @@ WAIT_SECONDS = 30.0
 ADDRESS_OCTETS = 320
 PASSWORD_OCTETS = 1024
 
-_PRIVATE = tuple(map(ipaddress.ip_network, (
-    "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16",  # RFC 1918, RFC 3927
-    "::1/128", "fc00::/7", "fe80::/10")))  # RFC 4193, RFC 4291
+_PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "127.0.0.0/8",
+            "169.254.0.0/16",  # RFC 1918, RFC 3927
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)  # RFC 4193, RFC 4291
 
 log = structlog.get_logger()
 
@@ -61,8 +74,9 @@ def plaintext_allowed(settings: Settings, peer_ip: str) -> bool:
 class Logins:
     """Checks logins for one service process."""
 
-    def __init__(self, database: Database, settings: Settings, service: str,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, service: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """:param service: label of the metric. :param clock: monotonic seconds."""
         self.settings = settings
         self._database = database
@@ -147,8 +161,12 @@ class Logins:
     def _count(self, result: str, address: str, peer: str) -> None:
         LOGINS.labels(self._service, result).inc()
         if result != "ok":  # what has no @ may be a password that was typed into the wrong field
-            log.warning("login " + result, service=self._service, peer=peer,
-                        address=address[:ADDRESS_OCTETS] if "@" in address else "(no address)")
+            log.warning(
+                "login " + result,
+                service=self._service,
+                peer=peer,
+                address=address[:ADDRESS_OCTETS] if "@" in address else "(no address)",
+            )
 
 
 def _encodable(text: str) -> bool:

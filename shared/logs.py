@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line (or readable text) on standard error, with time, level, service and the event's fields."""
+"""Logs: one JSON object a line (or readable text) on standard error: time, level, service, the event's fields."""
 
 from __future__ import annotations
 
@@ -19,18 +19,27 @@ def configure(form: Literal["json", "console"], service: str) -> None:
         structlog.processors.UnicodeDecoder(),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(sort_keys=False) if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        structlog.processors.JSONRenderer(sort_keys=False)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True)
+        cache_logger_on_first_use=True,
+    )
     structlog.contextvars.bind_contextvars(service=service)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(
-        processor=renderer, foreign_pre_chain=[structlog.contextvars.merge_contextvars,
-                                               structlog.processors.add_log_level,
-                                               structlog.processors.TimeStamper(fmt="iso", utc=True)]))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processor=renderer,
+            foreign_pre_chain=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+        )
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # the broker wrapper says what matters, once

@@ -71,8 +71,10 @@ def uidl(stamp: str, uid: int) -> str:
 
 async def create_maildrop(connection: Connection, local_id: int) -> None:
     """Make the empty mailbox of a new local account; none is made if it has one."""
-    await connection.execute("insert into maildrops (local_id, stamp) values (%s, %s) on conflict do nothing",
-                             (local_id, secrets.token_hex(8)))
+    await connection.execute(
+        "insert into maildrops (local_id, stamp) values (%s, %s) on conflict do nothing",
+        (local_id, secrets.token_hex(8)),
+    )
 
 
 async def _lock(connection: Connection, local_ids: Sequence[int]) -> None:
@@ -82,7 +84,8 @@ async def _lock(connection: Connection, local_ids: Sequence[int]) -> None:
     """
     wanted = sorted(set(local_ids))
     cursor = await connection.execute(
-        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (wanted,))
+        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (wanted,)
+    )
     missing = set(wanted) - {row[0] for row in await cursor.fetchall()}
     if missing:
         raise Permanent(f"no mailbox for local account {', '.join(map(str, sorted(missing)))}")
@@ -105,8 +108,14 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
            join maildrops m on m.local_id = c.local_id
            order by c.position
            on conflict (local_id, inbound_id) do nothing""",
-        ([copy.local_id for copy in copies], [copy.inbound_id for copy in copies],
-         [copy.message_id for copy in copies], [copy.octets for copy in copies], [copy.as_deleted for copy in copies]))
+        (
+            [copy.local_id for copy in copies],
+            [copy.inbound_id for copy in copies],
+            [copy.message_id for copy in copies],
+            [copy.octets for copy in copies],
+            [copy.as_deleted for copy in copies],
+        ),
+    )
 
 
 async def version(connection: Connection, local_id: int) -> int:
@@ -133,7 +142,8 @@ async def changes(connection: Connection, local_id: int, since_version: int) -> 
            from maildrops m left join maildrop_mails r
              on r.local_id = m.local_id and r.version > %(since)s and (r.deleted_at is null or %(since)s > 0)
            where m.local_id = %(local)s order by r.uid""",
-        {"local": local_id, "since": since_version})
+        {"local": local_id, "since": since_version},
+    )
     first = await cursor.fetchone()
     if first is None:
         raise Permanent(f"no mailbox for local account {local_id}")
@@ -155,7 +165,9 @@ async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int
         """update maildrop_mails r set deleted_at = now(), version = m.version
            from maildrops m
            where m.local_id = r.local_id and r.local_id = %s and r.id = any(%s) and r.deleted_at is null
-           returning r.inbound_id""", (local_id, list(row_ids)))
+           returning r.inbound_id""",
+        (local_id, list(row_ids)),
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
@@ -170,7 +182,9 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
         """update maildrop_mails r set deleted_at = null, uid = nextval('maildrop_uids'), version = m.version
            from maildrops m
            where m.local_id = r.local_id and r.local_id = %s and r.id = any(%s) and r.deleted_at is not null
-           returning r.inbound_id""", (local_id, list(row_ids)))
+           returning r.inbound_id""",
+        (local_id, list(row_ids)),
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
@@ -179,6 +193,9 @@ async def listing(connection: Connection, local_id: int, deleted: bool = False) 
     cursor = await connection.execute(
         """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
-           where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""", (local_id, deleted))
-    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7])
-            for row in await cursor.fetchall()]
+           where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""",
+        (local_id, deleted),
+    )
+    return [
+        Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
+    ]

@@ -18,8 +18,9 @@ FETCHED = Counter("mailgroup_messages_fetched_total", "Mails fetched from provid
 ROUTED = Counter("mailgroup_messages_routed_total", "Mails routed, by the rule that decided.", ["rule"])  # 1 to 5
 DELIVERED = Counter("mailgroup_messages_delivered_total", "Copies put into mailboxes.")
 SUBMITTED = Counter("mailgroup_messages_submitted_total", "Mails taken from mail clients.")
-RELAYED = Counter("mailgroup_messages_relayed_total", "Recipients settled by relaying.",
-                  ["result"])  # relayed, failed, delayed, cancelled
+RELAYED = Counter(
+    "mailgroup_messages_relayed_total", "Recipients settled by relaying.", ["result"]
+)  # relayed, failed, delayed, cancelled
 
 log = structlog.get_logger()
 
@@ -48,11 +49,19 @@ async def record(connection: Connection, events: Sequence[Event]) -> None:
     if events:
         await connection.execute(
             """insert into events (event, inbound_id, submission_id, external, who, rule, reply)
-               select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::text[])
+               select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[],
+                                    %s::text[])
             """,
-            ([e.event for e in events], [e.inbound_id for e in events], [e.submission_id for e in events],
-             [_clean(e.external) for e in events], [_clean(e.who) for e in events], [e.rule for e in events],
-             [_clean(e.reply) for e in events]))
+            (
+                [e.event for e in events],
+                [e.inbound_id for e in events],
+                [e.submission_id for e in events],
+                [_clean(e.external) for e in events],
+                [_clean(e.who) for e in events],
+                [e.rule for e in events],
+                [_clean(e.reply) for e in events],
+            ),
+        )
 
 
 def _clean(text: str | None) -> str | None:
@@ -63,8 +72,10 @@ def _clean(text: str | None) -> str | None:
 def announce(events: Sequence[Event]) -> None:
     """Log and count, after the commit."""
     for event in events:
-        log.info(event.event, **{name: value for name, value in asdict(event).items()
-                                 if value is not None and name != "event"})
+        log.info(
+            event.event,
+            **{name: value for name, value in asdict(event).items() if value is not None and name != "event"},
+        )
         match event.event:
             case "fetched":
                 FETCHED.labels(event.external).inc()
@@ -78,12 +89,14 @@ def announce(events: Sequence[Event]) -> None:
                 RELAYED.labels(event.event).inc()
 
 
-async def history(connection: Connection, inbound: Sequence[int], submissions: Sequence[int]) -> list[
-        tuple[str, Event]]:
+async def history(
+    connection: Connection, inbound: Sequence[int], submissions: Sequence[int]
+) -> list[tuple[str, Event]]:
     """The events of these mails in order, each with its time (ISO 8601, UTC)."""
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                   event, inbound_id, submission_id, external, who, rule, reply
            from events where inbound_id = any(%s) or submission_id = any(%s) order by id""",
-        (list(inbound), list(submissions)))
+        (list(inbound), list(submissions)),
+    )
     return [(row[0], Event(*row[1:])) for row in await cursor.fetchall()]

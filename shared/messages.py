@@ -37,17 +37,18 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
     if not contents:
         return []
     cursor = await connection.execute(
-        "select nextval(pg_get_serial_sequence('messages', 'id')) from generate_series(1, %s)", (len(contents),))
+        "select nextval(pg_get_serial_sequence('messages', 'id')) from generate_series(1, %s)", (len(contents),)
+    )
     ids = [int(row[0]) for row in await cursor.fetchall()]
-    async with connection.cursor().copy(
-            "copy messages (id, octets, sha256, head) from stdin (format binary)") as copy:
+    async with connection.cursor().copy("copy messages (id, octets, sha256, head) from stdin (format binary)") as copy:
         copy.set_types(["int8", "int8", "bytea", "bytea"])
         for message_id, content in zip(ids, contents, strict=True):
             head = bytes(memoryview(content.body)[:HEAD_OCTETS])
             await copy.write_row((message_id, content.octets, content.sha256, head))
     if any(content.octets > HEAD_OCTETS for content in contents):
         async with connection.cursor().copy(
-                "copy message_chunks (message_id, position, bytes) from stdin (format binary)") as copy:
+            "copy message_chunks (message_id, position, bytes) from stdin (format binary)"
+        ) as copy:
             copy.set_types(["int8", "int4", "bytea"])
             for message_id, content in zip(ids, contents, strict=True):
                 for position, chunk in enumerate(_chunks(content.body)):
@@ -58,7 +59,7 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
 def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
     view = memoryview(body)
     for start in range(HEAD_OCTETS, len(body), CHUNK_OCTETS):
-        yield bytes(view[start:start + CHUNK_OCTETS])
+        yield bytes(view[start : start + CHUNK_OCTETS])
 
 
 async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
@@ -95,7 +96,8 @@ async def stream(database: Database, message_id: int) -> AsyncIterator[bytes]:
         async with database.transaction() as connection:
             cursor = connection.cursor(binary=True)
             await cursor.execute(
-                "select bytes from message_chunks where message_id = %s and position = %s", (message_id, position))
+                "select bytes from message_chunks where message_id = %s and position = %s", (message_id, position)
+            )
             chunk = await cursor.fetchone()
         if chunk is None:
             raise Permanent(f"piece {position} of mail {message_id} is gone")
@@ -124,7 +126,8 @@ async def span(connection: Connection, message_id: int, start: int, length: int)
                   else (select substring(c.bytes from %(offset)s::int + 1 for %(count)s::int) from message_chunks c
                         where c.message_id = m.id and c.position = %(position)s::int) end, m.octets
            from messages m where m.id = %(id)s""",
-        {"position": position, "offset": offset, "count": count, "id": message_id})
+        {"position": position, "offset": offset, "count": count, "id": message_id},
+    )
     row = await cursor.fetchone()
     if row is None:
         raise Permanent(f"the bytes of mail {message_id} are gone")

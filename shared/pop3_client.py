@@ -325,8 +325,9 @@ class Pop3Client:
         ok, _ = await self._reply()
         return parse_list(await self._lines()) if ok else {}
 
-    async def retrieve(self, wanted: Sequence[Wanted], limit: int,
-                       stop: Callable[[], bool] = lambda: False) -> AsyncIterator[Retrieved]:
+    async def retrieve(
+        self, wanted: Sequence[Wanted], limit: int, stop: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[Retrieved]:
         """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for."""
         requests = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in wanted]
         async for retrieved in self._fetch("RETR", requests, limit, stop):
@@ -344,7 +345,7 @@ class Pop3Client:
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         refused = []
         for start in range(0, len(numbers), window):
-            group = numbers[start:start + window]
+            group = numbers[start : start + window]
             self._write(b"".join(b"DELE %d\r\n" % number for number in group))
             for number in group:
                 ok, _ = await self._reply()
@@ -374,8 +375,9 @@ class Pop3Client:
 
     # ------------------------------------------------------------------------------------------ replies
 
-    async def _fetch(self, verb: str, requests: Sequence[tuple[int, int, bytes]], limit: int,
-                     stop: Callable[[], bool]) -> AsyncIterator[Retrieved]:
+    async def _fetch(
+        self, verb: str, requests: Sequence[tuple[int, int, bytes]], limit: int, stop: Callable[[], bool]
+    ) -> AsyncIterator[Retrieved]:
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         flying: deque[tuple[int, int]] = deque()
         octets = 0
@@ -413,18 +415,19 @@ class Pop3Client:
 
     async def _body(self, limit: int) -> Body:
         """The text of a multi-line reply whose status line has just been read."""
-        if self._data[self._at - 2:self._at] == b"\r\n":
+        if self._data[self._at - 2 : self._at] == b"\r\n":
             self._at -= 2
         else:  # a status line that ended with a lone LF
-            self._data, self._at = b"\r\n" + self._data[self._at:], 0
+            self._data, self._at = b"\r\n" + self._data[self._at :], 0
         body = Body(limit)
         while True:
             ended, self._at = body.take(self._data, self._at)
             if ended:
                 return body
             if body.octets > 2 * limit + _BUFFER_HIGH:
-                raise Broken(f"{place(self.server)}: {self._doing}: the reply has no end; "
-                             f"given up after {body.octets} octets")
+                raise Broken(
+                    f"{place(self.server)}: {self._doing}: the reply has no end; given up after {body.octets} octets"
+                )
             await self._more()
 
     async def _lines(self) -> list[bytes]:
@@ -441,7 +444,7 @@ class Pop3Client:
             await self._more()
         if end - self._at > LINE_OCTETS:
             raise self._too_long()
-        line = self._data[self._at:end].rstrip()
+        line = self._data[self._at : end].rstrip()
         self._at = end + 1
         indicator, _, text = line.partition(b" ")
         match indicator.upper():
@@ -450,8 +453,9 @@ class Pop3Client:
             case b"-ERR":
                 return False, text
             case _:  # not shown: it may be anything that this machine can reach
-                raise Broken(f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; "
-                             "check host, port and tls")
+                raise Broken(
+                    f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; check host, port and tls"
+                )
 
     def _too_long(self) -> Broken:
         return Broken(f"{place(self.server)}: {self._doing}: a reply line of more than {LINE_OCTETS} octets")
@@ -473,20 +477,29 @@ class Pop3Client:
     async def _start_tls(self) -> None:
         self._doing = "STLS"
         if self.capabilities.answered and not self.capabilities.stls:
-            raise Untrusted(f"{place(self.server)}: the server offers no STARTTLS, and nothing is sent in clear text; "
-                            "set tls to implicit (port 995), or to none if you accept that")
+            raise Untrusted(
+                f"{place(self.server)}: the server offers no STARTTLS, and nothing is sent in clear text; "
+                "set tls to implicit (port 995), or to none if you accept that"
+            )
         self._write(b"STLS\r\n")
         ok, line = await self._reply()
         if not ok:
-            raise Untrusted(f"{place(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
-                            f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}")
+            raise Untrusted(
+                f"{place(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
+                f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}"
+            )
         if self._at < len(self._data) or not self._wire.empty:
-            raise Untrusted(f"{place(self.server)}: the server sent something between STARTTLS and TLS: "
-                            "somebody may be in between")
+            raise Untrusted(
+                f"{place(self.server)}: the server sent something between STARTTLS and TLS: somebody may be in between"
+            )
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                self._wire.transport, self._wire, client_context(self.server),
-                server_hostname=self.server.host.strip("[]"), ssl_handshake_timeout=CONNECT_SECONDS)
+                self._wire.transport,
+                self._wire,
+                client_context(self.server),
+                server_hostname=self.server.host.strip("[]"),
+                ssl_handshake_timeout=CONNECT_SECONDS,
+            )
         except OSError as error:  # ssl.SSLError is one
             raise explain_tls(self.server, error) from error
         if secured is None:
@@ -505,19 +518,25 @@ class Pop3Client:
                 chunk = await self._wire.chunk()
         except TimeoutError as error:
             if by == self._ends:
-                raise Late(f"{place(self.server)}: {self._doing}: the session took longer than "
-                           f"{self._session_seconds:g} s") from error
+                raise Late(
+                    f"{place(self.server)}: {self._doing}: the session took longer than {self._session_seconds:g} s"
+                ) from error
             raise Late(f"{place(self.server)}: {self._doing}: no answer within {self._read_seconds:g} s") from error
         if not chunk:
             raise Cut(f"{place(self.server)}: {self._doing}: the server ended the connection")
-        self._data = self._data[self._at:] + chunk if self._at < len(self._data) else chunk
+        self._data = self._data[self._at :] + chunk if self._at < len(self._data) else chunk
         self._at = 0
 
 
 @asynccontextmanager
-async def open_session(server: Server, allow_private: bool, *, connect_seconds: float = CONNECT_SECONDS,
-                       read_seconds: float = READ_SECONDS,
-                       session_seconds: float = SESSION_SECONDS) -> AsyncIterator[Pop3Client]:
+async def open_session(
+    server: Server,
+    allow_private: bool,
+    *,
+    connect_seconds: float = CONNECT_SECONDS,
+    read_seconds: float = READ_SECONDS,
+    session_seconds: float = SESSION_SECONDS,
+) -> AsyncIterator[Pop3Client]:
     """A session after its greeting, and after TLS where the account wants it; ended with the block.
 
     Everything that it raises names host, port and what to change, and has a ``kind``.
@@ -530,9 +549,12 @@ async def open_session(server: Server, allow_private: bool, *, connect_seconds: 
     implicit = server.tls == "implicit"
     try:
         transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: wire, sock=connection, ssl=client_context(server) if implicit else None,
+            lambda: wire,
+            sock=connection,
+            ssl=client_context(server) if implicit else None,
             server_hostname=server.host.strip("[]") if implicit else None,
-            ssl_handshake_timeout=connect_seconds if implicit else None)
+            ssl_handshake_timeout=connect_seconds if implicit else None,
+        )
     except OSError as error:
         connection.close()
         raise explain_tls(server, error) from error
@@ -560,9 +582,12 @@ def parse_capa(lines: Sequence[bytes]) -> Capabilities:
     delay = found.get(b"LOGIN-DELAY")
     known = delay is not None and len(delay) > 0 and _is_number(delay[0])
     return Capabilities(
-        answered=True, pipelining=b"PIPELINING" in found, stls=b"STLS" in found,
+        answered=True,
+        pipelining=b"PIPELINING" in found,
+        stls=b"STLS" in found,
         login_delay=min(int(delay[0]), 86400) if delay and known else None,
-        login_delay_by_user=delay is not None and any(word.upper() == b"USER" for word in delay))
+        login_delay_by_user=delay is not None and any(word.upper() == b"USER" for word in delay),
+    )
 
 
 def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], bool]:

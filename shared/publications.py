@@ -18,11 +18,13 @@ def fetched(inbound_id: int, external: str) -> Publication:
 
 
 def routed(inbound_id: int, recipients: Sequence[str]) -> list[Publication]:
-    """A mail for the mailbox service: the first recipient's key, the others as copies, so anyone may bind to one person's
-    mail while the queue gets it once."""
+    """A mail for the mailbox service: the first recipient's key and the others as copies.
+
+    So anyone may bind a queue to one person's mail, while the service's queue gets it once.
+    """
     publications = []
     for start in range(0, len(recipients), RECIPIENTS_A_MESSAGE):
-        part = tuple(recipients[start:start + RECIPIENTS_A_MESSAGE])
+        part = tuple(recipients[start : start + RECIPIENTS_A_MESSAGE])
         first, *others = [key(ROUTED, address) for address in part]
         publications.append(Publication(first, Routed(id=inbound_id, recipients=part).to_json(), tuple(others)))
     return publications

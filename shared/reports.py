@@ -16,24 +16,37 @@ IDS = 20
 _PARTS = 200
 _DEPTH = 3
 _RETURNED = frozenset({"message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"})
-_FACTS = frozenset({"message/disposition-notification", "message/delivery-status", "message/feedback-report",
-                    "message/global-disposition-notification", "message/global-delivery-status"})
+_FACTS = frozenset(
+    {
+        "message/disposition-notification",
+        "message/delivery-status",
+        "message/feedback-report",
+        "message/global-disposition-notification",
+        "message/global-delivery-status",
+    }
+)
 _BOUNDARY = re.compile(rb"""boundary\s*=\s*(?:"((?:[^"\\]++|\\.)*+)"|([^\s;"]+))""", re.IGNORECASE | re.DOTALL)
 _QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*\r?\n)")
-_ID_LINE = re.compile(rb"^[> \t]*(?:X-)?(?:Original-)?Message-ID[ \t]*:([^\n]*+(?:\n[ \t]+<[^\n]*+)?)",
-                      re.IGNORECASE | re.MULTILINE)
+_ID_LINE = re.compile(
+    rb"^[> \t]*(?:X-)?(?:Original-)?Message-ID[ \t]*:([^\n]*+(?:\n[ \t]+<[^\n]*+)?)", re.IGNORECASE | re.MULTILINE
+)
 
 
 def is_notice(header: dict[str, list[bytes]]) -> bool:
     """Whether a mail with these fields (raw values by lower-case name) was sent by a machine about another mail."""
+
     def first(name: str) -> bytes:
         return b" ".join(header.get(name, [b""])[0].split()).lower()
 
-    return (first("content-type").startswith(b"multipart/report")
-            or first("auto-submitted").partition(b";")[0].strip() not in (b"", b"no")  # RFC 3834 section 5
-            or first("return-path") == b"<>"  # RFC 5321 section 4.5.5
-            or first("precedence") in (b"auto_reply", b"auto-reply")
-            or "x-failed-recipients" in header or "x-autoreply" in header or "x-autorespond" in header)
+    return (
+        first("content-type").startswith(b"multipart/report")
+        or first("auto-submitted").partition(b";")[0].strip() not in (b"", b"no")  # RFC 3834 section 5
+        or first("return-path") == b"<>"  # RFC 5321 section 4.5.5
+        or first("precedence") in (b"auto_reply", b"auto-reply")
+        or "x-failed-recipients" in header
+        or "x-autoreply" in header
+        or "x-autorespond" in header
+    )
 
 
 def reported_ids(message: bytes) -> list[str]:
@@ -92,7 +105,7 @@ def _decode(body: bytes, encoding: bytes) -> bytes:
     if encoding == b"base64":
         digits = re.sub(rb"[^A-Za-z0-9+/]+", b"", body)
         try:
-            return binascii.a2b_base64(digits[:len(digits) // 4 * 4])
+            return binascii.a2b_base64(digits[: len(digits) // 4 * 4])
         except binascii.Error:
             return body
     return body

@@ -28,6 +28,7 @@ SHOWN = 60
 
 # ---------------------------------------------------------------------------------------------- reading
 
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the rules ask of a mail. Ids without angle brackets.
@@ -60,7 +61,7 @@ def read(head: bytes) -> Facts:
 
 def _read(head: bytes) -> Facts:
     header: dict[str, list[bytes]] = {}
-    for field in fields(head[:header_end(head)]):
+    for field in fields(head[: header_end(head)]):
         header.setdefault(field.key, []).append(field.value)
 
     if sum(len(value) for name in ("from", "to", "cc") for value in header.get(name, [])) > ADDRESS_OCTETS:
@@ -74,11 +75,15 @@ def _read(head: bytes) -> Facts:
 
     is_notice = reports.is_notice(header)
     return Facts(
-        to=people("to"), cc=people("cc"), from_=people("from"),
+        to=people("to"),
+        cc=people("cc"),
+        from_=people("from"),
         message_id=next(iter(ids("message-id")), None),
         original_ids=ids("x-google-original-message-id", "x-microsoft-original-message-id")[:IDS],
-        in_reply_to=ids("in-reply-to")[:IDS], references=ids("references")[-NEWEST_REFERENCES:],
-        is_notice=is_notice, reported=tuple(reports.reported_ids(head)) if is_notice else (),
+        in_reply_to=ids("in-reply-to")[:IDS],
+        references=ids("references")[-NEWEST_REFERENCES:],
+        is_notice=is_notice,
+        reported=tuple(reports.reported_ids(head)) if is_notice else (),
         has_transit=any(name == "delivered-to" or name.startswith(("list-", "resent-")) for name in header),
     )
 
@@ -90,6 +95,7 @@ def ids_asked(facts: Facts) -> set[str]:
 
 
 # ---------------------------------------------------------------------------------------------- deciding
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -143,8 +149,12 @@ class _Choice:
 
 
 def decide(
-    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
-    source: str = "fetched", author_id: int | None = None,
+    facts: Facts,
+    external: External,
+    sharers: Sequence[Local],
+    known: Mapping[str, Sequence[Sent]],
+    source: str = "fetched",
+    author_id: int | None = None,
 ) -> Decision:
     """Who gets this mail, and by which rule.
 
@@ -160,8 +170,10 @@ def decide(
     everyone = _everyone(sharers, writer)
     if choice is None:
         why = _why_everyone(facts, external) + (
-            ", so everyone else who shares it gets it" if any(local.id == writer for local in sharers)
-            and all(local.id != writer for local in everyone) else ", so everyone who shares it gets it")
+            ", so everyone else who shares it gets it"
+            if any(local.id == writer for local in sharers) and all(local.id != writer for local in everyone)
+            else ", so everyone who shares it gets it"
+        )
         choice = _Choice(5, tuple((local, why) for local in everyone))
     else:
         why = _join([reason for _, reason in (*choice.people, *choice.besides)])
@@ -171,10 +183,12 @@ def decide(
     return Decision(recipients, choice.rule, why)
 
 
-def _choose(facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
-            writer: int | None) -> _Choice | None:
+def _choose(
+    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]], writer: int | None
+) -> _Choice | None:
     """The first of the rules 1 to 4 that chooses somebody. writer: who wrote a submitted mail; it answers nobody else's
     if it answers one of theirs."""
+
     def author(ids: Iterable[str]) -> Local | None:
         return _author(ids, external, sharers, known, writer)
 
@@ -186,8 +200,11 @@ def _choose(facts: Facts, external: External, sharers: Sequence[Local], known: M
     if named:
         also = _named(cc, "Cc", sharers)
         people = {local.id: (local, reason) for local, reason in (*also, *named)}  # To's reason goes before Cc's
-        extra = ((answered, f"{answered.user_name} wrote the mail that it answers"),) if (
-            answered and answered.id not in people) else ()
+        extra = (
+            ((answered, f"{answered.user_name} wrote the mail that it answers"),)
+            if (answered and answered.id not in people)
+            else ()
+        )
         return _Choice(1, tuple(people.values()), extra)
     if not to and (named := _named(cc, "Cc", sharers)):
         return _Choice(2, named)
@@ -209,8 +226,10 @@ def _matcher(external: External) -> Callable[[str], bool]:
 
     def is_own(address: str) -> bool:
         local, _, domain = fold_address(address).rpartition("@")
-        return any(domain == own_domain and (local == own_local or local.startswith(own_local + "+"))
-                   for own_local, _, own_domain in own)
+        return any(
+            domain == own_domain and (local == own_local or local.startswith(own_local + "+"))
+            for own_local, _, own_domain in own
+        )
 
     return is_own
 
@@ -228,8 +247,13 @@ def _named(candidates: Sequence[Mailbox], field: str, sharers: Sequence[Local]) 
     return tuple(found)
 
 
-def _author(ids: Iterable[str], external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]],
-            writer: int | None) -> Local | None:
+def _author(
+    ids: Iterable[str],
+    external: External,
+    sharers: Sequence[Local],
+    known: Mapping[str, Sequence[Sent]],
+    writer: int | None,
+) -> Local | None:
     """The author of the first of these mails that was sent by somebody who shares the account now.
 
     An id keeps its first author: of the mails sent through this account, or else through any.
@@ -262,13 +286,15 @@ def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Lo
             reasons.setdefault(delegate.id, f"{why}; {local.user_name} is disabled, the delegate gets it")
         elif (local, why) in choice.people:
             for other in everyone:
-                reasons.setdefault(other.id, f"{why}; {local.user_name} is disabled and has no delegate, "
-                                             "so the others get it")
+                reasons.setdefault(
+                    other.id, f"{why}; {local.user_name} is disabled and has no delegate, so the others get it"
+                )
     return tuple(Recipient(local.id, reasons[local.id], choice.rule) for local in sharers if local.id in reasons)
 
 
-def _own_copy(facts: Facts, external: External, sharers: Sequence[Local],
-              known: Mapping[str, Sequence[Sent]]) -> Decision | None:
+def _own_copy(
+    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]]
+) -> Decision | None:
     """If this is a mail that we relayed and that its provider lists again (Gmail's ``recent:`` mode): the decision.
 
     Whatever speaks for a mail that somebody sent to this account makes it none.
@@ -288,12 +314,12 @@ def _own_copy(facts: Facts, external: External, sharers: Sequence[Local],
         author = people[sent[0].author_id]
         further = facts.message_id if facts.message_id and facts.message_id not in known else None
         reason = f"it is a copy of what {author.user_name} sent through {external.address}; kept as deleted mail"
-        return Decision((Recipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_,
-                        further_id=further)
+        return Decision((Recipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_, further_id=further)
     return None
 
 
 # ---------------------------------------------------------------------------------------------- reasons
+
 
 def _why_everyone(facts: Facts, external: External) -> str:
     if not facts.readable:
@@ -317,7 +343,7 @@ def _is_address(mailbox: Mailbox, external: External) -> bool:
 
 def _shown(text: str) -> str:
     """A stranger's text for a sentence of ours."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:10 * SHOWN]).split())
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 10 * SHOWN]).split())
     return f'"{text[:SHOWN]}{"…" if len(text) > SHOWN else ""}"'
 
 

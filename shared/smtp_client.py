@@ -139,7 +139,8 @@ class SmtpClient:
         # Only for its drain(): aiosmtplib's protocol has the flow control and no way to wait for it. Kept as long as
         # the connection, which it would close when collected.
         self._writer = asyncio.StreamWriter(
-            cast(asyncio.WriteTransport, smtp.transport), smtp.protocol, None, asyncio.get_running_loop())
+            cast(asyncio.WriteTransport, smtp.transport), smtp.protocol, None, asyncio.get_running_loop()
+        )
         self.extensions: dict[str, str] = dict(smtp.esmtp_extensions)
 
     @property
@@ -191,8 +192,9 @@ class SmtpClient:
             raise
         return await self._answer(answer)
 
-    async def _stream(self, pieces: AsyncIterator[bytes], answer: asyncio.Future[aiosmtplib.SMTPResponse],
-                      deadline: asyncio.Timeout) -> Reply | None:
+    async def _stream(
+        self, pieces: AsyncIterator[bytes], answer: asyncio.Future[aiosmtplib.SMTPResponse], deadline: asyncio.Timeout
+    ) -> Reply | None:
         """Everything but the dot; the reply, if one came too early. Never more than a piece waits in memory."""
         wire = Wire()
         loop = asyncio.get_running_loop()
@@ -258,8 +260,9 @@ class SmtpClient:
         self._writer.close()
 
 
-async def connect(external: External, password: str, allow_private: bool,
-                  seconds: float = CONNECT_SECONDS) -> SmtpClient:
+async def connect(
+    external: External, password: str, allow_private: bool, seconds: float = CONNECT_SECONDS
+) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
 
     :raises upstream.Unreachable: (Temporary) no connection. :raises upstream.Untrusted: (Temporary) TLS failed.
@@ -273,8 +276,14 @@ async def connect(external: External, password: str, allow_private: bool,
     ends = loop.time() + seconds
     sock = await upstream.connect_socket(server, allow_private, seconds)
     smtp = aiosmtplib.SMTP(
-        hostname=server.host.strip("[]"), sock=sock, use_tls=server.tls == "implicit", start_tls=False,
-        tls_context=upstream.client_context(server), local_hostname=_own_name(sock.getsockname()[0]), timeout=seconds)
+        hostname=server.host.strip("[]"),
+        sock=sock,
+        use_tls=server.tls == "implicit",
+        start_tls=False,
+        tls_context=upstream.client_context(server),
+        local_hostname=_own_name(sock.getsockname()[0]),
+        timeout=seconds,
+    )
     try:
         async with asyncio.timeout_at(ends):
             await _greet(smtp, external, where)
@@ -303,8 +312,10 @@ async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str) -> None:
         await _hello(smtp)
         if server.tls == "starttls":
             if not smtp.supports_extension("starttls"):
-                raise upstream.Untrusted(f"{where}: the server does not offer STARTTLS; the login and the mail are not "
-                                         "sent without; check port and tls")
+                raise upstream.Untrusted(
+                    f"{where}: the server does not offer STARTTLS; the login and the mail are not "
+                    "sent without; check port and tls"
+                )
             await smtp.starttls()
             _check_certificate(smtp, external)
             await _hello(smtp)
@@ -331,8 +342,10 @@ async def _log_in(smtp: aiosmtplib.SMTP, login: str, password: str, where: str) 
     offered = [name for name in MECHANISMS if name in smtp.server_auth_methods]
     try:
         if not offered:
-            raise Unwilling(f"{where}: the server takes no login here (none of {', '.join(MECHANISMS).upper()}); "
-                            "check port and tls, or set auth to false")
+            raise Unwilling(
+                f"{where}: the server takes no login here (none of {', '.join(MECHANISMS).upper()}); "
+                "check port and tls, or set auth to false"
+            )
         for name in offered:
             log_in = {"plain": smtp.auth_plain, "login": smtp.auth_login, "cram-md5": smtp.auth_crammd5}[name]
             try:

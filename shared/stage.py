@@ -1,4 +1,4 @@
-"""How a stage works its queue off: batches, acknowledged after the commit; faults counted for the mail at fault; sweeps.
+"""How a stage works its queue off: batches, acknowledged after the commit; faults of single mails; sweeps.
 
     batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
                                │ Temporary: it waits and is tried again, in halves, as it may have been too much
@@ -24,8 +24,12 @@ from shared.envelopes import Envelope, read
 from shared.failures import Permanent, Temporary
 from shared.service import Service
 
-SECONDS = Histogram("mailgroup_stage_seconds", "Time a stage takes for a batch.", ["stage"],
-                    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30))
+SECONDS = Histogram(
+    "mailgroup_stage_seconds",
+    "Time a stage takes for a batch.",
+    ["stage"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
 
 SWEEP_SECONDS = 1.0
 """Between two looks whether the queue is empty."""
@@ -113,7 +117,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
         else:
             SECONDS.labels(stage.name).observe(time.perf_counter() - started)
             service.broker.publish_behind(publications)
-        left = left[len(ids):]
+        left = left[len(ids) :]
     consumer.ack(batch)
 
 

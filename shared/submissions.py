@@ -63,25 +63,46 @@ async def record(connection: Connection, submissions: Sequence[Submission]) -> l
                                        smtputf8, place)
            order by place
            returning message_id, id""",
-        ([s.author_id for s in submissions], [s.external_id for s in submissions], message_ids,
-         [s.envelope_from for s in submissions], [s.header_id for s in submissions],
-         [s.body_8bit for s in submissions], [s.smtputf8 for s in submissions]))
+        (
+            [s.author_id for s in submissions],
+            [s.external_id for s in submissions],
+            message_ids,
+            [s.envelope_from for s in submissions],
+            [s.header_id for s in submissions],
+            [s.body_8bit for s in submissions],
+            [s.smtputf8 for s in submissions],
+        ),
+    )
     by_message = {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
     ids = [by_message[message_id] for message_id in message_ids]
-    rows = [(submission_id, position, recipient) for submission_id, submission in zip(ids, submissions, strict=True)
-            for position, recipient in enumerate(submission.recipients)]
+    rows = [
+        (submission_id, position, recipient)
+        for submission_id, submission in zip(ids, submissions, strict=True)
+        for position, recipient in enumerate(submission.recipients)
+    ]
     await connection.execute(
         """insert into submission_recipients (submission_id, position, address, kind, target_id)
            select * from unnest(%s::bigint[], %s::int[], %s::text[], %s::text[], %s::bigint[])""",
-        ([row[0] for row in rows], [row[1] for row in rows], [row[2].address for row in rows],
-         [row[2].kind for row in rows], [row[2].target_id for row in rows]))
-    await add_authors(connection, [
-        (submission.header_id, submission.external_id, submission.author_id, submission_id)
-        for submission_id, submission in zip(ids, submissions, strict=True)])
+        (
+            [row[0] for row in rows],
+            [row[1] for row in rows],
+            [row[2].address for row in rows],
+            [row[2].kind for row in rows],
+            [row[2].target_id for row in rows],
+        ),
+    )
+    await add_authors(
+        connection,
+        [
+            (submission.header_id, submission.external_id, submission.author_id, submission_id)
+            for submission_id, submission in zip(ids, submissions, strict=True)
+        ],
+    )
     return ids
 
 
 # ------------------------------------------------------------------------------------------------ authors
+
 
 async def add_authors(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
     """Record who sent what: (header_id, external_id, author_id, submission_id). An id keeps its first author."""
@@ -93,8 +114,13 @@ async def add_authors(connection: Connection, rows: Collection[tuple[str, int, i
         """insert into authors (header_id, external_id, author_id, submission_id)
            select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
            on conflict (header_id, external_id) do nothing""",
-        ([key[0] for key in keys], [key[1] for key in keys],
-         [first[key][0] for key in keys], [first[key][1] for key in keys]))
+        (
+            [key[0] for key in keys],
+            [key[1] for key in keys],
+            [first[key][0] for key in keys],
+            [first[key][1] for key in keys],
+        ),
+    )
 
 
 async def add_further_ids(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
@@ -107,7 +133,8 @@ async def add_further_ids(connection: Connection, further: Collection[tuple[str,
                from unnest(%s::text[], %s::text[], %s::bigint[]) as f (header_id, further_id, external_id)
                    join authors a using (header_id, external_id)
                on conflict (header_id, external_id) do nothing""",
-            ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]))
+            ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+        )
 
 
 async def authors_of(connection: Connection, header_ids: Collection[str]) -> dict[str, list[Sent]]:
@@ -120,7 +147,8 @@ async def authors_of(connection: Connection, header_ids: Collection[str]) -> dic
            from authors a
            where a.header_id = any(%s) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
-        (list(set(header_ids)), AUTHORSHIP_YEARS))
+        (list(set(header_ids)), AUTHORSHIP_YEARS),
+    )
     found: dict[str, list[Sent]] = {}
     for header_id, external_id, author_id, recipients in await cursor.fetchall():
         found.setdefault(header_id, []).append(Sent(header_id, external_id, author_id, tuple(recipients)))
@@ -128,6 +156,7 @@ async def authors_of(connection: Connection, header_ids: Collection[str]) -> dic
 
 
 # ------------------------------------------------------------------------------------------------ handing over
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
@@ -145,12 +174,15 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
     cursor = await connection.execute(
         """select id, author_id, external_id, message_id, header_id from submissions
-           where id = any(%s) and state = 'submitted' order by id for update""", (list(ids),))
+           where id = any(%s) and state = 'submitted' order by id for update""",
+        (list(ids),),
+    )
     rows = await cursor.fetchall()
     cursor = await connection.execute(
         """select submission_id, address, kind, target_id from submission_recipients
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
-        ([row[0] for row in rows],))
+        ([row[0] for row in rows],),
+    )
     inside: dict[int, list[Recipient]] = {}
     for submission_id, address, kind, target_id in await cursor.fetchall():
         inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id))
@@ -161,15 +193,21 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
     """The recipients inside are delivered; what is to be relayed is queued, the rest done."""
     await connection.execute(
         """update submission_recipients set state = 'delivered', settled_at = now()
-           where submission_id = any(%s) and kind <> 'relay' and state = 'waiting'""", (list(ids),))
+           where submission_id = any(%s) and kind <> 'relay' and state = 'waiting'""",
+        (list(ids),),
+    )
     await connection.execute(
         """update submissions s set state_at = now(), next_try_at = now(), state = case when exists (
                select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting')
                then 'queued' else 'done' end
-           where id = any(%s) and state = 'submitted'""", (list(ids),))
+           where id = any(%s) and state = 'submitted'""",
+        (list(ids),),
+    )
     await connection.execute(
         """insert into relays (external_id) select distinct external_id from submissions where id = any(%s)
-           on conflict (external_id) do nothing""", (list(ids),))
+           on conflict (external_id) do nothing""",
+        (list(ids),),
+    )
 
 
 async def overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
@@ -185,7 +223,8 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
                order by id limit %(limit)s for update skip locked)
            update submissions s set swept_at = now() from late, external_accounts e
            where s.id = late.id and e.id = s.external_id returning s.id, e.address""",
-        {"grace": grace, "limit": limit})
+        {"grace": grace, "limit": limit},
+    )
     return sorted((int(row[0]), str(row[1])) for row in await cursor.fetchall())
 
 
@@ -198,12 +237,14 @@ async def blame(connection: Connection, submission_id: int, origin: str, traceba
                state = case when faults + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
            where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (faults, _clean(traceback), origin, faults, FAULTS, submission_id))
+        (faults, _clean(traceback), origin, faults, FAULTS, submission_id),
+    )
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"
 
 
 # ------------------------------------------------------------------------------------------------ relaying
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -258,7 +299,8 @@ async def _groups(connection: Connection, rows: Sequence[Row]) -> list[Group]:
     cursor = await connection.execute(
         """select submission_id, position, address, reply from submission_recipients
            where submission_id = any(%s) and kind = 'relay' and state = 'waiting' order by submission_id, position""",
-        ([row[0] for row in rows],))
+        ([row[0] for row in rows],),
+    )
     waiting: dict[int, list[Waiting]] = {}
     for submission_id, position, address, reply in await cursor.fetchall():
         waiting.setdefault(submission_id, []).append(Waiting(position, address, reply))
@@ -274,12 +316,20 @@ async def due_relays(connection: Connection) -> list[int]:
     cursor = await connection.execute(
         """select external_id from relays r where r.next_try_at <= now() and exists (
                select from submissions s
-               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now())""")
+               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now())"""
+    )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def claim(connection: Connection, external_id: int, owner: str, wanted: int, at_once: int,
-                seconds: float, in_hand: Collection[int] = ()) -> list[Group]:
+async def claim(
+    connection: Connection,
+    external_id: int,
+    owner: str,
+    wanted: int,
+    at_once: int,
+    seconds: float,
+    in_hand: Collection[int] = (),
+) -> list[Group]:
     """Take up to ``wanted`` due groups of an account for ``seconds``, the longest due first.
 
     in_hand: what the owner is working on still. If its claim on one of them ran out, taking that one anew would make
@@ -289,7 +339,9 @@ async def claim(connection: Connection, external_id: int, owner: str, wanted: in
     """
     cursor = await connection.execute(
         """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
-           from relays where external_id = %s for update""", (external_id,))
+           from relays where external_id = %s for update""",
+        (external_id,),
+    )
     relay = await cursor.fetchone()
     if relay is None or not relay[0]:
         return []
@@ -307,8 +359,15 @@ async def claim(connection: Connection, external_id: int, owner: str, wanted: in
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from due, messages m, local_accounts a
             where s.id = due.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
-        {"external": external_id, "wanted": wanted, "limit": limit, "owner": owner, "seconds": seconds,
-         "in_hand": list(in_hand)})
+        {
+            "external": external_id,
+            "wanted": wanted,
+            "limit": limit,
+            "owner": owner,
+            "seconds": seconds,
+            "in_hand": list(in_hand),
+        },
+    )
     rows = await cursor.fetchall()
     return await _groups(connection, sorted(rows, key=_by_id)) if rows else []
 
@@ -318,7 +377,8 @@ async def renew(connection: Connection, ids: Collection[int], owner: str, second
     await connection.execute(
         """update submissions set claim_expires = now() + make_interval(secs => %s)
            where id = any(%s) and claim_owner = %s and state in ('claimed', 'sent_unanswered')""",
-        (seconds, list(ids), owner))
+        (seconds, list(ids), owner),
+    )
 
 
 async def mark_unanswered(connection: Connection, submission_id: int, owner: str, seconds: float) -> bool:
@@ -327,12 +387,21 @@ async def mark_unanswered(connection: Connection, submission_id: int, owner: str
         """update submissions set state = 'sent_unanswered', state_at = now(),
                claim_expires = now() + make_interval(secs => %s)
            where id = %s and claim_owner = %s and state in ('claimed', 'sent_unanswered')""",
-        (seconds, submission_id, owner))
+        (seconds, submission_id, owner),
+    )
     return cursor.rowcount == 1
 
 
-async def settle(connection: Connection, submission_id: int, owner: str, outcomes: Sequence[Outcome], *,
-                 delay: float, count_try: bool, uncertain: bool = False) -> bool:
+async def settle(
+    connection: Connection,
+    submission_id: int,
+    owner: str,
+    outcomes: Sequence[Outcome],
+    *,
+    delay: float,
+    count_try: bool,
+    uncertain: bool = False,
+) -> bool:
     """End a claim: recipients as told, those that still wait again after ``delay`` seconds.
 
     count_try: the provider refused for now. uncertain: it was sent and no answer came. False: the claim is lost, and
@@ -340,7 +409,9 @@ async def settle(connection: Connection, submission_id: int, owner: str, outcome
     """
     cursor = await connection.execute(
         """select id from submissions where id = %s and claim_owner = %s and state in ('claimed', 'sent_unanswered')
-           for update""", (submission_id, owner))
+           for update""",
+        (submission_id, owner),
+    )
     if await cursor.fetchone() is None:
         return False
     await _set_recipients(connection, submission_id, outcomes)
@@ -351,7 +422,8 @@ async def settle(connection: Connection, submission_id: int, owner: str, outcome
                    select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting')
                    then 'queued' else 'done' end
            where id = %(id)s""",
-        {"id": submission_id, "tries": int(count_try), "uncertain": uncertain, "delay": delay})
+        {"id": submission_id, "tries": int(count_try), "uncertain": uncertain, "delay": delay},
+    )
     return True
 
 
@@ -361,8 +433,13 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
                settled_at = case when new.state <> 'waiting' then now() end
            from unnest(%s::int[], %s::text[], %s::text[]) as new (position, state, reply)
            where r.submission_id = %s and r.position = new.position and r.state = 'waiting'""",
-        ([o.position for o in outcomes], [o.state for o in outcomes], [_clean(o.reply) for o in outcomes],
-         submission_id))
+        (
+            [o.position for o in outcomes],
+            [o.state for o in outcomes],
+            [_clean(o.reply) for o in outcomes],
+            submission_id,
+        ),
+    )
 
 
 async def expired_claims(connection: Connection, limit: int = 1000) -> list[tuple[Group, bool]]:
@@ -370,7 +447,9 @@ async def expired_claims(connection: Connection, limit: int = 1000) -> list[tupl
     cursor = await connection.execute(
         f"""select {_GROUP}, s.state = 'sent_unanswered' from {_GROUP_TABLES}
             where s.state in ('claimed', 'sent_unanswered') and s.claim_expires < now()
-            order by s.id limit %s for update of s skip locked""", (limit,))
+            order by s.id limit %s for update of s skip locked""",
+        (limit,),
+    )
     rows = await cursor.fetchall()
     groups = await _groups(connection, [row[:-1] for row in rows])
     return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
@@ -381,7 +460,8 @@ async def release(connection: Connection, ids: Sequence[int], owner: str | None 
     await connection.execute(
         """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
            where id = any(%s) and state = 'claimed' and (%s::text is null or claim_owner = %s)""",
-        (list(ids), owner, owner))
+        (list(ids), owner, owner),
+    )
 
 
 async def send_again(connection: Connection, submission_id: int) -> None:
@@ -389,7 +469,9 @@ async def send_again(connection: Connection, submission_id: int) -> None:
     await connection.execute(
         """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
                uncertain = true, next_try_at = now()
-           where id = %s and state = 'sent_unanswered'""", (submission_id,))
+           where id = %s and state = 'sent_unanswered'""",
+        (submission_id,),
+    )
 
 
 async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:
@@ -397,7 +479,9 @@ async def too_old(connection: Connection, seconds: float, limit: int = 100) -> l
     cursor = await connection.execute(
         f"""select {_GROUP} from {_GROUP_TABLES}
             where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s)
-            order by s.id limit %s for update of s skip locked""", (seconds, limit))
+            order by s.id limit %s for update of s skip locked""",
+        (seconds, limit),
+    )
     return await _groups(connection, await cursor.fetchall())
 
 
@@ -405,7 +489,8 @@ async def give_up(connection: Connection, submission_id: int, outcomes: Sequence
     """End a queued submission (locked by ``too_old``) without a further try."""
     await _set_recipients(connection, submission_id, outcomes)
     await connection.execute(
-        "update submissions set state = 'done', state_at = now() where id = %s and state = 'queued'", (submission_id,))
+        "update submissions set state = 'done', state_at = now() where id = %s and state = 'queued'", (submission_id,)
+    )
 
 
 async def delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[Group]:
@@ -419,7 +504,8 @@ async def delayed(connection: Connection, first: float, then: float, limit: int 
                 order by id limit %(limit)s for update skip locked)
             update submissions s set delay_noticed_at = now() from late, messages m, local_accounts a
             where s.id = late.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
-        {"first": first, "then": then, "limit": limit})
+        {"first": first, "then": then, "limit": limit},
+    )
     return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
 
 
@@ -427,12 +513,14 @@ async def backlog(connection: Connection) -> tuple[int, float]:
     """How many submissions wait to be relayed or are being relayed, and the age of the oldest in seconds."""
     cursor = await connection.execute(
         """select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8
-           from submissions where state in ('queued', 'claimed', 'sent_unanswered')""")
+           from submissions where state in ('queued', 'claimed', 'sent_unanswered')"""
+    )
     row = await cursor.fetchone()
     return (int(row[0]), float(row[1])) if row else (0, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------ state of an account
+
 
 @dataclass(frozen=True, slots=True)
 class Relay:
@@ -455,7 +543,8 @@ async def relays(connection: Connection, external_ids: Collection[int] | None = 
         """select external_id, failures, next_try_at, paused_at, connections_limit, last_success_at, last_error,
                   last_error_kind, last_error_at
            from relays where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
-        {"ids": None if external_ids is None else list(external_ids)})
+        {"ids": None if external_ids is None else list(external_ids)},
+    )
     return {row[0]: Relay(*row) for row in await cursor.fetchall()}
 
 
@@ -463,24 +552,31 @@ async def relay_works(connection: Connection, external_id: int) -> None:
     """The provider took a login: no back-off, no pause."""
     await connection.execute(
         """update relays set failures = 0, paused_at = null, next_try_at = now(), last_success_at = now()
-           where external_id = %s""", (external_id,))
+           where external_id = %s""",
+        (external_id,),
+    )
 
 
-async def relay_fails(connection: Connection, external_id: int, kind: str, error: str, delay: float, *,
-                      pause: bool = False) -> None:
+async def relay_fails(
+    connection: Connection, external_id: int, kind: str, error: str, delay: float, *, pause: bool = False
+) -> None:
     """The provider cannot be reached, or refuses our login (``pause``): no try for ``delay`` seconds."""
     await connection.execute(
         """update relays set failures = failures + 1, last_error = %s, last_error_kind = %s, last_error_at = now(),
                next_try_at = now() + make_interval(secs => %s),
                paused_at = case when %s then coalesce(paused_at, now()) else paused_at end
-           where external_id = %s""", (_clean(error), kind, delay, pause, external_id))
+           where external_id = %s""",
+        (_clean(error), kind, delay, pause, external_id),
+    )
 
 
 async def lower_connections(connection: Connection, external_id: int, limit: int) -> None:
     """The provider takes no more connections than ``limit`` at once."""
     await connection.execute(
         """update relays set connections_limit = least(coalesce(connections_limit, %(limit)s), %(limit)s)
-           where external_id = %(id)s""", {"limit": limit, "id": external_id})
+           where external_id = %(id)s""",
+        {"limit": limit, "id": external_id},
+    )
 
 
 async def lift_limits(connection: Connection) -> None:
@@ -492,10 +588,13 @@ async def resume(connection: Connection, external_id: int) -> None:
     """The account is new, was changed, or tested: try at once, with all its connections."""
     await connection.execute(
         """insert into relays (external_id) values (%s) on conflict (external_id) do update
-           set paused_at = null, failures = 0, next_try_at = now(), connections_limit = null""", (external_id,))
+           set paused_at = null, failures = 0, next_try_at = now(), connections_limit = null""",
+        (external_id,),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the operator's hands
+
 
 @dataclass(frozen=True, slots=True)
 class ListedRecipient:
@@ -525,8 +624,9 @@ class Listed:
     recipients: tuple[ListedRecipient, ...]
 
 
-async def listing(connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None,
-                  limit: int = 1000) -> list[Listed]:
+async def listing(
+    connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None, limit: int = 1000
+) -> list[Listed]:
     """Submissions in these states (all that are not done, if none are given), the oldest first."""
     cursor = await connection.execute(
         """select s.id, s.header_id, a.address, e.address, s.state, s.tries, s.uncertain,
@@ -539,12 +639,14 @@ async def listing(connection: Connection, states: Collection[str] | None = None,
                       else s.state = any(%(states)s) end
              and (%(ids)s::bigint[] is null or s.id = any(%(ids)s))
            order by s.id limit %(limit)s""",
-        {"states": None if states is None else list(states), "ids": None if ids is None else list(ids),
-         "limit": limit})
+        {"states": None if states is None else list(states), "ids": None if ids is None else list(ids), "limit": limit},
+    )
     rows = await cursor.fetchall()
     cursor = await connection.execute(
         """select submission_id, address, kind, state, reply from submission_recipients
-           where submission_id = any(%s) order by submission_id, position""", ([row[0] for row in rows],))
+           where submission_id = any(%s) order by submission_id, position""",
+        ([row[0] for row in rows],),
+    )
     recipients: dict[int, list[ListedRecipient]] = {}
     for submission_id, *values in await cursor.fetchall():
         recipients.setdefault(submission_id, []).append(ListedRecipient(*values))
@@ -566,7 +668,9 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
               or s.id in (select submission_id from authors where header_id = %(what)s)
               or exists (select from submission_recipients r
                          where r.submission_id = s.id and lower(r.address) = lower(%(what)s))
-           order by s.id desc limit %(limit)s""", {"number": number, "what": what, "limit": limit})
+           order by s.id desc limit %(limit)s""",
+        {"number": number, "what": what, "limit": limit},
+    )
     return {int(row[0]): str(row[1]) for row in sorted(await cursor.fetchall())}
 
 
@@ -575,11 +679,13 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
     cursor = await connection.execute(
         """update submissions set next_try_at = now()
            where state = 'queued' and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id, external_id""",
-        {"ids": None if ids is None else list(ids)})
+        {"ids": None if ids is None else list(ids)},
+    )
     rows = await cursor.fetchall()
     await connection.execute(
         "update relays set next_try_at = now(), failures = 0 where external_id = any(%s)",
-        (sorted({row[1] for row in rows}),))
+        (sorted({row[1] for row in rows}),),
+    )
     return sorted(int(row[0]) for row in rows)
 
 
@@ -591,11 +697,15 @@ async def cancel(connection: Connection, ids: Collection[int]) -> Mapping[int, l
     """
     cursor = await connection.execute(
         """update submissions set state = 'done', state_at = now()
-           where id = any(%s) and state in ('queued', 'parked') returning id""", (sorted(ids),))
+           where id = any(%s) and state in ('queued', 'parked') returning id""",
+        (sorted(ids),),
+    )
     cancelled: dict[int, list[str]] = {int(row[0]): [] for row in await cursor.fetchall()}
     cursor = await connection.execute(
         """update submission_recipients set state = 'cancelled', settled_at = now()
-           where submission_id = any(%s) and state = 'waiting' returning submission_id, address""", (list(cancelled),))
+           where submission_id = any(%s) and state = 'waiting' returning submission_id, address""",
+        (list(cancelled),),
+    )
     for submission_id, address in await cursor.fetchall():
         cancelled[submission_id].append(address)
     return cancelled
@@ -609,7 +719,9 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
                    select from submission_recipients r
                    where r.submission_id = s.id and r.kind <> 'relay' and r.state = 'waiting')
                    then 'submitted' else 'queued' end
-           where id = any(%s) and state = 'parked' returning id""", (sorted(ids),))
+           where id = any(%s) and state = 'parked' returning id""",
+        (sorted(ids),),
+    )
     return sorted(int(row[0]) for row in await cursor.fetchall())
 
 

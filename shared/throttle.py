@@ -124,8 +124,7 @@ class Throttle:
             elif bucket.take(self._clock()):
                 heapq.heappop(bucket.waiting)[2].set_result(None)
             else:
-                bucket.timer = asyncio.get_running_loop().call_later(
-                    bucket.seconds_left() + 0.001, self._serve, bucket)
+                bucket.timer = asyncio.get_running_loop().call_later(bucket.seconds_left() + 0.001, self._serve, bucket)
                 return
 
     def _bucket(self, key: str) -> Bucket:

@@ -45,8 +45,10 @@ def load(context: ssl.SSLContext, settings: Settings) -> None:
         # An encrypted key would make OpenSSL ask on the terminal; with an empty pass phrase it fails instead.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"MAILGROUP_TLS_CERT_FILE {certificate}, MAILGROUP_TLS_KEY_FILE {key or 'not set'}: "
-                            f"{error.strerror or error}") from error
+        raise SettingsError(
+            f"MAILGROUP_TLS_CERT_FILE {certificate}, MAILGROUP_TLS_KEY_FILE {key or 'not set'}: "
+            f"{error.strerror or error}"
+        ) from error
 
 
 def _files(settings: Settings) -> tuple[Path, Path | None]:
@@ -82,7 +84,8 @@ def self_signed_file(settings: Settings) -> Path:
             Path(draft).unlink()
     except OSError as error:
         raise SettingsError(
-            f"MAILGROUP_DATA: {settings.data}: no certificate can be made there: {error.strerror}") from error
+            f"MAILGROUP_DATA: {settings.data}: no certificate can be made there: {error.strerror}"
+        ) from error
     return path
 
 
@@ -100,15 +103,22 @@ def _self_signed(settings: Settings) -> bytes:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[-1][:64])])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + LIFETIME)  # a day for clocks that are slow
-        .add_extension(x509.SubjectAlternativeName(
-            [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]), critical=False)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + LIFETIME)  # a day for clocks that are slow
+        .add_extension(
+            x509.SubjectAlternativeName([*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
     return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption(),
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     ) + certificate.public_bytes(serialization.Encoding.PEM)

@@ -26,8 +26,8 @@ ROUTED = "routed"
 SUBMITTED = "submitted"
 
 DELIVERY_LIMIT = 1_000_000
-"""Of the quorum queues. In practice none: tries are counted in the database, for the mail at fault alone, and RabbitMQ 4
-would otherwise take innocent mail out of the queue after 20 deaths of a consumer."""
+"""Of the quorum queues. In practice none: tries are counted in the database, for the mail at fault alone, and RabbitMQ
+4 would otherwise take innocent mail out of the queue after 20 deaths of a consumer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,10 @@ def judge(server: Server, address: str, allow_private: bool) -> str | None:
     if is_private(address):
         if allow_private:
             return None
-        return (f"{place(server)}: {address} is a private address, and those are not allowed; "
-                "the operator allows them with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes")
+        return (
+            f"{place(server)}: {address} is a private address, and those are not allowed; "
+            "the operator allows them with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes"
+        )
     if server.port not in MAIL_PORTS:
         allowed = ", ".join(str(port) for port in sorted(MAIL_PORTS))
         return f"{place(server)}: port {server.port} is not allowed on a public host; mail ports are {allowed}"
@@ -158,8 +160,9 @@ async def _resolve(server: Server) -> list[_Target]:
         found: list[_Target] = []
         failure: Exception | None = None
         try:
-            found = [(int(entry[0]), entry[4])
-                     for entry in socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)]
+            found = [
+                (int(entry[0]), entry[4]) for entry in socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
+            ]
         except (OSError, UnicodeError) as error:  # UnicodeError: a label that is no IDNA
             failure = error
         try:
@@ -217,19 +220,26 @@ def check_fingerprint(server: Server, der: bytes | None) -> None:
     pinned = server.tls_fingerprint.replace(":", "").replace(" ", "").lower()
     shown = fingerprint(der) if der else "none"
     if not hmac.compare_digest(pinned.encode(), shown.encode()):
-        raise Untrusted(f"{place(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
-                        "set tls_fingerprint to that only if the provider confirms it")
+        raise Untrusted(
+            f"{place(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
+            "set tls_fingerprint to that only if the provider confirms it"
+        )
 
 
 def explain_tls(server: Server, error: Exception) -> Untrusted:
     """What went wrong in a handshake, in words that name what to change; to be raised from ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Untrusted(f"{place(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
-                         "correct the host's name, or pin the certificate with tls_fingerprint")
+        return Untrusted(
+            f"{place(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
+            "correct the host's name, or pin the certificate with tls_fingerprint"
+        )
     if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
         return Untrusted(f"{place(server)}: the server does not speak TLS on this port; check port and tls")
     if isinstance(error, ssl.SSLError) and error.reason:
-        return Untrusted(f"{place(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); "
-                         "TLS 1.2 or newer is needed")
-    return Untrusted(f"{place(server)}: the connection ended during the TLS handshake; check port and tls; "
-                     "TLS 1.2 or newer is needed")
+        return Untrusted(
+            f"{place(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); TLS 1.2 or newer is needed"
+        )
+    return Untrusted(
+        f"{place(server)}: the connection ended during the TLS handshake; check port and tls; "
+        "TLS 1.2 or newer is needed"
+    )

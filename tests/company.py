@@ -29,12 +29,18 @@ def external(address: str = SUPPORT, **fields: Any) -> dict[str, Any]:
 
 def local(name: str, external: str = SUPPORT, **fields: Any) -> dict[str, Any]:
     """A local account as in the accounts file; its password is ``secret``."""
-    return {"address": f"{name.lower()}@local.com", "user_name": name, "external": external,
-            "password_hash": HASH} | fields
+    return {
+        "address": f"{name.lower()}@local.com",
+        "user_name": name,
+        "external": external,
+        "password_hash": HASH,
+    } | fields
 
 
-COMPANY = {"external_accounts": [external(SUPPORT), external(SALES)],
-           "local_accounts": [local("Alex"), local("Jim"), local("Kim", SALES), local("Tom", SALES)]}
+COMPANY = {
+    "external_accounts": [external(SUPPORT), external(SALES)],
+    "local_accounts": [local("Alex"), local("Jim"), local("Kim", SALES), local("Tom", SALES)],
+}
 
 
 async def apply(database: Database, document: dict[str, Any], prune: bool = False) -> list[str]:
@@ -47,8 +53,10 @@ async def apply(database: Database, document: dict[str, Any], prune: bool = Fals
 async def everyone(database: Database) -> tuple[dict[str, External], dict[str, Local]]:
     """External accounts by address, local accounts by user name."""
     async with database.transaction() as connection:
-        return ({account.address: account for account in await accounts.externals(connection)},
-                {person.user_name: person for person in await accounts.locals_(connection)})
+        return (
+            {account.address: account for account in await accounts.externals(connection)},
+            {person.user_name: person for person in await accounts.locals_(connection)},
+        )
 
 
 async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -> list[int]:
@@ -65,5 +73,7 @@ async def mailbox_of(database: Database, address: str) -> list[bytes]:
             """select m.head from maildrop_mails r join messages m on m.id = r.message_id
                join local_accounts l on l.id = r.local_id
                where lower(l.address) = lower(%s) and r.deleted_at is null and l.removed_at is null
-               order by r.uid""", (address,))
+               order by r.uid""",
+            (address,),
+        )
         return [bytes(row[0]) for row in await cursor.fetchall()]

@@ -38,30 +38,50 @@ class Bench:
     async def add(self, address: str, port: int, **changes: object) -> int:
         """An external account at 127.0.0.1; every column may be given."""
         columns: dict[str, object] = {
-            "address": address, "login": address, "password": self.vault.seal("secret"), "pop3_host": "127.0.0.1",
-            "pop3_port": port, "pop3_tls": "none", "smtp_host": "127.0.0.1", "smtp_port": 25, "smtp_tls": "none",
-            "smtp_auth": True, "smtp_connections": 1, "poll_seconds": 1, "history": "all", "delete_history": False,
-            "reply_to_author": True} | changes
+            "address": address,
+            "login": address,
+            "password": self.vault.seal("secret"),
+            "pop3_host": "127.0.0.1",
+            "pop3_port": port,
+            "pop3_tls": "none",
+            "smtp_host": "127.0.0.1",
+            "smtp_port": 25,
+            "smtp_tls": "none",
+            "smtp_auth": True,
+            "smtp_connections": 1,
+            "poll_seconds": 1,
+            "history": "all",
+            "delete_history": False,
+            "reply_to_author": True,
+        } | changes
         names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
         [[id_]] = await self.rows(
-            f"insert into external_accounts ({names}) values ({marks}) returning id", *columns.values())
+            f"insert into external_accounts ({names}) values ({marks}) returning id", *columns.values()
+        )
         return int(id_)
 
     async def bodies(self, external_id: int) -> list[bytes]:
         """The bytes of what was fetched for an account, in the order of arrival."""
         found = await self.rows(
             """select m.head from inbound i join messages m on m.id = i.message_id
-               where i.external_id = %s and i.source = 'fetched' order by i.id""", external_id)
-        return [bytes(head) for head, in found]
+               where i.external_id = %s and i.source = 'fetched' order by i.id""",
+            external_id,
+        )
+        return [bytes(head) for (head,) in found]
 
     async def subjects(self, external_id: int) -> list[str]:
-        return [next(line for line in body.decode().split("\r\n") if line.startswith("Subject: "))[9:]
-                for body in await self.bodies(external_id)]
+        return [
+            next(line for line in body.decode().split("\r\n") if line.startswith("Subject: "))[9:]
+            for body in await self.bodies(external_id)
+        ]
 
     async def states(self, external_id: int) -> dict[str, int]:
         """How many ledger rows there are in each state."""
-        return dict(await self.rows(
-            "select state, count(*)::int from upstream_mails where external_id = %s group by state", external_id))
+        return dict(
+            await self.rows(
+                "select state, count(*)::int from upstream_mails where external_id = %s group by state", external_id
+            )
+        )
 
     async def poll(self, external_id: int) -> ledger.Polled:
         """Make the account due, and wait until a poll that began after that has ended."""
@@ -75,7 +95,8 @@ class Bench:
 
         async def ended() -> bool:
             [[owner, success, error]] = await self.rows(
-                "select owner, last_success_at, last_error_at from polls where external_id = %s", external_id)
+                "select owner, last_success_at, last_error_at from polls where external_id = %s", external_id
+            )
             return owner is None and any(at is not None and at > start for at in (success, error))
 
         await until(ended)
@@ -93,9 +114,16 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0)
 async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
     """A fetcher that runs in this process; its envelopes are caught instead of sent."""
     key = new_key()
-    service = Service("fetcher", Settings(
-        database_url=database_url, broker_url="amqp://127.0.0.1:1/", secret_key=key,
-        **{"allow_private_upstream": True, **settings}), Vault(key))
+    service = Service(
+        "fetcher",
+        Settings(
+            database_url=database_url,
+            broker_url="amqp://127.0.0.1:1/",
+            secret_key=key,
+            **{"allow_private_upstream": True, **settings},
+        ),
+        Vault(key),
+    )
     bench = Bench(service, service.database, Vault(key))
     service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here
     await service.database.open()
@@ -109,8 +137,7 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
 
 
 async def polls_well(bench: Bench, account: int) -> bool:
-    return bool(await bench.rows(
-        "select 1 from polls where external_id = %s and last_success_at is not null", account))
+    return bool(await bench.rows("select 1 from polls where external_id = %s and last_success_at is not null", account))
 
 
 async def has(bench: Bench, account: int, count: int) -> bool:

@@ -69,8 +69,9 @@ class ScriptedPop3:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ScriptedPop3]:
         """Serve on a free port of 127.0.0.1."""
-        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20,
-                                              ssl=self.context if self.implicit else None)
+        listener = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self.context if self.implicit else None
+        )
         self.port = listener.sockets[0].getsockname()[1]
         try:
             yield self

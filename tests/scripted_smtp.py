@@ -15,9 +15,16 @@ CLOSE = "(close)"
 """Instead of a reply: the end of the connection."""
 
 _DEFAULTS = {
-    "GREETING": "220 ready", "EHLO": "250-scripted\r\n250-8BITMIME\r\n250-SIZE 100000000\r\n250 AUTH PLAIN LOGIN",
-    "AUTH": "235 2.7.0 welcome", "MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "DATA": "354 go on",
-    "END": "250 2.0.0 queued", "RSET": "250 2.0.0 ok", "NOOP": "250 2.0.0 ok", "QUIT": "221 2.0.0 bye",
+    "GREETING": "220 ready",
+    "EHLO": "250-scripted\r\n250-8BITMIME\r\n250-SIZE 100000000\r\n250 AUTH PLAIN LOGIN",
+    "AUTH": "235 2.7.0 welcome",
+    "MAIL": "250 2.1.0 ok",
+    "RCPT": "250 2.1.5 ok",
+    "DATA": "354 go on",
+    "END": "250 2.0.0 queued",
+    "RSET": "250 2.0.0 ok",
+    "NOOP": "250 2.0.0 ok",
+    "QUIT": "221 2.0.0 bye",
 }
 
 

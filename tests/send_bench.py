@@ -39,9 +39,16 @@ class Bench:
     """publications: what the broker would have got. externals by address, people by user name."""
 
     def __init__(self, database_url: str) -> None:
-        self.service = Service("sender", Settings(
-            database_url=database_url, broker_url="amqp://127.0.0.1:1/", secret_key=company.KEY,
-            allow_private_upstream=True), Vault(company.KEY))
+        self.service = Service(
+            "sender",
+            Settings(
+                database_url=database_url,
+                broker_url="amqp://127.0.0.1:1/",
+                secret_key=company.KEY,
+                allow_private_upstream=True,
+            ),
+            Vault(company.KEY),
+        )
         self.database: Database = self.service.database
         self.publications: list[Publication] = []
         self.externals: dict[str, External] = {}
@@ -53,12 +60,25 @@ class Bench:
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
         """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
         server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2} | smtp
-        await company.apply(self.database, {
-            "external_accounts": [company.external(address, smtp=server | {"port": ports.get(address, 1)},
-                                                   aliases=["help@company.com"] if address == SUPPORT else [])
-                                  for address in (SUPPORT, SALES)],
-            "local_accounts": [company.local("Alex", **(local_fields or {})), company.local("Jim"),
-                               company.local("Kim", SALES), company.local("Tom", SALES)]})
+        await company.apply(
+            self.database,
+            {
+                "external_accounts": [
+                    company.external(
+                        address,
+                        smtp=server | {"port": ports.get(address, 1)},
+                        aliases=["help@company.com"] if address == SUPPORT else [],
+                    )
+                    for address in (SUPPORT, SALES)
+                ],
+                "local_accounts": [
+                    company.local("Alex", **(local_fields or {})),
+                    company.local("Jim"),
+                    company.local("Kim", SALES),
+                    company.local("Tom", SALES),
+                ],
+            },
+        )
         self.externals, self.people = await company.everyone(self.database)
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -67,8 +87,15 @@ class Bench:
             cursor = await connection.execute(sql.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
 
-    async def submit(self, *to: str, mail: bytes = MAIL, author: str = "Alex", sender: str | None = None,
-                     header_id: str | None = None, smtputf8: bool = False) -> int:
+    async def submit(
+        self,
+        *to: str,
+        mail: bytes = MAIL,
+        author: str = "Alex",
+        sender: str | None = None,
+        header_id: str | None = None,
+        smtputf8: bool = False,
+    ) -> int:
         """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id."""
         person = self.people[author]
         locals_ = {local.address: local.id for local in self.people.values()}
@@ -76,12 +103,26 @@ class Bench:
 
         def kind(address: str) -> Kind:
             return "local" if address in locals_ else "external" if address in ours else "relay"
-        recipients = tuple(Recipient(address, kind(address), locals_.get(address) or ours.get(address))
-                           for address in to)
+
+        recipients = tuple(
+            Recipient(address, kind(address), locals_.get(address) or ours.get(address)) for address in to
+        )
         async with self.database.transaction() as connection:
-            [submission_id] = await submissions.record(connection, [Submission(
-                person.id, person.external_id, Content.of(mail), person.address if sender is None else sender,
-                header_id or f"{next(_numbers)}@local.com", not mail.isascii(), smtputf8, recipients)])
+            [submission_id] = await submissions.record(
+                connection,
+                [
+                    Submission(
+                        person.id,
+                        person.external_id,
+                        Content.of(mail),
+                        person.address if sender is None else sender,
+                        header_id or f"{next(_numbers)}@local.com",
+                        not mail.isascii(),
+                        smtputf8,
+                        recipients,
+                    )
+                ],
+            )
         self.publications += await self.stage.handle([submission_id])
         return submission_id
 
@@ -93,9 +134,11 @@ class Bench:
 
     async def until(self, submission_id: int, **wanted: object) -> Listed:
         """Wait until a submission is listed like this."""
+
         async def so() -> bool:
             found = await self.listed(submission_id)
             return all(getattr(found, name) == value for name, value in wanted.items())
+
         try:
             await until(so)
         except TimeoutError as error:
@@ -104,15 +147,24 @@ class Bench:
 
     async def events(self, submission_id: int) -> list[tuple[str, str | None]]:
         """What happened to it: event, and who it concerned."""
-        return [(row[0], row[1]) for row in await self.rows(
-            "select event, who from events where submission_id = %s order by id", submission_id)]
+        return [
+            (row[0], row[1])
+            for row in await self.rows(
+                "select event, who from events where submission_id = %s order by id", submission_id
+            )
+        ]
 
     async def notices(self, name: str) -> list[bytes]:
         """What notices a person was sent."""
-        return [bytes(row[0]) for row in await self.rows(
-            """select m.head from inbound i join messages m on m.id = i.message_id
+        return [
+            bytes(row[0])
+            for row in await self.rows(
+                """select m.head from inbound i join messages m on m.id = i.message_id
                    join deliveries d on d.inbound_id = i.id
-               where i.source = 'notice' and d.local_id = %s order by i.id""", self.people[name].id)]
+               where i.source = 'notice' and d.local_id = %s order by i.id""",
+                self.people[name].id,
+            )
+        ]
 
     async def make_due(self) -> None:
         """Let every back-off end now."""

@@ -1,4 +1,4 @@
-"""The whole system for end-to-end tests: every service and server of ``up``, and a provider of real Dovecot and Postfix."""
+"""The whole system for end-to-end tests: all that ``up`` runs, and a provider of real Dovecot and Postfix."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.provider import Provider
@@ -59,15 +58,25 @@ class System:
         """An account at our provider, with its mailbox there; polled every second."""
         self.provider.add_mailbox(address, PASSWORD)
         server = {"host": self.provider.host, "tls": "none"}
-        return {"address": address, "password": PASSWORD, "poll_seconds": 1,
-                "pop3": server | {"port": self.provider.pop3_port},
-                "smtp": server | {"port": self.provider.smtp_port}} | fields
+        return {
+            "address": address,
+            "password": PASSWORD,
+            "poll_seconds": 1,
+            "pop3": server | {"port": self.provider.pop3_port},
+            "smtp": server | {"port": self.provider.smtp_port},
+        } | fields
 
     def company(self) -> dict[str, Any]:
         """The company of the manual's 4.3."""
-        return {"external_accounts": [self.external("support@company.com"), self.external("sales@company.com")],
-                "local_accounts": [local("Alex"), local("Jim"), local("Kim", "sales@company.com"),
-                                   local("Tom", "sales@company.com")]}
+        return {
+            "external_accounts": [self.external("support@company.com"), self.external("sales@company.com")],
+            "local_accounts": [
+                local("Alex"),
+                local("Jim"),
+                local("Kim", "sales@company.com"),
+                local("Tom", "sales@company.com"),
+            ],
+        }
 
     # ---------------------------------------------------------------------------------------- people
 
@@ -110,6 +119,8 @@ def until(what: Callable[[], T], seconds: float = 60.0) -> T:
 def running(folder: Path, **settings: Any) -> Iterator[System]:
     """A system with a data folder of its own, on free ports."""
     base = Settings(data=folder / "data", allow_private_upstream=True, **settings)
-    with (Provider(folder / "provider") as provider,
-          Instance(with_free_ports(base), say=lambda line: print(line, file=sys.stderr)) as instance):
+    with (
+        Provider(folder / "provider") as provider,
+        Instance(with_free_ports(base), say=lambda line: print(line, file=sys.stderr)) as instance,
+    ):
         yield System(instance, provider, folder)

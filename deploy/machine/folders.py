@@ -51,7 +51,8 @@ def place(data: Path, name: str, users: Sequence[str]) -> Path:
     home.mkdir(mode=0o755, parents=True)
     (home / "README").write_text(
         f"Files of the mailgroup in {data}, which the user {users[0]} cannot enter.\nDelete this with that folder.\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
     folder = home / name
     if link.exists():  # made while the data folder was still open to that user
         subprocess.run(["cp", "-a", str(link), str(folder)], check=True)

@@ -45,8 +45,9 @@ class Instance:
     this start made it, else None. failure: why it ended by itself. stopping: set it to end waiting early.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None] = print,
-                 services: Sequence[str] = RESIDENT) -> None:
+    def __init__(
+        self, settings: Settings, say: Callable[[str], None] = print, services: Sequence[str] = RESIDENT
+    ) -> None:
         """:param settings: as the command read them. :param say: shows a line of progress."""
         self.settings = settings
         self.admin_password: str | None = None
@@ -84,8 +85,9 @@ class Instance:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Stop the services, then the servers; within a minute."""
         self._stack.close()
 
@@ -113,8 +115,10 @@ class Instance:
     def urls(self) -> dict[str, str]:
         """Where mail clients find the services, and where the metrics are."""
         settings = self.settings
-        found = {name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
-                 for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)}
+        found = {
+            name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
+            for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)
+        }
         return found | {f"metrics_{name}": f"{_health_url(settings, name)}/metrics" for name in self._services}
 
     # ------------------------------------------------------------------------------------------ starting
@@ -127,8 +131,11 @@ class Instance:
 
     def _prepare(self) -> None:
         settings, data = self.settings, self._data
-        private = [name for name, url in (("PostgreSQL", settings.database_url), ("RabbitMQ", settings.broker_url))
-                   if url is None]
+        private = [
+            name
+            for name, url in (("PostgreSQL", settings.database_url), ("RabbitMQ", settings.broker_url))
+            if url is None
+        ]
         if private:
             self._say(f"Preparing {' and '.join(private)} in {data}")
         self._servers = servers.prepare(data, settings.database_url is None, settings.broker_url is None)
@@ -229,8 +236,12 @@ def with_free_ports(settings: Settings) -> Settings:
     return settings.model_copy(update={**chosen, "metrics_port": first})
 
 
-def up(settings: Settings, ready: Callable[[Instance], None], say: Callable[[str], None] = print,
-       services: Sequence[str] = RESIDENT) -> int:
+def up(
+    settings: Settings,
+    ready: Callable[[Instance], None],
+    say: Callable[[str], None] = print,
+    services: Sequence[str] = RESIDENT,
+) -> int:
     """Run everything in the foreground until SIGINT, SIGTERM or SIGHUP.
 
     :param ready: called once all is ready, to print addresses.
@@ -251,6 +262,7 @@ def up(settings: Settings, ready: Callable[[Instance], None], say: Callable[[str
 @contextmanager
 def stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
     """While the block lasts, the signals that end a program only set the event. From the main thread."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
 
@@ -302,8 +314,9 @@ def _lock(data: Path) -> Iterator[None]:
                 break
             except OSError as error:  # commands that look whether we run hold it for an instant
                 if time.monotonic() > deadline:
-                    raise Permanent(f"{data}: is in use by another mailgroup that runs now; stop it, or give another "
-                                    "--data") from error
+                    raise Permanent(
+                        f"{data}: is in use by another mailgroup that runs now; stop it, or give another --data"
+                    ) from error
             time.sleep(0.05)
         yield
 

@@ -60,10 +60,26 @@ class Postgres:
         give(self.folder, USER)
         subprocess.run(["setpriv", *identity(USER), "rm", "-rf", str(part)], check=True)
         made = subprocess.run(
-            ["setpriv", *identity(USER), str(_newest() / "initdb"), "--pgdata", str(part), "--username=mailgroup",
-             "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions",
-             *([] if self.durable else ["--no-sync"])],
-            cwd=self.folder, env={"PATH": PATH}, capture_output=True, text=True, check=False)
+            [
+                "setpriv",
+                *identity(USER),
+                str(_newest() / "initdb"),
+                "--pgdata",
+                str(part),
+                "--username=mailgroup",
+                "--auth=scram-sha-256",
+                f"--pwfile={secret}",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-instructions",
+                *([] if self.durable else ["--no-sync"]),
+            ],
+            cwd=self.folder,
+            env={"PATH": PATH},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         secret.unlink()
         if made.returncode:
             raise Permanent(f"initdb: {made.stderr.strip()}")
@@ -74,17 +90,30 @@ class Postgres:
         data = self.folder / "data"
         binary = _INSTALLED / (data / "PG_VERSION").read_text(encoding="ascii").strip() / "bin" / "postgres"
         settings = {
-            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "",
-            "max_connections": "200", "shared_buffers": "128MB", "max_wal_size": "2GB",
-            "log_line_prefix": "%m ", "log_timezone": "UTC", "timezone": "UTC",
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "128MB",
+            "max_wal_size": "2GB",
+            "log_line_prefix": "%m ",
+            "log_timezone": "UTC",
+            "timezone": "UTC",
         }
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [f"--{name}={value}" for name, value in settings.items()]
         # SIGINT is a fast shutdown: clients are cut off, what is committed is written; SIGTERM would wait for clients.
-        return Program("postgres", (str(binary), "-D", str(data), *options),
-                       {"PATH": PATH, "LANG": "C.UTF-8"}, self.folder, priority=10, user=USER, stop_signal="INT",
-                       stop_seconds=15)
+        return Program(
+            "postgres",
+            (str(binary), "-D", str(data), *options),
+            {"PATH": PATH, "LANG": "C.UTF-8"},
+            self.folder,
+            priority=10,
+            user=USER,
+            stop_signal="INT",
+            stop_seconds=15,
+        )
 
     def answers(self) -> bool:
         """Whether it takes connections."""
@@ -98,8 +127,9 @@ class Postgres:
         """Create a database, unless it exists. :raises Temporary: the server is away."""
         with self._connect() as connection:
             if connection.execute("select 1 from pg_database where datname = %s", (database,)).fetchone() is None:
-                connection.execute(sql.SQL("create database {} template {}").format(
-                    sql.Identifier(database), sql.Identifier(template)))
+                connection.execute(
+                    sql.SQL("create database {} template {}").format(sql.Identifier(database), sql.Identifier(template))
+                )
 
     def drop(self, database: str) -> None:
         """Drop a database and cut off who uses it. :raises Temporary: the server is away."""
@@ -117,8 +147,13 @@ class Postgres:
 
 def _newest() -> Path:
     """The bin folder of the newest PostgreSQL installed."""
-    found = [path for path in _INSTALLED.glob("*/bin") if re.fullmatch(r"\d+", path.parent.name)
-             and os.access(path / "initdb", os.X_OK) and os.access(path / "postgres", os.X_OK)]
+    found = [
+        path
+        for path in _INSTALLED.glob("*/bin")
+        if re.fullmatch(r"\d+", path.parent.name)
+        and os.access(path / "initdb", os.X_OK)
+        and os.access(path / "postgres", os.X_OK)
+    ]
     if not found:
         raise Permanent(f"PostgreSQL is not installed: no {_INSTALLED}/*/bin/postgres; install the package postgresql")
     return max(found, key=lambda path: int(path.parent.name))

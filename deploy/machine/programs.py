@@ -37,15 +37,24 @@ class Program:
 
     def arguments(self) -> list[str]:
         """The command with what sets up its process: it gets the stop signal too when the one who started it dies."""
-        setting = [] if self.environment is None else [
-            "env", "-i", *(f"{name}={value}" for name, value in self.environment.items())]
+        setting = (
+            []
+            if self.environment is None
+            else ["env", "-i", *(f"{name}={value}" for name, value in self.environment.items())]
+        )
         return ["setpriv", f"--pdeathsig={self.stop_signal}", *identity(self.user), *setting, *self.command]
 
     def start(self, log: Path) -> Process:
         """Start it once, as a child. From the main thread, since it ends with the thread that started it."""
         with log.open("ab") as output:
-            child = subprocess.Popen(self.arguments(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
-                                     stderr=output, start_new_session=True)
+            child = subprocess.Popen(
+                self.arguments(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         return Process(self, child, log)
 
 

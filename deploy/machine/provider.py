@@ -53,7 +53,8 @@ class Provider:
         self.folder = folder
         self.host = "127.0.0.1"
         self.pop3_port, self.pop3s_port, self.smtp_port, self.smtps_port = ports.choose(
-            4, seed or str(folder), ports.PROVIDER)
+            4, seed or str(folder), ports.PROVIDER
+        )
         self.ca_file = folder / "tls" / "ca.pem"
         self.fingerprint = ""
         self._passwords = dict(accounts)
@@ -85,8 +86,9 @@ class Provider:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Stop both servers; mail and configuration stay in the folder."""
         self._stack.close()
 
@@ -135,15 +137,18 @@ class Provider:
             path.mkdir(exist_ok=True)
         shutil.chown(state, "postfix")
         self.fingerprint = _certificates(self.folder / "tls")
-        (etc / "dovecot.conf").write_text(dovecot_configuration(
-            self.folder, self._run, self.pop3_port, self.pop3s_port, _MAIL_USER), encoding="utf-8")
-        (etc / "main.cf").write_text(postfix_configuration(
-            self.folder, self._run, pwd.getpwnam(_MAIL_USER), _database_type()), encoding="utf-8")
+        (etc / "dovecot.conf").write_text(
+            dovecot_configuration(self.folder, self._run, self.pop3_port, self.pop3s_port, _MAIL_USER), encoding="utf-8"
+        )
+        (etc / "main.cf").write_text(
+            postfix_configuration(self.folder, self._run, pwd.getpwnam(_MAIL_USER), _database_type()), encoding="utf-8"
+        )
         (etc / "master.cf").write_text(postfix_services(self.smtp_port, self.smtps_port), encoding="utf-8")
         (etc / "dynamicmaps.cf").touch()
         self._write_accounts()
-        checked = subprocess.run(["postfix", "-c", str(etc), "check"], capture_output=True, text=True, check=False,
-                                 env={"PATH": PATH})
+        checked = subprocess.run(
+            ["postfix", "-c", str(etc), "check"], capture_output=True, text=True, check=False, env={"PATH": PATH}
+        )
         if checked.returncode:
             raise Temporary(f"postfix check: {checked.stderr.strip()}")
 
@@ -170,11 +175,23 @@ class Provider:
     def _programs(self) -> list[Program]:
         etc = self.folder / "etc"
         return [
-            Program("dovecot", ("dovecot", "-F", "-c", str(etc / "dovecot.conf")), {"PATH": PATH}, self.folder, 30,
-                    stop_seconds=10),
+            Program(
+                "dovecot",
+                ("dovecot", "-F", "-c", str(etc / "dovecot.conf")),
+                {"PATH": PATH},
+                self.folder,
+                30,
+                stop_seconds=10,
+            ),
             # Postfix changes its identity as it runs, and with that the kernel forgets to end it together with us.
-            Program("postfix", ("sh", "-c", _PASS_ON_TERM, "sh", f"{_daemons()}/master", "-d", "-c", str(etc)),
-                    {"PATH": PATH}, self.folder, 31, stop_seconds=10),
+            Program(
+                "postfix",
+                ("sh", "-c", _PASS_ON_TERM, "sh", f"{_daemons()}/master", "-d", "-c", str(etc)),
+                {"PATH": PATH},
+                self.folder,
+                31,
+                stop_seconds=10,
+            ),
         ]
 
     def _wait(self) -> None:
@@ -196,7 +213,7 @@ def _certificates(folder: Path) -> str:
         (folder / "ca.pem").write_text(authority, encoding="ascii")
         write_private(server, certificate)  # certificate and key; Dovecot and Postfix read it as root
     text = server.read_text(encoding="ascii")
-    pem = text[text.index("-----BEGIN CERTIFICATE"):]
+    pem = text[text.index("-----BEGIN CERTIFICATE") :]
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
 
 
@@ -205,8 +222,9 @@ def _give_to_mail_user(path: Path) -> None:
 
 
 def _postconf(name: str) -> str:
-    return subprocess.run(["postconf", "-d", "-h", name], check=True, capture_output=True, text=True,
-                          env={"PATH": PATH}).stdout.strip()
+    return subprocess.run(
+        ["postconf", "-d", "-h", name], check=True, capture_output=True, text=True, env={"PATH": PATH}
+    ).stdout.strip()
 
 
 def _daemons() -> str:

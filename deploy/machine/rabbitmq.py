@@ -46,14 +46,21 @@ class RabbitMQ:
             raise Permanent(f"RabbitMQ is not installed: no {_SCRIPTS}/rabbitmq-server; install rabbitmq-server")
         for name in ("log", "mnesia"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        write_private(self.folder / "rabbitmq.conf", "\n".join((
-            f"listeners.tcp.1 = 127.0.0.1:{self.ports[0]}",
-            "default_user = mailgroup",
-            f"default_pass = {self.password}",
-            "log.console = true",
-            "log.console.level = info",
-            "log.file = false",
-            "disk_free_limit.absolute = 64MB", "")))
+        write_private(
+            self.folder / "rabbitmq.conf",
+            "\n".join(
+                (
+                    f"listeners.tcp.1 = 127.0.0.1:{self.ports[0]}",
+                    "default_user = mailgroup",
+                    f"default_pass = {self.password}",
+                    "log.console = true",
+                    "log.console.level = info",
+                    "log.file = false",
+                    "disk_free_limit.absolute = 64MB",
+                    "",
+                )
+            ),
+        )
         write_private(self.folder / "enabled_plugins", "[].\n")
         write_private(self.folder / "environment.conf", "")  # instead of the system's
         give(self.folder, USER)
@@ -61,11 +68,18 @@ class RabbitMQ:
     def _environment(self) -> dict[str, str]:
         amqp, mapper, cluster = self.ports
         return {
-            "PATH": PATH, "LANG": "C.UTF-8", "HOME": str(self.folder),
-            "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_CRASH_DUMP_SECONDS": "0",
-            "RABBITMQ_NODENAME": _NODE, "RABBITMQ_NODE_PORT": str(amqp), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "PATH": PATH,
+            "LANG": "C.UTF-8",
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_NODENAME": _NODE,
+            "RABBITMQ_NODE_PORT": str(amqp),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(cluster),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"), "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "environment.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
@@ -78,10 +92,24 @@ class RabbitMQ:
         # Told that systemd runs it, the script replaces itself by the node, so that signals reach the node itself.
         node = self._environment() | {"RUNNING_UNDER_SYSTEMD": "true"}
         return [
-            Program("epmd", ("epmd", "-port", str(self.ports[1]), "-address", "127.0.0.1"),
-                    {"PATH": PATH, "HOME": str(self.folder)}, self.folder, priority=5, user=USER, stop_seconds=2),
-            Program("rabbitmq", (str(_SCRIPTS / "rabbitmq-server"),), node, self.folder, priority=20, user=USER,
-                    stop_seconds=15),
+            Program(
+                "epmd",
+                ("epmd", "-port", str(self.ports[1]), "-address", "127.0.0.1"),
+                {"PATH": PATH, "HOME": str(self.folder)},
+                self.folder,
+                priority=5,
+                user=USER,
+                stop_seconds=2,
+            ),
+            Program(
+                "rabbitmq",
+                (str(_SCRIPTS / "rabbitmq-server"),),
+                node,
+                self.folder,
+                priority=20,
+                user=USER,
+                stop_seconds=15,
+            ),
         ]
 
     def answers(self) -> bool:
@@ -100,10 +128,19 @@ class RabbitMQ:
         :raises Temporary: it failed, with what it said.
         """
         low = self.ports[2] + 1
-        environment = self._environment() | {"RABBITMQ_CTL_DIST_PORT_MIN": str(low),
-                                             "RABBITMQ_CTL_DIST_PORT_MAX": str(low + 20)}
-        done = subprocess.run(["setpriv", *identity(USER), str(_SCRIPTS / "rabbitmqctl"), "--quiet", *words],
-                              cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        environment = self._environment() | {
+            "RABBITMQ_CTL_DIST_PORT_MIN": str(low),
+            "RABBITMQ_CTL_DIST_PORT_MAX": str(low + 20),
+        }
+        done = subprocess.run(
+            ["setpriv", *identity(USER), str(_SCRIPTS / "rabbitmqctl"), "--quiet", *words],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         if done.returncode:
             raise Temporary(f"rabbitmqctl {words[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
@@ -112,6 +149,10 @@ class RabbitMQ:
         """Create virtual hosts that the user may do everything in; one call, since rabbitmqctl takes seconds."""
         every = '<<".*">>'
         listed = ",".join(f'<<"{name}">>' for name in names)
-        self.control("eval", (
-            f"[begin rabbit_vhost:add(V, <<\"mailgroup\">>), rabbit_auth_backend_internal:set_permissions("
-            f"<<\"mailgroup\">>, V, {every}, {every}, {every}, <<\"mailgroup\">>) end || V <- [{listed}]]."))
+        self.control(
+            "eval",
+            (
+                f'[begin rabbit_vhost:add(V, <<"mailgroup">>), rabbit_auth_backend_internal:set_permissions('
+                f'<<"mailgroup">>, V, {every}, {every}, {every}, <<"mailgroup">>) end || V <- [{listed}]].'
+            ),
+        )

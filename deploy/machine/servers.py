@@ -41,8 +41,17 @@ class Servers:
             found.append(self.postgres.program())
         if self.rabbitmq is not None:
             mapper, node = self.rabbitmq.programs()
-            found += [mapper, Program("rabbitmq", (sys.executable, "-m", __name__, str(self.data)), None, self.data,
-                                      node.priority, stop_seconds=node.stop_seconds)]
+            found += [
+                mapper,
+                Program(
+                    "rabbitmq",
+                    (sys.executable, "-m", __name__, str(self.data)),
+                    None,
+                    self.data,
+                    node.priority,
+                    stop_seconds=node.stop_seconds,
+                ),
+            ]
         return found
 
 
@@ -87,14 +96,16 @@ def _read(data: Path) -> dict[str, Any]:
 
 
 def _postgres(data: Path, known: dict[str, Any]) -> Postgres:
-    return Postgres(folders.place(data, "postgres", [POSTGRES_USER]), known["postgres_port"],
-                    known["postgres_password"])
+    return Postgres(
+        folders.place(data, "postgres", [POSTGRES_USER]), known["postgres_port"], known["postgres_password"]
+    )
 
 
 def _rabbitmq(data: Path, known: dict[str, Any]) -> RabbitMQ:
     amqp, mapper, cluster = known["rabbitmq_ports"]
-    return RabbitMQ(folders.place(data, "rabbitmq", [RABBITMQ_USER]), (amqp, mapper, cluster),
-                    known["rabbitmq_password"])
+    return RabbitMQ(
+        folders.place(data, "rabbitmq", [RABBITMQ_USER]), (amqp, mapper, cluster), known["rabbitmq_password"]
+    )
 
 
 def _become_rabbitmq(data: Path) -> None:

@@ -36,14 +36,16 @@ _LONGEST_SOCKET = 100
 
 def service(name: str) -> Program:
     """A service of ours: ``python -m services.NAME``."""
-    return Program(name, (sys.executable, "-m", f"services.{name}"), None, ROOT, _GROUP_PRIORITY, stop_seconds=20,
-                   on_demand=True)
+    return Program(
+        name, (sys.executable, "-m", f"services.{name}"), None, ROOT, _GROUP_PRIORITY, stop_seconds=20, on_demand=True
+    )
 
 
 def configuration(programs: Sequence[Program], data: Path, control: Path) -> str:
     """supervisord.conf. Programs of ours are started on demand, the servers at once."""
     limit = min(_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    blocks = [f"""\
+    blocks = [
+        f"""\
 [supervisord]
 nodaemon = true
 silent = true
@@ -62,7 +64,8 @@ chmod = 0600
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
-"""]
+"""
+    ]
     on_demand = [program.name for program in programs if program.on_demand]
     if on_demand:  # a group is stopped at once, one group after the other
         blocks.append(f"[group:{_GROUP}]\nprograms = {','.join(on_demand)}\npriority = {_GROUP_PRIORITY}\n")
@@ -100,13 +103,15 @@ class Supervisor:
         """:param environment: of the services, added to ours without the settings of mailgroup in it."""
         self._data = data
         self._programs = [
-            program if program.environment is None
-            else replace(program, environment={**program.environment, _MARK: str(data)}) for program in programs]
+            program
+            if program.environment is None
+            else replace(program, environment={**program.environment, _MARK: str(data)})
+            for program in programs
+        ]
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")}
         self._environment |= {"PYTHONUNBUFFERED": "1", _MARK: str(data), **environment}
         # The checkout goes first on the import path, whatever the working directory is.
-        self._environment["PYTHONPATH"] = os.pathsep.join(
-            [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process: subprocess.Popen[bytes] | None = None
         self._control = data / "supervisord.sock"
 
@@ -119,9 +124,13 @@ class Supervisor:
         file.write_text(configuration(self._programs, self._data, self._control), encoding="utf-8")
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig=TERM", sys.executable, "-m", "supervisor.supervisord", "-c", str(file)],
-            cwd=self._data, env=self._environment, stdin=subprocess.DEVNULL,
-            stdout=(self._data / "log" / "supervisord.out").open("ab"), stderr=subprocess.STDOUT,
-            start_new_session=True)
+            cwd=self._data,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=(self._data / "log" / "supervisord.out").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int | None:

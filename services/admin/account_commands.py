@@ -14,8 +14,8 @@ from ruamel.yaml.error import YAMLError
 
 from services.admin import changes, contact
 from services.admin.accounts_file import AccountsError, AccountsFile, check, read_file
-from services.admin.options import Data, Json
-from services.admin.printing import console, fail, print_json, print_table, run
+from services.admin.options import Data, Json, group
+from services.admin.printing import console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
 from shared import accounts, inbound
 from shared.accounts import External, Local
@@ -25,16 +25,16 @@ from shared.failures import Permanent
 CHANGE_SECONDS = 3600.0
 """Ten thousand passwords take minutes to hash."""
 
-external = typer.Typer(help="The mailboxes at providers (manual 4.1).", no_args_is_help=True)
-local = typer.Typer(help="The people who share them (manual 4.2).", no_args_is_help=True)
+external = group("The mailboxes at providers (manual 4.1).")
+local = group("The people who share them (manual 4.2).")
 Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
 Fields = Annotated[list[str] | None, typer.Argument(
     help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
          "password=- reads it from standard input.", metavar="FIELD=VALUE...")]
 
 
-def apply(file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).")],
-          prune: Annotated[bool, typer.Option(help="Remove accounts that the file does not name.")] = False,
+def apply(file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
+          prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
           data: Data = None) -> None:
     """Make the accounts what FILE says; what it changed is printed and in force when it returns.
 
@@ -67,7 +67,9 @@ async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> 
         outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
     for line in outcome.lines or ["nothing to change"]:
         console.print(line, markup=False)
-    for line in await contact.describe(system, outcome.contacts):
+    with waiting("Asking the provider what lies there"):
+        found = await contact.describe(system, outcome.contacts)
+    for line in found:
         console.print(line, markup=False)
 
 
@@ -110,6 +112,10 @@ def _yaml(document: Any) -> str:
 # ---------------------------------------------------------------------------------------------- one account at a time
 
 
+_TEXTS = ("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external")
+"""Fields whose value is text as it stands, also if YAML would read a number or a list."""
+
+
 def _parse(fields: list[str] | None) -> dict[str, Any]:
     """FIELD=VALUE words as a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
 
@@ -120,8 +126,10 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
         name, sign, text = word.partition("=")
         if not sign or not name:
             raise AccountsError([f"{word!r}: fields are given as FIELD=VALUE"])
-        if name == "password":
-            value: Any = sys.stdin.readline().rstrip("\r\n") if text == "-" else text
+        if name == "password" and text == "-":
+            value: Any = sys.stdin.readline().rstrip("\r\n")
+        elif text and name.rpartition(".")[2] in _TEXTS:
+            value = text
         else:
             try:
                 value = YAML(typ="safe", pure=True).load(text) if text else None
@@ -140,7 +148,8 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for name, value in new.items():
-        merged[name] = _merge(merged[name], value) if isinstance(value, dict) and isinstance(merged.get(name), dict) else value
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if both else value
     return merged
 
 
@@ -173,12 +182,18 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
                                         f"'{kind} set'")
             if new and not any(name.startswith("password") for name in fields) and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
+            if str(fields.get("address", address)).casefold() != address.casefold():
+                raise AccountsError(["address: an account keeps its address; add another account, and remove this one"])
             entry = _merge(old, fields)
             if "tls" in fields.get("pop3", {}) and "port" not in fields["pop3"]:
                 entry["pop3"].pop("port", None)  # the port follows the mode unless it is given
             if "tls" in fields.get("smtp", {}) and "port" not in fields["smtp"]:
                 entry["smtp"].pop("port", None)
-            await _change(system, check({f"{kind}_accounts": [entry]}, f"{kind} account", Path.cwd()))
+            try:
+                wanted = check({f"{kind}_accounts": [entry]}, f"{kind} account", Path.cwd())
+            except AccountsError as error:
+                raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
+            await _change(system, wanted)
     run(work)
 
 
@@ -187,14 +202,18 @@ def _remove(kind: Kind, address: str, data: Path | None) -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             await accounts.lock_for_change(connection)
             await _find(connection, kind, address)
-            everyone = await accounts.externals(connection) if kind == "external" else await accounts.locals_(connection)
+            people = await accounts.locals_(connection)
+            everyone = await accounts.externals(connection) if kind == "external" else people
             id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
+            if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
+                raise Permanent(f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
+                                "another one with 'local set ... external=...'")
             await accounts.remove(connection, kind, id_)
-            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
-            if problems:
-                raise AccountsError(problems)
         kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
         console.print(f"{kind} account {address}: removed{kept}", markup=False)
+        for person in people if kind == "local" else []:
+            if person.delegate_id == id_:
+                console.print(f"local account {person.address}: has no delegate any more", markup=False)
     run(work)
 
 
@@ -226,34 +245,34 @@ def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     run(work)
 
 
-def _define(group: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
+def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
     """The commands that both kinds of account have."""
 
-    @group.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
+    @parent.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
     def list_(data: Data = None, json: Json = False) -> None:
         _list(kind, data, json)
 
-    @group.command(help=f"Show an account, without its password.\n\nExample: mailgroup {kind} show {example}")
+    @parent.command(help=f"Show an account, without its password.\n\nExample: mailgroup {kind} show {example}")
     def show(address: Address, data: Data = None, json: Json = False) -> None:
         _show(kind, address, data, json)
 
-    @group.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
+    @parent.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
     def add(address: Address, fields: Fields = None, data: Data = None) -> None:
         _change_fields(kind, address, fields, data, new=True)
 
-    @group.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
+    @parent.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
     def set_(address: Address, fields: Fields = None, data: Data = None) -> None:
         _change_fields(kind, address, fields, data, new=False)
 
-    @group.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
+    @parent.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
     def enable(address: Address, data: Data = None) -> None:
         _save(kind, address, {"enabled": True}, data, new=False)
 
-    @group.command(help=f"Disable an account.\n\nExample: mailgroup {kind} disable {example}")
+    @parent.command(help=f"Disable an account.\n\nExample: mailgroup {kind} disable {example}")
     def disable(address: Address, data: Data = None) -> None:
         _save(kind, address, {"enabled": False}, data, new=False)
 
-    @group.command(help=f"Remove an account.\n\nExample: mailgroup {kind} remove {example}")
+    @parent.command(help=f"Remove an account.\n\nExample: mailgroup {kind} remove {example}")
     def remove(address: Address, data: Data = None) -> None:
         _remove(kind, address, data)
 
@@ -304,12 +323,13 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
                 found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
             if not found:
                 raise Permanent(f"{address}: there is no such external account")
-            steps = await contact.test(system, found[0])
+            with waiting(f"Trying {address}"):
+                steps = await contact.test(system, found[0])
         if json:
             print_json([{"step": step.name, "ok": step.ok, "result": step.text} for step in steps])
         else:
             for step in steps:
-                console.print(f"[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
+                console.print("[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
                 console.print(f"{step.name}: {step.text}", markup=False)
         if not all(step.ok for step in steps):
             raise typer.Exit(1)

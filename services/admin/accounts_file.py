@@ -16,8 +16,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from shared.names import normalise
 
-PORTS = {"pop3": {"none": 110, "starttls": 110, "implicit": 995}, "smtp": {"none": 25, "starttls": 587, "implicit": 465}}
-_ADDRESS = re.compile(r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]+@[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f.]+(\.[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f.]+)*")
+PORTS = {"pop3": {"none": 110, "starttls": 110, "implicit": 995},
+         "smtp": {"none": 25, "starttls": 587, "implicit": 465}}
+_LETTER = r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]"
+_LABEL = _LETTER.replace("x7f]", "x7f.]") + "+"
+_ADDRESS = re.compile(rf"{_LETTER}+@{_LABEL}(\.{_LABEL})*")
 _HOST = re.compile(r"[A-Za-z0-9._:\-]+|\[[0-9A-Fa-f:.]+\]")
 
 
@@ -154,7 +157,7 @@ def read_file(path: Path) -> AccountsFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise AccountsError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from error
+        raise AccountsError([f"{path}: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}"]) from error
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -204,6 +207,12 @@ def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:
     return accounts
 
 
+_WORDS = {
+    "bool_type": "has to be true or false", "int_type": "has to be a whole number, without quotes",
+    "list_type": "has to be a list, for example [one, two]", "string_type": "has to be text; put it in quotes",
+}
+
+
 def _lines(error: ValidationError, data: Any) -> Iterator[str]:
     for problem in error.errors():
         path = ""
@@ -214,10 +223,13 @@ def _lines(error: ValidationError, data: Any) -> Iterator[str]:
             yield f"{path}{who}: there is no such field; allowed here are {', '.join(_allowed(problem['loc']))}"
         elif problem["type"] == "missing":
             yield f"{path}{who}: is missing"
+        elif problem["type"] == "model_type":
+            yield f"{path or 'it'}{who}: is made of the fields {', '.join(_allowed((*problem['loc'], '')))}"
         else:
             secret = any(str(part).startswith("password") for part in problem["loc"])
             shown = "" if isinstance(problem["input"], dict | list) or secret else f"{problem['input']!r}: "
-            yield f"{path}{who}: {shown}{problem['msg'].removeprefix('Value error, ')}"
+            words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+            yield f"{path}{who}: {shown}{words}"
 
 
 def _owner(data: Any, location: tuple[int | str, ...]) -> str:

@@ -26,15 +26,20 @@ PUBLIC_DOMAINS = frozenset("""
     bluewin.ch rambler.ru rediffmail.com uol.com.br terra.com.br""".split())
 
 
+_FETCHING = ("enabled", "login", "password", "pop3", "history", "delete_after_days", "delete_history")
+"""The fields that decide about what lies at the provider."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What was changed: lines for people, and the external accounts that are new or have another POP3 server."""
+    """What was changed: lines for people, and the external accounts that are new or are fetched in another way."""
 
     lines: list[str] = field(default_factory=list)
     contacts: list[External] = field(default_factory=list)
 
 
-async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool, prune: bool = False) -> Outcome:
+async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool,
+                prune: bool = False) -> Outcome:
     """Make the accounts what the file says; ``prune`` removes those that it does not name.
 
     Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
@@ -66,7 +71,8 @@ async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, pass
     staying = {person.address.casefold() for person in wanted.local_accounts}
     for key in [key for key in locals_ if prune and key not in staying]:
         await accounts.remove(connection, "local", locals_[key].id)
-        outcome.lines.append(f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention time")
+        outcome.lines.append(f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
+                             "time ('local restore' brings it back)")
     for person in wanted.local_accounts:
         external = externals.get(person.external.casefold())
         if external is None or person.external.casefold() in leaving:
@@ -165,7 +171,7 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
         await ledger.restart(connection, new.id)
     await submissions.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
-    if old is None or (old.pop3, old.login, old.history) != (new.pop3, new.login, new.history):
+    if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)
     return new
 
@@ -173,7 +179,7 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
 def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
     try:
         return vault.open(sealed) == password
-    except Exception:  # noqa: BLE001  # sealed under a lost key: whatever it was, it is replaced
+    except Exception:  # sealed under a lost key: whatever it was, it is replaced
         return False
 
 
@@ -189,7 +195,8 @@ async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Pool
 async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
                       password_hash: str, outcome: Outcome) -> Local:
     former = _former_names(old, wanted.user_name)
-    known = {normalise(name) for name in former}  # an exported file lists former names among the aliases
+    # An exported file lists former names among the aliases, the one that is used again too.
+    known = {normalise(name) for name in (wanted.user_name, *former)}
     aliases = tuple(name for name in wanted.aliases if normalise(name) not in known)
     new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name, aliases,
                 tuple(wanted.addresses), external.id, old.delegate_id if old else None, former)
@@ -198,7 +205,7 @@ async def _save_local(connection: Connection, wanted: LocalFields, old: Local | 
     new = replace(new, id=await accounts.save_local(connection, new))
     if old is None:
         await maildrops.create_maildrop(connection, new.id)
-    outcome.lines.append(f"local account {new.address}: {_difference(old, new)}")
+    outcome.lines.append(f"local account {new.address}: {_difference(old, new, external.address)}")
     return new
 
 
@@ -238,18 +245,26 @@ async def _save_delegates(connection: Connection, wanted: Sequence[LocalFields],
             outcome.lines.append(f"local account {new.address}: delegate {delegate.address if delegate else 'none'}")
 
 
-def _difference(old: External | Local | None, new: External | Local) -> str:
+def _difference(old: External | Local | None, new: External | Local, external: str = "") -> str:
+    """In words, with the fields' names of the accounts file. external: the address of a person's new one."""
     if old is None:
         return "added"
-    secret = {"password", "password_hash"}
-    changed = [f.name if f.name in secret else f"{f.name} {_shown(getattr(old, f.name))} -> {_shown(getattr(new, f.name))}"
-               for f in fields(new) if getattr(old, f.name) != getattr(new, f.name) and f.name != "id"]
-    return "changed " + ", ".join("password" if name in secret else name for name in changed)
+    changed = []
+    for name in (f.name for f in fields(new) if f.name != "id" and getattr(old, f.name) != getattr(new, f.name)):
+        if name in ("password", "password_hash"):
+            changed.append("password")
+        elif name == "external_id":
+            changed.append(f"external -> {external}")
+        else:
+            before, now = _shown(getattr(old, name)), _shown(getattr(new, name))
+            changed.append(f"{name.replace('smtp_', 'smtp.')} {before} -> {now}")
+    return "changed " + ", ".join(changed)
 
 
 def _shown(value: object) -> str:
     if isinstance(value, Server):
-        return f"{value.host}:{value.port}/{value.tls}"
+        pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
+        return f"{value.host}:{value.port}/{value.tls}{pinned}"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import typer
 
 from services.admin import account_commands, machine_commands, mail_commands
+from services.admin.options import group
 
-app = typer.Typer(
-    name="mailgroup", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="A mail gateway: a team shares one public mailbox, each person keeps a private one.")
+app = group("A mail gateway: a team shares one public mailbox, each person keeps a private one.",
+            name="mailgroup", add_completion=False, pretty_exceptions_enable=False)
 
 app.command()(machine_commands.demo)
 app.command()(machine_commands.up)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.admin.system import System
 from shared import ledger, submissions
-from shared.accounts import External
+from shared.accounts import External, Server
 from shared.failures import Permanent, Temporary
 from shared.pop3_client import open_session
 from shared.smtp_client import probe_smtp
@@ -33,14 +33,13 @@ async def test(system: System, external: External) -> list[Step]:
         return [Step("password", False, str(error))]
 
     async def pop3() -> str:
-        return await _pop3(system, external, password)
+        return f"login accepted; {await _pop3(system, external, password)}"
 
     async def smtp() -> str:
         await probe_smtp(external, password, system.settings.allow_private_upstream, SECONDS)
         return "login and sender accepted" if external.smtp_auth else "sender accepted"
 
-    steps = [await _try(f"POP3 {external.pop3.host}:{external.pop3.port}", pop3),
-             await _try(f"SMTP {external.smtp.host}:{external.smtp.port}", smtp)]
+    steps = [await _try("POP3", external.pop3, pop3), await _try("SMTP", external.smtp, smtp)]
     async with system.database.transaction() as connection:
         if steps[0].ok:
             await ledger.resume(connection, external.id)
@@ -49,11 +48,12 @@ async def test(system: System, external: External) -> list[Step]:
     return steps
 
 
-async def _try(name: str, step: Callable[[], Awaitable[str]]) -> Step:
+async def _try(protocol: str, server: Server, step: Callable[[], Awaitable[str]]) -> Step:
+    place = f"{server.host}:{server.port}"
     try:
-        return Step(name, True, await step())
+        return Step(f"{protocol} {place}", True, await step())
     except (Temporary, Permanent) as error:
-        return Step(name, False, str(error))
+        return Step(f"{protocol} {place}", False, str(error).removeprefix(f"{place}: "))
 
 
 async def _pop3(system: System, external: External, password: str) -> str:
@@ -76,13 +76,20 @@ def expectation(external: External, listed: Sequence[str], known: Sequence[ledge
 
     :param met: the first contact has been; what it found and is not wanted is history.
     """
-    ours = {row.key: row for row in known}
-    fetched = sum(key in ours and ours[key].state in ("fetched", "deleting") for key in listed)
-    history = sum(key in ours and ours[key].state == "history" for key in listed) if met else len(listed)
-    unknown = sum(key not in ours for key in listed) if met else 0
+    ours = {row.key: row.state for row in known}
+    fetched = sum(ours.get(key) in ("fetched", "deleting") for key in listed)
+    skipped = sum(ours.get(key) == "skipped" for key in listed)
+    unknown = sum(key not in ours for key in listed)
+    history = sum(ours.get(key) == "history" for key in listed)
+    if not met:  # what a first contact finds is history, but for what was fetched before
+        unknown, history = 0, history + unknown
     words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
+    if not external.enabled:
+        words += " once the account is enabled"
     if fetched:
         words += f", {fetched} were fetched already"
+    if skipped:
+        words += f", {skipped} could not be fetched"
     if external.history == "from_now" and history:
         words += f", {history} lay there at the first contact and stay there (history: from_now)"
     if external.delete_after_days is None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.admin.options import Data, Json
-from services.admin.printing import console, fail, print_table, run
+from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
 from shared import accounts
-from shared.failures import Permanent, Temporary
+from shared.failures import Permanent
 from shared.settings import SERVICES, load
 
 if TYPE_CHECKING:
@@ -30,15 +29,14 @@ def up(data: Data = None) -> None:
     """
     from deploy.machine import instance  # only these two commands need what starts servers
 
-    try:
+    with told():
         raise typer.Exit(instance.up(load(data=data), _show_addresses))
-    except (Permanent, Temporary, ValueError, OSError) as error:
-        fail(str(error))
 
 
 def _show_addresses(running: Instance) -> None:
     """What a person who started ``up`` wants to know once all is ready."""
-    print_table(f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items())
+    print_table(f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"),
+                running.urls().items())
     if running.admin_password is not None:
         console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
     console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
@@ -54,10 +52,8 @@ def demo(exit_: Annotated[bool, typer.Option("--exit", help="Stop after the stor
     """
     from services.admin import demo as story
 
-    try:
+    with told():
         raise typer.Exit(story.play(data, stay=not exit_, json=json))
-    except (Permanent, Temporary, ValueError, OSError) as error:
-        fail(str(error))
 
 
 def migrate(data: Data = None) -> None:
@@ -67,14 +63,12 @@ def migrate(data: Data = None) -> None:
     """
     from shared.schema.migrate import migrate as migrate_schema
 
-    try:
+    with told():
         settings = load(data=data)
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
         migrate_schema(settings.database_url)
-    except (Permanent, Temporary, ValueError, OSError) as error:
-        fail(str(error))
-    console.print("the database has the schema of this version", markup=False)
+        console.print("the database has the schema of this version", markup=False)
 
 
 def rotate_key(data: Data = None) -> None:
@@ -93,13 +87,16 @@ def rotate_key(data: Data = None) -> None:
     run(work)
 
 
-def service(name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")]) -> None:
+def service(name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
+            data: Data = None) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
     """
     if name not in SERVICES[:-1]:
         fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES[:-1])}", 2)
+    with told():
+        os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
     os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
 
 

@@ -1,7 +1,8 @@
-"""``status``, ``trace``, ``route``, ``queue …``, ``parked …``, ``held …``, ``undelete``: the mail, from the command line."""
+"""The mail, from the command line: ``status``, ``trace``, ``route``, ``queue``, ``parked``, ``held``, ``undelete``."""
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +10,17 @@ import typer
 
 from services.admin import status as status_page
 from services.admin import trace as trace_page
-from services.admin.options import Data, Json
-from services.admin.printing import ago, console, print_json, print_table, run
+from services.admin.options import Data, Json, group
+from services.admin.printing import MISUSE, ago, console, fail, moment, print_json, print_table, run
 from services.admin.system import reach
 from shared import accounts, inbound, maildrops, maillog, messages, routing, submissions
 from shared.failures import Permanent
 
-queue = typer.Typer(help="Submissions that wait to be relayed.", no_args_is_help=True)
-parked = typer.Typer(help="Mails that failed five times in us.", no_args_is_help=True)
-held = typer.Typer(help="Mails that nobody enabled is there to get.", no_args_is_help=True)
-Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...")]
+queue = group("Submissions that wait to be relayed.")
+parked = group("Mails that failed five times in us.")
+held = group("Mails that nobody enabled is there to get.")
+Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
+Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...", min=1, max=2**63 - 1)]
 
 
 def status(data: Data = None, json: Json = False) -> None:
@@ -45,11 +47,11 @@ def _print_status(found: dict[str, Any]) -> None:
                 ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
     print_table("Queues", ("Name", "Ready", "In hand", "Consumers"),
                 ((q["name"], q["ready"], q["unacked"], q["consumers"]) for q in found["queues"]))
-    print_table("External accounts", ("Address", "Enabled", "Last good poll", "Backlog", "Error"), (
-        (e["address"], "yes" if e["enabled"] else "no", e["last_success"] or "never", e["backlog"], e["last_error"])
-        for e in found["externals"]))
-    print_table("Books (mails)", ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies", "In flight"),
-                ((address, *book.values()) for address, book in found["books"].items()))
+    print_table("External accounts", ("Address", "Enabled", "Last good poll (UTC)", "Backlog", "Error"), (
+        (e["address"], "yes" if e["enabled"] else "no", moment(e["last_success"]) or "never", e["backlog"],
+         e["last_error"]) for e in found["externals"]))
+    print_table("Books (mails)", ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies",
+                                  "In flight"), ((address, *book.values()) for address, book in found["books"].items()))
     for problem in found["problems"]:
         console.print("[red]problem[/red] ", end="")
         console.print(problem, markup=False)
@@ -57,7 +59,7 @@ def _print_status(found: dict[str, Any]) -> None:
         console.print("[green]all is well[/green]")
 
 
-def trace(what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.")],
+def trace(what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.", metavar="WHAT")],
           data: Data = None, json: Json = False) -> None:
     """The history of a mail: fetched, by which rule to whom, relayed, with the provider's replies.
 
@@ -72,22 +74,33 @@ def trace(what: Annotated[str, typer.Argument(help="A Message-ID, an address, or
             raise Permanent(f"{what}: no mail has this id, Message-ID or address")
         else:
             for mail in mails:
-                print_table(f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>",
-                            ("At", "Event", "Who", "Rule", "Why, or the answer"),
-                            ((e["at"], e["event"], e["who"], e["rule"], e["reply"]) for e in mail["events"]))
+                _print_history(mail)
+            if len(mails) >= trace_page.MOST:
+                console.print(f"These are the latest ones; older mail of {what} is found by its id.", markup=False)
     run(work)
 
 
-def route(file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.")],
-          external: Annotated[str, typer.Option(help="Address of the external account that would fetch it.")],
+def _print_history(mail: dict[str, Any]) -> None:
+    console.print(f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>", style="bold", markup=False)
+    for event in mail["events"]:
+        facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
+        words = ": ".join(fact for fact in facts if fact)
+        console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip(), markup=False)
+
+
+def route(file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.", metavar="FILE")],
+          external: Annotated[str, typer.Option(help="The external account that would fetch it.", metavar="ADDRESS")],
           data: Data = None, json: Json = False) -> None:
     """Dry run: who would get this mail, and by which rule.
 
     Example: mailgroup route mail.eml --external support@company.com
     """
     async def work() -> None:
-        with file.open("rb") as stream:
-            head = stream.read(messages.HEAD_OCTETS)
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(messages.HEAD_OCTETS)
+        except OSError as error:
+            fail(f"{file}: {error.strerror}", MISUSE)
         if b"\r\n" not in head:
             head = head.replace(b"\n", b"\r\n")
         facts = routing.read(head)
@@ -123,24 +136,38 @@ def queue_list(data: Data = None, json: Json = False) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             waiting = await submissions.listing(connection, ["submitted", "queued", "claimed", "sent_unanswered"])
+            addresses = {e.id: e.address for e in await accounts.externals(connection)}
+            troubles = {addresses.get(id_): status_page.trouble(relay)
+                        for id_, relay in (await submissions.relays(connection)).items()}
         rows = [{"id": s.id, "message_id": s.header_id, "author": s.author, "external": s.external, "state": s.state,
                  "tries": s.tries, "uncertain": s.uncertain, "age_seconds": round(s.age),
                  "next_try_at": status_page.iso(s.next_try_at),
+                 "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
                  "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients]}
                 for s in waiting]
         if json:
             print_json(rows)
         else:
-            print_table("Queue", ("Id", "Author", "Through", "Age", "Tries", "Next try", "Waiting for", "Last answer"), (
-                (s.id, s.author, s.external, ago(s.age), s.tries, status_page.iso(s.next_try_at) or s.state,
-                 ", ".join(r.address for r in s.recipients if r.state == "waiting"),
-                 next((r.reply for r in s.recipients if r.reply), "")) for s in waiting))
+            now = datetime.datetime.now(datetime.UTC)
+            print_table("Queue", ("Id", "From", "To", "Age", "Tries", "Next try"), (
+                (s.id, s.author, ", ".join(r.address for r in s.recipients if r.state == "waiting"), ago(s.age),
+                 s.tries, _next_try(s, now)) for s in waiting))
+            for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+                ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
+                console.print(f"{ids}: {why}", markup=False)
     run(work)
+
+
+def _next_try(waiting: submissions.Listed, now: datetime.datetime) -> str:
+    if waiting.next_try_at is None:
+        return {"submitted": "at once"}.get(waiting.state, "under way")
+    seconds = (waiting.next_try_at - now).total_seconds()
+    return f"in {ago(seconds)}" if seconds > 0 else "now"
 
 
 @queue.command("retry")
 def queue_retry(ids: Annotated[list[int] | None, typer.Argument(help="Ids as listed; all if none are given.",
-                                                                metavar="[ID...]")] = None,
+                                                                metavar="[ID...]", min=1, max=2**63 - 1)] = None,
                 data: Data = None) -> None:
     """Try waiting submissions now.
 
@@ -200,14 +227,14 @@ def parked_list(data: Data = None, json: Json = False) -> None:
         if json:
             print_json(rows)
         else:
-            print_table("Parked", ("Id", "Kind", "Message-ID", "External account", "Failed in", "Error"), (
-                (r["id"], r["kind"], r["message_id"], r["external"], r["origin"],
+            print_table("Parked", ("Id", "Kind", "Message-ID", "Failed in", "Error"), (
+                (r["id"], r["kind"], r["message_id"], r["origin"],
                  (r["error"] or "").strip().rpartition("\n")[2]) for r in rows))
     run(work)
 
 
 @parked.command("show")
-def parked_show(id_: Annotated[int, typer.Argument(metavar="ID")], data: Data = None, json: Json = False) -> None:
+def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) -> None:
     """A parked mail with the traceback of its last failure.
 
     Example: mailgroup parked show 42
@@ -241,7 +268,7 @@ def parked_requeue(ids: Ids, data: Data = None) -> None:
 
 
 @parked.command("discard")
-def parked_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it stays in the trace.")],
+def parked_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
                    data: Data = None) -> None:
     """End parked or held mails undelivered. The trace keeps who they were for and why they ended.
 
@@ -251,9 +278,10 @@ def parked_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it s
         async with reach(data) as system, system.database.transaction() as connection:
             arrived = await inbound.discard(connection, ids, reason)
             sent = await submissions.cancel(connection, ids)
-            await maillog.record(connection, [maillog.Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived]
-                                 + [maillog.Event("cancelled", submission_id=id_, who=", ".join(addresses), reply=reason)
-                                    for id_, addresses in sent.items()])
+            events = [maillog.Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived]
+            events += [maillog.Event("cancelled", submission_id=id_, who=", ".join(addresses), reply=reason)
+                       for id_, addresses in sent.items()]
+            await maillog.record(connection, events)
         _done("discarded", ids, sorted([*arrived, *sent]))
     run(work)
 
@@ -271,14 +299,15 @@ def held_list(data: Data = None, json: Json = False) -> None:
             print_json([{"id": m.id, "message_id": m.header_id, "external": m.external, "reason": m.reason,
                          "since": status_page.iso(m.state_at)} for m in mails])
         else:
-            print_table("Held", ("Id", "Message-ID", "External account", "Since", "Reason"), (
-                (m.id, m.header_id, m.external, status_page.iso(m.state_at), m.reason) for m in mails))
+            print_table("Held", ("Id", "Message-ID", "Since (UTC)", "Reason"), (
+                (m.id, m.header_id, moment(status_page.iso(m.state_at)), (m.reason or "").removeprefix("held: "))
+                for m in mails))
     run(work)
 
 
-def undelete(address: Annotated[str, typer.Argument(help="Address of the local account.")],
+def undelete(address: Annotated[str, typer.Argument(help="Address of the local account.", metavar="ADDRESS")],
              ids: Annotated[list[int] | None, typer.Argument(
-                 help="Ids of mails as listed without any.", metavar="[ID...]")] = None,
+                 help="Ids of mails as listed without any.", metavar="[ID...]", min=1, max=2**63 - 1)] = None,
              data: Data = None, json: Json = False) -> None:
     """List the deleted mails of a person that are still kept, or bring some back.
 
@@ -301,6 +330,6 @@ def undelete(address: Annotated[str, typer.Argument(help="Address of the local a
             print_json([{"id": e.inbound_id, "octets": e.octets, "deleted_at": status_page.iso(e.deleted_at)}
                         for e in deleted])
         else:
-            print_table(f"Deleted mails of {person.address}", ("Id", "Octets", "Deleted at"),
-                        ((e.inbound_id, e.octets, status_page.iso(e.deleted_at)) for e in deleted))
+            print_table(f"Deleted mails of {person.address}", ("Id", "Octets", "Deleted at (UTC)"),
+                        ((e.inbound_id, e.octets, moment(status_page.iso(e.deleted_at))) for e in deleted))
     run(work)

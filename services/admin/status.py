@@ -85,13 +85,16 @@ def _external(external: External, poll: Polled | None, relay: Relay | None, now:
 
 
 def _latest_error(poll: Polled | None, relay: Relay | None) -> str | None:
-    """What is wrong now: an error that no success followed, fetching first."""
-    errors = []
-    if poll and poll.last_error and (poll.failures or poll.paused_at):
-        errors.append(f"fetching: {poll.last_error}" + (" (paused: one try an hour)" if poll.paused_at else ""))
-    if relay and relay.last_error and (relay.failures or relay.paused_at):
-        errors.append(f"relaying: {relay.last_error}" + (" (paused: one try an hour)" if relay.paused_at else ""))
-    return "; ".join(errors) or None
+    """What is wrong now, fetching first."""
+    return "; ".join(error for error in (trouble(poll), trouble(relay)) if error) or None
+
+
+def trouble(direction: Polled | Relay | None) -> str | None:
+    """What is wrong with one direction of an account now: an error that no success followed. Pure."""
+    if direction is None or not direction.last_error or not (direction.failures or direction.paused_at):
+        return None
+    paused = " (paused: one try an hour)" if direction.paused_at and "paused" not in direction.last_error else ""
+    return f"{'fetching' if isinstance(direction, Polled) else 'relaying'}: {direction.last_error}{paused}"
 
 
 def _unreadable(system: System, external: External, problems: list[str]) -> None:
@@ -144,9 +147,7 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
     queues = []
     try:
         async with system.broker() as broker:
-            async with asyncio.timeout(10):
-                while not broker.ready:
-                    await asyncio.sleep(0.02)
+            await broker.until_ready(10)
             for queue in topology.QUEUES:
                 ready, consumers = await broker.depth(queue.name)
                 queues.append({"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0),
@@ -156,8 +157,6 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
                         problems.append(f"{ready} stray messages in the queue {queue.name}")
                 elif not consumers:
                     problems.append(f"queue {queue.name}: nobody consumes it")
-    except TimeoutError:
-        problems.append("broker: not reachable")
     except (Temporary, Permanent) as error:
         problems.append(str(error))
     return queues

@@ -7,12 +7,15 @@ from typing import Any
 from shared import inbound, maillog, submissions
 from shared.database import Connection
 
+MOST = 100
+"""So many mails of an address, the latest ones, inbound and submitted each."""
+
 
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     """The history of each mail found, in the form of CONTRACT "JSON": a mail is an inbound mail or a submission."""
     what = what.strip().removeprefix("<").removesuffix(">")
-    arrived = await inbound.found(connection, what)
-    sent = await submissions.found(connection, what)
+    arrived = await inbound.found(connection, what, MOST)
+    sent = await submissions.found(connection, what, MOST)
     history = await maillog.history(connection, list(arrived), list(sent))
     mails = []
     for id_, header_id in sorted({**arrived, **sent}.items()):

@@ -41,7 +41,7 @@ class Mail:
     def header(self) -> bytes:
         """Its header, or as much of it as the first 256 KiB hold."""
         head = bytes(memoryview(self.content.body)[:HEAD_OCTETS])
-        return head[:header_end(head)]
+        return head[: header_end(head)]
 
 
 class Intake:
@@ -94,8 +94,9 @@ class Intake:
         except Temporary:
             raise
         except Exception as error:
-            log.warning("batch failed, going mail by mail", external=self._account.address, mails=len(mails),
-                        reason=repr(error))
+            log.warning(
+                "batch failed, going mail by mail", external=self._account.address, mails=len(mails), reason=repr(error)
+            )
             for mail in mails:
                 await self._store_one(mail)
 
@@ -106,48 +107,89 @@ class Intake:
             raise
         except Exception as error:
             log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.listed.key)
-            await self.skip(mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets,
-                            mail.header())
+            await self.skip(
+                mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
+            )
 
     async def _store(self, mails: Sequence[Mail]) -> None:
         new = [mail for mail in mails if mail.renumbered is None]
         known = [mail for mail in mails if mail.renumbered is not None]
-        deleting = [mail.want for mail in new if not mail.want.listed.repeated and is_deleted(
-            mail.want.was_history, self._poll.now, self._account, self._poll.now)]
+        deleting = [
+            mail.want
+            for mail in new
+            if not mail.want.listed.repeated
+            and is_deleted(mail.want.was_history, self._poll.now, self._account, self._poll.now)
+        ]
         at_once = {want.listed.key for want in deleting}
         async with self._service.database.transaction() as connection:
             await ledger.hold(connection, self._poll)
             stored = await messages.store(connection, [mail.content for mail in new])
-            arrived = await inbound.add(connection, [
-                inbound.Arrival("fetched", message_id, self._account.id, _header_id(mail.header()))
-                for mail, message_id in zip(new, stored, strict=True)])
-            await ledger.record_fetched(connection, self._account.id, [
-                *(ledger.Fetched(mail.want.row.id if mail.want.row else None, mail.want.listed.key, mail.content.octets,
-                                 mail.content.sha256, inbound_id, mail.want.listed.key in at_once)
-                  for mail, inbound_id in zip(new, arrived, strict=True)),
-                *(ledger.Fetched(mail.renumbered.id, mail.want.listed.key, mail.content.octets, mail.content.sha256,
-                                 None, False, mail.want.row.id if mail.want.row else None)
-                  for mail in known if mail.renumbered is not None)])
+            arrived = await inbound.add(
+                connection,
+                [
+                    inbound.Arrival("fetched", message_id, self._account.id, _header_id(mail.header()))
+                    for mail, message_id in zip(new, stored, strict=True)
+                ],
+            )
+            await ledger.record_fetched(
+                connection,
+                self._account.id,
+                [
+                    *(
+                        ledger.Fetched(
+                            mail.want.row.id if mail.want.row else None,
+                            mail.want.listed.key,
+                            mail.content.octets,
+                            mail.content.sha256,
+                            inbound_id,
+                            mail.want.listed.key in at_once,
+                        )
+                        for mail, inbound_id in zip(new, arrived, strict=True)
+                    ),
+                    *(
+                        ledger.Fetched(
+                            mail.renumbered.id,
+                            mail.want.listed.key,
+                            mail.content.octets,
+                            mail.content.sha256,
+                            None,
+                            False,
+                            mail.want.row.id if mail.want.row else None,
+                        )
+                        for mail in known
+                        if mail.renumbered is not None
+                    ),
+                ],
+            )
             events = [Event("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
-            events += [Event("renumbered", external=self._account.address,
-                             reply=f"UIDL {mail.renumbered.key} is {mail.want.listed.key} now")
-                       for mail in known if mail.renumbered is not None]
+            events += [
+                Event(
+                    "renumbered",
+                    external=self._account.address,
+                    reply=f"UIDL {mail.renumbered.key} is {mail.want.listed.key} now",
+                )
+                for mail in known
+                if mail.renumbered is not None
+            ]
             await maillog.record(connection, events)
         maillog.announce(events)
         self._service.broker.publish_behind([publications.fetched(id_, self._account.address) for id_ in arrived])
         self.deleting += deleting
 
-    async def skip_large(self, want: Want, reason: str, octets: int, header: bytes | None,
-                         renumbered: Known | None) -> None:
+    async def skip_large(
+        self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: Known | None
+    ) -> None:
         """Leave a mail upstream until the size limit grows, write that down and tell its recipients once.
 
         :param renumbered: the vanished row of this mail, if it was skipped under another UIDL before.
         """
         row = renumbered or want.row
-        told = renumbered is not None or (row is not None and row.state == "skipped" and (
-            row.next_try_at is None or row.tries >= NOTICE_TRIES))
-        await self._skip(ledger.Skipped(row.id if row else None, want.listed.key, octets, reason, 0, None),
-                         header, not told)
+        told = renumbered is not None or (
+            row is not None and row.state == "skipped" and (row.next_try_at is None or row.tries >= NOTICE_TRIES)
+        )
+        await self._skip(
+            ledger.Skipped(row.id if row else None, want.listed.key, octets, reason, 0, None), header, not told
+        )
 
     async def skip(self, want: Want, reason: str, octets: int | None, header: bytes | None) -> None:
         """Leave a mail upstream for now, write that down, and tell its recipients when it seems to stay so.
@@ -155,8 +197,18 @@ class Intake:
         :param header: of the mail, if the provider showed it.
         """
         tries = min(want.tries + 1, MOST_TRIES)
-        await self._skip(ledger.Skipped(want.row.id if want.row else None, want.listed.key, octets, reason, tries,
-                                        next_try(tries, self._poll.now)), header, tries == NOTICE_TRIES)
+        await self._skip(
+            ledger.Skipped(
+                want.row.id if want.row else None,
+                want.listed.key,
+                octets,
+                reason,
+                tries,
+                next_try(tries, self._poll.now),
+            ),
+            header,
+            tries == NOTICE_TRIES,
+        )
 
     async def _skip(self, skipped: ledger.Skipped, header: bytes | None, told: bool) -> None:
         address, reason = self._account.address, skipped.reason
@@ -168,13 +220,15 @@ class Intake:
                 notice, header_id = notices.compose(address, header, skipped.octets, reason, self._poll.now)
                 [message_id] = await messages.store(connection, [Content.of(notice)])
                 [inbound_id] = await inbound.add(
-                    connection, [inbound.Arrival("notice", message_id, self._account.id, header_id)])
+                    connection, [inbound.Arrival("notice", message_id, self._account.id, header_id)]
+                )
                 events.append(Event("skipped", inbound_id, external=address, reply=reason))
                 await maillog.record(connection, events)
         maillog.announce(events)
         log.warning("mail not fetched", external=address, uidl=skipped.key, reason=reason, tries=skipped.tries)
         self._service.broker.publish_behind(
-            [publications.fetched(event.inbound_id, address) for event in events if event.inbound_id])
+            [publications.fetched(event.inbound_id, address) for event in events if event.inbound_id]
+        )
 
 
 def _header_id(header: bytes) -> str | None:

@@ -16,8 +16,9 @@ _ROUTING = ("to", "cc", "in-reply-to", "references")
 _CRLF = b"\r\n"
 
 
-def compose(account: str, header: bytes | None, octets: int | None, reason: str,
-            now: datetime.datetime) -> tuple[bytes, str]:
+def compose(
+    account: str, header: bytes | None, octets: int | None, reason: str, now: datetime.datetime
+) -> tuple[bytes, str]:
     """The notice, and its Message-ID without angle brackets.
 
     It carries the original's To, Cc, In-Reply-To and References, so the router finds the same people. It comes from the
@@ -35,15 +36,28 @@ def compose(account: str, header: bytes | None, octets: int | None, reason: str,
         b"Subject: " + _subject(subject),
         b"Date: " + email.utils.format_datetime(now).encode(),
         b"Message-ID: " + message_id.encode("utf-8", "replace"),
-        b"Auto-Submitted: auto-generated", b"MIME-Version: 1.0",
-        b"Content-Type: text/plain; charset=utf-8", b"Content-Transfer-Encoding: quoted-printable", b"",
+        b"Auto-Submitted: auto-generated",
+        b"MIME-Version: 1.0",
+        b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Transfer-Encoding: quoted-printable",
+        b"",
     ]
-    text = "\n".join([
-        f"A mail in the mailbox of {account} could not be fetched:", f"{reason}.", "",
-        *([f"From: {_shown(header, 'from')}", f"Subject: {subject}", f"Date: {_shown(header, 'date')}"]
-          if header else ["Its header could not be read either."]),
-        *([f"Size: {octets} octets"] if octets is not None else []), "",
-        "It stays at the provider; read it there, for instance by the provider's web mail.", ""])
+    text = "\n".join(
+        [
+            f"A mail in the mailbox of {account} could not be fetched:",
+            f"{reason}.",
+            "",
+            *(
+                [f"From: {_shown(header, 'from')}", f"Subject: {subject}", f"Date: {_shown(header, 'date')}"]
+                if header
+                else ["Its header could not be read either."]
+            ),
+            *([f"Size: {octets} octets"] if octets is not None else []),
+            "",
+            "It stays at the provider; read it there, for instance by the provider's web mail.",
+            "",
+        ]
+    )
     body = quopri.encodestring(text.encode("utf-8", "replace")).replace(b"\n", _CRLF)
     return _CRLF.join(lines) + _CRLF + body, message_id.strip("<>")
 
@@ -53,7 +67,7 @@ def _kept_fields(header: bytes) -> list[bytes]:
     kept = []
     room = FIELDS_OCTETS
     for field in fields(header):
-        raw = header[field.start:field.end].rstrip(b"\r\n")
+        raw = header[field.start : field.end].rstrip(b"\r\n")
         if field.key in _ROUTING and len(raw) <= room:
             kept.append(raw)
             room -= len(raw)

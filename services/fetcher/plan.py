@@ -122,28 +122,39 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
             old.append(Want(mail, row))
         elif row.state == "skipped" and is_retried(row, limit, poll.now):
             again.append(Want(mail, row))
-        elif (row.state in ("fetched", "deleting") and not mail.repeated
-              and is_deleted(row.was_history, row.fetched_at, account, poll.now)):
+        elif (
+            row.state in ("fetched", "deleting")
+            and not mail.repeated
+            and is_deleted(row.was_history, row.fetched_at, account, poll.now)
+        ):
             delete.append((mail, row))
     gone = list(rows.values()) if maildrop.complete else []
     vanished = tuple(row for row in gone if row.state in ("history", "fetched", "skipped"))
     # a poll that was cut short leaves rows behind that vanished in it: they count until a whole one has succeeded
     before = [row for row in rows.values() if row.state == "vanished"]
-    lost = [row for row in before if row.before == "history"
-            and (poll.last_success_at is None or row.state_at > poll.last_success_at)]
+    lost = [
+        row
+        for row in before
+        if row.before == "history" and (poll.last_success_at is None or row.state_at > poll.last_success_at)
+    ]
     return Plan(
-        fetch=(*new, *old, *again), vanished=vanished, reappeared=tuple(reappeared),
-        closed=tuple(row for row in gone if row.state == "deleting"), delete=tuple(delete),
+        fetch=(*new, *old, *again),
+        vanished=vanished,
+        reappeared=tuple(reappeared),
+        closed=tuple(row for row in gone if row.state == "deleting"),
+        delete=tuple(delete),
         missing=(*before, *(replace(row, state="vanished", before=_before(row)) for row in vanished)),
-        lost_history=(*lost, *(row for row in vanished if row.state == "history")))
+        lost_history=(*lost, *(row for row in vanished if row.state == "history")),
+    )
 
 
 def _before(row: Known) -> Literal["history", "fetched", "skipped"]:
     return row.state if row.state in ("history", "skipped") else "fetched"
 
 
-def is_deleted(was_history: bool, fetched_at: datetime.datetime | None, account: External,
-               now: datetime.datetime) -> bool:
+def is_deleted(
+    was_history: bool, fetched_at: datetime.datetime | None, account: External, now: datetime.datetime
+) -> bool:
     """Whether a mail that we fetched is due to be deleted upstream."""
     if account.delete_after_days is None or fetched_at is None or (was_history and not account.delete_history):
         return False

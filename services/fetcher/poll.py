@@ -110,9 +110,11 @@ class Polling:
             return False
         sizes = await client.sizes()
         samples = sorted(met, key=lambda number: sizes.get(number, 0))[:SAMPLES]
-        equal = [(got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
-                 async for got in client.retrieve([Wanted(number, sizes.get(number, 0)) for number in samples],
-                                                  self._limit) if got.body is not None]
+        equal = [
+            (got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
+            async for got in client.retrieve([Wanted(number, sizes.get(number, 0)) for number in samples], self._limit)
+            if got.body is not None
+        ]
         return bool(equal) and not any(equal)
 
     async def _compare(self, maildrop: Maildrop, foreign: bool) -> Plan:
@@ -122,12 +124,15 @@ class Polling:
             await ledger.hold(connection, poll)
             if self._first_contact is None:
                 if account.history == "from_now" and not maildrop.complete:
-                    raise Broken(f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
-                                 "mails are there already")
+                    raise Broken(
+                        f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
+                        "mails are there already"
+                    )
                 if foreign:
                     await ledger.set_apart(connection, poll)
-                self._first_contact = await ledger.begin(connection, poll, history(
-                    maildrop, await ledger.known(connection, account.id)))
+                self._first_contact = await ledger.begin(
+                    connection, poll, history(maildrop, await ledger.known(connection, account.id))
+                )
             plan = decide(maildrop, await ledger.known(connection, account.id), account, self._limit, poll)
             await ledger.record_closed(connection, plan.closed)
             await ledger.record_vanished(connection, plan.vanished)
@@ -145,7 +150,7 @@ class Polling:
         wants: list[Want] = []
         taken = 0
         while taken < left and len(wants) < SESSION_MAILS and not self._stops(client):
-            chunk = plan.fetch[taken:taken + SESSION_MAILS - len(wants)]
+            chunk = plan.fetch[taken : taken + SESSION_MAILS - len(wants)]
             wants += await self._sift(client, chunk, intake)
             taken += len(chunk)
         sizes = await client.sizes()
@@ -172,8 +177,14 @@ class Polling:
 
     # ------------------------------------------------------------------------------------------ mails
 
-    async def _retrieve(self, client: Pop3Client, wants: Sequence[Want], sizes: dict[int, int], intake: Intake,
-                        headers: dict[int, bytes]) -> int:
+    async def _retrieve(
+        self,
+        client: Pop3Client,
+        wants: Sequence[Want],
+        sizes: dict[int, int],
+        intake: Intake,
+        headers: dict[int, bytes],
+    ) -> int:
         """RETR these and commit them. Returns how many are done with: committed, skipped or known.
 
         :param headers: what TOP showed of them, for the notices.
@@ -203,18 +214,24 @@ class Polling:
             raise
         await intake.close()
         for want, reply in refused:
-            await intake.skip(want, f"the provider refuses to hand it out: {reply}", sizes.get(want.listed.number),
-                              headers.get(want.listed.number))
+            await intake.skip(
+                want,
+                f"the provider refuses to hand it out: {reply}",
+                sizes.get(want.listed.number),
+                headers.get(want.listed.number),
+            )
         return done
 
-    async def _blame(self, intake: Intake, want: Want, error: Exception, sizes: dict[int, int],
-                     headers: dict[int, bytes]) -> None:
+    async def _blame(
+        self, intake: Intake, want: Want, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
+    ) -> None:
         """The session ended while this mail was read: keep the others, and do not let this one end every session."""
         try:
             await intake.close()
             number = want.listed.number
-            await intake.skip(want, f"the session ended while it was read: {error}", sizes.get(number),
-                              headers.get(number))
+            await intake.skip(
+                want, f"the session ended while it was read: {error}", sizes.get(number), headers.get(number)
+            )
         except Temporary as away:
             log.warning("not committed", external=self._account.address, reason=str(away))
 
@@ -263,7 +280,7 @@ class Polling:
         if got.number not in self._suspects or not self._lost_history or got.body is None:
             return False
         head = bytes(memoryview(got.body)[:HEADER_OCTETS])
-        if not self._predates(head[:header_end(head)]):
+        if not self._predates(head[: header_end(head)]):
             return False
         await self._record_old([(self._lost_history.popleft(), want.listed.key)])
         return True

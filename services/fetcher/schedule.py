@@ -59,8 +59,9 @@ def after_failure(account: External, poll: Poll, course: Course, error: Exceptio
         if paused_at is not None:
             due = course.ended + PAUSE
             text += "; paused: tried once an hour, and at once when the account is changed or tested"
-    return Outcome(due, failures, refusals[-REFUSALS:], paused_at, course.login_delay, course.backlog, text,
-                   kind_of(error))
+    return Outcome(
+        due, failures, refusals[-REFUSALS:], paused_at, course.login_delay, course.backlog, text, kind_of(error)
+    )
 
 
 def kind_of(error: Exception) -> str:

@@ -24,10 +24,12 @@ from shared.failures import Permanent, Temporary
 from shared.ledger import LEASE_SECONDS, LeaseLost, Outcome, Poll
 from shared.service import Service
 
-LAST_SUCCESS = Gauge("mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.",
-                     ["external"])
-ERRORS = Counter("mailgroup_fetch_errors_total", "Polls that failed.",
-                 ["external", "kind"])  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
+LAST_SUCCESS = Gauge(
+    "mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.", ["external"]
+)
+ERRORS = Counter(
+    "mailgroup_fetch_errors_total", "Polls that failed.", ["external", "kind"]
+)  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
 
 POLLS = 64
 """Polls at the same time in one process."""
@@ -99,8 +101,13 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     except Exception as error:
         failure = error
         log.exception("poll failed", external=account.address, kind=kind_of(error))
-    course = Course(poll.now, poll.now + datetime.timedelta(seconds=time.monotonic() - began),
-                    polling.login_delay, polling.backlog, polling.more)
+    course = Course(
+        poll.now,
+        poll.now + datetime.timedelta(seconds=time.monotonic() - began),
+        polling.login_delay,
+        polling.backlog,
+        polling.more,
+    )
     if failure is None:
         LAST_SUCCESS.labels(account.address).set_to_current_time()
         outcome = after_success(account, course)

@@ -27,14 +27,32 @@ class Mailbox:
             copies = await inbound.pending(connection, ids)
             here = [copy for copy in copies if not copy.gone]
             gone = [copy for copy in copies if copy.gone]
-            await maildrops.deliver(connection, [
-                Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here])
+            await maildrops.deliver(
+                connection,
+                [Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
+            )
             await inbound.finish(connection, here, gone, ids)
-            events = [maillog.Event("own_copy" if copy.own_copy else "delivered", inbound_id=copy.inbound_id,
-                                    external=copy.external, who=copy.address, rule=copy.rule, reply=copy.reason)
-                      for copy in here]
-            events += [maillog.Event("returned", inbound_id=copy.inbound_id, external=copy.external, who=copy.address,
-                                     reply="the account was removed or disabled before the delivery") for copy in gone]
+            events = [
+                maillog.Event(
+                    "own_copy" if copy.own_copy else "delivered",
+                    inbound_id=copy.inbound_id,
+                    external=copy.external,
+                    who=copy.address,
+                    rule=copy.rule,
+                    reply=copy.reason,
+                )
+                for copy in here
+            ]
+            events += [
+                maillog.Event(
+                    "returned",
+                    inbound_id=copy.inbound_id,
+                    external=copy.external,
+                    who=copy.address,
+                    reply="the account was removed or disabled before the delivery",
+                )
+                for copy in gone
+            ]
             await maillog.record(connection, events)
         maillog.announce(events)
         back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}

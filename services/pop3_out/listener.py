@@ -42,8 +42,14 @@ log = structlog.get_logger()
 class Listener:
     """Accepts connections and keeps the open ones."""
 
-    def __init__(self, settings: Settings, store: Store, logins: Verifier, context: ssl.SSLContext,
-                 connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        logins: Verifier,
+        context: ssl.SSLContext,
+        connections: int = CONNECTIONS,
+    ) -> None:
         """:param context: for STLS and the port for TLS. :param connections: open at once at most."""
         self.context = context
         self._settings = settings
@@ -67,7 +73,8 @@ class Listener:
             clear.close()
             raise
         self._server = await loop.create_server(
-            lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG)
+            lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
+        )
         self._spawn(self._accept(under_tls))
 
     def _listen(self, name: str, port: int) -> socket.socket:
@@ -75,8 +82,9 @@ class Listener:
         try:
             listening = socket.create_server((self._settings.bind, port), family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(f"MAILGROUP_{name}: {port}: cannot listen on {self._settings.bind}: "
-                                f"{error.strerror or error}") from error
+            raise SettingsError(
+                f"MAILGROUP_{name}: {port}: cannot listen on {self._settings.bind}: {error.strerror or error}"
+            ) from error
         listening.setblocking(False)
         return listening
 
@@ -100,8 +108,12 @@ class Listener:
         connection = Connection(self, self._session, tls=True)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, client, ssl=self.context,
-                ssl_handshake_timeout=TLS_SECONDS, ssl_shutdown_timeout=CLOSING_SECONDS)
+                lambda: connection,
+                client,
+                ssl=self.context,
+                ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
         except OSError as error:  # ssl.SSLError is one, and so is the time-out
             log.info("pop3 tls failed", peer=peer, error=str(error))
         finally:
@@ -147,8 +159,14 @@ class Listener:
         SESSIONS.dec()
         session = connection.session
         if session is not None and session.local is not None:
-            log.info("pop3 session", local=session.local.address, peer=connection.peer,
-                     retrieved=session.tally.retrieved, octets=session.tally.octets, deleted=session.tally.deleted)
+            log.info(
+                "pop3 session",
+                local=session.local.address,
+                peer=connection.peer,
+                retrieved=session.tally.retrieved,
+                octets=session.tally.octets,
+                deleted=session.tally.deleted,
+            )
 
     def check(self) -> None:
         """End what takes too long."""
@@ -168,8 +186,11 @@ class Listener:
                 connection.hang_up()
 
     def _logged_in(self) -> list[tuple[Connection, accounts.Local]]:
-        return [(connection, connection.session.local) for connection in self._open
-                if connection.session is not None and connection.session.local is not None]
+        return [
+            (connection, connection.session.local)
+            for connection in self._open
+            if connection.session is not None and connection.session.local is not None
+        ]
 
     async def close(self) -> None:
         """Stop accepting, let commands in hand come to their end, and close within STOP_BUSY_SECONDS."""
@@ -225,11 +246,16 @@ def may_open() -> int:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
-    listener = Listener(service.settings, DatabaseStore(service.database), logins,
-                        tls.server_context(service.settings), may_open())
+    listener = Listener(
+        service.settings, DatabaseStore(service.database), logins, tls.server_context(service.settings), may_open()
+    )
     await listener.open()
-    log.info("listening", bind=service.settings.bind, pop3_port=service.settings.pop3_port,
-             pop3s_port=service.settings.pop3s_port)
+    log.info(
+        "listening",
+        bind=service.settings.bind,
+        pop3_port=service.settings.pop3_port,
+        pop3s_port=service.settings.pop3s_port,
+    )
     background = [asyncio.create_task(tend(listener)), asyncio.create_task(watch(listener, service.database))]
     try:
         await service.stopping.wait()

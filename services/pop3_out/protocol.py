@@ -207,8 +207,14 @@ class Connection(asyncio.Protocol):
         if transport is None or self._closing:
             raise ConnectionResetError("the client is gone")
         try:
-            under_tls = await loop.start_tls(transport, self, self._keeper.context, server_side=True,
-                                             ssl_handshake_timeout=TLS_SECONDS, ssl_shutdown_timeout=CLOSING_SECONDS)
+            under_tls = await loop.start_tls(
+                transport,
+                self,
+                self._keeper.context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
         except (OSError, ssl.SSLError) as error:
             log.info("pop3 tls failed", peer=self.peer, error=str(error))
             self.cut()
@@ -274,8 +280,11 @@ class Connection(asyncio.Protocol):
                 out, held = [], 0
         if out:
             self.write(b"".join(out))
-        if self._work is None and not self._full and (
-                (session is not None and session.ended) or (self._end_of_input and b"\n" not in self._input)):
+        if (
+            self._work is None
+            and not self._full
+            and ((session is not None and session.ended) or (self._end_of_input and b"\n" not in self._input))
+        ):
             self._close()
         elif self._holding and len(self._input) <= INPUT_OCTETS and self._work is None:
             self._resume_reading()
@@ -286,7 +295,7 @@ class Connection(asyncio.Protocol):
         if end < 0:
             return _TOO_LONG if len(self._input) > session.longest_line(bytes(self._input[:4])) else None
         line = bytes(self._input[:end])
-        del self._input[:end + 1]
+        del self._input[: end + 1]
         return line.removesuffix(b"\r")
 
     def _pause_reading(self) -> None:

@@ -331,7 +331,7 @@ class Session:
     async def _send_at_length(self, answer: bytes) -> bytes:
         self._midway = True
         for start in range(0, len(answer), PIECE_OCTETS):
-            self._link.write(answer[start:start + PIECE_OCTETS])
+            self._link.write(answer[start : start + PIECE_OCTETS])
             await self._link.drain()
         return b""
 
@@ -472,11 +472,22 @@ def _no_clear() -> bytes:
 
 _Act = Callable[[Session, bytes], Answer]
 _AUTHORIZATION: dict[bytes, _Act] = {
-    b"USER": Session._user_name, b"PASS": Session._password, b"AUTH": Session._auth, b"STLS": Session._start_tls,
-    b"CAPA": Session._capa, b"QUIT": Session._quit,
+    b"USER": Session._user_name,
+    b"PASS": Session._password,
+    b"AUTH": Session._auth,
+    b"STLS": Session._start_tls,
+    b"CAPA": Session._capa,
+    b"QUIT": Session._quit,
 }
 _TRANSACTION: dict[bytes, _Act] = {
-    b"STAT": Session._stat, b"LIST": Session._list, b"UIDL": Session._uidl, b"RETR": Session._retr,
-    b"TOP": Session._top, b"DELE": Session._dele, b"RSET": Session._rset, b"NOOP": Session._noop,
-    b"CAPA": Session._capa, b"QUIT": Session._quit,
+    b"STAT": Session._stat,
+    b"LIST": Session._list,
+    b"UIDL": Session._uidl,
+    b"RETR": Session._retr,
+    b"TOP": Session._top,
+    b"DELE": Session._dele,
+    b"RSET": Session._rset,
+    b"NOOP": Session._noop,
+    b"CAPA": Session._capa,
+    b"QUIT": Session._quit,
 }

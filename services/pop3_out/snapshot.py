@@ -90,6 +90,11 @@ def renewed(old: Snapshot, changes: Changes) -> Snapshot:
     # Whatever is new, or came back, has a higher uid than all that was there: it goes to the end.
     rows, messages, uids, octets = columns
     return Snapshot(
-        old.local_id, changes.stamp, changes.version,
-        rows + array("q", [row.id for row in added]), messages + array("q", [row.message_id for row in added]),
-        uids + array("q", [row.uid for row in added]), octets + array("q", [row.octets for row in added]))
+        old.local_id,
+        changes.stamp,
+        changes.version,
+        rows + array("q", [row.id for row in added]),
+        messages + array("q", [row.message_id for row in added]),
+        uids + array("q", [row.uid for row in added]),
+        octets + array("q", [row.octets for row in added]),
+    )

@@ -25,8 +25,7 @@ _ANNOUNCED_AT_ONCE = 200
 class DatabaseStore:
     """The database as the sessions use it. Every call is a transaction of its own."""
 
-    def __init__(self, database: Database, entries: int = ENTRIES,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Database, entries: int = ENTRIES, clock: Callable[[], float] = time.monotonic) -> None:
         """:param entries: mails in the snapshots kept at most. :param clock: monotonic seconds."""
         self._database = database
         self._entries = entries
@@ -92,5 +91,5 @@ class DatabaseStore:
             events = [Event("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in gone]
             await maillog.record(connection, events)
         for start in range(0, len(events), _ANNOUNCED_AT_ONCE):
-            maillog.announce(events[start:start + _ANNOUNCED_AT_ONCE])
+            maillog.announce(events[start : start + _ANNOUNCED_AT_ONCE])
             await asyncio.sleep(0)

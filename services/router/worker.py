@@ -47,16 +47,23 @@ class Router:
             decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
             verdicts = [_verdict(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
             await inbound.settle(connection, verdicts)
-            await submissions.add_further_ids(connection, {
-                (decision.copy_of, decision.further_id, mail.external_id)
-                for mail, decision in zip(mails, decisions, strict=True)
-                if decision.copy_of and decision.further_id and mail.external_id})
+            await submissions.add_further_ids(
+                connection,
+                {
+                    (decision.copy_of, decision.further_id, mail.external_id)
+                    for mail, decision in zip(mails, decisions, strict=True)
+                    if decision.copy_of and decision.further_id and mail.external_id
+                },
+            )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _tell(mails, verdicts, externals, addresses)
             await maillog.record(connection, events)
         maillog.announce(events)
-        return [publication for verdict in verdicts
-                for publication in publications.routed(verdict.id, [addresses[r[0]] for r in verdict.recipients])]
+        return [
+            publication
+            for verdict in verdicts
+            for publication in publications.routed(verdict.id, [addresses[r[0]] for r in verdict.recipients])
+        ]
 
     async def blame(self, row: int, origin: str, trace: str) -> None:
         """Count a fault of this mail; park it at the fifth."""
@@ -77,8 +84,13 @@ class Router:
         return [publications.fetched(row, external) for row, external, _ in late]
 
 
-def _decide(mail: Waiting, facts: routing.Facts, externals: Mapping[int, External],
-            sharers: Mapping[int, Sequence[Local]], known: Mapping[str, Sequence[routing.Sent]]) -> routing.Decision:
+def _decide(
+    mail: Waiting,
+    facts: routing.Facts,
+    externals: Mapping[int, External],
+    sharers: Mapping[int, Sequence[Local]],
+    known: Mapping[str, Sequence[routing.Sent]],
+) -> routing.Decision:
     if mail.external_id is None:
         return routing.Decision((), 5, inbound.REMOVED, held=True)
     external = externals.get(mail.external_id)
@@ -92,14 +104,26 @@ def _verdict(mail: Waiting, decision: routing.Decision) -> Verdict:
     return Verdict(mail.id, recipients, decision.rule if recipients else None, decision.reason, decision.own_copy)
 
 
-def _tell(mails: Sequence[Waiting], verdicts: Sequence[Verdict], externals: Mapping[int, External],
-          addresses: Mapping[int, str]) -> list[maillog.Event]:
+def _tell(
+    mails: Sequence[Waiting],
+    verdicts: Sequence[Verdict],
+    externals: Mapping[int, External],
+    addresses: Mapping[int, str],
+) -> list[maillog.Event]:
     events = []
     for mail, verdict in zip(mails, verdicts, strict=True):
         external = externals.get(mail.external_id or 0)
         address = external.address if external else None
         people = ", ".join(addresses[recipient[0]] for recipient in verdict.recipients)
-        events.append(maillog.Event(
-            "routed" if verdict.recipients else "held", inbound_id=mail.id, submission_id=None, external=address,
-            who=people or None, rule=verdict.rule, reply=verdict.reason))
+        events.append(
+            maillog.Event(
+                "routed" if verdict.recipients else "held",
+                inbound_id=mail.id,
+                submission_id=None,
+                external=address,
+                who=people or None,
+                rule=verdict.rule,
+                reply=verdict.reason,
+            )
+        )
     return events

@@ -11,8 +11,13 @@ from shared.stage import run_stage
 
 async def serve(service: Service) -> None:
     """Send until the service is to stop."""
-    relaying = Relaying(service.database, service.vault, service.owner, service.settings.allow_private_upstream,
-                        service.broker.publish_behind)
+    relaying = Relaying(
+        service.database,
+        service.vault,
+        service.owner,
+        service.settings.allow_private_upstream,
+        service.broker.publish_behind,
+    )
     sender = Sender(service.database, service.settings.sweep_grace_seconds, relaying.wake)
     await asyncio.gather(run_stage(service, sender), keep_up(service, relaying))
 

@@ -41,18 +41,31 @@ async def write(database: Database, group: Group, external: External) -> Letter:
                 if passed > len(beginning):
                     yield piece
 
-    return Letter(external.address, group.recipients, group.octets - end + len(header), group.body_8bit,
-                  not header.isascii(), group.smtputf8, pieces)
+    return Letter(
+        external.address,
+        group.recipients,
+        group.octets - end + len(header),
+        group.body_8bit,
+        not header.isascii(),
+        group.smtputf8,
+        pieces,
+    )
 
 
-async def _directory(connection: Connection, asked: set[str], group: Group, external: External) -> dict[
-        str, tuple[str, str]]:
+async def _directory(
+    connection: Connection, asked: set[str], group: Group, external: External
+) -> dict[str, tuple[str, str]]:
     """Who is behind these lower-case addresses: (user name, external address) of those that are local."""
     people = await accounts.locals_by_address(connection, sorted(asked))
-    theirs = {found.id: found.address for found in await accounts.externals(
-        connection, sorted({local.external_id for local in people}))}
-    directory = {address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
-                 for local in people for address in (local.address, *local.addresses)}
+    theirs = {
+        found.id: found.address
+        for found in await accounts.externals(connection, sorted({local.external_id for local in people}))
+    }
+    directory = {
+        address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
+        for local in people
+        for address in (local.address, *local.addresses)
+    }
     # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
     own = (group.author_address, *group.author_addresses)
     return directory | {address.lower(): (group.author_name, external.address) for address in own}

@@ -52,17 +52,26 @@ class Original:
 
 
 _WORDS = {
-    "failed": ("Mail not delivered", (
-        "Your mail could not be delivered to the recipients below. It will not be tried again.",
-        "What the mail server of the provider said, or the reason:")),
-    "delayed": ("Mail delayed", (
-        "Your mail has not been delivered to the recipients below yet. Nothing needs to be done: it is",
-        "tried again until five days after you sent it. The last reply of the provider, or the reason:")),
+    "failed": (
+        "Mail not delivered",
+        (
+            "Your mail could not be delivered to the recipients below. It will not be tried again.",
+            "What the mail server of the provider said, or the reason:",
+        ),
+    ),
+    "delayed": (
+        "Mail delayed",
+        (
+            "Your mail has not been delivered to the recipients below yet. Nothing needs to be done: it is",
+            "tried again until five days after you sent it. The last reply of the provider, or the reason:",
+        ),
+    ),
 }
 
 
-def report(action: Literal["failed", "delayed"], original: Original, abouts: Sequence[About],
-           now: datetime.datetime) -> Notice:
+def report(
+    action: Literal["failed", "delayed"], original: Original, abouts: Sequence[About], now: datetime.datetime
+) -> Notice:
     """A mail did not reach these recipients (at least one) and will not, or has not reached them yet (RFC 3464)."""
     subject, words = _WORDS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
@@ -73,35 +82,47 @@ def report(action: Literal["failed", "delayed"], original: Original, abouts: Seq
     explained = [*words, ""]
     for about in abouts:
         explained += [f"  {about.address}", f"    {about.reply}"]
-    explained += ["", *(f"Subject of your mail: {headers.field_text(value)}"
-                        for value in headers.values(original.header, "subject")[:1])]
-    status = [b"Reporting-MTA: dns; " + _domain(original.author).encode(),
-              b"Arrival-Date: " + format_datetime(original.submitted_at).encode()]
+    explained += [
+        "",
+        *(
+            f"Subject of your mail: {headers.field_text(value)}"
+            for value in headers.values(original.header, "subject")[:1]
+        ),
+    ]
+    status = [
+        b"Reporting-MTA: dns; " + _domain(original.author).encode(),
+        b"Arrival-Date: " + format_datetime(original.submitted_at).encode(),
+    ]
     for about in abouts:
         status += [b"", *_status(about, action)]
-    return Notice(b"\r\n".join([
-        *head,
-        b'Content-Type: multipart/report; report-type=delivery-status; boundary="' + boundary + b'"',
-        b"",
-        b"This is a report in MIME format.",
-        b"--" + boundary,
-        b"Content-Type: text/plain; charset=utf-8",
-        b"Content-Transfer-Encoding: 8bit",
-        b"",
-        *(_text(line) for line in explained),
-        b"--" + boundary,
-        b"Content-Type: message/delivery-status",
-        b"",
-        *status,
-        b"",
-        b"--" + boundary,
-        b"Content-Type: text/rfc822-headers",
-        b"Content-Transfer-Encoding: 8bit",
-        b"",
-        *_returned(original.header),
-        b"--" + boundary + b"--",
-        b"",
-    ]), header_id)
+    return Notice(
+        b"\r\n".join(
+            [
+                *head,
+                b'Content-Type: multipart/report; report-type=delivery-status; boundary="' + boundary + b'"',
+                b"",
+                b"This is a report in MIME format.",
+                b"--" + boundary,
+                b"Content-Type: text/plain; charset=utf-8",
+                b"Content-Transfer-Encoding: 8bit",
+                b"",
+                *(_text(line) for line in explained),
+                b"--" + boundary,
+                b"Content-Type: message/delivery-status",
+                b"",
+                *status,
+                b"",
+                b"--" + boundary,
+                b"Content-Type: text/rfc822-headers",
+                b"Content-Transfer-Encoding: 8bit",
+                b"",
+                *_returned(original.header),
+                b"--" + boundary + b"--",
+                b"",
+            ]
+        ),
+        header_id,
+    )
 
 
 def _head(to: str, subject: str, now: datetime.datetime) -> tuple[str, list[bytes]]:
@@ -138,7 +159,7 @@ def _returned(header: bytes) -> list[bytes]:
     """The fields of a header, without its blank line, whole lines up to a limit."""
     shown = header[:_HEADER_OCTETS]
     if len(header) > _HEADER_OCTETS:
-        shown = shown[:shown.rfind(b"\n") + 1]
+        shown = shown[: shown.rfind(b"\n") + 1]
     return shown.replace(b"\r\n", b"\n").strip(b"\r\n").replace(b"\r", b"").split(b"\n")
 
 

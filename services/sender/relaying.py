@@ -54,8 +54,14 @@ class _Line:
 class Relaying:
     """Relays what is queued. in_hand: ids of the groups that this process holds."""
 
-    def __init__(self, database: Database, vault: Vault, owner: str, allow_private: bool,
-                 publish: Callable[[Sequence[Publication]], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        owner: str,
+        allow_private: bool,
+        publish: Callable[[Sequence[Publication]], None],
+    ) -> None:
         """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""
         self.in_hand: set[int] = set()
         self._database = database
@@ -109,12 +115,14 @@ class Relaying:
         found = [external for external in await accounts.externals(connection, [external_id]) if external.enabled]
         return found[0] if found else None
 
-    async def _claim(self, connection: Connection, external: External | None, wanted: int, in_hand: set[int]) -> list[
-            Group]:
+    async def _claim(
+        self, connection: Connection, external: External | None, wanted: int, in_hand: set[int]
+    ) -> list[Group]:
         if external is None or wanted <= 0 or self._stopping:
             return []
         return await submissions.claim(
-            connection, external.id, self._owner, wanted, external.smtp_connections, CLAIM_SECONDS, in_hand)
+            connection, external.id, self._owner, wanted, external.smtp_connections, CLAIM_SECONDS, in_hand
+        )
 
     async def _run_lane(self, external: External, first: Group) -> None:
         line = _Line(external, self._take_idle(external))
@@ -201,7 +209,8 @@ class Relaying:
             try:
                 async with self._database.transaction() as connection:
                     after = await settling.settle(
-                        connection, line.external, group, self._owner, verdict, random.random())
+                        connection, line.external, group, self._owner, verdict, random.random()
+                    )
                     external = await self._account(connection, line.external.id)
                     following = await self._claim(connection, external, 1, self.in_hand - {group.id})
                 break
@@ -236,8 +245,11 @@ class Relaying:
     async def _account_fails(self, line: _Line, group: Group, error: Exception) -> None:
         """Back off the account, not the mail; a server that only takes fewer connections gets fewer."""
         external = line.external
-        others = sum(1 for other in self._lines.get(external.id, ()) if other is not line and other.client is not None
-                     and other.client.alive)
+        others = sum(
+            1
+            for other in self._lines.get(external.id, ())
+            if other is not line and other.client is not None and other.client.alive
+        )
         crowded = isinstance(error, Unwilling) and error.reply_code == SERVER_FULL and others > 0
         refused = isinstance(error, LoginRefused)
         kind = str(getattr(error, "kind", "server"))
@@ -248,8 +260,11 @@ class Relaying:
                     await submissions.lower_connections(connection, external.id, others)
                 else:
                     state = (await submissions.relays(connection, [external.id])).get(external.id)
-                    delay = schedule.PAUSE if refused else schedule.reconnect_delay(
-                        state.failures + 1 if state else 1, random.random())
+                    delay = (
+                        schedule.PAUSE
+                        if refused
+                        else schedule.reconnect_delay(state.failures + 1 if state else 1, random.random())
+                    )
                     await submissions.relay_fails(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
             log.warning("waiting", stage="relay", reason=str(unavailable))
@@ -257,8 +272,9 @@ class Relaying:
             return
         self.in_hand.discard(group.id)
         tell = log.error if refused else log.warning
-        tell("relaying paused" if refused else "relaying failed", external=external.address, kind=kind,
-             reason=str(error))
+        tell(
+            "relaying paused" if refused else "relaying failed", external=external.address, kind=kind, reason=str(error)
+        )
 
     async def _give_back(self, group: Group) -> None:
         """Release a claim if that is possible now; else it runs out."""
@@ -328,4 +344,9 @@ class Relaying:
 def _same_server(one: External, other: External) -> bool:
     """Whether a connection made for one may be used for the other."""
     return (one.smtp, one.smtp_auth, one.login, one.password, one.address) == (
-        other.smtp, other.smtp_auth, other.login, other.password, other.address)
+        other.smtp,
+        other.smtp_auth,
+        other.login,
+        other.password,
+        other.address,
+    )

@@ -36,12 +36,17 @@ class Author:
 
 def addresses(header: bytes) -> set[str]:
     """The lower-case addresses that ``rewrite`` looks up in its directory."""
-    return {mailbox.address.lower() for field in headers.fields(header) if field.key in SENDERS | OTHERS
-            for mailbox in headers.mailboxes(field.value)}
+    return {
+        mailbox.address.lower()
+        for field in headers.fields(header)
+        if field.key in SENDERS | OTHERS
+        for mailbox in headers.mailboxes(field.value)
+    }
 
 
-def rewrite(header: bytes, directory: Mapping[str, _Person], author: Author, header_id: str,
-            date: datetime.datetime) -> bytes:
+def rewrite(
+    header: bytes, directory: Mapping[str, _Person], author: Author, header_id: str, date: datetime.datetime
+) -> bytes:
     """The header as it leaves.
 
     :param header: with its blank line, if it has one.
@@ -49,8 +54,12 @@ def rewrite(header: bytes, directory: Mapping[str, _Person], author: Author, hea
     :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
     fields = headers.fields(header)
-    sender = [_replaced(mailbox, directory, author) for field in fields if field.key == "from"
-              for mailbox in headers.mailboxes(field.value)]
+    sender = [
+        _replaced(mailbox, directory, author)
+        for field in fields
+        if field.key == "from"
+        for mailbox in headers.mailboxes(field.value)
+    ]
     edits: list[tuple[int, int, bytes]] = []
     seen: set[str] = set()
     for field in fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +24,9 @@ NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
-TWICE = "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
+TWICE = (
+    "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +40,67 @@ class Aftermath:
         return Aftermath(self.events + other.events, self.publications + other.publications)
 
 
-async def settle(connection: Connection, external: External, group: Group, owner: str, verdict: Verdict,
-                 chance: float) -> Aftermath | None:
+async def settle(
+    connection: Connection, external: External, group: Group, owner: str, verdict: Verdict, chance: float
+) -> Aftermath | None:
     """Write down what the provider said about a claimed group; None if the claim is lost: nothing was changed then."""
     again = verdict.at_once or (verdict.unanswered and not group.uncertain)
     if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
-        verdict = replace(verdict, outcomes=tuple(
-            replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
-            for outcome in verdict.outcomes))
+        verdict = replace(
+            verdict,
+            outcomes=tuple(
+                replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+                for outcome in verdict.outcomes
+            ),
+        )
     delay = 0.0 if again else schedule.retry_delay(group.tries + 1, chance)
     if not await submissions.settle(
-            connection, group.id, owner, verdict.outcomes, delay=delay,
-            count_try=verdict.count_try and not again, uncertain=verdict.unanswered):
+        connection,
+        group.id,
+        owner,
+        verdict.outcomes,
+        delay=delay,
+        count_try=verdict.count_try and not again,
+        uncertain=verdict.unanswered,
+    ):
         return None
     addresses = {waiting.position: waiting.address for waiting in group.recipients}
     names = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
-    events = [Event(names[outcome.state], submission_id=group.id, external=external.address,
-                    who=addresses[outcome.position], reply=outcome.reply)
-              for outcome in verdict.outcomes if outcome.state != "waiting" or not again]
+    events = [
+        Event(
+            names[outcome.state],
+            submission_id=group.id,
+            external=external.address,
+            who=addresses[outcome.position],
+            reply=outcome.reply,
+        )
+        for outcome in verdict.outcomes
+        if outcome.state != "waiting" or not again
+    ]
     if verdict.unanswered:
         events.append(_uncertain(group, external.address, verdict.outcomes[0].reply))
     ours = {address.lower() for address in (*addresses.values(), external.address)}
-    ids = {found for outcome in verdict.outcomes if outcome.state == "relayed"
-           for found in further_ids(outcome.reply, ours)}
+    ids = {
+        found
+        for outcome in verdict.outcomes
+        if outcome.state == "relayed"
+        for found in further_ids(outcome.reply, ours)
+    }
     if ids:
-        await submissions.add_authors(connection, [
-            (found, group.external_id, group.author_id, group.id) for found in sorted(ids)])
+        await submissions.add_authors(
+            connection, [(found, group.external_id, group.author_id, group.id) for found in sorted(ids)]
+        )
     await maillog.record(connection, events)
-    failed = [About(addresses[o.position], _status(o.reply, NO_ANSWER if o.reply == TWICE else "5.0.0"), o.reply,
-                    external.smtp.host)
-              for o in verdict.outcomes if o.state == "failed"]
+    failed = [
+        About(
+            addresses[o.position],
+            _status(o.reply, NO_ANSWER if o.reply == TWICE else "5.0.0"),
+            o.reply,
+            external.smtp.host,
+        )
+        for o in verdict.outcomes
+        if o.state == "failed"
+    ]
     return Aftermath(tuple(events)) + await _notify(connection, group, "failed", failed)
 
 
@@ -95,16 +128,21 @@ async def give_up(connection: Connection) -> Aftermath:
     relays = await submissions.relays(connection, {group.external_id for group in groups})
     for group in groups:
         problem = relays[group.external_id].last_error if group.external_id in relays else None
-        abouts = [About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
-                  for w in group.recipients]
+        abouts = [
+            About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
+            for w in group.recipients
+        ]
         after += await _end(connection, group, abouts)
     return after
 
 
 async def _end(connection: Connection, group: Group, abouts: Sequence[About]) -> Aftermath:
     """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
-    await submissions.give_up(connection, group.id, [
-        Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)])
+    await submissions.give_up(
+        connection,
+        group.id,
+        [Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
+    )
     events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
     await maillog.record(connection, events)
     return Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
@@ -122,8 +160,9 @@ async def tell_delays(connection: Connection) -> Aftermath:
     return after
 
 
-async def _notify(connection: Connection, group: Group, action: Literal["failed", "delayed"],
-                  abouts: Sequence[About]) -> Aftermath:
+async def _notify(
+    connection: Connection, group: Group, action: Literal["failed", "delayed"], abouts: Sequence[About]
+) -> Aftermath:
     """Put a notice into the author's mailbox. None for mail with a null sender (RFC 5321 4.5.5), so notices never
     answer notices, nor for an author whose account was removed."""
     if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
@@ -131,21 +170,35 @@ async def _notify(connection: Connection, group: Group, action: Literal["failed"
     now = datetime.datetime.now(datetime.UTC)
     head = (await messages.heads(connection, [group.message_id])).get(group.message_id, b"")
     submitted_at = now - datetime.timedelta(seconds=group.age)
-    original = Original(group.author_address, head[:headers.header_end(head)], submitted_at)
+    original = Original(group.author_address, head[: headers.header_end(head)], submitted_at)
     notice = notices.report(action, original, abouts, now)
     [message_id] = await messages.store(connection, [Content.of(notice.body)])
     reason = "a notice that a mail failed" if action == "failed" else "a notice that a mail is delayed"
-    [inbound_id] = await inbound.add(connection, [Arrival(
-        "notice", message_id, header_id=notice.header_id, submission_id=group.id,
-        recipients=((group.author_id, reason),))])
+    [inbound_id] = await inbound.add(
+        connection,
+        [
+            Arrival(
+                "notice",
+                message_id,
+                header_id=notice.header_id,
+                submission_id=group.id,
+                recipients=((group.author_id, reason),),
+            )
+        ],
+    )
     event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
     await maillog.record(connection, [event])
     return Aftermath((event,), tuple(publications.routed(inbound_id, [group.author_address])))
 
 
 def _uncertain(group: Group, external: str | None, reason: str) -> Event:
-    return Event("uncertain", submission_id=group.id, external=external,
-                 who=", ".join(waiting.address for waiting in group.recipients)[:1000], reply=reason)
+    return Event(
+        "uncertain",
+        submission_id=group.id,
+        external=external,
+        who=", ".join(waiting.address for waiting in group.recipients)[:1000],
+        reply=reason,
+    )
 
 
 def _status(reply: str, otherwise: str = "5.0.0") -> str:

@@ -77,15 +77,21 @@ async def keep_up(service: Service, relaying: Relaying) -> None:
         await asyncio.gather(
             _every(service, LOOK_SECONDS, upkeep.look),
             _every(service, TELL_SECONDS, upkeep.tell),
-            _every(service, LIFT_SECONDS, upkeep.lift, first=LIFT_SECONDS))
+            _every(service, LIFT_SECONDS, upkeep.lift, first=LIFT_SECONDS),
+        )
         await relaying.stop(FINISH_SECONDS)
     finally:  # claims are renewed until the last mail is settled
         holder.cancel()
         await asyncio.gather(holder, return_exceptions=True)
 
 
-async def _every(service: Service, seconds: float, work: Callable[[], Awaitable[None]], first: float = 0.0,
-                 until_cancelled: bool = False) -> None:
+async def _every(
+    service: Service,
+    seconds: float,
+    work: Callable[[], Awaitable[None]],
+    first: float = 0.0,
+    until_cancelled: bool = False,
+) -> None:
     pause = first
     while True:
         if until_cancelled:

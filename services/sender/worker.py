@@ -32,15 +32,26 @@ class Sender:
                 return []
             arrivals = [arrival for mail in mails for arrival in arrivals_of(mail)]
             inbound_ids = await inbound.add(connection, arrivals)
-            people = {local.id: local.address for local in await accounts.locals_(
-                connection, sorted({local_id for arrival in arrivals for local_id, _ in arrival.recipients}))}
-            externals = {external.id: external.address for external in await accounts.externals(
-                connection, sorted({a.external_id for a in arrivals if a.external_id is not None}))}
+            people = {
+                local.id: local.address
+                for local in await accounts.locals_(
+                    connection, sorted({local_id for arrival in arrivals for local_id, _ in arrival.recipients})
+                )
+            }
+            externals = {
+                external.id: external.address
+                for external in await accounts.externals(
+                    connection, sorted({a.external_id for a in arrivals if a.external_id is not None})
+                )
+            }
             await submissions.hand_over(connection, [mail.id for mail in mails])
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
-        return [publication for inbound_id, arrival in zip(inbound_ids, arrivals, strict=True)
-                for publication in _publish(inbound_id, arrival, people, externals)]
+        return [
+            publication
+            for inbound_id, arrival in zip(inbound_ids, arrivals, strict=True)
+            for publication in _publish(inbound_id, arrival, people, externals)
+        ]
 
     async def blame(self, row: int, origin: str, trace: str) -> None:
         """Count a fault of this submission; park it at the fifth."""
@@ -62,15 +73,34 @@ def arrivals_of(mail: Open) -> list[Arrival]:
 
     Unrewritten: colleagues see each other's local addresses.
     """
-    people = {recipient.target_id: f"sent to {recipient.address}"
-              for recipient in mail.inside if recipient.kind == "local" and recipient.target_id is not None}
+    people = {
+        recipient.target_id: f"sent to {recipient.address}"
+        for recipient in mail.inside
+        if recipient.kind == "local" and recipient.target_id is not None
+    }
     arrivals = []
     if people:
-        arrivals.append(Arrival("local", mail.message_id, header_id=mail.header_id, author_id=mail.author_id,
-                                submission_id=mail.id, recipients=tuple(people.items())))
+        arrivals.append(
+            Arrival(
+                "local",
+                mail.message_id,
+                header_id=mail.header_id,
+                author_id=mail.author_id,
+                submission_id=mail.id,
+                recipients=tuple(people.items()),
+            )
+        )
     for external_id in dict.fromkeys(r.target_id for r in mail.inside if r.kind == "external"):
-        arrivals.append(Arrival("submitted", mail.message_id, external_id=external_id, header_id=mail.header_id,
-                                author_id=mail.author_id, submission_id=mail.id))
+        arrivals.append(
+            Arrival(
+                "submitted",
+                mail.message_id,
+                external_id=external_id,
+                header_id=mail.header_id,
+                author_id=mail.author_id,
+                submission_id=mail.id,
+            )
+        )
     return arrivals
 
 

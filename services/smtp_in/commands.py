@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from services.smtp_in.data import Refusal
 
 # The brackets may be missing and blanks stand behind the colon: some old clients send that.
-_PATH = re.compile(r"""(?P<word>FROM|TO):[ ]*
+_PATH = re.compile(
+    r"""(?P<word>FROM|TO):[ ]*
     (?: <(?P<path> (?:"(?:[^"\\]|\\.)*"|[^<>"\s])* )> | (?P<bare>[^<>"\s]+) )
-    (?:[ ]+(?P<parameters>.*))?""", re.VERBOSE | re.IGNORECASE)
+    (?:[ ]+(?P<parameters>.*))?""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _SIZE = re.compile(r"[0-9]{1,20}")
 
 

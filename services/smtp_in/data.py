@@ -59,10 +59,10 @@ class Mail:
         window = self._pending + chunk
         end = window.find(_END)
         if end >= 0:
-            piece, self._pending, rest = window[:end + 2], b"", window[end + len(_END):]
+            piece, self._pending, rest = window[: end + 2], b"", window[end + len(_END) :]
         else:
             keep = _start_of_end(window)
-            piece, self._pending, rest = window[:len(window) - keep], window[len(window) - keep:], b""
+            piece, self._pending, rest = window[: len(window) - keep], window[len(window) - keep :], b""
         if piece:
             self._take(piece)
         if end >= 0:
@@ -77,7 +77,7 @@ class Mail:
     @property
     def header(self) -> bytes:
         """The header section with the blank line that ends it."""
-        return bytes(memoryview(self._body)[:self.header_octets])
+        return bytes(memoryview(self._body)[: self.header_octets])
 
     def content(self) -> Content:
         """The mail, with its digest."""

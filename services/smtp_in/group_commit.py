@@ -26,9 +26,14 @@ class GroupCommit(Generic[Item, Result]):
     """Writes items of one kind. What was handed in is written also if whoever did so goes away meanwhile."""
 
     def __init__(
-        self, database: Database, write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
-        committed: Callable[[Sequence[Result]], None], weight: Callable[[Item], int],
-        *, most: int = 200, heaviest: int = 32 * 1024 * 1024,
+        self,
+        database: Database,
+        write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
+        committed: Callable[[Sequence[Result]], None],
+        weight: Callable[[Item], int],
+        *,
+        most: int = 200,
+        heaviest: int = 32 * 1024 * 1024,
     ) -> None:
         """A writer; ``run`` is to run beside.
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.smtp_in.data import Mail
+from services.smtp_in.group_commit import GroupCommit
 from services.smtp_in.recipients import Directory
 from services.smtp_in.senders import header_id
 from shared import accounts, maillog, submissions
 from shared.accounts import External, Local
 from shared.broker import Broker
 from shared.database import Connection, Database
-from services.smtp_in.group_commit import GroupCommit
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 
@@ -45,8 +45,15 @@ class Taken:
     external: str
 
 
-def handed_over(author: Local, external: External, sender: str,  # an envelope has so many parts
-                recipients: Sequence[Recipient], mail: Mail, *, smtputf8: bool) -> Handed:
+def handed_over(
+    author: Local,
+    external: External,
+    sender: str,  # an envelope has so many parts
+    recipients: Sequence[Recipient],
+    mail: Mail,
+    *,
+    smtputf8: bool,
+) -> Handed:
     """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
     provider may not have it.
 
@@ -56,8 +63,20 @@ def handed_over(author: Local, external: External, sender: str,  # an envelope h
     made = f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (header.isascii() and all(address.isascii() for address in addresses))
-    return Handed(Submission(author.id, external.id, mail.content(), sender, header_id(header) or made, not mail.ascii,
-                             smtputf8 and needed, tuple(recipients)), author, external)
+    return Handed(
+        Submission(
+            author.id,
+            external.id,
+            mail.content(),
+            sender,
+            header_id(header) or made,
+            not mail.ascii,
+            smtputf8 and needed,
+            tuple(recipients),
+        ),
+        author,
+        external,
+    )
 
 
 class Intake:
@@ -133,8 +152,13 @@ class Intake:
         for handed in batch:
             event = None
             if (handed.author.id, handed.author.password_hash) in valid:
-                event = maillog.Event("submitted", submission_id=next(ids), external=handed.external.address,
-                                      who=handed.author.address, reply=f"<{handed.submission.header_id}>")
+                event = maillog.Event(
+                    "submitted",
+                    submission_id=next(ids),
+                    external=handed.external.address,
+                    who=handed.author.address,
+                    reply=f"<{handed.submission.header_id}>",
+                )
             taken.append(Taken(event.submission_id if event else None, event, handed.external.address))
         await maillog.record(connection, [each.event for each in taken if each.event])
         return taken

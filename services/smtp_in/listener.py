@@ -53,16 +53,24 @@ class Port:
 
 def ports(settings: Settings) -> tuple[Port, ...]:
     """SUBMISSION_PORT never takes a password before TLS, whatever the settings say."""
-    return (Port("SMTP_PORT", settings.smtp_port, implicit_tls=False, clear_auth=True),
-            Port("SUBMISSION_PORT", settings.submission_port, implicit_tls=False, clear_auth=False),
-            Port("SMTPS_PORT", settings.smtps_port, implicit_tls=True, clear_auth=False))
+    return (
+        Port("SMTP_PORT", settings.smtp_port, implicit_tls=False, clear_auth=True),
+        Port("SUBMISSION_PORT", settings.submission_port, implicit_tls=False, clear_auth=False),
+        Port("SMTPS_PORT", settings.smtps_port, implicit_tls=True, clear_auth=False),
+    )
 
 
 class Listener:
     """Accepts connections and keeps the open ones."""
 
-    def __init__(self, settings: Settings, intake: Intake, logins: Logins, context: ssl.SSLContext,
-                 connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        intake: Intake,
+        logins: Logins,
+        context: ssl.SSLContext,
+        connections: int = CONNECTIONS,
+    ) -> None:
         """:param connections: open at once at most."""
         self._settings = settings
         self._intake = intake
@@ -88,16 +96,21 @@ class Listener:
             if port.implicit_tls:
                 self._spawn(self._accept(port, listening))
             else:
-                self._servers.append(await asyncio.get_running_loop().create_server(
-                    partial(self._connection, port), sock=listening, backlog=BACKLOG))
+                self._servers.append(
+                    await asyncio.get_running_loop().create_server(
+                        partial(self._connection, port), sock=listening, backlog=BACKLOG
+                    )
+                )
 
     def _listen(self, port: Port) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
         try:
             listening = socket.create_server((self._settings.bind, port.number), family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(f"MAILGROUP_{port.setting}: {port.number}: cannot listen on {self._settings.bind}: "
-                                f"{error.strerror or error}") from error
+            raise SettingsError(
+                f"MAILGROUP_{port.setting}: {port.number}: cannot listen on {self._settings.bind}: "
+                f"{error.strerror or error}"
+            ) from error
         listening.setblocking(False)
         return listening
 
@@ -120,8 +133,12 @@ class Listener:
     async def _welcome(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, client, ssl=self._context, ssl_handshake_timeout=TLS_SECONDS,
-                ssl_shutdown_timeout=CLOSING_SECONDS)
+                lambda: connection,
+                client,
+                ssl=self._context,
+                ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
         except OSError as error:  # ssl.SSLError is one, and so is the time-out
             log.info("smtp handshake failed", peer=connection.peer, reason=str(error) or type(error).__name__)
         finally:
@@ -133,9 +150,16 @@ class Listener:
         task.add_done_callback(self._accepting.discard)
 
     def _connection(self, port: Port) -> Connection:
-        return Connection(self, self._intake, self._logins, self._context, implicit_tls=port.implicit_tls,
-                          clear_auth=port.clear_auth, host_name=self._host_name,
-                          octets=self._settings.max_message_bytes)
+        return Connection(
+            self,
+            self._intake,
+            self._logins,
+            self._context,
+            implicit_tls=port.implicit_tls,
+            clear_auth=port.clear_auth,
+            host_name=self._host_name,
+            octets=self._settings.max_message_bytes,
+        )
 
     def clear_auth_from(self, peer: str) -> bool:
         """Whether the settings allow passwords without TLS from this address."""
@@ -145,8 +169,12 @@ class Listener:
         """Whether there is room for one more; it is counted then."""
         network = network_of(connection.peer)
         if len(self._open) >= self._most or self._by_network[network] >= self._settings.max_connections_per_address:
-            log.warning("smtp connection refused", peer=connection.peer, open=len(self._open),
-                        open_from_there=self._by_network[network])
+            log.warning(
+                "smtp connection refused",
+                peer=connection.peer,
+                open=len(self._open),
+                open_from_there=self._by_network[network],
+            )
             return False
         self._open.add(connection)
         self._by_network[network] += 1

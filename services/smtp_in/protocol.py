@@ -46,8 +46,17 @@ SESSION_SECONDS = 6 * 3600.0
 
 _CALLS = {"*": 100, "NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
 """Commands of one session; over it, 421."""
-_STATUS = {"221": "2.0.0", "250": "2.0.0", "421": "4.3.0", "454": "4.7.0", "500": "5.5.2", "501": "5.5.4",
-           "502": "5.5.1", "503": "5.5.1", "504": "5.5.4"}
+_STATUS = {
+    "221": "2.0.0",
+    "250": "2.0.0",
+    "421": "4.3.0",
+    "454": "4.7.0",
+    "500": "5.5.2",
+    "501": "5.5.4",
+    "502": "5.5.1",
+    "503": "5.5.1",
+    "504": "5.5.4",
+}
 """Enhanced codes of replies that aiosmtpd makes (RFC 3463)."""
 _BARE_REPLY = re.compile(r"([245]\d\d) (?!\d\.\d{1,3}\.\d{1,3} )")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
@@ -94,14 +103,31 @@ class Connection(smtp.SMTP):
     session: Session
     envelope: Draft
 
-    def __init__(self, keeper: Keeper, intake: Intake, logins: Logins, context: ssl.SSLContext, *,
-                 implicit_tls: bool, clear_auth: bool, host_name: str, octets: int) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        intake: Intake,
+        logins: Logins,
+        context: ssl.SSLContext,
+        *,
+        implicit_tls: bool,
+        clear_auth: bool,
+        host_name: str,
+        octets: int,
+    ) -> None:
         """:param implicit_tls: TLS from the start. :param clear_auth: passwords without TLS, from where the settings
         allow that. :param octets: the most that a mail may have."""
         self.command_size_limits = defaultdict(lambda: COMMAND_OCTETS)  # aiosmtpd shares one among all connections
-        super().__init__(None, data_size_limit=octets, enable_SMTPUTF8=True, hostname=host_name,
-                         ident="ESMTP mailgroup", timeout=IDLE_SECONDS, command_call_limit=_CALLS,
-                         loop=asyncio.get_running_loop())
+        super().__init__(
+            None,
+            data_size_limit=octets,
+            enable_SMTPUTF8=True,
+            hostname=host_name,
+            ident="ESMTP mailgroup",
+            timeout=IDLE_SECONDS,
+            command_call_limit=_CALLS,
+            loop=asyncio.get_running_loop(),
+        )
         self.command_size_limits["AUTH"] = AUTH_OCTETS
         self._keeper = keeper
         self._intake = intake
@@ -145,8 +171,13 @@ class Connection(smtp.SMTP):
         """The transport under TLS; None: the client failed."""
         try:
             transport = await self.loop.start_tls(
-                raw, self, self._context, server_side=True, ssl_handshake_timeout=TLS_SECONDS,
-                ssl_shutdown_timeout=CLOSING_SECONDS)
+                raw,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
         except OSError as error:
             log.info("smtp handshake failed", peer=self.peer, reason=str(error) or type(error).__name__)
             return None
@@ -310,8 +341,9 @@ class Connection(smtp.SMTP):
         """Refuse a command before the login."""
         if self.session.author is not None:
             return False
-        await self.push("530 5.7.0 Authentication required" if self._may_log_in
-                        else "530 5.7.0 Must issue a STARTTLS command first")
+        await self.push(
+            "530 5.7.0 Authentication required" if self._may_log_in else "530 5.7.0 Must issue a STARTTLS command first"
+        )
         return True
 
     async def smtp_AUTH(self, arg: str | None) -> None:
@@ -422,7 +454,8 @@ class Connection(smtp.SMTP):
             self.end("421 4.7.0 The account was changed, log in again")
             return
         refusal = (check_syntax(path.address, path.smtputf8) if path.address else None) or check_envelope(
-            directory, author, path.address)
+            directory, author, path.address
+        )
         if refusal:
             await self._refuse(refusal, author)
             return
@@ -486,8 +519,9 @@ class Connection(smtp.SMTP):
                 elif mail.kept < held:
                     self._intake.free(held - mail.kept)
                 held = mail.kept
-                if not mail.ended and (not chunk or self.loop.time() > deadline
-                                       or mail.octets > self._octets + DRAIN_OCTETS):
+                if not mail.ended and (
+                    not chunk or self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS
+                ):
                     self.end("421 4.4.2 The mail takes too long, or does not end")
                     return
             self._reset_timeout(COMMIT_SECONDS)
@@ -503,8 +537,9 @@ class Connection(smtp.SMTP):
         if refusal or external is None:
             await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
             return
-        handed = handed_over(author, external, draft.sender, list(draft.recipients.values()), mail,
-                             smtputf8=draft.smtputf8)
+        handed = handed_over(
+            author, external, draft.sender, list(draft.recipients.values()), mail, smtputf8=draft.smtputf8
+        )
         try:
             taken = await self._intake.commit(handed)
         except Temporary as failure:

@@ -37,9 +37,13 @@ class Directory:
         """All accounts that are not removed, enabled or not."""
         by_local = {fold_address(address): local for local in locals_ for address in local.own_addresses}
         by_external = {fold_address(address): external for external in externals for address in external.own_addresses}
-        return cls(by_local, by_external, {local.id: local for local in locals_},
-                   {external.id: external for external in externals},
-                   frozenset(map(_domain, by_local)) - frozenset(map(_domain, by_external)))
+        return cls(
+            by_local,
+            by_external,
+            {local.id: local for local in locals_},
+            {external.id: external for external in externals},
+            frozenset(map(_domain, by_local)) - frozenset(map(_domain, by_external)),
+        )
 
     def addresses_of(self, author: Local) -> frozenset[str]:
         """What the author may send as, folded: own addresses, the external account's and its aliases."""

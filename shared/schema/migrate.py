@@ -80,8 +80,9 @@ def _due(connection: Connection, config: Config) -> list[str]:
 @contextmanager
 def _connection(database_url: str, seconds: float) -> Iterator[Connection]:
     """A connection in a transaction, made as soon as the server answers; committed when the block ends."""
-    engine = create_engine("postgresql+psycopg://", poolclass=NullPool,
-                           creator=lambda: psycopg.connect(database_url, connect_timeout=5))
+    engine = create_engine(
+        "postgresql+psycopg://", poolclass=NullPool, creator=lambda: psycopg.connect(database_url, connect_timeout=5)
+    )
     deadline = time.monotonic() + seconds
     while True:
         try:

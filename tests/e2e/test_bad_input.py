@@ -18,11 +18,13 @@ from tests.system import PASSWORD, System, until
 
 def problem(system: System, *words: str) -> str:
     """What status says once it says something with all these words; it exits with 1 then."""
+
     def look() -> str:
         done = system.run("status", "--json")
         found = [line for line in json.loads(done.stdout)["problems"] if all(word in line for word in words)]
         assert not found or done.exit_code == 1
         return found[0] if found else ""
+
     return until(look)
 
 
@@ -30,8 +32,11 @@ def metric(system: System, service: str, name: str, *labels: str) -> float:
     """The value of a metric whose line has all these labels; 0 if there is none."""
     with urllib.request.urlopen(system.instance.urls()[f"metrics_{service}"], timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines
-               if line.startswith(f"mailgroup_{name}") and all(label in line for label in labels))
+    return sum(
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith(f"mailgroup_{name}") and all(label in line for label in labels)
+    )
 
 
 def logged(system: System, service: str, *words: str) -> bool:
@@ -97,10 +102,19 @@ def test_a_bad_certificate_is_told_everywhere_and_pinning_it_mends_it(system: Sy
     until(lambda: system.json("status")["ok"])
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"local_accounts": [local("Alex", naem="x")]}, "local_accounts[0].naem (alex@local.com): there is no such field"),
-    ({"local_accounts": [local("Alex"), local("Jim", user_name="alex")]}, "alex@local.com has this name in the same share"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"local_accounts": [local("Alex", naem="x")]},
+            "local_accounts[0].naem (alex@local.com): there is no such field",
+        ),
+        (
+            {"local_accounts": [local("Alex"), local("Jim", user_name="alex")]},
+            "alex@local.com has this name in the same share",
+        ),
+    ],
+)
 def test_a_bad_accounts_file_is_refused_as_misuse(system: System, change: dict[str, Any], words: str) -> None:
     file = system.folder / "bad.json"
     file.write_text(json.dumps(system.company() | change), encoding="utf-8")
@@ -113,7 +127,11 @@ def test_a_bad_accounts_file_is_refused_as_misuse(system: System, change: dict[s
 def test_a_header_of_a_megabyte_is_delivered_to_everyone_and_the_mail_behind_it_too(system: System) -> None:
     system.apply(system.company())
     long = b"X-Long: " + b"x" * 900 + b"\r\n"
-    big = b"From: a@x.example\r\n" + long * 1100 + b'To: "Jim" <support@company.com>\r\nSubject: huge-header\r\n\r\nHi\r\n'
+    big = (
+        b"From: a@x.example\r\n"
+        + long * 1100
+        + b'To: "Jim" <support@company.com>\r\nSubject: huge-header\r\n\r\nHi\r\n'
+    )
     system.provider.put("support@company.com", big)
     system.provider.put("support@company.com", b'To: "Alex" <support@company.com>\r\nSubject: behind-it\r\n\r\nHi\r\n')
     assert until(lambda: system.who_has("behind-it", ["alex@local.com", "jim@local.com"])) == ["alex@local.com"]
@@ -123,22 +141,29 @@ def test_a_header_of_a_megabyte_is_delivered_to_everyone_and_the_mail_behind_it_
 
 def test_a_mail_that_is_too_large_stays_upstream_and_its_people_are_told(system: System) -> None:
     system.apply(system.company())
-    too_large = (b'From: anna@x.example\r\nTo: "Jim" <support@company.com>\r\nSubject: too-large\r\n\r\n'
-                 + (b"x" * 998 + b"\r\n") * 53_000)
+    too_large = (
+        b'From: anna@x.example\r\nTo: "Jim" <support@company.com>\r\nSubject: too-large\r\n\r\n'
+        + (b"x" * 998 + b"\r\n") * 53_000
+    )
     system.provider.put("support@company.com", too_large)
     assert until(lambda: system.who_has("too-large", ["alex@local.com", "jim@local.com"]), 90) == ["jim@local.com"]
     [notice] = [mail for mail in system.mails("jim@local.com") if b"too-large" in mail]
     assert len(notice) < 20_000
     assert "could not be fetched" in problem(system, "support@company.com")
-    assert any(mail[:200] == too_large[:200].replace(b"\r\n", b"\r\n") for mail in system.provider.mail_of(
-        "support@company.com"))
+    assert any(
+        mail[:200] == too_large[:200].replace(b"\r\n", b"\r\n")
+        for mail in system.provider.mail_of("support@company.com")
+    )
     goes_on(system, "behind-too-large")
 
 
 def test_an_unknown_recipient_at_the_provider_becomes_a_failure_notice(system: System) -> None:
     system.apply(system.company())
-    system.submit("alex@local.com", ["nobody@customer.example"], (
-        b"From: alex@local.com\r\nTo: nobody@customer.example\r\nSubject: into-the-void\r\n\r\nHi\r\n"))
+    system.submit(
+        "alex@local.com",
+        ["nobody@customer.example"],
+        (b"From: alex@local.com\r\nTo: nobody@customer.example\r\nSubject: into-the-void\r\n\r\nHi\r\n"),
+    )
     [notice] = until(lambda: [mail for mail in system.mails("alex@local.com") if b"into-the-void" in mail])
     assert b"multipart/report" in notice
     assert b"nobody@customer.example" in notice
@@ -159,12 +184,14 @@ def test_a_truncated_mail_is_read_again_and_not_stored_in_part(system: System) -
     with _cutting_provider(whole) as port:
         system.apply(with_support(system, pop3={"port": port}))
         assert until(lambda: system.who_has("cut-mail", ["alex@local.com", "jim@local.com"])) == [
-            "alex@local.com", "jim@local.com"]
+            "alex@local.com",
+            "jim@local.com",
+        ]
     assert [mail for mail in system.mails("alex@local.com") if b"cut-mail" in mail] == [whole]
     assert metric(system, "fetcher", "fetch_errors_total", 'external="support@company.com"') > 0
 
 
-class _cutting_provider:  # noqa: N801  # reads as a verb where it is used
+class _cutting_provider:  # reads as a verb where it is used
     """A POP3 server with one mail that cuts the connection in the middle of it, the first time."""
 
     def __init__(self, mail: bytes) -> None:
@@ -191,9 +218,15 @@ class _cutting_provider:  # noqa: N801  # reads as a verb where it is used
                     continue
 
     def _talk(self, stream: Any) -> None:
-        answers = {b"USER": b"+OK\r\n", b"PASS": b"+OK\r\n", b"STAT": b"+OK 1 %d\r\n" % len(self._mail),
-                   b"UIDL": b"+OK\r\n1 only-one\r\n.\r\n", b"LIST": b"+OK\r\n1 %d\r\n.\r\n" % len(self._mail),
-                   b"RETR": b"+OK\r\n" + self._mail + b".\r\n", b"QUIT": b"+OK\r\n"}
+        answers = {
+            b"USER": b"+OK\r\n",
+            b"PASS": b"+OK\r\n",
+            b"STAT": b"+OK 1 %d\r\n" % len(self._mail),
+            b"UIDL": b"+OK\r\n1 only-one\r\n.\r\n",
+            b"LIST": b"+OK\r\n1 %d\r\n.\r\n" % len(self._mail),
+            b"RETR": b"+OK\r\n" + self._mail + b".\r\n",
+            b"QUIT": b"+OK\r\n",
+        }
         stream.write(b"+OK ready\r\n")
         stream.flush()
         while line := stream.readline():
@@ -201,7 +234,7 @@ class _cutting_provider:  # noqa: N801  # reads as a verb where it is used
             answer = answers.get(word, b"-ERR\r\n")
             if word == b"RETR" and self._cuts:
                 self._cuts -= 1
-                stream.write(answer[:len(answer) // 2])
+                stream.write(answer[: len(answer) // 2])
                 stream.flush()
                 return
             stream.write(answer)

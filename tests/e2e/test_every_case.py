@@ -17,8 +17,10 @@ from shared.accounts import Local
 from tests.company import local
 from tests.system import System, until
 
-CASES = [json.loads(line) for line in
-         (Path(__file__).parent.parent / "cases" / "to_headers.jsonl").read_text(encoding="utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent.parent / "cases" / "to_headers.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ def moved(case: dict[str, Any]) -> Case:
 
     people = {name: f"p{position}@case{case['id']}.local" for position, name in enumerate(case["users"])}
     lines = [f"{field}: {move(value)}\r\n" for field in ("to", "cc") for value in case[field]]
-    mail = (f"From: anna@customer.example\r\n{''.join(lines)}Subject: case\r\n"
-            f"Message-ID: <case{case['id']}@customer.example>\r\n\r\nHello\r\n").encode()
+    mail = (
+        f"From: anna@customer.example\r\n{''.join(lines)}Subject: case\r\n"
+        f"Message-ID: <case{case['id']}@customer.example>\r\n\r\nHello\r\n"
+    ).encode()
     allowed = [case["expect"], *case.get("accept_also", [])]
-    return Case(case["id"], move(case["external"]), people, mail, [{people[name] for name in names} for names in allowed])
+    return Case(
+        case["id"], move(case["external"]), people, mail, [{people[name] for name in names} for names in allowed]
+    )
 
 
 def may_be_saved(case: Case) -> bool:
@@ -53,8 +59,9 @@ def may_be_saved(case: Case) -> bool:
         check({"local_accounts": accounts_of(case)}, "case")
     except AccountsError:
         return False
-    locals_ = [Local(id_, address, True, "", name, (), (), 1, None)
-               for id_, (name, address) in enumerate(case.people.items())]
+    locals_ = [
+        Local(id_, address, True, "", name, (), (), 1, None) for id_, (name, address) in enumerate(case.people.items())
+    ]
     return not any("user_name" in problem for problem in conflicts([], locals_))
 
 
@@ -65,8 +72,12 @@ def accounts_of(case: Case) -> list[dict[str, Any]]:
 def test_every_case_is_delivered_and_predicted_as_expected(system: System) -> None:
     cases = [case for case in map(moved, CASES) if may_be_saved(case)]
     assert len(CASES) - len(cases) == 1  # two names that differ in the case of letters only
-    system.apply({"external_accounts": [system.external(case.external) for case in cases],
-                  "local_accounts": [account for case in cases for account in accounts_of(case)]})
+    system.apply(
+        {
+            "external_accounts": [system.external(case.external) for case in cases],
+            "local_accounts": [account for case in cases for account in accounts_of(case)],
+        }
+    )
     for case in cases:
         system.provider.put(case.external, case.mail)
     until(lambda: all(book["delivered"] == 1 for book in system.json("status")["books"].values()), 120)

@@ -52,7 +52,11 @@ def test_a_mail_of_50_mb_travels_both_ways_in_bounded_memory(system: System) -> 
     system.provider.add_mailbox(CUSTOMER, PASSWORD)
     account = system.external("large@company.com")
     company = system.company()
-    company["local_accounts"][0] |= {"address": "large@local.com", "user_name": "Large", "external": "large@company.com"}
+    company["local_accounts"][0] |= {
+        "address": "large@local.com",
+        "user_name": "Large",
+        "external": "large@company.com",
+    }
     company["external_accounts"].append(account)
     system.apply(company)
     system.mails("large@local.com")  # the first login takes 19 MiB for its password hash, whatever the mail
@@ -63,7 +67,9 @@ def test_a_mail_of_50_mb_travels_both_ways_in_bounded_memory(system: System) -> 
     system.provider.put("large@company.com", arriving)
     assert until(lambda: read_large(system, "large@local.com"), 120) == hashlib.sha256(arriving).digest()
 
-    leaving = mail(b"From: large@local.com\r\nTo: anna@customer.example\r\nMessage-ID: <large@local.com>\r\nDate: x\r\n")
+    leaving = mail(
+        b"From: large@local.com\r\nTo: anna@customer.example\r\nMessage-ID: <large@local.com>\r\nDate: x\r\n"
+    )
     system.submit("large@local.com", [CUSTOMER], leaving)
     [got] = until(lambda: [found for found in system.provider.mail_of(CUSTOMER) if b"<large@local.com>" in found], 120)
     assert got.replace(b"\n", b"\r\n").partition(b"\r\n\r\n")[2] == leaving.partition(b"\r\n\r\n")[2]

@@ -13,7 +13,9 @@ PEOPLE = ["alex@local.com", "jim@local.com", "kim@local.com", "tom@local.com"]
 CUSTOMER = "anna@customer.example"
 
 
-def letter(to: str, answers: str | None = None, author: str = f"Anna <{CUSTOMER}>", text: str = "Hello\n") -> EmailMessage:
+def letter(
+    to: str, answers: str | None = None, author: str = f"Anna <{CUSTOMER}>", text: str = "Hello\n"
+) -> EmailMessage:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = author, to, "Printer"
     message["Message-ID"] = make_msgid(domain="customer.example")
@@ -41,8 +43,9 @@ def answer_of_alex(system: System) -> EmailMessage:
     system.provider.add_mailbox(CUSTOMER, "secret")
     message = letter(f"Anna <{CUSTOMER}>", author="Alex <alex@local.com>")
     system.submit("alex@local.com", [CUSTOMER], message)
-    [raw] = until(lambda: [mail for mail in system.provider.mail_of(CUSTOMER)
-                           if str(message["Message-ID"]).encode() in mail])
+    [raw] = until(
+        lambda: [mail for mail in system.provider.mail_of(CUSTOMER) if str(message["Message-ID"]).encode() in mail]
+    )
     found = BytesParser(policy=default).parsebytes(raw)
     assert isinstance(found, EmailMessage)
     return found
@@ -102,9 +105,19 @@ def test_status_says_that_all_is_well_and_the_books_balance(system: System) -> N
     write(system, "support@company.com")
     found = until(lambda: (status := system.json("status"))["ok"] and status)
     assert {service["name"] for service in found["services"]} == {
-        "fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender"}
+        "fetcher",
+        "router",
+        "mailbox",
+        "pop3_out",
+        "smtp_in",
+        "sender",
+    }
     assert {queue["name"]: queue["consumers"] for queue in found["queues"]} == {
-        "router": 1, "mailbox": 1, "sender": 1, "parked": 0}
+        "router": 1,
+        "mailbox": 1,
+        "sender": 1,
+        "parked": 0,
+    }
     for book in found["books"].values():
         assert book.pop("fetched") == sum(book.values())
     assert all(account["last_success"] for account in found["externals"])

@@ -26,8 +26,10 @@ SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender")
 
 
 def mail(token: str, to: str) -> bytes:
-    return (f"From: {CUSTOMER}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{token}@customer.example>\r\n\r\n"
-            + "A line of some length, so that the mail has a size.\r\n" * 20).encode()
+    return (
+        f"From: {CUSTOMER}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{token}@customer.example>\r\n\r\n"
+        + "A line of some length, so that the mail has a size.\r\n" * 20
+    ).encode()
 
 
 def offer(system: System, count: int, run: str) -> dict[str, list[str]]:
@@ -74,8 +76,11 @@ def submitting(system: System, run: str, pause: float) -> Iterator[list[str]]:
             try:
                 with smtplib.SMTP("127.0.0.1", system.settings.smtp_port, timeout=30) as smtp:
                     smtp.login("alex@local.com", "secret")
-                    smtp.sendmail("alex@local.com", [CUSTOMER], mail(token, CUSTOMER).replace(
-                        f"From: {CUSTOMER}".encode(), b"From: alex@local.com"))
+                    smtp.sendmail(
+                        "alex@local.com",
+                        [CUSTOMER],
+                        mail(token, CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: alex@local.com"),
+                    )
                 accepted.append(token)
             except (OSError, smtplib.SMTPException):
                 time.sleep(0.2)  # killed, or not back yet: this one was not answered

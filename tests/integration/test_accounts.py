@@ -26,12 +26,23 @@ async def test_applying_twice_changes_nothing_the_second_time(database: Database
 
 
 async def test_what_is_exported_makes_the_same_accounts(database: Database) -> None:
-    await apply(database, COMPANY | {"local_accounts": [
-        local("Alex", aliases=["Sascha"], addresses=["a@local.com"], delegate="jim@local.com"), local("Jim")]})
+    await apply(
+        database,
+        COMPANY
+        | {
+            "local_accounts": [
+                local("Alex", aliases=["Sascha"], addresses=["a@local.com"], delegate="jim@local.com"),
+                local("Jim"),
+            ]
+        },
+    )
     externals, people = await everyone(database)
-    document = {"external_accounts": [external_fields(account) for account in externals.values()],
-                "local_accounts": [local_fields(person, [*externals.values()], [*people.values()])
-                                   for person in people.values()]}
+    document = {
+        "external_accounts": [external_fields(account) for account in externals.values()],
+        "local_accounts": [
+            local_fields(person, [*externals.values()], [*people.values()]) for person in people.values()
+        ],
+    }
     assert "password" not in str(document)
     assert await apply(database, document) == []
 
@@ -47,35 +58,54 @@ async def test_a_password_left_out_keeps_the_stored_one_and_is_an_error_on_creat
     assert (after.password, after.poll_seconds) == (before, 7)
 
 
-@pytest.mark.parametrize(("people", "words"), [
-    ([local("Alex"), local("Jim", user_name="ALEX")], ["'ALEX'", "alex@local.com has this name in the same share"]),
-    ([local("Alex"), local("Jim", aliases=[" \u200balex "])], ["has this name in the same share"]),
-    ([local("Alex", address="alex@gmail.com")], ["gmail.com is a public mail provider's domain"]),
-    ([local("Alex", address=SUPPORT)], ["is an address of external account"]),
-    ([local("Alex"), local("Jim", addresses=["ALEX@local.com"])], ["is an address of local account alex@local.com"]),
-    ([local("Alex", external="nobody@company.com")], ["external: 'nobody@company.com'", "there is no such", SUPPORT]),
-    ([local("Alex", delegate="nobody@local.com")], ["delegate: 'nobody@local.com'", "there is no such local account"]),
-    ([local("Alex", delegate="alex@local.com")], ["delegate: has to be another local account"]),
-    ([local("Alex", delegate="kim@local.com"), local("Kim", "sales@company.com")], ["delegate: has to be another"]),
-    ([local("Alex"), local("Alex")], ["is given twice"]),
-])
-async def test_what_must_not_be_is_refused_as_a_whole(database: Database, people: list[dict[str, Any]],
-                                                       words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("people", "words"),
+    [
+        ([local("Alex"), local("Jim", user_name="ALEX")], ["'ALEX'", "alex@local.com has this name in the same share"]),
+        ([local("Alex"), local("Jim", aliases=[" \u200balex "])], ["has this name in the same share"]),
+        ([local("Alex", address="alex@gmail.com")], ["gmail.com is a public mail provider's domain"]),
+        ([local("Alex", address=SUPPORT)], ["is an address of external account"]),
+        (
+            [local("Alex"), local("Jim", addresses=["ALEX@local.com"])],
+            ["is an address of local account alex@local.com"],
+        ),
+        (
+            [local("Alex", external="nobody@company.com")],
+            ["external: 'nobody@company.com'", "there is no such", SUPPORT],
+        ),
+        (
+            [local("Alex", delegate="nobody@local.com")],
+            ["delegate: 'nobody@local.com'", "there is no such local account"],
+        ),
+        ([local("Alex", delegate="alex@local.com")], ["delegate: has to be another local account"]),
+        ([local("Alex", delegate="kim@local.com"), local("Kim", "sales@company.com")], ["delegate: has to be another"]),
+        ([local("Alex"), local("Alex")], ["is given twice"]),
+    ],
+)
+async def test_what_must_not_be_is_refused_as_a_whole(
+    database: Database, people: list[dict[str, Any]], words: list[str]
+) -> None:
     said = await refused(database, COMPANY | {"local_accounts": people})
     assert all(word in said for word in words), said
 
 
 async def test_the_same_name_in_two_shares_is_fine(database: Database) -> None:
-    await apply(database, COMPANY | {"local_accounts": [
-        local("Alex"), local("Alex", "sales@company.com", address="alex2@local.com")]})
+    await apply(
+        database,
+        COMPANY | {"local_accounts": [local("Alex"), local("Alex", "sales@company.com", address="alex2@local.com")]},
+    )
 
 
 async def test_prune_removes_what_the_file_does_not_name_and_an_address_added_anew_is_a_new_account(
-        database: Database) -> None:
+    database: Database,
+) -> None:
     await apply(database, COMPANY)
     _, before = await everyone(database)
     lines = await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
-    assert lines == ["local account alex@local.com: removed; its mail is kept for the retention time"]
+    assert lines == [
+        "local account alex@local.com: removed; its mail is kept for the retention time ('local restore' "
+        "brings it back)"
+    ]
     await apply(database, COMPANY)
     _, after = await everyone(database)
     assert after["Alex"].id != before["Alex"].id
@@ -83,8 +113,11 @@ async def test_prune_removes_what_the_file_does_not_name_and_an_address_added_an
 
 async def test_an_external_account_that_people_share_cannot_go_alone(database: Database) -> None:
     await apply(database, COMPANY)
-    said = await refused(database, {"external_accounts": [external("sales@company.com")],
-                                    "local_accounts": COMPANY["local_accounts"]}, prune=True)
+    said = await refused(
+        database,
+        {"external_accounts": [external("sales@company.com")], "local_accounts": COMPANY["local_accounts"]},
+        prune=True,
+    )
     assert "there is no such external account" in said
 
 
@@ -98,8 +131,11 @@ async def test_a_renamed_person_keeps_the_old_name_until_somebody_else_has_it(da
     await apply(database, COMPANY | {"local_accounts": [*renamed, local("Alex", address="alex2@local.com")]})
     _, people = await everyone(database)
     assert (people["Sascha"].names, people["Alex"].names) == (("Sascha",), ("Alex",))
-    await apply(database, COMPANY | {"local_accounts": [local("Alex", user_name="Sascha"),
-                                                        local("Jim", user_name="James")]}, prune=True)
+    await apply(
+        database,
+        COMPANY | {"local_accounts": [local("Alex", user_name="Sascha"), local("Jim", user_name="James")]},
+        prune=True,
+    )
     await apply(database, COMPANY | {"local_accounts": [local("Alex", user_name="Sascha"), local("Jim")]})
     assert (await everyone(database))[1]["Jim"].names == ("Jim", "James")  # back again: no name twice
 
@@ -109,8 +145,9 @@ async def test_an_external_account_added_anew_goes_on_where_it_was(database: Dat
     before, _ = await everyone(database)
     await apply(database, {}, prune=True)
     assert await everyone(database) == ({}, {})
-    assert "password: is missing" in await refused(database, {"external_accounts": [
-        {name: value for name, value in external().items() if name != "password"}]})
+    assert "password: is missing" in await refused(
+        database, {"external_accounts": [{name: value for name, value in external().items() if name != "password"}]}
+    )
     await apply(database, {"external_accounts": [external(poll_seconds=9)]})
     after, _ = await everyone(database)
     assert (after[SUPPORT].id, after[SUPPORT].poll_seconds) == (before[SUPPORT].id, 9)

@@ -37,13 +37,18 @@ def lying(provider: Provider, address: str) -> int:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
-        bench: Bench, provider: Provider, box: str, tls: str) -> None:
+    bench: Bench, provider: Provider, box: str, tls: str
+) -> None:
     # given two mails, one with a dot line and a Message-ID
     provider.put(box, mail("one", ".\r\n..dots"))
     provider.put(box, b"Message-ID: <a@b>\r\n" + mail("two"))
     # when the account is polled twice
-    account = await bench.add(box, provider.pop3s_port if tls == "implicit" else provider.pop3_port, pop3_tls=tls,
-                              pop3_tls_fingerprint=None if tls == "none" else provider.fingerprint)
+    account = await bench.add(
+        box,
+        provider.pop3s_port if tls == "implicit" else provider.pop3_port,
+        pop3_tls=tls,
+        pop3_tls_fingerprint=None if tls == "none" else provider.fingerprint,
+    )
     await until(lambda: polls_well(bench, account))
     polled = await bench.poll(account)
     # then each is here once, byte for byte, and still there
@@ -120,8 +125,10 @@ async def test_after_days_deletes_when_the_days_are_over(bench: Bench, provider:
     await bench.rows("update upstream_mails set fetched_at = now() - interval '6 days 23 hours'")
     await bench.poll(account)
     assert lying(provider, box) == 2
-    await bench.rows("update upstream_mails set fetched_at = now() - interval '7 days 1 minute' where uidl = "
-                     "(select min(uidl) from upstream_mails)")
+    await bench.rows(
+        "update upstream_mails set fetched_at = now() - interval '7 days 1 minute' where uidl = "
+        "(select min(uidl) from upstream_mails)"
+    )
     await bench.poll(account)
     await bench.poll(account)
     assert lying(provider, box) == 1
@@ -157,14 +164,15 @@ def renumber(provider: Provider, box: str) -> None:
 
 
 async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_delivered(
-        bench: Bench, provider: Provider, box: str) -> None:
+    bench: Bench, provider: Provider, box: str
+) -> None:
     provider.put(box, mail("twin"))
     provider.put(box, mail("twin"))
     provider.put(box, mail("one"))
     account = await bench.add(box, provider.pop3_port)
     await until(lambda: has(bench, account, 3))
     await until(lambda: polls_well(bench, account))
-    before = {key for key, in await bench.rows("select uidl from upstream_mails")}
+    before = {key for (key,) in await bench.rows("select uidl from upstream_mails")}
     # when every UIDL changes, and a third twin comes
     provider.put(box, mail("twin"))
     await asyncio.to_thread(renumber, provider, box)
@@ -173,7 +181,7 @@ async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_deliver
     # then only the third twin is new
     assert sorted(await bench.subjects(account)) == ["one", "twin", "twin", "twin"]
     assert await bench.states(account) == {"fetched": 4}
-    assert not before & {key for key, in await bench.rows("select uidl from upstream_mails")}
+    assert not before & {key for (key,) in await bench.rows("select uidl from upstream_mails")}
     assert len(await bench.rows("select 1 from events where event = 'renumbered'")) == 3
 
 
@@ -194,13 +202,15 @@ async def test_after_a_wholesale_renumbering_history_stays_history(bench: Bench,
 
 
 async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
-        bench: Bench, provider: Provider, box: str) -> None:
+    bench: Bench, provider: Provider, box: str
+) -> None:
     account = await bench.add(box, provider.pop3_port, password=bench.vault.seal("wrong"))
     await until(lambda: fails(bench, account))
     # given Dovecot says [AUTH], one refusal is enough
     [[paused, kind, text, wait]] = await bench.rows(
         """select paused_at is not null, last_error_kind, last_error,
-                  extract(epoch from next_poll_at - now())::int from polls""")
+                  extract(epoch from next_poll_at - now())::int from polls"""
+    )
     assert (paused, kind) == (True, "refused")
     assert f"127.0.0.1:{provider.pop3_port}: the login was refused; check login name and password" in text
     assert 3500 < wait <= 3600
@@ -226,8 +236,10 @@ async def test_bad_servers_are_told_apart_and_delay_nobody(bench: Bench, provide
         await until(lambda: has(bench, good, 1))
     await until(lambda: fails(bench, nobody))
     await until(lambda: fails(bench, untrusted))
-    errors = {id_: (kind, text) for id_, kind, text in
-              await bench.rows("select external_id, last_error_kind, last_error from polls")}
+    errors = {
+        id_: (kind, text)
+        for id_, kind, text in await bench.rows("select external_id, last_error_kind, last_error from polls")
+    }
     assert errors[nobody] == ("unreachable", "127.0.0.1:1: connection refused; check host and port")
     assert errors[untrusted][0] == "tls"
     assert "the certificate is not trusted" in errors[untrusted][1]
@@ -259,7 +271,8 @@ async def _count(bench: Bench, count: int) -> bool:
 
 
 async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
-        database_url: str, provider: Provider, box: str) -> None:
+    database_url: str, provider: Provider, box: str
+) -> None:
     async with fetching(database_url, max_message_bytes=20_000) as bench:
         provider.put(box, mail("small"))
         provider.put(box, b'Cc: "Jim" <x@fetch.test>\r\n' + mail("large", "y\r\n" * 20_000))
@@ -272,7 +285,8 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
         assert lying(provider, box) == 1
         [[notice, reply]] = await bench.rows(
             """select m.head, e.reply from inbound i join messages m on m.id = i.message_id
-               join events e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'""")
+               join events e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'"""
+        )
         text = bytes(notice).decode()
         assert "Subject: Mail not fetched: large\r\n" in text
         assert 'Cc: "Jim" <x@fetch.test>\r\n' in text and "To: x@fetch.test\r\n" in text
@@ -286,7 +300,8 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
 
 
 async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
-        bench: Bench, provider: Provider, box: str) -> None:
+    bench: Bench, provider: Provider, box: str
+) -> None:
     await bench.rows("alter table inbound add check (header_id <> 'refuse@me')")
     provider.put(box, mail("one"))
     provider.put(box, b"Message-ID: <refuse@me>\r\n" + mail("bad"))
@@ -308,7 +323,7 @@ async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider
         account = await bench.add(box, provider.pop3_port)
         await until(lambda: polls_well(bench, account))
     async with fetching(database_url) as again:
-        assert (await again.rows("select count(*) from polls where lease_expires > now() + interval '14 seconds'"))
+        assert await again.rows("select count(*) from polls where lease_expires > now() + interval '14 seconds'")
         await again.rows("update external_accounts set password = %s", again.vault.seal("secret"))
         await again.poll(account)
 

@@ -35,8 +35,9 @@ async def is_state(bench: Bench, account: int, **states: int) -> bool:
 
 async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(bench: Bench) -> None:
     # given a provider whose connection ends in the middle of one mail, each time
-    script = ScriptedPop3(mails("one", "killer", "two", "three"),
-                          answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")})
+    script = ScriptedPop3(
+        mails("one", "killer", "two", "three"), answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")}
+    )
     async with script.running():
         account = await bench.add("e@x.test", script.port)
         # then the others arrive once each, and nothing of the half mail
@@ -48,8 +49,9 @@ async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(b
         assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
         await until(lambda: polls_well(bench, account))
         assert script.mails.keys() == {"one", "killer", "two", "three"}
-        [[notice]] = await bench.rows("select m.head from inbound i join messages m on m.id = i.message_id "
-                                      "where i.source = 'notice'")
+        [[notice]] = await bench.rows(
+            "select m.head from inbound i join messages m on m.id = i.message_id where i.source = 'notice'"
+        )
         assert b"Subject: Mail not fetched: killer" in bytes(notice)
         # when the provider is well again, the mail arrives at the next try
         script.answers = {}
@@ -71,7 +73,8 @@ async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_p
         assert sorted(await bench.subjects(account)) == ["one", "two"]
         assert script.mails.keys() == {"bad"}
         assert await bench.rows("select reason from upstream_mails where state = 'skipped'") == [
-            ("the provider refuses to hand it out: corrupt",)]
+            ("the provider refuses to hand it out: corrupt",)
+        ]
 
 
 async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(bench: Bench) -> None:
@@ -121,8 +124,9 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
         await until(lambda: has(bench, account, 2))
         # when the account points at another server, and deletes at once
         async with bench.database.transaction() as connection:
-            await connection.execute("update external_accounts set pop3_port = %s, delete_after_days = 0",
-                                     (second.port,))
+            await connection.execute(
+                "update external_accounts set pop3_port = %s, delete_after_days = 0", (second.port,)
+            )
             await ledger.restart(connection, account)
         await bench.poll(account)
         await until(lambda: has(bench, account, 3))
@@ -144,7 +148,8 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
 
 
 async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_for_fetched_nor_deleted(
-        bench: Bench) -> None:
+    bench: Bench,
+) -> None:
     # given servers that count their mails, and an account of which two are fetched, to be deleted at once
     first = ScriptedPop3({"1": mail("first 1"), "2": mail("moved"), "3": mail("first 3")})
     second = ScriptedPop3({"1": mail("second 1"), "2": mail("second 2"), "3": mail("second 3"), "4": mail("moved")})
@@ -153,15 +158,24 @@ async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_
         await until(lambda: has(bench, account, 3))
         await until(lambda: polls_well(bench, account))
         # when it is pointed at another maildrop
-        await bench.rows("update external_accounts set pop3_port = %s, delete_after_days = 0, delete_history = true "
-                         "where id = %s", second.port, account)
+        await bench.rows(
+            "update external_accounts set pop3_port = %s, delete_after_days = 0, delete_history = true where id = %s",
+            second.port,
+            account,
+        )
         async with bench.database.transaction() as connection:
             await ledger.restart(connection, account)
         await bench.poll(account)
         await bench.poll(account)
         # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
         assert sorted(await bench.subjects(account)) == [
-            "first 1", "first 3", "moved", "second 1", "second 2", "second 3"]
+            "first 1",
+            "first 3",
+            "moved",
+            "second 1",
+            "second 2",
+            "second 3",
+        ]
         assert second.mails.keys() <= {"4"}
 
 
@@ -204,7 +218,8 @@ async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch
         await until(lambda: has(bench, account, 2))
         await until(lambda: polls_well(bench, account))
         [[wait, backlog]] = await bench.rows(
-            "select extract(epoch from next_poll_at - last_success_at)::float8, backlog from polls")
+            "select extract(epoch from next_poll_at - last_success_at)::float8, backlog from polls"
+        )
         assert 1.5 < wait < 2.5 and backlog == 1
         await until(lambda: has(bench, account, 3))
         assert script.sessions == 2
@@ -233,16 +248,22 @@ async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url:
         assert asyncio.get_running_loop().time() - started < 3
     async with fetching(database_url) as again:
         # and the accounts were given back
-        assert (await again.rows("select count(*) from polls where owner is not null and owner not like %s",
-                                 f"{again.service.owner}%")) == [(0,)]
+        assert (
+            await again.rows(
+                "select count(*) from polls where owner is not null and owner not like %s", f"{again.service.owner}%"
+            )
+        ) == [(0,)]
 
 
 async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothing(
-        bench: Bench, database: Database) -> None:
+    bench: Bench, database: Database
+) -> None:
     # given an account that is due, and that another process polls already
     account = await bench.add("e@x.test", 1, enabled=False)
-    await bench.rows("insert into polls (external_id, owner, lease_expires) "
-                     "values (%s, 'before', now() + interval '1 hour')", account)
+    await bench.rows(
+        "insert into polls (external_id, owner, lease_expires) values (%s, 'before', now() + interval '1 hour')",
+        account,
+    )
     await bench.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
         assert await ledger.claim(connection, "other", 10) == []
@@ -268,16 +289,22 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
     script = ScriptedPop3(mails(*(f"m{number}" for number in range(1500))))
     key = new_key()
     environment = {
-        "PATH": "/usr/bin:/bin", "MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/",
-        "MAILGROUP_SECRET_KEY": key, "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
-        "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0])}
-    bench = Bench(Service("test", Settings(database_url=database_url, broker_url="amqp://x/"), Vault(key)), database,
-                  Vault(key))
+        "PATH": "/usr/bin:/bin",
+        "MAILGROUP_DATABASE_URL": database_url,
+        "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/",
+        "MAILGROUP_SECRET_KEY": key,
+        "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
+        "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0]),
+    }
+    bench = Bench(
+        Service("test", Settings(database_url=database_url, broker_url="amqp://x/"), Vault(key)), database, Vault(key)
+    )
     async with script.running():
         account = await bench.add("e@x.test", script.port)
         for least in (1, 300, 600, 1500):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL)
+                sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
+            )
             # when it is killed after a batch, and another one takes over once its lease has ended
             await until(lambda least=least: has(bench, account, least))  # type: ignore[misc]  # bound now
             process.kill()

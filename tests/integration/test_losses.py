@@ -47,7 +47,8 @@ async def states(database: Database) -> list[str]:
 
 
 async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_still_delivered(
-        database: Database) -> None:
+    database: Database,
+) -> None:
     # given a message for the mailbox service of a mail that went back to the router
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -65,7 +66,8 @@ async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_s
 
 
 async def test_a_mail_held_by_a_router_that_did_not_see_the_new_sharer_is_delivered_all_the_same(
-        database: Database) -> None:
+    database: Database,
+) -> None:
     # given a router that read the accounts before somebody was enabled and writes after it
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     externals, _ = await everyone(database)
@@ -116,14 +118,23 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
 
 
 async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_that_person_is_back(
-        database: Database) -> None:
+    database: Database,
+) -> None:
     # given a mail to Jim's and Kim's local addresses, and Jim removed before its delivery
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
         [message_id] = await messages.store(connection, [Content.of(mail("jim@local.com"))])
-        rows = await inbound.add(connection, [Arrival("local", message_id, recipients=(
-            (people["Jim"].id, "sent to Jim"), (people["Kim"].id, "sent to Kim")))])
+        rows = await inbound.add(
+            connection,
+            [
+                Arrival(
+                    "local",
+                    message_id,
+                    recipients=((people["Jim"].id, "sent to Jim"), (people["Kim"].id, "sent to Kim")),
+                )
+            ],
+        )
         await accounts.remove(connection, "local", people["Jim"].id)
     assert await Mailbox(database, 5).handle(rows) == []
     # then it is shown to nobody else, and Kim has it
@@ -154,7 +165,8 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
 
 
 async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
-        database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given a change of an external account and of a password in one go
     await apply(database, COMPANY)
     free: list[int] = []
@@ -162,10 +174,12 @@ async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
     async def slow(self: Pool, password: str) -> str:
         async with database.transaction() as connection:
             for table in ("polls", "relays", "external_accounts"):
-                rows = await (await connection.execute(
-                    f"select 1 from {table} for update skip locked".encode())).fetchall()
+                rows = await (
+                    await connection.execute(f"select 1 from {table} for update skip locked".encode())
+                ).fetchall()
                 free.append(len(rows))
         return company.HASH
+
     monkeypatch.setattr(Pool, "hash", slow)
     changed = local("Alex") | {"password": "another"}
     del changed["password_hash"]
@@ -224,8 +238,9 @@ class Scripted:
 
 @pytest.fixture
 async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
-    made = Service("router", Settings(
-        database_url=database_url, broker_url=broker_url, secret_key=company.KEY), Vault(company.KEY))
+    made = Service(
+        "router", Settings(database_url=database_url, broker_url=broker_url, secret_key=company.KEY), Vault(company.KEY)
+    )
     yield made
     await made.broker.close()
 
@@ -254,8 +269,7 @@ def envelopes(numbers: Sequence[int]) -> list[Publication]:
     return [publications.fetched(number, SUPPORT) for number in numbers]
 
 
-async def test_a_stage_sweeps_also_while_mail_keeps_coming(
-        service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stage_sweeps_also_while_mail_keeps_coming(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "BUSY_SECONDS", 2.0, raising=False)
     scripted = Scripted()
     work = await running(service, scripted)
@@ -288,12 +302,14 @@ async def test_a_fault_that_cannot_be_written_down_does_not_end_the_stage(servic
 
 
 async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of_use(
-        broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends: list[Callable[[object, object], None]] = []
 
     def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
         ends.append(named["on_close_callback"])
         return AsyncioConnection(*parameters, **named)
+
     monkeypatch.setattr(shared.broker, "AsyncioConnection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
@@ -349,9 +365,11 @@ async def _said(provider: ScriptedSmtp, verb: str) -> bool:
 
 
 async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
-        bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> list[str]:
         raise ValueError("an answer that nobody thought of")
+
     monkeypatch.setattr(settling, "further_ids", broken)
     id_ = await bench.submit(ANN)
     found = await bench.until(id_, state="parked")
@@ -359,13 +377,12 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
     assert found.error is not None and "an answer that nobody thought of" in found.error
 
 
-async def test_a_lane_that_fails_lets_go_of_its_mail(
-        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise ValueError("nobody thought of this")
+
     monkeypatch.setattr(bench.relaying, "_relay", broken)
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="claimed")
     await asyncio.sleep(0.2)
     assert bench.relaying.in_hand == set()  # so the claim runs out
-

@@ -46,8 +46,12 @@ class Up:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as log:
             environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")}
-            return subprocess.Popen([sys.executable, "-c", UP, str(self.data)], stdout=log, stderr=log,
-                                    env=environment | {"PYTHONPATH": str(ROOT)})
+            return subprocess.Popen(
+                [sys.executable, "-c", UP, str(self.data)],
+                stdout=log,
+                stderr=log,
+                env=environment | {"PYTHONPATH": str(ROOT)},
+            )
 
     def wait_until_ready(self) -> None:
         until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 90)
@@ -151,8 +155,13 @@ def test_rabbitmq_comes_back_with_its_folder_deleted(running: Up) -> None:
 
 
 def test_a_second_up_on_the_same_folder_is_refused(running: Up) -> None:
-    done = subprocess.run([sys.executable, "-c", UP, str(running.data)], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", UP, str(running.data)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode != 0
     assert "is in use by another mailgroup" in done.stderr
 
@@ -192,8 +201,13 @@ from shared.settings import load
 up(load(data=Path(sys.argv[1]), smtp_port={port}), lambda running: None)
 """
     with socket.create_server(("127.0.0.1", port)):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True,
-                              check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "data")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
     assert done.returncode != 0
     assert f"MAILGROUP_SMTP_PORT: {port}: taken" in done.stderr
 

@@ -23,8 +23,10 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
     """Local accounts NAME@local.com of support@company.com, with empty mailboxes."""
     async with database.transaction() as connection:
         address = "support@company.com"
-        support = await accounts.save_external(connection, External(
-            0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()))
+        support = await accounts.save_external(
+            connection,
+            External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
+        )
         people = {}
         for name in names:
             local = Local(0, f"{name}@local.com", True, password_hash, name.title(), (), (), support, None)
@@ -38,10 +40,10 @@ async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted
     """Put mails into a mailbox."""
     async with database.transaction() as connection:
         ids = await messages.store(connection, [Content.of(body) for body in bodies])
-        mails = await inbound.add(connection, [
-            Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
-        copies = [Copy(local.id, mail, id_, len(body), as_deleted)
-                  for mail, id_, body in zip(mails, ids, bodies, strict=True)]
+        mails = await inbound.add(connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
+        copies = [
+            Copy(local.id, mail, id_, len(body), as_deleted) for mail, id_, body in zip(mails, ids, bodies, strict=True)
+        ]
         await maildrops.deliver(connection, copies)
     return copies
 
@@ -176,7 +178,8 @@ async def test_deletions_stand_in_the_trace(database: Database) -> None:
     await store.remove(alex, list(box.rows))
     async with database.transaction() as connection:
         cursor = await connection.execute(
-            "select who from events where event = 'deleted' and inbound_id = %s", (copy.inbound_id,))
+            "select who from events where event = 'deleted' and inbound_id = %s", (copy.inbound_id,)
+        )
         assert await cursor.fetchall() == [("alex@local.com",)]
 
 
@@ -220,8 +223,9 @@ async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database)
             await maildrops.deliver(connection, [Copy(999, 1, 1, 1, False)])
 
 
-@pytest.mark.parametrize("size", [0, 1, HEAD_OCTETS, HEAD_OCTETS + 1, HEAD_OCTETS + CHUNK_OCTETS,
-                                  HEAD_OCTETS + 2 * CHUNK_OCTETS + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, HEAD_OCTETS, HEAD_OCTETS + 1, HEAD_OCTETS + CHUNK_OCTETS, HEAD_OCTETS + 2 * CHUNK_OCTETS + 7]
+)
 async def test_spans_of_any_length_make_up_the_mail(database: Database, size: int) -> None:
     # given
     people = await add_people(database, "alex")

@@ -61,8 +61,11 @@ class Running:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        client: poplib.POP3 = (poplib.POP3_SSL("127.0.0.1", self.implicit, timeout=20, context=context)
-                               if tls == "implicit" else poplib.POP3("127.0.0.1", self.clear, timeout=20))
+        client: poplib.POP3 = (
+            poplib.POP3_SSL("127.0.0.1", self.implicit, timeout=20, context=context)
+            if tls == "implicit"
+            else poplib.POP3("127.0.0.1", self.clear, timeout=20)
+        )
         if tls == "starttls":
             client.stls(context)
         client.user(user)
@@ -71,11 +74,13 @@ class Running:
 
     async def left(self) -> int:
         """How many mails alex has, in a session of its own."""
+
         def count() -> int:
             client = self.login()
             mails = client.stat()[0]
             client.quit()
             return int(mails)
+
         return await asyncio.to_thread(count)
 
     def forget_peak(self) -> int:
@@ -99,14 +104,19 @@ async def running(database_url: str, database: Database, folder: Path, **setting
     clear, implicit, metrics = ports.choose(3, str(folder))
     log = folder / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")} | {
-        "MAILGROUP_DATA": str(folder), "MAILGROUP_DATABASE_URL": database_url,
-        "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/", "MAILGROUP_SECRET_KEY": new_key(),
-        "MAILGROUP_POP3_PORT": str(clear), "MAILGROUP_POP3S_PORT": str(implicit),
-        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET)}
+        "MAILGROUP_DATA": str(folder),
+        "MAILGROUP_DATABASE_URL": database_url,
+        "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/",
+        "MAILGROUP_SECRET_KEY": new_key(),
+        "MAILGROUP_POP3_PORT": str(clear),
+        "MAILGROUP_POP3S_PORT": str(implicit),
+        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET),
+    }
     environment |= {f"MAILGROUP_{name}": value for name, value in settings.items()}
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.pop3_out", env=environment, stderr=file, stdout=file)
+            sys.executable, "-m", "services.pop3_out", env=environment, stderr=file, stdout=file
+        )
     try:
         await until(lambda: listens(clear) and listens(implicit), 20)
         yield Running(process, log, clear, implicit, metrics, database, people["alex"], people["jim"])
@@ -141,7 +151,8 @@ async def server(database_url: str, database: Database, tmp_path: Path) -> Async
 async def call(*words: str) -> tuple[int, bytes, str]:
     """Run a program; its exit status, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     out, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, out, errors.decode()
@@ -162,7 +173,7 @@ async def test_poplib_reads_every_mail_byte_for_byte(server: Running, tls: str) 
         assert len(set(names)) == 4
         for number, body in enumerate(MAILS, 1):
             assert joined(client.retr(number)[1]) == body
-            assert joined(client.top(number, 0)[1]) == body[:body.index(b"\r\n\r\n") + 4]
+            assert joined(client.top(number, 0)[1]) == body[: body.index(b"\r\n\r\n") + 4]
         client.quit()
 
     await asyncio.to_thread(session)
@@ -170,10 +181,13 @@ async def test_poplib_reads_every_mail_byte_for_byte(server: Running, tls: str) 
 
 async def test_curl_reads_over_every_kind_of_connection(server: Running) -> None:
     address = f"127.0.0.1:{server.clear}"
-    for words in ([f"pop3://{address}/2"], [f"pop3://{address}/2", "--ssl-reqd", "-k"],
-                  [f"pop3s://127.0.0.1:{server.implicit}/2", "-k"],
-                  [f"pop3://{address}/2", "--login-options", "AUTH=PLAIN"],
-                  [f"pop3://{address}/2", "--login-options", "AUTH=PLAIN", "--sasl-ir"]):
+    for words in (
+        [f"pop3://{address}/2"],
+        [f"pop3://{address}/2", "--ssl-reqd", "-k"],
+        [f"pop3s://127.0.0.1:{server.implicit}/2", "-k"],
+        [f"pop3://{address}/2", "--login-options", "AUTH=PLAIN"],
+        [f"pop3://{address}/2", "--login-options", "AUTH=PLAIN", "--sasl-ir"],
+    ):
         status, out, errors = await call("curl", "-sS", "-u", f"alex@local.com:{PASSWORD}", *words)
         assert status == 0, errors
         assert out == MAILS[1], words
@@ -197,18 +211,29 @@ async def test_fetchmail_fetches_everything_once(server: Running, tmp_path: Path
     control.write_text(
         f"poll 127.0.0.1 protocol pop3 port {port} uidl\n"
         f'  user "alex@local.com" password "{PASSWORD}" {options} {"keep" if keep else "nokeep"}\n'
-        f'  mda "{folder}/store {folder}/got"\n')
+        f'  mda "{folder}/store {folder}/got"\n'
+    )
     control.chmod(0o700)
-    fetchmail = ("fetchmail", "-f", str(control), "-i", str(folder / "ids"), "--nosyslog", "--nosslcertck",
-                 "--pidfile", str(folder / "pid"))
+    fetchmail = (
+        "fetchmail",
+        "-f",
+        str(control),
+        "-i",
+        str(folder / "ids"),
+        "--nosyslog",
+        "--nosslcertck",
+        "--pidfile",
+        str(folder / "pid"),
+    )
     # when it runs twice
     status, out, errors = await call(*fetchmail)
     assert status == 0, out.decode() + errors
     status, out, errors = await call(*fetchmail)
     assert status == 1, out.decode() + errors  # no new mail
     # then each mail was fetched once
-    subjects = sorted(re.findall(rb"^Subject: .*$", path.read_bytes(), re.MULTILINE)[0].strip()
-                      for path in (folder / "got").iterdir())
+    subjects = sorted(
+        re.findall(rb"^Subject: .*$", path.read_bytes(), re.MULTILINE)[0].strip() for path in (folder / "got").iterdir()
+    )
     assert subjects == [b"Subject: dots", b"Subject: large", b"Subject: last", b"Subject: \xc3\xa4"]
     assert await server.left() == (4 if keep else 0)
 
@@ -240,7 +265,8 @@ async def test_a_session_keeps_its_numbers_while_the_mailbox_changes(server: Run
         assert earlier.quit().startswith(b"+OK")
         later = server.login()
         assert [line.split()[1] for line in later.list()[1]] == [
-            b"%d" % len(body) for body in (MAILS[2], MAILS[3], b"Subject: new\r\n\r\n")]
+            b"%d" % len(body) for body in (MAILS[2], MAILS[3], b"Subject: new\r\n\r\n")
+        ]
         later.quit()
 
     await asyncio.to_thread(rest)
@@ -271,9 +297,14 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
         if what == "removed":
             await accounts.remove(connection, "local", server.alex.id)
         else:
-            await accounts.save_local(connection, replace(
-                server.alex, enabled=what != "disabled",
-                password_hash=hash_password("other") if what == "password" else server.alex.password_hash))
+            await accounts.save_local(
+                connection,
+                replace(
+                    server.alex,
+                    enabled=what != "disabled",
+                    password_hash=hash_password("other") if what == "password" else server.alex.password_hash,
+                ),
+            )
     changed = time.monotonic()
 
     # then that session ends
@@ -294,7 +325,8 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
 
 
 async def test_with_the_database_away_sessions_get_temporary_errors_and_go_on_afterwards(
-        server: Running, database_url: str) -> None:
+    server: Running, database_url: str
+) -> None:
     # given a session that marked a mail
     client = await asyncio.to_thread(server.login)
     await asyncio.to_thread(client.dele, 1)
@@ -361,7 +393,7 @@ async def test_a_service_that_ends_deletes_nothing_unasked(server: Running, how:
 async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Running, tls: str) -> None:
     # given a mail of 50 MB, and a service that has served a small one
     block = random.Random(7).randbytes(30_000).hex().encode()
-    line = b"".join(b".%b\r\n" % block[start:start + 75] for start in range(0, 60_000, 75))
+    line = b"".join(b".%b\r\n" % block[start : start + 75] for start in range(0, 60_000, 75))
     body = b"Subject: very large\r\n\r\n" + line * (50 * 1024 * 1024 // len(line))
     await add_mails(server.database, server.alex, body)
 
@@ -386,7 +418,8 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
 
 
 async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without_a_scan(
-        server: Running, database_url: str) -> None:
+    server: Running, database_url: str
+) -> None:
     # given a mailbox of 100,000 mails, which a session has seen
     async with server.database.transaction() as connection:
         await connection.execute("delete from maildrop_mails")
@@ -396,7 +429,9 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
                     i as (insert into inbound (source, message_id, state)
                           select 'local', id, 'delivered' from m returning id, message_id)
                insert into maildrop_mails (local_id, inbound_id, message_id, octets, version)
-               select %s, id, message_id, 4, 1000 from i""", (server.alex.id,))
+               select %s, id, message_id, 4, 1000 from i""",
+            (server.alex.id,),
+        )
         await connection.execute("update maildrops set version = 1000 where local_id = %s", (server.alex.id,))
 
     def session() -> float:
@@ -419,7 +454,8 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
             await connection.execute("select pg_sleep(1.2)")  # the figures of the other connections come in late
             cursor = await connection.execute(
                 "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = %s",
-                ("maildrop_mails",))
+                ("maildrop_mails",),
+            )
             row = await cursor.fetchone()
             assert row is not None
             return int(row[0])
@@ -441,7 +477,8 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
 
 
 async def test_without_tls_no_password_is_taken_where_that_is_forbidden(
-        database_url: str, database: Database, tmp_path: Path) -> None:
+    database_url: str, database: Database, tmp_path: Path
+) -> None:
     async with running(database_url, database, tmp_path, ALLOW_PLAINTEXT_AUTH="no") as server:
         with pytest.raises(poplib.error_proto, match="under TLS only"):
             await asyncio.to_thread(server.login)
@@ -487,12 +524,17 @@ def metric(server: Running, name: str) -> float:
 async def test_a_port_that_is_taken_is_named(server: Running, database_url: str, tmp_path: Path) -> None:
     free, metrics = ports.choose(2, "taken")
     environment = os.environ | {
-        "MAILGROUP_DATA": str(tmp_path), "MAILGROUP_DATABASE_URL": database_url,
-        "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/", "MAILGROUP_SECRET_KEY": new_key(),
-        "MAILGROUP_POP3_PORT": str(server.clear), "MAILGROUP_POP3S_PORT": str(free),
-        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET)}
+        "MAILGROUP_DATA": str(tmp_path),
+        "MAILGROUP_DATABASE_URL": database_url,
+        "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/",
+        "MAILGROUP_SECRET_KEY": new_key(),
+        "MAILGROUP_POP3_PORT": str(server.clear),
+        "MAILGROUP_POP3S_PORT": str(free),
+        "MAILGROUP_METRICS_PORT": str(metrics - OFFSET),
+    }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.pop3_out", env=environment, stderr=asyncio.subprocess.PIPE)
+        sys.executable, "-m", "services.pop3_out", env=environment, stderr=asyncio.subprocess.PIPE
+    )
     _, errors = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode not in {0, None}
     assert f"MAILGROUP_POP3_PORT: {server.clear}: cannot listen" in errors.decode()

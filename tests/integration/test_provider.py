@@ -10,15 +10,19 @@ import pytest
 
 from deploy.machine.provider import Provider
 
-MESSAGE = b"""\
+MESSAGE = (
+    b"""\
 From: Ann <ann@customer.test>\r
 To: "Desk,\r
 \t=?utf-8?q?Caf=C3=A9?=" <desk@company.test>, nobody\r
-X-Long: """ + b"x" * 3000 + b"""\r
+X-Long: """
+    + b"x" * 3000
+    + b"""\r
 Subject:  odd   spacing \r
 \r
 .a body\r
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,11 @@ def test_each_kind_of_tls_works_for_pop3_and_smtp(boxes: Provider, mode: str) ->
     assert maildrop.stat()[0] == 1
     maildrop.quit()
     # and SMTP takes another one
-    client = (smtplib.SMTP_SSL("localhost", boxes.smtps_port, context=context) if mode == "implicit"
-              else smtplib.SMTP("localhost", boxes.smtp_port))
+    client = (
+        smtplib.SMTP_SSL("localhost", boxes.smtps_port, context=context)
+        if mode == "implicit"
+        else smtplib.SMTP("localhost", boxes.smtp_port)
+    )
     with client:
         if mode == "starttls":
             client.starttls(context=context)

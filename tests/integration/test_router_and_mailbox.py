@@ -146,9 +146,18 @@ async def test_the_books_balance(database: Database) -> None:
     assert books.fetched == books.delivered + books.held + books.parked + books.own_copies + books.in_flight
 
 
-@pytest.mark.parametrize("octets", [0, 1, messages.HEAD_OCTETS - 1, messages.HEAD_OCTETS, messages.HEAD_OCTETS + 1,
-                                    messages.HEAD_OCTETS + messages.CHUNK_OCTETS,
-                                    messages.HEAD_OCTETS + 2 * messages.CHUNK_OCTETS + 5])
+@pytest.mark.parametrize(
+    "octets",
+    [
+        0,
+        1,
+        messages.HEAD_OCTETS - 1,
+        messages.HEAD_OCTETS,
+        messages.HEAD_OCTETS + 1,
+        messages.HEAD_OCTETS + messages.CHUNK_OCTETS,
+        messages.HEAD_OCTETS + 2 * messages.CHUNK_OCTETS + 5,
+    ],
+)
 async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
     body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
     async with database.transaction() as connection:
@@ -167,16 +176,32 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_provider_gave_it(database: Database) -> None:
+async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_provider_gave_it(
+    database: Database,
+) -> None:
     await apply(database, COMPANY)
     externals, people = await everyone(database)
     sent = b"From: Alex <support@company.com>\r\nTo: anna@x.example\r\nMessage-ID: <ours@local.com>\r\n\r\nHi\r\n"
     async with database.transaction() as connection:
-        await submissions.record(connection, [Submission(
-            people["Alex"].id, externals[SUPPORT].id, Content.of(sent), "alex@local.com", "ours@local.com", False, False,
-            (submissions.Recipient("anna@x.example", "relay", None),))])
-    copy = sent.replace(b"Message-ID: <ours@local.com>",
-                        b"Message-ID: <theirs@gmail.example>\r\nX-Google-Original-Message-ID: <ours@local.com>")
+        await submissions.record(
+            connection,
+            [
+                Submission(
+                    people["Alex"].id,
+                    externals[SUPPORT].id,
+                    Content.of(sent),
+                    "alex@local.com",
+                    "ours@local.com",
+                    False,
+                    False,
+                    (submissions.Recipient("anna@x.example", "relay", None),),
+                )
+            ],
+        )
+    copy = sent.replace(
+        b"Message-ID: <ours@local.com>",
+        b"Message-ID: <theirs@gmail.example>\r\nX-Google-Original-Message-ID: <ours@local.com>",
+    )
     rows = await arrive(database, externals[SUPPORT].id, [copy])
     await deliver(database, rows)
     assert await mailbox_of(database, "alex@local.com") == []

@@ -47,8 +47,12 @@ async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, pro
     header, _, body = taken.mail.partition(b"\r\n\r\n")
     assert (taken.sender, taken.recipients) == (SUPPORT, [ANN, BOB])
     assert header.split(b"\r\n")[1:] == [
-        b"Message-ID: <one@local.com>", b'From: "Alex" <support@company.com>', b"To: ann@customer.org",
-        b'Cc: "Kim" <sales@company.com>', b"Subject: hello"]
+        b"Message-ID: <one@local.com>",
+        b'From: "Alex" <support@company.com>',
+        b"To: ann@customer.org",
+        b'Cc: "Kim" <sales@company.com>',
+        b"Subject: hello",
+    ]
     assert body == b"a body\r\n.with dots\r\n"
     assert provider.logins == [f"{SUPPORT} secret"]
     # and its reply is on record for each recipient
@@ -57,14 +61,16 @@ async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, pro
 
 
 async def test_local_recipients_get_it_whatever_the_state_of_the_external_account(
-        bench: Bench, provider: ScriptedSmtp) -> None:
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
     # given a disabled external account
     await bench.rows("update external_accounts set enabled = false")
     # when Alex writes to Jim, to Kim and to a customer
     id_ = await bench.submit("jim@local.com", "kim@local.com", ANN)
     # then the colleagues' copy is on its way, unrewritten
     [[source, state, body]] = await bench.rows(
-        "select source, i.state, head from inbound i join messages m on m.id = i.message_id")
+        "select source, i.state, head from inbound i join messages m on m.id = i.message_id"
+    )
     assert (source, state, bytes(body)) == ("local", "routed", MAIL)
     assert [(p.key, p.copies) for p in bench.publications] == [("routed.jim@local.com", ("routed.kim@local.com",))]
     # and the customer's waits until the account is enabled
@@ -82,7 +88,8 @@ async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, prov
     assert (await bench.listed(id_)).state == "done"
     assert await bench.rows("select source, state, external_id, author_id from inbound order by source") == [
         ("local", "routed", None, bench.people["Kim"].id),
-        ("submitted", "fetched", bench.externals[SUPPORT].id, bench.people["Kim"].id)]
+        ("submitted", "fetched", bench.externals[SUPPORT].id, bench.people["Kim"].id),
+    ]
     assert sorted(p.key for p in bench.publications) == [f"fetched.{SUPPORT}", "routed.tom@local.com"]
 
 
@@ -101,14 +108,16 @@ async def test_what_the_broker_lost_is_published_again_after_the_grace_period(be
     # then it is published once
     assert swept[1] == []
     assert [(p.key, p.body) for p in swept[0]] == [
-        (f"submitted.{SUPPORT}", b'{"id":%d,"external":"%s"}' % (id_, SUPPORT.encode()))]
+        (f"submitted.{SUPPORT}", b'{"id":%d,"external":"%s"}' % (id_, SUPPORT.encode()))
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- refusals
 
 
 async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
-        bench: Bench, provider: ScriptedSmtp) -> None:
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
     # given a provider that does not know Bob
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     # when
@@ -187,10 +196,14 @@ async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, 
     await bench.until(id_, state="done")
     async with bench.database.transaction() as connection:
         known = await submissions.authors_of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
-    assert sorted((header_id, sent.author_id, sent.external_id, list(sent.recipients))
-                  for header_id, found in known.items() for sent in found) == [
+    assert sorted(
+        (header_id, sent.author_id, sent.external_id, list(sent.recipients))
+        for header_id, found in known.items()
+        for sent in found
+    ) == [
         (header_id, bench.people["Alex"].id, bench.externals[SUPPORT].id, [ANN])
-        for header_id in ("Made.Up@provider.example", "own@local.com")]
+        for header_id in ("Made.Up@provider.example", "own@local.com")
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- accounts in trouble
@@ -204,6 +217,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
 
     async def paused() -> bool:
         return bool(await bench.rows("select 1 from relays where external_id = %s and paused_at is not null", support))
+
     await until(paused)
     await asyncio.sleep(2.5)
     # then nothing was tried again, no try was counted, nothing has failed
@@ -233,6 +247,7 @@ async def test_a_temporary_login_failure_only_backs_off(bench: Bench, provider: 
 
     async def failing() -> bool:
         return bool(await bench.rows("select 1 from relays where failures > 0 and paused_at is null"))
+
     await until(failing)
     assert (await bench.listed(id_)).tries == 0
     provider.always("AUTH", None)
@@ -263,6 +278,7 @@ async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(b
 
     async def failing() -> bool:
         return bool(await bench.rows("select 1 from relays where failures > 0 and last_error_kind = 'unreachable'"))
+
     await until(failing)
     await asyncio.sleep(1.5)
     [[failures]] = await bench.rows("select failures from relays where failures > 0")
@@ -271,13 +287,15 @@ async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(b
 
 
 async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
-        bench: Bench, provider: ScriptedSmtp) -> None:
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
     # given a provider that does not offer the STARTTLS that the account demands
     await bench.rows("update external_accounts set smtp_tls = 'starttls'")
     id_ = await bench.submit(ANN)
 
     async def failing() -> bool:
         return bool(await bench.rows("select 1 from relays where last_error_kind = 'tls'"))
+
     await until(failing)
     # then it is told no more than our name
     assert not provider.said("AUTH") and not provider.said("MAIL")
@@ -294,6 +312,7 @@ async def test_too_many_connections_lower_their_number(database_url: str) -> Non
 
         async def lowered() -> bool:
             return bool(await bench.rows("select 1 from relays where connections_limit = 1"))
+
         await until(lowered)
         # then one connection does the work, and no try is counted
         provider.gates["MAIL"].set()
@@ -318,7 +337,8 @@ async def test_one_connection_is_used_for_many_mails(database_url: str) -> None:
 
 @pytest.mark.parametrize("ended", [CLOSE, "421 4.4.2 idle"])
 async def test_a_connection_that_the_provider_ended_while_idle_costs_no_try(
-        bench: Bench, provider: ScriptedSmtp, ended: str) -> None:
+    bench: Bench, provider: ScriptedSmtp, ended: str
+) -> None:
     # given a connection that has worked
     await bench.until(await bench.submit(ANN), state="done")
     # when it ends as the next mail begins
@@ -341,9 +361,11 @@ async def test_all_senders_together_use_no_more_connections_than_allowed(databas
         async def done() -> bool:
             [[in_hand, left]] = await one.rows(
                 "select count(*) filter (where state in ('claimed', 'sent_unanswered'))::int,"
-                " count(*) filter (where state <> 'done')::int from submissions")
+                " count(*) filter (where state <> 'done')::int from submissions"
+            )
             held.append(in_hand)
             return bool(left == 0)
+
         await until(done)
         # then never more than two groups were in hand, and each mail left once
         assert max(held) <= 2
@@ -353,8 +375,7 @@ async def test_all_senders_together_use_no_more_connections_than_allowed(databas
 # ---------------------------------------------------------------------------------------------- without an answer
 
 
-async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
-        bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(bench: Bench, provider: ScriptedSmtp) -> None:
     # given a provider that hangs up between the final dot and its reply, once
     provider.say("END", CLOSE)
     id_ = await bench.submit(ANN)
@@ -365,7 +386,8 @@ async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
 
 
 async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_knows(
-        bench: Bench, provider: ScriptedSmtp) -> None:
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
     provider.always("END", CLOSE)
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="done", uncertain=True)
@@ -375,12 +397,16 @@ async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_kn
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
 async def test_what_a_dead_sender_held_is_taken_up(
-        bench: Bench, provider: ScriptedSmtp, state: str, uncertain: bool) -> None:
+    bench: Bench, provider: ScriptedSmtp, state: str, uncertain: bool
+) -> None:
     # given a claim of a sender that is gone
     await bench.rows("update external_accounts set enabled = false")
     id_ = await bench.submit(ANN)
-    await bench.rows("""update submissions set state = %s, claim_owner = 'dead',
-                        claim_expires = now() + interval '1 hour'""", state)
+    await bench.rows(
+        """update submissions set state = %s, claim_owner = 'dead',
+                        claim_expires = now() + interval '1 hour'""",
+        state,
+    )
     await bench.rows("update external_accounts set enabled = true")
     await bench.upkeep.hold()
     assert (await bench.listed(id_)).state == state
@@ -441,6 +467,7 @@ async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(bench: Benc
 
     async def paused() -> bool:
         return bool(await bench.rows("select 1 from relays where paused_at is not null"))
+
     await until(paused)
     await bench.upkeep.tell()
     assert await bench.notices("Alex") == []
@@ -477,7 +504,8 @@ async def test_after_five_days_a_mail_has_failed(bench: Bench, provider: Scripte
 
 
 async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_other(
-        bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given a mail that cannot be written, and another one
     write = letters.write
 
@@ -485,13 +513,16 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
         if group.header_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
         return await write(database, group, external)  # type: ignore[arg-type]  # passed through
+
     monkeypatch.setattr(letters, "write", broken)
     bad = await bench.submit(ANN, header_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times
     for faults in range(1, 6):
+
         async def counted(faults: int = faults) -> bool:
             return bool(await bench.rows("select 1 from submissions where id = %s and faults = %s", bad, faults))
+
         await until(counted)
         await bench.make_due()
     # then it is parked with its traceback
@@ -567,5 +598,3 @@ async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_f
         # and after five years it is forgotten
         await connection.execute("update authors set recorded_at = now() - interval '5 years 1 day'")
         assert await submissions.authors_of(connection, ["same@x"]) == {}
-
-

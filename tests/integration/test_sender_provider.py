@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -61,7 +60,8 @@ async def test_mail_arrives_in_each_tls_mode(bench: Bench, provider: Provider, c
 
 
 async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
-        bench: Bench, provider: Provider, customer: str) -> None:
+    bench: Bench, provider: Provider, customer: str
+) -> None:
     await bench.accounts({SUPPORT: provider.smtp_port})
     found = await bench.until(await bench.submit(customer, "nobody@send.test"), state="done")
     assert [state for state, _ in replies(found)] == ["relayed", "failed"]
@@ -76,7 +76,8 @@ async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provid
         await bench.until(id_, state="done")
     got = provider.wait_for_mail(customer, 200)
     assert sorted(mail.partition(b"Message-ID: <")[2].partition(b"@")[0] for mail in got) == sorted(
-        str(n).encode() for n in range(200))
+        str(n).encode() for n in range(200)
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the Test button
@@ -143,4 +144,3 @@ async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: Bench) -
 
 def _at(external: External, port: int, tls: Any, fingerprint: str | None = None) -> External:
     return replace(external, smtp=replace(external.smtp, port=port, tls=tls, tls_fingerprint=fingerprint))
-

@@ -36,8 +36,10 @@ from shared.logins import LOGINS, Logins
 from shared.passwords import hash_password
 from shared.settings import Settings, load
 
-DIALOGUES = {path.stem: path.read_text().splitlines()
-             for path in sorted((Path(__file__).parent.parent / "dialogues" / "smtp").glob("*.txt"))}
+DIALOGUES = {
+    path.stem: path.read_text().splitlines()
+    for path in sorted((Path(__file__).parent.parent / "dialogues" / "smtp").glob("*.txt"))
+}
 SERVER = Server("mail.company.com", 25, "none")
 SECRET = hash_password("secret")
 
@@ -53,12 +55,25 @@ async def add_office(database: Database) -> dict[str, int]:
         ids = {}
         for name in ("support", "sales"):
             address = f"{name}@company.com"
-            ids[name] = await accounts.save_external(connection, External(
-                0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()))
+            ids[name] = await accounts.save_external(
+                connection,
+                External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
+            )
         for name, enabled in (("alex", True), ("jim", True), ("away", False), ("gone", False)):
-            ids[name] = await accounts.save_local(connection, Local(
-                0, f"{name}@local.com", enabled, SECRET, name.title(), (), (), ids["support"],
-                ids["jim"] if name == "away" else None))
+            ids[name] = await accounts.save_local(
+                connection,
+                Local(
+                    0,
+                    f"{name}@local.com",
+                    enabled,
+                    SECRET,
+                    name.title(),
+                    (),
+                    (),
+                    ids["support"],
+                    ids["jim"] if name == "away" else None,
+                ),
+            )
     return ids
 
 
@@ -84,8 +99,10 @@ class Running:
             listed = await submissions.listing(connection, ["submitted"])
             cursor = await connection.execute("select id, message_id from submissions")
             message_ids = dict(await cursor.fetchall())
-        return [(each, b"".join([part async for part in messages.stream(self.database, message_ids[each.id])]))
-                for each in listed]
+        return [
+            (each, b"".join([part async for part in messages.stream(self.database, message_ids[each.id])]))
+            for each in listed
+        ]
 
 
 def make_settings(folder: Path, **more: object) -> Settings:
@@ -95,8 +112,13 @@ def make_settings(folder: Path, **more: object) -> Settings:
 
 
 @asynccontextmanager
-async def running(database: Database, broker_url: str, folder: Path, connections: int = 50, **more: object,
-                  ) -> AsyncIterator[Running]:
+async def running(
+    database: Database,
+    broker_url: str,
+    folder: Path,
+    connections: int = 50,
+    **more: object,
+) -> AsyncIterator[Running]:
     """Start a server."""
     settings = make_settings(folder, **more)
     broker = Broker(broker_url, "test")
@@ -110,8 +132,9 @@ async def running(database: Database, broker_url: str, folder: Path, connections
     listener = Listener(settings, intake, logins, tls.server_context(settings), connections)
     await listener.open()
     intake.start()
-    yield Running(settings, database, broker, intake, listener, await add_office(database),
-                  tls.self_signed_file(settings))
+    yield Running(
+        settings, database, broker, intake, listener, await add_office(database), tls.self_signed_file(settings)
+    )
     await listener.close(1)
     await intake.stop()
     logins.close()
@@ -135,7 +158,8 @@ class Client:
     async def connect(cls, port: int, source: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> Client:
         """Connect, from this address, with TLS from the start if there is a context."""
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, local_addr=(source, 0), ssl=context, server_hostname="localhost" if context else None)
+            "127.0.0.1", port, local_addr=(source, 0), ssl=context, server_hostname="localhost" if context else None
+        )
         return cls(reader, writer)
 
     @classmethod
@@ -166,8 +190,11 @@ class Client:
 
     async def send(self, mail: bytes, *recipients: str, sender: str = "alex@local.com") -> str:
         """Send a mail (with its final dot); the reply to it."""
-        assert (await self.ask(f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{r}>" for r in recipients or ("x@example.net",)),
-                               "DATA")).startswith("354")
+        assert (
+            await self.ask(
+                f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{r}>" for r in recipients or ("x@example.net",)), "DATA"
+            )
+        ).startswith("354")
         self.writer.write(mail)
         return (await self.reply() or [""])[-1]
 
@@ -180,6 +207,7 @@ class Client:
 
 
 # ------------------------------------------------------------------------------------------------ dialogues
+
 
 @pytest.mark.parametrize("name", DIALOGUES)
 async def test_dialogue(name: str, server: Running) -> None:
@@ -216,15 +244,22 @@ async def test_dialogue(name: str, server: Running) -> None:
 
 # ------------------------------------------------------------------------------------------------ what is stored
 
+
 async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Running, broker_url: str) -> None:
     broker = Broker(broker_url, "consumer")
     consumer = broker.consume(topology.SENDER, 10)
     await broker.open()
     client = await Client.logged_in(server)
 
-    reply = await client.send(b"From: alex@local.com\nMessage-ID: <1@local.com>\r\n\r\n..dot\r\nlone\n.\r\n\r\n.\r\n",
-                              "jim@local.com", "JIM@local.com", "away@local.com", "sales@company.com",
-                              "customer@example.net", "customer@EXAMPLE.net")
+    reply = await client.send(
+        b"From: alex@local.com\nMessage-ID: <1@local.com>\r\n\r\n..dot\r\nlone\n.\r\n\r\n.\r\n",
+        "jim@local.com",
+        "JIM@local.com",
+        "away@local.com",
+        "sales@company.com",
+        "customer@example.net",
+        "customer@EXAMPLE.net",
+    )
 
     [(listed, stored)] = await server.stored()
     assert reply == f"250 2.0.0 Queued as {listed.id}"
@@ -232,7 +267,10 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
     assert (listed.author, listed.external) == ("alex@local.com", "support@company.com")
     assert listed.header_id == "1@local.com"
     assert [(r.address, r.kind) for r in listed.recipients] == [
-        ("jim@local.com", "local"), ("sales@company.com", "external"), ("customer@example.net", "relay")]
+        ("jim@local.com", "local"),
+        ("sales@company.com", "external"),
+        ("customer@example.net", "relay"),
+    ]
     async with server.database.transaction() as connection:
         cursor = await connection.execute("select event, submission_id, external, who from events")
         assert await cursor.fetchall() == [("submitted", listed.id, "support@company.com", "alex@local.com")]
@@ -265,8 +303,10 @@ async def test_8bit_and_utf8_are_noted_only_where_they_are_needed(server: Runnin
 async def test_nothing_is_smuggled_inside_a_mail(server: Running) -> None:
     client = await Client.logged_in(server)
     for end in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"):
-        reply = await client.send(b"Subject: x\r\n\r\na" + end + b"MAIL FROM:<alex@local.com>\r\n"
-                                  b"RCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\n.\r\n")
+        reply = await client.send(
+            b"Subject: x\r\n\r\na" + end + b"MAIL FROM:<alex@local.com>\r\n"
+            b"RCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\n.\r\n"
+        )
         assert reply.startswith("250")
         assert (await client.ask("NOOP")).startswith("250 2.0.0")
 
@@ -276,6 +316,7 @@ async def test_nothing_is_smuggled_inside_a_mail(server: Running) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ commit and answer
+
 
 async def test_no_250_precedes_the_commit(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     committing, go = asyncio.Event(), asyncio.Event()
@@ -301,7 +342,8 @@ async def test_no_250_precedes_the_commit(server: Running, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("error", [Temporary("away"), RuntimeError("of ours"), ValueError("secret detail")])
 async def test_a_failing_commit_is_a_temporary_failure_without_details(
-        server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     async def fail(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int]:
         raise error
 
@@ -327,15 +369,20 @@ async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: p
     monkeypatch.setattr(submissions, "record", picky)
     clients = [await Client.logged_in(server) for _ in range(6)]
 
-    replies = await asyncio.gather(*(client.send(b"Subject: %s\r\n\r\n.\r\n" % (b"poison" if number == 3 else b"good"))
-                                     for number, client in enumerate(clients)))
+    replies = await asyncio.gather(
+        *(
+            client.send(b"Subject: %s\r\n\r\n.\r\n" % (b"poison" if number == 3 else b"good"))
+            for number, client in enumerate(clients)
+        )
+    )
 
     assert [reply[:3] for reply in replies] == ["250", "250", "250", "451", "250", "250"]
     assert len(await server.stored()) == 5
 
 
 async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
-        server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     committing = asyncio.Event()
     record = submissions.record
 
@@ -375,7 +422,8 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
 
 
 async def test_sessions_of_a_changed_account_end_by_themselves(
-        server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listening, "WATCH_SECONDS", 0.1)
     watcher = asyncio.create_task(watch(server.listener, server.database))
     alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
@@ -390,8 +438,10 @@ async def test_sessions_of_a_changed_account_end_by_themselves(
 
 # ------------------------------------------------------------------------------------------------ limits
 
+
 async def test_a_mail_that_is_too_large_is_refused_and_the_session_goes_on(
-        database: Database, broker_url: str, tmp_path: Path) -> None:
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
     async with running(database, broker_url, tmp_path, max_message_bytes=10_000) as server:
         client = await Client.logged_in(server)
         head = b"Subject: x\r\n\r\n"
@@ -420,9 +470,9 @@ async def test_a_mail_takes_at_most_a_thousand_recipients(server: Running) -> No
     assert len((await server.stored())[0][0].recipients) == 1000
 
 
-async def test_too_many_connections_are_told_to_come_later(
-        database: Database, broker_url: str, tmp_path: Path) -> None:
+async def test_too_many_connections_are_told_to_come_later(database: Database, broker_url: str, tmp_path: Path) -> None:
     async with running(database, broker_url, tmp_path, connections=5, max_connections_per_address=3) as server:
+
         async def greeting(source: str) -> tuple[Client, str]:
             client = await Client.connect(server.port("smtp"), source)
             return client, (await client.reply())[-1]
@@ -440,7 +490,8 @@ async def test_too_many_connections_are_told_to_come_later(
 
 
 async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_failed_one(
-        database: Database, broker_url: str, tmp_path: Path) -> None:
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
     async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:
         silent = [await Client.connect(server.port("smtps")) for _ in range(2)]
         await asyncio.sleep(0.1)
@@ -453,8 +504,7 @@ async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_fa
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
-async def test_many_large_mails_at_once_are_put_off(
-        server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.intake, "_budget", 100_000)
     client, other = await Client.logged_in(server), await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
@@ -507,6 +557,7 @@ async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ logins
+
 
 async def test_guessing_is_slow_and_ends_the_connection_and_locks_nobody_out(server: Running) -> None:
     checked = 0
@@ -586,7 +637,8 @@ async def test_an_address_that_is_no_account_is_refused(server: Running, address
 
 
 async def test_passwords_in_clear_are_refused_where_the_operator_says_so(
-        database: Database, broker_url: str, tmp_path: Path) -> None:
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
     async with running(database, broker_url, tmp_path, allow_plaintext_auth="no") as server:
         client = await Client.connect(server.port("smtp"))
         await client.reply()
@@ -596,6 +648,7 @@ async def test_passwords_in_clear_are_refused_where_the_operator_says_so(
 
 
 # ------------------------------------------------------------------------------------------------ TLS
+
 
 async def test_what_is_pipelined_behind_starttls_is_thrown_away(server: Running) -> None:
     client = await Client.connect(server.port("submission"))
@@ -626,6 +679,7 @@ async def test_a_handshake_that_fails_ends_the_connection(server: Running) -> No
 
 # ------------------------------------------------------------------------------------------------ stopping
 
+
 async def test_a_stop_finishes_the_mail_in_hand_and_ends_the_rest(server: Running) -> None:
     idle, busy = await Client.logged_in(server), await Client.logged_in(server)
     await busy.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
@@ -645,6 +699,7 @@ async def test_a_stop_finishes_the_mail_in_hand_and_ends_the_rest(server: Runnin
 
 # ------------------------------------------------------------------------------------------------ clients, the process
 
+
 @dataclass
 class Served:
     """The service as a process of its own, on uvloop."""
@@ -662,10 +717,16 @@ async def served(database: Database, database_url: str, broker_url: str, tmp_pat
     await add_office(database)
     metrics = free_ports.choose(1, str(tmp_path) + "metrics")[0]
     environment = {
-        **os.environ, "MAILGROUP_DATA": str(tmp_path), "MAILGROUP_DATABASE_URL": database_url,
-        "MAILGROUP_BROKER_URL": broker_url, "MAILGROUP_SECRET_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
-        "MAILGROUP_SMTP_PORT": str(settings.smtp_port), "MAILGROUP_SUBMISSION_PORT": str(settings.submission_port),
-        "MAILGROUP_SMTPS_PORT": str(settings.smtps_port), "MAILGROUP_METRICS_PORT": str(metrics)}
+        **os.environ,
+        "MAILGROUP_DATA": str(tmp_path),
+        "MAILGROUP_DATABASE_URL": database_url,
+        "MAILGROUP_BROKER_URL": broker_url,
+        "MAILGROUP_SECRET_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
+        "MAILGROUP_SMTP_PORT": str(settings.smtp_port),
+        "MAILGROUP_SUBMISSION_PORT": str(settings.submission_port),
+        "MAILGROUP_SMTPS_PORT": str(settings.smtps_port),
+        "MAILGROUP_METRICS_PORT": str(metrics),
+    }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.smtp_in", env=environment)
     for port in (settings.smtp_port, settings.submission_port, settings.smtps_port):
         for _ in range(100):
@@ -681,7 +742,8 @@ async def served(database: Database, database_url: str, broker_url: str, tmp_pat
 async def run(*command: str) -> None:
     """Run a client; it has to succeed."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, output.decode("utf-8", "replace")
 
@@ -690,8 +752,22 @@ async def mail_with_curl(served: Served) -> int:
     """curl, over each TLS mode; how many mails."""
     mail = served.cafile.parent / "mail"
     mail.write_bytes(b"From: alex@local.com\r\nTo: x@example.net\r\n\r\n.body\r\n")
-    common = ("curl", "-sS", "--max-time", "20", "--mail-from", "alex@local.com", "--mail-rcpt", "x@example.net",
-              "--user", "alex@local.com:secret", "--upload-file", str(mail), "--cacert", str(served.cafile))
+    common = (
+        "curl",
+        "-sS",
+        "--max-time",
+        "20",
+        "--mail-from",
+        "alex@local.com",
+        "--mail-rcpt",
+        "x@example.net",
+        "--user",
+        "alex@local.com:secret",
+        "--upload-file",
+        str(mail),
+        "--cacert",
+        str(served.cafile),
+    )
     await run(*common, f"smtp://localhost:{served.settings.smtp_port}/client")
     await run(*common, f"smtp://localhost:{served.settings.smtp_port}/client", "--ssl-reqd")
     await run(*common, f"smtp://localhost:{served.settings.submission_port}/client", "--ssl-reqd")
@@ -701,8 +777,21 @@ async def mail_with_curl(served: Served) -> int:
 
 async def mail_with_swaks(served: Served) -> int:
     """swaks, in clear (its TLS needs a Perl package more); how many mails."""
-    common = ("swaks", "--from", "alex@local.com", "--to", "x@example.net", "--au", "alex@local.com", "--ap", "secret",
-              "--server", "127.0.0.1", "--timeout", "20")
+    common = (
+        "swaks",
+        "--from",
+        "alex@local.com",
+        "--to",
+        "x@example.net",
+        "--au",
+        "alex@local.com",
+        "--ap",
+        "secret",
+        "--server",
+        "127.0.0.1",
+        "--timeout",
+        "20",
+    )
     for more in (("--auth", "LOGIN"), ("--auth", "PLAIN"), ("--pipeline",)):
         await run(*common, "--port", str(served.settings.smtp_port), *more)
     return 3
@@ -710,6 +799,7 @@ async def mail_with_swaks(served: Served) -> int:
 
 async def mail_with_smtplib(served: Served) -> int:
     """Python's smtplib, over each TLS mode; how many mails."""
+
     def send() -> None:
         mail = EmailMessage()
         mail["From"], mail["To"] = "Alex <alex@local.com>", "J\xf6rg <x@example.net>"
@@ -726,13 +816,15 @@ async def mail_with_smtplib(served: Served) -> int:
         with smtplib.SMTP("localhost", served.settings.smtp_port, timeout=20) as client:
             client.login("alex@local.com", "secret")
             client.send_message(mail)
+
     await asyncio.to_thread(send)
     return 4
 
 
 @pytest.mark.parametrize("send", [mail_with_curl, mail_with_swaks, mail_with_smtplib])
 async def test_mail_clients_get_along_with_the_process(
-        served: Served, send: Callable[[Served], Coroutine[Any, Any, int]]) -> None:
+    served: Served, send: Callable[[Served], Coroutine[Any, Any, int]]
+) -> None:
     sent = await send(served)
 
     async with served.database.transaction() as connection:

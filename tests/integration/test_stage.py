@@ -19,7 +19,7 @@ from shared.vault import Vault, new_key
 
 
 class Recorder:
-    """A stage that writes down what it is asked to do. poison: rows that always fail. away: temporary failures to come."""
+    """A stage that writes down what it is asked. poison: rows that always fail. away: temporary failures to come."""
 
     name = "recorder"
     queue = topology.ROUTER
@@ -102,7 +102,8 @@ async def test_a_temporary_failure_blames_nobody_and_is_tried_again(stage: tuple
 
 
 async def test_a_message_that_is_no_envelope_goes_to_the_dead_letters_and_harms_nobody(
-        stage: tuple[Recorder, Broker]) -> None:
+    stage: tuple[Recorder, Broker],
+) -> None:
     recorder, broker = stage
     await broker.publish([fetched(1), Publication("fetched.x", b"no envelope"), fetched(2)])
     await until(lambda: len(recorder.handled) == 2)

@@ -36,29 +36,44 @@ def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
     assert (account.pop3.tls, account.login, account.smtp.auth) == ("implicit", SUPPORT, True)
 
 
-@pytest.mark.parametrize(("document", "words"), [
-    ({"external_accounts": [external(pasword="x")]},
-     ["external_accounts[0].pasword", SUPPORT, "there is no such field; allowed here are address, enabled, login"]),
-    ({"external_accounts": [external(pop3={"host": "h", "prot": 1})]}, ["pop3.prot", "allowed here are host, port"]),
-    ({"externals": []}, ["externals: there is no such field; allowed here are external_accounts, local_accounts"]),
-    ({"external_accounts": [external(poll_seconds=0)]}, ["poll_seconds", "0:", "greater than or equal to 1"]),
-    ({"external_accounts": [external(pop3={"host": "h", "port": 70000})]}, ["pop3.port", "70000", "65535"]),
-    ({"external_accounts": [external(pop3={"host": "h", "tls": "ssl"})]}, ["pop3.tls", "'ssl'", "'none', 'starttls'"]),
-    ({"external_accounts": [external(pop3={"host": "h h"})]}, ["pop3.host", "'h h'", "a name or an IP address"]),
-    ({"external_accounts": [external(history="some")]}, ["history", "'some'", "'all' or 'from_now'"]),
-    ({"external_accounts": [external(enabled="yes")]}, ["enabled", "'yes'", "boolean"]),
-    ({"external_accounts": [external("support")]}, ["address", "'support'", "name@domain"]),
-    ({"external_accounts": [external("a" * 200 + "@b.c")]}, ["at most 200 octets"]),
-    ({"external_accounts": [{"address": SUPPORT}]}, ["pop3", "is missing"]),
-    ({"local_accounts": [{"address": "a@b.c", "user_name": "A"}]}, ["external", "is missing"]),
-    ({"local_accounts": [local("Alex", user_name="  ")]}, ["user_name", "visible letter"]),
-    ({"local_accounts": [local("Alex", user_name="A\r\nBcc: x")]}, ["user_name", "control characters"]),
-    ({"local_accounts": [local("Alex", password="x")]}, ["only one of password, password_file, password_hash"]),
-    ({"local_accounts": [local("Alex", password_hash="plain")]}, ["password_hash", "argon2id"]),
-    ({"external_accounts": [external(pop3={"host": "h", "tls_fingerprint": "12"})]}, ["64 hex digits"]),
-    ({"local_accounts": {}}, ["local_accounts", "list"]),
-    ([], ["Input should be a valid dictionary"]),
-])
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (
+            {"external_accounts": [external(pasword="x")]},
+            [
+                "external_accounts[0].pasword",
+                SUPPORT,
+                "there is no such field; allowed here are address, enabled, login",
+            ],
+        ),
+        (
+            {"external_accounts": [external(pop3={"host": "h", "prot": 1})]},
+            ["pop3.prot", "allowed here are host, port"],
+        ),
+        ({"externals": []}, ["externals: there is no such field; allowed here are external_accounts, local_accounts"]),
+        ({"external_accounts": [external(poll_seconds=0)]}, ["poll_seconds", "0:", "greater than or equal to 1"]),
+        ({"external_accounts": [external(pop3={"host": "h", "port": 70000})]}, ["pop3.port", "70000", "65535"]),
+        (
+            {"external_accounts": [external(pop3={"host": "h", "tls": "ssl"})]},
+            ["pop3.tls", "'ssl'", "'none', 'starttls'"],
+        ),
+        ({"external_accounts": [external(pop3={"host": "h h"})]}, ["pop3.host", "'h h'", "a name or an IP address"]),
+        ({"external_accounts": [external(history="some")]}, ["history", "'some'", "'all' or 'from_now'"]),
+        ({"external_accounts": [external(enabled="yes")]}, ["enabled", "'yes'", "true or false"]),
+        ({"external_accounts": [external("support")]}, ["address", "'support'", "name@domain"]),
+        ({"external_accounts": [external("a" * 200 + "@b.c")]}, ["at most 200 octets"]),
+        ({"external_accounts": [{"address": SUPPORT}]}, ["pop3", "is missing"]),
+        ({"local_accounts": [{"address": "a@b.c", "user_name": "A"}]}, ["external", "is missing"]),
+        ({"local_accounts": [local("Alex", user_name="  ")]}, ["user_name", "visible letter"]),
+        ({"local_accounts": [local("Alex", user_name="A\r\nBcc: x")]}, ["user_name", "control characters"]),
+        ({"local_accounts": [local("Alex", password="x")]}, ["only one of password, password_file, password_hash"]),
+        ({"local_accounts": [local("Alex", password_hash="plain")]}, ["password_hash", "argon2id"]),
+        ({"external_accounts": [external(pop3={"host": "h", "tls_fingerprint": "12"})]}, ["64 hex digits"]),
+        ({"local_accounts": {}}, ["local_accounts", "list"]),
+        ([], ["is made of the fields external_accounts, local_accounts"]),
+    ],
+)
 def test_a_mistake_is_named(document: Any, words: list[str]) -> None:
     said = complaints(document)
     assert all(word in said for word in words), said
@@ -94,8 +109,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_json_is_accepted_and_yaml_words_keep_their_meaning_of_yaml_1_2(tmp_path: Path) -> None:
     file = tmp_path / "accounts.json"
-    file.write_text('{"local_accounts": [{"address": "no@local.com", "user_name": "No",\n'
-                    '\t"external": "support@company.com", "password": "12:30:45"}]}')
+    file.write_text(
+        '{"local_accounts": [{"address": "no@local.com", "user_name": "No",\n'
+        '\t"external": "support@company.com", "password": "12:30:45"}]}'
+    )
     [person] = read_file(file).local_accounts
     assert (person.user_name, person.password) == ("No", "12:30:45")
     file.write_text("local_accounts:\n- {address: no@local.com, user_name: no, external: support@company.com}")
@@ -105,7 +122,9 @@ def test_json_is_accepted_and_yaml_words_keep_their_meaning_of_yaml_1_2(tmp_path
 def test_a_password_file_is_read_beside_the_accounts_file(tmp_path: Path) -> None:
     (tmp_path / "alex.txt").write_text("s3cret\n")
     file = tmp_path / "accounts.yaml"
-    file.write_text("local_accounts:\n- {address: a@local.com, user_name: A, external: s@c.com, password_file: alex.txt}")
+    file.write_text(
+        "local_accounts:\n- {address: a@local.com, user_name: A, external: s@c.com, password_file: alex.txt}"
+    )
     assert read_file(file).local_accounts[0].password == "s3cret"
     (tmp_path / "alex.txt").unlink()
     with pytest.raises(AccountsError, match=r"password_file: alex.txt: No such file"):

@@ -13,7 +13,8 @@ from tests.unit.test_routing import company
 
 CASES: list[dict[str, Any]] = [
     json.loads(line)
-    for line in (Path(__file__).parent.parent / "cases" / "to_headers.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in (Path(__file__).parent.parent / "cases" / "to_headers.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 
 def test_there_are_cases() -> None:

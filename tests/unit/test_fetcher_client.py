@@ -87,7 +87,8 @@ async def test_the_window_is_bounded_by_octets() -> None:
 async def test_a_lone_lf_becomes_crlf_and_nothing_else_changes() -> None:
     sent = b"Subject: x\n\nlone\nlf \rand\r\r\n\ncr\r\n.\r\n"
     assert await bodies(ScriptedPop3({"a": MAIL}, answers={"RETR": say(b"+OK\r\n" + sent)})) == [
-        b"Subject: x\r\n\r\nlone\r\nlf \rand\r\r\n\r\ncr\r\n"]
+        b"Subject: x\r\n\r\nlone\r\nlf \rand\r\r\n\r\ncr\r\n"
+    ]
 
 
 async def test_an_empty_mail_and_one_of_dots_only_are_read() -> None:
@@ -124,14 +125,17 @@ async def test_a_line_of_thirty_megabytes_is_read() -> None:
     assert body == b"x" * 30_000_000 + b"\r\n"
 
 
-@pytest.mark.parametrize(("answer", "failure", "text"), [
-    (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), Cut, "RETR of mail 1: the server ended the connection"),
-    (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Cut, "ended the connection"),
-    (cut(), Cut, "ended the connection"),
-    (hang(b"+OK\r\nSubject"), Late, "no answer within"),
-    (say(b"SSH-2.0-OpenSSH_9.2\r\n"), Broken, "that is no answer of a POP3 server"),
-    (hang(b"y" * 10_000), Broken, "a reply line of more than"),
-])
+@pytest.mark.parametrize(
+    ("answer", "failure", "text"),
+    [
+        (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), Cut, "RETR of mail 1: the server ended the connection"),
+        (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Cut, "ended the connection"),
+        (cut(), Cut, "ended the connection"),
+        (hang(b"+OK\r\nSubject"), Late, "no answer within"),
+        (say(b"SSH-2.0-OpenSSH_9.2\r\n"), Broken, "that is no answer of a POP3 server"),
+        (hang(b"y" * 10_000), Broken, "a reply line of more than"),
+    ],
+)
 async def test_a_session_that_breaks_in_a_mail_names_it(answer: Answer, failure: type[Exception], text: str) -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"RETR": answer})
     async with script.running(), open_session(script.server(), True, read_seconds=0.4) as client:
@@ -158,14 +162,17 @@ async def test_the_whole_session_has_a_deadline() -> None:
             await retrieve(client, [1])
 
 
-@pytest.mark.parametrize(("reply", "failure", "code"), [
-    (b"-ERR wrong password\r\n", Refused, None),
-    (b"-ERR [AUTH] wrong password\r\n", Refused, "AUTH"),
-    (b"-ERR [auth] wrong password\r\n", Refused, "AUTH"),
-    (b"-ERR [IN-USE] locked\r\n", Busy, None),
-    (b"-ERR [LOGIN-DELAY] too soon\r\n", Busy, None),
-    (b"-ERR [SYS/TEMP] later\r\n", Busy, None),
-])
+@pytest.mark.parametrize(
+    ("reply", "failure", "code"),
+    [
+        (b"-ERR wrong password\r\n", Refused, None),
+        (b"-ERR [AUTH] wrong password\r\n", Refused, "AUTH"),
+        (b"-ERR [auth] wrong password\r\n", Refused, "AUTH"),
+        (b"-ERR [IN-USE] locked\r\n", Busy, None),
+        (b"-ERR [LOGIN-DELAY] too soon\r\n", Busy, None),
+        (b"-ERR [SYS/TEMP] later\r\n", Busy, None),
+    ],
+)
 async def test_a_refused_login_tells_what_kind_it_is(reply: bytes, failure: type[Exception], code: str | None) -> None:
     script = ScriptedPop3(answers={"PASS": say(reply)})
     async with script.running(), open_session(script.server(), True) as client:
@@ -266,14 +273,18 @@ async def test_login_delay_is_learnt() -> None:
         assert client.capabilities.login_delay == 900
 
 
-@pytest.mark.parametrize(("lines", "mails", "well_formed"), [
-    ([b"1 a", b"2 b"], ((1, "a"), (2, "b")), True),
-    ([b"1 a", b"1 b"], ((1, "a"),), False),
-    ([b"0 a", b"x b", b"3", b"", b"4 d"], ((4, "d"),), False),
-    ([b"1 a b c"], ((1, "a"),), True),
-])
-def test_unique_ids_are_read_tolerantly(lines: list[bytes], mails: tuple[tuple[int, str], ...],
-                                        well_formed: bool) -> None:
+@pytest.mark.parametrize(
+    ("lines", "mails", "well_formed"),
+    [
+        ([b"1 a", b"2 b"], ((1, "a"), (2, "b")), True),
+        ([b"1 a", b"1 b"], ((1, "a"),), False),
+        ([b"0 a", b"x b", b"3", b"", b"4 d"], ((4, "d"),), False),
+        ([b"1 a b c"], ((1, "a"),), True),
+    ],
+)
+def test_unique_ids_are_read_tolerantly(
+    lines: list[bytes], mails: tuple[tuple[int, str], ...], well_formed: bool
+) -> None:
     assert parse_uidl(lines) == (mails, well_formed)
 
 
@@ -283,8 +294,10 @@ def test_strange_unique_ids_stay_apart_and_storable() -> None:
     assert all(uid.isascii() and uid.isprintable() and len(uid) < 256 for uid in (first, second, third))
 
 
-@given(st.lists(st.sampled_from([b".", b"..", b"\r\n", b"\n", b"\r", b"x", b"\r\n."]), max_size=30),
-       st.lists(st.integers(1, 7), min_size=1, max_size=10))
+@given(
+    st.lists(st.sampled_from([b".", b"..", b"\r\n", b"\n", b"\r", b"x", b"\r\n."]), max_size=30),
+    st.lists(st.integers(1, 7), min_size=1, max_size=10),
+)
 def test_however_the_pieces_are_cut_the_mail_is_the_same(words: list[bytes], cuts: list[int]) -> None:
     mail = b"".join(words) + b"\r\n"
     wire = b"\r\n" + stuff(mail) + b"+OK next"

@@ -44,8 +44,12 @@ class Model(RuleBasedStateMachine):
     def delete_elsewhere(self, data: st.DataObject) -> None:
         # Only what was fetched already: the rest cannot be delivered by anybody. And no twins: one that goes while
         # another one comes cannot be told from one that is renumbered.
-        ours = [uidl for uidl, body in self.provider.items() if self.arrived[body] == 1 and any(
-            row.key == uidl and row.state in ("fetched", "deleting") for row in self.ledger.values())]
+        ours = [
+            uidl
+            for uidl, body in self.provider.items()
+            if self.arrived[body] == 1
+            and any(row.key == uidl and row.state in ("fetched", "deleting") for row in self.ledger.values())
+        ]
         if ours:
             del self.provider[data.draw(st.sampled_from(ours))]
 
@@ -90,8 +94,21 @@ class Model(RuleBasedStateMachine):
             at_once = is_deleted(want.was_history, self.now, self.settings, self.now)
             assert not at_once
             id_ = want.row.id if want.row else next(self.ids)
-            self._put(Known(id_, want.listed.key, "fetched", None, want.was_history, len(body), body, self.now, 0,
-                            None, self.now))
+            self._put(
+                Known(
+                    id_,
+                    want.listed.key,
+                    "fetched",
+                    None,
+                    want.was_history,
+                    len(body),
+                    body,
+                    self.now,
+                    0,
+                    None,
+                    self.now,
+                )
+            )
         if len(plan.fetch) <= commits and quits:
             for key, was_history in deletes:
                 self.deleted_by_us.append((self.provider.pop(key), was_history))

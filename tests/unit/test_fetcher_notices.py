@@ -11,10 +11,12 @@ import pytest
 from services.fetcher.notices import compose, topmost_received
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
-HEADER = (b"Received: from a by b;\r\n\tMon, 1 Jan 2024 10:00:00 +0100\r\n"
-          b"Received: x; Tue, 2 Jan 2024 10:00:00 +0000\r\n"
-          b'From: "Ann" <ann@c.test>\r\nTo: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n'
-          b"Subject: =?utf-8?q?gr=C3=B6=C3=9Fe?=\r\nDate: then\r\nReferences: <1@x>\r\n\r\n")
+HEADER = (
+    b"Received: from a by b;\r\n\tMon, 1 Jan 2024 10:00:00 +0100\r\n"
+    b"Received: x; Tue, 2 Jan 2024 10:00:00 +0000\r\n"
+    b'From: "Ann" <ann@c.test>\r\nTo: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n'
+    b"Subject: =?utf-8?q?gr=C3=B6=C3=9Fe?=\r\nDate: then\r\nReferences: <1@x>\r\n\r\n"
+)
 
 
 def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> None:
@@ -44,15 +46,18 @@ def test_a_hostile_header_adds_no_field_and_no_size() -> None:
     assert len(raw) < 5000
 
 
-@pytest.mark.parametrize(("header", "expected"), [
-    (HEADER, "2024-01-01T10:00:00+01:00"),
-    (b"Received: x; 1 Jan 2024 10:00:00 -0000\r\n\r\n", "2024-01-01T10:00:00+00:00"),
-    (b"Received: no date\r\n\r\n", None),
-    (b"Received: x; Mon, 99 Foo 2024\r\n\r\n", None),
-    (b"Received: x; 1 Jan 99999999999 10:00:00 +9999999999\r\n\r\n", None),
-    (b"Subject: x\r\n\r\n", None),
-    (b"", None),
-])
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (HEADER, "2024-01-01T10:00:00+01:00"),
+        (b"Received: x; 1 Jan 2024 10:00:00 -0000\r\n\r\n", "2024-01-01T10:00:00+00:00"),
+        (b"Received: no date\r\n\r\n", None),
+        (b"Received: x; Mon, 99 Foo 2024\r\n\r\n", None),
+        (b"Received: x; 1 Jan 99999999999 10:00:00 +9999999999\r\n\r\n", None),
+        (b"Subject: x\r\n\r\n", None),
+        (b"", None),
+    ],
+)
 def test_the_topmost_received_tells_when_a_mail_came(header: bytes, expected: str | None) -> None:
     found = topmost_received(header)
     assert (None if found is None else found.isoformat()) == expected

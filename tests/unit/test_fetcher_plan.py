@@ -22,24 +22,56 @@ LIMIT = 1000
 
 def account(**changes: object) -> External:
     values: dict[str, object] = {
-        "id": 1, "address": "e@x.test", "enabled": True, "login": "e", "password": b"", "smtp_auth": True,
-        "pop3": Server("h", 110, "none"), "smtp": Server("h", 25, "none"), "smtp_connections": 1, "poll_seconds": 60,
-        "history": "all", "delete_after_days": None, "delete_history": False, "reply_to_author": True, "aliases": ()}
+        "id": 1,
+        "address": "e@x.test",
+        "enabled": True,
+        "login": "e",
+        "password": b"",
+        "smtp_auth": True,
+        "pop3": Server("h", 110, "none"),
+        "smtp": Server("h", 25, "none"),
+        "smtp_connections": 1,
+        "poll_seconds": 60,
+        "history": "all",
+        "delete_after_days": None,
+        "delete_history": False,
+        "reply_to_author": True,
+        "aliases": (),
+    }
     return External(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
 def poll(**changes: object) -> Poll:
     values: dict[str, object] = {
-        "external_id": 1, "owner": "o", "now": NOW, "next_poll_at": NOW, "first_contact_at": NOW - 30 * DAY,
-        "last_success_at": NOW - HOUR, "last_error_kind": None, "failures": 0, "refusals": (), "paused_at": None,
-        "login_delay": None}
+        "external_id": 1,
+        "owner": "o",
+        "now": NOW,
+        "next_poll_at": NOW,
+        "first_contact_at": NOW - 30 * DAY,
+        "last_success_at": NOW - HOUR,
+        "last_error_kind": None,
+        "failures": 0,
+        "refusals": (),
+        "paused_at": None,
+        "login_delay": None,
+    }
     return Poll(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
 def row(key: str, state: State = "fetched", **changes: object) -> Known:
     values: dict[str, object] = {
-        "id": hash(key) % 1_000_000, "key": key, "state": state, "before": None, "was_history": False, "octets": 10,
-        "sha256": b"d" * 32, "fetched_at": NOW - HOUR, "tries": 0, "next_try_at": None, "state_at": NOW - HOUR}
+        "id": hash(key) % 1_000_000,
+        "key": key,
+        "state": state,
+        "before": None,
+        "was_history": False,
+        "octets": 10,
+        "sha256": b"d" * 32,
+        "fetched_at": NOW - HOUR,
+        "tries": 0,
+        "next_try_at": None,
+        "state_at": NOW - HOUR,
+    }
     return Known(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
@@ -76,23 +108,27 @@ def test_a_repeated_uidl_is_fetched_once_each_and_never_deleted() -> None:
     assert not plan.fetch
 
 
-@pytest.mark.parametrize(("days", "age", "was_history", "delete_history", "state", "deleted"), [
-    (None, 1000 * DAY, False, False, "fetched", False),
-    (0, 0 * DAY, False, False, "fetched", True),
-    (7, 7 * DAY - HOUR, False, False, "fetched", False),
-    (7, 7 * DAY, False, False, "fetched", True),
-    (7, 9 * DAY, True, False, "fetched", False),
-    (7, 9 * DAY, True, True, "fetched", True),
-    (0, 9 * DAY, False, False, "skipped", False),
-    (0, 9 * DAY, False, True, "history", False),
-    (0, 9 * DAY, False, False, "deleting", True),
-    (None, 9 * DAY, False, False, "deleting", False),
-])
+@pytest.mark.parametrize(
+    ("days", "age", "was_history", "delete_history", "state", "deleted"),
+    [
+        (None, 1000 * DAY, False, False, "fetched", False),
+        (0, 0 * DAY, False, False, "fetched", True),
+        (7, 7 * DAY - HOUR, False, False, "fetched", False),
+        (7, 7 * DAY, False, False, "fetched", True),
+        (7, 9 * DAY, True, False, "fetched", False),
+        (7, 9 * DAY, True, True, "fetched", True),
+        (0, 9 * DAY, False, False, "skipped", False),
+        (0, 9 * DAY, False, True, "history", False),
+        (0, 9 * DAY, False, False, "deleting", True),
+        (None, 9 * DAY, False, False, "deleting", False),
+    ],
+)
 def test_only_fetched_mail_is_deleted_when_its_days_are_over(
-        days: int | None, age: datetime.timedelta, was_history: bool, delete_history: bool, state: State,
-        deleted: bool) -> None:
-    ledger = [row("a", state, fetched_at=NOW - age if state in ("fetched", "deleting") else None,
-                  was_history=was_history)]
+    days: int | None, age: datetime.timedelta, was_history: bool, delete_history: bool, state: State, deleted: bool
+) -> None:
+    ledger = [
+        row("a", state, fetched_at=NOW - age if state in ("fetched", "deleting") else None, was_history=was_history)
+    ]
     settings = account(history="from_now", delete_after_days=days, delete_history=delete_history)
     plan = decide(maildrop("a"), ledger, settings, LIMIT, poll())
     assert bool(plan.delete) is deleted
@@ -127,14 +163,17 @@ def test_a_closed_uidl_that_is_listed_again_is_new_mail() -> None:
     assert [want.row for want in plan.fetch] == [None]
 
 
-@pytest.mark.parametrize(("changes", "again"), [
-    ({"tries": 1, "next_try_at": NOW}, True),
-    ({"tries": 1, "next_try_at": NOW + HOUR}, False),
-    ({"tries": MOST_TRIES, "next_try_at": NOW}, False),
-    ({"octets": LIMIT + 1}, False),
-    ({"octets": LIMIT}, True),
-    ({"octets": None}, False),
-])
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"tries": 1, "next_try_at": NOW}, True),
+        ({"tries": 1, "next_try_at": NOW + HOUR}, False),
+        ({"tries": MOST_TRIES, "next_try_at": NOW}, False),
+        ({"octets": LIMIT + 1}, False),
+        ({"octets": LIMIT}, True),
+        ({"octets": None}, False),
+    ],
+)
 def test_skipped_mail_is_tried_again_only_when_that_may_help(changes: dict[str, object], again: bool) -> None:
     plan = decide(maildrop("s"), [row("s", "skipped", sha256=None, **changes)], account(), LIMIT, poll())
     assert bool(plan.fetch) is again
@@ -147,9 +186,14 @@ def test_tries_become_rare() -> None:
 
 
 def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
-    lost = Renumbered.of([row("a", "vanished", before="fetched"), row("b", "vanished", before="fetched"),
-                          row("c", "vanished", before="fetched", sha256=b"e" * 32),
-                          row("big", "vanished", before="skipped", sha256=None, octets=5000)])
+    lost = Renumbered.of(
+        [
+            row("a", "vanished", before="fetched"),
+            row("b", "vanished", before="fetched"),
+            row("c", "vanished", before="fetched", sha256=b"e" * 32),
+            row("big", "vanished", before="skipped", sha256=None, octets=5000),
+        ]
+    )
     assert {known.key for known in [lost.take(b"d" * 32, 10), lost.take(b"d" * 32, 10)] if known} == {"a", "b"}
     assert lost.take(b"d" * 32, 10) is None
     assert lost.take(b"e" * 32, 11) is None
@@ -158,8 +202,11 @@ def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
 
 
 def test_history_that_vanished_since_the_last_whole_poll_may_be_what_is_unknown_now() -> None:
-    ledger = [row("now", "history"), row("cut", "vanished", before="history", state_at=NOW - HOUR / 2),
-              row("long-ago", "vanished", before="history", state_at=NOW - DAY)]
+    ledger = [
+        row("now", "history"),
+        row("cut", "vanished", before="history", state_at=NOW - HOUR / 2),
+        row("long-ago", "vanished", before="history", state_at=NOW - DAY),
+    ]
     plan = decide(maildrop("x", "y", "z"), ledger, account(history="from_now"), LIMIT, poll())
     assert keys(plan.lost_history) == {"now", "cut"}
 
@@ -168,8 +215,12 @@ def test_history_that_vanished_since_the_last_whole_poll_may_be_what_is_unknown_
 
 
 def course(**changes: object) -> Course:
-    values: dict[str, object] = {"started": NOW, "ended": NOW + datetime.timedelta(seconds=10), "login_delay": None,
-                                 "backlog": 0}
+    values: dict[str, object] = {
+        "started": NOW,
+        "ended": NOW + datetime.timedelta(seconds=10),
+        "login_delay": None,
+        "backlog": 0,
+    }
     return Course(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
@@ -184,15 +235,25 @@ def test_the_interval_counts_from_the_start_and_login_delay_from_the_end() -> No
     assert seconds(after_success(account(), course(more=True, login_delay=20)).next_poll_at) == 30
 
 
-@pytest.mark.parametrize(("poll_seconds", "failures", "least", "most"), [
-    (1, 0, 0.75, 1), (1, 3, 6, 8), (1, 50, 45, 60), (60, 0, 45, 60), (60, 9, 45, 60), (600, 0, 450, 600),
-    (600, 9, 450, 600),
-])
+@pytest.mark.parametrize(
+    ("poll_seconds", "failures", "least", "most"),
+    [
+        (1, 0, 0.75, 1),
+        (1, 3, 6, 8),
+        (1, 50, 45, 60),
+        (60, 0, 45, 60),
+        (60, 9, 45, 60),
+        (600, 0, 450, 600),
+        (600, 9, 450, 600),
+    ],
+)
 def test_back_off_grows_to_the_longer_of_a_minute_and_the_interval(
-        poll_seconds: int, failures: int, least: float, most: float) -> None:
+    poll_seconds: int, failures: int, least: float, most: float
+) -> None:
     for jitter, expected in ((0.0, least), (1.0, most)):
-        outcome = after_failure(account(poll_seconds=poll_seconds), poll(failures=failures), course(),
-                                Unreachable("x"), jitter)
+        outcome = after_failure(
+            account(poll_seconds=poll_seconds), poll(failures=failures), course(), Unreachable("x"), jitter
+        )
         assert seconds(outcome.next_poll_at) - 10 == expected
         assert (outcome.failures, outcome.kind, outcome.error) == (failures + 1, "unreachable", "x")
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from services.smtp_in.group_commit import GroupCommit
 from shared.database import Connection, Database
 from shared.failures import Temporary
-from services.smtp_in.group_commit import GroupCommit
 
 
 class Transactions:
@@ -133,9 +133,14 @@ async def test_who_goes_away_takes_nothing_back() -> None:
     assert table.committed == ["A"]
 
 
-@pytest.mark.parametrize(("limits", "batches"), [
-    ({"most": 2}, [["a"], ["bb", "cc"], ["dd"]]), ({"heaviest": 3}, [["a"], ["bb"], ["cc"], ["dd"]]),
-    ({"heaviest": 1}, [["a"], ["bb"], ["cc"], ["dd"]])])
+@pytest.mark.parametrize(
+    ("limits", "batches"),
+    [
+        ({"most": 2}, [["a"], ["bb", "cc"], ["dd"]]),
+        ({"heaviest": 3}, [["a"], ["bb"], ["cc"], ["dd"]]),
+        ({"heaviest": 1}, [["a"], ["bb"], ["cc"], ["dd"]]),
+    ],
+)
 async def test_batches_have_limits(limits: dict[str, int], batches: list[list[str]]) -> None:
     transactions, table = Transactions(), Table()
     transactions.gate.clear()

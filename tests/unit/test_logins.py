@@ -71,11 +71,14 @@ async def test_guessing_from_many_addresses_is_no_faster(brakes: Throttle) -> No
     assert sum(checked) <= BURST + 1.0 / FAST + 1
 
 
-@pytest.mark.parametrize(("network", "account"), [
-    ("192.0.2.1", "jim"),  # behind the same NAT
-    ("198.51.100.7", "alex"),  # the account that is attacked, from elsewhere
-    ("198.51.100.7", "jim"),
-])
+@pytest.mark.parametrize(
+    ("network", "account"),
+    [
+        ("192.0.2.1", "jim"),  # behind the same NAT
+        ("198.51.100.7", "alex"),  # the account that is attacked, from elsewhere
+        ("198.51.100.7", "jim"),
+    ],
+)
 async def test_an_honest_client_passes_beside_an_attacker(brakes: Throttle, network: str, account: str) -> None:
     attack = asyncio.create_task(guess_for(brakes, 30.0, 50, "192.0.2.1", "alex"))
     await asyncio.sleep(0.3)
@@ -120,18 +123,42 @@ async def test_a_client_that_goes_away_while_waiting_takes_nothing(brakes: Throt
     await brakes.enter("192.0.2.1", "alex", 3 * FAST)
 
 
-@pytest.mark.parametrize(("peer", "network"), [
-    ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-    ("fe80::1%eth0", "fe80::/64"), ("", "")])
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
 def test_a_client_counts_by_address_or_by_its_ipv6_network(peer: str, network: str) -> None:
     assert network_of(peer) == network
 
 
-@pytest.mark.parametrize(("peer", "private"), [
-    ("192.168.1.5", True), ("10.1.2.3", True), ("172.16.0.1", True), ("127.0.0.1", True), ("::1", True),
-    ("fe80::1%eth0", True), ("fd00::1", True), ("::ffff:10.0.0.1", True), ("169.254.1.1", True),
-    ("8.8.8.8", False), ("172.32.0.1", False), ("192.0.2.1", False), ("100.64.0.1", False),
-    ("2001:4860:4860::8888", False), ("::ffff:8.8.8.8", False), ("", False), ("nonsense", False)])
+@pytest.mark.parametrize(
+    ("peer", "private"),
+    [
+        ("192.168.1.5", True),
+        ("10.1.2.3", True),
+        ("172.16.0.1", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("fd00::1", True),
+        ("::ffff:10.0.0.1", True),
+        ("169.254.1.1", True),
+        ("8.8.8.8", False),
+        ("172.32.0.1", False),
+        ("192.0.2.1", False),
+        ("100.64.0.1", False),
+        ("2001:4860:4860::8888", False),
+        ("::ffff:8.8.8.8", False),
+        ("", False),
+        ("nonsense", False),
+    ],
+)
 def test_passwords_in_clear_are_for_private_addresses(peer: str, private: bool) -> None:
     assert plaintext_allowed(load(allow_plaintext_auth="auto"), peer) is private
     assert plaintext_allowed(load(allow_plaintext_auth="yes"), peer)

@@ -11,31 +11,58 @@ from hypothesis import strategies as st
 from shared.names import normalise, same_name
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("Alex", "alex"),
-    ("ALEX SMITH", "Alex Smith"),
-    ("Straße", "STRASSE"),
-    ("Jose\u0301", "José"),
-    ("Ａｌｅｘ", "Alex"),  # full width, as Asian keyboards write it
-    ("ﬁona", "Fiona"),
-    ("Al\u200bex", "Alex"), ("\ufeffAlex", "Alex"), ("\u202aAlex\u202c", "Alex"), ("Al\u00adex", "Alex"),
-    ("  Alex \t  Smith ", "Alex Smith"),
-    ("Alex\u3000Smith", "Alex Smith"), ("Alex\u00a0Smith", "Alex Smith"),
-    ('"Alex"', "Alex"), ("'Alex'", "Alex"), ('" Alex "', "Alex"),
-    ("=?utf-8?q?Alex?=", "Alex"), ('"=?utf-8?q?Alex?="', "Alex"), ("=?utf-8?b?J0FsZXgn?=", "Alex"),
-    ("=?utf-8?q?Alex_?= =?utf-8?q?Smith?=", "Alex Smith"),
-    ("ΣΟΦΟΣ", "σοφος"), ("ΣΟΦΟΣ", "σοφος"[:-1] + "ς"),
-    ("İstanbul", "i\u0307stanbul"),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Alex", "alex"),
+        ("ALEX SMITH", "Alex Smith"),
+        ("Straße", "STRASSE"),
+        ("Jose\u0301", "José"),
+        ("Ａｌｅｘ", "Alex"),  # full width, as Asian keyboards write it
+        ("ﬁona", "Fiona"),
+        ("Al\u200bex", "Alex"),
+        ("\ufeffAlex", "Alex"),
+        ("\u202aAlex\u202c", "Alex"),
+        ("Al\u00adex", "Alex"),
+        ("  Alex \t  Smith ", "Alex Smith"),
+        ("Alex\u3000Smith", "Alex Smith"),
+        ("Alex\u00a0Smith", "Alex Smith"),
+        ('"Alex"', "Alex"),
+        ("'Alex'", "Alex"),
+        ('" Alex "', "Alex"),
+        ("=?utf-8?q?Alex?=", "Alex"),
+        ('"=?utf-8?q?Alex?="', "Alex"),
+        ("=?utf-8?b?J0FsZXgn?=", "Alex"),
+        ("=?utf-8?q?Alex_?= =?utf-8?q?Smith?=", "Alex Smith"),
+        ("ΣΟΦΟΣ", "σοφος"),
+        ("ΣΟΦΟΣ", "σοφος"[:-1] + "ς"),
+        ("İstanbul", "i\u0307stanbul"),
+    ],
+)
 def test_these_are_the_same_name(one: str, other: str) -> None:
     assert same_name(one, other)
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("Al", "Alex"), ("Alex", "Alex Smith"), ("Alex", "Alexa"), ("Smith, Alex", "Alex Smith"), ("Jose", "José"),
-    ('"Alex', "Alex"), ("\"Alex'", "Alex"), ("''Alex''", "Alex"), ("Alex.", "Alex"), ("%", "Alex"), ("Аlex", "Alex"),
-    ("", ""), ("\u200b", "\u200b"), ('""', ""), ("=?utf-8?X?Alex?=", "Alex"),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Al", "Alex"),
+        ("Alex", "Alex Smith"),
+        ("Alex", "Alexa"),
+        ("Smith, Alex", "Alex Smith"),
+        ("Jose", "José"),
+        ('"Alex', "Alex"),
+        ("\"Alex'", "Alex"),
+        ("''Alex''", "Alex"),
+        ("Alex.", "Alex"),
+        ("%", "Alex"),
+        ("Аlex", "Alex"),
+        ("", ""),
+        ("\u200b", "\u200b"),
+        ('""', ""),
+        ("=?utf-8?X?Alex?=", "Alex"),
+    ],
+)
 def test_these_are_two_names_or_none(one: str, other: str) -> None:
     assert not same_name(one, other)
 

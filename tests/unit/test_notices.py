@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from services.sender.notices import About, Original, report
 
 NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
-HEADER = (b"From: Alex <alex@local.com>\r\nTo: ann@customer.org\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"
-          b"Message-ID: <m@local>\r\n\r\n")
+HEADER = (
+    b"From: Alex <alex@local.com>\r\nTo: ann@customer.org\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"
+    b"Message-ID: <m@local>\r\n\r\n"
+)
 ORIGINAL = Original("alex@local.com", HEADER, NOW - datetime.timedelta(hours=1))
 UNKNOWN = About("ann@customer.org", "5.1.1", "550 5.1.1 User unknown", "smtp.company.com")
 LATE = About("bob@customer.org", "4.4.7", "not delivered within five days; the last problem was: no such host")
@@ -44,8 +46,12 @@ def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
     assert message["Reporting-MTA"] == "dns; local.com"
     assert message["Arrival-Date"] == "Tue, 03 Nov 2026 08:30:00 +0000"
     assert ann.items() == [
-        ("Final-Recipient", "rfc822; ann@customer.org"), ("Action", "failed"), ("Status", "5.1.1"),
-        ("Remote-MTA", "dns; smtp.company.com"), ("Diagnostic-Code", "smtp; 550 5.1.1 User unknown")]
+        ("Final-Recipient", "rfc822; ann@customer.org"),
+        ("Action", "failed"),
+        ("Status", "5.1.1"),
+        ("Remote-MTA", "dns; smtp.company.com"),
+        ("Diagnostic-Code", "smtp; 550 5.1.1 User unknown"),
+    ]
     assert (bob["Status"], bob["Remote-MTA"]) == ("4.4.7", None)
     assert bob["Diagnostic-Code"].startswith("x-mailgroup; not delivered within five days")
     # and the original's header is there, byte for byte
@@ -71,8 +77,9 @@ anything = st.text(alphabet=st.sampled_from("a\r\n\0\t: @.ü\u2028\ud800-"), max
 
 
 @given(anything, anything, anything, st.binary(max_size=60))
-def test_nothing_that_strangers_write_begins_a_line_or_a_part(address: str, reply: str, author: str,
-                                                            header: bytes) -> None:
+def test_nothing_that_strangers_write_begins_a_line_or_a_part(
+    address: str, reply: str, author: str, header: bytes
+) -> None:
     # given any text where there should be addresses and replies
     body = report("failed", Original(f"{author}@local.com", header, NOW), [About(address, "5.0.0", reply)], NOW).body
     # then the notice still has three parts, known fields, and CRLF line ends only

@@ -38,8 +38,12 @@ def received(wire: bytes) -> bytes:
     return b"".join(line + b"\r\n" for line in lines)
 
 
-@given(st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"")), max_size=12)
-       .map(lambda lines: b"".join(line + b"\r\n" for line in lines)), CUTS)
+@given(
+    st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"")), max_size=12).map(
+        lambda lines: b"".join(line + b"\r\n" for line in lines)
+    ),
+    CUTS,
+)
 @example(b".\r\n..\r\n\r\n.", [1, 2, 3, 4])
 def test_a_client_gets_every_byte_wherever_the_pieces_end(body: bytes, cuts: list[int]) -> None:
     whole_lines = body if body.endswith(b"\r\n") or not body else body + b"\r\n"
@@ -93,7 +97,7 @@ def test_top_is_the_header_the_blank_line_and_so_many_lines(body: bytes, cuts: l
     lines[-1] = lines[-1].removesuffix(b"\n")
     blank = next((at for at, line in enumerate(lines) if line in {b"\n", b"\r\n"}), len(lines))
     # then
-    assert top_of(pieces(body, cuts), count) == b"".join(lines[:blank + 1 + count])
+    assert top_of(pieces(body, cuts), count) == b"".join(lines[: blank + 1 + count])
 
 
 def test_top_stops_asking_once_it_has_all() -> None:

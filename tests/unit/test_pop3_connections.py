@@ -342,6 +342,7 @@ def test_an_idle_session_is_cut_after_ten_minutes(tmp_path: Path, loop: str) -> 
 
 def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], seconds: float) -> None:
     """The connection stands shortly before its time, and is cut without a word, deleting nothing, after it."""
+
     async def work() -> None:
         async with stand(tmp_path) as server:
             reader, writer = await connect(server)

@@ -14,8 +14,10 @@ from shared import headers
 DATE = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 AUTHOR = Author("Alex", "support@company.com", frozenset({"support@company.com", "help@company.com"}))
 DIRECTORY = {
-    "alex@local.com": ("Alex", "support@company.com"), "a.further@local.com": ("Alex", "support@company.com"),
-    "jim@local.com": ("Jim", "support@company.com"), "kim@local.com": ("Kim", "sales@company.com"),
+    "alex@local.com": ("Alex", "support@company.com"),
+    "a.further@local.com": ("Alex", "support@company.com"),
+    "jim@local.com": ("Jim", "support@company.com"),
+    "kim@local.com": ("Kim", "sales@company.com"),
     "jörg@local.com": ("Jörg Müller", "sales@company.com"),
 }
 COMPLETE = b"Date: Tue, 3 Nov 2026 09:30:00 +0000\r\nMessage-ID: <m@local>\r\n"
@@ -25,17 +27,20 @@ def leaves(header: bytes, header_id: str = "m@local") -> bytes:
     return rewrite(header, DIRECTORY, AUTHOR, header_id, DATE)
 
 
-@pytest.mark.parametrize(("written", "left"), [
-    # the sender (manual 4.3)
-    (b"From: alex@local.com", b'From: "Alex" <support@company.com>'),
-    (b"From: Alexander the Great <Alex@LOCAL.com>", b'From: "Alex" <support@company.com>'),
-    (b"From:a.further@local.com (me)", b'From:"Alex" <support@company.com>'),
-    (b"From : alex@local.com", b'From : "Alex" <support@company.com>'),
-    # whoever writes as the external account is still named: only that makes answers reach the author
-    (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
-    (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
-    (b"From: help@company.com", b'From: "Alex" <help@company.com>'),
-])
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        # the sender (manual 4.3)
+        (b"From: alex@local.com", b'From: "Alex" <support@company.com>'),
+        (b"From: Alexander the Great <Alex@LOCAL.com>", b'From: "Alex" <support@company.com>'),
+        (b"From:a.further@local.com (me)", b'From:"Alex" <support@company.com>'),
+        (b"From : alex@local.com", b'From : "Alex" <support@company.com>'),
+        # whoever writes as the external account is still named: only that makes answers reach the author
+        (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
+        (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
+        (b"From: help@company.com", b'From: "Alex" <help@company.com>'),
+    ],
+)
 def test_the_author_leaves_as_user_name_and_external_address(written: bytes, left: bytes) -> None:
     assert leaves(COMPLETE + written + b"\r\n\r\n") == COMPLETE + left + b"\r\n\r\n"
 
@@ -43,37 +48,44 @@ def test_the_author_leaves_as_user_name_and_external_address(written: bytes, lef
 FROM = b'From: "Alex" <support@company.com>\r\n'
 
 
-@pytest.mark.parametrize(("written", "left"), [
-    # colleagues stay reachable by an answer to all
-    (b"To: ann@customer.org, Jim <jim@local.com>\r\n", b'To: ann@customer.org, "Jim" <support@company.com>\r\n'),
-    (b"Cc: kim@local.com\r\n", b'Cc: "Kim" <sales@company.com>\r\n'),
-    (b"To: Team: jim@local.com, kim@local.com;\r\n",
-     b'To: Team: "Jim" <support@company.com>, "Kim" <sales@company.com>;\r\n'),
-    (b"To: a\r\nTo: jim@local.com\r\n", b'To: a\r\nTo: "Jim" <support@company.com>\r\n'),
-    (b"To: support@company.com\r\n", b"To: support@company.com\r\n"),
-    (b"To: undisclosed-recipients:;\r\n", b"To: undisclosed-recipients:;\r\n"),
-    (b"Cc: jim@local.com.evil.org, xjim@local.com\r\n", b"Cc: jim@local.com.evil.org, xjim@local.com\r\n"),
-    # where answers go
-    (b"Reply-To: alex@local.com\r\n", b'Reply-To: "Alex" <support@company.com>\r\n'),
-    (b"Reply-To: boss@elsewhere.org\r\n", b"Reply-To: boss@elsewhere.org\r\n"),
-    (b"Reply-To: support@company.com\r\n", b"Reply-To: support@company.com\r\n"),
-    (b"Disposition-Notification-To: <alex@local.com>\r\n",
-     b'Disposition-Notification-To: "Alex" <support@company.com>\r\n'),
-    (b"Return-Receipt-To: alex@local.com\r\n", b'Return-Receipt-To: "Alex" <support@company.com>\r\n'),
-    # Sender
-    (b"Sender: alex@local.com\r\n", b""),
-    (b"Sender: support@company.com\r\n", b""),
-    (b"X-Sender: <alex@local.com>\r\n", b""),
-    (b"Sender: jim@local.com\r\n", b'Sender: "Jim" <support@company.com>\r\n'),
-    (b"Sender: kim@local.com\r\n", b'Sender: "Kim" <sales@company.com>\r\n'),
-    # removed
-    (b"Bcc: kim@local.com,\r\n secret@customer.org\r\n", b""),
-    (b"bcc : kim@local.com\r\n", b""),
-    (b"Return-Path: <alex@local.com>\r\n", b""),
-    # untouched
-    (b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n", b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n"),
-    (b"Subject: alex@local.com \xe4\r\n", b"Subject: alex@local.com \xe4\r\n"),
-])
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        # colleagues stay reachable by an answer to all
+        (b"To: ann@customer.org, Jim <jim@local.com>\r\n", b'To: ann@customer.org, "Jim" <support@company.com>\r\n'),
+        (b"Cc: kim@local.com\r\n", b'Cc: "Kim" <sales@company.com>\r\n'),
+        (
+            b"To: Team: jim@local.com, kim@local.com;\r\n",
+            b'To: Team: "Jim" <support@company.com>, "Kim" <sales@company.com>;\r\n',
+        ),
+        (b"To: a\r\nTo: jim@local.com\r\n", b'To: a\r\nTo: "Jim" <support@company.com>\r\n'),
+        (b"To: support@company.com\r\n", b"To: support@company.com\r\n"),
+        (b"To: undisclosed-recipients:;\r\n", b"To: undisclosed-recipients:;\r\n"),
+        (b"Cc: jim@local.com.evil.org, xjim@local.com\r\n", b"Cc: jim@local.com.evil.org, xjim@local.com\r\n"),
+        # where answers go
+        (b"Reply-To: alex@local.com\r\n", b'Reply-To: "Alex" <support@company.com>\r\n'),
+        (b"Reply-To: boss@elsewhere.org\r\n", b"Reply-To: boss@elsewhere.org\r\n"),
+        (b"Reply-To: support@company.com\r\n", b"Reply-To: support@company.com\r\n"),
+        (
+            b"Disposition-Notification-To: <alex@local.com>\r\n",
+            b'Disposition-Notification-To: "Alex" <support@company.com>\r\n',
+        ),
+        (b"Return-Receipt-To: alex@local.com\r\n", b'Return-Receipt-To: "Alex" <support@company.com>\r\n'),
+        # Sender
+        (b"Sender: alex@local.com\r\n", b""),
+        (b"Sender: support@company.com\r\n", b""),
+        (b"X-Sender: <alex@local.com>\r\n", b""),
+        (b"Sender: jim@local.com\r\n", b'Sender: "Jim" <support@company.com>\r\n'),
+        (b"Sender: kim@local.com\r\n", b'Sender: "Kim" <sales@company.com>\r\n'),
+        # removed
+        (b"Bcc: kim@local.com,\r\n secret@customer.org\r\n", b""),
+        (b"bcc : kim@local.com\r\n", b""),
+        (b"Return-Path: <alex@local.com>\r\n", b""),
+        # untouched
+        (b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n", b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n"),
+        (b"Subject: alex@local.com \xe4\r\n", b"Subject: alex@local.com \xe4\r\n"),
+    ],
+)
 def test_each_field_leaves_as_it_should(written: bytes, left: bytes) -> None:
     assert leaves(COMPLETE + FROM + written + b"\r\n") == COMPLETE + FROM + left + b"\r\n"
 
@@ -87,7 +99,8 @@ def test_a_name_beyond_ascii_leaves_as_an_encoded_word() -> None:
 
 def test_what_a_mail_must_have_is_added_at_the_top() -> None:
     assert leaves(b"Subject: hello\r\n\r\n") == (
-        b"Date: Tue, 03 Nov 2026 09:30:00 +0000\r\n" + FROM + b"Message-ID: <m@local>\r\nSubject: hello\r\n\r\n")
+        b"Date: Tue, 03 Nov 2026 09:30:00 +0000\r\n" + FROM + b"Message-ID: <m@local>\r\nSubject: hello\r\n\r\n"
+    )
 
 
 def test_a_mail_without_any_header_gets_one() -> None:
@@ -104,7 +117,8 @@ def test_a_message_id_of_its_own_is_kept_and_another_one_replaced() -> None:
     kept = COMPLETE + FROM + b"\r\n"
     assert leaves(kept) == kept
     assert leaves(kept.replace(b"<m@local>", b"nothing")) == (
-        b"Message-ID: <m@local>\r\n" + COMPLETE.replace(b"Message-ID: <m@local>\r\n", b"") + FROM + b"\r\n")
+        b"Message-ID: <m@local>\r\n" + COMPLETE.replace(b"Message-ID: <m@local>\r\n", b"") + FROM + b"\r\n"
+    )
 
 
 def test_many_colleagues_on_one_line_make_no_line_too_long() -> None:
@@ -118,10 +132,37 @@ def test_only_addresses_of_rewritten_fields_are_looked_up() -> None:
     assert addresses(b"From: A@x\r\nTo: b@x, C <c@X>\r\nX-Other: d@x\r\nBcc: e@x\r\n") == {"a@x", "b@x", "c@x"}
 
 
-texts = st.lists(st.sampled_from([
-    b"From", b"To", b"Cc", b"Subject", b"X-Y", b":", b" ", b"\t", b"\r\n", b"\n", b"alex@local.com", b"jim@local.com",
-    b"<", b">", b",", b'"', b"(", b")", b";", b"a@b", b"=?utf-8?q?a?=", b"\xe4", b"Message-ID: <m@local>", b"\r\n ",
-]), max_size=60).map(b"".join)
+texts = st.lists(
+    st.sampled_from(
+        [
+            b"From",
+            b"To",
+            b"Cc",
+            b"Subject",
+            b"X-Y",
+            b":",
+            b" ",
+            b"\t",
+            b"\r\n",
+            b"\n",
+            b"alex@local.com",
+            b"jim@local.com",
+            b"<",
+            b">",
+            b",",
+            b'"',
+            b"(",
+            b")",
+            b";",
+            b"a@b",
+            b"=?utf-8?q?a?=",
+            b"\xe4",
+            b"Message-ID: <m@local>",
+            b"\r\n ",
+        ]
+    ),
+    max_size=60,
+).map(b"".join)
 
 
 @given(texts)
@@ -134,7 +175,8 @@ def test_whatever_is_written_nothing_but_mailboxes_changes(text: bytes) -> None:
     changing = {"from", "sender", "x-sender", "to", "cc", "reply-to", "bcc", "return-path"}
 
     def others(section: bytes) -> list[bytes]:
-        return [section[f.start:f.end] for f in headers.fields(section) if f.key not in changing]
+        return [section[f.start : f.end] for f in headers.fields(section) if f.key not in changing]
+
     assert others(left) == others(header)
     # and no local mailbox that can be read is left in those that change
     assert not addresses(left) & set(DIRECTORY)
@@ -144,6 +186,6 @@ def test_whatever_is_written_nothing_but_mailboxes_changes(text: bytes) -> None:
 def test_a_header_without_local_mailboxes_leaves_byte_for_byte(text: bytes) -> None:
     first = COMPLETE + FROM + b"X-First: 1\r\n"
     header = first + text.replace(b"@local.com", b"@elsewhere")
-    found = {field.key for field in headers.fields(header)[len(headers.fields(first)):]}
+    found = {field.key for field in headers.fields(header)[len(headers.fields(first)) :]}
     assume(not found & {"from", "message-id"})
     assert leaves(header) == header

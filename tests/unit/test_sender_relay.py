@@ -26,13 +26,22 @@ def test_each_recipient_is_settled_by_its_own_reply() -> None:
     verdict = judge((ANN, BOB, CAT), replies)
     # then each has its state and the words that made it
     assert [(o.state, o.reply) for o in verdict.outcomes] == [
-        ("relayed", "250 2.0.0 queued as 123"), ("failed", "550 5.1.1 unknown"), ("waiting", "450 4.2.0 greylisted")]
+        ("relayed", "250 2.0.0 queued as 123"),
+        ("failed", "550 5.1.1 unknown"),
+        ("waiting", "450 4.2.0 greylisted"),
+    ]
     assert (verdict.at_once, verdict.count_try) == (False, True)
 
 
-@pytest.mark.parametrize(("final", "state"), [
-    (OK, "relayed"), (Reply(554, "5.7.1 spam"), "failed"), (Reply(451, "4.3.0 later"), "waiting"),
-    (Reply(354, "odd"), "waiting")])
+@pytest.mark.parametrize(
+    ("final", "state"),
+    [
+        (OK, "relayed"),
+        (Reply(554, "5.7.1 spam"), "failed"),
+        (Reply(451, "4.3.0 later"), "waiting"),
+        (Reply(354, "odd"), "waiting"),
+    ],
+)
 def test_the_reply_to_the_mail_settles_whoever_was_accepted(final: Reply, state: str) -> None:
     assert states(Replies(rcpt("250 ok", "251 ok", "550 no"), final)) == [state, state, "failed"]
 
@@ -73,7 +82,10 @@ def test_an_interrupted_mail_settles_only_refusals() -> None:
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown"))
     verdict = interrupted((ANN, BOB, CAT), replies, "connection lost", unanswered=True)
     assert [(o.state, o.reply) for o in verdict.outcomes] == [
-        ("waiting", "connection lost"), ("failed", "550 5.1.1 unknown"), ("waiting", "connection lost")]
+        ("waiting", "connection lost"),
+        ("failed", "550 5.1.1 unknown"),
+        ("waiting", "connection lost"),
+    ]
     assert verdict.unanswered
 
 

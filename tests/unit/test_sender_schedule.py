@@ -11,9 +11,19 @@ from services.sender.schedule import DAY, GIVE_UP, HOUR, MINUTE, reconnect_delay
 chances = st.floats(0, 1)
 
 
-@pytest.mark.parametrize(("tries", "delay"), [
-    (1, MINUTE), (2, 5 * MINUTE), (3, 15 * MINUTE), (4, 30 * MINUTE), (5, HOUR), (16, HOUR), (17, 4 * HOUR),
-    (1000, 4 * HOUR)])
+@pytest.mark.parametrize(
+    ("tries", "delay"),
+    [
+        (1, MINUTE),
+        (2, 5 * MINUTE),
+        (3, 15 * MINUTE),
+        (4, 30 * MINUTE),
+        (5, HOUR),
+        (16, HOUR),
+        (17, 4 * HOUR),
+        (1000, 4 * HOUR),
+    ],
+)
 def test_retries_come_after_minutes_then_hourly_then_every_four_hours(tries: int, delay: float) -> None:
     assert retry_delay(tries, 0.5) == delay
 

@@ -55,8 +55,15 @@ def test_a_mail_without_a_last_line_end_gets_one() -> None:
     assert sent(b"", []) == b""
 
 
-@pytest.mark.parametrize(("reply", "status"), [
-    (Reply(550, "5.1.1 no such user"), "5.1.1"), (Reply(250, "OK"), "2.0.0"), (Reply(451, "4.7.1"), "4.7.1"),
-    (Reply(552, "4.3 odd"), "5.0.0"), (Reply(550, "5.1.1.1 odd"), "5.0.0")])
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply(550, "5.1.1 no such user"), "5.1.1"),
+        (Reply(250, "OK"), "2.0.0"),
+        (Reply(451, "4.7.1"), "4.7.1"),
+        (Reply(552, "4.3 odd"), "5.0.0"),
+        (Reply(550, "5.1.1.1 odd"), "5.0.0"),
+    ],
+)
 def test_a_reply_without_an_enhanced_status_code_gets_one(reply: Reply, status: str) -> None:
     assert reply.status == status

@@ -10,30 +10,52 @@ from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Refusal
 
 
-@pytest.mark.parametrize(("argument", "expected"), [
-    ("FROM:<a@b.c>", Path("a@b.c")), ("from: <a@b.c> ", Path("a@b.c")), ("FROM:a@b.c", Path("a@b.c")),
-    ("FROM:<>", Path("")), ("FROM:<> ", Path("")), ("FROM:<> SIZE=10", Path("")),
-    ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", Path("a@b.c")), ("FROM:<a@b.c> BODY=7BIT SMTPUTF8",
-                                                                     Path("a@b.c", True)),
-    ('FROM:<"a b>c"@d.e>', Path('"a b>c"@d.e')), ("FROM:<@x,@y:a@b.c>", Path("@x,@y:a@b.c")),
-])
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("FROM:<a@b.c>", Path("a@b.c")),
+        ("from: <a@b.c> ", Path("a@b.c")),
+        ("FROM:a@b.c", Path("a@b.c")),
+        ("FROM:<>", Path("")),
+        ("FROM:<> ", Path("")),
+        ("FROM:<> SIZE=10", Path("")),
+        ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", Path("a@b.c")),
+        ("FROM:<a@b.c> BODY=7BIT SMTPUTF8", Path("a@b.c", True)),
+        ('FROM:<"a b>c"@d.e>', Path('"a b>c"@d.e')),
+        ("FROM:<@x,@y:a@b.c>", Path("@x,@y:a@b.c")),
+    ],
+)
 def test_mail_is_understood(argument: str, expected: Path) -> None:
     assert parse_mail(argument, 1000) == expected
 
 
-@pytest.mark.parametrize(("argument", "code"), [
-    ("", "501"), ("a@b.c", "501"), ("TO:<a@b.c>", "501"), ("FROM:<a@b.c", "501"), ("FROM:", "501"),
-    ("FROM:<a@b.c>x", "501"), ("FROM:<a b@c>", "501"), ("FROM:<a@b.c> SIZE=1001", "552 5.3.4"),
-    ("FROM:<a@b.c> SIZE=x", "501"), ("FROM:<a@b.c> SIZE=", "501"), ("FROM:<a@b.c> BODY=BINARYMIME", "501"),
-    ("FROM:<a@b.c> SMTPUTF8=1", "501"), ("FROM:<a@b.c> RET=HDRS", "555 5.5.4"),
-    ("FROM:<a@b.c> SIZE=" + "9" * 500, "501"),
-])
+@pytest.mark.parametrize(
+    ("argument", "code"),
+    [
+        ("", "501"),
+        ("a@b.c", "501"),
+        ("TO:<a@b.c>", "501"),
+        ("FROM:<a@b.c", "501"),
+        ("FROM:", "501"),
+        ("FROM:<a@b.c>x", "501"),
+        ("FROM:<a b@c>", "501"),
+        ("FROM:<a@b.c> SIZE=1001", "552 5.3.4"),
+        ("FROM:<a@b.c> SIZE=x", "501"),
+        ("FROM:<a@b.c> SIZE=", "501"),
+        ("FROM:<a@b.c> BODY=BINARYMIME", "501"),
+        ("FROM:<a@b.c> SMTPUTF8=1", "501"),
+        ("FROM:<a@b.c> RET=HDRS", "555 5.5.4"),
+        ("FROM:<a@b.c> SIZE=" + "9" * 500, "501"),
+    ],
+)
 def test_wrong_mail_is_refused(argument: str, code: str) -> None:
     assert str(parse_mail(argument, 1000)).startswith(code)
 
 
-@pytest.mark.parametrize(("argument", "code"), [
-    ("TO:<a@b.c> NOTIFY=NEVER", "555 5.5.4"), ("TO:<>", "501"), ("FROM:<a@b.c>", "501"), ("TO:<a@b.c", "501")])
+@pytest.mark.parametrize(
+    ("argument", "code"),
+    [("TO:<a@b.c> NOTIFY=NEVER", "555 5.5.4"), ("TO:<>", "501"), ("FROM:<a@b.c>", "501"), ("TO:<a@b.c", "501")],
+)
 def test_wrong_rcpt_is_refused(argument: str, code: str) -> None:
     assert str(parse_rcpt(argument)).startswith(code)
 

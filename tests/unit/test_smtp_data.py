@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from services.smtp_in.data import HEADER_OCTETS, LINE_OCTETS, Mail
 
 PLENTY = 10_000_000
-WIRE = st.lists(st.sampled_from(
-    [b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"From: x", b"\0", b"\r\n.\r\n", b"\r\n\r\n", b"\xff", b" "]),
-    max_size=30).map(b"".join)
+WIRE = st.lists(
+    st.sampled_from(
+        [b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"From: x", b"\0", b"\r\n.\r\n", b"\r\n\r\n", b"\xff", b" "]
+    ),
+    max_size=30,
+).map(b"".join)
 
 
 def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> tuple[Mail, bytes]:
@@ -22,7 +25,7 @@ def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> t
     mail, position, turn = Mail(octets), 0, 0
     while position < len(wire) and not mail.ended:
         size = sizes[turn % len(sizes)] if sizes else len(wire)
-        rest = mail.feed(wire[position:position + size])
+        rest = mail.feed(wire[position : position + size])
         position += size
         turn += 1
     return mail, (rest if mail.ended else b"") + wire[position:]
@@ -51,8 +54,7 @@ def test_a_stored_mail_is_what_the_rules_say(wire: bytes, sizes: list[int]) -> N
     expected = expected.replace(b"\r\n.", b"\r\n")[2:]
     expected = re.sub(rb"(?<!\r)\n", b"\r\n", expected)
     header = b"" if expected.startswith(b"\r\n") else expected.partition(b"\r\n\r\n")[0]
-    wrong_header = b"\0" in header or re.search(rb"\r(?!\n|$)", header) is not None or (
-        header.endswith(b"\r"))
+    wrong_header = b"\0" in header or re.search(rb"\r(?!\n|$)", header) is not None or (header.endswith(b"\r"))
 
     mail, _ = read(wire, sizes)
 
@@ -63,8 +65,10 @@ def test_a_stored_mail_is_what_the_rules_say(wire: bytes, sizes: list[int]) -> N
         assert bytes(mail.content().body) == re.sub(rb"\r\n?|\n", b"\r\n", expected)
 
 
-@given(lines=st.lists(st.text(alphabet=".abc \xe9", max_size=5), max_size=20), sizes=st.lists(
-    st.integers(1, 9), min_size=1, max_size=5))
+@given(
+    lines=st.lists(st.text(alphabet=".abc \xe9", max_size=5), max_size=20),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+)
 def test_unstuffing_undoes_stuffing(lines: list[str], sizes: list[int]) -> None:
     text = "".join(line + "\r\n" for line in lines).encode()
     stuffed = b"".join(b"." * line.startswith(b".") + line for line in text.splitlines(keepends=True))
@@ -76,8 +80,9 @@ def test_unstuffing_undoes_stuffing(lines: list[str], sizes: list[int]) -> None:
     assert content.octets == len(text) and content.sha256 == hashlib.sha256(text).digest()
 
 
-@pytest.mark.parametrize("fake_end", [
-    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n\n.\r\r\n"])
+@pytest.mark.parametrize(
+    "fake_end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n\n.\r\r\n"]
+)
 def test_only_crlf_dot_crlf_ends_a_mail(fake_end: bytes) -> None:
     wire = b"Subject: x\r\n\r\nbody" + fake_end + b"MAIL FROM:<evil@example.com>\r\n.\r\nNOOP\r\n"
 
@@ -156,11 +161,13 @@ def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_hidden_recipients_are_not_stored(size: int) -> None:
-    sent = (b"From: a@b.c\r\nBcc: hidden@x.example,\r\n more@x.example\r\nSubject: x\r\nbcc : z@x.example\r\n"
-            b"Resent-Bcc: y@x.example\r\n\r\nBcc: in the body it is text\r\n.\r\n")
+    sent = (
+        b"From: a@b.c\r\nBcc: hidden@x.example,\r\n more@x.example\r\nSubject: x\r\nbcc : z@x.example\r\n"
+        b"Resent-Bcc: y@x.example\r\n\r\nBcc: in the body it is text\r\n.\r\n"
+    )
     mail = Mail(10_000)
     for start in range(0, len(sent), size):
-        mail.feed(sent[start:start + size])
+        mail.feed(sent[start : start + size])
     kept = b"From: a@b.c\r\nSubject: x\r\n\r\nBcc: in the body it is text\r\n"
     assert mail.ended and bytes(mail.content().body) == kept
     assert mail.content().sha256 == hashlib.sha256(kept).digest()

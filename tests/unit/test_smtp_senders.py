@@ -10,8 +10,9 @@ from tests.unit.test_smtp_recipients import ALEX, OFFICE
 END = b"Subject: x\r\n\r\n"
 
 
-@pytest.mark.parametrize("address", [
-    "alex@local.com", "A.Smith@local.com", "support@company.com", "HELP@company.com", ""])
+@pytest.mark.parametrize(
+    "address", ["alex@local.com", "A.Smith@local.com", "support@company.com", "HELP@company.com", ""]
+)
 def test_mail_from_may_be_ones_own_the_external_or_none(address: str) -> None:
     assert check_envelope(OFFICE, ALEX, address) is None
 
@@ -21,38 +22,65 @@ def test_mail_from_of_somebody_else_is_refused(address: str) -> None:
     assert str(check_envelope(OFFICE, ALEX, address)).startswith("550 5.7.1")
 
 
-@pytest.mark.parametrize("header", [
-    b"From: alex@local.com\r\n", b'From: "Alex, S" <A.SMITH@local.com>\r\n', b"From : support@company.com\r\n",
-    b"FROM:\r\n =?utf-8?q?Alex=0ABcc=3A_x?=\r\n <help@company.com>\r\n", b"From: alex@local.com (Alex @ work)\r\n",
-    b"From: alex@local.com, support@company.com\r\n", b"To: x@example.com\r\n", b"",
-    b"Sender: assistant@example.com\r\nFrom: alex@local.com\r\n", b"Sender: support@company.com\r\n",
-    b"From: alex@local.com\r\nX-From: ceo@example.com\r\n",
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"From: alex@local.com\r\n",
+        b'From: "Alex, S" <A.SMITH@local.com>\r\n',
+        b"From : support@company.com\r\n",
+        b"FROM:\r\n =?utf-8?q?Alex=0ABcc=3A_x?=\r\n <help@company.com>\r\n",
+        b"From: alex@local.com (Alex @ work)\r\n",
+        b"From: alex@local.com, support@company.com\r\n",
+        b"To: x@example.com\r\n",
+        b"",
+        b"Sender: assistant@example.com\r\nFrom: alex@local.com\r\n",
+        b"Sender: support@company.com\r\n",
+        b"From: alex@local.com\r\nX-From: ceo@example.com\r\n",
+    ],
+)
 def test_a_header_of_ones_own_is_taken(header: bytes) -> None:
     assert check_header(OFFICE, ALEX, header + END) is None
 
 
-@pytest.mark.parametrize(("header", "code"), [
-    (b"From: jim@local.com\r\n", "550 5.7.1"), (b"From : ceo@example.com\r\n", "550 5.7.1"),
-    (b"From: sales@company.com\r\n", "550 5.7.1"), (b'From: "alex@local.com" <ceo@example.com>\r\n', "550 5.7.1"),
-    (b"From: alex@local.com, ceo@example.com\r\n", "550 5.7.1"),
-    (b"From: <alex@local.com> <ceo@example.com>\r\n", "550 5.7.1"),
-    (b"From: alex@local.com\r\nFrom: alex@local.com\r\n", "550 5.7.1"),
-    (b"From: alex@local.com\r\nfrom : ceo@example.com\r\n", "550 5.7.1"),
-    (b"From: Alex\r\n", "550 5.6.0"), (b"From:\r\n", "550 5.6.0"), (b"From: undisclosed:;\r\n", "550 5.6.0"),
-    (b"From: @@@\r\n", "550 5.6.0"),
-    (b"From: alex@local.com\r\nSender: jim@local.com\r\n", "550 5.7.1"),
-])
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (b"From: jim@local.com\r\n", "550 5.7.1"),
+        (b"From : ceo@example.com\r\n", "550 5.7.1"),
+        (b"From: sales@company.com\r\n", "550 5.7.1"),
+        (b'From: "alex@local.com" <ceo@example.com>\r\n', "550 5.7.1"),
+        (b"From: alex@local.com, ceo@example.com\r\n", "550 5.7.1"),
+        (b"From: <alex@local.com> <ceo@example.com>\r\n", "550 5.7.1"),
+        (b"From: alex@local.com\r\nFrom: alex@local.com\r\n", "550 5.7.1"),
+        (b"From: alex@local.com\r\nfrom : ceo@example.com\r\n", "550 5.7.1"),
+        (b"From: Alex\r\n", "550 5.6.0"),
+        (b"From:\r\n", "550 5.6.0"),
+        (b"From: undisclosed:;\r\n", "550 5.6.0"),
+        (b"From: @@@\r\n", "550 5.6.0"),
+        (b"From: alex@local.com\r\nSender: jim@local.com\r\n", "550 5.7.1"),
+    ],
+)
 def test_a_header_of_somebody_else_is_refused(header: bytes, code: str) -> None:
     assert str(check_header(OFFICE, ALEX, header + END)).startswith(code)
 
 
-@pytest.mark.parametrize(("field", "id_"), [
-    (b"Message-ID: <1.2@example.com>\r\n", "1.2@example.com"), (b"message-id:\r\n <1@b>\r\n", "1@b"),
-    (b"Message-ID: <" + b"x" * 500 + b"@b>\r\n", None), (b"Message-ID: 1@b\r\n", None), (b"Message-ID: <>\r\n", None),
-    (b"Message-ID: <1 2@b>\r\n", None), (b"Message-ID: <1@b> <2@b>\r\n", None), (b"Message-ID: <12>\r\n", None),
-    (b"Message-ID: <1@b>\r\nMessage-ID: <2@b>\r\n", None), (b"Message-ID: <[>\r\n", None), (b"", None),
-    (b"Message-ID: <\xe9@b>\r\n", None), (b"Message-ID: <1@b@c>\r\n", None),
-])
+@pytest.mark.parametrize(
+    ("field", "id_"),
+    [
+        (b"Message-ID: <1.2@example.com>\r\n", "1.2@example.com"),
+        (b"message-id:\r\n <1@b>\r\n", "1@b"),
+        (b"Message-ID: <" + b"x" * 500 + b"@b>\r\n", None),
+        (b"Message-ID: 1@b\r\n", None),
+        (b"Message-ID: <>\r\n", None),
+        (b"Message-ID: <1 2@b>\r\n", None),
+        (b"Message-ID: <1@b> <2@b>\r\n", None),
+        (b"Message-ID: <12>\r\n", None),
+        (b"Message-ID: <1@b>\r\nMessage-ID: <2@b>\r\n", None),
+        (b"Message-ID: <[>\r\n", None),
+        (b"", None),
+        (b"Message-ID: <\xe9@b>\r\n", None),
+        (b"Message-ID: <1@b@c>\r\n", None),
+    ],
+)
 def test_a_message_id_counts_only_if_it_is_well_formed(field: bytes, id_: str | None) -> None:
     assert header_id(field + END) == id_

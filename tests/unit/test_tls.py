@@ -89,9 +89,11 @@ def test_the_operators_certificate_is_used(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("nonsense")
-    for wrong, said in (({"tls_cert_file": tmp_path / "missing"}, "missing"),
-                        ({"tls_cert_file": tmp_path / "file"}, "file"),
-                        ({"tls_key_file": tmp_path / "file"}, "MAILGROUP_TLS_CERT_FILE"),
-                        ({"data": tmp_path / "file" / "data"}, "MAILGROUP_DATA")):
+    for wrong, said in (
+        ({"tls_cert_file": tmp_path / "missing"}, "missing"),
+        ({"tls_cert_file": tmp_path / "file"}, "file"),
+        ({"tls_key_file": tmp_path / "file"}, "MAILGROUP_TLS_CERT_FILE"),
+        ({"data": tmp_path / "file" / "data"}, "MAILGROUP_DATA"),
+    ):
         with pytest.raises(SettingsError, match=said):
             tls.server_context(settings(wrong.pop("data", tmp_path), **wrong))

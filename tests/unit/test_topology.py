@@ -34,6 +34,9 @@ def test_what_is_no_envelope_is_refused_for_good(body: bytes) -> None:
 
 
 def test_every_envelope_comes_back_as_it_went() -> None:
-    for envelope in (envelopes.Fetched(id=1, external="a@b.c"), envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
-                     envelopes.Submitted(id=3, external="a@b.c")):
+    for envelope in (
+        envelopes.Fetched(id=1, external="a@b.c"),
+        envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
+        envelopes.Submitted(id=3, external="a@b.c"),
+    ):
         assert envelopes.read(type(envelope), envelope.to_json()) == envelope

@@ -21,11 +21,29 @@ from shared.upstream import Forbidden, Late, Unreachable, Untrusted, connect_soc
 from tests.scripted_pop3 import ScriptedPop3
 
 
-@pytest.mark.parametrize("address", [
-    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-    "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-    "64:ff9b::7f00:1", "2002:7f00:1::1",
-])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1%eth0",
+        "fc00::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::1",
+    ],
+)
 def test_inner_addresses_are_private_in_every_disguise(address: str) -> None:
     assert is_private(address)
 
@@ -35,15 +53,19 @@ def test_public_addresses_are_not_private(address: str) -> None:
     assert not is_private(address)
 
 
-@pytest.mark.parametrize(("port", "address", "allow_private", "word"), [
-    (995, "8.8.8.8", False, None),
-    (2525, "8.8.8.8", True, None),
-    (6379, "8.8.8.8", True, "port 6379 is not allowed"),
-    (6379, "10.0.0.1", True, None),
-    (110, "10.0.0.1", False, "MAILGROUP_ALLOW_PRIVATE_UPSTREAM"),
-])
-def test_private_hosts_need_leave_and_public_ones_a_mail_port(port: int, address: str, allow_private: bool,
-                                                              word: str | None) -> None:
+@pytest.mark.parametrize(
+    ("port", "address", "allow_private", "word"),
+    [
+        (995, "8.8.8.8", False, None),
+        (2525, "8.8.8.8", True, None),
+        (6379, "8.8.8.8", True, "port 6379 is not allowed"),
+        (6379, "10.0.0.1", True, None),
+        (110, "10.0.0.1", False, "MAILGROUP_ALLOW_PRIVATE_UPSTREAM"),
+    ],
+)
+def test_private_hosts_need_leave_and_public_ones_a_mail_port(
+    port: int, address: str, allow_private: bool, word: str | None
+) -> None:
     verdict = judge(Server("mail.test", port, "none"), address, allow_private)
     assert verdict is None if word is None else verdict is not None and word in verdict and "mail.test" in verdict
 
@@ -72,8 +94,13 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(monkeypatch: 
 
 async def test_an_allowed_address_is_used_when_a_name_has_forbidden_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedPop3().running() as script:
-        monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "127.0.0.1")])
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, port, **_: [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "127.0.0.1")
+            ],
+        )
         connection = await connect_socket(Server("two.test", script.port, "none"), True, 5)
         with connection:
             assert connection.getpeername()[0] == "127.0.0.1"
@@ -110,7 +137,7 @@ def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext, str]:
     (tmp_path / "server.pem").write_text(server)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
-    pem = server[server.index("-----BEGIN CERTIFICATE"):]
+    pem = server[server.index("-----BEGIN CERTIFICATE") :]
     return tmp_path / "ca.pem", context, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
 
 
@@ -136,7 +163,8 @@ async def log_in(script: ScriptedPop3, server: Server) -> None:
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_a_certificate_of_a_trusted_authority_for_this_name_is_accepted(
-        tls: str, authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tls: str, authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trust(monkeypatch, authority[0])
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
     await log_in(script, Server("localhost", 0, tls))  # type: ignore[arg-type]  # parametrised
@@ -144,16 +172,18 @@ async def test_a_certificate_of_a_trusted_authority_for_this_name_is_accepted(
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_an_unknown_authority_is_refused_before_the_password(tls: str, authority: tuple[
-        Path, ssl.SSLContext, str]) -> None:
+async def test_an_unknown_authority_is_refused_before_the_password(
+    tls: str, authority: tuple[Path, ssl.SSLContext, str]
+) -> None:
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
     with pytest.raises(Untrusted, match=r"localhost:[0-9]+: the certificate is not trusted.*tls_fingerprint"):
         await log_in(script, Server("localhost", 0, tls))  # type: ignore[arg-type]  # parametrised
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
 
 
-async def test_a_certificate_for_another_name_is_refused(authority: tuple[Path, ssl.SSLContext, str],
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_for_another_name_is_refused(
+    authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trust(monkeypatch, authority[0])
     with pytest.raises(Untrusted, match=r"127\.0\.0\.1:[0-9]+: the certificate is not trusted"):
         await log_in(ScriptedPop3(context=authority[1], implicit=True), Server("127.0.0.1", 0, "implicit"))
@@ -161,8 +191,9 @@ async def test_a_certificate_for_another_name_is_refused(authority: tuple[Path, 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_a_pinned_certificate_is_accepted_whatever_its_name_and_authority(
-        tls: str, authority: tuple[Path, ssl.SSLContext, str]) -> None:
-    written = ":".join(authority[2][at:at + 2] for at in range(0, 64, 2)).upper()
+    tls: str, authority: tuple[Path, ssl.SSLContext, str]
+) -> None:
+    written = ":".join(authority[2][at : at + 2] for at in range(0, 64, 2)).upper()
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
     await log_in(script, Server("127.0.0.1", 0, tls, written))  # type: ignore[arg-type]  # parametrised
     assert "PASS secret" in script.commands
@@ -170,7 +201,8 @@ async def test_a_pinned_certificate_is_accepted_whatever_its_name_and_authority(
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_another_certificate_than_the_pinned_one_is_refused_though_its_authority_is_trusted(
-        tls: str, authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tls: str, authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trust(monkeypatch, authority[0])
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
     with pytest.raises(Untrusted, match=f"not the pinned one.*{authority[2]}"):
@@ -178,8 +210,9 @@ async def test_another_certificate_than_the_pinned_one_is_refused_though_its_aut
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
 
 
-async def test_tls_older_than_1_2_is_refused(authority: tuple[Path, ssl.SSLContext, str],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_older_than_1_2_is_refused(
+    authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trust(monkeypatch, authority[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -45,7 +45,8 @@ class MemoryStore:
     """Mailboxes in memory: for each account its mails by row, which are the ids of their bytes as well."""
 
     mails: dict[int, dict[int, bytes]] = field(
-        default_factory=lambda: {ALEX.id: {11: ONE, 12: TWO, 13: THREE}, KIM.id: {}})
+        default_factory=lambda: {ALEX.id: {11: ONE, 12: TWO, 13: THREE}, KIM.id: {}}
+    )
     gone: set[int] = field(default_factory=set)
     broken: bool = False
     reads: list[tuple[int, ...]] = field(default_factory=list)
@@ -79,7 +80,7 @@ class MemoryStore:
         if body is None:
             raise Permanent(f"the bytes of mail {message_id} are gone")
         self.reads.append((message_id, start))
-        return body[start:start + length]
+        return body[start : start + length]
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
         if self.gate is not None:
@@ -120,8 +121,11 @@ class Stand:
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
         return await asyncio.open_connection(
-            sock=client, ssl=trusting() if tls else None, server_hostname="localhost" if tls else None,
-            limit=64 * 1024 * 1024)
+            sock=client,
+            ssl=trusting() if tls else None,
+            server_hostname="localhost" if tls else None,
+            limit=64 * 1024 * 1024,
+        )
 
     async def logged_in(self, tls: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection in the state TRANSACTION, as alex."""
