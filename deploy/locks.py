@@ -27,7 +27,7 @@ def write() -> str | None:
     """Make both files, keeping the versions that still fit. What went wrong, or None."""
     for name, options in FILES.items():
         versions, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
-        # Once more from nothing but those versions: uv keeps the hashes of a pin that it finds, and where they came from
+        # Once more from nothing but those versions: uv keeps the hashes of a pin that it finds; where they came from
         # a cache of wheels for one machine, the others would be missing.
         compiled, problem = (versions, problem) if problem else _compile(name, options, "", _pins(versions))
         if problem:
