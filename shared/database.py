@@ -28,6 +28,7 @@ class Database:
 
     def __init__(self, url: str, name: str, connections: int = 8) -> None:
         """Opens nothing yet. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
+        self._url = url
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             kwargs={
@@ -75,6 +76,15 @@ class Database:
             raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
         except TimeoutError as error:
             raise Temporary(f"database: no answer within {seconds:g} s") from error
+
+    async def why_not(self) -> str | None:
+        """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(self._url, connect_timeout=5)
+        except psycopg.Error as error:
+            return f"database: {' '.join(str(error).split())}"
+        await connection.close()
+        return None
 
     async def ready(self) -> bool:
         """Whether the server answers a query within two seconds."""

@@ -120,6 +120,13 @@ class Settings(BaseSettings):
         return self.metrics_port + SERVICES.index(service)
 
 
+_WORDS = {
+    "bool_parsing": "has to be yes or no",
+    "int_parsing": "has to be a whole number",
+    "float_parsing": "has to be a number",
+}
+
+
 def load(**flags: Any) -> Settings:
     """Read the settings; ``flags`` (None left out) go before everything else.
 
@@ -132,5 +139,5 @@ def load(**flags: Any) -> Settings:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
             shown = "(secret)" if any(word in name for word in ("KEY", "PASSWORD", "URL")) else repr(problem["input"])
-            lines.append(f"{name}: {shown}: {problem['msg']}")
+            lines.append(f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'])}")
         raise SettingsError("; ".join(lines)) from error

@@ -28,22 +28,31 @@ CHANGE_SECONDS = 3600.0
 external = group("The mailboxes at providers (manual 4.1).")
 local = group("The people who share them (manual 4.2).")
 Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
-Fields = Annotated[list[str] | None, typer.Argument(
-    help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
-         "password=- reads it from standard input.", metavar="FIELD=VALUE...")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
+        "password=- reads it from standard input.",
+        metavar="FIELD=VALUE...",
+    ),
+]
 
 
-def apply(file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
-          prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
-          data: Data = None) -> None:
+def apply(
+    file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
+    prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
+    data: Data = None,
+) -> None:
     """Make the accounts what FILE says; what it changed is printed and in force when it returns.
 
     Example: mailgroup apply accounts.yaml
     """
+
     async def work() -> None:
         wanted = read_file(file)
         async with reach(data) as system:
             await _change(system, wanted, prune)
+
     run(work)
 
 
@@ -52,6 +61,7 @@ def export(data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup export > accounts.yaml
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             document = await _document(connection)
@@ -59,6 +69,7 @@ def export(data: Data = None, json: Json = False) -> None:
             print_json(document)
         else:
             print(_yaml(document), end="")
+
     run(work)
 
 
@@ -76,28 +87,49 @@ async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> 
 async def _document(connection: Connection) -> dict[str, Any]:
     externals = await accounts.externals(connection)
     people = await accounts.locals_(connection)
-    return {"external_accounts": [external_fields(account) for account in externals],
-            "local_accounts": [local_fields(person, externals, people) for person in people]}
+    return {
+        "external_accounts": [external_fields(account) for account in externals],
+        "local_accounts": [local_fields(person, externals, people) for person in people],
+    }
 
 
 def external_fields(account: External) -> dict[str, Any]:
     """An external account as in the accounts file, without its password."""
-    servers = {kind: {"host": server.host, "port": server.port, "tls": server.tls,
-                      **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {})}
-               for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))}
+    servers = {
+        kind: {
+            "host": server.host,
+            "port": server.port,
+            "tls": server.tls,
+            **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
+        }
+        for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))
+    }
     servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
-    return {"address": account.address, "enabled": account.enabled, "login": account.login, **servers,
-            "poll_seconds": account.poll_seconds, "history": account.history,
-            "delete_after_days": account.delete_after_days, "delete_history": account.delete_history,
-            "reply_to_author": account.reply_to_author, "aliases": list(account.aliases)}
+    return {
+        "address": account.address,
+        "enabled": account.enabled,
+        "login": account.login,
+        **servers,
+        "poll_seconds": account.poll_seconds,
+        "history": account.history,
+        "delete_after_days": account.delete_after_days,
+        "delete_history": account.delete_history,
+        "reply_to_author": account.reply_to_author,
+        "aliases": list(account.aliases),
+    }
 
 
 def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
     """A local account as in the accounts file, without its password."""
-    return {"address": person.address, "enabled": person.enabled, "user_name": person.user_name,
-            "aliases": [*person.aliases, *person.former_names], "addresses": list(person.addresses),
-            "external": next((e.address for e in externals if e.id == person.external_id), None),
-            "delegate": next((p.address for p in people if p.id == person.delegate_id), None)}
+    return {
+        "address": person.address,
+        "enabled": person.enabled,
+        "user_name": person.user_name,
+        "aliases": [*person.aliases, *person.former_names],
+        "addresses": list(person.addresses),
+        "external": next((e.address for e in externals if e.id == person.external_id), None),
+        "delegate": next((p.address for p in people if p.id == person.delegate_id), None),
+    }
 
 
 def _yaml(document: Any) -> str:
@@ -178,8 +210,7 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
                     old = {"address": address}
                 else:
                     if new:
-                        raise Permanent(f"{address}: this {kind} account is there already; change it with "
-                                        f"'{kind} set'")
+                        raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
             if new and not any(name.startswith("password") for name in fields) and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
             if str(fields.get("address", address)).casefold() != address.casefold():
@@ -194,6 +225,7 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
             except AccountsError as error:
                 raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
             await _change(system, wanted)
+
     run(work)
 
 
@@ -206,14 +238,17 @@ def _remove(kind: Kind, address: str, data: Path | None) -> None:
             everyone = await accounts.externals(connection) if kind == "external" else people
             id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
             if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
-                raise Permanent(f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
-                                "another one with 'local set ... external=...'")
+                raise Permanent(
+                    f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
+                    "another one with 'local set ... external=...'"
+                )
             await accounts.remove(connection, kind, id_)
         kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
         console.print(f"{kind} account {address}: removed{kept}", markup=False)
         for person in people if kind == "local" else []:
             if person.delegate_id == id_:
                 console.print(f"local account {person.address}: has no delegate any more", markup=False)
+
     run(work)
 
 
@@ -224,13 +259,36 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
         if json:
             print_json(entries)
         elif kind == "external":
-            print_table("External accounts", ("Address", "Enabled", "POP3", "SMTP", "Every"), (
-                (e["address"], "yes" if e["enabled"] else "no", "{host}:{port} {tls}".format(**e["pop3"]),
-                 "{host}:{port} {tls}".format(**e["smtp"]), f"{e['poll_seconds']} s") for e in entries))
+            print_table(
+                "External accounts",
+                ("Address", "Enabled", "POP3", "SMTP", "Every"),
+                (
+                    (
+                        e["address"],
+                        "yes" if e["enabled"] else "no",
+                        "{host}:{port} {tls}".format(**e["pop3"]),
+                        "{host}:{port} {tls}".format(**e["smtp"]),
+                        f"{e['poll_seconds']} s",
+                    )
+                    for e in entries
+                ),
+            )
         else:
-            print_table("Local accounts", ("Address", "Enabled", "User name", "Shares", "Further names"), (
-                (e["address"], "yes" if e["enabled"] else "no", e["user_name"], e["external"], ", ".join(e["aliases"]))
-                for e in entries))
+            print_table(
+                "Local accounts",
+                ("Address", "Enabled", "User name", "Shares", "Further names"),
+                (
+                    (
+                        e["address"],
+                        "yes" if e["enabled"] else "no",
+                        e["user_name"],
+                        e["external"],
+                        ", ".join(e["aliases"]),
+                    )
+                    for e in entries
+                ),
+            )
+
     run(work)
 
 
@@ -242,6 +300,7 @@ def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
             print_json(entry)
         else:
             print(_yaml(entry), end="")
+
     run(work)
 
 
@@ -295,6 +354,7 @@ def restore(address: Address, data: Data = None) -> None:
 
     Example: mailgroup local restore alex@local.com
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             await accounts.lock_for_change(connection)
@@ -308,6 +368,7 @@ def restore(address: Address, data: Data = None) -> None:
                 raise AccountsError(problems)
             await inbound.release(connection, [person.external_id])
         console.print(f"local account {address}: restored", markup=False)
+
     run(work)
 
 
@@ -317,6 +378,7 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup external test support@company.com
     """
+
     async def work() -> None:
         async with reach(data) as system:
             async with system.database.transaction() as connection:
@@ -333,4 +395,5 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
                 console.print(f"{step.name}: {step.text}", markup=False)
         if not all(step.ok for step in steps):
             raise typer.Exit(1)
+
     run(work)

@@ -16,8 +16,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from shared.names import normalise
 
-PORTS = {"pop3": {"none": 110, "starttls": 110, "implicit": 995},
-         "smtp": {"none": 25, "starttls": 587, "implicit": 465}}
+PORTS = {
+    "pop3": {"none": 110, "starttls": 110, "implicit": 995},
+    "smtp": {"none": 25, "starttls": 587, "implicit": 465},
+}
 _LETTER = r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]"
 _LABEL = _LETTER.replace("x7f]", "x7f.]") + "+"
 _ADDRESS = re.compile(rf"{_LETTER}+@{_LABEL}(\.{_LABEL})*")
@@ -197,8 +199,10 @@ def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:
                 try:
                     fields.password = (folder / fields.password_file).read_text(encoding="utf-8").rstrip("\r\n")
                 except (OSError, UnicodeDecodeError) as error:
-                    problems.append(f"{where}: {group}[{position}].password_file: {fields.password_file}: "
-                                    f"{getattr(error, 'strerror', None) or error}")
+                    problems.append(
+                        f"{where}: {group}[{position}].password_file: {fields.password_file}: "
+                        f"{getattr(error, 'strerror', None) or error}"
+                    )
                 else:
                     if not fields.password:
                         problems.append(f"{where}: {group}[{position}].password_file: {fields.password_file}: is empty")
@@ -208,8 +212,10 @@ def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:
 
 
 _WORDS = {
-    "bool_type": "has to be true or false", "int_type": "has to be a whole number, without quotes",
-    "list_type": "has to be a list, for example [one, two]", "string_type": "has to be text; put it in quotes",
+    "bool_type": "has to be true or false",
+    "int_type": "has to be a whole number, without quotes",
+    "list_type": "has to be a list, for example [one, two]",
+    "string_type": "has to be text; put it in quotes",
 }
 
 
@@ -244,8 +250,11 @@ def _owner(data: Any, location: tuple[int | str, ...]) -> str:
 def _allowed(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = AccountsFile
     steps: dict[str, type[BaseModel]] = {
-        "external_accounts": ExternalFields, "local_accounts": LocalFields, "pop3": ServerFields,
-        "smtp": SmtpFields}
+        "external_accounts": ExternalFields,
+        "local_accounts": LocalFields,
+        "pop3": ServerFields,
+        "smtp": SmtpFields,
+    }
     for part in location[:-1]:
         model = steps.get(str(part), model)
     return list(model.model_fields)

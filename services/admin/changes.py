@@ -9,22 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
+from services.admin.public_domains import PUBLIC_DOMAINS
 from shared import accounts, inbound, ledger, maildrops, submissions
 from shared.accounts import External, Local, Server
 from shared.database import Connection
 from shared.names import normalise
 from shared.passwords import Pool
 from shared.vault import Vault
-
-PUBLIC_DOMAINS = frozenset("""
-    gmail.com googlemail.com outlook.com hotmail.com hotmail.co.uk hotmail.de hotmail.fr live.com msn.com office365.com
-    yahoo.com yahoo.co.uk yahoo.de yahoo.fr ymail.com rocketmail.com aol.com icloud.com me.com mac.com gmx.com gmx.de
-    gmx.net gmx.at gmx.ch web.de t-online.de freenet.de mail.com mail.ru bk.ru inbox.ru list.ru yandex.ru yandex.com
-    ya.ru proton.me protonmail.com pm.me fastmail.com fastmail.fm zoho.com tutanota.com tuta.com hey.com posteo.de
-    mailbox.org qq.com foxmail.com 163.com 126.com sina.com naver.com daum.net orange.fr free.fr laposte.net wanadoo.fr
-    libero.it virgilio.it comcast.net verizon.net att.net sbcglobal.net bellsouth.net cox.net btinternet.com sky.com
-    bluewin.ch rambler.ru rediffmail.com uol.com.br terra.com.br""".split())
-
 
 _FETCHING = ("enabled", "login", "password", "pop3", "history", "delete_after_days", "delete_history")
 """The fields that decide about what lies at the provider."""
@@ -38,8 +29,9 @@ class Outcome:
     contacts: list[External] = field(default_factory=list)
 
 
-async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool,
-                prune: bool = False) -> Outcome:
+async def apply(
+    connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool, prune: bool = False
+) -> Outcome:
     """Make the accounts what the file says; ``prune`` removes those that it does not name.
 
     Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
@@ -60,24 +52,31 @@ async def apply(connection: Connection, wanted: AccountsFile, vault: Vault, pass
     if problems:
         raise AccountsError(problems)
     # Before anything is written: hashing takes long, and what is written is locked, for the pollers and senders too.
-    hashes = {person.address.casefold(): await _password_hash(person, locals_.get(person.address.casefold()), passwords)
-              for person in wanted.local_accounts}
+    hashes = {
+        person.address.casefold(): await _password_hash(person, locals_.get(person.address.casefold()), passwords)
+        for person in wanted.local_accounts
+    }
 
     for fields_ in wanted.external_accounts:
         externals[fields_.address.casefold()] = await _save_external(
-            connection, fields_, externals.get(fields_.address.casefold()), vault, outcome)
+            connection, fields_, externals.get(fields_.address.casefold()), vault, outcome
+        )
     named = {fields_.address.casefold() for fields_ in wanted.external_accounts}
     leaving = {key for key in externals if prune and key not in named}
     staying = {person.address.casefold() for person in wanted.local_accounts}
     for key in [key for key in locals_ if prune and key not in staying]:
         await accounts.remove(connection, "local", locals_[key].id)
-        outcome.lines.append(f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
-                             "time ('local restore' brings it back)")
+        outcome.lines.append(
+            f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
+            "time ('local restore' brings it back)"
+        )
     for person in wanted.local_accounts:
         external = externals.get(person.external.casefold())
         if external is None or person.external.casefold() in leaving:
-            problems.append(f"local account {person.address}: external: {person.external!r}: there is no such external "
-                            f"account; there are {', '.join(sorted(e.address for e in externals.values())) or 'none'}")
+            problems.append(
+                f"local account {person.address}: external: {person.external!r}: there is no such external "
+                f"account; there are {', '.join(sorted(e.address for e in externals.values())) or 'none'}"
+            )
             continue
         key = person.address.casefold()
         locals_[key] = await _save_local(connection, person, locals_.get(key), external, hashes[key], outcome)
@@ -117,26 +116,35 @@ def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[s
         for address in (local.address, *local.addresses):
             domain = address.rpartition("@")[2].casefold()
             if domain in PUBLIC_DOMAINS:
-                problems.append(f"local account {local.address}: address {address!r}: {domain} is a public mail "
-                                "provider's domain; mail to everyone there would stay here. Use one of your own, "
-                                "for example local.com")
+                problems.append(
+                    f"local account {local.address}: address {address!r}: {domain} is a public mail "
+                    "provider's domain; mail to everyone there would stay here. Use one of your own, "
+                    "for example local.com"
+                )
         for name in (local.user_name, *local.aliases):
             other_ = names.setdefault((local.external_id, normalise(name)), local)
             if other_ is not local:
-                problems.append(f"local account {local.address}: user_name or aliases: {name!r}: {other_.address} has "
-                                "this name in the same share; a name may belong to one person only")
+                problems.append(
+                    f"local account {local.address}: user_name or aliases: {name!r}: {other_.address} has "
+                    "this name in the same share; a name may belong to one person only"
+                )
         delegate = people.get(local.delegate_id or 0)
         if local.delegate_id is not None and (
-                delegate is None or delegate.id == local.id or delegate.external_id != local.external_id):
-            problems.append(f"local account {local.address}: delegate: has to be another local account that shares "
-                            "the same external account")
+            delegate is None or delegate.id == local.id or delegate.external_id != local.external_id
+        ):
+            problems.append(
+                f"local account {local.address}: delegate: has to be another local account that shares "
+                "the same external account"
+            )
     return problems
 
 
 def _repeated(wanted: AccountsFile) -> list[str]:
     problems = []
     groups: Mapping[str, Sequence[ExternalFields | LocalFields]] = {
-        "external_accounts": wanted.external_accounts, "local_accounts": wanted.local_accounts}
+        "external_accounts": wanted.external_accounts,
+        "local_accounts": wanted.local_accounts,
+    }
     for group, entries in groups.items():
         seen: set[str] = set()
         for entry in entries:
@@ -146,8 +154,9 @@ def _repeated(wanted: AccountsFile) -> list[str]:
     return problems
 
 
-async def _save_external(connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault,
-                         outcome: Outcome) -> External:
+async def _save_external(
+    connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: Outcome
+) -> External:
     if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
         password = vault.seal(wanted.password)
     else:
@@ -157,11 +166,22 @@ async def _save_external(connection: Connection, wanted: ExternalFields, old: Ex
     before = old or await accounts.revive_external(connection, wanted.address)
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
     new = External(
-        before.id if before else 0, wanted.address, wanted.enabled, wanted.login, password,
+        before.id if before else 0,
+        wanted.address,
+        wanted.enabled,
+        wanted.login,
+        password,
         Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
         Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
-        wanted.smtp.auth, wanted.smtp.connections, wanted.poll_seconds, wanted.history, wanted.delete_after_days,
-        wanted.delete_history, wanted.reply_to_author, tuple(wanted.aliases))
+        wanted.smtp.auth,
+        wanted.smtp.connections,
+        wanted.poll_seconds,
+        wanted.history,
+        wanted.delete_after_days,
+        wanted.delete_history,
+        wanted.reply_to_author,
+        tuple(wanted.aliases),
+    )
     if new == old:
         return new
     new = replace(new, id=await accounts.save_external(connection, new))
@@ -192,14 +212,30 @@ async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Pool
     return old.password_hash
 
 
-async def _save_local(connection: Connection, wanted: LocalFields, old: Local | None, external: External,
-                      password_hash: str, outcome: Outcome) -> Local:
+async def _save_local(
+    connection: Connection,
+    wanted: LocalFields,
+    old: Local | None,
+    external: External,
+    password_hash: str,
+    outcome: Outcome,
+) -> Local:
     former = _former_names(old, wanted.user_name)
     # An exported file lists former names among the aliases, the one that is used again too.
     known = {normalise(name) for name in (wanted.user_name, *former)}
     aliases = tuple(name for name in wanted.aliases if normalise(name) not in known)
-    new = Local(old.id if old else 0, wanted.address, wanted.enabled, password_hash, wanted.user_name, aliases,
-                tuple(wanted.addresses), external.id, old.delegate_id if old else None, former)
+    new = Local(
+        old.id if old else 0,
+        wanted.address,
+        wanted.enabled,
+        password_hash,
+        wanted.user_name,
+        aliases,
+        tuple(wanted.addresses),
+        external.id,
+        old.delegate_id if old else None,
+        former,
+    )
     if new == old:
         return new
     new = replace(new, id=await accounts.save_local(connection, new))
@@ -223,21 +259,26 @@ async def _hand_names_on(connection: Connection) -> None:
     everyone = await accounts.locals_(connection)
     owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}
     for person in everyone:
-        kept = tuple(name for name in person.former_names
-                     if owners.get((person.external_id, normalise(name)), person.id) == person.id)
+        kept = tuple(
+            name
+            for name in person.former_names
+            if owners.get((person.external_id, normalise(name)), person.id) == person.id
+        )
         if kept != person.former_names:
             await accounts.save_local(connection, replace(person, former_names=kept))
 
 
-async def _save_delegates(connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local],
-                          outcome: Outcome) -> None:
+async def _save_delegates(
+    connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local], outcome: Outcome
+) -> None:
     """After all accounts are saved, since a delegate may be new itself."""
     for person in wanted:
         local = locals_[person.address.casefold()]
         delegate = locals_.get((person.delegate or "").casefold())
         if person.delegate is not None and delegate is None:
-            raise AccountsError([f"local account {person.address}: delegate: {person.delegate!r}: "
-                                 "there is no such local account"])
+            raise AccountsError(
+                [f"local account {person.address}: delegate: {person.delegate!r}: there is no such local account"]
+            )
         new = replace(local, delegate_id=delegate.id if delegate else None)
         if new != local:
             await accounts.save_local(connection, new)

@@ -7,8 +7,12 @@ import typer
 from services.admin import account_commands, machine_commands, mail_commands
 from services.admin.options import group
 
-app = group("A mail gateway: a team shares one public mailbox, each person keeps a private one.",
-            name="mailgroup", add_completion=False, pretty_exceptions_enable=False)
+app = group(
+    "A mail gateway: a team shares one public mailbox, each person keeps a private one.",
+    name="mailgroup",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 app.command()(machine_commands.demo)
 app.command()(machine_commands.up)

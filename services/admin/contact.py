@@ -39,7 +39,7 @@ async def test(system: System, external: External) -> list[Step]:
         await probe_smtp(external, password, system.settings.allow_private_upstream, SECONDS)
         return "login and sender accepted" if external.smtp_auth else "sender accepted"
 
-    steps = [await _try("POP3", external.pop3, pop3), await _try("SMTP", external.smtp, smtp)]
+    steps = await asyncio.gather(_try("POP3", external.pop3, pop3), _try("SMTP", external.smtp, smtp))
     async with system.database.transaction() as connection:
         if steps[0].ok:
             await ledger.resume(connection, external.id)
@@ -58,8 +58,13 @@ async def _try(protocol: str, server: Server, step: Callable[[], Awaitable[str]]
 
 async def _pop3(system: System, external: External, password: str) -> str:
     """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
-    async with open_session(external.pop3, system.settings.allow_private_upstream, connect_seconds=SECONDS,
-                            read_seconds=SECONDS, session_seconds=3 * SECONDS) as session:
+    async with open_session(
+        external.pop3,
+        system.settings.allow_private_upstream,
+        connect_seconds=SECONDS,
+        read_seconds=SECONDS,
+        session_seconds=3 * SECONDS,
+    ) as session:
         await session.login(external.login, password)
         count, octets = await session.stat()
         listed = await session.listing()
@@ -94,18 +99,23 @@ def expectation(external: External, listed: Sequence[str], known: Sequence[ledge
         words += f", {history} lay there at the first contact and stay there (history: from_now)"
     if external.delete_after_days is None:
         return words + "; nothing will be deleted at the provider"
-    when = "as soon as it is stored here" if external.delete_after_days == 0 else (
-        f"{external.delete_after_days} days after it was fetched")
+    when = (
+        "as soon as it is stored here"
+        if external.delete_after_days == 0
+        else (f"{external.delete_after_days} days after it was fetched")
+    )
     kept = "" if external.delete_history else "; what lay there at the first contact is never deleted"
     return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
 
 
 async def describe(system: System, externals: Sequence[External]) -> list[str]:
     """For new or redirected accounts, what lies there and what will happen to it; a line each. Never fails."""
+
     async def one(external: External) -> str:
         try:
             password = system.vault.open(external.password)
             return f"external account {external.address}: {await _pop3(system, external, password)}"
         except (Temporary, Permanent, ValueError) as error:
             return f"external account {external.address}: not reachable now: {error}"
+
     return list(await asyncio.gather(*(one(external) for external in externals if external.enabled)))

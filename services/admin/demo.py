@@ -1,7 +1,7 @@
 """The story of the manual's section 4.3, played on real parts: what each customer sends, and who gets it.
 
-The company is the manual's: Alex and Jim share support@company.com, Kim and Tom share sales@company.com. The provider is
-a real Dovecot and Postfix; what anybody got is read by POP3, as a mail client would.
+The company is the manual's: Alex and Jim share support@company.com, Kim and Tom share sales@company.com. The provider
+is a real Dovecot and Postfix; what anybody got is read by POP3, as a mail client would.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shared.settings import Settings, load
 SUPPORT, SALES, CUSTOMER = "support@company.com", "sales@company.com", "anna@customer.example"
 PEOPLE = {"Alex": SUPPORT, "Jim": SUPPORT, "Kim": SALES, "Tom": SALES}
 LOCAL = {name: f"{name.lower()}@local.com" for name in PEOPLE}
-PASSWORD = "secret"  # noqa: S105  # of a stand-in company on the loopback address
+PASSWORD = "secret"  # of a stand-in company on the loopback address
 STEP_SECONDS = 60.0
 
 
@@ -68,8 +68,11 @@ class Story:
         tell("Alex answers the customer")
         answer = self._alex_answers(first)
         self._check_answer(answer)
-        for how, to in (("replies", f'"Alex" <{SUPPORT}>'), ("replies without the name", SUPPORT),
-                        ("replies with a name that nobody has", f'"Company Support" <{SUPPORT}>')):
+        for how, to in (
+            ("replies", f'"Alex" <{SUPPORT}>'),
+            ("replies without the name", SUPPORT),
+            ("replies with a name that nobody has", f'"Company Support" <{SUPPORT}>'),
+        ):
             tell(f"The customer {how}: To: {to}")
             reply = self._customer_writes(to, "Re: My printer does not print", answer)
             self._check(f"the customer {how}", reply, ["Alex"])
@@ -118,14 +121,26 @@ class Story:
             sender = self._sender_at_customer(message_id)
             time.sleep(0.1)
         wanted = f"Alex <{SUPPORT}>"
-        self.steps.append(Step("Alex answers; it leaves as \"Alex\" <support@company.com>", [CUSTOMER],
-                               [CUSTOMER] if sender else [], None, f"From: {sender or 'nothing arrived'}",
-                               sender.replace('"', "") == wanted))
+        self.steps.append(
+            Step(
+                'Alex answers; it leaves as "Alex" <support@company.com>',
+                [CUSTOMER],
+                [CUSTOMER] if sender else [],
+                None,
+                f"From: {sender or 'nothing arrived'}",
+                sender.replace('"', "") == wanted,
+            )
+        )
 
     def _who_has(self, message_id: str) -> list[str]:
-        return [address for address in LOCAL.values()
-                if any(headers["Message-ID"] == message_id for headers in _headers(
-                    self._settings.bind, self._settings.pop3_port, address, PASSWORD))]
+        return [
+            address
+            for address in LOCAL.values()
+            if any(
+                headers["Message-ID"] == message_id
+                for headers in _headers(self._settings.bind, self._settings.pop3_port, address, PASSWORD)
+            )
+        ]
 
     def _sender_at_customer(self, message_id: str) -> str:
         for headers in _headers(self._provider.host, self._provider.pop3_port, CUSTOMER, PASSWORD):
@@ -156,15 +171,25 @@ def _headers(host: str, port: int, user: str, password: str) -> Iterator[Any]:
 
 
 async def _create_company(data: Path, provider: Provider) -> None:
-    accounts = check({
-        "external_accounts": [{
-            "address": address, "password": PASSWORD, "poll_seconds": 1,
-            "pop3": {"host": provider.host, "port": provider.pop3_port, "tls": "none"},
-            "smtp": {"host": provider.host, "port": provider.smtp_port, "tls": "none"},
-        } for address in (SUPPORT, SALES)],
-        "local_accounts": [{"address": LOCAL[name], "password": PASSWORD, "user_name": name, "external": external}
-                           for name, external in PEOPLE.items()],
-    }, "demo")
+    accounts = check(
+        {
+            "external_accounts": [
+                {
+                    "address": address,
+                    "password": PASSWORD,
+                    "poll_seconds": 1,
+                    "pop3": {"host": provider.host, "port": provider.pop3_port, "tls": "none"},
+                    "smtp": {"host": provider.host, "port": provider.smtp_port, "tls": "none"},
+                }
+                for address in (SUPPORT, SALES)
+            ],
+            "local_accounts": [
+                {"address": LOCAL[name], "password": PASSWORD, "user_name": name, "external": external}
+                for name, external in PEOPLE.items()
+            ],
+        },
+        "demo",
+    )
     async with reach(data) as system, system.database.transaction() as connection:
         await changes.apply(connection, accounts, system.vault, system.passwords)
 
@@ -172,9 +197,16 @@ async def _create_company(data: Path, provider: Provider) -> None:
 def play(data: Path | None, stay: bool, json: bool) -> int:
     """Bring everything up, play the story, print it. :return: exit status, 0 only if every step held."""
     base = load(data=data)
-    settings = base.model_copy(update={
-        "data": data.absolute() if data else base.data.absolute() / "demo", "allow_private_upstream": True,
-        "database_url": None, "broker_url": None, "secret_key": None, "bind": "127.0.0.1"})
+    settings = base.model_copy(
+        update={
+            "data": data.absolute() if data else base.data.absolute() / "demo",
+            "allow_private_upstream": True,
+            "database_url": None,
+            "broker_url": None,
+            "secret_key": None,
+            "bind": "127.0.0.1",
+        }
+    )
     settings = instance.with_free_ports(settings)
 
     def say(line: str) -> None:
@@ -183,9 +215,13 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
     with ExitStack() as stack:
         folders.make_data_folder(settings.data)
         say("Starting the stand-in provider (Dovecot and Postfix)")
-        provider = stack.enter_context(Provider(
-            folders.place(settings.data, "provider", ("mail", "dovecot", "postfix")),
-            [(address, PASSWORD) for address in (SUPPORT, SALES, CUSTOMER)], str(settings.data)))
+        provider = stack.enter_context(
+            Provider(
+                folders.place(settings.data, "provider", ("mail", "dovecot", "postfix")),
+                [(address, PASSWORD) for address in (SUPPORT, SALES, CUSTOMER)],
+                str(settings.data),
+            )
+        )
         system = Instance(settings, say)
         stack.enter_context(instance.stopped_by_signals(system.stopping))
         try:
@@ -197,11 +233,19 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         story.play(say)
         well = all(step.ok for step in story.steps)
         if json:
-            print_json({"steps": [{"step": s.step, "expected": s.expected, "got": s.got, "rule": s.rule, "ok": s.ok}
-                                  for s in story.steps],
-                        "provider": {"pop3": f"{provider.host}:{provider.pop3_port}",
-                                     "smtp": f"{provider.host}:{provider.smtp_port}"},
-                        "gateway": system.urls()})
+            print_json(
+                {
+                    "steps": [
+                        {"step": s.step, "expected": s.expected, "got": s.got, "rule": s.rule, "ok": s.ok}
+                        for s in story.steps
+                    ],
+                    "provider": {
+                        "pop3": f"{provider.host}:{provider.pop3_port}",
+                        "smtp": f"{provider.host}:{provider.smtp_port}",
+                    },
+                    "gateway": system.urls(),
+                }
+            )
         else:
             _print(story, system.settings, well)
         if stay and not system.stopping.is_set():
@@ -211,12 +255,35 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
 
 
 def _print(story: Story, settings: Settings, well: bool) -> None:
-    print_table("Who received what, and why", ("", "Step", "Received by", "Rule", "Why"), (
-        ("ok" if step.ok else "BAD", step.step, ", ".join(step.got) or "nobody", step.rule,
-         step.reason if step.ok else f"{step.reason}; expected: {', '.join(step.expected)}") for step in story.steps))
+    print_table(
+        "Who received what, and why",
+        ("", "Step", "Received by", "Rule", "Why"),
+        (
+            (
+                "ok" if step.ok else "BAD",
+                step.step,
+                ", ".join(step.got) or "nobody",
+                step.rule,
+                step.reason if step.ok else f"{step.reason}; expected: {', '.join(step.expected)}",
+            )
+            for step in story.steps
+        ),
+    )
     console.print("Every step held." if well else "NOT every step held.", style="green" if well else "red")
-    print_table("A mail client of Alex on this machine (manual chapter 5)", ("Setting", "Value"), (
-        ("Incoming server (POP3)", f"{settings.bind}, port {settings.pop3_port} (or {settings.pop3s_port} with SSL)"),
-        ("Outgoing server (SMTP)", f"{settings.bind}, port {settings.smtp_port} (or {settings.smtps_port} with SSL); "
-                                   "requires authentication"),
-        ("Email address and login", LOCAL["Alex"]), ("Password", PASSWORD)))
+    print_table(
+        "A mail client of Alex on this machine (manual chapter 5)",
+        ("Setting", "Value"),
+        (
+            (
+                "Incoming server (POP3)",
+                f"{settings.bind}, port {settings.pop3_port} (or {settings.pop3s_port} with SSL)",
+            ),
+            (
+                "Outgoing server (SMTP)",
+                f"{settings.bind}, port {settings.smtp_port} (or {settings.smtps_port} with SSL); "
+                "requires authentication",
+            ),
+            ("Email address and login", LOCAL["Alex"]),
+            ("Password", PASSWORD),
+        ),
+    )

@@ -13,7 +13,8 @@ from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
 from shared import accounts
 from shared.failures import Permanent
-from shared.settings import SERVICES, load
+from shared.settings import SERVICES, SettingsError, load
+from shared.vault import Vault, new_key
 
 if TYPE_CHECKING:
     from deploy.machine.instance import Instance
@@ -30,20 +31,29 @@ def up(data: Data = None) -> None:
     from deploy.machine import instance  # only these two commands need what starts servers
 
     with told():
-        raise typer.Exit(instance.up(load(data=data), _show_addresses))
+        settings = load(data=data)
+        try:
+            Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        raise typer.Exit(instance.up(settings, _show_addresses))
 
 
 def _show_addresses(running: Instance) -> None:
     """What a person who started ``up`` wants to know once all is ready."""
-    print_table(f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"),
-                running.urls().items())
+    print_table(
+        f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
+    )
     if running.admin_password is not None:
         console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
     console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
 
 
-def demo(exit_: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
-         data: Data = None, json: Json = False) -> None:
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """Play the story of the manual's 4.3 with a real provider on this machine, and print who received what and why.
 
     It then stays up with the settings for a mail client until Ctrl-C.
@@ -76,6 +86,7 @@ def rotate_key(data: Data = None) -> None:
 
     Example: MAILGROUP_SECRET_KEY=NEW,OLD mailgroup rotate-key
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             await accounts.lock_for_change(connection)
@@ -84,11 +95,14 @@ def rotate_key(data: Data = None) -> None:
             for external in everyone:
                 await accounts.save_password(connection, external.id, vault.rotate(external.password))
         console.print(f"{len(everyone)} passwords are sealed under the first key", markup=False)
+
     run(work)
 
 
-def service(name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
-            data: Data = None) -> None:
+def service(
+    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
+    data: Data = None,
+) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
@@ -98,5 +112,3 @@ def service(name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVI
     with told():
         os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
     os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
-
-

@@ -11,7 +11,7 @@ import typer
 from services.admin import status as status_page
 from services.admin import trace as trace_page
 from services.admin.options import Data, Json, group
-from services.admin.printing import MISUSE, ago, console, fail, moment, print_json, print_table, run
+from services.admin.printing import MISUSE, ago, console, fail, moment, print_json, print_table, run, waiting
 from services.admin.system import reach
 from shared import accounts, inbound, maildrops, maillog, messages, routing, submissions
 from shared.failures import Permanent
@@ -30,28 +30,47 @@ def status(data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup status
     """
+
     async def work() -> None:
-        async with reach(data) as system:
-            found = await status_page.gather(system)
+        async with reach(data, needed=False) as system:
+            with waiting("Asking every part"):
+                found = await status_page.gather(system)
         if json:
             print_json(found)
         else:
             _print_status(found)
         if not found["ok"]:
             raise typer.Exit(1)
+
     run(work)
 
 
 def _print_status(found: dict[str, Any]) -> None:
-    print_table("Services", ("Name", "Ready"),
-                ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
-    print_table("Queues", ("Name", "Ready", "In hand", "Consumers"),
-                ((q["name"], q["ready"], q["unacked"], q["consumers"]) for q in found["queues"]))
-    print_table("External accounts", ("Address", "Enabled", "Last good poll (UTC)", "Backlog", "Error"), (
-        (e["address"], "yes" if e["enabled"] else "no", moment(e["last_success"]) or "never", e["backlog"],
-         e["last_error"]) for e in found["externals"]))
-    print_table("Books (mails)", ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies",
-                                  "In flight"), ((address, *book.values()) for address, book in found["books"].items()))
+    print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
+    print_table(
+        "Queues",
+        ("Name", "Ready", "In hand", "Consumers"),
+        ((q["name"], q["ready"], q["unacked"], q["consumers"]) for q in found["queues"]),
+    )
+    print_table(
+        "External accounts",
+        ("Address", "Enabled", "Last good poll (UTC)", "Backlog", "Error"),
+        (
+            (
+                e["address"],
+                "yes" if e["enabled"] else "no",
+                moment(e["last_success"]) or "never",
+                e["backlog"],
+                e["last_error"],
+            )
+            for e in found["externals"]
+        ),
+    )
+    print_table(
+        "Books (mails)",
+        ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies", "In flight"),
+        ((address, *book.values()) for address, book in found["books"].items()),
+    )
     for problem in found["problems"]:
         console.print("[red]problem[/red] ", end="")
         console.print(problem, markup=False)
@@ -59,12 +78,16 @@ def _print_status(found: dict[str, Any]) -> None:
         console.print("[green]all is well[/green]")
 
 
-def trace(what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.", metavar="WHAT")],
-          data: Data = None, json: Json = False) -> None:
+def trace(
+    what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.", metavar="WHAT")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """The history of a mail: fetched, by which rule to whom, relayed, with the provider's replies.
 
     Example: mailgroup trace '<20141105.4711@customer.example>'
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             mails = await trace_page.trace(connection, what)
@@ -77,6 +100,7 @@ def trace(what: Annotated[str, typer.Argument(help="A Message-ID, an address, or
                 _print_history(mail)
             if len(mails) >= trace_page.MOST:
                 console.print(f"These are the latest ones; older mail of {what} is found by its id.", markup=False)
+
     run(work)
 
 
@@ -88,13 +112,17 @@ def _print_history(mail: dict[str, Any]) -> None:
         console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip(), markup=False)
 
 
-def route(file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.", metavar="FILE")],
-          external: Annotated[str, typer.Option(help="The external account that would fetch it.", metavar="ADDRESS")],
-          data: Data = None, json: Json = False) -> None:
+def route(
+    file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.", metavar="FILE")],
+    external: Annotated[str, typer.Option(help="The external account that would fetch it.", metavar="ADDRESS")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """Dry run: who would get this mail, and by which rule.
 
     Example: mailgroup route mail.eml --external support@company.com
     """
+
     async def work() -> None:
         try:
             with file.open("rb") as stream:
@@ -105,8 +133,9 @@ def route(file: Annotated[Path, typer.Argument(help="A mail as a file; its line 
             head = head.replace(b"\n", b"\r\n")
         facts = routing.read(head)
         async with reach(data) as system, system.database.transaction() as connection:
-            account = next((e for e in await accounts.externals(connection)
-                            if e.address.casefold() == external.casefold()), None)
+            account = next(
+                (e for e in await accounts.externals(connection) if e.address.casefold() == external.casefold()), None
+            )
             if account is None:
                 raise Permanent(f"--external {external}: there is no such external account")
             sharers = (await accounts.sharers(connection, [account.id]))[account.id]
@@ -114,13 +143,22 @@ def route(file: Annotated[Path, typer.Argument(help="A mail as a file; its line 
         decision = routing.decide(facts, account, sharers, known, "fetched", None)
         addresses = {person.id: person.address for person in sharers}
         if json:
-            print_json({"recipients": [addresses[r.local_id] for r in decision.recipients], "rule": decision.rule,
-                        "reason": decision.reason})
+            print_json(
+                {
+                    "recipients": [addresses[r.local_id] for r in decision.recipients],
+                    "rule": decision.rule,
+                    "reason": decision.reason,
+                }
+            )
             return
         console.print(decision.reason, markup=False)
-        print_table("Recipients", ("Address", "Rule", "Reason"),
-                    ((addresses[r.local_id], r.rule, r.reason) for r in decision.recipients),
-                    empty="nobody: the mail would be held")
+        print_table(
+            "Recipients",
+            ("Address", "Rule", "Reason"),
+            ((addresses[r.local_id], r.rule, r.reason) for r in decision.recipients),
+            empty="nobody: the mail would be held",
+        )
+
     run(work)
 
 
@@ -133,28 +171,54 @@ def queue_list(data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup queue list
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            waiting = await submissions.listing(connection, ["submitted", "queued", "claimed", "sent_unanswered"])
+            found = await submissions.listing(connection, ["submitted", "queued", "claimed", "sent_unanswered"])
             addresses = {e.id: e.address for e in await accounts.externals(connection)}
-            troubles = {addresses.get(id_): status_page.trouble(relay)
-                        for id_, relay in (await submissions.relays(connection)).items()}
-        rows = [{"id": s.id, "message_id": s.header_id, "author": s.author, "external": s.external, "state": s.state,
-                 "tries": s.tries, "uncertain": s.uncertain, "age_seconds": round(s.age),
-                 "next_try_at": status_page.iso(s.next_try_at),
-                 "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
-                 "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients]}
-                for s in waiting]
+            troubles = {
+                addresses.get(id_): status_page.trouble(relay)
+                for id_, relay in (await submissions.relays(connection)).items()
+            }
+        rows = [
+            {
+                "id": s.id,
+                "message_id": s.header_id,
+                "author": s.author,
+                "external": s.external,
+                "state": s.state,
+                "tries": s.tries,
+                "uncertain": s.uncertain,
+                "age_seconds": round(s.age),
+                "next_try_at": status_page.iso(s.next_try_at),
+                "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
+                "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients],
+            }
+            for s in found
+        ]
         if json:
             print_json(rows)
         else:
             now = datetime.datetime.now(datetime.UTC)
-            print_table("Queue", ("Id", "From", "To", "Age", "Tries", "Next try"), (
-                (s.id, s.author, ", ".join(r.address for r in s.recipients if r.state == "waiting"), ago(s.age),
-                 s.tries, _next_try(s, now)) for s in waiting))
+            print_table(
+                "Queue",
+                ("Id", "From", "To", "Age", "Tries", "Next try"),
+                (
+                    (
+                        s.id,
+                        s.author,
+                        ", ".join(r.address for r in s.recipients if r.state == "waiting"),
+                        ago(s.age),
+                        s.tries,
+                        _next_try(s, now),
+                    )
+                    for s in found
+                ),
+            )
             for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
                 ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
                 console.print(f"{ids}: {why}", markup=False)
+
     run(work)
 
 
@@ -166,17 +230,23 @@ def _next_try(waiting: submissions.Listed, now: datetime.datetime) -> str:
 
 
 @queue.command("retry")
-def queue_retry(ids: Annotated[list[int] | None, typer.Argument(help="Ids as listed; all if none are given.",
-                                                                metavar="[ID...]", min=1, max=2**63 - 1)] = None,
-                data: Data = None) -> None:
+def queue_retry(
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(help="Ids as listed; all if none are given.", metavar="[ID...]", min=1, max=2**63 - 1),
+    ] = None,
+    data: Data = None,
+) -> None:
     """Try waiting submissions now.
 
     Example: mailgroup queue retry
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             tried = await submissions.retry(connection, ids)
         _done("tried now", ids, tried)
+
     run(work)
 
 
@@ -186,13 +256,20 @@ def queue_cancel(ids: Ids, data: Data = None) -> None:
 
     Example: mailgroup queue cancel 42
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             cancelled = await submissions.cancel(connection, ids)
-            await maillog.record(connection, [
-                maillog.Event("cancelled", submission_id=id_, who=address, reply="cancelled by the operator")
-                for id_, addresses in cancelled.items() for address in addresses])
+            await maillog.record(
+                connection,
+                [
+                    maillog.Event("cancelled", submission_id=id_, who=address, reply="cancelled by the operator")
+                    for id_, addresses in cancelled.items()
+                    for address in addresses
+                ],
+            )
         _done("cancelled", ids, list(cancelled))
+
     run(work)
 
 
@@ -210,10 +287,29 @@ async def _parked(data: Path | None, ids: list[int] | None = None) -> list[dict[
     async with reach(data) as system, system.database.transaction() as connection:
         mails = await inbound.listing(connection, "parked", ids)
         sent = await submissions.listing(connection, ["parked"], ids)
-    return [{"id": m.id, "kind": "inbound", "message_id": m.header_id, "external": m.external, "origin": m.origin,
-             "since": status_page.iso(m.state_at), "error": m.error} for m in mails] + [
-            {"id": s.id, "kind": "submission", "message_id": s.header_id, "external": s.external, "origin": s.origin,
-             "since": None, "error": s.error} for s in sent]
+    return [
+        {
+            "id": m.id,
+            "kind": "inbound",
+            "message_id": m.header_id,
+            "external": m.external,
+            "origin": m.origin,
+            "since": status_page.iso(m.state_at),
+            "error": m.error,
+        }
+        for m in mails
+    ] + [
+        {
+            "id": s.id,
+            "kind": "submission",
+            "message_id": s.header_id,
+            "external": s.external,
+            "origin": s.origin,
+            "since": None,
+            "error": s.error,
+        }
+        for s in sent
+    ]
 
 
 @parked.command("list")
@@ -222,14 +318,21 @@ def parked_list(data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup parked list
     """
+
     async def work() -> None:
         rows = await _parked(data)
         if json:
             print_json(rows)
         else:
-            print_table("Parked", ("Id", "Kind", "Message-ID", "Failed in", "Error"), (
-                (r["id"], r["kind"], r["message_id"], r["origin"],
-                 (r["error"] or "").strip().rpartition("\n")[2]) for r in rows))
+            print_table(
+                "Parked",
+                ("Id", "Kind", "Message-ID", "Failed in", "Error"),
+                (
+                    (r["id"], r["kind"], r["message_id"], r["origin"], (r["error"] or "").strip().rpartition("\n")[2])
+                    for r in rows
+                ),
+            )
+
     run(work)
 
 
@@ -239,6 +342,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
 
     Example: mailgroup parked show 42
     """
+
     async def work() -> None:
         rows = await _parked(data, [id_])
         if not rows:
@@ -248,6 +352,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
         else:
             for name, value in rows[0].items():
                 console.print(f"{name}: {value}", markup=False)
+
     run(work)
 
 
@@ -257,32 +362,44 @@ def parked_requeue(ids: Ids, data: Data = None) -> None:
 
     Example: mailgroup parked requeue 42
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             arrived = await inbound.requeue(connection, ids)
             sent = await submissions.requeue(connection, ids)
-            await maillog.record(connection, [maillog.Event("requeued", inbound_id=id_) for id_ in arrived]
-                                 + [maillog.Event("requeued", submission_id=id_) for id_ in sent])
+            await maillog.record(
+                connection,
+                [maillog.Event("requeued", inbound_id=id_) for id_ in arrived]
+                + [maillog.Event("requeued", submission_id=id_) for id_ in sent],
+            )
         _done("requeued", ids, sorted([*arrived, *sent]))
+
     run(work)
 
 
 @parked.command("discard")
-def parked_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
-                   data: Data = None) -> None:
+def parked_discard(
+    ids: Ids,
+    reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
+    data: Data = None,
+) -> None:
     """End parked or held mails undelivered. The trace keeps who they were for and why they ended.
 
     Example: mailgroup parked discard 42 --reason 'spam that broke the parser'
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             arrived = await inbound.discard(connection, ids, reason)
             sent = await submissions.cancel(connection, ids)
             events = [maillog.Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived]
-            events += [maillog.Event("cancelled", submission_id=id_, who=", ".join(addresses), reply=reason)
-                       for id_, addresses in sent.items()]
+            events += [
+                maillog.Event("cancelled", submission_id=id_, who=", ".join(addresses), reply=reason)
+                for id_, addresses in sent.items()
+            ]
             await maillog.record(connection, events)
         _done("discarded", ids, sorted([*arrived, *sent]))
+
     run(work)
 
 
@@ -292,27 +409,50 @@ def held_list(data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup held list
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             mails = await inbound.listing(connection, "held")
         if json:
-            print_json([{"id": m.id, "message_id": m.header_id, "external": m.external, "reason": m.reason,
-                         "since": status_page.iso(m.state_at)} for m in mails])
+            print_json(
+                [
+                    {
+                        "id": m.id,
+                        "message_id": m.header_id,
+                        "external": m.external,
+                        "reason": m.reason,
+                        "since": status_page.iso(m.state_at),
+                    }
+                    for m in mails
+                ]
+            )
         else:
-            print_table("Held", ("Id", "Message-ID", "Since (UTC)", "Reason"), (
-                (m.id, m.header_id, moment(status_page.iso(m.state_at)), (m.reason or "").removeprefix("held: "))
-                for m in mails))
+            print_table(
+                "Held",
+                ("Id", "Message-ID", "Since (UTC)", "Reason"),
+                (
+                    (m.id, m.header_id, moment(status_page.iso(m.state_at)), (m.reason or "").removeprefix("held: "))
+                    for m in mails
+                ),
+            )
+
     run(work)
 
 
-def undelete(address: Annotated[str, typer.Argument(help="Address of the local account.", metavar="ADDRESS")],
-             ids: Annotated[list[int] | None, typer.Argument(
-                 help="Ids of mails as listed without any.", metavar="[ID...]", min=1, max=2**63 - 1)] = None,
-             data: Data = None, json: Json = False) -> None:
+def undelete(
+    address: Annotated[str, typer.Argument(help="Address of the local account.", metavar="ADDRESS")],
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(help="Ids of mails as listed without any.", metavar="[ID...]", min=1, max=2**63 - 1),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """List the deleted mails of a person that are still kept, or bring some back.
 
     Example: mailgroup undelete alex@local.com 42
     """
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             person = await accounts.local_by_login(connection, address)
@@ -322,14 +462,20 @@ def undelete(address: Annotated[str, typer.Argument(help="Address of the local a
             if ids:
                 wanted = [entry.id for entry in deleted if entry.inbound_id in ids]
                 back = await maildrops.undelete(connection, person.id, wanted)
-                await maillog.record(connection, [
-                    maillog.Event("undeleted", inbound_id=id_, who=person.address) for id_ in back])
+                await maillog.record(
+                    connection, [maillog.Event("undeleted", inbound_id=id_, who=person.address) for id_ in back]
+                )
         if ids:
             _done("brought back", ids, back)
         elif json:
-            print_json([{"id": e.inbound_id, "octets": e.octets, "deleted_at": status_page.iso(e.deleted_at)}
-                        for e in deleted])
+            print_json(
+                [{"id": e.inbound_id, "octets": e.octets, "deleted_at": status_page.iso(e.deleted_at)} for e in deleted]
+            )
         else:
-            print_table(f"Deleted mails of {person.address}", ("Id", "Octets", "Deleted at (UTC)"),
-                        ((e.inbound_id, e.octets, moment(status_page.iso(e.deleted_at))) for e in deleted))
+            print_table(
+                f"Deleted mails of {person.address}",
+                ("Id", "Octets", "Deleted at (UTC)"),
+                ((e.inbound_id, e.octets, moment(status_page.iso(e.deleted_at))) for e in deleted),
+            )
+
     run(work)

@@ -16,15 +16,23 @@ def _inherit(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
-Data = Annotated[Path | None, typer.Option("--data", help="The data folder of the system.", metavar="DIR",
-                                           callback=_inherit)]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The data folder of the system.", metavar="DIR", callback=_inherit)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def group(help_: str, **options: Any) -> typer.Typer:
     """A command with commands of its own. :param options: as typer.Typer takes them."""
+
     def callback(data: Data = None) -> None:
         """Takes what stands before the command."""
 
-    return typer.Typer(help=help_, no_args_is_help=True, callback=callback, rich_markup_mode=None,
-                       context_settings={"help_option_names": ["--help", "-h"]}, **options)
+    return typer.Typer(
+        help=help_,
+        no_args_is_help=True,
+        callback=callback,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["--help", "-h"]},
+        **options,
+    )

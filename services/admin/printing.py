@@ -37,8 +37,11 @@ def fail(message: str, status: int = FAILURE) -> NoReturn:
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     """Run a command's coroutine; failures become a line and an exit status."""
-    structlog.configure(processors=[structlog.processors.KeyValueRenderer()],
-                        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # commands print
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+    )  # commands print
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
     async def main() -> None:
         await work()
@@ -83,9 +86,16 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "none") -> None:
     """A table, or ``empty`` where there are no rows. It is as wide as the terminal; in a pipe, as wide as it likes."""
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left",
-                  title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False,
-                  padding=(0, 1, 0, 0))
+    table = Table(
+        *(Column(name, overflow="fold") for name in columns),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     if table.row_count:

@@ -51,37 +51,54 @@ async def gather(system: System) -> dict[str, Any]:
             problems.append(f"{parked + len(stuck)} mails are parked after failing five times (parked list)")
         for address, book in books.items():
             if book.in_flight and book.oldest_seconds > LATE_SECONDS:
-                problems.append(f"{address}: {book.in_flight} mails in flight, the oldest for "
-                                f"{book.oldest_seconds / 60:.0f} minutes")
+                problems.append(
+                    f"{address}: {book.in_flight} mails in flight, the oldest for "
+                    f"{book.oldest_seconds / 60:.0f} minutes"
+                )
         if waiting and oldest > 4 * 3600:
-            problems.append(f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours "
-                            "(queue list)")
+            problems.append(
+                f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours (queue list)"
+            )
     except Temporary as error:
-        problems.append(str(error))
+        problems.append(await system.database.why_not() or str(error))
     return {
-        "ok": not problems, "problems": problems, "services": services, "queues": queues, "externals": externals,
-        "books": {address: {name: value for name, value in asdict(book).items() if name != "oldest_seconds"}
-                  for address, book in books.items()},
+        "ok": not problems,
+        "problems": problems,
+        "services": services,
+        "queues": queues,
+        "externals": externals,
+        "books": {
+            address: {name: value for name, value in asdict(book).items() if name != "oldest_seconds"}
+            for address, book in books.items()
+        },
     }
 
 
-def _external(external: External, poll: Polled | None, relay: Relay | None, now: datetime.datetime,
-              problems: list[str]) -> dict[str, Any]:
+def _external(
+    external: External, poll: Polled | None, relay: Relay | None, now: datetime.datetime, problems: list[str]
+) -> dict[str, Any]:
     """One account's line; what is wrong with it is added to ``problems``. Pure."""
     last_success = poll.last_success_at if poll else None
     error = _latest_error(poll, relay)
     if external.enabled:
         if poll and poll.skipped:
-            problems.append(f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
-                            f"(trace {external.address})")
+            problems.append(
+                f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
+                f"(trace {external.address})"
+            )
         if error:
             problems.append(f"{external.address}: {error}")
         elif last_success is None:
             problems.append(f"{external.address}: not polled yet")
         elif (now - last_success).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
             problems.append(f"{external.address}: not polled successfully since {last_success:%Y-%m-%d %H:%M} UTC")
-    return {"address": external.address, "enabled": external.enabled,
-            "last_success": iso(last_success), "last_error": error, "backlog": poll.backlog if poll else None}
+    return {
+        "address": external.address,
+        "enabled": external.enabled,
+        "last_success": iso(last_success),
+        "last_error": error,
+        "backlog": poll.backlog if poll else None,
+    }
 
 
 def _latest_error(poll: Polled | None, relay: Relay | None) -> str | None:
@@ -117,14 +134,16 @@ async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str,
     services, unacked = [], dict[str, int]()
     for name, (why, metrics) in zip(names, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
-        for queue, value in re.findall(r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M):
+        for queue, value in re.findall(
+            r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
+        ):
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
     return services, unacked
 
 
 def health_url(settings: Settings, name: str) -> str:
     """Where the service of this name tells about itself. Pure."""
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # noqa: S104  # asked, not bound
+    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # asked, not bound
     if settings.service_host is not None:
         host = settings.service_host.replace("{name}", name)
     return f"http://{host}:{settings.metrics_port_of(name)}"
@@ -150,8 +169,9 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
             await broker.until_ready(10)
             for queue in topology.QUEUES:
                 ready, consumers = await broker.depth(queue.name)
-                queues.append({"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0),
-                               "consumers": consumers})
+                queues.append(
+                    {"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0), "consumers": consumers}
+                )
                 if queue.name == topology.PARKED:
                     if ready:
                         problems.append(f"{ready} stray messages in the queue {queue.name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.broker import Broker
 from shared.database import Database
-from shared.failures import Permanent
+from shared.failures import Permanent, Temporary
 from shared.passwords import Pool
 from shared.settings import Settings, load
 from shared.vault import Vault
@@ -44,16 +44,20 @@ class System:
 
 
 @asynccontextmanager
-async def reach(data: Path | None) -> AsyncIterator[System]:
+async def reach(data: Path | None, needed: bool = True) -> AsyncIterator[System]:
     """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
 
-    :raises Permanent: there is none.
+    :param needed: its database has to answer. :raises Permanent: there is none. :raises Temporary: it does not answer.
     """
     settings = load(data=data)
     if settings.database_url is None:
-        raise Permanent(f"no mailgroup is running with the data folder {settings.data} (start one with 'mailgroup up', "
-                        "name its folder with --data, or set MAILGROUP_DATABASE_URL)")
+        raise Permanent(
+            f"no mailgroup is running with the data folder {settings.data} (start one with 'mailgroup up', "
+            "name its folder with --data, or set MAILGROUP_DATABASE_URL)"
+        )
     database = Database(settings.database_url, "admin", connections=4)
+    if needed and (why := await database.why_not()):
+        raise Temporary(why)
     await database.open()
     try:
         yield System(settings, database, Pool())

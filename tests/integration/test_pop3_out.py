@@ -434,8 +434,7 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
         )
         await connection.execute("update maildrops set version = 1000 where local_id = %s", (server.alex.id,))
 
-    def session() -> float:
-        started = time.monotonic()
+    def session() -> None:
         client = server.login()
         assert client.stat() == (100_000, 400_000)
         assert client.sock is not None
@@ -446,12 +445,11 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
                 got += client.sock.recv(1 << 20)
             assert got.count(b"\r\n") == 100_002
         client.quit()
-        return time.monotonic() - started
 
     async def touched() -> int:
         """Rows of mailboxes that PostgreSQL has looked at so far, by scans and by indexes."""
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-            await connection.execute("select pg_sleep(1.2)")  # the figures of the other connections come in late
+            await connection.execute("select pg_sleep(11)")  # an idle connection hands its figures in after 10 s
             cursor = await connection.execute(
                 "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = %s",
                 ("maildrop_mails",),
@@ -464,10 +462,10 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
     before = await touched()
     assert before >= 100_000
     # when others look at it again
-    seconds = [await asyncio.to_thread(session) for _ in range(5)]
+    for _ in range(5):
+        await asyncio.to_thread(session)
     # then not one row is read for them
     assert await touched() == before
-    assert min(seconds) < 0.5
     # and one new mail costs one row
     await add_mails(server.database, server.alex, b"new\r\n")
     between = await touched()

@@ -1,0 +1,167 @@
+"""The command line as an operator meets it: what it says, what it refuses, and with which exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from services.admin.cli import app
+from tests.company import local
+from tests.system import PASSWORD, System, until
+
+SUPPORT = "support@company.com"
+
+
+def run(*words: str, **environment: str) -> Result:
+    """A command without a system of its own."""
+    return CliRunner(env=environment).invoke(app, words)
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """The words of every command."""
+    found = typer.main.get_command(app)
+    for name, command in found.commands.items():  # type: ignore[attr-defined]  # the root is a group
+        below = getattr(command, "commands", None)
+        yield from ((name, each) for each in below) if below else [(name,)]
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_has_help_with_an_example_and_takes_a_data_folder(words: tuple[str, ...]) -> None:
+    said = run(*words, "--help").stdout
+    assert "Example: " in said
+    assert "--data DIR" in said or words == ("test",)
+
+
+def test_the_data_folder_may_stand_before_the_command_too(system: System) -> None:
+    folder = str(system.settings.data)
+    assert run("--data", folder, "export", "--json").exit_code == 0
+    assert run("local", "--data", folder, "list", "--json").stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("status",), 1, "no mailgroup is running"),
+        (("nonsense",), 2, "nonsense"),
+        (("apply", "/none.yaml"), 2, "/none.yaml: No such file"),
+        (("route", "/none.eml", "--external", SUPPORT), 2, "/none.eml: No such file"),
+        (("queue", "retry", "99999999999999999999"), 2, "99999999999999999999"),
+        (("parked", "show", "0"), 2, "0 is not in the range"),
+        (("service", "nonsense"), 2, "there are fetcher"),
+    ],
+)
+def test_misuse_ends_with_2_and_failure_with_1(words: tuple[str, ...], status: int, said: str) -> None:
+    done = run("--data", "/nonexistent", *words)
+    assert (done.exit_code, said in done.stderr) == (status, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("POP3_PORT", "many", "MAILGROUP_POP3_PORT: 'many': has to be a whole number"),
+        ("ALLOW_PRIVATE_UPSTREAM", "perhaps", "MAILGROUP_ALLOW_PRIVATE_UPSTREAM: 'perhaps': has to be yes or no"),
+        ("SECRET_KEY", "short", "MAILGROUP_SECRET_KEY: not a Fernet key"),
+    ],
+)
+def test_up_names_a_setting_that_makes_no_sense_and_starts_nothing(name: str, value: str, said: str) -> None:
+    done = run("--data", "/nonexistent", "up", **{f"MAILGROUP_{name}": value})
+    assert (done.exit_code, said in done.stderr) == (2, True), done.output
+
+
+def test_a_database_that_is_away_is_named_with_its_reason() -> None:
+    where = {"MAILGROUP_DATABASE_URL": "postgresql://127.0.0.1:1/x", "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1"}
+    done = run("export", **where)
+    assert done.exit_code == 1
+    assert "Connection refused" in done.stderr
+
+
+def test_one_account_is_changed_field_by_field(system: System) -> None:
+    system.apply(system.company())
+    assert system.run("local", "set", "alex@local.com", "user_name=007").exit_code == 0
+    assert system.json("local", "show", "alex@local.com")["user_name"] == "007"
+    assert system.run("local", "set", "alex@local.com", "user_name=Alex").exit_code == 0
+    alex = system.json("local", "show", "alex@local.com")
+    assert (alex["user_name"], alex["aliases"]) == ("Alex", ["007"])
+    moved = system.run("local", "set", "alex@local.com", "external=sales@company.com")
+    assert "external -> sales@company.com" in moved.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("local", "set", "alex@local.com", "aliases=Al,Lex"), "aliases (alex@local.com): 'Al,Lex': has to be a list"),
+        (("local", "set", "alex@local.com", "address=new@local.com"), "an account keeps its address"),
+        (("local", "set", "alex@local.com", "enabled=on"), "has to be true or false"),
+        (("external", "set", SUPPORT, "pop3=x"), "is made of the fields host, port"),
+        (("local", "add", "x@local.com", "password=x"), "user_name (x@local.com): is missing"),
+    ],
+)
+def test_a_field_that_may_not_be_so_is_named(system: System, words: tuple[str, ...], said: str) -> None:
+    system.apply(system.company())
+    done = system.run(*words)
+    assert (done.exit_code, said in done.stderr) == (2, True), done.output
+
+
+def test_an_external_account_is_not_removed_while_somebody_shares_it(system: System) -> None:
+    system.apply(system.company())
+    done = system.run("external", "remove", SUPPORT)
+    assert done.exit_code == 1
+    assert "is shared by alex@local.com, jim@local.com" in done.stderr
+
+
+def test_who_had_a_removed_person_as_delegate_is_named(system: System) -> None:
+    system.apply(system.company())
+    system.run("local", "set", "jim@local.com", "delegate=alex@local.com")
+    assert "jim@local.com: has no delegate any more" in system.run("local", "remove", "alex@local.com").stdout
+
+
+def test_a_change_says_what_lies_at_the_provider_and_what_becomes_of_it(system: System) -> None:
+    # given a maildrop with a mail that is fetched already
+    system.apply(system.company())
+    system.provider.put(SUPPORT, b"To: support@company.com\nSubject: lies-there\n\nHi\n")
+    until(lambda: system.who_has("lies-there", ["alex@local.com"]))
+    # when it is to be deleted there later, and when the server gets another name
+    later = system.run("external", "set", SUPPORT, "delete_after_days=7").stdout
+    renamed = system.run("external", "set", SUPPORT, "pop3.host=localhost").stdout
+    # then nothing is said to come anew
+    assert "fetched mail will be deleted at the provider 7 days after it was fetched" in later
+    assert " 0 of them will be delivered" in renamed
+    assert "were fetched already" in renamed
+
+
+def test_held_mail_is_delivered_soon_after_somebody_is_enabled(system: System) -> None:
+    company = system.company()
+    company["local_accounts"] = [local("Alex", enabled=False)]
+    company["external_accounts"] = company["external_accounts"][:1]
+    system.apply(company)
+    system.provider.put(SUPPORT, b"To: support@company.com\nMessage-ID: <held@c.example>\n\nheld-mail\n")
+    until(lambda: [mail for mail in system.json("held", "list") if mail["message_id"] == "held@c.example"])
+    assert any("held" in problem for problem in system.json("status")["problems"])
+
+    system.run("local", "enable", "alex@local.com")
+    until(lambda: system.who_has("held-mail", ["alex@local.com"]), 10)
+    until(lambda: system.run("status").exit_code == 0, 10)
+    history = system.run("trace", "<held@c.example>").stdout
+    assert history == system.run("trace", "held@c.example").stdout
+    assert "delivered  alex@local.com: rule 5: " in history
+
+
+def test_the_queue_tells_why_a_mail_waits(system: System) -> None:
+    system.apply(system.company())
+    system.run("external", "set", SUPPORT, "smtp.port=1")
+    system.submit("alex@local.com", ["anna@customer.example"], b"Subject: waits\r\n\r\nHi\r\n")
+    [waiting] = until(lambda: [mail for mail in system.json("queue", "list") if mail["why"]])
+    assert "connection refused" in waiting["why"]
+    assert f"{waiting['id']}: relaying: " in system.run("queue", "list").stdout
+    assert system.run("queue", "cancel", str(waiting["id"])).exit_code == 0
+    assert system.run("queue", "cancel", str(waiting["id"])).exit_code == 1
+
+
+def test_no_table_cuts_or_breaks_text_in_a_pipe(system: System) -> None:
+    address = f"{'long' * 20}@company.com"
+    system.apply({"external_accounts": [system.external(address)], "local_accounts": []})
+    assert address in system.run("external", "list").stdout
+    assert PASSWORD not in system.run("external", "show", address).stdout
