@@ -39,7 +39,7 @@ async def test(system: System, external: External) -> list[Step]:
         await probe_smtp(external, password, system.settings.allow_private_upstream, SECONDS)
         return "login and sender accepted" if external.smtp_auth else "sender accepted"
 
-    steps = await asyncio.gather(_try("POP3", external.pop3, pop3), _try("SMTP", external.smtp, smtp))
+    steps = list(await asyncio.gather(_try("POP3", external.pop3, pop3), _try("SMTP", external.smtp, smtp)))
     async with system.database.transaction() as connection:
         if steps[0].ok:
             await ledger.resume(connection, external.id)
