@@ -74,6 +74,9 @@ class Database:
             raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
+        except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
+            # An upgrade is under way, or has not been run: no mail is at fault.
+            raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
         except TimeoutError as error:
             raise Temporary(f"database: no answer within {seconds:g} s") from error
 

@@ -102,8 +102,11 @@ class System:
             smtp.sendmail(author, recipients, body)
 
     def empty(self) -> None:
-        """No accounts; what they had is out of the way of the next test."""
+        """No accounts, and no mail at the provider: an account that is added anew goes on with what it knew of it."""
         self.apply({})
+        for folder in ("new", "cur"):
+            for mail in (self.provider.folder / "mail").glob(f"*/{folder}/*"):
+                mail.unlink(missing_ok=True)
 
 
 def until(what: Callable[[], T], seconds: float = 60.0) -> T:

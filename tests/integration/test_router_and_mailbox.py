@@ -12,6 +12,7 @@ from shared import inbound, maildrops, messages, submissions
 from shared.broker import Publication
 from shared.database import Database
 from shared.envelopes import Envelope, Fetched, Routed, read
+from shared.failures import Temporary
 from shared.inbound import Arrival
 from shared.messages import Content
 from shared.submissions import Submission
@@ -225,3 +226,13 @@ async def test_a_delivery_decided_before_somebody_was_disabled_goes_back_to_the_
     await deliver(database, ids(await Mailbox(database, 5).handle(ids(routed))))
     assert await mailbox_of(database, "alex@local.com") == []
     assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+async def test_a_schema_that_does_not_fit_is_no_fault_of_the_mail(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    async with database.transaction() as connection:
+        await connection.execute("alter table local_accounts rename column former_names to later_names")
+    with pytest.raises(Temporary, match="schema is not that of this version"):
+        await Router(database, 5).handle(rows)
