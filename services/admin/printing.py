@@ -99,7 +99,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     if table.row_count:
-        console.print(table, width=None if console.is_terminal else _UNLIMITED)
+        out = console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+        out.print(table)
     else:
         console.print(f"[bold]{escape(title)}[/bold]: {escape(empty)}")
 
