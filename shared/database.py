@@ -23,6 +23,11 @@ TRANSACTION_SECONDS = 60.0
 """No transaction lasts longer: a server that hangs is a failed server."""
 
 
+def storable(text: str) -> str:
+    """The text as PostgreSQL takes it: without NUL and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 class Database:
     """A pool of connections. ``ready`` tells whether the server answers."""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.database import Connection
+from shared.database import Connection, storable
 
 SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
@@ -236,7 +236,7 @@ async def blame(connection: Connection, row: int, origin: str, trace: str, most:
         """update inbound set faults = faults + 1, error = %s, origin = %s, swept_at = now(),
                   state = case when faults + 1 >= %s then 'parked' else state end, state_at = now()
            where id = %s and state in ('fetched', 'routed') returning state = 'parked'""",
-        (_clean(trace), origin, most, row),
+        (storable(trace), origin, most, row),
     )
     found = await cursor.fetchone()
     return bool(found and found[0])
@@ -393,8 +393,3 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
         {"number": number, "what": what, "limit": limit},
     )
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
-
-
-def _clean(text: str) -> str:
-    """PostgreSQL takes neither NUL nor lone surrogates."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

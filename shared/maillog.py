@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import structlog
 from prometheus_client import Counter
 
-from shared.database import Connection
+from shared.database import Connection, storable
 
 FETCHED = Counter("mailgroup_messages_fetched_total", "Mails fetched from providers.", ["external"])
 ROUTED = Counter("mailgroup_messages_routed_total", "Mails routed, by the rule that decided.", ["rule"])  # 1 to 5
@@ -56,17 +56,12 @@ async def record(connection: Connection, events: Sequence[Event]) -> None:
                 [e.event for e in events],
                 [e.inbound_id for e in events],
                 [e.submission_id for e in events],
-                [_clean(e.external) for e in events],
-                [_clean(e.who) for e in events],
+                [e.external and storable(e.external) for e in events],
+                [e.who and storable(e.who) for e in events],
                 [e.rule for e in events],
-                [_clean(e.reply) for e in events],
+                [e.reply and storable(e.reply) for e in events],
             ),
         )
-
-
-def _clean(text: str | None) -> str | None:
-    """PostgreSQL takes neither NUL nor lone surrogates."""
-    return text and text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def announce(events: Sequence[Event]) -> None:

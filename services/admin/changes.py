@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
-from shared import accounts, inbound, ledger, maildrops, submissions
+from shared import accounts, inbound, ledger, maildrops, relays
 from shared.accounts import External, Local, Server
 from shared.database import Connection
 from shared.names import normalise
@@ -189,7 +189,7 @@ async def _save_external(
     await ledger.resume(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
         await ledger.restart(connection, new.id)
-    await submissions.resume(connection, new.id)
+    await relays.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.admin.system import System
-from shared import ledger, submissions
+from shared import ledger, relays
 from shared.accounts import External, Server
 from shared.failures import Permanent, Temporary
 from shared.pop3_client import open_session
@@ -44,7 +44,7 @@ async def test(system: System, external: External) -> list[Step]:
         if steps[0].ok:
             await ledger.resume(connection, external.id)
         if steps[1].ok:
-            await submissions.resume(connection, external.id)
+            await relays.resume(connection, external.id)
     return steps
 
 

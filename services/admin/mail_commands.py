@@ -13,7 +13,7 @@ from services.admin import trace as trace_page
 from services.admin.options import Data, Json, group
 from services.admin.printing import MISUSE, ago, console, fail, moment, print_json, print_table, run, waiting
 from services.admin.system import reach
-from shared import accounts, inbound, maildrops, maillog, messages, routing, submissions
+from shared import accounts, authors, inbound, maildrops, maillog, messages, relays, routing, submissions
 from shared.failures import Permanent
 
 queue = group("Submissions that wait to be relayed.")
@@ -139,7 +139,7 @@ def route(
             if account is None:
                 raise Permanent(f"--external {external}: there is no such external account")
             sharers = (await accounts.sharers(connection, [account.id]))[account.id]
-            known = await submissions.authors_of(connection, routing.ids_asked(facts))
+            known = await authors.of(connection, routing.ids_asked(facts))
         decision = routing.decide(facts, account, sharers, known, "fetched", None)
         addresses = {person.id: person.address for person in sharers}
         if json:
@@ -178,7 +178,7 @@ def queue_list(data: Data = None, json: Json = False) -> None:
             addresses = {e.id: e.address for e in await accounts.externals(connection)}
             troubles = {
                 addresses.get(id_): status_page.trouble(relay)
-                for id_, relay in (await submissions.relays(connection)).items()
+                for id_, relay in (await relays.states(connection)).items()
             }
         rows = [
             {

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from services.admin.system import System
-from shared import accounts, inbound, ledger, submissions, topology
+from shared import accounts, inbound, ledger, relays, submissions, topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
 from shared.inbound import Books
 from shared.ledger import Polled
+from shared.relays import Relay
 from shared.settings import SERVICES, Settings
-from shared.submissions import Relay
 
 STALE_SECONDS = 900.0
 """Nothing polled, or mail in flight, for longer than this is a problem."""
@@ -36,14 +36,14 @@ async def gather(system: System) -> dict[str, Any]:
         async with system.database.transaction(10) as connection:
             found = await accounts.externals(connection)
             polls = await ledger.polled(connection)
-            relays = await submissions.relays(connection)
+            states = await relays.states(connection)
             books = await inbound.books(connection)
             held, parked = await inbound.standing(connection)
             stuck = await submissions.listing(connection, ["parked"])
-            waiting, oldest = await submissions.backlog(connection)
+            waiting, oldest = await relays.backlog(connection)
         now = datetime.datetime.now(datetime.UTC)
         for external in found:
-            externals.append(_external(external, polls.get(external.id), relays.get(external.id), now, problems))
+            externals.append(_external(external, polls.get(external.id), states.get(external.id), now, problems))
             _unreadable(system, external, problems)
         if held:
             problems.append(f"{held} mails are held: nobody enabled shares their external account (held list)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
 
-from shared import accounts, inbound, maillog, messages, publications, routing, stage, submissions, topology
+from shared import accounts, authors, inbound, maillog, messages, publications, routing, stage, topology
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Database
@@ -43,11 +43,11 @@ class Router:
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
             sharers = await accounts.sharers(connection, external_ids)
             asked = {header_id for fact in facts.values() for header_id in routing.ids_asked(fact)}
-            known = await submissions.authors_of(connection, sorted(asked))
+            known = await authors.of(connection, sorted(asked))
             decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
             verdicts = [_verdict(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
             await inbound.settle(connection, verdicts)
-            await submissions.add_further_ids(
+            await authors.add_further(
                 connection,
                 {
                     (decision.copy_of, decision.further_id, mail.external_id)

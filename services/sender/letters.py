@@ -11,7 +11,7 @@ from shared import accounts, headers, messages
 from shared.accounts import External
 from shared.database import Connection, Database
 from shared.failures import Permanent
-from shared.submissions import Group
+from shared.relays import Group
 
 
 async def write(database: Database, group: Group, external: External) -> Letter:

@@ -6,8 +6,8 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from shared.relays import Outcome, Waiting
 from shared.smtp_client import CREDENTIALS_WANTED, SERVER_FULL, LoginRefused, Lost, Reply, SmtpClient
-from shared.submissions import Outcome, Waiting
 
 _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 

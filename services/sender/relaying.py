@@ -17,13 +17,13 @@ import structlog
 from services.sender import letters, relay, schedule, settling
 from services.sender.relay import Replies, Verdict
 from services.sender.settling import Aftermath
-from shared import accounts, maillog, smtp_client, submissions, upstream
+from shared import accounts, maillog, relays, smtp_client, submissions, upstream
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection, Database
 from shared.failures import Permanent, Temporary
+from shared.relays import Group
 from shared.smtp_client import SERVER_FULL, LoginRefused, Lost, SmtpClient, Unanswered, Unwilling
-from shared.submissions import Group
 from shared.vault import Vault
 
 CLAIM_SECONDS = 45.0
@@ -120,7 +120,7 @@ class Relaying:
     ) -> list[Group]:
         if external is None or wanted <= 0 or self._stopping:
             return []
-        return await submissions.claim(
+        return await relays.claim(
             connection, external.id, self._owner, wanted, external.smtp_connections, CLAIM_SECONDS, in_hand
         )
 
@@ -170,7 +170,7 @@ class Relaying:
 
         async def before_dot() -> None:
             async with self._database.transaction() as connection:
-                if not await submissions.mark_unanswered(connection, group.id, self._owner, CLAIM_SECONDS):
+                if not await relays.mark_unanswered(connection, group.id, self._owner, CLAIM_SECONDS):
                     raise ClaimLost
 
         while True:
@@ -196,7 +196,7 @@ class Relaying:
             raise LoginRefused(str(error)) from error
         line.client = await smtp_client.connect(external, password, self._allow_private)
         async with self._database.transaction() as connection:
-            await submissions.relay_works(connection, external.id)
+            await relays.works(connection, external.id)
         self.wake(external.id)  # after failures one lane tries alone
         return line.client
 
@@ -255,17 +255,17 @@ class Relaying:
         kind = str(getattr(error, "kind", "server"))
         try:
             async with self._database.transaction() as connection:
-                await submissions.release(connection, [group.id], self._owner)  # mail first, then account: no deadlock
+                await relays.release(connection, [group.id], self._owner)  # mail first, then account: no deadlock
                 if crowded:
-                    await submissions.lower_connections(connection, external.id, others)
+                    await relays.lower_connections(connection, external.id, others)
                 else:
-                    state = (await submissions.relays(connection, [external.id])).get(external.id)
+                    state = (await relays.states(connection, [external.id])).get(external.id)
                     delay = (
                         schedule.PAUSE
                         if refused
                         else schedule.reconnect_delay(state.failures + 1 if state else 1, random.random())
                     )
-                    await submissions.relay_fails(connection, external.id, kind, str(error), delay, pause=refused)
+                    await relays.fails(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
             log.warning("waiting", stage="relay", reason=str(unavailable))
             await self._give_back(group)
@@ -281,7 +281,7 @@ class Relaying:
         self.in_hand.discard(group.id)
         try:
             async with self._database.transaction(5.0) as connection:
-                await submissions.release(connection, [group.id], self._owner)
+                await relays.release(connection, [group.id], self._owner)
         except Temporary as error:
             log.warning("claim left to run out", submission_id=group.id, reason=str(error))
 
@@ -336,7 +336,7 @@ class Relaying:
         if self.in_hand:
             try:
                 async with self._database.transaction(5.0) as connection:
-                    await submissions.release(connection, sorted(self.in_hand), self._owner)
+                    await relays.release(connection, sorted(self.in_hand), self._owner)
             except Temporary as error:
                 log.warning("claims left to run out", mails=len(self.in_hand), reason=str(error))
 

@@ -10,15 +10,15 @@ from typing import Literal
 from services.sender import notices, schedule
 from services.sender.notices import About, Original
 from services.sender.relay import Verdict, further_ids
-from shared import accounts, headers, inbound, maillog, messages, publications, submissions
+from shared import accounts, authors, headers, inbound, maillog, messages, publications, relays
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection
 from shared.inbound import Arrival
 from shared.maillog import Event
 from shared.messages import Content
+from shared.relays import Group, Outcome
 from shared.smtp_client import Reply
-from shared.submissions import Group, Outcome
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -54,7 +54,7 @@ async def settle(
             ),
         )
     delay = 0.0 if again else schedule.retry_delay(group.tries + 1, chance)
-    if not await submissions.settle(
+    if not await relays.settle(
         connection,
         group.id,
         owner,
@@ -87,9 +87,7 @@ async def settle(
         for found in further_ids(outcome.reply, ours)
     }
     if ids:
-        await submissions.add_authors(
-            connection, [(found, group.external_id, group.author_id, group.id) for found in sorted(ids)]
-        )
+        await authors.add(connection, [(found, group.external_id, group.author_id, group.id) for found in sorted(ids)])
     await maillog.record(connection, events)
     failed = [
         About(
@@ -107,12 +105,12 @@ async def settle(
 async def expire(connection: Connection) -> Aftermath:
     """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
     answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
-    expired = await submissions.expired_claims(connection)
-    await submissions.release(connection, [group.id for group, unanswered in expired if not unanswered])
+    expired = await relays.expired_claims(connection)
+    await relays.release(connection, [group.id for group, unanswered in expired if not unanswered])
     after = Aftermath()
     for group, unanswered in expired:
         if unanswered:
-            await submissions.send_again(connection, group.id)
+            await relays.send_again(connection, group.id)
             event = _uncertain(group, None, "the sender ended before the provider's reply came")
             await maillog.record(connection, [event])
             after += Aftermath((event,))
@@ -124,10 +122,10 @@ async def expire(connection: Connection) -> Aftermath:
 async def give_up(connection: Connection) -> Aftermath:
     """End what could not be delivered for five days, and tell the authors; some at a time."""
     after = Aftermath()
-    groups = await submissions.too_old(connection, schedule.GIVE_UP)
-    relays = await submissions.relays(connection, {group.external_id for group in groups})
+    groups = await relays.too_old(connection, schedule.GIVE_UP)
+    states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
-        problem = relays[group.external_id].last_error if group.external_id in relays else None
+        problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [
             About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
             for w in group.recipients
@@ -138,7 +136,7 @@ async def give_up(connection: Connection) -> Aftermath:
 
 async def _end(connection: Connection, group: Group, abouts: Sequence[About]) -> Aftermath:
     """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
-    await submissions.give_up(
+    await relays.give_up(
         connection,
         group.id,
         [Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
@@ -151,10 +149,10 @@ async def _end(connection: Connection, group: Group, abouts: Sequence[About]) ->
 async def tell_delays(connection: Connection) -> Aftermath:
     """Tell authors what has not been delivered for four hours, then daily; some at a time."""
     after = Aftermath()
-    groups = await submissions.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
-    relays = await submissions.relays(connection, {group.external_id for group in groups})
+    groups = await relays.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
+    states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
-        problem = relays[group.external_id].last_error if group.external_id in relays else None
+        problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem)) for w in group.recipients]
         after += await _notify(connection, group, "delayed", abouts)
     return after

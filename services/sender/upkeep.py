@@ -10,7 +10,7 @@ from prometheus_client import Gauge
 
 from services.sender import settling
 from services.sender.relaying import CLAIM_SECONDS, Relaying
-from shared import submissions
+from shared import relays
 from shared.database import Database
 from shared.failures import Temporary
 from shared.service import Service
@@ -40,17 +40,17 @@ class Upkeep:
     async def look(self) -> None:
         """Wake the accounts that have something due."""
         async with self._database.transaction() as connection:
-            due = await submissions.due_relays(connection)
+            due = await relays.due(connection)
         for external_id in due:
             self._relaying.wake(external_id)
 
     async def hold(self) -> None:
         """Renew the own claims, then take up those of senders that are gone; close idle connections; count."""
         async with self._database.transaction() as connection:
-            await submissions.renew(connection, self._relaying.in_hand, self._owner, CLAIM_SECONDS)
+            await relays.renew(connection, self._relaying.in_hand, self._owner, CLAIM_SECONDS)
         async with self._database.transaction() as connection:
             after = await settling.expire(connection)
-            waiting, oldest = await submissions.backlog(connection)
+            waiting, oldest = await relays.backlog(connection)
         self._relaying.tell(after)
         QUEUED.set(waiting)
         OLDEST.set(oldest)
@@ -66,7 +66,7 @@ class Upkeep:
     async def lift(self) -> None:
         """Try all the connections of accounts that were limited."""
         async with self._database.transaction() as connection:
-            await submissions.lift_limits(connection)
+            await relays.lift_limits(connection)
 
 
 async def keep_up(service: Service, relaying: Relaying) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.smtp_in.data import Mail
-from services.smtp_in.group_commit import GroupCommit
 from services.smtp_in.recipients import Directory
 from services.smtp_in.senders import header_id
 from shared import accounts, maillog, submissions
 from shared.accounts import External, Local
 from shared.broker import Broker
 from shared.database import Connection, Database
+from shared.group_commit import GroupCommit
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 

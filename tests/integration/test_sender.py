@@ -11,8 +11,8 @@ import pytest
 
 from services.sender import letters
 from services.sender.relay import Letter
-from shared import submissions
-from shared.submissions import Group
+from shared import authors, relays, submissions
+from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, ScriptedSmtp, scripted_smtp
 from tests.send_bench import MAIL, Bench, replies, sending, until
@@ -195,7 +195,7 @@ async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, 
     id_ = await bench.submit(ANN, header_id="own@local.com")
     await bench.until(id_, state="done")
     async with bench.database.transaction() as connection:
-        known = await submissions.authors_of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
+        known = await authors.of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
     assert sorted(
         (header_id, sent.author_id, sent.external_id, list(sent.recipients))
         for header_id, found in known.items()
@@ -225,7 +225,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await submissions.relays(connection))[support]
+        relay = (await relays.states(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
@@ -236,7 +236,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await submissions.resume(connection, support)
+        await relays.resume(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 
@@ -593,8 +593,8 @@ async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_f
     await bench.submit(ANN, header_id="same@x")
     await bench.submit(ANN, header_id="same@x", author="Jim")
     async with bench.database.transaction() as connection:
-        [sent] = (await submissions.authors_of(connection, ["same@x"]))["same@x"]
+        [sent] = (await authors.of(connection, ["same@x"]))["same@x"]
         assert sent.author_id == bench.people["Alex"].id
         # and after five years it is forgotten
         await connection.execute("update authors set recorded_at = now() - interval '5 years 1 day'")
-        assert await submissions.authors_of(connection, ["same@x"]) == {}
+        assert await authors.of(connection, ["same@x"]) == {}

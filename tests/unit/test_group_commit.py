@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from services.smtp_in.group_commit import GroupCommit
 from shared.database import Connection, Database
 from shared.failures import Temporary
+from shared.group_commit import GroupCommit
 
 
 class Transactions:
