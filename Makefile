@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench
+.PHONY: demo test check bench fuzz
 
 demo:
 	./mailgroup demo
@@ -13,3 +13,8 @@ check:
 bench:
 	./mailgroup test --version
 	.venv/bin/python -m bench.run
+
+fuzz:
+	./mailgroup test --version
+	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements-fuzz.lock
+	.venv/bin/python -m tests.fuzz.explore
