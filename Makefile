@@ -11,5 +11,4 @@ check:
 	.ci/run check
 
 bench:
-	./mailgroup test --version
-	.venv/bin/python -m bench.run
+	./mailgroup bench
