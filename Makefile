@@ -11,8 +11,7 @@ check:
 	.ci/run check
 
 bench:
-	./mailgroup test --version
-	.venv/bin/python -m bench.run
+	./mailgroup bench
 
 fuzz:
 	./mailgroup test --version

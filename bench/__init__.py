@@ -1,1 +1,17 @@
-"""Benchmarks: figures of this machine, for comparison within one run. No test depends on them."""
+"""The project's benchmark: mailgroup beside the programs that do the same work, on one machine, in turn.
+
+``make bench`` runs all of it; ``python -m bench.run --help`` tells how to run less. Who looks for ...
+- what is measured, and with which goals: works.py, and the module of each group of works (serving.py, submission.py,
+  pipeline.py, relay.py, latency.py, sharers.py, growth.py, idle.py).
+- what it is measured against: anchors.py (Dovecot, Postfix, smtp-sink), fetchers.py (mpop, fetchmail with maildrop).
+- the gateway under test: gateway.py, started as ``up`` does; stand.py holds all that runs, each part from when it is
+  first asked for.
+- the load: pop3_load.py, smtp_load.py, delay.py, pop3_source.py, smtp_target.py, processes of their own (processes.py).
+- how figures become lines: table.py (ratios of pairs, goals met or not), results.py (RESULTS.md), machine.py.
+
+It is no test: nothing fails because a machine is slow. A mail that is missing or wrong ends it (Wrong).
+"""
+
+
+class Wrong(Exception):
+    """A mail is missing, too many or not the same: a figure would mean nothing."""

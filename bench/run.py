@@ -1,96 +1,86 @@
-"""The whole way of a mail, timed: ``make bench``, or ``.venv/bin/python -m bench.run [MAILS] [OCTETS]``.
-
-Mails lie at a real provider (Dovecot); they are fetched, routed, delivered and read by POP3. PostgreSQL and RabbitMQ
-are durable, as in ``up``. Each stage's rate is its mails over the time between its first and its last commit.
-"""
+"""``make bench``, or ``python -m bench.run [WORK ...]``: run the works, print their lines, keep them in RESULTS.md."""
 
 from __future__ import annotations
 
-import asyncio
-import statistics
+import os
+import signal
 import sys
-import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from shared.database import Database
+from bench import Wrong, anchors, machine, results
+from bench.stand import Stand
+from bench.table import COLUMNS, Line
+from bench.works import WORKS, Work, chosen
+from shared.failures import Permanent, Temporary
 from tests.servers import scratch
-from tests.system import System, running, until
 
-RUNS = 3
-STAGES = ("fetched", "routed", "delivered")
+RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def offer(system: System, address: str, mails: int, octets: int) -> None:
-    """Mails into the provider's mailbox: half of them name Alex, half name nobody."""
-    for number in range(mails):
-        to = f'"Alex" <{address}>' if number % 2 else address
-        header = (
-            f"From: anna@customer.example\r\nTo: {to}\r\nMessage-ID: <{number}@{address}>\r\nSubject: {number}\r\n\r\n"
-        )
-        line = b"x" * 76 + b"\r\n"
-        system.provider.put(address, header.encode() + line * ((octets - len(header)) // len(line)))
+def main(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Works, or groups of them (--list); all if none is given.", metavar="WORK"),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="How often each work is done by both sides, in turn.")] = 5,
+    list_: Annotated[bool, typer.Option("--list", help="Name the works, and run nothing.")] = False,
+    lock: Annotated[
+        Path | None, typer.Option(help="A file to lock while measuring, on a machine where others measure, too.")
+    ] = None,
+    write: Annotated[bool, typer.Option(help="Keep the figures in bench/RESULTS.md.")] = True,
+) -> None:
+    """Measure mailgroup beside Dovecot, Postfix, mpop and fetchmail on this machine.
+
+    Needs root, for those change their users. The sections of works that are not run stay in RESULTS.md as they are.
+
+    Example: python -m bench.run submission poll --pairs 2 --no-write
+    """
+    if list_:
+        for work in WORKS:
+            print(f"{work.name:14} {work.group:10} {work.title}")
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped, whoever ends us
+    try:
+        works = chosen(names or [])
+        anchors.require()
+        with scratch() as folder, Stand(folder, lock) as stand:
+            _run(stand, works, pairs, write)
+    except (Permanent, Temporary, ValueError) as error:
+        sys.exit(f"bench: {error}")
+    except Wrong as error:
+        sys.exit(f"bench: WRONG, so no figures: {error}")
 
 
-async def spans(system: System, address: str) -> dict[str, float]:
-    """Seconds between the first and the last commit of each stage."""
-    database = Database(str(system.settings.database_url), "bench")
-    await database.open()
-    async with database.transaction() as connection:
-        cursor = await connection.execute(
-            """select event, extract(epoch from max(at) - min(at))::float8 from events
-               where external = %s group by event""",
-            (address,),
-        )
-        found = {str(row[0]): float(row[1]) for row in await cursor.fetchall()}
-    await database.close()
-    return found
+def _run(stand: Stand, works: list[Work], pairs: int, write: bool) -> None:
+    command = f"python -m bench.run {' '.join(sys.argv[1:])}".strip()
+    for work in works:
+        print(f"{work.name}: {work.title}", file=sys.stderr)
+        lines = work.run(stand, pairs)
+        _print(work, lines)
+        if write:
+            told = (
+                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {pairs} pairs, `{command}`, on {machine.processor()} "
+                f"with {os.cpu_count()} cores"
+            )
+            before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+            new = {work.name: results.section(work.name, work.title, told, lines)}
+            facts = machine.facts(stand.gateway, stand.folder)
+            RESULTS.write_text(results.merge(before, facts, new, [known.name for known in WORKS]), encoding="utf-8")
 
 
-def measure(system: System, run: int, mails: int, octets: int) -> dict[str, float]:
-    """Mails per second by stage, and in all."""
-    address = f"run{run}@company.com"
-    account = system.external(address)
-    offer(system, address, mails, octets)
-    company = system.company()
-    company["external_accounts"].append(account)
-    company["local_accounts"][0] |= {"address": f"alex{run}@local.com", "external": address}
-    started = time.monotonic()
-    system.apply(company, prune=False)
-    until(lambda: system.json("status")["books"][address]["delivered"] == mails, 600)
-    delivered = time.monotonic()
-    read = len(system.mails(f"alex{run}@local.com"))
-    ended = time.monotonic()
-    assert read == mails, f"{read} of {mails} mails are readable"
-    rates = {
-        stage: mails / max(seconds, 1e-3)
-        for stage, seconds in asyncio.run(spans(system, address)).items()
-        if stage in STAGES
-    }
-    return rates | {
-        "read by POP3 (poplib)": mails / (ended - delivered),
-        "all, until readable": mails / (delivered - started),
-    }
-
-
-def main(mails: int = 2000, octets: int = 10_240) -> None:
-    """Print the medians of some runs."""
-    with scratch() as folder, running(folder) as system:
-        runs = [measure(system, run, mails, octets) for run in range(RUNS)]
-    table = Table(
-        "Stage",
-        "Mails per second: median",
-        "lowest",
-        "highest",
-        title=f"{mails} mails of {octets} octets, {RUNS} runs",
-        title_justify="left",
-    )
-    for stage in runs[0]:
-        rates = [run[stage] for run in runs]
-        table.add_row(stage, f"{statistics.median(rates):.0f}", f"{min(rates):.0f}", f"{max(rates):.0f}")
-    Console().print(table)
+def _print(work: Work, lines: list[Line]) -> None:
+    """As a table that is as wide as it needs: a terminal may wrap its lines, a file should not."""
+    rows = [COLUMNS, *(line.cells() for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    print(f"\n{work.name}: {work.title}")
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    typer.run(main)

@@ -1,0 +1,226 @@
+"""mailgroup as it runs in an installation: all that ``up`` starts, with real PostgreSQL and RabbitMQ on their defaults.
+
+What has to be there before a measurement (accounts, mailboxes full of mail) is put there by the code of the project.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import psycopg
+
+from bench.anchors import PASSWORD, await_until
+from deploy.machine import ports
+from deploy.machine.instance import RESIDENT, Instance, with_free_ports
+from services.admin import changes
+from services.admin.accounts_file import check
+from shared import accounts, inbound, maildrops, messages
+from shared.database import Database
+from shared.failures import Temporary
+from shared.inbound import Arrival
+from shared.maildrops import Copy
+from shared.messages import Content
+from shared.passwords import Pool
+from shared.settings import Settings
+from shared.vault import Vault
+from tests.company import HASH, KEY
+
+DOMAIN = "bench.local"
+_SESSIONS = 2000
+"""Allowed from one address, as in Dovecot's configuration: all load comes from this machine."""
+_READY_SECONDS = 60.0
+_BATCH_MAILS, _BATCH_OCTETS = 1_000, 32 * 1024 * 1024
+_FAR = 86_400
+
+T = TypeVar("T")
+
+
+class Gateway:
+    """A context manager. settings: where its services are. connection: to its database, one transaction a statement."""
+
+    def __init__(self, folder: Path) -> None:
+        """:param folder: for its data; PostgreSQL's user must be able to reach it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        base = Settings(
+            data=folder / "data", allow_private_upstream=True, secret_key=KEY, max_connections_per_address=_SESSIONS
+        )
+        self._instance = Instance(with_free_ports(base), say=lambda line: print(f"  {line}", file=sys.stderr))
+        self.settings = self._instance.settings
+        self._externals: dict[str, dict[str, Any]] = {}
+        self._people: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self._instance.__enter__()
+        self.settings = self._instance.settings
+        self.connection = psycopg.connect(str(self.settings.database_url), autocommit=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self._instance.__exit__(kind, error, traceback)
+
+    # ------------------------------------------------------------------------------------------ processes
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the services and servers, by name."""
+        return self._instance.pids()
+
+    def services(self) -> dict[str, int]:
+        """Process ids of the services, by name."""
+        return {name: pid for name, pid in self.pids().items() if name in RESIDENT}
+
+    def stop(self, service: str) -> None:
+        """Stop a service; it stays so until ``start``."""
+        self._instance.stop_program(service)
+
+    def start(self, service: str) -> None:
+        """Start a service, and wait until it is ready."""
+        self._instance.start_program(service)
+        url = f"http://127.0.0.1:{self.settings.metrics_port_of(service)}/readyz"
+
+        def ready() -> bool:
+            try:
+                urllib.request.urlopen(url, timeout=3).close()
+            except OSError:
+                return False
+            return True
+
+        await_until(ready, _READY_SECONDS)
+        if service == "pop3_out":
+            await_until(lambda: ports.greets(self.settings.pop3_port, b"+OK"), _READY_SECONDS)
+
+    def restart(self, service: str) -> None:
+        """Stop and start a service: nothing is in its memory."""
+        self.stop(service)
+        self.start(service)
+
+    # ------------------------------------------------------------------------------------------ the database
+
+    def value(self, sql: str, *parameters: object) -> Any:
+        """The first column of the first row that the database answers."""
+        row = self.connection.execute(sql.encode(), parameters).fetchone()
+        return None if row is None else row[0]
+
+    def await_value(self, wanted: object, sql: str, *parameters: object, seconds: float = 120.0) -> float:
+        """Ask the database until it answers so. :return: when it did (Unix time). :raises Temporary: never."""
+        deadline = time.monotonic() + seconds
+        while (found := self.value(sql, *parameters)) != wanted:
+            if time.monotonic() > deadline:
+                raise Temporary(f"{found!r} instead of {wanted!r} after {seconds:g} s: {sql}")
+            time.sleep(0.01)
+        return time.time()
+
+    def settle(self) -> None:
+        """Let the database do now what it would do a minute later, in the middle of a measurement."""
+        self.connection.execute("vacuum analyze")
+        self.connection.execute("checkpoint")
+
+    # ------------------------------------------------------------------------------------------ accounts
+
+    def add(
+        self, externals: Sequence[dict[str, Any]], people: Sequence[dict[str, Any]], due_in: float | None = None
+    ) -> float:
+        """Add accounts, as ``apply`` does.
+
+        :param due_in: seconds until the external accounts are polled first; None: in a day.
+        :return: when that is (Unix time).
+        """
+        self._externals |= {fields["address"]: fields for fields in externals}
+        self._people |= {fields["address"]: fields for fields in people}
+        return self._apply([fields["address"] for fields in externals], _FAR if due_in is None else due_in)
+
+    def remove(self, externals: Iterable[str], people: Iterable[str]) -> None:
+        """Remove accounts that were added."""
+        for address in externals:
+            self._externals.pop(address, None)
+        for address in people:
+            self._people.pop(address, None)
+        self._apply([], 0.0)
+
+    def _apply(self, due: Sequence[str], due_in: float) -> float:
+        document = {
+            "external_accounts": list(self._externals.values()),
+            "local_accounts": list(self._people.values()),
+        }
+
+        async def work(database: Database) -> float:
+            async with database.transaction(600.0) as connection:
+                await changes.apply(connection, check(document, "bench"), Vault(KEY), Pool(), prune=True)
+                cursor = await connection.execute(
+                    """update polls set next_poll_at = clock_timestamp() + make_interval(secs => %s)
+                       from external_accounts e where e.id = external_id and e.address = any(%s)
+                       returning extract(epoch from next_poll_at)::float8""",
+                    (due_in, list(due)),
+                )
+                return max((float(row[0]) for row in await cursor.fetchall()), default=0.0)
+
+        return self._with_database(work)
+
+    def _with_database(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        async def opened() -> T:
+            database = Database(str(self.settings.database_url), "bench")
+            await database.open()
+            try:
+                return await work(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(opened())
+
+    def fill(self, address: str, bodies: Iterable[bytes]) -> None:
+        """Put mails into a mailbox, past the queues, with all rows that a delivery leaves but the trace."""
+
+        async def put(database: Database, batch: list[bytes]) -> None:
+            async with database.transaction() as connection:
+                people = {person.address: person for person in await accounts.locals_(connection)}
+                local_id = people[address].id
+                stored = await messages.store(connection, [Content.of(body) for body in batch])
+                arrivals = [Arrival("local", message_id, recipients=((local_id, "bench"),)) for message_id in stored]
+                ids = await inbound.add(connection, arrivals)
+                copies = await inbound.pending(connection, ids)
+                await maildrops.deliver(
+                    connection, [Copy(local_id, copy.inbound_id, copy.message_id, copy.octets) for copy in copies]
+                )
+                await inbound.finish(connection, copies, [], ids)
+
+        async def work(database: Database) -> None:
+            batch: list[bytes] = []
+            for body in bodies:
+                batch.append(body)
+                if len(batch) == _BATCH_MAILS or len(batch) * len(body) > _BATCH_OCTETS:
+                    await put(database, batch)
+                    batch = []
+            if batch:
+                await put(database, batch)
+
+        self._with_database(work)
+
+
+def external(address: str, pop3_port: int = 1, smtp_port: int = 1, **fields: Any) -> dict[str, Any]:
+    """An external account at servers of this machine, as in the accounts file; polled once a day."""
+    return {
+        "address": address,
+        "password": PASSWORD,
+        "poll_seconds": _FAR,
+        "pop3": {"host": "127.0.0.1", "port": pop3_port, "tls": "none"},
+        "smtp": {"host": "127.0.0.1", "port": smtp_port, "tls": "none", "auth": False, "connections": 20},
+    } | fields
+
+
+def person(name: str, of: str, **fields: Any) -> dict[str, Any]:
+    """A local account, as in the accounts file, ``name@bench.local``; of: the address that it shares."""
+    return {
+        "address": f"{name}@{DOMAIN}",
+        "user_name": name,
+        "external": of,
+        "password_hash": HASH,
+    } | fields

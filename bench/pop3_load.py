@@ -1,0 +1,192 @@
+"""Load on a POP3 server, from a process of its own: sessions of mail clients, as cheap as they can be made.
+
+``retr`` logs in, asks STAT and reads every mail of the mailbox; ``poll`` logs in, asks STAT and UIDL; ``login`` logs in
+and leaves; ``idle`` holds its sessions until standard input ends. Each session is a connection of its own. It prints a
+line of JSON: items (mails, or sessions), octets, seconds, cpu (its own share of one core) and the median seconds of a
+session. It ends with an error when a mail or an octet is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any, cast
+
+import uvloop
+
+_END = b"\r\n.\r\n"
+_BUFFER_OCTETS = 256 * 1024
+
+
+class Client(asyncio.BufferedProtocol):
+    """A session. It looks at as few octets as it can: at the beginning and the end of what comes."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+        self.first = b""
+        self._buffer = bytearray(_BUFFER_OCTETS)
+        self._transport: asyncio.Transport | None = None
+        self._answered: asyncio.Future[bytes] | None = None
+        self._lines = False
+        self._missing = 0
+        self._tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # those of uvloop have their own classes
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def expect(self, replies: int = 1, lines: bool = False) -> asyncio.Future[bytes]:
+        """So many replies; ``lines``: each ends with a line of a dot. The result is the first one's status line."""
+        self._missing, self._lines, self.first, self._tail = replies, lines, b"", b""
+        self._answered = asyncio.get_running_loop().create_future()
+        return self._answered
+
+    def ask(self, command: bytes, replies: int = 1, lines: bool = False) -> asyncio.Future[bytes]:
+        """Send a command (several, if pipelined); as ``expect``."""
+        answered = self.expect(replies, lines)
+        if self._transport is not None:
+            self._transport.write(command)
+        return answered
+
+    def buffer_updated(self, count: int) -> None:
+        self.octets += count
+        if self._answered is None:
+            return
+        if len(self.first) < 128:
+            self.first += bytes(self._buffer[: min(count, 128)])
+        if not self._lines or self.first.startswith(b"-ERR"):
+            if self._buffer[count - 1] == 10:
+                self._answer()
+        elif self._missing == 1 and count >= len(_END):
+            if self._buffer.endswith(_END, 0, count):
+                self._answer()
+            self._tail = bytes(self._buffer[count - len(_END) + 1 : count])
+        else:
+            data = self._tail + self._buffer[:count]
+            self._missing -= data.count(_END)
+            self._tail = data[-len(_END) + 1 :]
+            if self._missing <= 0:
+                self._answer()
+
+    def _answer(self) -> None:
+        answered, self._answered = self._answered, None
+        if answered is None or answered.done():
+            return
+        if self.first.startswith(b"+OK"):
+            answered.set_result(self.first[: self.first.index(b"\n") + 1])
+        else:
+            answered.set_exception(ConnectionError(f"the server says {self.first!r}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(ConnectionError(f"cut off: {exc}"))
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def log_in(wanted: argparse.Namespace, index: int) -> Client:
+    """A session of the user of this index."""
+    client = Client()
+    greeted = client.expect()
+    await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", wanted.port)
+    await greeted
+    await client.ask(b"USER %s\r\n" % wanted.user.format(i=index % wanted.users).encode())
+    await client.ask(b"PASS %s\r\n" % wanted.password.encode())
+    return client
+
+
+async def read(client: Client, wanted: argparse.Namespace, count: int) -> None:
+    """Read a mailbox of ``count`` mails of ``--octets`` octets each."""
+    before, status = client.octets, b""
+    for start in range(1, count + 1, wanted.pipeline):
+        numbers = range(start, min(start + wanted.pipeline, count + 1))
+        commands = b"".join(b"RETR %d\r\n" % number for number in numbers)
+        status = await client.ask(commands, len(numbers), lines=True)
+    expected = count * (len(status) + wanted.octets + 3)  # mails of one size have status lines of one length
+    if client.octets - before != expected:
+        sys.exit(f"{client.octets - before} octets came instead of {expected}")
+
+
+async def session(wanted: argparse.Namespace, index: int) -> tuple[int, int]:
+    """One session; items, and octets that came."""
+    client, items = await log_in(wanted, index), 1
+    if wanted.mode != "login":
+        count = int((await client.ask(b"STAT\r\n")).split()[1])
+        if count != wanted.mails:
+            sys.exit(f"{count} mails are in the mailbox instead of {wanted.mails}")
+        if wanted.mode == "poll":
+            await client.ask(b"UIDL\r\n", lines=True)
+        else:
+            await read(client, wanted, count)
+            items = count
+    await client.ask(b"QUIT\r\n")
+    client.close()
+    return items, client.octets
+
+
+async def load(wanted: argparse.Namespace) -> dict[str, Any]:
+    """All sessions, so many at a time."""
+    items = octets = 0
+    lasted: list[float] = []
+
+    async def work(slot: int) -> None:
+        nonlocal items, octets
+        for index in range(slot, wanted.sessions, wanted.concurrency):
+            began = time.perf_counter()
+            more, came = await session(wanted, index)
+            lasted.append(time.perf_counter() - began)
+            items, octets = items + more, octets + came
+
+    started, busy = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(work(slot) for slot in range(wanted.concurrency)))
+    seconds = time.perf_counter() - started
+    cpu = (time.process_time() - busy) / seconds
+    return {
+        "items": items, "octets": octets, "seconds": seconds, "cpu": cpu, "session": statistics.median(lasted),
+    }  # fmt: skip
+
+
+async def idle(wanted: argparse.Namespace) -> None:
+    """Hold the sessions until standard input ends."""
+    clients = [await log_in(wanted, index) for index in range(wanted.sessions)]
+    print(json.dumps({"items": len(clients)}), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for client in clients:
+        client.close()
+
+
+def main() -> None:
+    """Read the command line and go."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=["retr", "poll", "login", "idle"])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--user", required=True, help="{i} in it is the number of the user, from 0")
+    parser.add_argument("--users", type=int, default=1, help="how many users there are")
+    parser.add_argument("--password", required=True)
+    parser.add_argument("--sessions", type=int, default=1, help="in all; session N is of user N modulo --users")
+    parser.add_argument("--concurrency", type=int, default=1, help="how many sessions at a time")
+    parser.add_argument("--pipeline", type=int, default=1, help="RETRs that are sent at once")
+    parser.add_argument("--mails", type=int, default=0, help="how many are in each mailbox")
+    parser.add_argument("--octets", type=int, default=0, help="of each mail")
+    wanted = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if wanted.mode == "idle":
+            runner.run(idle(wanted))
+        else:
+            print(json.dumps(runner.run(load(wanted))))
+
+
+if __name__ == "__main__":
+    main()

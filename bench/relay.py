@@ -1,0 +1,103 @@
+"""Relaying to the provider, beside Postfix: mails that wait are released at once, over at most 20 connections.
+
+On our side they wait because the account backs off until tomorrow; then it is resumed, as by the operator, and one more
+mail is submitted, which tells the sender. The time counts from the release until smtp-sink has taken every mail and
+the queue is empty.
+"""
+
+from __future__ import annotations
+
+import smtplib
+import subprocess
+import time
+from functools import partial
+
+from bench import Wrong
+from bench.anchors import PASSWORD, Postfix, await_until
+from bench.gateway import DOMAIN, external, person
+from bench.mails import mail
+from bench.processes import Run, generate
+from bench.stand import ROUND_TRIP, Stand
+from bench.submission import drain
+from bench.table import Goal, Line, of_runs
+from deploy.machine.programs import PATH
+
+MAILS, FAR_MAILS, OCTETS = 1_000, 600, 10_240
+_DRAIN_SECONDS = 120.0
+
+
+def relay(stand: Stand, pairs: int) -> list[Line]:
+    """Beside the provider, and at a distance."""
+    lines = [_in_turn(stand, pairs, stand.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 2.5)]
+    with stand.far(stand.sink.port) as port:
+        lines.append(_in_turn(stand, pairs, port, "far", FAR_MAILS, f"the same, {ROUND_TRIP} ms away", 1.5))
+    return lines
+
+
+def _in_turn(stand: Stand, pairs: int, port: int, name: str, mails: int, work: str, goal: float) -> Line:
+    account, author = f"{name}@provider.example", f"{name}-author"
+    stand.gateway.add([external(account, smtp_port=port)], [person(author, account)])
+    with Postfix(stand.folder / f"postfix-{name}", port) as postfix:
+        anchor, ours = stand.alternate(
+            pairs,
+            partial(_by_postfix, stand, postfix, mails),
+            partial(_by_us, stand, account, f"{author}@{DOMAIN}", mails),
+        )
+    stand.gateway.remove([account], [f"{author}@{DOMAIN}"])
+    return of_runs(work, ours, anchor, Goal("≥", goal), "mails/s", "Postfix")
+
+
+def _by_postfix(stand: Stand, postfix: Postfix, mails: int) -> Run:
+    subprocess.run(
+        ["smtp-source", "-d", "-s", "8", "-m", str(mails), "-l", str(OCTETS), "-f", "a@bench.example",
+         "-t", "b@example.net", f"127.0.0.1:{postfix.port}"],
+        check=True, env={"PATH": PATH},
+    )  # fmt: skip
+    if (found := len(postfix.held())) != mails:
+        raise Wrong(f"{found} of {mails} mails are in Postfix's queue")
+    before, began = stand.sink.count(), time.perf_counter()
+    postfix.release()
+    await_until(lambda: stand.sink.count() - before >= mails and postfix.is_empty(), _DRAIN_SECONDS)
+    seconds = time.perf_counter() - began
+    _check(stand, before, mails)
+    return Run(mails, seconds)
+
+
+def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
+    gateway = stand.gateway
+    drain(stand)
+    gateway.connection.execute(
+        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
+           where e.id = external_id and e.address = %s""",
+        (account,),
+    )
+    generate(
+        "smtp_load",
+        port=gateway.settings.smtp_port,
+        user=author,
+        sender=author,
+        password=PASSWORD,
+        mails=mails - 1,
+        octets=OCTETS,
+        concurrency=8,
+    )
+    gateway.await_value(mails - 1, "select count(*) from submissions where state = 'queued'")
+    before, began = stand.sink.count(), time.perf_counter()
+    gateway.connection.execute(
+        """update relays set next_try_at = now() from external_accounts e
+           where e.id = external_id and e.address = %s""",
+        (account,),
+    )
+    with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:  # at once: a process would need time to start
+        smtp.login(author, PASSWORD)
+        smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
+    await_until(lambda: stand.sink.count() - before >= mails, _DRAIN_SECONDS)
+    drain(stand)
+    seconds = time.perf_counter() - began
+    _check(stand, before, mails)
+    return Run(mails, seconds)
+
+
+def _check(stand: Stand, before: int, mails: int) -> None:
+    if (found := stand.sink.count() - before) != mails:
+        raise Wrong(f"{found} mails were relayed instead of {mails}")
