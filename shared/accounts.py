@@ -1,7 +1,7 @@
 """External and local accounts, and all SQL on them (manual chapter 4; tables external_accounts, local_accounts).
 
-Every service reads them afresh where it decides something, or asks whether they are as it knows them (``version``), so a
-change is in force when its commit returns.
+Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``), so
+a change is in force when its commit returns.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ async def local_by_login(connection: Connection, address: str) -> Local | None:
     cursor = await connection.execute(
         f"""{_LOCAL} where removed_at is null and lower(address) = lower(%(a)s)
             union all
-            {_LOCAL} where removed_at is null and addresses <> '{{}}' and lower_all(addresses) @> array[lower(%(a)s)]""",
+            {_LOCAL} where removed_at is null and addresses <> '{{}}'
+                and lower_all(addresses) @> array[lower(%(a)s)]""",
         {"a": address},
     )
     row = await cursor.fetchone()

@@ -115,8 +115,7 @@ class Intake:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     async def directory(self) -> Directory:
-        """The accounts as they are now; read only if they changed since they were. Sessions that ask while a read is under
-        way share the next one.
+        """The accounts as they are now. Sessions that ask while a look at the database is under way share the next one.
 
         :raises Temporary: the database is away.
         """
