@@ -29,6 +29,13 @@ async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]
     )
 
 
+FROM_NEW = """insert into authors (header_id, external_id, author_id, submission_id)
+    select distinct on (header_id, external_id) header_id, external_id, author_id, id from new
+    order by header_id, external_id, place
+    on conflict (header_id, external_id) do nothing"""
+"""``add`` as a part of a larger statement, which has the submissions as ``new``; in the same order."""
+
+
 async def add_further(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
     """Record ids that a provider gave to mails of ours: (id known here, further id, id of the external account)."""
     if further:

@@ -64,6 +64,11 @@ async def record(connection: Connection, events: Sequence[Event]) -> None:
         )
 
 
+SUBMITTED_FROM_NEW = """insert into events (event, submission_id, external, who, reply)
+    select 'submitted', id, traced_external, traced_who, traced_reply from new where traced"""
+"""``record`` of ``submitted`` as a part of a larger statement, which has the submissions as ``new``."""
+
+
 def announce(events: Sequence[Event]) -> None:
     """Log and count, after the commit."""
     for event in events:

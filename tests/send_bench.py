@@ -123,6 +123,7 @@ class Bench:
                     )
                 ],
             )
+        assert submission_id is not None
         self.publications += await self.stage.handle([submission_id])
         return submission_id
 
