@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared import messages
+from shared.arrays import literal
 from shared.database import Connection, Row, storable
 
 
@@ -167,7 +168,7 @@ async def claim(
             "octets": ahead_octets,
             "owner": owner,
             "seconds": seconds,
-            "in_hand": list(in_hand),
+            "in_hand": literal(in_hand),
         },
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)
@@ -189,7 +190,7 @@ async def renew(connection: Connection, ids: Collection[int], owner: str, second
     await connection.execute(
         f"""with {_HELD} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
             from held where s.id = held.id""",
-        {"ids": list(ids), "owner": owner, "seconds": seconds},
+        {"ids": literal(ids), "owner": owner, "seconds": seconds},
     )
 
 
@@ -202,7 +203,7 @@ async def mark_unanswered(connection: Connection, ids: Collection[int], owner: s
         f"""with {_HELD} update submissions s set state = 'sent_unanswered', state_at = now(),
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from held where s.id = held.id returning s.id""",
-        {"ids": list(ids), "owner": owner, "seconds": seconds},
+        {"ids": literal(ids), "owner": owner, "seconds": seconds},
     )
     return {int(row[0]) for row in await cursor.fetchall()}
 
@@ -244,15 +245,15 @@ async def settle(connection: Connection, settlements: Sequence[Settlement], owne
                     as new (id, tries, uncertain, delay) join held using (id)
             where s.id = new.id returning s.id""",
         {
-            "ids": [settlement.id for settlement in settlements],
+            "ids": literal(settlement.id for settlement in settlements),
             "owner": owner,
-            "tries": [int(settlement.count_try) for settlement in settlements],
-            "uncertain": [settlement.uncertain for settlement in settlements],
-            "delays": [settlement.delay for settlement in settlements],
-            "told_ids": [id_ for id_, _ in told],
-            "positions": [outcome.position for _, outcome in told],
-            "states": [outcome.state for _, outcome in told],
-            "replies": [storable(outcome.reply) for _, outcome in told],
+            "tries": literal(int(settlement.count_try) for settlement in settlements),
+            "uncertain": literal(settlement.uncertain for settlement in settlements),
+            "delays": literal(str(settlement.delay) for settlement in settlements),
+            "told_ids": literal(id_ for id_, _ in told),
+            "positions": literal(outcome.position for _, outcome in told),
+            "states": literal(outcome.state for _, outcome in told),
+            "replies": literal(storable(outcome.reply) for _, outcome in told),
         },
     )
     return {int(row[0]) for row in await cursor.fetchall()}
@@ -295,7 +296,7 @@ async def release(connection: Connection, ids: Sequence[int], owner: str | None 
                order by id for update)
            update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
            from held where s.id = held.id""",
-        {"ids": list(ids), "owner": owner},
+        {"ids": literal(ids), "owner": owner},
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.sender.relay import Letter
-from services.sender.rewriting import Author, addresses, rewrite
+from services.sender.rewriting import Author, Parsed, addresses, parse, rewrite
 from shared import accounts, headers, messages
 from shared.accounts import External
 from shared.database import Connection, Database
@@ -19,13 +19,13 @@ _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user nam
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a letter is made of. beginning: of the mail, at least its header, which ends at ``end``.
+    """What a letter is made of. beginning: of the mail, at least its header, which is ``parsed``.
 
     people: who is behind local addresses, these and perhaps others.
     """
 
     beginning: bytes
-    end: int
+    parsed: Parsed
     people: _People
 
 
@@ -45,10 +45,10 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
             if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
                 beginning += await messages.second_piece(connection, group.message_id)
                 end = headers.header_end(beginning)
-            found[group.id] = beginning, end
-        asked = {address for beginning, end in found.values() for address in addresses(beginning[:end])}
+            found[group.id] = beginning, parse(beginning[:end])
+        asked = {address for _, parsed in found.values() for address in addresses(parsed)}
         people = await _people(connection, asked, external)
-    return {id_: Source(beginning, end, people) for id_, (beginning, end) in found.items()}
+    return {id_: Source(beginning, parsed, people) for id_, (beginning, parsed) in found.items()}
 
 
 async def _people(connection: Connection, asked: set[str], external: External) -> _People:
@@ -68,13 +68,13 @@ def write(database: Database, group: Group, external: External, source: Source |
     """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
         raise Permanent(f"the bytes of mail {group.message_id} are gone")
-    beginning, end = source.beginning, source.end
+    beginning, end = source.beginning, len(source.parsed.header)
     # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
     own = (group.author_address, *group.author_addresses)
     people = {**source.people, **{address.lower(): (group.author_name, external.address) for address in own}}
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
     author = Author(group.author_name, external.address, frozenset(a.lower() for a in external.own_addresses))
-    header = rewrite(beginning[:end], people, author, group.header_id, submitted_at)
+    header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield header + beginning[end:]
