@@ -385,4 +385,4 @@ async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: 
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="claimed")
     await asyncio.sleep(0.2)
-    assert bench.relaying.in_hand == set()  # so the claim runs out
+    assert bench.relaying.claims.in_hand == set()  # so the claim runs out
