@@ -9,7 +9,7 @@ import datetime
 import re
 from collections.abc import Callable
 
-from services.sender.rewriting import SENDERS, Author, addresses, rewrite
+from services.sender.rewriting import SENDERS, Author, addresses, parse, rewrite
 from services.smtp_in import commands, recipients, senders
 from services.smtp_in.data import Mail, Refusal
 from services.smtp_in.recipients import Directory
@@ -17,7 +17,7 @@ from shared import headers, names, reports, routing
 from shared.accounts import External, Local, Server
 from shared.database import storable
 from shared.pop3_client import Body
-from shared.smtp_client import Wire
+from shared.smtp_session import Wire
 
 _SERVER = Server("mail.company.com", 110, "none")
 SUPPORT = External(
@@ -77,9 +77,11 @@ def leave(data: bytes) -> None:
     if senders.check_header(OFFICE, PEOPLE[0], header) is not None:
         return
     everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
-    directory = {address: everyone[address] for address in addresses(header) if address in everyone}
+    directory = {address: everyone[address] for address in addresses(parse(header)) if address in everyone}
     author = Author("Alex", SUPPORT.address, frozenset(SUPPORT.own_addresses))
-    left = rewrite(header, directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC))
+    left = rewrite(
+        parse(header), directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC)
+    )
     assert not _LONE.search(left)
     sender = headers.values(left, "from")
     assert len(sender) == 1
