@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
+from shared.arrays import literal
 from shared.database import Connection, Database
 from shared.failures import Permanent
 
@@ -86,6 +87,16 @@ async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     cursor = connection.cursor(binary=True)
     await cursor.execute("select id, head from messages where id = any(%s)", (list(ids),))
     return {int(message_id): bytes(head) for message_id, head in await cursor.fetchall()}
+
+
+async def beginnings(connection: Connection, ids: Sequence[int], octets: int) -> dict[int, bytes]:
+    """The first ``octets`` of each mail, at most 256 KiB; only those are read from the disk."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        "select id, substring(head from 1 for %s::int) from messages where id = any(%s::bigint[])",
+        (octets, literal(ids)),
+    )
+    return {int(message_id): bytes(beginning) for message_id, beginning in await cursor.fetchall()}
 
 
 async def second_piece(connection: Connection, message_id: int) -> bytes:
