@@ -58,11 +58,9 @@ def handed_over(
 
     :param smtputf8: the client asked for it.
     """
-    header = mail.header
-    made = f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     addresses = [sender, *(recipient.address for recipient in recipients)]
-    needed = not (header.isascii() and all(address.isascii() for address in addresses))
-    found = header_id(header) or made
+    needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
+    found = header_id(mail.values) or f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
     return Handed(
         Submission(
