@@ -1,7 +1,7 @@
 """External and local accounts, and all SQL on them (manual chapter 4; tables external_accounts, local_accounts).
 
-Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``),
-so a change is in force when its commit returns.
+Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``):
+a change is in force when its commit returns.
 """
 
 from __future__ import annotations

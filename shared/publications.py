@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shared.broker import Publication
 from shared.envelopes import Fetched, Routed, Submitted
@@ -10,6 +10,7 @@ from shared.topology import FETCHED, ROUTED, SUBMITTED, key
 
 RECIPIENTS_A_MESSAGE = 100
 """A message's header has to fit a frame of 128 KiB; a mail to more people is announced in several messages."""
+SUBMISSIONS_A_MESSAGE = 50
 
 
 def fetched(inbound_id: int, external: str) -> Publication:
@@ -30,6 +31,18 @@ def routed(inbound_id: int, recipients: Sequence[str]) -> list[Publication]:
     return publications
 
 
-def submitted(submission_id: int, external: str) -> Publication:
-    """A submission for the sender. external: address of the author's external account."""
-    return Publication(key(SUBMITTED, external), Submitted(id=submission_id, external=external).to_json())
+def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
+    """Submissions for the sender, each with the address of its author's external account.
+
+    Those of one account that were committed together travel together: the sender wakes for an account, not for a mail.
+    """
+    by_external: dict[str, list[int]] = {}
+    for submission_id, external in submissions:
+        by_external.setdefault(external, []).append(submission_id)
+    return [
+        Publication(
+            key(SUBMITTED, external), Submitted(id=part[0], others=tuple(part[1:]), external=external).to_json()
+        )
+        for external, ids in by_external.items()
+        for part in (ids[start : start + SUBMISSIONS_A_MESSAGE] for start in range(0, len(ids), SUBMISSIONS_A_MESSAGE))
+    ]

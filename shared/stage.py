@@ -86,13 +86,13 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
     wanted: list[int] = []
     for delivery in batch:
         try:
-            wanted.append(read(Envelope, delivery.body).id)
+            wanted.extend(read(Envelope, delivery.body).ids)
         except Permanent as error:
             log.error("stray message", stage=stage.name, reason=str(error))
             consumer.reject(delivery)
             batch = [other for other in batch if other is not delivery]
     left = list(dict.fromkeys(wanted))
-    most = len(left)
+    most = min(len(left), stage.batch)
     pauses = iter(PAUSES)
     while left:
         ids = left[:most]

@@ -65,7 +65,7 @@ class Sender:
         """Submissions that wait to be handed over and whose message was lost."""
         async with self._database.transaction() as connection:
             late = await submissions.overdue(connection, self._grace)
-        return [publications.submitted(row, external) for row, external in late]
+        return publications.submitted(late)
 
 
 def arrivals_of(mail: Open) -> list[Arrival]:
