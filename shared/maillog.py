@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import structlog
 from prometheus_client import Counter
 
+from shared.arrays import literal
 from shared.database import Connection, storable
 
 FETCHED = Counter("mailgroup_messages_fetched_total", "Mails fetched from providers.", ["external"])
@@ -95,3 +96,22 @@ async def history(
         (list(inbound), list(submissions)),
     )
     return [(row[0], Event(*row[1:])) for row in await cursor.fetchall()]
+
+
+RECORD_HELD = """insert into events (event, submission_id, external, who, reply)
+    select new.event, held.id, new.external, new.who, new.reply
+    from unnest(%(events)s::text[], %(event_ids)s::bigint[], %(externals)s::text[], %(who)s::text[], %(said)s::text[])
+            with ordinality as new (event, id, external, who, reply, place) join held using (id)
+    order by place"""
+"""``record`` as a part of a larger statement: events of submissions, of those that it has as ``held``."""
+
+
+def held_parameters(events: Sequence[Event]) -> dict[str, str]:
+    """The parameters of ``RECORD_HELD``."""
+    return {
+        "events": literal(event.event for event in events),
+        "event_ids": literal(event.submission_id for event in events),
+        "externals": literal(event.external and storable(event.external) for event in events),
+        "who": literal(event.who and storable(event.who) for event in events),
+        "said": literal(event.reply and storable(event.reply) for event in events),
+    }
