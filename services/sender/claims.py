@@ -52,6 +52,7 @@ class Claims:
             self._committed,
             lambda _: 1,
             single=lambda batch: not any(settled.needs_more for settled in _settled(batch)),
+            gathering=True,
         )
 
     async def run(self) -> None:
