@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench
+.PHONY: demo test check bench fuzz
 
 demo:
 	./mailgroup demo
@@ -12,3 +12,8 @@ check:
 
 bench:
 	./mailgroup bench
+
+fuzz:
+	./mailgroup test --version
+	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements-fuzz.lock
+	.venv/bin/python -m tests.fuzz.explore

@@ -19,12 +19,16 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {"requirements.lock": [], "requirements-dev.lock": ["--group", "dev"]}
+FILES = {
+    "requirements.lock": [],
+    "requirements-dev.lock": ["--group", "dev"],
+    "requirements-fuzz.lock": ["--group", "fuzz"],
+}
 _MARK = "# made from pyproject.toml, digest "
 
 
 def write() -> str | None:
-    """Make both files, keeping the versions that still fit. What went wrong, or None."""
+    """Make the files, keeping the versions that still fit. What went wrong, or None."""
     for name, options in FILES.items():
         versions, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
         # Once more from nothing but those versions: uv keeps the hashes of a pin that it finds; where they came from
@@ -54,7 +58,7 @@ def _digest(name: str) -> str:
     """Of all in pyproject.toml that the file depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     inputs = [project["project"]["requires-python"], project["project"]["dependencies"]]
-    if name == "requirements-dev.lock":
+    if FILES[name]:
         inputs.append(project["dependency-groups"])
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """External and local accounts, and all SQL on them (manual chapter 4; tables external_accounts, local_accounts).
 
-Every service reads them afresh where it decides something, so a change is in force when its commit returns.
+Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``),
+so a change is in force when its commit returns.
 """
 
 from __future__ import annotations
@@ -124,6 +125,14 @@ def _local(row: Row) -> Local:
     )
 
 
+async def version(connection: Connection) -> str:
+    """Of all accounts together: another one after every change. To be read before the accounts that it stands for."""
+    cursor = await connection.execute("select version::text from accounts_version")
+    row = await cursor.fetchone()
+    assert row is not None, "the table accounts_version has one row"
+    return str(row[0])
+
+
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
     cursor = await connection.execute(
@@ -157,8 +166,10 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
 async def local_by_login(connection: Connection, address: str) -> Local | None:
     """The local account that logs in with this address (the main one or a further one), in any case of letters."""
     cursor = await connection.execute(
-        f"""{_LOCAL} where removed_at is null
-            and (lower(address) = lower(%(a)s) or lower(%(a)s) = any(select lower(x) from unnest(addresses) x))""",
+        f"""{_LOCAL} where removed_at is null and lower(address) = lower(%(a)s)
+            union all
+            {_LOCAL} where removed_at is null and addresses <> '{{}}'
+                and lower_all(addresses) @> array[lower(%(a)s)]""",
         {"a": address},
     )
     row = await cursor.fetchone()
@@ -185,6 +196,11 @@ async def valid_logins(connection: Connection, logins: Collection[tuple[int, str
         ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]),
     )
     return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
+
+
+LOGIN_IS_VALID = """(select l.enabled and l.removed_at is null and l.password_hash = {password_hash}
+    from local_accounts l where l.id = {id})"""
+"""``valid_logins`` as a condition of a larger statement."""
 
 
 # ------------------------------------------------------------------------------------------ changes (services/admin)

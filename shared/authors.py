@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from shared.arrays import literal
 from shared.database import Connection
 from shared.routing import Sent
 
@@ -29,6 +30,13 @@ async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]
     )
 
 
+FROM_NEW = """insert into authors (header_id, external_id, author_id, submission_id)
+    select distinct on (header_id, external_id) header_id, external_id, author_id, id from new
+    order by header_id, external_id, place
+    on conflict (header_id, external_id) do nothing"""
+"""``add`` as a part of a larger statement, which has the submissions as ``new``; in the same order."""
+
+
 async def add_further(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
     """Record ids that a provider gave to mails of ours: (id known here, further id, id of the external account)."""
     if further:
@@ -51,9 +59,9 @@ async def of(connection: Connection, header_ids: Collection[str]) -> dict[str, l
         """select a.header_id, a.external_id, a.author_id,
                   array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id)
            from authors a
-           where a.header_id = any(%s) and a.recorded_at > now() - make_interval(years => %s)
+           where a.header_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
-        (list(set(header_ids)), AUTHORSHIP_YEARS),
+        (literal(set(header_ids)), AUTHORSHIP_YEARS),
     )
     found: dict[str, list[Sent]] = {}
     for header_id, external_id, author_id, recipients in await cursor.fetchall():

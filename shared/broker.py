@@ -5,8 +5,9 @@ hands out batches and takes acknowledgements for all of them at once. The connec
 whole topology declared each time, so a broker that lost everything is made whole by whoever comes first.
 
 pika's AsyncioConnection runs on the service's event loop. Its callbacks only set futures and fill queues: an exception
-in one would end the connection. An acknowledgement belongs to the channel that delivered; when that is gone the broker
-delivers again, and saying anything would close the new channel.
+in one would end the connection. What travels by the thousand goes past pika's own codec (``frames``). An
+acknowledgement belongs to the channel that delivered; when that is gone the broker delivers again, and saying anything
+would close the new channel.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError
 from prometheus_client import Gauge
 
-from shared import topology
+from shared import frames, topology
 from shared.failures import Temporary
 
 WINDOW = 1000
@@ -67,7 +68,8 @@ class Consumer:
         self.prefetch = prefetch
         self._waiting: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
-        self._unacked = UNACKED.labels(queue)
+        self._unacked = 0
+        UNACKED.labels(queue).set_function(lambda: self._unacked)
 
     async def batch(self, limit: int) -> list[Delivery]:
         """Wait for a message and take up to ``limit`` that are there."""
@@ -87,30 +89,91 @@ class Consumer:
         open_ = [delivery for delivery in batch if delivery.channel.is_open]
         if open_:
             open_[-1].channel.basic_ack(open_[-1].tag, multiple=True)
-            self._unacked.dec(len(open_))
+            self._unacked -= len(open_)
 
     def reject(self, delivery: Delivery) -> None:
         """Not understood: to the dead letters."""
         if delivery.channel.is_open:
             delivery.channel.basic_reject(delivery.tag, requeue=False)
-            self._unacked.dec()
+            self._unacked -= 1
 
     def requeue(self, batch: Sequence[Delivery]) -> None:
         """Hand a batch back to the queue."""
         for delivery in batch:
             if delivery.channel.is_open:
                 delivery.channel.basic_nack(delivery.tag, requeue=True)
-                self._unacked.dec()
+                self._unacked -= 1
 
     def _deliver(self, delivery: Delivery) -> None:
         self._waiting.append(delivery)
-        self._unacked.inc()
+        self._unacked += 1
         self._arrived.set()
 
     def _reset(self) -> None:
         """A new channel: what the old one delivered comes again."""
         self._waiting.clear()
-        self._unacked.set(0)
+        self._unacked = 0
+
+
+def _nothing(tag: int, multiple: bool) -> None:
+    """Confirmations that concern nobody."""
+
+
+class _Connection(AsyncioConnection):
+    """Reads deliveries and confirmations itself, and sends many publications at once.
+
+    deliver: for each consumer's channel, what takes its messages. confirm: what takes confirmations.
+    """
+
+    # pika's own, unknown to its types
+    _frame_buffer: bytes
+    _adapter_emit_data: Callable[[bytes], None]
+    _read_frame: Callable[[], tuple[int, Any]]
+    _trim_frame_buffer: Callable[[int], None]
+    _process_frame: Callable[[Any], None]
+    bytes_sent: int
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.deliver: dict[int, Callable[[frames.Delivered], None]] = {}
+        self.confirm: Callable[[int, bool], None] = _nothing
+        super().__init__(*arguments, **named)
+
+    def send(self, data: bytes) -> None:
+        """Whole frames, in one write."""
+        self.bytes_sent += len(data)
+        self._adapter_emit_data(data)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self._frame_buffer += data_in
+        while self._frame_buffer:
+            found, octets = frames.read(self._frame_buffer)
+            if octets:
+                self._trim_frame_buffer(octets)
+                for each in found:
+                    if isinstance(each, frames.Confirmed):
+                        self.confirm(each.tag, each.multiple)
+                    elif each.channel in self.deliver:  # not while the channel is being opened or closed
+                        self.deliver[each.channel](each)
+                continue
+            octets, frame = self._read_frame()
+            if not frame:
+                return
+            self._trim_frame_buffer(octets)
+            self._process_frame(frame)
+
+
+class _Group:
+    """Publications that somebody waits for. done: all of them are confirmed, or one failed."""
+
+    def __init__(self, messages: int) -> None:
+        self.left = messages
+        self.tags: list[range] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def confirmed(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            _resolve(self.done, None)
 
 
 class Broker:
@@ -126,13 +189,11 @@ class Broker:
         self._parameters.connection_attempts = 1
         self._parameters.client_properties = {"connection_name": f"mailgroup-{name}"}
         self._consumers: list[Consumer] = []
-        self._connection: AsyncioConnection | None = None
+        self._connection: _Connection | None = None
         self._channel: Channel | None = None
-        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
-        self._ids: dict[str, int] = {}
+        self._unconfirmed: dict[int, _Group] = {}  # in the order of their tags
         self._next_tag = 1
-        self._serial = itertools.count(1)
-        self._window = asyncio.Semaphore(WINDOW)
+        self._room = asyncio.Event()  # there may be room in the window again
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self._keeper: asyncio.Task[None] | None = None
@@ -201,7 +262,7 @@ class Broker:
             if not lost.done():
                 lost.set_result(str(reason))
 
-        connection = AsyncioConnection(
+        connection = _Connection(
             self._parameters,
             on_open_callback=lambda _: _resolve(opened, None),
             on_open_error_callback=on_lost,
@@ -218,13 +279,14 @@ class Broker:
         await self._declare(channel)
         await _call(channel, partial(channel.confirm_delivery, self._on_confirm))
         channel.add_on_return_callback(self._on_return)
+        connection.confirm = self._confirm
         self._channel, self._next_tag = channel, 1
         for consumer in self._consumers:
             await self._start(consumer, connection, on_lost)
         self._unblocked.set()
         self._up.set()
 
-    async def _open_channel(self, connection: AsyncioConnection, on_lost: Callable[[object, object], None]) -> Channel:
+    async def _open_channel(self, connection: _Connection, on_lost: Callable[[object, object], None]) -> Channel:
         opened: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         channel = connection.channel(on_open_callback=lambda c: _resolve(opened, c))
 
@@ -247,7 +309,7 @@ class Broker:
                 await _call(channel, partial(channel.queue_bind, queue.name, queue.exchange, binding))
 
     async def _start(
-        self, consumer: Consumer, connection: AsyncioConnection, on_lost: Callable[[object, object], None]
+        self, consumer: Consumer, connection: _Connection, on_lost: Callable[[object, object], None]
     ) -> None:
         channel = await self._open_channel(connection, on_lost)
         consumer._reset()
@@ -259,15 +321,22 @@ class Broker:
         def on_message(channel: Channel, method: Any, _: object, body: bytes) -> None:
             consumer._deliver(Delivery(body, method.delivery_tag, method.redelivered, channel))
 
+        def on_delivered(found: frames.Delivered) -> None:
+            consumer._deliver(Delivery(found.body, found.tag, found.redelivered, channel))
+
+        connection.deliver[channel.channel_number] = on_delivered
         await _call(channel, partial(channel.basic_consume, consumer.queue, on_message))
 
     def _disconnect(self) -> None:
         self._up.clear()
         connection, self._connection, self._channel = self._connection, None, None
-        for future in self._unconfirmed.values():
-            _fail(future, "the connection to the broker was lost")
+        if connection is not None:  # what it still says while it closes is about tags of before
+            connection.confirm = _nothing
+            connection.deliver.clear()
+        for group in self._unconfirmed.values():
+            _fail(group.done, "the connection to the broker was lost")
         self._unconfirmed.clear()
-        self._ids.clear()
+        self._room.set()
         self._unblocked.set()  # nobody waits on a connection that is gone
         if connection is not None and not (connection.is_closed or connection.is_closing):
             try:
@@ -282,30 +351,30 @@ class Broker:
 
         :raises Temporary: the broker is away, too slow, or has no queue for a message.
         """
-        futures: list[asyncio.Future[None]] = []
+        waiting = list(publications)
+        if not waiting:
+            return
+        group = _Group(len(waiting))
+        sent = 0
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
-                for publication in publications:
-                    await self._window.acquire()
-                    try:
-                        await self._unblocked.wait()
-                        future = self._send(publication)
-                    except BaseException:
-                        self._window.release()
-                        raise
-                    future.add_done_callback(lambda _: self._window.release())
-                    futures.append(future)
-                await asyncio.gather(*futures)
+                while sent < len(waiting) and not group.done.done():
+                    await self._unblocked.wait()
+                    part = waiting[sent : sent + WINDOW - len(self._unconfirmed)]
+                    if part:
+                        self._send(part, group)
+                        sent += len(part)
+                    else:
+                        self._room.clear()
+                        await self._room.wait()
+                await group.done
         except TimeoutError as error:
             raise Temporary(f"broker: no confirmation within {PUBLISH_SECONDS:g} s") from error
-        except (AMQPError, OSError) as error:
+        except (AMQPError, OSError, ValueError) as error:
             raise Temporary(f"broker: {type(error).__name__}: {error}") from error
         finally:
-            for future in futures:
-                if not future.done():
-                    future.cancel()
-                elif not future.cancelled():
-                    future.exception()  # seen: one failure of the batch has been raised
+            if group.left:
+                self._forget(group)
 
     def publish_behind(self, publications: Sequence[Publication]) -> None:
         """Publish without waiting. What fails is logged, and published again by the sweep of the stage it is for."""
@@ -320,42 +389,64 @@ class Broker:
         except Temporary as error:
             log.warning("not published, left to the sweep", messages=len(publications), reason=str(error))
 
-    def _send(self, publication: Publication) -> asyncio.Future[None]:
-        channel = self._channel
-        if not self.ready or channel is None or not channel.is_open:
+    def _send(self, publications: Sequence[Publication], group: _Group) -> None:
+        channel, connection = self._channel, self._connection
+        if not self.ready or channel is None or connection is None or not channel.is_open:
             raise Temporary("broker: not connected")
-        message_id = str(next(self._serial))
-        properties = pika.BasicProperties(
-            delivery_mode=2,
-            content_type="application/json",
-            message_id=message_id,
-            headers={"CC": list(publication.copies)} if publication.copies else None,
+        tags = range(self._next_tag, self._next_tag + len(publications))
+        # a message that no queue takes comes back without its tag, so that is its id
+        data = b"".join(
+            [
+                frames.publish(
+                    channel.channel_number,
+                    topology.EXCHANGE,
+                    publication.key,
+                    publication.body,
+                    str(tag),
+                    publication.copies,
+                    connection.params.frame_max,
+                )
+                for tag, publication in zip(tags, publications, strict=True)
+            ]
         )
-        channel.basic_publish(topology.EXCHANGE, publication.key, publication.body, properties, mandatory=True)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unconfirmed[self._next_tag] = future
-        self._ids[message_id] = self._next_tag
-        future.add_done_callback(lambda _: self._ids.pop(message_id, None))
-        self._next_tag += 1
-        return future
+        connection.send(data)
+        self._next_tag = tags.stop
+        group.tags.append(tags)
+        self._unconfirmed.update(dict.fromkeys(tags, group))
+
+    def _forget(self, group: _Group) -> None:
+        """Nobody waits for these publications any more; what is unconfirmed makes room."""
+        if not group.done.cancel() and not group.done.cancelled():
+            group.done.exception()  # seen
+        for tag in itertools.chain.from_iterable(group.tags):
+            if self._unconfirmed.get(tag) is group:
+                del self._unconfirmed[tag]
+        self._room.set()
+
+    def _confirm(self, tag: int, multiple: bool) -> None:
+        for each in self._up_to(tag) if multiple else [tag]:
+            group = self._unconfirmed.pop(each, None)
+            if group is not None:
+                group.confirmed()
+        self._room.set()
+
+    def _up_to(self, tag: int) -> list[int]:
+        return list(itertools.takewhile(lambda each: each <= tag, self._unconfirmed))
 
     def _on_confirm(self, frame: Any) -> None:
         tag, multiple = frame.method.delivery_tag, frame.method.multiple
-        acked = isinstance(frame.method, pika.spec.Basic.Ack)
-        tags = [t for t in self._unconfirmed if t <= tag] if multiple else [tag]
-        for each in tags:
-            future = self._unconfirmed.pop(each, None)
-            if future is not None:
-                if acked:
-                    _resolve(future, None)
-                else:
-                    _fail(future, "the broker refused a message")
+        if isinstance(frame.method, pika.spec.Basic.Ack):
+            self._confirm(tag, multiple)
+            return
+        for each in self._up_to(tag) if multiple else [tag]:
+            group = self._unconfirmed.pop(each, None)
+            if group is not None:
+                _fail(group.done, "the broker refused a message")
 
     def _on_return(self, _: object, method: Any, properties: Any, __: object) -> None:
-        tag = self._ids.get(properties.message_id)  # a return comes before its confirmation and carries no tag
-        future = None if tag is None else self._unconfirmed.pop(tag, None)
-        if future is not None:
-            _fail(future, f"no queue takes {method.routing_key}: {method.reply_text}")
+        group = self._unconfirmed.pop(int(properties.message_id), None)  # a return comes before its confirmation
+        if group is not None:
+            _fail(group.done, f"no queue takes {method.routing_key}: {method.reply_text}")
 
     # ------------------------------------------------------------------------------------------ consuming
 

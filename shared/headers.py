@@ -52,10 +52,11 @@ class Field(NamedTuple):
         return self.name.lower()
 
 
-_HEADER_END = re.compile(rb"\n\r?\n")
 # Blanks before the colon are obsolete (RFC 5322 section 4.5) and still sent. A line of blanks alone continues a field.
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?")
 _OTHER_LINE = re.compile(rb"[^\n]*+(?:\n[ \t][^\n]*+)*+\n?")
+# The same fields all at once, for whoever needs no spans. A folded line begins with a blank and so is no field's start.
+_FIELDS = re.compile(rb"^([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
 _FOLD = re.compile(rb"[\r\n]+")
 
 
@@ -63,8 +64,9 @@ def header_end(message: bytes) -> int:
     """Where the body begins: just after the blank line that ends the header; ``len(message)`` if there is none."""
     if message.startswith((b"\r\n", b"\n")):
         return message.index(b"\n") + 1
-    blank = _HEADER_END.search(message)
-    return blank.end() if blank else len(message)
+    long = message.find(b"\n\r\n")
+    short = message.find(b"\n\n", 0, long + 1 if long >= 0 else None)
+    return short + 2 if short >= 0 else long + 3 if long >= 0 else len(message)
 
 
 def fields(header: bytes) -> list[Field]:
@@ -83,10 +85,22 @@ def fields(header: bytes) -> list[Field]:
     return found
 
 
+def by_name(message: bytes) -> dict[str, list[bytes]]:
+    """The raw values of ``fields`` by name in lower case, in order; of a message or its header."""
+    found: dict[str, list[bytes]] = {}
+    for name, value in _FIELDS.findall(message[: header_end(message)]):
+        found.setdefault(name.decode("ascii").lower(), []).append(value.removesuffix(b"\r"))
+    return found
+
+
 def values(header: bytes, name: str) -> list[bytes]:
     """The raw values of every field of this name, in order."""
-    key = name.lower()
-    return [field.value for field in fields(header) if field.key == key]
+    key = name.lower().encode()
+    return [
+        value.removesuffix(b"\r")
+        for found, value in _FIELDS.findall(header[: header_end(header)])
+        if found.lower() == key
+    ]
 
 
 def field_text(value: bytes) -> str:
@@ -203,7 +217,11 @@ def mailboxes(value: bytes) -> list[Mailbox]:
     Read as well: a name before or in a comment behind a bare address, a bracket too many or too few, routes, semicolons
     for commas, raw UTF-8. What holds no address yields nothing.
     """
-    tokens = list(_tokens(value.decode("latin-1")))
+    text = value.decode("latin-1")
+    plain = _plain_mailboxes(text)
+    if plain is not None:
+        return plain
+    tokens = list(_tokens(text))
     found: list[Mailbox] = []
     words: list[_Token] = []  # of the mailbox being read: its name, or its address, and comments
     angle: _Token | None = None  # its <address>
@@ -237,6 +255,44 @@ def mailboxes(value: bytes) -> list[Mailbox]:
         elif token.kind != "blank":
             (tail if angle else words).append(token)
     finish(tail)
+    return found
+
+
+# Most address fields hold nothing but ``Name <a@b>``, ``"Name" <a@b>`` and ``a@b`` in ASCII: no comments, groups,
+# backslashes, encoded-words, apostrophes around addresses. Then one match a mailbox reads what the tokens would.
+_PLAIN = re.compile(
+    r"""[ \t\r\n]*+
+    (?:
+        (?P<quoted>"(?P<text>[ !#-\[\]-~]*+)"[ \t\r\n]*+<)
+      | (?P<words>(?P<phrase>[!#-'*+\-./0-9=?@A-Z^-~]++(?:[ ][!#-'*+\-./0-9=?@A-Z^-~]++)*+)[ \t\r\n]*+<)
+      | (?P<angle><)
+    )?
+    (?P<address>[!#-&*+\-./0-9=?A-Z^-~]++@[A-Za-z0-9.\-]++)
+    (?P<close>>)?
+    [ \t\r\n]*+(?:,|\Z)""",
+    re.VERBOSE | re.ASCII,
+)
+_PLAIN_CHARACTERS = 10_000
+
+
+def _plain_mailboxes(text: str) -> list[Mailbox] | None:
+    """What ``mailboxes`` makes of a plain value; None for any other."""
+    if len(text) > _PLAIN_CHARACTERS or "=?" in text:
+        return None
+    found = []
+    position = 0
+    while position < len(text):
+        match = _PLAIN.match(text, position)
+        if match is None:
+            return None
+        quoted, name, words, phrase, angle, address, close = match.groups()
+        opened = quoted or words or angle
+        if bool(opened) != bool(close) or len(address) > ADDRESS_OCTETS:
+            return None
+        start = match.start("address") - len(opened or "")
+        end = match.end("close") if close else match.end("address")
+        found.append(Mailbox((name or phrase or "").strip() or None, address, start, end))
+        position = match.end()
     return found
 
 
@@ -352,6 +408,8 @@ def _decoded(text: str) -> str | None:
 
 def fold_address(address: str) -> str:
     """An address in the form in which two that are the same are equal: case, composed letters, A-labels (RFC 5890)."""
+    if address.isascii() and "xn--" not in (lower := address.lower()) and "@" in lower:
+        return lower.rstrip(".")
     local, _, domain = unicodedata.normalize("NFC", address).casefold().rpartition("@")
     domain = domain.rstrip(".")
     if "xn--" in domain and len(domain) <= DOMAIN_OCTETS:

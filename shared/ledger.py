@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Temporary
 
@@ -344,11 +345,11 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                     m (uidl, state, octets, sha256, inbound_id)""",
             (
                 external_id,
-                [mail.key for mail in added],
-                [_state(mail) for mail in added],
-                [mail.octets for mail in added],
-                [mail.sha256 for mail in added],
-                [mail.inbound_id for mail in added],
+                literal(mail.key for mail in added),
+                literal(_state(mail) for mail in added),
+                literal(mail.octets for mail in added),
+                literal(mail.sha256 for mail in added),
+                literal(mail.inbound_id for mail in added),
             ),
         )
     changed = [mail for mail in mails if mail.row is not None]
@@ -370,12 +371,12 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                     m (id, uidl, state, octets, sha256, inbound_id)
                where u.id = m.id""",
             (
-                [mail.row for mail in changed],
-                [mail.key for mail in changed],
-                [_state(mail) for mail in changed],
-                [mail.octets for mail in changed],
-                [mail.sha256 for mail in changed],
-                [mail.inbound_id for mail in changed],
+                literal(mail.row for mail in changed),
+                literal(mail.key for mail in changed),
+                literal(_state(mail) for mail in changed),
+                literal(mail.octets for mail in changed),
+                literal(mail.sha256 for mail in changed),
+                literal(mail.inbound_id for mail in changed),
             ),
         )
 

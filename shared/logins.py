@@ -133,7 +133,7 @@ class Logins:
     async def _account(self, address: str) -> Local | None:
         if "\0" in address or len(address.encode("utf-8", "surrogatepass")) > ADDRESS_OCTETS or not _encodable(address):
             return None  # PostgreSQL takes neither NUL nor lone surrogates; no account has such an address
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             return await accounts.local_by_login(connection, address)
 
     def _digest(self, local: Local, password: str) -> bytes:

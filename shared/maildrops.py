@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Permanent
 
@@ -109,11 +110,11 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
            order by c.position
            on conflict (local_id, inbound_id) do nothing""",
         (
-            [copy.local_id for copy in copies],
-            [copy.inbound_id for copy in copies],
-            [copy.message_id for copy in copies],
-            [copy.octets for copy in copies],
-            [copy.as_deleted for copy in copies],
+            literal(copy.local_id for copy in copies),
+            literal(copy.inbound_id for copy in copies),
+            literal(copy.message_id for copy in copies),
+            literal(copy.octets for copy in copies),
+            literal(copy.as_deleted for copy in copies),
         ),
     )
 

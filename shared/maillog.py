@@ -6,12 +6,14 @@ commit (``announce``), so the trace never tells of what was rolled back. No pass
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import structlog
 from prometheus_client import Counter
 
+from shared import arrays
 from shared.database import Connection, storable
 
 FETCHED = Counter("mailgroup_messages_fetched_total", "Mails fetched from providers.", ["external"])
@@ -44,44 +46,65 @@ class Event:
     reply: str | None = None
 
 
+_NAMES = tuple(field.name for field in fields(Event))
+_COLUMNS = {
+    "event": "text",
+    "inbound_id": "bigint",
+    "submission_id": "bigint",
+    "external": "text",
+    "who": "text",
+    "rule": "smallint",
+    "reply": "text",
+}
+
+
 async def record(connection: Connection, events: Sequence[Event]) -> None:
     """Write the trace rows, in the caller's transaction."""
-    if events:
-        await connection.execute(
-            """insert into events (event, inbound_id, submission_id, external, who, rule, reply)
-               select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[],
-                                    %s::text[])
-            """,
+    await arrays.insert(
+        connection,
+        "events",
+        _COLUMNS,
+        [
             (
-                [e.event for e in events],
-                [e.inbound_id for e in events],
-                [e.submission_id for e in events],
-                [e.external and storable(e.external) for e in events],
-                [e.who and storable(e.who) for e in events],
-                [e.rule for e in events],
-                [e.reply and storable(e.reply) for e in events],
-            ),
-        )
+                e.event,
+                e.inbound_id,
+                e.submission_id,
+                e.external and storable(e.external),
+                e.who and storable(e.who),
+                e.rule,
+                e.reply and storable(e.reply),
+            )
+            for e in events
+        ],
+    )
+
+
+SUBMITTED_FROM_NEW = """insert into events (event, submission_id, external, who, reply)
+    select 'submitted', id, traced_external, traced_who, traced_reply from new where traced"""
+"""``record`` of ``submitted`` as a part of a larger statement, which has the submissions as ``new``."""
 
 
 def announce(events: Sequence[Event]) -> None:
-    """Log and count, after the commit."""
-    for event in events:
-        log.info(
-            event.event,
-            **{name: value for name, value in asdict(event).items() if value is not None and name != "event"},
-        )
-        match event.event:
+    """Log and count, after the commit: a line an event."""
+    if not events:
+        return
+    log.info("mails", lines=[_fields(event) for event in events])
+    for (event, external, rule), count in Counts((e.event, e.external, e.rule) for e in events).items():
+        match event:
             case "fetched":
-                FETCHED.labels(event.external).inc()
+                FETCHED.labels(external).inc(count)
             case "routed":
-                ROUTED.labels(str(event.rule)).inc()
+                ROUTED.labels(str(rule)).inc(count)
             case "delivered":
-                DELIVERED.inc()
+                DELIVERED.inc(count)
             case "submitted":
-                SUBMITTED.inc()
+                SUBMITTED.inc(count)
             case "relayed" | "delayed" | "failed" | "cancelled":
-                RELAYED.labels(event.event).inc()
+                RELAYED.labels(event).inc(count)
+
+
+def _fields(event: Event) -> dict[str, object]:
+    return {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
 
 
 async def history(

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
+from shared.arrays import literal
 from shared.database import Connection, Database
 from shared.failures import Permanent
 
@@ -43,9 +44,29 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
     async with connection.cursor().copy("copy messages (id, octets, sha256, head) from stdin (format binary)") as copy:
         copy.set_types(["int8", "int8", "bytea", "bytea"])
         for message_id, content in zip(ids, contents, strict=True):
-            head = bytes(memoryview(content.body)[:HEAD_OCTETS])
-            await copy.write_row((message_id, content.octets, content.sha256, head))
-    if any(content.octets > HEAD_OCTETS for content in contents):
+            await copy.write_row((message_id, content.octets, content.sha256, head(content)))
+    await store_rest(connection, ids, contents)
+    return ids
+
+
+FROM_NEW = """insert into messages (id, octets, sha256, head) overriding system value
+    select message_id, octets, sha256, head from new"""
+"""Inserts the rows of mails as a part of a larger statement, which has them as ``new``."""
+
+
+def is_whole(content: Content) -> bool:
+    """Whether the mail is one row: nothing of it is left for ``store_rest``."""
+    return content.octets <= HEAD_OCTETS
+
+
+def head(content: Content) -> bytes:
+    """What of the mail stands in its row."""
+    return bytes(memoryview(content.body)[:HEAD_OCTETS])
+
+
+async def store_rest(connection: Connection, ids: Sequence[int], contents: Sequence[Content]) -> None:
+    """Insert what follows the heads of these mails, in the transaction that inserts their rows."""
+    if not all(map(is_whole, contents)):
         async with connection.cursor().copy(
             "copy message_chunks (message_id, position, bytes) from stdin (format binary)"
         ) as copy:
@@ -53,7 +74,6 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
             for message_id, content in zip(ids, contents, strict=True):
                 for position, chunk in enumerate(_chunks(content.body)):
                     await copy.write_row((message_id, position, chunk))
-    return ids
 
 
 def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
@@ -67,6 +87,16 @@ async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     cursor = connection.cursor(binary=True)
     await cursor.execute("select id, head from messages where id = any(%s)", (list(ids),))
     return {int(message_id): bytes(head) for message_id, head in await cursor.fetchall()}
+
+
+async def beginnings(connection: Connection, ids: Sequence[int], octets: int) -> dict[int, bytes]:
+    """The first ``octets`` of each mail, at most 256 KiB; only those are read from the disk."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        "select id, substring(head from 1 for %s::int) from messages where id = any(%s::bigint[])",
+        (octets, literal(ids)),
+    )
+    return {int(message_id): bytes(beginning) for message_id, beginning in await cursor.fetchall()}
 
 
 async def second_piece(connection: Connection, message_id: int) -> bytes:

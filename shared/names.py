@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 from shared import encoded_words
 
 LONGEST = 1000
 """Longer names, in characters, are compared as written: nobody has one, and Unicode's normal forms are slow on them."""
+REMEMBERED = 2000
+"""Names whose form is remembered: those of the people who share an account are compared with every mail's."""
 _ROUNDS = 50
 _QUOTES = ('"', "'")
 
 
+@lru_cache(REMEMBERED)
 def normalise(name: str) -> str:
     """The form in which two names are equal if they are the same name.
 

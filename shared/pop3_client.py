@@ -196,15 +196,16 @@ class Body:
 
         What is left unread without the end is at most four octets, to be put before the next piece.
         """
-        end = data.find(_END, at)
+        end = dot = data.find(b"\r\n.", at)  # the end, or a line that begins with a dot, which most mails have not
+        if dot >= 0 and not data.startswith(_END, dot):
+            end = data.find(_END, dot)
         stop = end + 2 if end >= 0 else len(data) - _held_back(data, at)
         if stop > at:
-            self._add(data[at:stop])
+            piece = data[at:stop]
+            self._add(piece if dot == end else piece.replace(b"\r\n..", b"\r\n."))
         return end >= 0, end + len(_END) if end >= 0 else stop
 
     def _add(self, piece: bytes) -> None:
-        if b"\r\n.." in piece:
-            piece = piece.replace(b"\r\n..", b"\r\n.")
         if not self._started:
             self._started = True
             piece = piece[2:]  # the CRLF of the status line

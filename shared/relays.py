@@ -1,8 +1,8 @@
 """What is queued for the providers, and how relaying through each account goes (table relays).
 
-A group is what one claim takes: the recipients of a submission that wait to be relayed. A sender holds it for a while,
-renews the claim, and settles its recipients one by one. With shared/submissions.py the owner of the tables submissions
-and submission_recipients. Times are by the database's clock.
+A group is the recipients of a submission that wait to be relayed. A sender claims it for a while, renews the claim, and
+settles its recipients one by one. With shared/submissions.py the owner of the tables submissions and
+submission_recipients. Times are by the database's clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared import messages
+from shared.arrays import literal
 from shared.database import Connection, Row, storable
 
 
@@ -90,21 +92,39 @@ async def due(connection: Connection) -> list[int]:
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """groups: taken. lanes: how many of the account's groups this owner may have on the wire now.
+
+    more: others may be due that were not taken.
+    """
+
+    groups: list[Group]
+    lanes: int
+    more: bool
+
+
 async def claim(
     connection: Connection,
     external_id: int,
     owner: str,
-    wanted: int,
     at_once: int,
     seconds: float,
+    *,
+    busy: int = 0,
+    ahead: int = 0,
+    ahead_octets: int = 0,
     in_hand: Collection[int] = (),
-) -> list[Group]:
-    """Take up to ``wanted`` due groups of an account for ``seconds``, the longest due first.
+) -> Claimed:
+    """Take due groups of an account for ``seconds``, the longest due first: one for each free lane, and some ahead.
 
+    at_once: how many groups of the account may be on the wire, over all senders. What others have claimed counts as
+    being there, so nobody has to say which of its groups is. While the account fails to connect, or its credentials
+    are refused, it is one group only: a careful try.
+    busy: lanes of the owner that have a group. ahead: so many more are taken, to be at hand when a lane is free; of
+    those, up to ``ahead_octets`` are to be held in memory.
     in_hand: what the owner is working on still. If its claim on one of them ran out, taking that one anew would make
     the lost claim look good, and the mail would be sent twice.
-    at_once: how many groups of the account may be in hand, over all senders. While the account fails to connect, or
-    its credentials are refused, one group only: a careful try.
     """
     cursor = await connection.execute(
         """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
@@ -113,87 +133,130 @@ async def claim(
     )
     relay = await cursor.fetchone()
     if relay is None or not relay[0]:
-        return []
-    limit = 1 if relay[1] else min(at_once, relay[2] or at_once)
+        return Claimed([], 0, False)
+    cursor = await connection.execute(  # behind the lock: it sees what others claimed before us
+        """select count(*) from submissions where external_id = %s and state in ('claimed', 'sent_unanswered')
+               and claim_expires > now() and claim_owner <> %s""",
+        (external_id, owner),
+    )
+    [others] = await cursor.fetchone() or (0,)
+    lanes = max(0, (1 if relay[1] else min(at_once, relay[2] or at_once)) - others)
+    free = max(0, lanes - busy)
+    wanted = free + (0 if relay[1] or lanes == 0 else ahead)
+    if wanted == 0:
+        return Claimed([], lanes, True)
     cursor = await connection.execute(
-        f"""with due as (
-                select id from submissions
+        f"""with due as materialized (
+                select id, message_id, next_try_at from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
                     and id <> all(%(in_hand)s::bigint[])
-                order by next_try_at, id for update skip locked
-                limit greatest(0, least(%(wanted)s, %(limit)s - (
-                    select count(*) from submissions where external_id = %(external)s
-                    and state in ('claimed', 'sent_unanswered') and claim_expires > now()))))
+                order by next_try_at, id limit %(wanted)s for update skip locked),
+            sized as (
+                select due.id, row_number() over nth as place,
+                    sum(least(m.octets, {messages.HEAD_OCTETS})) over nth as octets
+                from due join messages m on m.id = due.message_id window nth as (order by due.next_try_at, due.id)),
+            taken as (select id from sized where place <= %(free)s or octets <= %(octets)s)
             update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
                 claim_expires = now() + make_interval(secs => %(seconds)s)
-            from due, messages m, local_accounts a
-            where s.id = due.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
+            from taken, messages m, local_accounts a
+            where s.id = taken.id and m.id = s.message_id and a.id = s.author_id
+            returning {_GROUP}, (select count(*) from due)""",
         {
             "external": external_id,
             "wanted": wanted,
-            "limit": limit,
+            "free": free,
+            "octets": ahead_octets,
             "owner": owner,
             "seconds": seconds,
-            "in_hand": list(in_hand),
+            "in_hand": literal(in_hand),
         },
     )
-    rows = await cursor.fetchall()
-    return await _groups(connection, sorted(rows, key=_by_id)) if rows else []
+    rows = sorted(await cursor.fetchall(), key=_by_id)
+    if not rows:
+        return Claimed([], lanes, free == 0)  # perhaps the first one was too large to be held
+    seen = int(rows[0][-1])
+    return Claimed(await _groups(connection, [row[:-1] for row in rows]), lanes, seen == wanted or seen > len(rows))
+
+
+# In order of id: two that lock several claims never wait for each other.
+_HELD = """held as materialized (
+    select id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
+        and state in ('claimed', 'sent_unanswered')
+    order by id for update)"""
 
 
 async def renew(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> None:
     """Hold these claims for ``seconds`` from now."""
     await connection.execute(
-        """update submissions set claim_expires = now() + make_interval(secs => %s)
-           where id = any(%s) and claim_owner = %s and state in ('claimed', 'sent_unanswered')""",
-        (seconds, list(ids), owner),
+        f"""with {_HELD} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
+            from held where s.id = held.id""",
+        {"ids": literal(ids), "owner": owner, "seconds": seconds},
     )
 
 
-async def mark_unanswered(connection: Connection, submission_id: int, owner: str, seconds: float) -> bool:
-    """Before the final dot: from here on nobody knows whether the provider has it. False: the claim is lost."""
-    cursor = await connection.execute(
-        """update submissions set state = 'sent_unanswered', state_at = now(),
-               claim_expires = now() + make_interval(secs => %s)
-           where id = %s and claim_owner = %s and state in ('claimed', 'sent_unanswered')""",
-        (seconds, submission_id, owner),
-    )
-    return cursor.rowcount == 1
+async def mark_unanswered(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> set[int]:
+    """Before the final dots: from here on nobody knows whether the provider has them.
 
-
-async def settle(
-    connection: Connection,
-    submission_id: int,
-    owner: str,
-    outcomes: Sequence[Outcome],
-    *,
-    delay: float,
-    count_try: bool,
-    uncertain: bool = False,
-) -> bool:
-    """End a claim: recipients as told, those that still wait again after ``delay`` seconds.
-
-    count_try: the provider refused for now. uncertain: it was sent and no answer came. False: the claim is lost, and
-    nothing was changed.
+    :return: those that were marked; on the others the claim is lost.
     """
     cursor = await connection.execute(
-        """select id from submissions where id = %s and claim_owner = %s and state in ('claimed', 'sent_unanswered')
-           for update""",
-        (submission_id, owner),
+        f"""with {_HELD} update submissions s set state = 'sent_unanswered', state_at = now(),
+                claim_expires = now() + make_interval(secs => %(seconds)s)
+            from held where s.id = held.id returning s.id""",
+        {"ids": literal(ids), "owner": owner, "seconds": seconds},
     )
-    if await cursor.fetchone() is None:
-        return False
-    await _set_recipients(connection, submission_id, outcomes)
-    await connection.execute(
-        """update submissions s set claim_owner = null, claim_expires = null, state_at = now(),
-               tries = tries + %(tries)s, uncertain = s.uncertain or %(uncertain)s,
-               next_try_at = now() + make_interval(secs => %(delay)s), state = case when exists (
-                   select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting')
-                   then 'queued' else 'done' end
-           where id = %(id)s""",
-        {"id": submission_id, "tries": int(count_try), "uncertain": uncertain, "delay": delay},
+    return {int(row[0]) for row in await cursor.fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a claim ends: recipients as told, those that still wait again after ``delay`` seconds.
+
+    count_try: the provider refused for now. uncertain: it was sent and no answer came.
+    """
+
+    id: int
+    outcomes: Sequence[Outcome]
+    delay: float
+    count_try: bool
+    uncertain: bool = False
+
+
+async def settle(connection: Connection, settlements: Sequence[Settlement], owner: str) -> set[int]:
+    """End claims. :return: those that were held; on the others the claim is lost, and nothing was changed."""
+    told = [(settlement.id, outcome) for settlement in settlements for outcome in settlement.outcomes]
+    cursor = await connection.execute(
+        f"""with {_HELD},
+            told as (
+                update submission_recipients r set state = new.state, reply = new.reply,
+                    settled_at = case when new.state <> 'waiting' then now() end
+                from unnest(%(told_ids)s::bigint[], %(positions)s::int[], %(states)s::text[], %(replies)s::text[])
+                        as new (id, position, state, reply) join held using (id)
+                where r.submission_id = new.id and r.position = new.position and r.state = 'waiting'
+                returning r.submission_id, r.position, r.state)
+            update submissions s set claim_owner = null, claim_expires = null, state_at = now(),
+                tries = s.tries + new.tries, uncertain = s.uncertain or new.uncertain,
+                next_try_at = now() + make_interval(secs => new.delay), state = case when exists (
+                    select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting'
+                        and not exists (select from told where told.submission_id = s.id
+                                            and told.position = r.position and told.state <> 'waiting'))
+                    then 'queued' else 'done' end
+            from unnest(%(ids)s::bigint[], %(tries)s::int[], %(uncertain)s::bool[], %(delays)s::float8[])
+                    as new (id, tries, uncertain, delay) join held using (id)
+            where s.id = new.id returning s.id""",
+        {
+            "ids": literal(settlement.id for settlement in settlements),
+            "owner": owner,
+            "tries": literal(int(settlement.count_try) for settlement in settlements),
+            "uncertain": literal(settlement.uncertain for settlement in settlements),
+            "delays": literal(str(settlement.delay) for settlement in settlements),
+            "told_ids": literal(id_ for id_, _ in told),
+            "positions": literal(outcome.position for _, outcome in told),
+            "states": literal(outcome.state for _, outcome in told),
+            "replies": literal(storable(outcome.reply) for _, outcome in told),
+        },
     )
-    return True
+    return {int(row[0]) for row in await cursor.fetchall()}
 
 
 async def _set_recipients(connection: Connection, submission_id: int, outcomes: Sequence[Outcome]) -> None:
@@ -227,9 +290,13 @@ async def expired_claims(connection: Connection, limit: int = 1000) -> list[tupl
 async def release(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
     """Give claims back as they were; with ``owner``, only that one's."""
     await connection.execute(
-        """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
-           where id = any(%s) and state = 'claimed' and (%s::text is null or claim_owner = %s)""",
-        (list(ids), owner, owner),
+        """with held as materialized (
+               select id from submissions where id = any(%(ids)s::bigint[]) and state = 'claimed'
+                   and (%(owner)s::text is null or claim_owner = %(owner)s)
+               order by id for update)
+           update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
+           from held where s.id = held.id""",
+        {"ids": literal(ids), "owner": owner},
     )
 
 
@@ -317,13 +384,17 @@ async def states(connection: Connection, external_ids: Collection[int] | None = 
     return {row[0]: Relay(*row) for row in await cursor.fetchall()}
 
 
-async def works(connection: Connection, external_id: int) -> None:
-    """The provider took a login: no back-off, no pause."""
-    await connection.execute(
-        """update relays set failures = 0, paused_at = null, next_try_at = now(), last_success_at = now()
-           where external_id = %s""",
+async def works(connection: Connection, external_id: int) -> bool:
+    """The provider took a login: no back-off, no pause. Whether there was one."""
+    cursor = await connection.execute(
+        """with before as (select external_id, failures > 0 or paused_at is not null as troubled
+                           from relays where external_id = %s for update)
+           update relays r set failures = 0, paused_at = null, next_try_at = now(), last_success_at = now()
+           from before where r.external_id = before.external_id returning troubled""",
         (external_id,),
     )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def fails(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared import reports
 from shared.accounts import External, Local
-from shared.headers import Mailbox, fields, fold_address, header_end, mailboxes, message_ids
+from shared.headers import Mailbox, by_name, fold_address, mailboxes, message_ids
 from shared.names import normalise
 
 HEAD_OCTETS = 256 * 1024
@@ -60,9 +61,7 @@ def read(head: bytes) -> Facts:
 
 
 def _read(head: bytes) -> Facts:
-    header: dict[str, list[bytes]] = {}
-    for field in fields(head[: header_end(head)]):
-        header.setdefault(field.key, []).append(field.value)
+    header = by_name(head)
 
     if sum(len(value) for name in ("from", "to", "cc") for value in header.get(name, [])) > ADDRESS_OCTETS:
         raise ValueError("too many addresses")
@@ -222,7 +221,7 @@ def _candidates(people: Sequence[Mailbox], external: External) -> list[Mailbox]:
 
 
 def _matcher(external: External) -> Callable[[str], bool]:
-    own = [fold_address(address).rpartition("@") for address in (external.address, *external.aliases)]
+    own = _folded((external.address, *external.aliases))
 
     def is_own(address: str) -> bool:
         local, _, domain = fold_address(address).rpartition("@")
@@ -232,6 +231,12 @@ def _matcher(external: External) -> Callable[[str], bool]:
         )
 
     return is_own
+
+
+@lru_cache(2000)
+def _folded(addresses: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """The addresses of an account in parts: asked for several times for every mail."""
+    return [fold_address(address).rpartition("@") for address in addresses]
 
 
 def _named(candidates: Sequence[Mailbox], field: str, sharers: Sequence[Local]) -> tuple[tuple[Local, str], ...]:

@@ -7,13 +7,14 @@ submission_recipients. Times are by the database's clock; addresses stay as writ
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import authors
+from shared import accounts, authors, maillog, messages
 from shared.database import Connection, storable
-from shared.messages import Content, store
+from shared.messages import Content
 
 Kind = Literal["relay", "local", "external"]
 
@@ -32,7 +33,10 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets."""
+    """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets.
+
+    password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
+    """
 
     author_id: int
     external_id: int
@@ -42,62 +46,96 @@ class Submission:
     body_8bit: bool
     smtputf8: bool
     recipients: tuple[Recipient, ...]
+    password_hash: str | None = None
+    event: maillog.Event | None = None
 
 
-async def record(connection: Connection, submissions: Sequence[Submission]) -> list[int]:
-    """Store bytes, envelopes and authorship; each submission is then ``submitted``. Returns their ids, in order.
+# One statement: a round trip to the server takes longer than what it does there, and one statement needs no transaction
+# around it. Foreign keys are checked at its end. The parts that write see none of each other's rows, only ``new``.
+_RECORD = f"""
+    with new as materialized (
+        select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('messages', 'id')) as message_id,
+               given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
+               recipients, traced, traced_external, traced_who, traced_reply
+        from rows from (
+            json_to_recordset(%s) as (
+                author_id bigint, external_id bigint, octets bigint, envelope_from text, header_id text,
+                body_8bit bool, smtputf8 bool, recipients json, password_hash text,
+                traced bool, traced_external text, traced_who text, traced_reply text),
+            unnest(%b::bytea[]), unnest(%b::bytea[])
+        ) with ordinality as given (
+            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, recipients, password_hash,
+            traced, traced_external, traced_who, traced_reply, sha256, head, place)
+        where password_hash is null
+            or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
+    ), stored as ({messages.FROM_NEW}
+    ), taken as (
+        insert into submissions
+            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, state)
+        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, 'submitted'
+        from new
+    ), addressed as (
+        insert into submission_recipients (submission_id, position, address, kind, target_id)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id
+        from new, rows from (json_to_recordset(new.recipients) as (address text, kind text, target_id bigint))
+            with ordinality as r (address, kind, target_id, position)
+    ), written as ({authors.FROM_NEW}
+    ), told as ({maillog.SUBMITTED_FROM_NEW})
+    select place, id, message_id from new"""
 
+
+async def record(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
+    """Store bytes, envelopes, authorship and trace; each submission is then ``submitted``. Returns their ids, in order.
+
+    None: nothing of it is stored, for its author was disabled or removed, or has another password meanwhile.
     The author of a Message-ID is recorded here, before the mail can leave, so that no answer overtakes it. An id that
     is known already keeps its first author.
+    Where every mail ``fits_one_statement`` this is one statement; otherwise it needs a transaction.
     """
     if not submissions:
         return []
-    message_ids = await store(connection, [submission.content for submission in submissions])
+    contents = [submission.content for submission in submissions]
     cursor = await connection.execute(
-        """insert into submissions
-               (author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, state)
-           select author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, 'submitted'
-           from unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::bool[], %s::bool[])
-               with ordinality as new (author_id, external_id, message_id, envelope_from, header_id, body_8bit,
-                                       smtputf8, place)
-           order by place
-           returning message_id, id""",
+        _RECORD,
         (
-            [s.author_id for s in submissions],
-            [s.external_id for s in submissions],
-            message_ids,
-            [s.envelope_from for s in submissions],
-            [s.header_id for s in submissions],
-            [s.body_8bit for s in submissions],
-            [s.smtputf8 for s in submissions],
+            json.dumps([_given(submission) for submission in submissions]),
+            [content.sha256 for content in contents],
+            [messages.head(content) for content in contents],
         ),
     )
-    by_message = {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
-    ids = [by_message[message_id] for message_id in message_ids]
-    rows = [
-        (submission_id, position, recipient)
-        for submission_id, submission in zip(ids, submissions, strict=True)
-        for position, recipient in enumerate(submission.recipients)
-    ]
-    await connection.execute(
-        """insert into submission_recipients (submission_id, position, address, kind, target_id)
-           select * from unnest(%s::bigint[], %s::int[], %s::text[], %s::text[], %s::bigint[])""",
-        (
-            [row[0] for row in rows],
-            [row[1] for row in rows],
-            [row[2].address for row in rows],
-            [row[2].kind for row in rows],
-            [row[2].target_id for row in rows],
-        ),
+    found = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
+    await messages.store_rest(
+        connection, [message_id for _, message_id in found.values()], [contents[place] for place in found]
     )
-    await authors.add(
-        connection,
-        [
-            (submission.header_id, submission.external_id, submission.author_id, submission_id)
-            for submission_id, submission in zip(ids, submissions, strict=True)
+    return [found[place][0] if place in found else None for place in range(len(submissions))]
+
+
+def fits_one_statement(submission: Submission) -> bool:
+    """Whether ``record`` stores all of it by its one statement."""
+    return messages.is_whole(submission.content)
+
+
+def _given(submission: Submission) -> dict[str, object]:
+    """What ``_RECORD`` reads of it, but for the bytes."""
+    event = submission.event
+    return {
+        "author_id": submission.author_id,
+        "external_id": submission.external_id,
+        "octets": submission.content.octets,
+        "envelope_from": submission.envelope_from,
+        "header_id": submission.header_id,
+        "body_8bit": submission.body_8bit,
+        "smtputf8": submission.smtputf8,
+        "recipients": [
+            {"address": recipient.address, "kind": recipient.kind, "target_id": recipient.target_id}
+            for recipient in submission.recipients
         ],
-    )
-    return ids
+        "password_hash": submission.password_hash,
+        "traced": event is not None,
+        "traced_external": event and event.external and storable(event.external),
+        "traced_who": event and event.who and storable(event.who),
+        "traced_reply": event and event.reply and storable(event.reply),
+    }
 
 
 # ------------------------------------------------------------------------------------------------ handing over

@@ -55,7 +55,7 @@ class Bench:
         self.people: dict[str, Local] = {}
         self.relaying = Relaying(self.database, self.service.vault, self.service.owner, True, self.publications.extend)
         self.stage = Sender(self.database, 5.0, self.relaying.wake)
-        self.upkeep = Upkeep(self.database, self.relaying, self.service.owner)
+        self.upkeep = Upkeep(self.database, self.relaying)
 
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
         """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
@@ -123,6 +123,7 @@ class Bench:
                     )
                 ],
             )
+        assert submission_id is not None
         self.publications += await self.stage.handle([submission_id])
         return submission_id
 

@@ -3,34 +3,78 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from services.sender.relay import Letter
-from services.sender.rewriting import Author, addresses, rewrite
+from services.sender.rewriting import Author, Parsed, addresses, parse, rewrite
 from shared import accounts, headers, messages
 from shared.accounts import External
 from shared.database import Connection, Database
 from shared.failures import Permanent
 from shared.relays import Group
 
+_People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
 
-async def write(database: Database, group: Group, external: External) -> Letter:
-    """The letter for the recipients that wait, by the accounts as they are now.
 
-    :raises Permanent: the bytes of the mail are gone. :raises Temporary: the database is away.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a letter is made of. beginning: of the mail, at least its header, which is ``parsed``.
+
+    people: who is behind local addresses, these and perhaps others.
+    """
+
+    beginning: bytes
+    parsed: Parsed
+    people: _People
+
+
+async def read(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
+    """The sources of these groups, by id, with the accounts as they are now. Where the bytes are gone there is none.
+
+    :raises Temporary: the database is away.
     """
     async with database.transaction() as connection:
-        beginning = (await messages.heads(connection, [group.message_id])).get(group.message_id)
-        if beginning is None:
-            raise Permanent(f"the bytes of mail {group.message_id} are gone")
-        end = headers.header_end(beginning)
-        if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
-            beginning += await messages.second_piece(connection, group.message_id)
+        heads = await messages.heads(connection, [group.message_id for group in groups])
+        found = {}
+        for group in groups:
+            beginning = heads.get(group.message_id)
+            if beginning is None:
+                continue
             end = headers.header_end(beginning)
-        directory = await _directory(connection, addresses(beginning[:end]), group, external)
+            if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
+                beginning += await messages.second_piece(connection, group.message_id)
+                end = headers.header_end(beginning)
+            found[group.id] = beginning, parse(beginning[:end])
+        asked = {address for _, parsed in found.values() for address in addresses(parsed)}
+        people = await _people(connection, asked, external)
+    return {id_: Source(beginning, parsed, people) for id_, (beginning, parsed) in found.items()}
+
+
+async def _people(connection: Connection, asked: set[str], external: External) -> _People:
+    people = await accounts.locals_by_address(connection, sorted(asked))
+    theirs = {external.id: external.address} | {
+        found.id: found.address
+        for found in await accounts.externals(connection, sorted({local.external_id for local in people}))
+    }
+    return {
+        address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
+        for local in people
+        for address in (local.address, *local.addresses)
+    }
+
+
+def write(database: Database, group: Group, external: External, source: Source | None) -> Letter:
+    """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
+    if source is None:
+        raise Permanent(f"the bytes of mail {group.message_id} are gone")
+    beginning, end = source.beginning, len(source.parsed.header)
+    # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
+    own = (group.author_address, *group.author_addresses)
+    people = {**source.people, **{address.lower(): (group.author_name, external.address) for address in own}}
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
     author = Author(group.author_name, external.address, frozenset(a.lower() for a in external.own_addresses))
-    header = rewrite(beginning[:end], directory, author, group.header_id, submitted_at)
+    header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield header + beginning[end:]
@@ -50,22 +94,3 @@ async def write(database: Database, group: Group, external: External) -> Letter:
         group.smtputf8,
         pieces,
     )
-
-
-async def _directory(
-    connection: Connection, asked: set[str], group: Group, external: External
-) -> dict[str, tuple[str, str]]:
-    """Who is behind these lower-case addresses: (user name, external address) of those that are local."""
-    people = await accounts.locals_by_address(connection, sorted(asked))
-    theirs = {
-        found.id: found.address
-        for found in await accounts.externals(connection, sorted({local.external_id for local in people}))
-    }
-    directory = {
-        address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
-        for local in people
-        for address in (local.address, *local.addresses)
-    }
-    # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
-    own = (group.author_address, *group.author_addresses)
-    return directory | {address.lower(): (group.author_name, external.address) for address in own}

@@ -7,7 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass, field
 
 from shared.relays import Outcome, Waiting
-from shared.smtp_client import CREDENTIALS_WANTED, SERVER_FULL, LoginRefused, Lost, Reply, SmtpClient
+from shared.smtp_client import LoginRefused
+from shared.smtp_session import (
+    ANSWER_SECONDS,
+    CREDENTIALS_WANTED,
+    DATA_SECONDS,
+    GO_ON,
+    SERVER_FULL,
+    Commands,
+    Lost,
+    Reply,
+    SmtpClient,
+)
 
 _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 
@@ -46,47 +57,129 @@ class Verdict:
     unanswered: bool = False
 
 
-async def send(client: SmtpClient, letter: Letter, before_dot: Callable[[], Awaitable[None]], replies: Replies) -> None:
-    """Send a letter; ``replies`` is filled in as they come, so what was said before a failure is known.
+class Envelope:
+    """What announces a letter to one server: its commands, whom they name, and what was said.
 
+    replies: filled in as they come, so what was said before a failure is known. Without commands there is nobody whom
+    this server can be asked about, and ``replies`` says why.
+    """
+
+    def __init__(self, client: SmtpClient, letter: Letter) -> None:
+        self.letter = letter
+        self.replies = Replies()
+        self.asked: list[Waiting] = []
+        self.commands: Commands | None = None
+        utf8_server = "smtputf8" in client.extensions
+        if letter.smtputf8 and letter.header_8bit and not utf8_server:
+            self.replies.final = _NO_UTF8
+            return
+        beyond = {waiting.position for waiting in letter.recipients if not waiting.address.isascii()}
+        if not utf8_server:
+            self.replies.recipients |= dict.fromkeys(beyond, _NO_UTF8)
+        self.asked = [waiting for waiting in letter.recipients if waiting.position not in self.replies.recipients]
+        if not self.asked:
+            return
+        mail = b"MAIL FROM:<" + letter.mail_from.encode() + b">"
+        if "size" in client.extensions:
+            mail += b" SIZE=%d" % letter.octets
+        if "8bitmime" in client.extensions and (letter.body_8bit or letter.header_8bit):
+            mail += b" BODY=8BITMIME"
+        if utf8_server and (beyond or letter.smtputf8 or not letter.mail_from.isascii()):
+            mail += b" SMTPUTF8"
+        recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.asked]
+        self.commands = Commands([mail, *recipients, b"DATA"])
+
+    @property
+    def sent(self) -> bool:
+        """Whether it went out behind the mail before."""
+        return self.commands is not None and bool(self.commands.replies)
+
+
+async def send(
+    client: SmtpClient,
+    envelope: Envelope,
+    before_dot: Callable[[], Awaitable[None]],
+    behind: Callable[[], Commands | None],
+) -> None:
+    """Send a letter; its envelope goes out in one write where the server allows it, unless that has happened already.
+
+    :param behind: the commands of the next envelope, to go out with the final dot (RFC 2920 3.1).
     :raises Lost: the connection ended, or the server ended it (421), before the final dot.
     :raises Unanswered: … after it. :raises LoginRefused: the server wants a login that it did not get.
     """
-    utf8_server = "smtputf8" in client.extensions
-    if letter.smtputf8 and letter.header_8bit and not utf8_server:
-        replies.final = _NO_UTF8
+    if envelope.commands is None:
         return
-    beyond = {waiting.position for waiting in letter.recipients if not waiting.address.isascii()}
-    if not utf8_server:
-        replies.recipients |= dict.fromkeys(beyond, _NO_UTF8)
-    asked = [waiting for waiting in letter.recipients if waiting.position not in replies.recipients]
-    if not asked:
-        return
-    mail = b"MAIL FROM:<" + letter.mail_from.encode() + b">"
-    if "size" in client.extensions:
-        mail += b" SIZE=%d" % letter.octets
-    if "8bitmime" in client.extensions and (letter.body_8bit or letter.header_8bit):
-        mail += b" BODY=8BITMIME"
-    if utf8_server and (beyond or letter.smtputf8 or not letter.mail_from.isascii()):
-        mail += b" SMTPUTF8"
-    reply = await _ask(client, mail)
+    if client.pipelining:
+        if not envelope.sent:
+            client.send(envelope.commands)
+        await _announce_at_once(client, envelope, envelope.commands)
+    else:
+        await _announce(client, envelope, envelope.commands)
+    replies = envelope.replies
+    more: Commands | None = None
+
+    def following() -> Commands | None:
+        nonlocal more
+        more = behind()
+        return more
+
+    if replies.final is None and any(reply.accepted for reply in replies.recipients.values()):
+        replies.final = await client.content(envelope.letter.pieces(), before_dot, following)
+        if replies.final.accepted or more is not None:  # the next mail has begun
+            return
+    if client.alive:
+        await _reset(client)
+
+
+async def _announce(client: SmtpClient, envelope: Envelope, commands: Commands) -> None:
+    """Command by command: ``replies.final`` is set if the mail itself is not to follow."""
+    mail, *recipients, data = commands.lines
+    replies = envelope.replies
+    reply = _checked(client, await client.command(mail))
     if not reply.accepted:
         replies.final = reply
-        await _reset(client)
         return
-    for waiting in asked:
-        replies.recipients[waiting.position] = await _ask(client, b"RCPT TO:<" + waiting.address.encode() + b">")
-    if not any(reply.accepted for reply in replies.recipients.values()):
-        await _reset(client)
-        return
-    replies.final = await client.data(letter.pieces(), before_dot)
-    if not replies.final.accepted and client.alive:
-        await _reset(client)
+    for waiting, line in zip(envelope.asked, recipients, strict=True):
+        replies.recipients[waiting.position] = _checked(client, await client.command(line))
+    if any(reply.accepted for reply in replies.recipients.values()):
+        _begin(client, replies, _checked(client, await client.command(data, DATA_SECONDS)))
 
 
-async def _ask(client: SmtpClient, line: bytes) -> Reply:
-    reply = await client.command(line)
+async def _announce_at_once(client: SmtpClient, envelope: Envelope, commands: Commands) -> None:
+    """The same for commands that are out already: every reply is read and judged before anything else is said.
+
+    What is said about recipients and DATA behind a refused MAIL means only that (503), and concerns no recipient.
+    """
+    mail, *recipients, data = commands.replies
+    replies = envelope.replies
+    first = _checked(client, await client.reply(mail))
+    if not first.accepted:
+        replies.final = first
+    for waiting, coming in zip(envelope.asked, recipients, strict=True):
+        reply = _checked(client, await client.reply(coming))
+        if first.accepted:
+            replies.recipients[waiting.position] = reply
+    reply = await client.reply(data, DATA_SECONDS)
+    if any(reply.accepted for reply in replies.recipients.values()):
+        _begin(client, replies, _checked(client, reply))
+    elif reply.code == GO_ON:  # it waits for a mail to nobody: a lone dot ends it (RFC 2920 3.1)
+        if not first.accepted:
+            client.close()  # nor does it know what it has refused
+        else:
+            await client.command(b".", ANSWER_SECONDS)
+
+
+def _begin(client: SmtpClient, replies: Replies, reply: Reply) -> None:
+    if reply.accepted:  # no answer to DATA: what follows would be taken for commands
+        client.close()
+        raise Lost(f"the server answered DATA with {reply}")
+    if reply.code != GO_ON:
+        replies.final = reply
+
+
+def _checked(client: SmtpClient, reply: Reply) -> Reply:
     if reply.code == SERVER_FULL:  # it closes the connection (RFC 5321 3.8)
+        client.close()
         raise Lost(f"the server ended the connection: {reply}")
     if reply.code == CREDENTIALS_WANTED:
         client.close()

@@ -8,7 +8,7 @@ that an answer to all reaches a colleague too. Every other octet stays as it is.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime
 
@@ -19,6 +19,7 @@ SENDERS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
 OTHERS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
 REMOVED = frozenset({"bcc", "return-path"})
+_ADDRESSES = SENDERS | OTHERS
 
 _LONGEST_LINE = 998
 """RFC 5322 section 2.1.1."""
@@ -34,51 +35,65 @@ class Author:
     external_addresses: frozenset[str]
 
 
-def addresses(header: bytes) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A header with its blank line, if it has one; its fields, each with its lower-case name and the mailboxes of
+    those fields that are rewritten."""
+
+    header: bytes
+    fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]
+
+
+def parse(header: bytes) -> Parsed:
+    """Read a header once, for both functions below."""
+    return Parsed(
+        header,
+        [
+            (field, key, headers.mailboxes(field.value) if key in _ADDRESSES else ())
+            for field in headers.fields(header)
+            for key in [field.key]
+        ],
+    )
+
+
+def addresses(parsed: Parsed) -> set[str]:
     """The lower-case addresses that ``rewrite`` looks up in its directory."""
-    return {
-        mailbox.address.lower()
-        for field in headers.fields(header)
-        if field.key in SENDERS | OTHERS
-        for mailbox in headers.mailboxes(field.value)
-    }
+    return {mailbox.address.lower() for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 
 def rewrite(
-    header: bytes, directory: Mapping[str, _Person], author: Author, header_id: str, date: datetime.datetime
+    parsed: Parsed, directory: Mapping[str, _Person], author: Author, header_id: str, date: datetime.datetime
 ) -> bytes:
     """The header as it leaves.
 
-    :param header: with its blank line, if it has one.
     :param directory: lower-case local address to (user name, external address); the author's own addresses too.
     :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
-    fields = headers.fields(header)
     sender = [
         _replaced(mailbox, directory, author)
-        for field in fields
-        if field.key == "from"
-        for mailbox in headers.mailboxes(field.value)
+        for _, key, mailboxes in parsed.fields
+        if key == "from"
+        for mailbox in mailboxes
     ]
     edits: list[tuple[int, int, bytes]] = []
     seen: set[str] = set()
-    for field in fields:
-        keep = field.key not in REMOVED
-        if field.key == "from":
+    for field, key, mailboxes in parsed.fields:
+        keep = key not in REMOVED
+        if key == "from":
             keep = bool(sender)
-        elif field.key in SENDERS:
-            named = [_replaced(mailbox, directory, author) for mailbox in headers.mailboxes(field.value)]
+        elif key in SENDERS:
+            named = [_replaced(mailbox, directory, author) for mailbox in mailboxes]
             keep = _who(named) != _who(sender)
-        elif field.key == "message-id":
+        elif key == "message-id":
             keep = "message-id" in seen or header_id in headers.message_ids(field.value)
         if not keep:
             edits.append((field.start, field.end, b""))
             continue
-        seen.add(field.key)
-        if field.key in SENDERS | OTHERS:
-            edits += _edits(field, directory, author if field.key in SENDERS else None)
+        seen.add(key)
+        if mailboxes:
+            edits += _edits(field, mailboxes, directory, author if key in SENDERS else None)
     edits.append((0, 0, _missing(seen, author, header_id, date)))
-    return headers.splice(header, edits)
+    return headers.splice(parsed.header, edits)
 
 
 def _missing(seen: Collection[str], author: Author, header_id: str, date: datetime.datetime) -> bytes:
@@ -105,14 +120,18 @@ def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
     return [(mailbox.name, mailbox.address.lower()) for mailbox in mailboxes]
 
 
-def _edits(field: Field, directory: Mapping[str, _Person], author: Author | None) -> list[tuple[int, int, bytes]]:
+def _edits(
+    field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author | None
+) -> list[tuple[int, int, bytes]]:
     edits = []
-    for mailbox in headers.mailboxes(field.value):
+    for mailbox in mailboxes:
         new = _replaced(mailbox, directory, author)
         if new is not mailbox:
             edits.append((mailbox.start, mailbox.end, headers.format_mailbox(new.name, new.address)))
+    if not edits:
+        return []
     rewritten = headers.splice(field.value, edits)
-    if edits and max(map(len, rewritten.split(b"\n"))) > _LONGEST_LINE - len(field.name) - 2:
+    if max(map(len, rewritten.split(b"\n"))) > _LONGEST_LINE - len(field.name) - 2:
         # The names made a line too long: each of them begins a line of its own.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

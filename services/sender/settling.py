@@ -1,4 +1,4 @@
-"""What became of a group, written down in one transaction: recipients, events, further ids, the author's notice."""
+"""What became of groups, written down in one transaction: recipients, events, further ids, the authors' notices."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shared.database import Connection
 from shared.inbound import Arrival
 from shared.maillog import Event
 from shared.messages import Content
-from shared.relays import Group, Outcome
-from shared.smtp_client import Reply
+from shared.relays import Group, Outcome, Settlement
+from shared.smtp_session import Reply
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -40,66 +40,104 @@ class Aftermath:
         return Aftermath(self.events + other.events, self.publications + other.publications)
 
 
-async def settle(
-    connection: Connection, external: External, group: Group, owner: str, verdict: Verdict, chance: float
-) -> Aftermath | None:
-    """Write down what the provider said about a claimed group; None if the claim is lost: nothing was changed then."""
-    again = verdict.at_once or (verdict.unanswered and not group.uncertain)
-    if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
-        verdict = replace(
-            verdict,
-            outcomes=tuple(
-                replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
-                for outcome in verdict.outcomes
-            ),
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the provider said about a claimed group. chance: from 0 to 1, spreads the next try."""
+
+    external: External
+    group: Group
+    verdict: Verdict
+    chance: float
+
+    @property
+    def at_once(self) -> bool:
+        """Whether who still waits is tried again at once."""
+        return self.verdict.at_once or (self.verdict.unanswered and not self.group.uncertain)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One for each recipient. Sent twice without an answer, its author is told that nobody knows."""
+        if not (self.verdict.unanswered and self.group.uncertain):
+            return self.verdict.outcomes
+        return tuple(
+            replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+            for outcome in self.verdict.outcomes
         )
-    delay = 0.0 if again else schedule.retry_delay(group.tries + 1, chance)
-    if not await relays.settle(
+
+
+async def settle(connection: Connection, batch: Sequence[Settled], owner: str) -> list[Aftermath | None]:
+    """Write down what the providers said; for each group what follows. None: its claim is lost, nothing was changed."""
+    held = await relays.settle(
         connection,
-        group.id,
+        [
+            Settlement(
+                settled.group.id,
+                settled.outcomes,
+                0.0 if settled.at_once else schedule.retry_delay(settled.group.tries + 1, settled.chance),
+                settled.verdict.count_try and not settled.at_once,
+                settled.verdict.unanswered,
+            )
+            for settled in batch
+        ],
         owner,
-        verdict.outcomes,
-        delay=delay,
-        count_try=verdict.count_try and not again,
-        uncertain=verdict.unanswered,
-    ):
-        return None
-    addresses = {waiting.position: waiting.address for waiting in group.recipients}
-    names = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
-    events = [
+    )
+    told = {settled.group.id: _events(settled) for settled in batch if settled.group.id in held}
+    await maillog.record(connection, [event for events in told.values() for event in events])
+    ids = [row for settled in batch if settled.group.id in held for row in _further(settled)]
+    if ids:
+        await authors.add(connection, ids)
+    return [
+        Aftermath(told[settled.group.id]) + await _notify(connection, settled.group, "failed", _failed(settled))
+        if settled.group.id in held
+        else None
+        for settled in batch
+    ]
+
+
+_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
+
+
+def _events(settled: Settled) -> tuple[Event, ...]:
+    addresses = {waiting.position: waiting.address for waiting in settled.group.recipients}
+    external = settled.external.address
+    events = tuple(
         Event(
-            names[outcome.state],
-            submission_id=group.id,
-            external=external.address,
+            _NAMES[outcome.state],
+            submission_id=settled.group.id,
+            external=external,
             who=addresses[outcome.position],
             reply=outcome.reply,
         )
-        for outcome in verdict.outcomes
-        if outcome.state != "waiting" or not again
-    ]
-    if verdict.unanswered:
-        events.append(_uncertain(group, external.address, verdict.outcomes[0].reply))
-    ours = {address.lower() for address in (*addresses.values(), external.address)}
-    ids = {
-        found
-        for outcome in verdict.outcomes
-        if outcome.state == "relayed"
-        for found in further_ids(outcome.reply, ours)
+        for outcome in settled.outcomes
+        if outcome.state != "waiting" or not settled.at_once
+    )
+    if settled.verdict.unanswered:
+        events += (_uncertain(settled.group, external, settled.outcomes[0].reply),)
+    return events
+
+
+def _further(settled: Settled) -> list[tuple[str, int, int, int]]:
+    """Rows for ``authors``: ids that the provider gave the mail."""
+    group = settled.group
+    ours = {waiting.address.lower() for waiting in group.recipients} | {settled.external.address.lower()}
+    found = {
+        id_ for outcome in settled.outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)
     }
-    if ids:
-        await authors.add(connection, [(found, group.external_id, group.author_id, group.id) for found in sorted(ids)])
-    await maillog.record(connection, events)
-    failed = [
+    return [(id_, group.external_id, group.author_id, group.id) for id_ in sorted(found)]
+
+
+def _failed(settled: Settled) -> list[About]:
+    addresses = {waiting.position: waiting.address for waiting in settled.group.recipients}
+    return [
         About(
-            addresses[o.position],
-            _status(o.reply, NO_ANSWER if o.reply == TWICE else "5.0.0"),
-            o.reply,
-            external.smtp.host,
+            addresses[outcome.position],
+            _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
+            outcome.reply,
+            settled.external.smtp.host,
         )
-        for o in verdict.outcomes
-        if o.state == "failed"
+        for outcome in settled.outcomes
+        if outcome.state == "failed"
     ]
-    return Aftermath(tuple(events)) + await _notify(connection, group, "failed", failed)
 
 
 async def expire(connection: Connection) -> Aftermath:

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import Gauge
 
 from services.sender import settling
-from services.sender.relaying import CLAIM_SECONDS, Relaying
+from services.sender.relaying import Relaying
 from shared import relays
 from shared.database import Database
 from shared.failures import Temporary
@@ -31,11 +31,9 @@ log = structlog.get_logger()
 class Upkeep:
     """The repeated work; each part is safe beside another sender's."""
 
-    def __init__(self, database: Database, relaying: Relaying, owner: str) -> None:
-        """:param owner: of the claims of this process."""
+    def __init__(self, database: Database, relaying: Relaying) -> None:
         self._database = database
         self._relaying = relaying
-        self._owner = owner
 
     async def look(self) -> None:
         """Wake the accounts that have something due."""
@@ -45,16 +43,15 @@ class Upkeep:
             self._relaying.wake(external_id)
 
     async def hold(self) -> None:
-        """Renew the own claims, then take up those of senders that are gone; close idle connections; count."""
-        async with self._database.transaction() as connection:
-            await relays.renew(connection, self._relaying.in_hand, self._owner, CLAIM_SECONDS)
+        """Renew the own claims, then take up those of senders that are gone; count; give back what lies idle."""
+        await self._relaying.claims.renew()
         async with self._database.transaction() as connection:
             after = await settling.expire(connection)
             waiting, oldest = await relays.backlog(connection)
         self._relaying.tell(after)
         QUEUED.set(waiting)
         OLDEST.set(oldest)
-        await self._relaying.close_idle()
+        await self._relaying.tidy()
 
     async def tell(self) -> None:
         """Give up what is older than five days; tell authors what is late. Whatever state their account is in."""
@@ -71,7 +68,8 @@ class Upkeep:
 
 async def keep_up(service: Service, relaying: Relaying) -> None:
     """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = Upkeep(service.database, relaying, service.owner)
+    upkeep = Upkeep(service.database, relaying)
+    writer = asyncio.create_task(relaying.claims.run(), name="claims")
     holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.hold, until_cancelled=True))
     try:
         await asyncio.gather(
@@ -82,7 +80,8 @@ async def keep_up(service: Service, relaying: Relaying) -> None:
         await relaying.stop(FINISH_SECONDS)
     finally:  # claims are renewed until the last mail is settled
         holder.cancel()
-        await asyncio.gather(holder, return_exceptions=True)
+        writer.cancel()
+        await asyncio.gather(holder, writer, return_exceptions=True)
 
 
 async def _every(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.smtp_in.data import Mail
 from services.smtp_in.recipients import Directory
@@ -21,19 +21,17 @@ from shared.submissions import Recipient, Submission
 OCTETS_IN_HAND = 512 * 1024 * 1024
 """Of all mails that are being received or committed; at least one of the largest size is always let in."""
 
+OCTETS_TOGETHER = 8 * 1024 * 1024
+"""In one commit; its statement is in memory several times, here and in the server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """A submission with the accounts it was decided for."""
+    """A submission, what its trace will say, and the address of the external account that it is for."""
 
     submission: Submission
-    author: Local
-    external: External
-
-    @property
-    def octets(self) -> int:
-        """Of the mail."""
-        return self.submission.content.octets
+    event: maillog.Event
+    external: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +61,23 @@ def handed_over(
     made = f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (header.isascii() and all(address.isascii() for address in addresses))
+    found = header_id(header) or made
+    event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
     return Handed(
         Submission(
             author.id,
             external.id,
             mail.content(),
             sender,
-            header_id(header) or made,
+            found,
             not mail.ascii,
             smtputf8 and needed,
             tuple(recipients),
+            author.password_hash,
+            event,
         ),
-        author,
-        external,
+        event,
+        external.address,
     )
 
 
@@ -86,12 +88,18 @@ class Intake:
         """:param largest: octets that a mail may have."""
         self._database = database
         self._broker = broker
-        self._group = GroupCommit(database, self._write, self._committed, lambda handed: handed.octets)
+        self._group = GroupCommit(
+            database,
+            self._write,
+            self._committed,
+            lambda handed: handed.submission.content.octets,
+            heaviest=OCTETS_TOGETHER,
+            single=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
+        )
         self._writer: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._next_read: asyncio.Task[Directory] | None = None
-        self._found: tuple[list[External], list[Local]] = [], []
-        self._directory = Directory.of([], [])
+        self._directory, self._version = Directory.of([], []), ""
         self._budget = max(OCTETS_IN_HAND, largest)
         self._in_hand = 0
 
@@ -107,7 +115,7 @@ class Intake:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     async def directory(self) -> Directory:
-        """The accounts as they are now. Sessions that ask while a read is under way share the next one.
+        """The accounts as they are now. Sessions that ask while a look at the database is under way share the next one.
 
         :raises Temporary: the database is away.
         """
@@ -119,10 +127,11 @@ class Intake:
     async def _read(self) -> Directory:
         async with self._reading:
             self._next_read = None  # who asks from here on may know of a change that this read does not see
-            async with self._database.transaction() as connection:
-                found = await accounts.externals(connection), await accounts.locals_(connection)
-            if found != self._found:
-                self._found, self._directory = found, Directory.of(*found)
+            async with self._database.statement() as connection:
+                version = await accounts.version(connection)
+                if version != self._version:
+                    found = await accounts.externals(connection), await accounts.locals_(connection)
+                    self._directory, self._version = Directory.of(*found), version
             return self._directory
 
     def reserve(self, octets: int) -> bool:
@@ -139,29 +148,22 @@ class Intake:
     async def commit(self, handed: Handed) -> Taken:
         """Hand in a mail; returns after its commit. Being cancelled does not take it back.
 
+        Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
+
         :raises Temporary: it is not committed.
         """
         return await self._group.commit(handed)
 
     async def _write(self, connection: Connection, batch: Sequence[Handed]) -> list[Taken]:
-        # An author who was disabled, or got a new password, since MAIL sends nothing any more.
-        valid = await accounts.valid_logins(connection, [(h.author.id, h.author.password_hash) for h in batch])
-        good = [handed for handed in batch if (handed.author.id, handed.author.password_hash) in valid]
-        ids = iter(await submissions.record(connection, [handed.submission for handed in good]))
-        taken = []
-        for handed in batch:
-            event = None
-            if (handed.author.id, handed.author.password_hash) in valid:
-                event = maillog.Event(
-                    "submitted",
-                    submission_id=next(ids),
-                    external=handed.external.address,
-                    who=handed.author.address,
-                    reply=f"<{handed.submission.header_id}>",
-                )
-            taken.append(Taken(event.submission_id if event else None, event, handed.external.address))
-        await maillog.record(connection, [each.event for each in taken if each.event])
-        return taken
+        ids = await submissions.record(connection, [handed.submission for handed in batch])
+        return [
+            Taken(
+                id_,
+                replace(handed.event, submission_id=id_) if id_ is not None else None,
+                handed.external,
+            )
+            for id_, handed in zip(ids, batch, strict=True)
+        ]
 
     def _committed(self, batch: Sequence[Taken]) -> None:
         maillog.announce([each.event for each in batch if each.event])

@@ -17,8 +17,9 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
+from services.smtp_in.engine import CLOSING_SECONDS
 from services.smtp_in.intake import Intake
-from services.smtp_in.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
+from services.smtp_in.protocol import TLS_SECONDS, Connection
 from shared import accounts, tls
 from shared.accounts import Local
 from shared.database import Database

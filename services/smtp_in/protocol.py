@@ -1,7 +1,6 @@
 """One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920).
 
-aiosmtpd reads the commands and keeps the time between them. Ours are: what decides (AUTH, MAIL, RCPT, DATA), TLS, the
-ends of a session, and every reply's enhanced code.
+``engine.py`` reads the commands and keeps the time between them. Here is what they do: AUTH, MAIL, RCPT, DATA, TLS.
 """
 
 from __future__ import annotations
@@ -9,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
 import ssl
-from collections import defaultdict
 from typing import Protocol, cast
 
 import structlog
@@ -19,6 +16,7 @@ from aiosmtpd import smtp
 
 from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Mail, Refusal
+from services.smtp_in.engine import AUTH_OCTETS, CLOSING_SECONDS, Engine, LineTooLong
 from services.smtp_in.intake import Intake, handed_over
 from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
 from services.smtp_in.senders import check_envelope, check_header
@@ -27,9 +25,6 @@ from shared.failures import Temporary
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
 
-CHUNK_OCTETS = 64 * 1024
-COMMAND_OCTETS = 2048
-AUTH_OCTETS = 12_288  # RFC 4954 section 4
 RECIPIENTS = 1000
 REFUSALS = 3
 """Logins refused before the connection ends."""
@@ -39,26 +34,10 @@ DRAIN_OCTETS = 64 * 1024 * 1024
 IDLE_SECONDS = 300.0  # RFC 5321 section 4.5.3.2.7
 LOGIN_SECONDS = 180.0
 TLS_SECONDS = 20.0
-CLOSING_SECONDS = 5.0
 DATA_SECONDS = 3600.0
 COMMIT_SECONDS = 600.0
 SESSION_SECONDS = 6 * 3600.0
 
-_CALLS = {"*": 100, "NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
-"""Commands of one session; over it, 421."""
-_STATUS = {
-    "221": "2.0.0",
-    "250": "2.0.0",
-    "421": "4.3.0",
-    "454": "4.7.0",
-    "500": "5.5.2",
-    "501": "5.5.4",
-    "502": "5.5.1",
-    "503": "5.5.1",
-    "504": "5.5.4",
-}
-"""Enhanced codes of replies that aiosmtpd makes (RFC 3463)."""
-_BARE_REPLY = re.compile(r"([245]\d\d) (?!\d\.\d{1,3}\.\d{1,3} )")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 log = structlog.get_logger()
@@ -95,11 +74,9 @@ class Draft(smtp.Envelope):
         self.asked = False
 
 
-class Connection(smtp.SMTP):
+class Connection(Engine):
     """A client's connection, from accept to close."""
 
-    command_size_limit = COMMAND_OCTETS
-    line_length_limit = CHUNK_OCTETS  # of what is read ahead; the lines of a mail have their own limit
     session: Session
     envelope: Draft
 
@@ -117,30 +94,17 @@ class Connection(smtp.SMTP):
     ) -> None:
         """:param implicit_tls: TLS from the start. :param clear_auth: passwords without TLS, from where the settings
         allow that. :param octets: the most that a mail may have."""
-        self.command_size_limits = defaultdict(lambda: COMMAND_OCTETS)  # aiosmtpd shares one among all connections
-        super().__init__(
-            None,
-            data_size_limit=octets,
-            enable_SMTPUTF8=True,
-            hostname=host_name,
-            ident="ESMTP mailgroup",
-            timeout=IDLE_SECONDS,
-            command_call_limit=_CALLS,
-            loop=asyncio.get_running_loop(),
-        )
-        self.command_size_limits["AUTH"] = AUTH_OCTETS
+        super().__init__(host_name, IDLE_SECONDS)
         self._keeper = keeper
         self._intake = intake
         self._logins = logins
         self._context = context
         self._clear_auth = clear_auth
         self._octets = octets
-        self._raw: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._under_tls = implicit_tls
         self._receiving = False
         self._stopping = False
-        self._ended = False
         self._admitted = False
         self._refused_logins = 0
         self.peer = ""
@@ -210,61 +174,11 @@ class Connection(smtp.SMTP):
         if not self._receiving:
             self.end("421 4.3.2 The server is shutting down")
 
-    def end(self, reply: str) -> None:
-        """Say this and close."""
-        if self._ended:
-            return
-        if self._handler_coroutine is None:
-            self.cut()
-            return
-        self._write(reply)
-        self._ended = True
-        # Commands that wait are not carried out any more: aiosmtpd takes them while it has a transport.
-        if self.transport is not None:
-            self.transport.close()
-            self.transport = None
-        if self._raw is not None:
-            self.loop.call_later(CLOSING_SECONDS, self._raw.abort)  # of a client that does not read this
-        if asyncio.current_task() is not self._handler_coroutine:
-            self._handler_coroutine.cancel()
-
-    def cut(self) -> None:
-        """Close at once, whatever is not sent yet."""
-        self._ended = True
-        if self._raw is not None:
-            self._raw.abort()
-        self.connection_lost(None)
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        if not self._ended:
-            super()._reset_timeout(duration)
-
-    def _timeout_cb(self) -> None:
-        self.end("421 4.4.2 Timeout")
-
     def _create_session(self) -> Session:
         return Session(self.loop)
 
     def _set_rset_state(self) -> None:
         self.envelope = Draft()
-
-    def _write(self, reply: str) -> None:
-        if not self._ended and self.transport is not None and not self.transport.is_closing():
-            self._writer.write(reply.encode("utf-8", "replace") + b"\r\n")
-
-    async def push(self, status: str | bytes) -> None:
-        """Send a reply, with an enhanced code. Nothing is sent to a client that is gone."""
-        text = status.decode() if isinstance(status, bytes) else status
-        bare = _BARE_REPLY.match(text)
-        if bare and bare[1] in _STATUS:
-            text = f"{bare[1]} {_STATUS[bare[1]]} {text[4:]}"
-        self._write(text)
-        if self._ended:
-            return
-        try:
-            await self._writer.drain()
-        except ConnectionError:
-            self.cut()
 
     async def handle_exception(self, error: Exception) -> str:
         """What nobody expected: temporary for the client, in full for the log."""
@@ -282,7 +196,7 @@ class Connection(smtp.SMTP):
         self._set_rset_state()
         self.session.extended_smtp = False
         self.session.host_name = hostname
-        self._write(f"250 {self.hostname}")
+        self.write(f"250 {self.hostname}")
 
     async def smtp_EHLO(self, hostname: str | None) -> None:
         """RFC 5321 section 4.1.1.1: what we can do, as far as the client may use it now."""
@@ -298,7 +212,7 @@ class Connection(smtp.SMTP):
         if self._may_log_in:
             lines.append("AUTH PLAIN LOGIN")
         lines.append("HELP")
-        self._write("\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]))
+        self.write("\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]))
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:
         """RFC 3207: what the client sent in clear behind the command is thrown away, and what it told us forgotten."""
@@ -311,15 +225,13 @@ class Connection(smtp.SMTP):
         raw = cast(asyncio.Transport, self.transport)
         raw.pause_reading()  # before the answer: what comes next is the handshake
         await self.push("220 2.0.0 Go ahead")
-        # From here on nothing more is read in clear. asyncio's streams have no public way to change the transport.
-        self._reader._buffer.clear()  # type: ignore[attr-defined]
-        self._reader._paused = False  # type: ignore[attr-defined]
+        self.forget_clear_text()
         transport = await self._handshake(raw)
         if transport is None:
             self.cut()
             return
         self.transport = transport
-        self._reader._transport = transport  # type: ignore[attr-defined]
+        # asyncio's streams have no public way to change the transport.
         self._writer._transport = transport  # type: ignore[attr-defined]
         self._over_ssl = True
         self._set_rset_state()
@@ -385,8 +297,8 @@ class Connection(smtp.SMTP):
         """Ask, and return the answer; None if there is none and that is said."""
         await self.push(b"334 " + base64.b64encode(text.encode()))
         try:
-            line = await self._reader.readuntil()
-        except asyncio.LimitOverrunError:
+            line = await self.line()
+        except LineTooLong:
             self.end("421 4.5.6 The line is too long")
             return None
         if len(line) > AUTH_OCTETS:
@@ -508,10 +420,9 @@ class Connection(smtp.SMTP):
         deadline = self.loop.time() + DATA_SECONDS
         try:
             while not mail.ended:
-                chunk = await self._reader.read(CHUNK_OCTETS)
-                rest = mail.feed(chunk)
-                if rest:  # commands behind the mail (RFC 2920): back to where they came from
-                    self._reader._buffer[:0] = rest  # type: ignore[attr-defined]
+                rest = mail.feed(await self.chunk())
+                if rest:  # commands behind the mail (RFC 2920)
+                    self.unread(rest)
                 self._reset_timeout()
                 if mail.kept > held and not self._intake.reserve(mail.kept - held):
                     mail.refuse(Refusal(452, "4.3.1", "Too many large mails at once, try again later"))
@@ -519,9 +430,7 @@ class Connection(smtp.SMTP):
                 elif mail.kept < held:
                     self._intake.free(held - mail.kept)
                 held = mail.kept
-                if not mail.ended and (
-                    not chunk or self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS
-                ):
+                if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
                     self.end("421 4.4.2 The mail takes too long, or does not end")
                     return
             self._reset_timeout(COMMIT_SECONDS)

@@ -24,7 +24,7 @@ def check_envelope(directory: Directory, author: Local, address: str) -> Refusal
 
 
 def check_header(directory: Directory, author: Local, header: bytes) -> Refusal | None:
-    """From: at most one field, every mailbox in it the author's or the external account's. None: the sender adds it.
+    """From: at most one field, nothing in it but mailboxes of the author or the external account. None: one is added.
 
     Sender may be anybody but another local account.
     """
@@ -34,7 +34,7 @@ def check_header(directory: Directory, author: Local, header: bytes) -> Refusal 
         return Refusal(550, "5.7.1", "There is more than one From field")
     for value in from_fields:
         found = mailboxes(value)
-        if not found or b"@" in _outside(value, [(box.start, box.end) for box in found]):
+        if not found or _outside(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
             return Refusal(550, "5.6.0", "The From field cannot be read")
         if not {fold_address(box.address) for box in found} <= own:
             return Refusal(550, "5.7.1", f"From: {_NOT_YOURS}")

@@ -306,11 +306,13 @@ async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of
 ) -> None:
     ends: list[Callable[[object, object], None]] = []
 
+    connection = shared.broker._Connection
+
     def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
         ends.append(named["on_close_callback"])
-        return AsyncioConnection(*parameters, **named)
+        return connection(*parameters, **named)
 
-    monkeypatch.setattr(shared.broker, "AsyncioConnection", connecting)
+    monkeypatch.setattr(shared.broker, "_Connection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
     try:
@@ -385,4 +387,4 @@ async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: 
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="claimed")
     await asyncio.sleep(0.2)
-    assert bench.relaying.in_hand == set()  # so the claim runs out
+    assert bench.relaying.claims.in_hand == set()  # so the claim runs out

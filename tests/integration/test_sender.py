@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from services.sender import letters
+from services.sender.letters import Source
 from services.sender.relay import Letter
 from shared import authors, relays, submissions
+from shared.accounts import External
+from shared.database import Database
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, ScriptedSmtp, scripted_smtp
@@ -509,10 +512,10 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     # given a mail that cannot be written, and another one
     write = letters.write
 
-    async def broken(database: object, group: Group, external: object) -> Letter:
+    def broken(database: Database, group: Group, external: External, source: Source | None) -> Letter:
         if group.header_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
-        return await write(database, group, external)  # type: ignore[arg-type]  # passed through
+        return write(database, group, external, source)
 
     monkeypatch.setattr(letters, "write", broken)
     bad = await bench.submit(ANN, header_id="broken@local.com")

@@ -59,9 +59,9 @@ class Table:
 
 
 @asynccontextmanager
-async def group(transactions: Transactions, table: Table, **limits: int) -> AsyncIterator[GroupCommit[str, str]]:
+async def group(transactions: Transactions, table: Table, **options: Any) -> AsyncIterator[GroupCommit[str, str]]:
     """A writer that runs."""
-    group: GroupCommit[str, str] = GroupCommit(cast(Database, transactions), table.write, table.note, len, **limits)
+    group: GroupCommit[str, str] = GroupCommit(cast(Database, transactions), table.write, table.note, len, **options)
     writer = asyncio.create_task(group.run())
     yield group
     writer.cancel()

@@ -6,7 +6,7 @@ import pytest
 
 from services.sender.relay import Replies, further_ids, interrupted, judge
 from shared.relays import Waiting
-from shared.smtp_client import Reply
+from shared.smtp_session import Reply
 
 ANN, BOB, CAT = (Waiting(n, f"{name}@customer.org", None) for n, name in enumerate(("ann", "bob", "cat")))
 OK = Reply(250, "2.0.0 queued as 123")

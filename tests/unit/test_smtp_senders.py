@@ -57,6 +57,8 @@ def test_a_header_of_ones_own_is_taken(header: bytes) -> None:
         (b"From:\r\n", "550 5.6.0"),
         (b"From: undisclosed:;\r\n", "550 5.6.0"),
         (b"From: @@@\r\n", "550 5.6.0"),
+        (b'From: <[9;;::"x: alex@local.com\r\n', "550 5.6.0"),  # others would read another mailbox in it
+        (b"From: a; alex@local.com\r\n", "550 5.6.0"),
         (b"From: alex@local.com\r\nSender: jim@local.com\r\n", "550 5.7.1"),
     ],
 )

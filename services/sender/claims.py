@@ -1,0 +1,157 @@
+"""The groups that this process has claimed: what it writes down about them, many in one commit.
+
+A mail needs two commits on its way out: one before its final dot, one for the provider's answer. Both kinds go through
+one writer, which commits whatever has queued from all lanes together (shared/group_commit.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Callable, Collection, Sequence
+
+import structlog
+
+from services.sender import settling
+from services.sender.relay import Verdict
+from services.sender.settling import Aftermath, Settled
+from shared import maillog, relays, submissions
+from shared.accounts import External
+from shared.database import Connection, Database
+from shared.failures import Temporary
+from shared.group_commit import GroupCommit
+from shared.relays import Claimed, Group
+
+CLAIM_SECONDS = 45.0
+"""A claim lasts so long without being renewed: after a crash its mail waits no longer than that."""
+SETTLE_SECONDS = 20.0
+"""While stopping, the database gets so long to take what the provider said."""
+
+log = structlog.get_logger()
+
+
+class ClaimLost(Exception):
+    """Another sender has taken the group: it must not be sent here."""
+
+
+class Claims:
+    """in_hand: ids of the groups that this process holds. stopping: the database is not waited for for ever."""
+
+    def __init__(self, database: Database, owner: str, tell: Callable[[Aftermath], None]) -> None:
+        """:param owner: unique to this process. :param tell: told what is committed. Must not raise."""
+        self.in_hand: set[int] = set()
+        self.stopping = False
+        self._database = database
+        self._owner = owner
+        self._tell = tell
+        self._writer: GroupCommit[Group | Settled, bool | Aftermath | None] = GroupCommit(
+            database, self._write, self._committed, lambda _: 1
+        )
+
+    async def run(self) -> None:
+        """Write for ever; cancel when everything is settled."""
+        await self._writer.run()
+
+    async def take(
+        self, connection: Connection, external: External, busy: int, ahead: int, ahead_octets: int
+    ) -> Claimed:
+        """Claim due groups of an account, as ``relays.claim``; after the commit they are to be put into ``in_hand``."""
+        return await relays.claim(
+            connection,
+            external.id,
+            self._owner,
+            external.smtp_connections,
+            CLAIM_SECONDS,
+            busy=busy,
+            ahead=ahead,
+            ahead_octets=ahead_octets,
+            in_hand=self.in_hand,
+        )
+
+    async def renew(self) -> None:
+        """Hold everything in hand for another while."""
+        if self.in_hand:
+            async with self._database.transaction() as connection:
+                await relays.renew(connection, self.in_hand, self._owner, CLAIM_SECONDS)
+
+    async def mark(self, group: Group) -> None:
+        """Commit that the final dot is about to go out.
+
+        :raises ClaimLost: it must not. :raises Temporary: the database is away; it must not either.
+        """
+        if not await self._writer.commit(group):
+            raise ClaimLost
+
+    async def settle(self, external: External, group: Group, verdict: Verdict) -> None:
+        """Write down what the provider said, whatever it takes."""
+        settled = Settled(external, group, verdict, random.random())
+        deadline: float | None = None
+        while True:
+            try:
+                after = await self._writer.commit(settled)
+                break
+            except Temporary as error:
+                log.warning("waiting to settle", submission_id=group.id, reason=str(error))
+                if self.stopping and deadline is None:
+                    deadline = time.monotonic() + SETTLE_SECONDS
+                if deadline is not None and time.monotonic() > deadline:
+                    return
+                await asyncio.sleep(0.5)
+            except Exception as error:  # sending again does not help, but repeats what the provider has taken
+                await self.blame(group, error, submissions.FAULTS)
+                return
+        self.in_hand.discard(group.id)
+        if after is None:
+            log.warning("claim lost", submission_id=group.id)
+
+    async def _write(self, connection: Connection, batch: Sequence[Group | Settled]) -> list[bool | Aftermath | None]:
+        """Settle, then mark; a result for each: whether it is marked, or what follows from settling it."""
+        settled = [item for item in batch if isinstance(item, Settled)]
+        marked = [item for item in batch if isinstance(item, Group)]
+        afters = iter(await settling.settle(connection, settled, self._owner) if settled else ())
+        held = (
+            await relays.mark_unanswered(connection, [group.id for group in marked], self._owner, CLAIM_SECONDS)
+            if marked
+            else set()
+        )
+        return [next(afters) if isinstance(item, Settled) else item.id in held for item in batch]
+
+    def _committed(self, results: Sequence[bool | Aftermath | None]) -> None:
+        for result in results:
+            if isinstance(result, Aftermath):
+                self._tell(result)
+
+    async def give_back(self, groups: Collection[Group]) -> None:
+        """Release claims if that is possible now; else they run out."""
+        await self._release([group.id for group in groups])
+
+    async def give_back_all(self) -> None:
+        """Release everything in hand that was not sent."""
+        await self._release(sorted(self.in_hand))
+
+    async def _release(self, ids: Sequence[int]) -> None:
+        if not ids:
+            return
+        self.in_hand.difference_update(ids)
+        try:
+            async with self._database.transaction(5.0) as connection:
+                await relays.release(connection, ids, self._owner)
+        except Temporary as error:
+            log.warning("claims left to run out", mails=len(ids), reason=str(error))
+
+    async def blame(self, group: Group, error: Exception, faults: int = 1) -> None:
+        """Count faults of ours on a mail; its claim ends."""
+        trace = "".join(traceback.format_exception(error))
+        log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
+        self.in_hand.discard(group.id)
+        try:
+            async with self._database.transaction() as connection:
+                parked = await submissions.blame(connection, group.id, "sender: relay", trace, faults)
+                events = [maillog.Event("parked", submission_id=group.id, reply="sender: relay")] if parked else []
+                await maillog.record(connection, events)
+        except Temporary as unavailable:
+            log.warning("fault not counted", submission_id=group.id, reason=str(unavailable))
+        else:
+            maillog.announce(events)

@@ -1,0 +1,250 @@
+"""How a session's commands are read and its replies written: aiosmtpd's connection with another loop.
+
+aiosmtpd's own loop formats two lines of log for every command, arms a timer, waits for a stream and writes through one;
+together that takes longer than what the commands do. Here a command costs a search for its line end and a call. Its
+dispatch by name, its session, envelope, flow control and the commands without a decision of ours stay aiosmtpd's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, cast
+
+from aiosmtpd import smtp
+
+READ_AHEAD_OCTETS = 64 * 1024
+"""A client that sends more than this before it is read has to wait. No line of a command may be longer."""
+REPLIES_OCTETS = 64 * 1024
+"""A client that leaves so much of replies unread is not read any further."""
+COMMAND_OCTETS = 2048
+AUTH_OCTETS = 12_288  # RFC 4954 section 4
+CLOSING_SECONDS = 5.0
+UNKNOWN_COMMANDS = 5
+"""The connection ends with the fifth."""
+
+CALLS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
+OTHER_CALLS = 100
+"""Commands of one session; over it, 421."""
+_STATUS = {
+    "221": "2.0.0",
+    "250": "2.0.0",
+    "421": "4.3.0",
+    "454": "4.7.0",
+    "500": "5.5.2",
+    "501": "5.5.4",
+    "502": "5.5.1",
+    "503": "5.5.1",
+    "504": "5.5.4",
+}
+"""Enhanced codes of replies that aiosmtpd makes (RFC 3463)."""
+_BARE_REPLY = re.compile(r"([245]\d\d) (?!\d\.\d{1,3}\.\d{1,3} )")
+
+
+class LineTooLong(Exception):
+    """The client sent a line that is longer than READ_AHEAD_OCTETS. It has been passed over."""
+
+
+class Engine(smtp.SMTP):
+    """Reads commands and calls ``smtp_NAME`` for them, one after the other, until the session ends."""
+
+    session: smtp.Session
+    _names: ClassVar[Sequence[str]]
+
+    def __init__(self, host_name: str, idle_seconds: float) -> None:
+        """:param idle_seconds: how long the client may say nothing."""
+        super().__init__(
+            None,
+            enable_SMTPUTF8=True,
+            hostname=host_name,
+            ident="ESMTP mailgroup",
+            timeout=idle_seconds,
+            loop=asyncio.get_running_loop(),
+        )
+        self._raw: asyncio.Transport | None = None  # the one below TLS
+        self._ended = False
+        self._input = b""
+        self._read = 0  # octets of the input that are read
+        self._held = False  # whether the transport reads no more for now
+        self._arrived: asyncio.Future[None] | None = None
+        self._calls: dict[str, int] = {}
+        self._unknown = 0
+        self._quiet_until = self._timer_at = 0.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._names = [name for name in dir(cls) if name.startswith("smtp_")]
+
+    def __dir__(self) -> Iterable[str]:
+        """The commands: aiosmtpd looks for them among all names, three times for every connection."""
+        return self._names
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it for whoever reads, and let the client wait if nobody does."""
+        self._input = self._input[self._read :] + data if self._read < len(self._input) else data
+        self._read = 0
+        if self._arrived is not None:
+            if not self._arrived.done():
+                self._arrived.set_result(None)
+        elif len(self._input) > READ_AHEAD_OCTETS and self.transport is not None:
+            cast(asyncio.Transport, self.transport).pause_reading()
+            self._held = True
+
+    async def _arrival(self) -> None:
+        """Wait until the client has sent more than there is. Cancelled when it sends nothing more."""
+        if self._held and self.transport is not None:
+            cast(asyncio.Transport, self.transport).resume_reading()
+            self._held = False
+        self._arrived = self.loop.create_future()
+        try:
+            await self._arrived
+        finally:
+            self._arrived = None
+
+    async def line(self) -> bytes:
+        """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over."""
+        too_long = False
+        while (end := self._input.find(b"\n", self._read)) < 0:
+            if len(self._input) - self._read > READ_AHEAD_OCTETS:
+                too_long = True
+                self.forget_input()
+            await self._arrival()
+        line, self._read = self._input[self._read : end], end + 1
+        if too_long or len(line) > READ_AHEAD_OCTETS:
+            raise LineTooLong
+        return line.rstrip(b"\r\n")
+
+    async def chunk(self) -> bytes:
+        """What the client has sent, one octet at least; bounded by READ_AHEAD_OCTETS and what one read can bring."""
+        while self._read == len(self._input):
+            await self._arrival()
+        chunk = self._input[self._read :] if self._read else self._input
+        self.forget_input()
+        return chunk
+
+    def unread(self, octets: bytes) -> None:
+        """Put back what belongs to the commands behind it."""
+        self._input, self._read = octets + self._input[self._read :], 0
+
+    def forget_input(self) -> None:
+        """Drop what the client has sent so far."""
+        self._input, self._read = b"", 0
+
+    def forget_clear_text(self) -> None:
+        """Before TLS, when nothing more is read in clear: what was sent already counts for nothing (RFC 3207)."""
+        self.forget_input()
+        self._held = False  # the transport under TLS is another one
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def write(self, reply: str) -> None:
+        """Send a reply. Nothing is sent to a client that is gone."""
+        if not self._ended and self.transport is not None and not self.transport.is_closing():
+            cast(asyncio.Transport, self.transport).write(reply.encode("utf-8", "replace") + b"\r\n")
+
+    async def push(self, status: str | bytes) -> None:
+        """Send a reply, with an enhanced code."""
+        text = status.decode() if isinstance(status, bytes) else status
+        bare = _BARE_REPLY.match(text)
+        if bare and bare[1] in _STATUS:
+            text = f"{bare[1]} {_STATUS[bare[1]]} {text[4:]}"
+        self.write(text)
+        if self.transport is not None and self.transport.get_write_buffer_size() > REPLIES_OCTETS:  # type: ignore[attr-defined]
+            await self._drain()
+
+    async def _drain(self) -> None:
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            self.cut()
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    async def _handle_client(self) -> None:
+        try:
+            await self.push(f"220 {self.hostname} {self.__ident__}")
+            while self.transport is not None and not self._ended:
+                await self._next_command()
+        except asyncio.CancelledError:  # the client is gone, or the session was ended
+            self._writer.close()
+            raise
+
+    async def _next_command(self) -> None:
+        try:
+            line = await self.line()
+        except LineTooLong:
+            await self.push("500 Command line too long")
+            return
+        word, _, rest = line.partition(b" ")
+        command = word.upper().decode("ascii", "replace")
+        method = self._smtp_methods.get(command)
+        if not line:
+            await self.push("500 Error: bad syntax")
+        elif len(line) > (AUTH_OCTETS if command == "AUTH" and self.session.extended_smtp else COMMAND_OCTETS):
+            await self.push("500 Command line too long")
+        elif method is None:
+            self._unknown += 1
+            if self._unknown < UNKNOWN_COMMANDS:
+                await self.push("500 Error: command not recognized")
+            else:
+                self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
+        elif self._calls.get(command, 0) >= CALLS.get(command, OTHER_CALLS):
+            self.end(f"421 4.7.0 {command} sent too many times")
+        else:
+            self._calls[command] = self._calls.get(command, 0) + 1
+            self._reset_timeout()
+            try:
+                await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
+            except Exception as error:
+                await self.push(await self.handle_exception(error))
+
+    # ------------------------------------------------------------------------------------------ ends
+
+    def end(self, reply: str) -> None:
+        """Say this and close."""
+        if self._ended:
+            return
+        if self._handler_coroutine is None:
+            self.cut()
+            return
+        self.write(reply)
+        self._ended = True
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+        if self._raw is not None:
+            self.loop.call_later(CLOSING_SECONDS, self._raw.abort)  # of a client that does not read this
+        if asyncio.current_task() is not self._handler_coroutine:
+            self._handler_coroutine.cancel()
+
+    def cut(self) -> None:
+        """Close at once, whatever is not sent yet."""
+        self._ended = True
+        if self._raw is not None:
+            self._raw.abort()
+        self.connection_lost(None)
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """Wait for the client so long from now on. The timer is let run, and looks when it ends whether it may."""
+        if self._ended:
+            return
+        self._quiet_until = self.loop.time() + (duration or self._timeout_duration)
+        if self._timeout_handle is None or self._quiet_until < self._timer_at:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        self._timer_at = self._quiet_until
+        self._timeout_handle = self.loop.call_at(self._timer_at, self._timeout_cb)
+
+    def _timeout_cb(self) -> None:
+        if self._ended:
+            return
+        if self.loop.time() < self._quiet_until:
+            self._arm()
+        else:
+            self.end("421 4.4.2 Timeout")

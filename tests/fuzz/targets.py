@@ -1,0 +1,178 @@
+"""The judges: each takes any bytes, feeds them to one parser of ours, and asserts what must be true of the answer.
+
+The judge's own reading never goes through the code that it judges, except where two readings are to agree.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+
+from services.sender.rewriting import SENDERS, Author, addresses, parse, rewrite
+from services.smtp_in import commands, recipients, senders
+from services.smtp_in.data import Mail, Refusal
+from services.smtp_in.recipients import Directory
+from shared import headers, names, reports, routing
+from shared.accounts import External, Local, Server
+from shared.database import storable
+from shared.pop3_client import Body
+from shared.smtp_session import Wire
+
+_SERVER = Server("mail.company.com", 110, "none")
+SUPPORT = External(
+    1,
+    "support@company.com",
+    True,
+    "",
+    b"",
+    _SERVER,
+    _SERVER,
+    True,
+    2,
+    60,
+    "all",
+    None,
+    False,
+    True,
+    ("help@co.example",),
+)
+PEOPLE = [
+    Local(number, address, True, "", name, aliases, (), 1, None)
+    for number, (name, address, aliases) in enumerate(
+        [("Alex", "alex@local.com", ("Lex",)), ("Jim", "jim@local.com", ()), ("Jörg", "jörg@local.com", ())], 1
+    )
+]
+OFFICE = Directory.of([SUPPORT], PEOPLE)
+SENT = {"a@b": [routing.Sent("a@b", 1, 1, ("ann@customer.org",))]}
+
+LIMIT = 1 << 20
+_LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+def route(data: bytes) -> None:
+    """A mail from outside reaches somebody, only people who share the account, each once and with a reason.
+
+    What is asked about it is a text that PostgreSQL takes, and not endless.
+    """
+    facts = routing.read(data)
+    asked = routing.ids_asked(facts)
+    assert len(asked) < 1000 and all(storable(header_id) == header_id for header_id in asked)
+    decision = routing.decide(facts, SUPPORT, PEOPLE, SENT)
+    who = [recipient.local_id for recipient in decision.recipients]
+    assert who and len(who) == len(set(who))
+    assert set(who) <= {local.id for local in PEOPLE}
+    assert 1 <= decision.rule <= 5 and decision.reason and not decision.held
+
+
+def route_to(data: bytes) -> None:
+    """The same, the bytes being what stands in the To field."""
+    route(b"To: " + data.replace(b"\n", b"\n ") + b"\r\n\r\n")
+
+
+def leave(data: bytes) -> None:
+    """A header that our senders' check lets through leaves without a local address, and without a line too many."""
+    header = data[: headers.header_end(data)]
+    header = re.sub(rb"\r\n?|\n", b"\r\n", header).replace(b"\0", b"")
+    if senders.check_header(OFFICE, PEOPLE[0], header) is not None:
+        return
+    everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
+    directory = {address: everyone[address] for address in addresses(parse(header)) if address in everyone}
+    author = Author("Alex", SUPPORT.address, frozenset(SUPPORT.own_addresses))
+    left = rewrite(
+        parse(header), directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC)
+    )
+    assert not _LONE.search(left)
+    sender = headers.values(left, "from")
+    assert len(sender) == 1
+    for name in ("from", *SENDERS, "to", "cc"):
+        for value in headers.values(left, name):
+            for mailbox in headers.mailboxes(value):
+                assert mailbox.address.lower() not in everyone, (name, value)
+    for mailbox in headers.mailboxes(sender[0]):
+        assert mailbox.address.lower() in SUPPORT.own_addresses and mailbox.name == "Alex"
+    assert not headers.values(left, "bcc")
+
+
+def submit(data: bytes) -> None:
+    """A submission's end and its stored form are the same however it is cut; no line end but CRLF is in it."""
+    whole, pieces = Mail(LIMIT), Mail(LIMIT)
+    rest = whole.feed(data)
+    step = 1 + len(data) % 7
+    left = b""
+    for start in range(0, len(data), step):
+        if pieces.ended:
+            left += data[start : start + step]
+        else:
+            left += pieces.feed(data[start : start + step])
+    assert (pieces.ended, left, str(pieces.refusal)) == (whole.ended, rest, str(whole.refusal))
+    assert whole.ended == (b"\r\n.\r\n" in b"\r\n" + data)
+    if whole.ended and whole.refusal is None:
+        body = bytes(whole.content().body)
+        assert body == bytes(pieces.content().body) and whole.content().sha256 == pieces.content().sha256
+        assert not _LONE.search(body) and b"\0" not in whole.header
+
+
+def command(data: bytes) -> None:
+    """What MAIL and RCPT name has no character that could end a command; no local address is ever relayed."""
+    text = data.decode("utf-8", "surrogateescape")
+    for parsed in (commands.parse_mail(text, LIMIT), commands.parse_rcpt(text)):
+        if isinstance(parsed, Refusal):
+            assert 500 <= parsed.code < 600 and not re.search("[\r\n]", str(parsed))
+            continue
+        if recipients.check_syntax(parsed.address, True) is None:
+            assert not re.search("[\x00-\x20\x7f<>]", parsed.address)
+            target = recipients.decide(OFFICE, parsed.address)
+            if isinstance(target, Refusal):
+                assert not re.search("[\r\n]", str(target))
+            elif target.kind == "relay":
+                assert not target.address.lower().endswith("@local.com")
+
+
+def report(data: bytes) -> None:
+    """A notice from outside names a bounded number of mails, in texts that PostgreSQL takes."""
+    found = reports.reported_ids(data)
+    assert len(found) < 1000 and all(storable(header_id) == header_id for header_id in found)
+
+
+def name(data: bytes) -> None:
+    """A name is itself in any case and any quotes, unless it has no visible letter: then it is nobody's."""
+    text = data.decode("utf-8", "replace")
+    bare = names.normalise(text)
+    assert names.same_name(text, text) == bool(bare)
+    assert names.normalise(f'"{bare}"') == names.normalise(f"'{bare}'") == bare
+
+
+def wire(data: bytes) -> None:
+    """What goes to the provider has CRLF only and no end of data inside, however it is cut."""
+    sent = b""
+    step = 1 + len(data) % 5
+    out = Wire()
+    for start in range(0, len(data), step):
+        sent += out.feed(data[start : start + step])
+    sent += out.finish()
+    assert not _LONE.search(sent) and b"\r\n.\r\n" not in b"\r\n" + sent
+    assert not sent or sent.endswith(b"\r\n")
+
+
+def retrieved(data: bytes) -> None:
+    """A mail's text is read the same however it is cut, and comes out with CRLF and without stuffing."""
+    stream = b"\r\n" + data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n"
+    bodies = []
+    for step in (len(stream), 1 + len(data) % 5):
+        body, pending, ended = Body(LIMIT), b"", False
+        for start in range(0, len(stream), step):
+            pending += stream[start : start + step]
+            ended, at = body.take(pending, 0)
+            pending = pending[at:]
+            if ended:
+                break
+        assert ended
+        bodies.append(bytes(body.kept))
+    assert bodies[0] == bodies[1]
+    assert not re.search(rb"(?<!\r)\n", bodies[0])
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (route, route_to, leave, submit, command, report, name, wire, retrieved)
+}

@@ -1,0 +1,33 @@
+"""Every judge of ``targets.py`` on the seeds and on what hypothesis makes of their words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.seeds import WORDS, seeds
+from tests.fuzz.targets import TARGETS
+
+PIECES = st.lists(st.sampled_from(WORDS) | st.binary(max_size=4), max_size=40).map(b"".join)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_judge_agrees_on_every_seed(target: str) -> None:
+    for seed in seeds():
+        TARGETS[target](seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=300, deadline=None)
+@given(data=PIECES)
+def test_the_judge_agrees_on_any_input(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
+
+def test_a_judge_can_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a parser that delivers to nobody
+    monkeypatch.setattr("shared.routing._recipients", lambda *_: ())
+    # then
+    with pytest.raises(AssertionError):
+        TARGETS["route"](b"To: support@company.com\r\n\r\n")
