@@ -306,11 +306,13 @@ async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of
 ) -> None:
     ends: list[Callable[[object, object], None]] = []
 
+    connection = shared.broker._Connection
+
     def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
         ends.append(named["on_close_callback"])
-        return AsyncioConnection(*parameters, **named)
+        return connection(*parameters, **named)
 
-    monkeypatch.setattr(shared.broker, "AsyncioConnection", connecting)
+    monkeypatch.setattr(shared.broker, "_Connection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
     try:
