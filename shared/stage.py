@@ -31,7 +31,7 @@ SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 2.0
 """Between two looks whether the queue is empty."""
 BUSY_SECONDS = 30.0
 """Between two sweeps while mail keeps coming: a lost message must not wait for the evening."""
