@@ -68,13 +68,21 @@ class Database:
 
         :raises Temporary: the server is away, refused, or took longer than ``seconds``.
         """
+        async with self.statement(seconds) as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def statement(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+        """A connection on which each statement is a transaction by itself: for one statement, in one round trip.
+
+        :raises Temporary: as ``transaction``; a statement that writes may have been committed then.
+        """
         try:
             async with asyncio.timeout(seconds), self._pool.connection() as connection:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # the pool of Python 3.11 loses cancellations
                     raise asyncio.CancelledError
-                async with connection.transaction():
-                    yield connection
+                yield connection
         except psycopg.errors.ProgramLimitExceeded:
             raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
