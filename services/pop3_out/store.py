@@ -13,12 +13,15 @@ from services.pop3_out.snapshot import Snapshot
 from shared import maildrops, maillog, messages
 from shared.accounts import Local
 from shared.database import Database
+from shared.group_reading import GroupReading
 from shared.maillog import Event
 
 ENTRIES = 1_000_000
 """Mails in the snapshots that are kept, about 90 octets each with the answers to LIST and UIDL."""
 FRESH_SECONDS = 6 * 3600.0
 """A snapshot that nobody asked for so long is read anew: tombstones that it has not seen may be purged meanwhile."""
+READERS = 3
+"""Queries for bytes under way at once, of whole mails and of pieces each: the pool has connections for logins still."""
 _ANNOUNCED_AT_ONCE = 200
 
 
@@ -32,6 +35,8 @@ class DatabaseStore:
         self._clock = clock
         self._kept: OrderedDict[int, tuple[Snapshot, float]] = OrderedDict()  # least recently used first
         self._held = 0  # mails in them
+        self._heads: GroupReading[int, bytes] = GroupReading(self._read_heads, readers=READERS)
+        self._spans = asyncio.Semaphore(READERS)
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def snapshot(self, local_id: int) -> Snapshot:
@@ -64,12 +69,16 @@ class DatabaseStore:
             _, (dropped, _) = self._kept.popitem(last=False)
             self._held -= len(dropped) + 1
 
-    async def whole(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         """The bytes of mails of up to ``messages.HEAD_OCTETS``; those that are gone are left out.
 
+        :param octets: of all of them.
         :raises Temporary: the database is away.
         """
-        async with self._database.transaction() as connection:
+        return await self._heads.get(message_ids, octets)
+
+    async def _read_heads(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+        async with self._database.statement() as connection:
             return await messages.heads(connection, message_ids)
 
     async def span(self, message_id: int, start: int, length: int) -> bytes:
@@ -78,7 +87,7 @@ class DatabaseStore:
         :raises Temporary: the database is away.
         :raises Permanent: the bytes are gone.
         """
-        async with self._database.transaction() as connection:
+        async with self._spans, self._database.statement() as connection:
             return await messages.span(connection, message_id, start, length)
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:

@@ -68,7 +68,7 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     await store.remove(alex, [box.rows[0], box.rows[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
-    assert await store.whole([box.messages[0]]) == {box.messages[0]: b"1\r\n"}
+    assert await store.whole([box.messages[0]], 3) == {box.messages[0]: b"1\r\n"}
 
 
 async def test_an_unchanged_mailbox_is_the_same_snapshot(database: Database) -> None:

@@ -97,7 +97,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
         async with stand(tmp_path) as server:
             # given twelve clients and a budget that makes one of them fast
             server.store.mails[ALEX.id] = {1: LARGE * 6}
-            budget = server.listener._budget
+            budget = server.listener.budget
             budget.left = LARGE_PIECE_OCTETS
             clients = [await server.logged_in(tls) for _ in range(12)]
             for _, writer in clients:
@@ -108,7 +108,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
             # then each holds what may stay unsent and a least piece, and all of them together the budget besides
             most = LARGE_PIECE_OCTETS + 12 * (protocol.OUTPUT_OCTETS + PIECE_OCTETS)
             assert sum(buffered(connection) for connection in opened(server)) < most * 41 // 40
-            assert 0 <= budget.left < LARGE_PIECE_OCTETS
+            assert budget.left < LARGE_PIECE_OCTETS
             # and once they have gone, the budget is whole again
             for _, writer in clients:
                 writer.transport.abort()
@@ -367,14 +367,14 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50), ONE)
             reader, writer = await server.logged_in()
-            whole = server.listener._budget.left
+            whole = server.listener.budget.left
             for number in range(1, 9):
                 writer.write(b"RETR %d\r\n" % number)
                 await answer(reader)
-            assert server.listener._budget.left < whole
+            assert server.listener.budget.left < whole
             [connection] = opened(server)
             connection.check(late(protocol.PAUSE_SECONDS + 1))
-            assert server.listener._budget.left == whole
+            assert server.listener.budget.left == whole
             writer.write(b"RETR 9\r\n")
             assert await answer(reader) == ONE
 
