@@ -1,4 +1,4 @@
-"""Commits submissions, those of all sessions together, and only then lets them be answered."""
+"""Commits submissions, those of all sessions together, lets them be answered, and then announces them."""
 
 from __future__ import annotations
 
@@ -97,6 +97,8 @@ class Intake:
         )
         self._register = Register(database)
         self._running: list[asyncio.Task[None]] = []
+        self._untold: list[Taken] = []
+        self._news = asyncio.Event()
         self._budget = max(OCTETS_IN_HAND, largest)
         self._in_hand = 0
 
@@ -105,6 +107,7 @@ class Intake:
         self._running = [
             asyncio.create_task(self._group.run(), name="intake"),
             asyncio.create_task(self._register.run(), name="register"),
+            asyncio.create_task(self._tell_on(), name="announcements"),
         ]
 
     async def stop(self) -> None:
@@ -113,6 +116,7 @@ class Intake:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self._tell()
 
     async def directory(self) -> Directory:
         """The accounts as they are now. :raises Temporary: the database is away."""
@@ -150,5 +154,18 @@ class Intake:
         ]
 
     def _committed(self, batch: Sequence[Taken]) -> None:
+        self._untold.extend(batch)
+        self._news.set()
+
+    async def _tell_on(self) -> None:
+        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(0)  # those who wait for the commit answer now
+            self._tell()
+
+    def _tell(self) -> None:
+        batch, self._untold = self._untold, []
+        self._news.clear()
         maillog.announce([each.event for each in batch if each.event])
         self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

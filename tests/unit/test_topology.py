@@ -27,6 +27,19 @@ def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_messag
     assert all(sum(len(copy) + 5 for copy in publication.copies) < 100_000 for publication in found)
 
 
+def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
+    publications_ = publications.submitted([(n, "b@c" if n == 7 else "a@b") for n in range(1, 112)])
+
+    found = [(each.key, envelopes.read(envelopes.Submitted, each.body)) for each in publications_]
+    assert [(key, len(envelope.ids)) for key, envelope in found] == [
+        ("submitted.a@b", 50),
+        ("submitted.a@b", 50),
+        ("submitted.a@b", 10),
+        ("submitted.b@c", 1),
+    ]
+    assert sorted(row for _, envelope in found for row in envelope.ids) == list(range(1, 112))
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
 def test_what_is_no_envelope_is_refused_for_good(body: bytes) -> None:
     with pytest.raises(Permanent, match="not a Fetched envelope"):
@@ -38,5 +51,6 @@ def test_every_envelope_comes_back_as_it_went() -> None:
         envelopes.Fetched(id=1, external="a@b.c"),
         envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
         envelopes.Submitted(id=3, external="a@b.c"),
+        envelopes.Submitted(id=3, others=(4, 5), external="a@b.c"),
     ):
         assert envelopes.read(type(envelope), envelope.to_json()) == envelope
