@@ -71,6 +71,8 @@ _GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local
 
 
 async def _groups(connection: Connection, rows: Sequence[Row]) -> list[Group]:
+    if not rows:
+        return []
     cursor = await connection.execute(
         """select submission_id, position, address, reply from submission_recipients
            where submission_id = any(%s) and kind = 'relay' and state = 'waiting' order by submission_id, position""",

@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(slots=True)
 class Outlet:
-    """allowed: lanes, at the last look. relayed: mails since the account had nothing to do; so far it looks ahead.
+    """allowed: lanes, at the last look. relayed: mails since the account last stood still; so far it looks ahead.
 
     more: some may be due that were not claimed. troubled: the account failed, one lane tries alone.
     """
@@ -85,7 +85,7 @@ class Outlet:
 
     def stale(self) -> list[Group]:
         """The same, if lanes do not come to it."""
-        if not self.ahead or time.monotonic() - self.ahead[0].since < AHEAD_SECONDS:
+        if self.lanes and (not self.ahead or time.monotonic() - self.ahead[0].since < AHEAD_SECONDS):
             return []
         self.relayed = 0
         return self.drop()

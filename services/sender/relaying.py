@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from services.sender import letters, relay, schedule
-from services.sender.claims import ClaimLost, Claims
+from services.sender.claims import SETTLE_SECONDS, ClaimLost, Claims
 from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Replies, Verdict
@@ -147,8 +147,6 @@ class Relaying:
     def _ended(self, outlet: Outlet, lane: asyncio.Task[None]) -> None:
         outlet.lanes.discard(lane)
         self._fill(outlet)
-        if not outlet.lanes:
-            outlet.relayed = 0
 
     async def _run_lane(self, outlet: Outlet, first: Work) -> None:
         line = Line(first.external, self.connections.take(first.external))
@@ -350,8 +348,8 @@ class Relaying:
             for lane in late:
                 lane.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        while self._settling:
-            await asyncio.wait(self._settling)
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=2 * SETTLE_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.give_back_all()
 

@@ -161,7 +161,9 @@ async def expire(connection: Connection) -> Aftermath:
     """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
     answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
     expired = await relays.expired_claims(connection)
-    await relays.release(connection, [group.id for group, unanswered in expired if not unanswered])
+    unsent = [group.id for group, unanswered in expired if not unanswered]
+    if unsent:
+        await relays.release(connection, unsent)
     after = Aftermath()
     for group, unanswered in expired:
         if unanswered:
@@ -178,6 +180,8 @@ async def give_up(connection: Connection) -> Aftermath:
     """End what could not be delivered for five days, and tell the authors; some at a time."""
     after = Aftermath()
     groups = await relays.too_old(connection, schedule.GIVE_UP)
+    if not groups:
+        return after
     states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
@@ -205,6 +209,8 @@ async def tell_delays(connection: Connection) -> Aftermath:
     """Tell authors what has not been delivered for four hours, then daily; some at a time."""
     after = Aftermath()
     groups = await relays.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
+    if not groups:
+        return after
     states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
