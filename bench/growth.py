@@ -24,7 +24,7 @@ from bench.table import Goal, Line
 
 READ_MAILS, SENT_MAILS, SENT_OCTETS = 1_000, 800, 4_096
 _POLLS_A_SECOND = 10
-_POLLED_SECONDS = 12.0
+_POLLED_SECONDS = 6.0
 _POLLED_MAILS = 20
 _MEBI = 2**20
 
@@ -57,6 +57,7 @@ class System:
             [external(account, smtp_port=stand.sink.port)], [person("reader", account), person("author", account)]
         )
         self.gateway.fill(f"reader@{DOMAIN}", (mail(OCTETS, number) for number in range(READ_MAILS)))
+        self._meet_provider()
         self.gateway.settle()
 
     def fetch(self, port: int) -> Run:
@@ -82,11 +83,10 @@ class System:
         drain(self.gateway)
         return run
 
-    def poll_all(self) -> None:
-        """The first polls of all external accounts, spread over their interval from then on."""
-        connection = self.gateway.connection
-        connection.execute("update external_accounts set enabled = true where address like 'grown%'")
-        connection.execute(
+    def _meet_provider(self) -> None:
+        """The first polls of all external accounts: what lies there is history to them."""
+        self._enable(True)
+        self.gateway.connection.execute(
             """update polls set next_poll_at = now() from external_accounts e
                where e.id = external_id and e.address like 'grown%'"""
         )
@@ -95,14 +95,24 @@ class System:
             """select count(*) from polls join external_accounts e on e.id = external_id
                where e.address like 'grown%%' and last_success_at is not null""",
         )
-        connection.execute(
+        self._enable(False)
+
+    def _enable(self, enabled: bool) -> None:
+        self.gateway.connection.execute(
+            "update external_accounts set enabled = %s where address like 'grown%%'", (enabled,)
+        )
+
+    def start_polling(self) -> None:
+        """Every external account, their polls spread over the interval."""
+        self._enable(True)
+        self.gateway.connection.execute(
             """update polls set next_poll_at = now() + random() * make_interval(secs => e.poll_seconds)
                from external_accounts e where e.id = external_id and e.address like 'grown%'"""
         )
 
     def stop_polling(self) -> None:
-        """Until ``poll_all``."""
-        self.gateway.connection.execute("update external_accounts set enabled = false where address like 'grown%'")
+        """Until ``start_polling``."""
+        self._enable(False)
 
     def cpu(self) -> float:
         """Seconds of cores that fetcher and PostgreSQL have used so far."""
@@ -159,7 +169,7 @@ def _polls(stand: Stand, pairs: int, small: System, large: System) -> Line:
 
 def _poll(stand: Stand, system: System) -> Run:
     """items: polls; seconds: those of cores."""
-    system.poll_all()
+    system.start_polling()
     time.sleep(1.0)
     polls, used = _logins(stand, system), system.cpu()
     time.sleep(_POLLED_SECONDS)
