@@ -38,6 +38,7 @@ class Line:
 
     next: the mail that is to follow the one under way, and ``begun`` its envelope if that went out already.
     spent: the connection is to be closed after the mail under way: another lane has taken what was begun on it.
+    prompt: whether the last answer came soon.
     """
 
     external: External
@@ -45,6 +46,7 @@ class Line:
     next: Work | None = None
     begun: Envelope | None = None
     spent: bool = False
+    prompt: bool = False
 
 
 @dataclass(slots=True)

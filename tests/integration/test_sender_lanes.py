@@ -205,6 +205,31 @@ async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_anothe
     assert max(copies(provider).values()) == 1
 
 
+async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_kept(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given every answer counts as slow, and what was announced would be taken back at once
+    monkeypatch.setattr(relaying, "PROMPT_SECONDS", 0.0)
+    monkeypatch.setattr(relaying, "PATIENCE_SECONDS", 0.0)
+    await bench.rows("update external_accounts set smtp_connections = 1")
+    await queue(bench, 30)
+    await until_states(bench, done=30)
+    assert (copies(provider), provider.connections) == (once_each(30), 1)
+
+
+async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given one lane, and a mail in the middle whose recipient would be two commands
+    await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
+    for number in range(30):
+        await bench.submit(ANN if number != 15 else "a\rb@customer.org", header_id=f"{number}@many")
+    await bench.rows("update external_accounts set enabled = true")
+    await until_states(bench, done=29, queued=1)
+    assert await bench.rows("select header_id, tries from submissions where tries > 0") == [("15@many", 1)]
+    assert copies(provider) == once_each(30) - Counter([b"15@many"])
+
+
 # ---------------------------------------------------------------------------------------------- claimed ahead
 
 
