@@ -24,7 +24,9 @@ WORKS: Sequence[Work] = (
     Work("retr", "serving", "POP3 RETR, every mail read for the first time", serving.retr),
     Work("retr-large", "serving", "POP3 RETR of large mails, every mail read for the first time", serving.retr_large),
     Work("poll", "serving", "POP3 polls with nothing new, of known clients", serving.poll),
-    Work("poll-large", "serving", "POP3 polls of a large mailbox", serving.poll_large),
+    Work(
+        "poll-large", "serving", "POP3 polls of a large mailbox with nothing new, of a known client", serving.poll_large
+    ),
     Work("idle-sessions", "serving", "memory of idle POP3 sessions (PSS)", serving.idle_sessions),
     Work("submission", "smtp", "SMTP submission with AUTH, durable", submission.submission),
     Work("pipeline", "pipeline", "from the provider's maildrop to readable by POP3", pipeline.pipeline),
