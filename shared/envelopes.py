@@ -28,13 +28,13 @@ class Envelope(BaseModel):
 
 
 class Fetched(Envelope):
-    """A mail that waits for the router. id: inbound.id. external: address of the external account."""
+    """Mails that wait for the router. ids: inbound.id. external: address of the external account."""
 
     external: str
 
 
 class Routed(Envelope):
-    """A mail whose recipients are decided. id: inbound.id. recipients: addresses of local accounts."""
+    """Mails that all go to these people. ids: inbound.id. recipients: addresses of local accounts."""
 
     recipients: tuple[str, ...]
 

@@ -247,7 +247,7 @@ async def _notify(
     )
     event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
     await maillog.record(connection, [event])
-    return Aftermath((event,), tuple(publications.routed(inbound_id, [group.author_address])))
+    return Aftermath((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
 
 
 def _uncertain(group: Group, external: str | None, reason: str) -> Event:

@@ -6,7 +6,7 @@ carries them out, ``data.py`` reads the bytes, ``register.py`` knows the account
 inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` commits, all sessions together.
 
 Consumes: SMTP.
-Publishes: ``submitted.<external>`` for the sender, after the commit; one message for all of an account in a commit.
+Publishes: ``submitted.<external>`` for the sender, after the commit.
 Tables: reads external_accounts, local_accounts, accounts_version; writes submissions, submission_recipients, authors,
 messages, events.
 Security: what comes from the network is bounded in line, header, mail, recipients, time and in all sessions together.
