@@ -165,6 +165,21 @@ async def local_by_login(connection: Connection, address: str) -> Local | None:
     return None if row is None else _local(row)
 
 
+async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
+    """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
+    # The main addresses have an index; only for an address that is none of them the further ones are looked through.
+    cursor = await connection.execute(
+        f"""select g.asked, l.* from unnest(%s::text[]) g (asked), lateral (
+                {_LOCAL} where removed_at is null and lower(address) = lower(g.asked)
+                union all
+                {_LOCAL} where removed_at is null and addresses <> '{{}}'
+                    and lower(g.asked) = any(select lower(x) from unnest(addresses) x)
+                limit 1) l""",
+        (list(addresses),),
+    )
+    return {str(row[0]): _local(row[1:]) for row in await cursor.fetchall()}
+
+
 async def locals_by_address(connection: Connection, addresses: Collection[str]) -> list[Local]:
     """The local accounts that have one of these addresses (the main one or a further one), in any case of letters."""
     cursor = await connection.execute(
