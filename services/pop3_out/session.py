@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import structlog
 
 from services.pop3_out import answers, snapshot
 from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, Budget, Shelf, plan
-from services.pop3_out.snapshot import Snapshot
+from services.pop3_out.snapshot import LINES, Snapshot
 from shared.accounts import Local
 from shared.failures import Permanent, Temporary
 from shared.logins import Throttled
@@ -320,23 +320,24 @@ class Session:
         if argument:
             number = self._number(argument)
             return _no_such() if number is None else answers.ok(f"{number} {self._box.octets[number - 1]}")
-        return self._at_length(self._box.sizes(self._deleted) if self._deleted else self._box.sizes_answer)
+        return self._at_length(self._box.sizes(self._deleted))
 
     def _uidl(self, argument: bytes) -> Answer:
         if argument:
             number = self._number(argument)
             return _no_such() if number is None else answers.ok(f"{number} {self._box.uidl(number)}")
-        return self._at_length(self._box.uidls(self._deleted) if self._deleted else self._box.uidls_answer)
+        return self._at_length(self._box.uidls(self._deleted))
 
-    def _at_length(self, answer: bytes) -> Answer:
-        """A long answer goes out in pieces, so that it is in memory once and not once a session."""
-        return answer if len(answer) <= PIECE_OCTETS else self._guarded(self._send_at_length(answer))
+    def _at_length(self, pieces: Iterable[bytes]) -> Answer:
+        """A long answer goes out in pieces, so that others have their turn and it is in memory once, if at all."""
+        return b"".join(pieces) if len(self._box) <= LINES else self._guarded(self._send_at_length(pieces))
 
-    async def _send_at_length(self, answer: bytes) -> bytes:
+    async def _send_at_length(self, pieces: Iterable[bytes]) -> bytes:
         self._midway = True
-        for start in range(0, len(answer), PIECE_OCTETS):
-            self._link.write(answer[start : start + PIECE_OCTETS])
+        for piece in pieces:
+            self._link.write(piece)
             await self._link.drain()
+            await asyncio.sleep(0)
         return b""
 
     def _dele(self, argument: bytes) -> Answer:
