@@ -433,7 +433,7 @@ class Session:
         """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
         message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
         stuffing = answers.Stuffing()
-        position, size, quick = 0, FIRST_PIECE_OCTETS, False
+        position, size, quick = 0, FIRST_PIECE_OCTETS, True
         coming: asyncio.Task[bytes] | None = None
         lent = 0
         loop = asyncio.get_running_loop()

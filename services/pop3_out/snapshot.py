@@ -6,6 +6,7 @@ one look at the version and no scan, and STAT, LIST and UIDL are answered from w
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,8 @@ class Snapshot:
         for piece in pieces:
             if noted is not None:
                 noted.append(piece)
+                if not self.kept:
+                    noted = None
             yield piece
         if noted is not None and self.kept:
             setattr(self, name, tuple(noted))
@@ -98,7 +101,10 @@ def _answer(text: str, lines: Iterator[str]) -> Iterator[bytes]:
 
 def _column(values: array[int]) -> array[int]:
     """In four octets each, where that is enough."""
-    return array("I", values) if max(values, default=0) < _FOUR_OCTETS else values
+    if max(values, default=0) >= _FOUR_OCTETS:
+        return values
+    halves = array("I", values.tobytes())
+    return halves[0 if sys.byteorder == "little" else 1 :: 2]
 
 
 def empty(local_id: int = 0, stamp: str = "") -> Snapshot:

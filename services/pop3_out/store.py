@@ -17,7 +17,7 @@ from shared.failures import Permanent, Temporary
 from shared.group_reading import GroupReading
 from shared.maillog import Event
 
-ENTRIES = 1_000_000
+ENTRIES = 500_000
 """Mails in the snapshots that are kept, about 60 octets each with the answers to LIST and UIDL."""
 MOST_ENTRIES = 5_000_000
 """Mails in the mailboxes of all open sessions, 16 octets each, and in the snapshots that are kept. Sessions that would

@@ -382,6 +382,42 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
 
 
 @LOOPS
+def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a client that reads mail after mail
+            server.store.mails[ALEX.id] = {number: b"%d\r\n" % number * 9_000 for number in range(1, 301)}
+            reader, writer = await server.logged_in()
+            whole = server.listener.budget.left
+            number = 1
+            for number in range(1, 10):
+                writer.write(b"RETR %d\r\n" % number)
+                assert await answer(reader) == b"%d\r\n" % number * 9_000
+            # when the store fails
+            server.store.broken = True
+            refused = b""
+            while not refused:
+                number += 1
+                writer.write(b"RETR %d\r\n" % number)
+                if (line := await reader.readline()).startswith(b"-ERR"):
+                    refused = line
+                else:
+                    wire = await reader.readuntil(b"\r\n.\r\n")
+                    assert wire == b"%d\r\n" % number * 9_000 + b".\r\n"
+            # then only the mail that is not here yet is refused
+            assert refused.startswith(b"-ERR [SYS/TEMP]")
+            # and once it works again, that one and all others come
+            server.store.broken = False
+            for again in range(number, 301):
+                writer.write(b"RETR %d\r\n" % again)
+                assert await answer(reader) == b"%d\r\n" % again * 9_000
+            # and nothing is held for what was not read
+            assert server.listener.budget.left == whole
+
+    on_loop(loop, work)
+
+
+@LOOPS
 def test_stopping_finishes_the_mail_in_hand_and_refuses_new_work(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
