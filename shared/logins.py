@@ -34,6 +34,8 @@ REMEMBERED_SECONDS = 600.0
 REMEMBERED = 10_000
 WAIT_SECONDS = 30.0
 """How long a login waits for its turn when somebody guesses."""
+READ_SECONDS = 20.0
+"""For a look at accounts: many logins may wait for one."""
 ADDRESS_OCTETS = 320
 PASSWORD_OCTETS = 1024
 
@@ -90,7 +92,7 @@ class Logins:
         self._service = service
         self._clock = clock
         self._pool = Pool()
-        self._accounts: GroupReading[str, Local] = GroupReading(self._read)
+        self._accounts: GroupReading[str, Local] = GroupReading(self._read, readers=2)
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()  # digest -> good until
@@ -144,7 +146,7 @@ class Logins:
         return (await self._accounts.get([address])).get(address)
 
     async def _read(self, addresses: Sequence[str]) -> dict[str, Local]:
-        async with self._database.statement() as connection:
+        async with self._database.statement(READ_SECONDS) as connection:
             return await accounts.locals_by_login(connection, addresses)
 
     def _digest(self, local: Local, password: str) -> bytes:

@@ -211,7 +211,7 @@ class Session:
     def release(self) -> None:
         """The client pauses or is gone: hold no mail in memory for it."""
         self._shelf.clear()
-        self._run = 0
+        self._run = self._next = 0
 
     # ------------------------------------------------------------------------------------------ any state
 
@@ -384,8 +384,9 @@ class Session:
         body = self._shelf.take(number)
         if body is None:
             asked = [number, *self._link.waiting_numbers()]
-            await self._read(plan(asked, self._onward(asked[-1] + 1), self._small, self._shelf, self._shelf.room))
-            body = self._shelf.take(number)
+            numbers = plan(asked, self._onward(asked[-1] + 1), self._small, self._shelf, self._shelf.room)
+            body = (await self._read(numbers)).get(number)
+            self._shelf.take(number)
         if body is None:
             raise Permanent(f"the bytes of mail {self._box.messages[number - 1]} are gone")
         return self._retrieved(body)
@@ -415,19 +416,19 @@ class Session:
         finally:
             self._reading = None
 
-    async def _read(self, numbers: Sequence[int]) -> None:
-        """Put mails on the shelf; those whose bytes are gone are not there then."""
+    async def _read(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Read mails and put them on the shelf; those whose bytes are gone are left out."""
         messages, octets = self._box.messages, self._box.octets
         sizes = {number: octets[number - 1] for number in numbers}
         self._next = max(self._next, numbers[-1] + 1) if self._run else numbers[-1] + 1
         self._shelf.expect(sizes)
         try:
             bodies = await self._store.whole([messages[number - 1] for number in numbers], sum(sizes.values()))
-            self._shelf.put(
-                {number: bodies[messages[number - 1]] for number in numbers if messages[number - 1] in bodies}
-            )
+            mails = {number: bodies[messages[number - 1]] for number in numbers if messages[number - 1] in bodies}
+            self._shelf.put(mails)
         finally:
             self._shelf.miss(numbers)
+        return mails
 
     async def _stream(self, number: int) -> bytes:
         """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""

@@ -26,6 +26,8 @@ CHANGES = 20_000
 """Rows by which a snapshot is brought up to date; if there are more, the mailbox is read anew."""
 FRESH_SECONDS = 6 * 3600.0
 """A snapshot that nobody asked for so long is read anew: tombstones that it has not seen may be purged meanwhile."""
+VERSION_SECONDS = 20.0
+"""For a look at versions: many logins may wait for one."""
 READERS = 3
 """Queries for bytes under way at once, of whole mails and of pieces each: the pool has connections for logins still."""
 _ANNOUNCED_AT_ONCE = 200
@@ -51,7 +53,7 @@ class DatabaseStore:
         self._held = 0  # mails in them
         self._heads: GroupReading[int, bytes] = GroupReading(self._read_heads, readers=READERS)
         self._spans = asyncio.Semaphore(READERS)
-        self._versions: GroupReading[int, int] = GroupReading(self._read_versions)
+        self._versions: GroupReading[int, int] = GroupReading(self._read_versions, readers=2)
         self._boxes = asyncio.Semaphore(READERS)
         self._live: WeakSet[Snapshot] = WeakSet()
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
@@ -81,7 +83,7 @@ class DatabaseStore:
             return found
 
     async def _read_versions(self, local_ids: Sequence[int]) -> dict[int, int]:
-        async with self._database.statement() as connection:
+        async with self._database.statement(VERSION_SECONDS) as connection:
             return await maildrops.versions(connection, local_ids)
 
     async def _read(self, local_id: int, kept: Snapshot | None) -> Snapshot:

@@ -14,6 +14,7 @@ import pytest
 from services.pop3_out import protocol
 from services.pop3_out.protocol import Connection
 from services.pop3_out.session import LARGE_PIECE_OCTETS, PIECE_OCTETS
+from shared.failures import Temporary
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
 
 LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB
@@ -413,6 +414,53 @@ def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path
                 assert await answer(reader) == b"%d\r\n" % again * 9_000
             # and nothing is held for what was not read
             assert server.listener.budget.left == whole
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a client for which the next mails are being read
+            server.store.mails[ALEX.id] = {number: b"%d\r\n" % number * 900 for number in range(1, 301)}
+            reader, writer = await server.logged_in()
+            for number in (1, 2):
+                writer.write(b"RETR %d\r\n" % number)
+                await answer(reader)
+            [connection] = opened(server)
+            session = connection.session
+            assert session is not None
+            before, server.store.whole = server.store.whole, failing(gate := asyncio.Event())  # type: ignore[method-assign]
+            writer.write(b"RETR 3\r\n")
+            await answer(reader)
+            assert 7 in session._shelf
+            # when it pauses, and asks for one of them while that read fails
+            session.release()
+            server.store.whole = slow(before, gate)  # type: ignore[method-assign]
+            writer.write(b"RETR 7\r\n")
+            # then it gets it
+            assert await answer(reader) == b"7\r\n" * 900
+
+    async def pause(gate: asyncio.Event) -> None:
+        await asyncio.sleep(0.05)
+        gate.set()
+
+    def failing(gate: asyncio.Event) -> Callable[..., Any]:
+        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+            await gate.wait()
+            raise Temporary("the store was away")
+
+        return whole
+
+    def slow(before: Callable[..., Any], gate: asyncio.Event) -> Callable[..., Any]:
+        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+            await pause(gate)
+            await asyncio.sleep(0.05)
+            found: dict[int, bytes] = await before(message_ids, octets)
+            return found
+
+        return whole
 
     on_loop(loop, work)
 
