@@ -55,7 +55,7 @@ class Up:
 
     def wait_until_ready(self) -> None:
         try:
-            until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 90)
+            until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 240)
         finally:
             said = self.log.read_text()
             print(said)
