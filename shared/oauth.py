@@ -31,7 +31,7 @@ _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
 class Unauthorized(Temporary):
     """The provider gives no token for this account: a person has to authorize it anew."""
 
-    kind: ClassVar[str] = "credentials"
+    kind: ClassVar[str] = "refused"
 
 
 ISSUERS = {
@@ -47,6 +47,12 @@ ISSUERS = {
         "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
     ),
 }
+
+
+class IssuerUnwilling(Temporary):
+    """The provider gives no token now."""
+
+    kind: ClassVar[str] = "busy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ def xoauth2(login: str, access_token: str) -> bytes:
 async def refresh(client: Client, refresh_token: str, allow_private: bool) -> Tokens:
     """A new access token (RFC 6749 section 6).
 
-    :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises Temporary: no answer now.
+    :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
+    :raises Temporary, Permanent: as ``upstream.connect_socket``.
     """
     fields = {"grant_type": "refresh_token", "refresh_token": refresh_token, "scope": client.issuer.scope}
     return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
@@ -191,7 +198,7 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
         again = found.get("refresh_token")
         return Tokens(access, _number(found.get("expires_in"), 300.0), again if isinstance(again, str) else None)
     if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
-        raise Temporary(f"{host}: no token now ({_problem(status, found)})")
+        raise IssuerUnwilling(f"{host}: no token now ({_problem(status, found)})")
     raise Unauthorized(f"{host}: no token is given ({_problem(status, found)}); authorize the account again")
 
 

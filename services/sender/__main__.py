@@ -13,7 +13,7 @@ async def serve(service: Service) -> None:
     """Send until the service is to stop."""
     relaying = Relaying(
         service.database,
-        service.vault,
+        service.credentials,
         service.owner,
         service.settings.allow_private_upstream,
         service.broker.publish_behind,

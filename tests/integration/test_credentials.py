@@ -13,16 +13,19 @@ from services.admin import authorizing
 from services.admin.account_commands import external_fields
 from services.admin.accounts_file import AccountsError, check
 from services.admin.system import System
+from services.sender.connections import Connections
 from shared import accounts
-from shared.accounts import External
+from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
 from shared.failures import Permanent
 from shared.oauth import Unauthorized
 from shared.passwords import Pool
 from shared.settings import Settings
+from shared.smtp_client import LoginRefused, Unwilling
 from shared.vault import Vault
 from tests.company import KEY, SUPPORT, apply, everyone, external
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.token_server import TokenServer, token_server, visit
 
 VAULT = Vault(KEY)
@@ -172,6 +175,63 @@ def test_a_mistake_in_oauth_is_named(oauth: dict[str, Any], words: str) -> None:
     with pytest.raises(AccountsError) as caught:
         check({"external_accounts": [account]}, "f")
     assert words in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ at the provider
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as running:
+        running.always("EHLO", "250-scripted\r\n250 AUTH PLAIN XOAUTH2")
+        yield running
+
+
+async def test_mail_leaves_with_an_access_token(account: External, ours: Credentials, provider: ScriptedSmtp) -> None:
+    # when
+    client = await Connections(ours, True).connect(at(account, provider))
+    # then
+    assert provider.logins == [f"user={SUPPORT}\x01auth=Bearer access-1\x01\x01"]
+    await client.quit()
+
+
+async def test_a_token_that_ended_before_its_time_is_replaced_at_once(
+    account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    # given
+    provider.say("AUTH", "535 5.7.8 token expired")
+    # when
+    client = await Connections(ours, True).connect(at(account, provider))
+    # then
+    assert [login.split()[1] for login in provider.logins] == ["access-1\x01\x01", "access-2\x01\x01"]
+    await client.quit()
+
+
+async def test_tokens_that_are_all_refused_are_wrong_credentials(
+    account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    provider.always("AUTH", "535 5.7.8 no")
+    with pytest.raises(LoginRefused):
+        await Connections(ours, True).connect(at(account, provider))
+    assert len(provider.logins) == 2
+
+
+async def test_a_refresh_token_that_ended_is_wrong_credentials_too(
+    server: TokenServer, account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    server.answers = [(400, {"error": "invalid_grant"}), (503, {})]
+    with pytest.raises(LoginRefused, match="invalid_grant"):
+        await Connections(ours, True).connect(at(account, provider))
+    with pytest.raises(Unwilling, match="503"):
+        await Connections(ours, True).connect(at(account, provider))
+    assert not provider.logins
+
+
+def at(account: External, provider: ScriptedSmtp) -> External:
+    return replace(account, smtp=Server("127.0.0.1", provider.port, "none"), smtp_auth=True)
+
+
+# ------------------------------------------------------------------------------------------------ authorizing
 
 
 def system(database: Database) -> System:
