@@ -1,12 +1,13 @@
 """The project's benchmark: mailgroup beside the programs that do the same work, on one machine, in turn.
 
-``make bench`` runs all of it; ``python -m bench.run --help`` tells how to run less. Who looks for ...
+``make bench`` runs all of it; ``./mailgroup bench --list`` tells what can be run alone. Who looks for ...
 - what is measured, and with which goals: works.py, and the module of each group of works (serving.py, submission.py,
   pipeline.py, relay.py, latency.py, sharers.py, growth.py, idle.py).
 - what it is measured against: anchors.py (Dovecot, Postfix, smtp-sink), fetchers.py (mpop, fetchmail with maildrop).
 - the gateway under test: gateway.py, started as ``up`` does; stand.py holds all that runs, each part from when it is
   first asked for.
-- the load: pop3_load.py, smtp_load.py, delay.py, pop3_source.py, smtp_target.py, processes of their own (processes.py).
+- the load: pop3_load.py, smtp_load.py, delay.py, each a process of its own (processes.py); smtp_target.py; mails.py.
+- a store that has grown: fill.py.
 - how figures become lines: table.py (ratios of pairs, goals met or not), results.py (RESULTS.md), machine.py.
 
 It is no test: nothing fails because a machine is slow. A mail that is missing or wrong ends it (Wrong).

@@ -100,14 +100,16 @@ class Anchor:
 
 
 class Dovecot(Anchor):
-    """POP3 with Maildirs, and the check of passwords for Postfix. Users: u0.., l0.., big, source, few."""
+    """POP3 with Maildirs, and the check of passwords for Postfix. Users: see ``USERS``, and those that works name."""
 
     name = "dovecot"
     greeting = b"+OK"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + ["big", "source", "few"]
+        users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
+            "big", "source", "some", "few", "polled10", "polled1000",
+        ]  # fmt: skip
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")
         (folder / "passwd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in users), encoding="ascii")

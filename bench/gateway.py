@@ -53,8 +53,6 @@ class Gateway:
         )
         self._instance = Instance(with_free_ports(base), say=lambda line: print(f"  {line}", file=sys.stderr))
         self.settings = self._instance.settings
-        self._externals: dict[str, dict[str, Any]] = {}
-        self._people: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
         self._instance.__enter__()
@@ -127,43 +125,52 @@ class Gateway:
     # ------------------------------------------------------------------------------------------ accounts
 
     def add(
-        self, externals: Sequence[dict[str, Any]], people: Sequence[dict[str, Any]], due_in: float | None = None
+        self,
+        externals: Sequence[dict[str, Any]],
+        people: Sequence[dict[str, Any]],
+        due_in: float | None = None,
+        apart: float = 0.0,
     ) -> float:
         """Add accounts, as ``apply`` does.
 
-        :param due_in: seconds until the external accounts are polled first; None: in a day.
-        :return: when that is (Unix time).
+        :param due_in: seconds until the external accounts are polled first; None: in a day. :param apart: seconds from
+            one account's poll to the next one's.
+        :return: when the last one is due (Unix time).
         """
-        self._externals |= {fields["address"]: fields for fields in externals}
-        self._people |= {fields["address"]: fields for fields in people}
-        return self._apply([fields["address"] for fields in externals], _FAR if due_in is None else due_in)
-
-    def remove(self, externals: Iterable[str], people: Iterable[str]) -> None:
-        """Remove accounts that were added."""
-        for address in externals:
-            self._externals.pop(address, None)
-        for address in people:
-            self._people.pop(address, None)
-        self._apply([], 0.0)
-
-    def _apply(self, due: Sequence[str], due_in: float) -> float:
-        document = {
-            "external_accounts": list(self._externals.values()),
-            "local_accounts": list(self._people.values()),
-        }
+        document = {"external_accounts": list(externals), "local_accounts": list(people)}
 
         async def work(database: Database) -> float:
             async with database.transaction(600.0) as connection:
-                await changes.apply(connection, check(document, "bench"), Vault(KEY), Pool(), prune=True)
+                await changes.apply(connection, check(document, "bench"), Vault(KEY), Pool())
                 cursor = await connection.execute(
-                    """update polls set next_poll_at = clock_timestamp() + make_interval(secs => %s)
-                       from external_accounts e where e.id = external_id and e.address = any(%s)
+                    """update polls set next_poll_at = clock_timestamp() + make_interval(
+                           secs => %(due)s + %(apart)s * (array_position(%(names)s, e.address) - 1))
+                       from external_accounts e where e.id = external_id and e.address = any(%(names)s)
                        returning extract(epoch from next_poll_at)::float8""",
-                    (due_in, list(due)),
+                    {
+                        "due": _FAR if due_in is None else due_in,
+                        "apart": apart,
+                        "names": [fields["address"] for fields in externals],
+                    },
                 )
                 return max((float(row[0]) for row in await cursor.fetchall()), default=0.0)
 
         return self._with_database(work)
+
+    def remove(self, externals: Sequence[str], people: Sequence[str]) -> None:
+        """Remove accounts, as the commands do."""
+
+        async def work(database: Database) -> None:
+            async with database.transaction(600.0) as connection:
+                await accounts.lock_for_change(connection)
+                for local in await accounts.locals_(connection):
+                    if local.address in people:
+                        await accounts.remove(connection, "local", local.id)
+                for account in await accounts.externals(connection):
+                    if account.address in externals:
+                        await accounts.remove(connection, "external", account.id)
+
+        self._with_database(work)
 
     def _with_database(self, work: Callable[[Database], Awaitable[T]]) -> T:
         async def opened() -> T:

@@ -21,9 +21,9 @@ from bench.processes import Run
 from bench.stand import ROUND_TRIP, Stand
 from bench.table import Goal, Line, of_runs
 
-MAILS, OCTETS = 2_000, 10_240
-FEW = 200
-"""Mails for fetchmail: it is slow, and a rate needs no more."""
+OCTETS = 10_240
+MAILS, SOME, FEW = 2_000, 500, 200
+"""In the maildrops ``source``, ``some`` and ``few``. fetchmail gets the last: it is slow, and a rate needs no more."""
 _DUE_IN = 1.5
 _ARRIVED = """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
               where l.address = %s and l.removed_at is null"""
@@ -41,10 +41,9 @@ def pipeline(stand: Stand, pairs: int) -> list[Line]:
 def fill_source(stand: Stand) -> None:
     """The maildrops that are fetched, once."""
     if "source" not in stand.filled:
-        fill_maildir(stand.dovecot.maildir("source"), MAILS, OCTETS)
-        fill_maildir(stand.dovecot.maildir("few"), FEW, OCTETS)
-        fetch("mpop", stand.folder / "fetched", stand.dovecot.port, "source", MAILS)  # makes Dovecot's index files
-        fetch("mpop", stand.folder / "fetched", stand.dovecot.port, "few", FEW)
+        for user, mails in (("source", MAILS), ("some", SOME), ("few", FEW)):
+            fill_maildir(stand.dovecot.maildir(user), mails, OCTETS)
+            fetch("mpop", stand.folder / "fetched", stand.dovecot.port, user, mails)  # makes Dovecot's index files
         stand.filled.add("source")
 
 

@@ -125,7 +125,10 @@ async def session(wanted: argparse.Namespace, index: int) -> tuple[int, int]:
         if count != wanted.mails:
             sys.exit(f"{count} mails are in the mailbox instead of {wanted.mails}")
         if wanted.mode == "poll":
+            before = client.octets
             await client.ask(b"UIDL\r\n", lines=True)
+            if client.octets - before < 5 * count:  # a number, a space, an id and a line end
+                sys.exit(f"{client.octets - before} octets are no list of {count} mails")
         else:
             await read(client, wanted, count)
             items = count

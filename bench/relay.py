@@ -65,7 +65,7 @@ def _by_postfix(stand: Stand, postfix: Postfix, mails: int) -> Run:
 
 def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
     gateway = stand.gateway
-    drain(stand)
+    drain(gateway)
     gateway.connection.execute(
         """update relays set next_try_at = now() + interval '1 day' from external_accounts e
            where e.id = external_id and e.address = %s""",
@@ -92,7 +92,7 @@ def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
         smtp.login(author, PASSWORD)
         smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
     await_until(lambda: stand.sink.count() - before >= mails, _DRAIN_SECONDS)
-    drain(stand)
+    drain(gateway)
     seconds = time.perf_counter() - began
     _check(stand, before, mails)
     return Run(mails, seconds)

@@ -28,7 +28,7 @@ def sections(text: str) -> dict[str, str]:
     """The sections of a file of before, by the name of their work."""
     starts = [(found.group(1), found.start()) for found in _SECTION.finditer(text)]
     ends = [start for _, start in starts[1:]] + [len(text)]
-    return {name: text[start:end].rstrip() + "\n" for (name, start), end in zip(starts, ends, strict=True)}
+    return {name: text[start:end].rstrip() + "\n" for (name, start), end in zip(starts, ends, strict=False)}
 
 
 def merge(before: str, facts: Mapping[str, str], new: Mapping[str, str], order: Iterable[str]) -> str:

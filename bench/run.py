@@ -1,10 +1,11 @@
-"""``make bench``, or ``python -m bench.run [WORK ...]``: run the works, print their lines, keep them in RESULTS.md."""
+"""``make bench``, or ``./mailgroup bench [WORK ...]``: run the works, print their lines, keep them in RESULTS.md."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 def main(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Works, or groups of them (--list); all if none is given.", metavar="WORK"),
+        typer.Argument(help="Works, or groups of them (--list); all if none is given.", metavar="[WORK]..."),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="How often each work is done by both sides, in turn.")] = 5,
     list_: Annotated[bool, typer.Option("--list", help="Name the works, and run nothing.")] = False,
@@ -37,7 +38,7 @@ def main(
 
     Needs root, for those change their users. The sections of works that are not run stay in RESULTS.md as they are.
 
-    Example: python -m bench.run submission poll --pairs 2 --no-write
+    Example: ./mailgroup bench submission poll --pairs 2 --no-write
     """
     if list_:
         for work in WORKS:
@@ -56,11 +57,13 @@ def main(
 
 
 def _run(stand: Stand, works: list[Work], pairs: int, write: bool) -> None:
-    command = f"python -m bench.run {' '.join(sys.argv[1:])}".strip()
+    command = f"./mailgroup bench {' '.join(sys.argv[1:])}".strip()
     for work in works:
         print(f"{work.name}: {work.title}", file=sys.stderr)
+        began = time.monotonic()
         lines = work.run(stand, pairs)
         _print(work, lines)
+        print(f"{work.name}: took {time.monotonic() - began:.0f} s", file=sys.stderr)
         if write:
             told = (
                 f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {pairs} pairs, `{command}`, on {machine.processor()} "

@@ -10,7 +10,7 @@ from functools import partial
 
 from bench import Wrong
 from bench.anchors import PASSWORD, USERS
-from bench.gateway import DOMAIN
+from bench.gateway import DOMAIN, Gateway
 from bench.processes import Run, generate
 from bench.stand import Stand
 from bench.table import Goal, Line, of_runs
@@ -32,17 +32,17 @@ def submission(stand: Stand, pairs: int) -> list[Line]:
         anchor, ours = stand.alternate(pairs, partial(_to_postfix, stand, **options), partial(_to_us, stand, **options))
         lines.append(of_runs(work, ours, anchor, Goal("≥", goal), "mails/s", "Postfix"))
     stand.gateway.start("sender")
-    drain(stand)
+    drain(stand.gateway)
     everything = []
     for _ in range(pairs):
         everything.append(_to_us(stand, mails=1500, octets=4096, concurrency=16))
-        drain(stand)
+        drain(stand.gateway)
     return [*lines, of_runs("mails of 4 KB, 16 sessions, relayed at the same time", everything, [], None, "mails/s")]
 
 
-def drain(stand: Stand) -> None:
+def drain(gateway: Gateway) -> None:
     """Wait until all that was submitted is relayed. :raises Temporary: some of it never is."""
-    stand.gateway.await_value(0, _WAITING, seconds=_DRAIN_SECONDS)
+    gateway.await_value(0, _WAITING, seconds=_DRAIN_SECONDS)
 
 
 def _to_us(stand: Stand, **options: int) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import pipeline, relay, serving, submission
+from bench import growth, idle, latency, pipeline, relay, serving, sharers, submission
 from bench.stand import Stand
 from bench.table import Line
 
@@ -24,11 +24,17 @@ WORKS: Sequence[Work] = (
     Work("retr", "serving", "POP3 RETR, every mail read for the first time", serving.retr),
     Work("retr-large", "serving", "POP3 RETR of large mails, every mail read for the first time", serving.retr_large),
     Work("poll", "serving", "POP3 polls with nothing new, of known clients", serving.poll),
-    Work("poll-large", "serving", "POP3 polls of a large mailbox", serving.poll_large),
+    Work(
+        "poll-large", "serving", "POP3 polls of a large mailbox with nothing new, of a known client", serving.poll_large
+    ),
     Work("idle-sessions", "serving", "memory of idle POP3 sessions (PSS)", serving.idle_sessions),
     Work("submission", "smtp", "SMTP submission with AUTH, durable", submission.submission),
     Work("pipeline", "pipeline", "from the provider's maildrop to readable by POP3", pipeline.pipeline),
     Work("relay", "smtp", "relaying to the provider", relay.relay),
+    Work("latency", "latency", "latency on an idle system", latency.latency),
+    Work("sharers", "pipeline", "a mail to many", sharers.sharers),
+    Work("growth", "growth", "what a store that has grown costs", growth.growth),
+    Work("idle", "idle", "the whole system with nothing to do", idle.idle),
 )
 
 

@@ -1,7 +1,7 @@
 """External and local accounts, and all SQL on them (manual chapter 4; tables external_accounts, local_accounts).
 
-Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``),
-so a change is in force when its commit returns.
+Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``):
+a change is in force when its commit returns.
 """
 
 from __future__ import annotations
@@ -192,15 +192,21 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
 
 async def local_by_login(connection: Connection, address: str) -> Local | None:
     """The local account that logs in with this address (the main one or a further one), in any case of letters."""
+    return (await locals_by_login(connection, [address])).get(address)
+
+
+async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
+    """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
     cursor = await connection.execute(
-        f"""{_LOCAL} where removed_at is null and lower(address) = lower(%(a)s)
-            union all
-            {_LOCAL} where removed_at is null and addresses <> '{{}}'
-                and lower_all(addresses) @> array[lower(%(a)s)]""",
-        {"a": address},
+        f"""select g.asked, l.* from unnest(%s::text[]) g (asked), lateral (
+                {_LOCAL} where removed_at is null and lower(address) = lower(g.asked)
+                union all
+                {_LOCAL} where removed_at is null and addresses <> '{{}}'
+                    and lower_all(addresses) @> array[lower(g.asked)]
+                limit 1) l""",
+        (list(addresses),),
     )
-    row = await cursor.fetchone()
-    return None if row is None else _local(row)
+    return {str(row[0]): _local(row[1:]) for row in await cursor.fetchall()}
 
 
 async def locals_by_address(connection: Connection, addresses: Collection[str]) -> list[Local]:

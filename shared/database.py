@@ -72,9 +72,10 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def statement(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+    async def statement(self, seconds: float | None = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
         """A connection on which each statement is a transaction by itself: for one statement, in one round trip.
 
+        :param seconds: for all of it. None: it is kept, and who keeps it watches the time.
         :raises Temporary: as ``transaction``; a statement that writes may have been committed then.
         """
         try:
@@ -91,7 +92,7 @@ class Database:
             # An upgrade is under way, or has not been run: no mail is at fault.
             raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
         except TimeoutError as error:
-            raise Temporary(f"database: no answer within {seconds:g} s") from error
+            raise Temporary(f"database: no answer within {seconds} s") from error
 
     async def why_not(self) -> str | None:
         """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""

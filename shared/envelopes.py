@@ -10,31 +10,37 @@ from shared.failures import Permanent
 
 
 class Envelope(BaseModel):
-    """One unit of work: the id of the row that is to be worked on."""
+    """Work: the id of the row that is to be worked on, and those of others where one message stands for several."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: int
+    others: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of all rows that are to be worked on."""
+        return self.id, *self.others
 
     def to_json(self) -> bytes:
         """As the body of a broker message."""
-        return self.model_dump_json().encode()
+        return self.model_dump_json(exclude_defaults=True).encode()
 
 
 class Fetched(Envelope):
-    """A mail that waits for the router. id: inbound.id. external: address of the external account."""
+    """Mails that wait for the router. ids: inbound.id. external: address of the external account."""
 
     external: str
 
 
 class Routed(Envelope):
-    """A mail whose recipients are decided. id: inbound.id. recipients: addresses of local accounts."""
+    """Mails that all go to these people. ids: inbound.id. recipients: addresses of local accounts."""
 
     recipients: tuple[str, ...]
 
 
 class Submitted(Envelope):
-    """A submission that waits for the sender. id: submissions.id. external: address of the author's account."""
+    """Submissions that wait for the sender. ids: submissions.id. external: address of their authors' account."""
 
     external: str
 

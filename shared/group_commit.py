@@ -35,6 +35,7 @@ class GroupCommit(Generic[Item, Result]):
         most: int = 200,
         heaviest: int = 32 * 1024 * 1024,
         single: Callable[[Sequence[Item]], bool] | None = None,
+        gathering: bool = False,
     ) -> None:
         """A writer; ``run`` is to run beside.
 
@@ -43,6 +44,8 @@ class GroupCommit(Generic[Item, Result]):
         :param weight: octets of an item. A batch has up to ``most`` items and ``heaviest`` octets, at least one item.
         :param single: whether ``write`` writes these items by one statement. That is a transaction by itself, and takes
             one round trip instead of three.
+        :param gathering: whether a batch waits for those who are about to hand something in: as long as each turn of
+            the event loop brings more. Where one process is busy it makes fewer commits; where it is not, none is late.
         """
         self._database = database
         self._write = write
@@ -51,6 +54,7 @@ class GroupCommit(Generic[Item, Result]):
         self._most = most
         self._heaviest = heaviest
         self._single = single
+        self._gathering = gathering
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
@@ -73,13 +77,21 @@ class GroupCommit(Generic[Item, Result]):
         while True:
             await self._filled.wait()
             self._filled.clear()
-            while batch := self._take():
-                await self._save(batch)
+            while self._queue:
+                if self._gathering:
+                    await self._gather()
+                await self._save(self._take())
             self._idle.set()
 
     async def drain(self) -> None:
         """Wait until everything handed in is settled."""
         await self._idle.wait()
+
+    async def _gather(self) -> None:
+        count = 0
+        while count < len(self._queue) < self._most:
+            count = len(self._queue)
+            await asyncio.sleep(0)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -7,7 +7,7 @@ that owner commits calls ``hold`` in the same transaction, which fails if somebo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,10 @@ class LeaseLost(Temporary):
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds."""
+    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds.
+
+    quiet_list: digest of a list with which there is nothing to do before quiet_until.
+    """
 
     external_id: int
     owner: str
@@ -40,11 +43,16 @@ class Poll:
     refusals: Sequence[datetime.datetime]
     paused_at: datetime.datetime | None
     login_delay: int | None
+    quiet_list: bytes | None = None
+    quiet_until: datetime.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known."""
+    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known.
+
+    quiet_list, quiet_until: as in Poll, where this poll found nothing to do.
+    """
 
     next_poll_at: datetime.datetime
     failures: int
@@ -54,6 +62,8 @@ class Outcome:
     backlog: int | None
     error: str | None = None
     kind: str | None = None
+    quiet_list: bytes | None = None
+    quiet_until: datetime.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,8 @@ async def resume(connection: Connection, external_id: int) -> None:
     """
     await ensure(connection, external_id)
     await connection.execute(
-        """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp()
+        """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
+                  quiet_list = null
            where external_id = %s""",
         (external_id,),
     )
@@ -164,29 +175,31 @@ async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
            update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
            from due where p.external_id = due.external_id
            returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
-                     p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay""",
+                     p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
+                     p.quiet_until""",
         (most, owner, LEASE_SECONDS),
     )
     return [Poll(*row) for row in await cursor.fetchall()]
 
 
 async def seconds_to_next(connection: Connection) -> float | None:
-    """When the next account is due that nobody polls; None if there is none."""
+    """When the next account is due that nobody polls, at once for one that has no row yet; None if there is none."""
     cursor = await connection.execute(
-        """select extract(epoch from min(greatest(p.next_poll_at, p.lease_expires)) - now())::float8
-           from polls p join external_accounts e on e.id = p.external_id where e.enabled and e.removed_at is null"""
+        """select extract(epoch from min(coalesce(greatest(p.next_poll_at, p.lease_expires), now())) - now())::float8
+           from external_accounts e left join polls p on e.id = p.external_id
+           where e.enabled and e.removed_at is null"""
     )
     row = await cursor.fetchone()
     return None if row is None or row[0] is None else float(row[0])
 
 
 async def hold(connection: Connection, poll: Poll) -> None:
-    """Renew the lease; to be called first in every transaction of a poll.
+    """Renew the lease; to be called first in every transaction of a poll. The maildrop counts as quiet no more.
 
     :raises LeaseLost: another owner has the account, or it was removed or disabled.
     """
     cursor = await connection.execute(
-        """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s)
+        """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s), quiet_list = null
            from external_accounts e
            where p.external_id = %s and p.owner = %s and e.id = p.external_id and e.enabled and e.removed_at is null""",
         (LEASE_SECONDS, poll.external_id, poll.owner),
@@ -199,6 +212,7 @@ async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
     """Record how the poll ended and give the account back; nothing if the lease was lost."""
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
+                  quiet_list = %(quiet_list)s, quiet_until = %(quiet_until)s,
                   backlog = coalesce(%(backlog)s, backlog),
                   last_success_at = case when %(error)s::text is null then now() else last_success_at end,
                   last_error = case when %(error)s::text is null then null
@@ -224,6 +238,8 @@ async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
             "login_delay": outcome.login_delay,
             "backlog": outcome.backlog,
             "next_poll_at": outcome.next_poll_at,
+            "quiet_list": outcome.quiet_list,
+            "quiet_until": outcome.quiet_until,
         },
     )
 
@@ -291,7 +307,7 @@ async def set_apart(connection: Connection, poll: Poll) -> None:
     )
 
 
-async def record_vanished(connection: Connection, rows: Iterable[Known]) -> None:
+async def record_vanished(connection: Connection, rows: Sequence[Known]) -> None:
     """They are gone, and we did not delete them."""
     await connection.execute(
         """update upstream_mails set before = state, state = 'vanished', state_at = now()
@@ -300,7 +316,7 @@ async def record_vanished(connection: Connection, rows: Iterable[Known]) -> None
     )
 
 
-async def record_reappeared(connection: Connection, rows: Iterable[Known]) -> None:
+async def record_reappeared(connection: Connection, rows: Sequence[Known]) -> None:
     """Vanished mails that are listed again under their UIDL."""
     await connection.execute(
         """update upstream_mails set state = before, before = null, state_at = now()
@@ -309,7 +325,7 @@ async def record_reappeared(connection: Connection, rows: Iterable[Known]) -> No
     )
 
 
-async def record_closed(connection: Connection, rows: Iterable[Known]) -> None:
+async def record_closed(connection: Connection, rows: Sequence[Known]) -> None:
     """We deleted them and they are gone."""
     await connection.execute(
         "update upstream_mails set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
@@ -317,7 +333,7 @@ async def record_closed(connection: Connection, rows: Iterable[Known]) -> None:
     )
 
 
-async def record_deleting(connection: Connection, rows: Iterable[Known]) -> None:
+async def record_deleting(connection: Connection, rows: Sequence[Known]) -> None:
     """Their DELE comes next."""
     await connection.execute(
         "update upstream_mails set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",

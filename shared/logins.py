@@ -12,7 +12,8 @@ import ipaddress
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import structlog
 from prometheus_client import Counter
@@ -20,6 +21,7 @@ from prometheus_client import Counter
 from shared import accounts
 from shared.accounts import Local
 from shared.database import Database
+from shared.group_reading import GroupReading
 from shared.passwords import Pool
 from shared.settings import Settings
 from shared.throttle import Throttle, network_of
@@ -32,6 +34,8 @@ REMEMBERED_SECONDS = 600.0
 REMEMBERED = 10_000
 WAIT_SECONDS = 30.0
 """How long a login waits for its turn when somebody guesses."""
+READ_SECONDS = 20.0
+"""For a look at accounts: many logins may wait for one."""
 ADDRESS_OCTETS = 320
 PASSWORD_OCTETS = 1024
 
@@ -62,6 +66,11 @@ def plaintext_allowed(settings: Settings, peer_ip: str) -> bool:
     """Whether this client may send a password without TLS (POP3_PORT and SMTP_PORT only)."""
     if settings.allow_plaintext_auth != "auto":
         return settings.allow_plaintext_auth == "yes"
+    return _is_private(peer_ip)
+
+
+@lru_cache(1000)
+def _is_private(peer_ip: str) -> bool:
     try:
         address = ipaddress.ip_address(peer_ip.partition("%")[0])
     except ValueError:
@@ -83,6 +92,7 @@ class Logins:
         self._service = service
         self._clock = clock
         self._pool = Pool()
+        self._accounts: GroupReading[str, Local] = GroupReading(self._read, readers=2)
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()  # digest -> good until
@@ -133,8 +143,11 @@ class Logins:
     async def _account(self, address: str) -> Local | None:
         if "\0" in address or len(address.encode("utf-8", "surrogatepass")) > ADDRESS_OCTETS or not _encodable(address):
             return None  # PostgreSQL takes neither NUL nor lone surrogates; no account has such an address
-        async with self._database.statement() as connection:
-            return await accounts.local_by_login(connection, address)
+        return (await self._accounts.get([address])).get(address)
+
+    async def _read(self, addresses: Sequence[str]) -> dict[str, Local]:
+        async with self._database.statement(READ_SECONDS) as connection:
+            return await accounts.locals_by_login(connection, addresses)
 
     def _digest(self, local: Local, password: str) -> bytes:
         parts = (str(local.id), local.password_hash, password)

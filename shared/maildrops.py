@@ -7,8 +7,9 @@ in one query. Numbers (``uid``) are drawn under the same lock: later mail has th
 
 from __future__ import annotations
 
-import asyncio
 import secrets
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +17,6 @@ from datetime import datetime
 from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Permanent
-
-_SLICE = 5_000
-"""Rows taken out of a result at once; the event loop gets its turn between two slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,18 @@ class Changes:
     stamp: str
     version: int
     rows: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The mails of a mailbox at a version of it, by uid; a column each for what Change has."""
+
+    stamp: str
+    version: int
+    rows: array[int]
+    messages: array[int]
+    uids: array[int]
+    octets: array[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +129,47 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
     )
 
 
-async def version(connection: Connection, local_id: int) -> int:
-    """The version of a mailbox: it stays the same as long as the mailbox does.
+async def versions(connection: Connection, local_ids: Sequence[int]) -> dict[int, int]:
+    """The version of each mailbox: it stays the same as long as the mailbox does. Accounts without one are left out."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute("select local_id, version from maildrops where local_id = any(%s)", (list(local_ids),))
+    return dict(await cursor.fetchall())
+
+
+async def contents(connection: Connection, local_id: int) -> Contents:
+    """Every mail of a mailbox that is not deleted.
 
     :raises Permanent: the account has no mailbox.
     """
-    cursor = await connection.execute("select version from maildrops where local_id = %s", (local_id,))
+    cursor = connection.cursor(binary=True)
+    # One statement, so that the version and the rows are of the same moment; and one row with a column of numbers in a
+    # value each, since a row a mail costs twenty times the memory and five times the time.
+    await cursor.execute(
+        """select m.stamp, m.version, a.*
+           from maildrops m, lateral (
+               select string_agg(int8send(id), ''), string_agg(int8send(message_id), ''),
+                      string_agg(int8send(uid), ''), string_agg(int8send(octets), '')
+               from (select id, message_id, uid, octets from maildrop_mails
+                     where local_id = m.local_id and deleted_at is null order by uid) r) a
+           where m.local_id = %s""",
+        (local_id,),
+    )
     row = await cursor.fetchone()
     if row is None:
         raise Permanent(f"no mailbox for local account {local_id}")
-    return int(row[0])
+    return Contents(str(row[0]), int(row[1]), *map(_numbers, row[2:]))
 
 
-async def changes(connection: Connection, local_id: int, since_version: int) -> Changes:
-    """What changed in a mailbox after a version; after version 0, every mail that is not deleted.
+def _numbers(octets: bytes | None) -> array[int]:
+    """From PostgreSQL's form of bigints, one after the other."""
+    numbers = array("q", octets or b"")
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
+
+
+async def changes(connection: Connection, local_id: int, since_version: int, most: int) -> Changes | None:
+    """What changed in a mailbox after a version of 1 or more; None if that is more than ``most`` rows.
 
     :raises Permanent: the account has no mailbox.
     """
@@ -140,19 +177,16 @@ async def changes(connection: Connection, local_id: int, since_version: int) -> 
     # One statement, so that the version and the rows are of the same moment.
     await cursor.execute(
         """select m.stamp, m.version, r.id, r.message_id, r.uid, r.octets, r.deleted_at is not null
-           from maildrops m left join maildrop_mails r
-             on r.local_id = m.local_id and r.version > %(since)s and (r.deleted_at is null or %(since)s > 0)
-           where m.local_id = %(local)s order by r.uid""",
-        {"local": local_id, "since": since_version},
+           from maildrops m left join maildrop_mails r on r.local_id = m.local_id and r.version > %s
+           where m.local_id = %s order by r.uid limit %s""",
+        (since_version, local_id, most + 1),
     )
-    first = await cursor.fetchone()
-    if first is None:
+    found = await cursor.fetchall()
+    if not found:
         raise Permanent(f"no mailbox for local account {local_id}")
-    rows = [] if first[2] is None else [Change(*first[2:])]
-    while part := await cursor.fetchmany(_SLICE):
-        rows += [Change(*row[2:]) for row in part]
-        await asyncio.sleep(0)
-    return Changes(str(first[0]), int(first[1]), rows)
+    stamp, version = found[0][:2]
+    rows = [Change(*row[2:]) for row in found if row[2] is not None]
+    return None if len(rows) > most else Changes(str(stamp), int(version), rows)
 
 
 async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:

@@ -118,3 +118,22 @@ async def history(
         (list(inbound), list(submissions)),
     )
     return [(row[0], Event(*row[1:])) for row in await cursor.fetchall()]
+
+
+RECORD_HELD = """insert into events (event, submission_id, external, who, reply)
+    select new.event, held.id, new.external, new.who, new.reply
+    from unnest(%(events)s::text[], %(event_ids)s::bigint[], %(externals)s::text[], %(who)s::text[], %(said)s::text[])
+            with ordinality as new (event, id, external, who, reply, place) join held using (id)
+    order by place"""
+"""``record`` as a part of a larger statement: events of submissions, of those that it has as ``held``."""
+
+
+def held_parameters(events: Sequence[Event]) -> dict[str, str]:
+    """The parameters of ``RECORD_HELD``."""
+    return {
+        "events": arrays.literal(event.event for event in events),
+        "event_ids": arrays.literal(event.submission_id for event in events),
+        "externals": arrays.literal(event.external and storable(event.external) for event in events),
+        "who": arrays.literal(event.who and storable(event.who) for event in events),
+        "said": arrays.literal(event.reply and storable(event.reply) for event in events),
+    }

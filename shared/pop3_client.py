@@ -122,6 +122,20 @@ class Listing:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ListReply:
+    """The replies to STAT and UIDL, unread. digest: the same for the same list."""
+
+    count: int
+    text: bytearray
+    digest: bytes
+
+    def listing(self) -> Listing:
+        """Read it."""
+        mails, well_formed = parse_uidl(bytes(self.text).splitlines())
+        return Listing(mails, well_formed and len(mails) == self.count)
+
+
 class _Wire(asyncio.Protocol):
     """Bytes as they arrive, in a queue that stops the sender when it is full."""
 
@@ -331,6 +345,10 @@ class Pop3Client:
 
     async def listing(self) -> Listing:
         """STAT and UIDL. :raises Broken: the server knows no UIDL."""
+        return (await self.list_reply()).listing()
+
+    async def list_reply(self) -> ListReply:
+        """STAT and UIDL, unread. :raises Broken: the server knows no UIDL."""
         if self.capabilities.pipelining:
             self._write(b"STAT\r\nUIDL\r\n")
         else:
@@ -342,8 +360,8 @@ class Pop3Client:
         ok, line = await self._reply()
         if not ok:
             raise Broken(f"{place(self.server)}: the server lists no unique ids (UIDL), which are needed: {trim(line)}")
-        mails, well_formed = parse_uidl(await self._lines())
-        return Listing(mails, well_formed and len(mails) == count)
+        text = await self._text()
+        return ListReply(count, text.kept, hashlib.sha256(b"%d " % count + text.sha256).digest())
 
     async def sizes(self) -> dict[int, int]:
         """LIST: octets by number, as far as the server tells."""
@@ -458,10 +476,13 @@ class Pop3Client:
             await self._more()
 
     async def _lines(self) -> list[bytes]:
+        return bytes((await self._text()).kept).splitlines()
+
+    async def _text(self) -> Body:
         body = await self._body(LIST_OCTETS)
         if body.too_large:
             raise Broken(f"{place(self.server)}: {self._doing}: a list of more than {LIST_OCTETS} octets")
-        return bytes(body.kept).splitlines()
+        return body
 
     async def _reply(self) -> tuple[bool, bytes]:
         """A status line: whether it is +OK, and what follows that."""

@@ -12,9 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import messages
+from shared import maillog, messages
 from shared.arrays import literal
 from shared.database import Connection, Row, storable
+from shared.maillog import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,15 @@ class Outcome:
 _GROUP = """s.id, s.author_id, s.external_id, s.message_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
     a.addresses"""
+# As JSON: psycopg reads an array of rows item by item in Python.
+_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply) order by r.position)
+    from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
 _GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local_accounts a on a.id = s.author_id"
 
 
 async def _groups(connection: Connection, rows: Sequence[Row]) -> list[Group]:
+    if not rows:
+        return []
     cursor = await connection.execute(
         """select submission_id, position, address, reply from submission_recipients
            where submission_id = any(%s) and kind = 'relay' and state = 'waiting' order by submission_id, position""",
@@ -160,7 +166,7 @@ async def claim(
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from taken, messages m, local_accounts a
             where s.id = taken.id and m.id = s.message_id and a.id = s.author_id
-            returning {_GROUP}, (select count(*) from due)""",
+            returning {_GROUP}, {_RECIPIENTS}, (select count(*) from due)""",
         {
             "external": external_id,
             "wanted": wanted,
@@ -175,7 +181,8 @@ async def claim(
     if not rows:
         return Claimed([], lanes, free == 0)  # perhaps the first one was too large to be held
     seen = int(rows[0][-1])
-    return Claimed(await _groups(connection, [row[:-1] for row in rows]), lanes, seen == wanted or seen > len(rows))
+    groups = [Group(*(*row[:-2], tuple(Waiting(*recipient) for recipient in row[-2] or ()))) for row in rows]
+    return Claimed(groups, lanes, seen == wanted or seen > len(rows))
 
 
 # In order of id: two that lock several claims never wait for each other.
@@ -194,20 +201,6 @@ async def renew(connection: Connection, ids: Collection[int], owner: str, second
     )
 
 
-async def mark_unanswered(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> set[int]:
-    """Before the final dots: from here on nobody knows whether the provider has them.
-
-    :return: those that were marked; on the others the claim is lost.
-    """
-    cursor = await connection.execute(
-        f"""with {_HELD} update submissions s set state = 'sent_unanswered', state_at = now(),
-                claim_expires = now() + make_interval(secs => %(seconds)s)
-            from held where s.id = held.id returning s.id""",
-        {"ids": literal(ids), "owner": owner, "seconds": seconds},
-    )
-    return {int(row[0]) for row in await cursor.fetchall()}
-
-
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """How a claim ends: recipients as told, those that still wait again after ``delay`` seconds.
@@ -222,8 +215,21 @@ class Settlement:
     uncertain: bool = False
 
 
-async def settle(connection: Connection, settlements: Sequence[Settlement], owner: str) -> set[int]:
-    """End claims. :return: those that were held; on the others the claim is lost, and nothing was changed."""
+async def settle_and_mark(
+    connection: Connection,
+    owner: str,
+    settlements: Sequence[Settlement],
+    events: Sequence[Event],
+    marks: Collection[int],
+    seconds: float,
+) -> set[int]:
+    """End claims, and mark others before their final dots: from there on nobody knows whether the provider has them.
+
+    It is one statement: one round trip, and a transaction by itself where none is open.
+
+    :param events: of the submissions that are settled; recorded if the claim is held. :param marks: ids; held for
+        ``seconds`` from now. :return: ids that were held; on the others the claim is lost, and nothing was changed.
+    """
     told = [(settlement.id, outcome) for settlement in settlements for outcome in settlement.outcomes]
     cursor = await connection.execute(
         f"""with {_HELD},
@@ -233,20 +239,28 @@ async def settle(connection: Connection, settlements: Sequence[Settlement], owne
                 from unnest(%(told_ids)s::bigint[], %(positions)s::int[], %(states)s::text[], %(replies)s::text[])
                         as new (id, position, state, reply) join held using (id)
                 where r.submission_id = new.id and r.position = new.position and r.state = 'waiting'
-                returning r.submission_id, r.position, r.state)
-            update submissions s set claim_owner = null, claim_expires = null, state_at = now(),
-                tries = s.tries + new.tries, uncertain = s.uncertain or new.uncertain,
-                next_try_at = now() + make_interval(secs => new.delay), state = case when exists (
-                    select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting'
-                        and not exists (select from told where told.submission_id = s.id
-                                            and told.position = r.position and told.state <> 'waiting'))
-                    then 'queued' else 'done' end
-            from unnest(%(ids)s::bigint[], %(tries)s::int[], %(uncertain)s::bool[], %(delays)s::float8[])
-                    as new (id, tries, uncertain, delay) join held using (id)
-            where s.id = new.id returning s.id""",
+                returning r.submission_id, r.position, r.state),
+            settled as (
+                update submissions s set claim_owner = null, claim_expires = null, state_at = now(),
+                    tries = s.tries + new.tries, uncertain = s.uncertain or new.uncertain,
+                    next_try_at = now() + make_interval(secs => new.delay), state = case when exists (
+                        select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting'
+                            and not exists (select from told where told.submission_id = s.id
+                                                and told.position = r.position and told.state <> 'waiting'))
+                        then 'queued' else 'done' end
+                from unnest(%(settled)s::bigint[], %(tries)s::int[], %(uncertain)s::bool[], %(delays)s::float8[])
+                        as new (id, tries, uncertain, delay) join held using (id)
+                where s.id = new.id),
+            marked as (
+                update submissions s set state = 'sent_unanswered', state_at = now(),
+                    claim_expires = now() + make_interval(secs => %(seconds)s)
+                from unnest(%(marks)s::bigint[]) as new (id) join held using (id) where s.id = new.id),
+            traced as ({maillog.RECORD_HELD})
+            select id from held""",
         {
-            "ids": literal(settlement.id for settlement in settlements),
+            "ids": literal([*(settlement.id for settlement in settlements), *marks]),
             "owner": owner,
+            "settled": literal(settlement.id for settlement in settlements),
             "tries": literal(int(settlement.count_try) for settlement in settlements),
             "uncertain": literal(settlement.uncertain for settlement in settlements),
             "delays": literal(str(settlement.delay) for settlement in settlements),
@@ -254,7 +268,10 @@ async def settle(connection: Connection, settlements: Sequence[Settlement], owne
             "positions": literal(outcome.position for _, outcome in told),
             "states": literal(outcome.state for _, outcome in told),
             "replies": literal(storable(outcome.reply) for _, outcome in told),
-        },
+            "marks": literal(marks),
+            "seconds": seconds,
+        }
+        | maillog.held_parameters(events),
     )
     return {int(row[0]) for row in await cursor.fetchall()}
 

@@ -7,7 +7,6 @@ is set and what was in hand is finished.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import secrets
 import signal
@@ -25,10 +24,6 @@ from shared.health import Health
 from shared.logs import configure
 from shared.settings import Settings, SettingsError, load
 from shared.vault import Vault
-
-YOUNG_OBJECTS = 20_000
-"""New objects between two looks for garbage. A batch of mails has tens of thousands, nearly none of them in cycles;
-with Python's 700 a third of a busy service's time goes into looking at objects that live."""
 
 log = structlog.get_logger()
 
@@ -76,8 +71,6 @@ async def _serve(service: Service, work: Callable[[Service], Awaitable[None]], n
             await asyncio.sleep(0)  # work() registers its consumers before its first wait
             if broker is not None:
                 await broker.open()
-            gc.freeze()  # modules, classes and routes live as long as the process: there is no garbage in them
-            gc.set_threshold(YOUNG_OBJECTS)
             await worker
         finally:
             await service.broker.close()

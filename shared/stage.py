@@ -31,7 +31,7 @@ SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 2.0
 """Between two looks whether the queue is empty."""
 BUSY_SECONDS = 30.0
 """Between two sweeps while mail keeps coming: a lost message must not wait for the evening."""
@@ -86,13 +86,13 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
     wanted: list[int] = []
     for delivery in batch:
         try:
-            wanted.append(read(Envelope, delivery.body).id)
+            wanted.extend(read(Envelope, delivery.body).ids)
         except Permanent as error:
             log.error("stray message", stage=stage.name, reason=str(error))
             consumer.reject(delivery)
             batch = [other for other in batch if other is not delivery]
     left = list(dict.fromkeys(wanted))
-    most = len(left)
+    most = min(len(left), stage.batch)
     pauses = iter(PAUSES)
     while left:
         ids = left[:most]

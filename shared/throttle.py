@@ -13,6 +13,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 BURST = 3
 SECONDS_A_TOKEN = 1.25
@@ -138,6 +139,7 @@ class Throttle:
         return bucket
 
 
+@lru_cache(1000)
 def network_of(peer: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 that one IPv6 customer has."""
     try:

@@ -13,6 +13,8 @@ HANG = "(hang)"
 """Instead of a reply: nothing, for ever."""
 CLOSE = "(close)"
 """Instead of a reply: the end of the connection."""
+PIPELINING = "250-scripted\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN"
+"""To EHLO: commands may come in groups."""
 
 _DEFAULTS = {
     "GREETING": "220 ready",
@@ -48,8 +50,8 @@ class ScriptedSmtp:
 
     answers: by command (GREETING and END, after the final dot, too), used up one by one before the standing ones.
     gates: a command waits for its gate before it is answered. room: so many connections at once, 421 for more.
-    discards: mails are counted and not kept. pause: seconds between two reads of a mail. early: said when 100,000
-    octets of a mail are there; nothing more is read then.
+    mails_at_once: between the answers to DATA and END. discards: mails are counted and not kept. pause: seconds between
+    two reads of a mail. early: said when 100,000 octets of a mail are there; nothing more is read then.
     """
 
     port: int = 0
@@ -59,6 +61,8 @@ class ScriptedSmtp:
     connections: int = 0
     at_once: int = 0
     most_at_once: int = 0
+    mails_at_once: int = 0
+    most_mails_at_once: int = 0
     octets_seen: int = 0
     room: int = 1000
     discards: bool = False
@@ -114,43 +118,89 @@ class ScriptedSmtp:
             self.at_once -= 1
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        sender, recipients = "", list[str]()
-        while line := (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n"):
+    async def _converse(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader = _Reader(stream)
+        sender: str | None = None
+        recipients = list[str]()
+        while line := (await reader.until(b"\r\n")).decode().rstrip("\r\n"):
             self.lines.append(line)
             verb = line.split(" ")[0].upper()
             address = line.partition("<")[2].partition(">")[0]
             if verb == "AUTH":
                 self.logins.append(base64.b64decode(line.split(" ")[2]).decode().replace("\0", " ").strip())
+            if verb == "RCPT" and sender is None:
+                self.answers[verb].appendleft("503 5.5.1 MAIL first")
+            if verb == "DATA" and not recipients and not self.answers[verb]:
+                self.answers[verb].append("554 5.5.1 no valid recipients")
             code = await self._reply(writer, verb, address if verb == "RCPT" else "")
-            if verb == "MAIL":
+            if verb == "MAIL" and code == 250:
                 sender, recipients = address, []
             elif verb == "RCPT" and code == 250:
                 recipients.append(address)
             elif verb == "DATA" and code == 354:
-                raw = await self._read_mail(reader, writer)
-                if await self._reply(writer, "END") == 250:
-                    self.taken.append(Taken(sender, recipients, raw))
+                await self._take(reader, writer, sender or "", recipients)
+                sender, recipients = None, []
+            elif verb == "RSET":
+                sender, recipients = None, []
             elif verb == "QUIT":
                 return
 
-    async def _read_mail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    async def _take(self, reader: _Reader, writer: asyncio.StreamWriter, sender: str, recipients: list[str]) -> None:
+        self.mails_at_once += 1
+        self.most_mails_at_once = max(self.most_mails_at_once, self.mails_at_once)
+        try:
+            raw = await self._read_mail(reader, writer)
+            if await self._reply(writer, "END") == 250:
+                self.taken.append(Taken(sender, recipients, raw))
+        finally:
+            self.mails_at_once -= 1
+
+    async def _read_mail(self, reader: _Reader, writer: asyncio.StreamWriter) -> bytes:
         mail = bytearray(b"\r\n")
-        while not mail.endswith(b"\r\n.\r\n"):
+        while (end := mail.find(b"\r\n.\r\n", max(0, len(mail) - 65536 - 5))) < 0:
             if self.pause:
                 await asyncio.sleep(self.pause)
-            piece = await reader.read(65536)
-            if not piece:
-                raise ConnectionError("the client went away")
+            piece = await reader.some()
             mail += piece
             self.octets_seen += len(piece)
-            if self.discards:
+            if self.discards and b"\r\n.\r\n" not in mail:
                 del mail[:-5]
             if self.early and len(mail) > 100_000:
                 writer.write(self.early.encode() + b"\r\n")
                 await writer.drain()
                 await asyncio.sleep(3600)
-        return bytes(mail[2:-3])
+        reader.put_back(bytes(mail[end + 5 :]))
+        return bytes(mail[2 : end + 2])
+
+
+class _Reader:
+    """A stream into which octets can be put back: those of the commands that came behind a mail."""
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    def put_back(self, octets: bytes) -> None:
+        """Let them be read again."""
+        self._rest = octets + self._rest
+
+    async def some(self) -> bytes:
+        """Whatever is there. :raises ConnectionError: nothing comes any more."""
+        piece, self._rest = self._rest, b""
+        piece = piece or await self._stream.read(65536)
+        if not piece:
+            raise ConnectionError("the client went away")
+        return piece
+
+    async def until(self, end: bytes) -> bytes:
+        """Up to and with ``end``."""
+        while end not in self._rest:
+            self._rest += await self._stream.read(65536) or self._gone()
+        found, _, self._rest = self._rest.partition(end)
+        return found + end
+
+    def _gone(self) -> bytes:
+        raise ConnectionError("the client went away")
 
 
 @asynccontextmanager

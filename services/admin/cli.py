@@ -39,3 +39,12 @@ def test() -> None:
     Example: ./mailgroup test tests/unit -q
     """
     raise typer.BadParameter("tests are run by the script ./mailgroup of a checkout")
+
+
+@app.command(name="bench", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench() -> None:
+    """In a checkout: set up all that is missing and measure it beside Dovecot, Postfix, mpop and fetchmail.
+
+    Example: ./mailgroup bench poll relay --pairs 3
+    """
+    raise typer.BadParameter("the benchmark is run by the script ./mailgroup of a checkout")

@@ -1,7 +1,8 @@
 """Fetches mail from the providers' maildrops by POP3.
 
 Summary: claims the external accounts that are due, compares each maildrop with the ledger (``plan``, pure), fetches
-what is new (``poll``), commits it (``batch``), and deletes upstream what the account's settings and the ledger allow.
+what is new (``poll``), commits it (``batch``), and deletes upstream what the account's settings and the ledger allow. A
+list that is the same as when there was nothing to do is not compared again before something falls due, or an hour.
 
 Consumes: nothing; it is driven by the clock.
 Publishes: ``fetched.<external>`` for the router, after the commit.

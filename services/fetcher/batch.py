@@ -173,7 +173,7 @@ class Intake:
             ]
             await maillog.record(connection, events)
         maillog.announce(events)
-        self._service.broker.publish_behind([publications.fetched(id_, self._account.address) for id_ in arrived])
+        self._service.broker.publish_behind(publications.fetched((id_, self._account.address) for id_ in arrived))
         self.deleting += deleting
 
     async def skip_large(
@@ -227,7 +227,7 @@ class Intake:
         maillog.announce(events)
         log.warning("mail not fetched", external=address, uidl=skipped.key, reason=reason, tries=skipped.tries)
         self._service.broker.publish_behind(
-            [publications.fetched(event.inbound_id, address) for event in events if event.inbound_id]
+            publications.fetched((event.inbound_id, address) for event in events if event.inbound_id)
         )
 
 

@@ -7,6 +7,7 @@ repeated one never takes the key of another.
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ MOST_TRIES = 10
 """A mail that cannot be fetched is tried so often; then it stays skipped."""
 NOTICE_TRIES = 3
 """At this try its recipients are told: one failure may be the network's."""
+QUIET = datetime.timedelta(hours=1)
+"""At least so often a list is compared with the ledger, even if it stays the same."""
 _RETRY_MINUTES = (0, 0, 10, 60, 240)
 _RETRY_LONGEST = datetime.timedelta(days=1)
 
@@ -89,6 +92,52 @@ class Plan:
     missing: tuple[Known, ...] = ()
     lost_history: tuple[Known, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do, and nothing to be written down."""
+        return not (self.fetch or self.vanished or self.reappeared or self.closed or self.delete)
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """With the list of this digest there is nothing to do before ``until``, unless the ledger changes."""
+
+    digest: bytes
+    until: datetime.datetime
+
+
+def digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
+    """What ``decide`` depends on, but for the ledger and the time. listed: digest of the list."""
+    return hashlib.sha256(
+        repr(
+            (
+                listed,
+                (account.pop3.host, account.pop3.port, account.login),
+                (account.history, account.delete_after_days, account.delete_history),
+                limit,
+                poll.first_contact_at,
+            )
+        ).encode()
+    ).digest()
+
+
+def quiet_until(
+    maildrop: Maildrop, ledger: Iterable[Known], account: External, now: datetime.datetime
+) -> datetime.datetime:
+    """Until when an empty plan stays empty if neither list nor ledger changes; QUIET at the most."""
+    listed = {mail.key: mail for mail in maildrop.mails}
+    due = [now + QUIET]
+    for row in ledger:
+        mail = listed.get(row.key)
+        if mail is None:
+            continue
+        if row.state == "skipped" and row.tries < MOST_TRIES and row.next_try_at is not None:
+            due.append(row.next_try_at)
+        deleted_at = deletion_due(row.was_history, row.fetched_at, account)
+        if row.state == "fetched" and not mail.repeated and deleted_at is not None:
+            due.append(deleted_at)
+    return min(due)
+
 
 def history(maildrop: Maildrop, ledger: Iterable[Known]) -> list[str]:
     """The keys of what stands in a maildrop at first contact.
@@ -156,9 +205,17 @@ def is_deleted(
     was_history: bool, fetched_at: datetime.datetime | None, account: External, now: datetime.datetime
 ) -> bool:
     """Whether a mail that we fetched is due to be deleted upstream."""
+    due = deletion_due(was_history, fetched_at, account)
+    return due is not None and due <= now
+
+
+def deletion_due(
+    was_history: bool, fetched_at: datetime.datetime | None, account: External
+) -> datetime.datetime | None:
+    """When a mail that we fetched is to be deleted upstream; None for never."""
     if account.delete_after_days is None or fetched_at is None or (was_history and not account.delete_history):
-        return False
-    return fetched_at + datetime.timedelta(days=account.delete_after_days) <= now
+        return None
+    return fetched_at + datetime.timedelta(days=account.delete_after_days)
 
 
 def is_retried(row: Known, limit: int, now: datetime.datetime) -> bool:

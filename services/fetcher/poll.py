@@ -12,7 +12,18 @@ import structlog
 
 from services.fetcher import notices
 from services.fetcher.batch import Intake, Mail
-from services.fetcher.plan import NOTICE_TRIES, Maildrop, Plan, Renumbered, Want, decide, history
+from services.fetcher.plan import (
+    NOTICE_TRIES,
+    Maildrop,
+    Plan,
+    Quiet,
+    Renumbered,
+    Want,
+    decide,
+    digest,
+    history,
+    quiet_until,
+)
 from shared import ledger
 from shared.accounts import External
 from shared.credentials import Credential
@@ -39,6 +50,7 @@ class Polling:
 
     backlog: mails still to be fetched, None before it is known. more: it ended well with mails left to fetch.
     in_hand: mails are being fetched or deleted, so that ending it now would waste what was done.
+    quiet: its last session had nothing to do, and so it will be for some time.
     """
 
     def __init__(self, service: Service, account: External, poll: Poll) -> None:
@@ -56,6 +68,7 @@ class Polling:
         self.backlog: int | None = None
         self.more = False
         self.in_hand = False
+        self.quiet: Quiet | None = None
 
     async def run(self) -> None:
         """Fetch all that is there.
@@ -86,10 +99,15 @@ class Polling:
             self.login_delay = client.capabilities.login_delay
             if self._careful:
                 client.forget_pipelining()
-            listing = await client.listing()
+            reply = await client.list_reply()
+            if self._is_quiet(reply.digest):
+                self.backlog = 0
+                await client.quit()
+                return False
+            listing = reply.listing()
             maildrop = Maildrop.of(listing.mails, listing.complete)
             foreign = self._first_contact is None and await self._is_foreign(client, maildrop)
-            plan = await self._compare(maildrop, foreign)
+            plan = await self._compare(maildrop, foreign, reply.digest)
             self.in_hand = bool(plan.fetch or plan.delete)
             intake = Intake(self._service, account, self._poll)
             handled = 0
@@ -115,6 +133,21 @@ class Polling:
         except Unauthorized as error:
             raise Refused(str(error), "AUTH") from error
 
+    def _is_quiet(self, listed: bytes) -> bool:
+        """Whether there was nothing to do with this list before, and neither ledger nor time has changed that.
+
+        Asked in the first session of a poll: the ones before may have changed the ledger.
+        """
+        poll, self.quiet = self._poll, None
+        if self.backlog is not None or poll.quiet_list is None or poll.quiet_until is None:
+            return False
+        if poll.first_contact_at is None or poll.now >= poll.quiet_until:
+            return False
+        if digest(listed, self._account, self._limit, poll) != poll.quiet_list:
+            return False
+        self.quiet = Quiet(poll.quiet_list, poll.quiet_until)
+        return True
+
     async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop) -> bool:
         """Whether UIDLs that we know are other mails here: many servers just count, each maildrop from 1.
 
@@ -135,8 +168,11 @@ class Polling:
         ]
         return bool(equal) and not any(equal)
 
-    async def _compare(self, maildrop: Maildrop, foreign: bool) -> Plan:
-        """Plan the session and write down what the list tells. foreign: nothing that is known is of this maildrop."""
+    async def _compare(self, maildrop: Maildrop, foreign: bool, listed: bytes) -> Plan:
+        """Plan the session and write down what the list tells.
+
+        :param foreign: nothing that is known is of this maildrop. :param listed: digest of the list.
+        """
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
             await ledger.hold(connection, poll)
@@ -151,11 +187,20 @@ class Polling:
                 self._first_contact = await ledger.begin(
                     connection, poll, history(maildrop, await ledger.known(connection, account.id))
                 )
-            plan = decide(maildrop, await ledger.known(connection, account.id), account, self._limit, poll)
-            await ledger.record_closed(connection, plan.closed)
-            await ledger.record_vanished(connection, plan.vanished)
-            await ledger.record_reappeared(connection, plan.reappeared)
-            await ledger.record_deleting(connection, [row for _, row in plan.delete])
+            known = await ledger.known(connection, account.id)
+            plan = decide(maildrop, known, account, self._limit, poll)
+            for record, rows in (
+                (ledger.record_closed, plan.closed),
+                (ledger.record_vanished, plan.vanished),
+                (ledger.record_reappeared, plan.reappeared),
+                (ledger.record_deleting, [row for _, row in plan.delete]),
+            ):
+                if rows:
+                    await record(connection, rows)
+        if plan.is_empty:
+            self.quiet = Quiet(
+                digest(listed, account, self._limit, poll), quiet_until(maildrop, known, account, poll.now)
+            )
         self.backlog = len(plan.fetch)
         self._suspects = set()
         self._lost_history = deque(plan.lost_history)

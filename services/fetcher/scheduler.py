@@ -12,6 +12,7 @@ import itertools
 import random
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -35,6 +36,8 @@ POLLS = 64
 """Polls at the same time in one process."""
 LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
+SHORTEST_SECONDS = 0.05
+"""The shortest: of a thousand accounts some fall due at any time, and one look claims them together."""
 STOP_SECONDS = 10.0
 """A poll that has not finished the mails in hand by then is cut when the service stops."""
 
@@ -48,13 +51,12 @@ async def serve(service: Service) -> None:
         pause = LOOK_SECONDS
         try:
             if len(running) < POLLS:
-                claimed = await _claim(service, f"{service.owner}:{turn}", POLLS - len(running))
+                claimed, pause = await _look(service, f"{service.owner}:{turn}", POLLS - len(running))
                 for account, poll in claimed:
                     polling = Polling(service, account, poll)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
                     running[task] = polling
                     task.add_done_callback(running.pop)
-                pause = await _pause(service)
         except Temporary as error:
             log.warning("waiting", reason=str(error))
         if await service.stop_within(pause):
@@ -69,17 +71,15 @@ async def serve(service: Service) -> None:
         await asyncio.gather(*cut, return_exceptions=True)
 
 
-async def _claim(service: Service, owner: str, most: int) -> list[tuple[External, Poll]]:
-    async with service.database.transaction() as connection:
-        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
-        accounts = await externals(connection, list(polls)) if polls else []
-    return [(account, polls[account.id]) for account in accounts]
-
-
-async def _pause(service: Service) -> float:
+async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
+    """Claim the accounts that are due; and how many seconds to wait before the next look."""
     async with service.database.transaction() as connection:
         seconds = await ledger.seconds_to_next(connection)
-    return LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(0.02, seconds))
+        if seconds is None or seconds > 0:
+            return [], LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+        accounts = await externals(connection, list(polls)) if polls else []
+    return [(account, polls[account.id]) for account in accounts], SHORTEST_SECONDS
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -111,6 +111,8 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     if failure is None:
         LAST_SUCCESS.labels(account.address).set_to_current_time()
         outcome = after_success(account, course)
+        if polling.quiet is not None:
+            outcome = replace(outcome, quiet_list=polling.quiet.digest, quiet_until=polling.quiet.until)
     else:
         ERRORS.labels(account.address, kind_of(failure)).inc()
         outcome = after_failure(account, poll, course, failure, random.random())

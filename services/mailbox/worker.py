@@ -56,7 +56,7 @@ class Mailbox:
             await maillog.record(connection, events)
         maillog.announce(events)
         back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}
-        return [publications.fetched(row, external) for row, external in back.items()]
+        return publications.fetched(back.items())
 
     async def blame(self, row: int, origin: str, trace: str) -> None:
         """Count a fault of this mail; park it at the fifth."""
@@ -70,4 +70,4 @@ class Mailbox:
         """Mails that wait for their delivery and whose message was lost."""
         async with self._database.transaction() as connection:
             late = await inbound.overdue(connection, "routed", self._grace)
-        return [publication for row, _, recipients in late for publication in publications.routed(row, recipients)]
+        return publications.routed((row, recipients) for row, _, recipients in late)

@@ -56,7 +56,7 @@ class Listener:
         self._store = store
         self._logins = logins
         self._most = connections
-        self._budget = Budget()
+        self.budget = Budget()
         self._admitted = 0
         self._open: set[Connection] = set()
         self._by_address: dict[str, int] = {}
@@ -127,7 +127,7 @@ class Listener:
 
     def _session(self, connection: Connection, under_tls: bool) -> Session:
         terms = Terms(connection.peer, under_tls, plaintext_allowed(self._settings, connection.peer))
-        return Session(connection, self._store, self._logins, self._budget, terms)
+        return Session(connection, self._store, self._logins, self.budget, terms)
 
     def admit(self, peer: str) -> bool:
         """Whether there is room for one more from there; it is counted then."""

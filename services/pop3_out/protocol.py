@@ -12,13 +12,16 @@ from typing import Any, Protocol, cast
 import structlog
 
 from services.pop3_out import answers
+from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
-OUTPUT_OCTETS = 64 * 1024
+OUTPUT_OCTETS = 16 * 1024
 """Unsent answers above which nothing more is done for the client. So a client that does not read has at most so much
-and one piece of an answer (session.py) in memory."""
+and one piece of an answer (session.py) in memory; where it is more, it counts against the budget (readahead.py)."""
+BURST_OCTETS = 64 * 1024
+"""Answers to commands that came together are written together, about so much at once."""
 MAILS_IN_SIGHT = 100
 
 LOGIN_SECONDS = 60.0
@@ -40,6 +43,7 @@ class Keeper(Protocol):
     """Who keeps the open connections: the listener."""
 
     context: ssl.SSLContext
+    budget: Budget
 
     def admit(self, peer: str) -> bool:
         """Whether there is room for one more from there; it is counted then."""
@@ -64,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._input = bytearray()
         self._holding = False  # reading is paused: there is input enough
         self._full = False  # writing is paused: the client does not read
+        self._unsent = 0  # octets that were unsent then, which count against the budget
         self._room: asyncio.Future[None] | None = None  # who waits for it to read
         self._work: asyncio.Task[None] | None = None  # the command in hand, if it takes time
         self._end_of_input = False
@@ -107,9 +112,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full = True
+        if self._transport is not None:
+            self._count_unsent(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._full = False
+        self._count_unsent(0)
         self._active_at = time.monotonic()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -117,6 +125,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._count_unsent(0)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         session = self.session
@@ -225,6 +234,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionResetError("the client is gone")
         self._tls = True
         self._holding = self._full = False
+        self._count_unsent(0)
         self._take(under_tls)
 
     def waiting_numbers(self) -> list[int]:
@@ -237,6 +247,10 @@ class Connection(asyncio.Protocol):
         return numbers
 
     # ------------------------------------------------------------------------------------------ inside
+
+    def _count_unsent(self, octets: int) -> None:
+        self._keeper.budget.left += self._unsent - octets
+        self._unsent = octets
 
     def _take(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
@@ -275,7 +289,7 @@ class Connection(asyncio.Protocol):
                 break
             out.append(answer)
             held += len(answer)
-            if held > OUTPUT_OCTETS:
+            if held > BURST_OCTETS:
                 self.write(b"".join(out))
                 out, held = [], 0
         if out:

@@ -1,37 +1,42 @@
-"""Which mails to read from the database at once: those asked for, and those that will be asked for next.
+"""Which mails to read from the database before they are asked for, and how much of them may be held.
 
-Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one.
+Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one, and while
+the client gets some, the next ones come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from shared.messages import HEAD_OCTETS
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAILS = 100
-OCTETS = 512 * 1024
-"""Read at once for one session at most."""
-ALL_OCTETS = 16 * 1024 * 1024
-"""Held by all sessions of the process together at most, see Budget."""
+"""Read at once at most."""
+AHEAD = 4
+"""Mails read ahead for each that the client has fetched in order up to here."""
+OCTETS = 1024 * 1024
+"""Held for one session at most; half of it is read at once."""
+ALL_OCTETS = 32 * 1024 * 1024
+"""Held for all sessions of the process together, see Budget."""
+SHARE = 8
+"""A session gets up to this part of what is left: some stays for those that come later."""
 
 
-def plan(asked: int, waiting: Sequence[int], run: int, size_of: Callable[[int], int | None], room: int) -> list[int]:
-    """The numbers to read now, ``asked`` first.
+def plan(
+    asked: Sequence[int], onward: Iterable[int], size_of: Callable[[int], int | None], held: Shelf, room: int
+) -> list[int]:
+    """The numbers to read now, in the order in which they will be sent.
 
-    :param asked: a number to be sent now, of a mail of up to HEAD_OCTETS.
-    :param waiting: numbers that the client has asked for already, behind this one.
-    :param run: how many mails the client has fetched in order up to here; as many more are read ahead.
-    :param size_of: octets of the mail of a number; None if there is none, or it is marked as deleted.
-    :param room: octets that may be read besides the mail asked for.
+    :param asked: numbers that the client has asked for; the first is read in any case.
+    :param onward: numbers that it will ask for if it goes on like this.
+    :param size_of: octets of the mail of a number; None if it is not to be read ahead.
+    :param held: what is here or on its way, and is not read again.
+    :param room: octets that may be read besides the first of ``asked``.
     """
-    last = waiting[-1] if waiting else asked
-    numbers = [asked]
-    for number in dict.fromkeys((*waiting, *range(last + 1, last + 1 + run))):
+    numbers = list(asked[:1])
+    for number in (*asked[1:], *onward):
         if len(numbers) == MAILS:
             break
         size = size_of(number)
-        if number == asked or size is None or size > HEAD_OCTETS:
+        if size is None or number in held or number in numbers:
             continue
         room -= size
         if room < 0:
@@ -41,7 +46,8 @@ def plan(asked: int, waiting: Sequence[int], run: int, size_of: Callable[[int], 
 
 
 class Budget:
-    """Octets that all sessions of the process may hold to be faster: read ahead, or in pieces above the least size."""
+    """Octets that all sessions of the process may hold to be faster: read ahead, in pieces above the least size, or
+    taken by no client yet. The last is counted as it comes, so ``left`` may be less than nothing for a while."""
 
     __slots__ = ("left",)
 
@@ -49,48 +55,70 @@ class Budget:
         """All of them are there."""
         self.left = octets
 
+    @property
+    def share(self) -> int:
+        """What one session may take now."""
+        return max(0, self.left // SHARE)
+
     def lend(self, octets: int) -> int:
-        """Take so many octets, or none if they are not there; ``left`` gets them back."""
-        lent = octets if octets <= self.left else 0
+        """Take so many octets, or as many as one session may; ``left`` gets them back."""
+        lent = min(octets, self.share)
         self.left -= lent
         return lent
 
 
 class Shelf:
-    """The mails that one session has read and not yet sent, by number."""
+    """The mails that one session has read, or is reading, and not yet sent; by number."""
 
-    __slots__ = ("_budget", "_held", "_mails")
+    __slots__ = ("_budget", "_mails", "octets")
 
     def __init__(self, budget: Budget) -> None:
         """Empty. :param budget: shared by all sessions."""
         self._budget = budget
-        self._mails: dict[int, bytes] = {}
-        self._held = 0
+        self._mails: dict[int, tuple[int, bytes | None]] = {}  # octets; the mail, once it is here
+        self.octets = 0
+
+    def __contains__(self, number: object) -> bool:
+        """Whether a mail is here or on its way."""
+        return number in self._mails
 
     @property
     def room(self) -> int:
-        """Octets that may be put here."""
-        return min(OCTETS - self._held, self._budget.left)
+        """Octets that may be read for it."""
+        return min(OCTETS - self.octets, self._budget.share)
 
-    def put(self, mails: dict[int, bytes]) -> None:
-        """Keep these mails."""
-        for number, body in mails.items():
+    def expect(self, sizes: Mapping[int, int]) -> None:
+        """These mails are being read. :param sizes: the octets of each."""
+        for number, octets in sizes.items():
             if number not in self._mails:
-                self._mails[number] = body
-                self._count(len(body))
+                self._mails[number] = octets, None
+                self._count(octets)
+
+    def put(self, mails: Mapping[int, bytes]) -> None:
+        """Keep these mails, as far as they are expected still."""
+        for number, body in mails.items():
+            if number in self._mails:
+                self._mails[number] = self._mails[number][0], body
+
+    def miss(self, numbers: Iterable[int]) -> None:
+        """Those of these mails that have not come will not."""
+        for number in numbers:
+            if self._mails.get(number, (0, b""))[1] is None:
+                self._count(-self._mails.pop(number)[0])
 
     def take(self, number: int) -> bytes | None:
-        """The bytes of a mail, which are kept no longer."""
-        body = self._mails.pop(number, None)
+        """A mail, which is kept no longer; None if it is not here."""
+        octets, body = self._mails.get(number, (0, None))
         if body is not None:
-            self._count(-len(body))
+            del self._mails[number]
+            self._count(-octets)
         return body
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Keep nothing, and nothing that comes."""
         self._mails.clear()
-        self._count(-self._held)
+        self._count(-self.octets)
 
     def _count(self, octets: int) -> None:
-        self._held += octets
+        self.octets += octets
         self._budget.left -= octets

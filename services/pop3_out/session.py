@@ -6,18 +6,19 @@ before it takes the next command, so answers come in the order of the commands (
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
 from services.pop3_out import answers, snapshot
-from services.pop3_out.readahead import Budget, Shelf, plan
-from services.pop3_out.snapshot import Snapshot
+from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, Budget, Shelf, plan
+from services.pop3_out.snapshot import LINES, Snapshot
 from shared.accounts import Local
 from shared.failures import Permanent, Temporary
 from shared.logins import Throttled
@@ -31,11 +32,12 @@ REFUSALS = 3
 """Logins refused before the connection ends."""
 MISTAKES = 10
 """Commands that are none before the connection ends."""
-PIECE_OCTETS = 64 * 1024
-"""Of a long answer, read and sent at once."""
+PIECE_OCTETS = 16 * 1024
+"""Of a long answer, read and sent at once for a slow client, or when the budget is used up."""
+FIRST_PIECE_OCTETS = 128 * 1024
 LARGE_PIECE_OCTETS = 512 * 1024
 """For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
-QUICK_SECONDS = 0.05
+QUICK_SECONDS = 0.5
 DIGITS = 9
 """Of a number in a command."""
 TOP_OCTETS = 16 * 1024
@@ -59,8 +61,8 @@ class Store(Protocol):
     async def snapshot(self, local_id: int) -> Snapshot:
         """The mailbox as it is now."""
 
-    async def whole(self, message_ids: Sequence[int]) -> dict[int, bytes]:
-        """The bytes of small mails."""
+    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+        """The bytes of small mails. :param octets: of all of them."""
 
     async def span(self, message_id: int, start: int, length: int) -> bytes:
         """Some bytes of a mail."""
@@ -131,6 +133,8 @@ class Session:
         self._deleted_octets = 0
         self._previous = -1  # number of the last RETR
         self._run = 0  # mails fetched in order before it
+        self._next = 0  # number of the first mail behind those that were read ahead
+        self._reading: asyncio.Task[None] | None = None  # what is read ahead now
         self._midway = False  # an answer of many lines is half sent
         self.local: Local | None = None
         self.ended = False
@@ -207,7 +211,7 @@ class Session:
     def release(self) -> None:
         """The client pauses or is gone: hold no mail in memory for it."""
         self._shelf.clear()
-        self._run = 0
+        self._run = self._next = 0
 
     # ------------------------------------------------------------------------------------------ any state
 
@@ -316,23 +320,24 @@ class Session:
         if argument:
             number = self._number(argument)
             return _no_such() if number is None else answers.ok(f"{number} {self._box.octets[number - 1]}")
-        return self._at_length(self._box.sizes(self._deleted) if self._deleted else self._box.sizes_answer)
+        return self._at_length(self._box.sizes(self._deleted))
 
     def _uidl(self, argument: bytes) -> Answer:
         if argument:
             number = self._number(argument)
             return _no_such() if number is None else answers.ok(f"{number} {self._box.uidl(number)}")
-        return self._at_length(self._box.uidls(self._deleted) if self._deleted else self._box.uidls_answer)
+        return self._at_length(self._box.uidls(self._deleted))
 
-    def _at_length(self, answer: bytes) -> Answer:
-        """A long answer goes out in pieces, so that it is in memory once and not once a session."""
-        return answer if len(answer) <= PIECE_OCTETS else self._guarded(self._send_at_length(answer))
+    def _at_length(self, pieces: Iterable[bytes]) -> Answer:
+        """A long answer goes out in pieces, so that others have their turn and it is in memory once, if at all."""
+        return b"".join(pieces) if len(self._box) <= LINES else self._guarded(self._send_at_length(pieces))
 
-    async def _send_at_length(self, answer: bytes) -> bytes:
+    async def _send_at_length(self, pieces: Iterable[bytes]) -> bytes:
         self._midway = True
-        for start in range(0, len(answer), PIECE_OCTETS):
-            self._link.write(answer[start : start + PIECE_OCTETS])
+        for piece in pieces:
+            self._link.write(piece)
             await self._link.drain()
+            await asyncio.sleep(0)
         return b""
 
     def _dele(self, argument: bytes) -> Answer:
@@ -359,8 +364,10 @@ class Session:
         self._previous = number
         body = self._shelf.take(number)
         if body is not None:
+            self._read_on(number)
             return self._retrieved(body)
-        if self._box.octets[number - 1] > HEAD_OCTETS:
+        octets = self._box.octets[number - 1]
+        if octets > HEAD_OCTETS or octets > max(PIECE_OCTETS, self._budget.share):
             return self._guarded(self._stream(number))
         return self._guarded(self._fetch(number))
 
@@ -370,38 +377,94 @@ class Session:
         return answers.retrieved(body)
 
     async def _fetch(self, number: int) -> bytes:
-        """Read a small mail, and with it those that will be asked for next."""
-        box = self._box
-        numbers = plan(number, self._link.waiting_numbers(), self._run, self._size, self._shelf.room)
-        bodies = await self._store.whole([box.messages[wanted - 1] for wanted in numbers])
-        mails = {wanted: bodies[box.messages[wanted - 1]] for wanted in numbers if box.messages[wanted - 1] in bodies}
-        body = mails.pop(number, None)
+        """Send a small mail: it is on its way already, or is read now, and with it those that will be asked for."""
+        if number in self._shelf and self._reading is not None:
+            await asyncio.wait([self._reading])
+            self._read_on(number)
+        body = self._shelf.take(number)
         if body is None:
-            raise Permanent(f"the bytes of mail {box.messages[number - 1]} are gone")
-        self._shelf.put(mails)
+            asked = [number, *self._link.waiting_numbers()]
+            numbers = plan(asked, self._onward(asked[-1] + 1), self._small, self._shelf, self._shelf.room)
+            body = (await self._read(numbers)).get(number)
+            self._shelf.take(number)
+        if body is None:
+            raise Permanent(f"the bytes of mail {self._box.messages[number - 1]} are gone")
         return self._retrieved(body)
 
+    def _read_on(self, number: int) -> None:
+        """Read ahead behind what is here, while the client gets that. :param number: of the mail sent now."""
+        if self._reading is None and self._shelf.octets <= OCTETS // 2 and self._next <= len(self._box):
+            numbers = plan([], self._onward(max(self._next, number + 1)), self._small, self._shelf, self._shelf.room)
+            if numbers:
+                self._reading = asyncio.get_running_loop().create_task(self._read_quietly(numbers))
+
+    def _onward(self, start: int) -> range:
+        """The numbers that a client which fetches mail after mail will ask for, ``start`` and later."""
+        return range(start, min(self._previous + AHEAD * self._run, start + MAILS, len(self._box)) + 1)
+
+    def _small(self, number: int) -> int | None:
+        """Octets of a mail that may be read ahead."""
+        size = self._size(number)
+        return None if size is None or size > HEAD_OCTETS else size
+
+    async def _read_quietly(self, numbers: Sequence[int]) -> None:
+        """Read ahead; whatever fails here fails again, and is answered, when it is asked for."""
+        try:
+            await self._read(numbers)
+        except Exception as failure:
+            log.info("pop3 read ahead failed", local=self._name, peer=self._peer, error=str(failure))
+        finally:
+            self._reading = None
+
+    async def _read(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Read mails and put them on the shelf; those whose bytes are gone are left out."""
+        messages, octets = self._box.messages, self._box.octets
+        sizes = {number: octets[number - 1] for number in numbers}
+        self._next = max(self._next, numbers[-1] + 1) if self._run else numbers[-1] + 1
+        self._shelf.expect(sizes)
+        try:
+            bodies = await self._store.whole([messages[number - 1] for number in numbers], sum(sizes.values()))
+            mails = {number: bodies[messages[number - 1]] for number in numbers if messages[number - 1] in bodies}
+            self._shelf.put(mails)
+        finally:
+            self._shelf.miss(numbers)
+        return mails
+
     async def _stream(self, number: int) -> bytes:
-        """Send a large mail piece by piece: the next is read when the client has taken the last."""
+        """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
         message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
         stuffing = answers.Stuffing()
-        position, size = 0, PIECE_OCTETS
-        while position < octets:
-            lent = self._budget.lend(size - PIECE_OCTETS)
-            try:
-                piece = await self._store.span(message, position, PIECE_OCTETS + lent)
+        position, size, quick = 0, FIRST_PIECE_OCTETS, True
+        coming: asyncio.Task[bytes] | None = None
+        lent = 0
+        loop = asyncio.get_running_loop()
+        try:
+            while position < octets:
+                if coming is None:
+                    lent = self._budget.lend(size)
+                    coming = loop.create_task(self._store.span(message, position, max(lent, PIECE_OCTETS)))
+                piece = await coming
+                coming = None
+                self._budget.left += lent
+                lent = 0
+                position += len(piece)
                 if not self._midway:
                     self._midway = True
                     self._link.write(b"+OK %d octets\r\n" % octets)
-                position += len(piece)
+                if quick and position < octets:
+                    lent = self._budget.lend(size)
+                    coming = loop.create_task(self._store.span(message, position, max(lent, PIECE_OCTETS)))
                 self._link.write(stuffing.put(piece))
                 del piece  # while the client is slow, only the connection holds it
                 written_at = time.monotonic()
                 await self._link.drain()
-            finally:
-                self._budget.left += lent
-            quick = time.monotonic() - written_at < QUICK_SECONDS
-            size = min(2 * size, LARGE_PIECE_OCTETS) if quick else PIECE_OCTETS
+                quick = time.monotonic() - written_at < QUICK_SECONDS
+                size = min(2 * size, LARGE_PIECE_OCTETS) if quick else PIECE_OCTETS
+        finally:
+            self._budget.left += lent
+            if coming is not None:
+                coming.cancel()
+                coming.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
         self.tally.retrieved += 1
         self.tally.octets += octets
         return stuffing.end()

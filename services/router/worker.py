@@ -62,11 +62,9 @@ class Router:
             events = _tell(mails, verdicts, externals, addresses)
             await maillog.record(connection, events)
         maillog.announce(events)
-        return [
-            publication
-            for verdict in verdicts
-            for publication in publications.routed(verdict.id, [addresses[r[0]] for r in verdict.recipients])
-        ]
+        return publications.routed(
+            (verdict.id, [addresses[local_id] for local_id, *_ in verdict.recipients]) for verdict in verdicts
+        )
 
     async def blame(self, row: int, origin: str, trace: str) -> None:
         """Count a fault of this mail; park it at the fifth."""
@@ -84,7 +82,7 @@ class Router:
             held, parked = await inbound.standing(connection)
         HELD.set(held)
         PARKED.set(parked)
-        return [publications.fetched(row, external) for row, external, _ in late]
+        return publications.fetched((row, external) for row, external, _ in late)
 
 
 async def _read(connection: Connection, mails: Sequence[Waiting]) -> dict[int, routing.Facts]:

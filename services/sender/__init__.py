@@ -3,7 +3,8 @@
 Summary: takes a submission apart. Local recipients, and external addresses of ours, are handed to ``inbound`` at once,
 whatever the state of the external account. The others wait, grouped by submission, until a sender claims the group,
 rewrites the header (``rewriting``: local addresses become ``"user_name" <external address>``) and relays it (``relay``)
-by the account's SMTP server. Retries, notices of delay and failure: ``schedule`` and ``shared.notices``.
+by the account's SMTP server, in lanes (``relaying``, ``outlet``). What becomes of it is written down for many mails at
+once (``claims``, ``settling``). Retries, notices of delay and failure: ``schedule`` and ``notices``.
 
 Consumes: queue ``sender`` (``submitted.<external>``). What is to be relayed is claimed from the database, not queued.
 Publishes: ``routed.<local>`` for the mailbox service (local recipients, notices), ``fetched.<external>`` for the
@@ -13,6 +14,7 @@ inbound, deliveries, messages (notices), events.
 Security: opens the sealed passwords of the external accounts, and connects only where shared/upstream.py allows it,
 never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.
 On failure: a temporary refusal is tried again for five days; one provider that is slow or away holds back no other
-account; refused credentials pause the account and bounce nothing. A sender that dies leaves a claim that expires; what
-it had sent without an answer is sent once more, marked uncertain. Five failures of our own park the mail.
+account; refused credentials pause the account and bounce nothing. A sender that dies leaves claims that expire, also of
+mail that it had ahead; what it had sent without an answer is sent once more, marked uncertain. Five failures of our own
+park the mail.
 """

@@ -47,7 +47,12 @@ class Claims:
         self._owner = owner
         self._tell = tell
         self._writer: GroupCommit[Group | Settled, bool | Aftermath | None] = GroupCommit(
-            database, self._write, self._committed, lambda _: 1
+            database,
+            self._write,
+            self._committed,
+            lambda _: 1,
+            single=lambda batch: not any(settled.needs_more for settled in _settled(batch)),
+            gathering=True,
         )
 
     async def run(self) -> None:
@@ -86,11 +91,10 @@ class Claims:
 
     async def settle(self, external: External, group: Group, verdict: Verdict) -> None:
         """Write down what the provider said, whatever it takes."""
-        settled = Settled(external, group, verdict, random.random())
         deadline: float | None = None
         while True:
             try:
-                after = await self._writer.commit(settled)
+                after = await self._writer.commit(Settled.of(external, group, verdict, random.random()))
                 break
             except Temporary as error:
                 log.warning("waiting to settle", submission_id=group.id, reason=str(error))
@@ -108,15 +112,11 @@ class Claims:
 
     async def _write(self, connection: Connection, batch: Sequence[Group | Settled]) -> list[bool | Aftermath | None]:
         """Settle, then mark; a result for each: whether it is marked, or what follows from settling it."""
-        settled = [item for item in batch if isinstance(item, Settled)]
-        marked = [item for item in batch if isinstance(item, Group)]
-        afters = iter(await settling.settle(connection, settled, self._owner) if settled else ())
-        held = (
-            await relays.mark_unanswered(connection, [group.id for group in marked], self._owner, CLAIM_SECONDS)
-            if marked
-            else set()
+        afters, held = await settling.settle(
+            connection, _settled(batch), self._owner, [item for item in batch if isinstance(item, Group)], CLAIM_SECONDS
         )
-        return [next(afters) if isinstance(item, Settled) else item.id in held for item in batch]
+        following = iter(afters)
+        return [next(following) if isinstance(item, Settled) else item.id in held for item in batch]
 
     def _committed(self, results: Sequence[bool | Aftermath | None]) -> None:
         for result in results:
@@ -155,3 +155,7 @@ class Claims:
             log.warning("fault not counted", submission_id=group.id, reason=str(unavailable))
         else:
             maillog.announce(events)
+
+
+def _settled(batch: Sequence[Group | Settled]) -> list[Settled]:
+    return [item for item in batch if isinstance(item, Settled)]

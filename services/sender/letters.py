@@ -34,7 +34,7 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
 
     :raises Temporary: the database is away.
     """
-    async with database.transaction() as connection:
+    async with database.statement() as connection:
         heads = await messages.heads(connection, [group.message_id for group in groups])
         found = {}
         for group in groups:
@@ -53,10 +53,10 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
 
 async def _people(connection: Connection, asked: set[str], external: External) -> _People:
     people = await accounts.locals_by_address(connection, sorted(asked))
-    theirs = {external.id: external.address} | {
-        found.id: found.address
-        for found in await accounts.externals(connection, sorted({local.external_id for local in people}))
-    }
+    theirs = {external.id: external.address}
+    others = {local.external_id for local in people} - {external.id}
+    if others:
+        theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
     return {
         address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
         for local in people

@@ -38,6 +38,7 @@ class Line:
 
     next: the mail that is to follow the one under way, and ``begun`` its envelope if that went out already.
     spent: the connection is to be closed after the mail under way: another lane has taken what was begun on it.
+    prompt: whether the last answer came soon.
     """
 
     external: External
@@ -45,11 +46,12 @@ class Line:
     next: Work | None = None
     begun: Envelope | None = None
     spent: bool = False
+    prompt: bool = False
 
 
 @dataclass(slots=True)
 class Outlet:
-    """allowed: lanes, at the last look. relayed: mails since the account had nothing to do; so far it looks ahead.
+    """allowed: lanes, at the last look. relayed: mails since the account last stood still; so far it looks ahead.
 
     more: some may be due that were not claimed. troubled: the account failed, one lane tries alone.
     """
@@ -85,7 +87,7 @@ class Outlet:
 
     def stale(self) -> list[Group]:
         """The same, if lanes do not come to it."""
-        if not self.ahead or time.monotonic() - self.ahead[0].since < AHEAD_SECONDS:
+        if self.lanes and (not self.ahead or time.monotonic() - self.ahead[0].since < AHEAD_SECONDS):
             return []
         self.relayed = 0
         return self.drop()

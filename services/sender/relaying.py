@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from services.sender import letters, relay, schedule
-from services.sender.claims import ClaimLost, Claims
+from services.sender.claims import SETTLE_SECONDS, ClaimLost, Claims
 from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Replies, Verdict
@@ -32,6 +32,9 @@ from shared.smtp_session import SERVER_FULL, Commands, Lost, SmtpClient, Unanswe
 
 PATIENCE_SECONDS = 2.0
 """A mail that was announced behind another one is sent by another lane if the answer to that one takes longer."""
+
+PROMPT_SECONDS = 0.5
+"""A mail is announced behind another one where the last answer came within this time."""
 
 AccountFailure = (upstream.Unreachable, upstream.Untrusted, upstream.Forbidden, Unwilling, LoginRefused)
 """It concerns the account as a whole, not the mail at hand."""
@@ -147,8 +150,6 @@ class Relaying:
     def _ended(self, outlet: Outlet, lane: asyncio.Task[None]) -> None:
         outlet.lanes.discard(lane)
         self._fill(outlet)
-        if not outlet.lanes:
-            outlet.relayed = 0
 
     async def _run_lane(self, outlet: Outlet, first: Work) -> None:
         line = Line(first.external, self.connections.take(first.external))
@@ -220,19 +221,22 @@ class Relaying:
         line.external = work.external
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle | None = None
+        following: Envelope | None = None
+        dotted = float("-inf")
 
         async def before_dot() -> None:
-            if line.client is not None and line.client.pipelining:
-                self._look_behind(outlet, line)
+            nonlocal following
+            following = self._look_behind(outlet, line)
             await self.claims.mark(work.group)
 
         def behind() -> Commands | None:
-            nonlocal timer
-            if line.client is None or line.next is None or line.next.letter is None:
+            nonlocal timer, dotted
+            dotted = loop.time()
+            if following is None or line.next is None:
                 return None
-            line.begun = Envelope(line.client, line.next.letter)
+            line.begun = following
             timer = loop.call_later(PATIENCE_SECONDS, self._take_back, outlet, line)
-            return line.begun.commands
+            return following.commands
 
         while True:
             envelope, line.begun = line.begun, None
@@ -256,6 +260,7 @@ class Relaying:
             finally:
                 if timer is not None:
                     timer.cancel()
+                line.prompt = loop.time() - dotted < PROMPT_SECONDS
                 if line.spent:
                     client.close()
                     line.spent = False
@@ -265,19 +270,27 @@ class Relaying:
             work.letter = letters.write(self._database, work.group, work.external, work.source)
         return work.letter
 
-    def _look_behind(self, outlet: Outlet, line: Line) -> None:
-        """Choose the mail that is to follow. While lanes are free, they do better: each mail has an answer of its own
-        to wait for."""
-        if line.next is not None or self._stopping or len(outlet.lanes) != outlet.allowed or not outlet.ahead:
-            return
+    def _look_behind(self, outlet: Outlet, line: Line) -> Envelope | None:
+        """Choose the mail that is to follow, and what announces it.
+
+        While lanes are free they do better: what is announced waits for the answer to the mail before. So it is done
+        only where the last answer came promptly.
+        """
+        client = line.client
+        if client is None or not client.pipelining or not line.prompt or line.next is not None or self._stopping:
+            return None
+        if len(outlet.lanes) != outlet.allowed or not outlet.ahead:
+            return None
         work = outlet.ahead[0]
         if not same_server(work.external, line.external):
-            return
+            return None
         line.next = outlet.ahead.popleft()
         try:
-            self._letter(work)
+            envelope = Envelope(client, self._letter(work))
         except Exception as error:  # it is written again, and blamed, when it is that mail's turn
             log.warning("not announced", submission_id=work.group.id, reason=repr(error))
+            return None
+        return envelope if envelope.commands else None
 
     def _take_back(self, outlet: Outlet, line: Line) -> None:
         """Let another lane send what was to follow on this line. A mail whose body has not begun is nowhere."""
@@ -350,8 +363,8 @@ class Relaying:
             for lane in late:
                 lane.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        while self._settling:
-            await asyncio.wait(self._settling)
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=2 * SETTLE_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.give_back_all()
 

@@ -42,109 +42,128 @@ class Aftermath:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the provider said about a claimed group. chance: from 0 to 1, spreads the next try."""
+    """What the provider said about a claimed group, and all that is to be written down about it.
 
-    external: External
+    further: rows for ``authors``, ids that the provider gave the mail. failed: whom the author gets a notice about.
+    """
+
     group: Group
-    verdict: Verdict
-    chance: float
+    settlement: Settlement
+    events: tuple[Event, ...]
+    further: tuple[tuple[str, int, int, int], ...]
+    failed: tuple[About, ...]
 
-    @property
-    def at_once(self) -> bool:
-        """Whether who still waits is tried again at once."""
-        return self.verdict.at_once or (self.verdict.unanswered and not self.group.uncertain)
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        """One for each recipient. Sent twice without an answer, its author is told that nobody knows."""
-        if not (self.verdict.unanswered and self.group.uncertain):
-            return self.verdict.outcomes
-        return tuple(
-            replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
-            for outcome in self.verdict.outcomes
+    @classmethod
+    def of(cls, external: External, group: Group, verdict: Verdict, chance: float) -> Settled:
+        """Decide it. chance: from 0 to 1, spreads the next try."""
+        at_once = verdict.at_once or (verdict.unanswered and not group.uncertain)
+        outcomes = verdict.outcomes
+        if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
+            outcomes = tuple(
+                replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+                for outcome in outcomes
+            )
+        return cls(
+            group,
+            Settlement(
+                group.id,
+                outcomes,
+                0.0 if at_once else schedule.retry_delay(group.tries + 1, chance),
+                verdict.count_try and not at_once,
+                verdict.unanswered,
+            ),
+            _events(external, group, outcomes, at_once, verdict.unanswered),
+            _further(external, group, outcomes),
+            _failed(external, group, outcomes),
         )
 
-
-async def settle(connection: Connection, batch: Sequence[Settled], owner: str) -> list[Aftermath | None]:
-    """Write down what the providers said; for each group what follows. None: its claim is lost, nothing was changed."""
-    held = await relays.settle(
-        connection,
-        [
-            Settlement(
-                settled.group.id,
-                settled.outcomes,
-                0.0 if settled.at_once else schedule.retry_delay(settled.group.tries + 1, settled.chance),
-                settled.verdict.count_try and not settled.at_once,
-                settled.verdict.unanswered,
-            )
-            for settled in batch
-        ],
-        owner,
-    )
-    told = {settled.group.id: _events(settled) for settled in batch if settled.group.id in held}
-    await maillog.record(connection, [event for events in told.values() for event in events])
-    ids = [row for settled in batch if settled.group.id in held for row in _further(settled)]
-    if ids:
-        await authors.add(connection, ids)
-    return [
-        Aftermath(told[settled.group.id]) + await _notify(connection, settled.group, "failed", _failed(settled))
-        if settled.group.id in held
-        else None
-        for settled in batch
-    ]
+    @property
+    def needs_more(self) -> bool:
+        """Whether it takes more than the one statement that most need."""
+        return bool(self.further or self.failed)
 
 
 _NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
 
 
-def _events(settled: Settled) -> tuple[Event, ...]:
-    addresses = {waiting.position: waiting.address for waiting in settled.group.recipients}
-    external = settled.external.address
+def _events(
+    external: External, group: Group, outcomes: Sequence[Outcome], at_once: bool, unanswered: bool
+) -> tuple[Event, ...]:
+    addresses = {waiting.position: waiting.address for waiting in group.recipients}
     events = tuple(
         Event(
             _NAMES[outcome.state],
-            submission_id=settled.group.id,
-            external=external,
+            submission_id=group.id,
+            external=external.address,
             who=addresses[outcome.position],
             reply=outcome.reply,
         )
-        for outcome in settled.outcomes
-        if outcome.state != "waiting" or not settled.at_once
+        for outcome in outcomes
+        if outcome.state != "waiting" or not at_once
     )
-    if settled.verdict.unanswered:
-        events += (_uncertain(settled.group, external, settled.outcomes[0].reply),)
-    return events
+    return (*events, _uncertain(group, external.address, outcomes[0].reply)) if unanswered else events
 
 
-def _further(settled: Settled) -> list[tuple[str, int, int, int]]:
-    """Rows for ``authors``: ids that the provider gave the mail."""
-    group = settled.group
-    ours = {waiting.address.lower() for waiting in group.recipients} | {settled.external.address.lower()}
-    found = {
-        id_ for outcome in settled.outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)
-    }
-    return [(id_, group.external_id, group.author_id, group.id) for id_ in sorted(found)]
+def _further(external: External, group: Group, outcomes: Sequence[Outcome]) -> tuple[tuple[str, int, int, int], ...]:
+    ours = {waiting.address.lower() for waiting in group.recipients} | {external.address.lower()}
+    found = {id_ for outcome in outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)}
+    return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
 
 
-def _failed(settled: Settled) -> list[About]:
-    addresses = {waiting.position: waiting.address for waiting in settled.group.recipients}
-    return [
+def _failed(external: External, group: Group, outcomes: Sequence[Outcome]) -> tuple[About, ...]:
+    addresses = {waiting.position: waiting.address for waiting in group.recipients}
+    return tuple(
         About(
             addresses[outcome.position],
             _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
             outcome.reply,
-            settled.external.smtp.host,
+            external.smtp.host,
         )
-        for outcome in settled.outcomes
+        for outcome in outcomes
         if outcome.state == "failed"
-    ]
+    )
+
+
+async def settle(
+    connection: Connection, batch: Sequence[Settled], owner: str, marks: Sequence[Group], seconds: float
+) -> tuple[list[Aftermath | None], set[int]]:
+    """Write down what the providers said, and which mails are about to get their final dot.
+
+    It is one statement if none of the batch ``needs_more``.
+
+    :param seconds: so long what is marked is held. :return: for each group that is settled what follows, None if its
+        claim is lost and nothing was changed; and the ids of those that are marked.
+    """
+    held = await relays.settle_and_mark(
+        connection,
+        owner,
+        [settled.settlement for settled in batch],
+        [event for settled in batch for event in settled.events],
+        [group.id for group in marks],
+        seconds,
+    )
+    further = [row for settled in batch if settled.group.id in held for row in settled.further]
+    if further:
+        await authors.add(connection, further)
+    afters: list[Aftermath | None] = []
+    for settled in batch:
+        if settled.group.id not in held:
+            afters.append(None)
+            continue
+        after = Aftermath(settled.events)
+        if settled.failed:
+            after += await _notify(connection, settled.group, "failed", settled.failed)
+        afters.append(after)
+    return afters, held
 
 
 async def expire(connection: Connection) -> Aftermath:
     """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
     answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
     expired = await relays.expired_claims(connection)
-    await relays.release(connection, [group.id for group, unanswered in expired if not unanswered])
+    unsent = [group.id for group, unanswered in expired if not unanswered]
+    if unsent:
+        await relays.release(connection, unsent)
     after = Aftermath()
     for group, unanswered in expired:
         if unanswered:
@@ -161,6 +180,8 @@ async def give_up(connection: Connection) -> Aftermath:
     """End what could not be delivered for five days, and tell the authors; some at a time."""
     after = Aftermath()
     groups = await relays.too_old(connection, schedule.GIVE_UP)
+    if not groups:
+        return after
     states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
@@ -188,6 +209,8 @@ async def tell_delays(connection: Connection) -> Aftermath:
     """Tell authors what has not been delivered for four hours, then daily; some at a time."""
     after = Aftermath()
     groups = await relays.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
+    if not groups:
+        return after
     states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
@@ -224,7 +247,7 @@ async def _notify(
     )
     event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
     await maillog.record(connection, [event])
-    return Aftermath((event,), tuple(publications.routed(inbound_id, [group.author_address])))
+    return Aftermath((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
 
 
 def _uncertain(group: Group, external: str | None, reason: str) -> Event:

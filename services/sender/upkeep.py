@@ -37,7 +37,7 @@ class Upkeep:
 
     async def look(self) -> None:
         """Wake the accounts that have something due."""
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             due = await relays.due(connection)
         for external_id in due:
             self._relaying.wake(external_id)

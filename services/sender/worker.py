@@ -47,10 +47,17 @@ class Sender:
             await submissions.hand_over(connection, [mail.id for mail in mails])
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
+        placed = list(zip(inbound_ids, arrivals, strict=True))
         return [
-            publication
-            for inbound_id, arrival in zip(inbound_ids, arrivals, strict=True)
-            for publication in _publish(inbound_id, arrival, people, externals)
+            *publications.fetched(
+                (id_, externals.get(a.external_id, "")) for id_, a in placed if a.external_id is not None
+            ),
+            # Who was removed meanwhile has no address: the mailbox service then sends the mail back to the router.
+            *publications.routed(
+                (id_, [people.get(local_id, "removed") for local_id, _ in a.recipients])
+                for id_, a in placed
+                if a.external_id is None
+            ),
         ]
 
     async def blame(self, row: int, origin: str, trace: str) -> None:
@@ -65,7 +72,7 @@ class Sender:
         """Submissions that wait to be handed over and whose message was lost."""
         async with self._database.transaction() as connection:
             late = await submissions.overdue(connection, self._grace)
-        return [publications.submitted(row, external) for row, external in late]
+        return publications.submitted(late)
 
 
 def arrivals_of(mail: Open) -> list[Arrival]:
@@ -102,10 +109,3 @@ def arrivals_of(mail: Open) -> list[Arrival]:
             )
         )
     return arrivals
-
-
-def _publish(inbound_id: int, arrival: Arrival, people: dict[int, str], externals: dict[int, str]) -> list[Publication]:
-    if arrival.external_id is not None:
-        return [publications.fetched(inbound_id, externals.get(arrival.external_id, ""))]
-    # A person who was removed meanwhile has no address: the mailbox service then sends the mail back to the router.
-    return publications.routed(inbound_id, [people.get(local_id, "removed") for local_id, _ in arrival.recipients])

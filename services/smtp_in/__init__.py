@@ -1,12 +1,14 @@
 """Takes mail from mail clients by SMTP (manual chapter 5; RFC 5321, RFC 6409) and answers 250 once it is committed.
 
 Summary: a listener each for SMTP_PORT (plain, STARTTLS), SUBMISSION_PORT (STARTTLS, no password before it) and
-SMTPS_PORT (TLS from the start). Every session logs in. ``data.py`` reads the bytes, ``recipients.py`` decides who is
+SMTPS_PORT (TLS from the start). Every session logs in. ``engine.py`` reads commands and writes replies, ``protocol.py``
+carries them out, ``data.py`` reads the bytes, ``register.py`` knows the accounts, ``recipients.py`` decides who is
 inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` commits, all sessions together.
 
 Consumes: SMTP.
 Publishes: ``submitted.<external>`` for the sender, after the commit.
-Tables: reads external_accounts, local_accounts; writes submissions, submission_recipients, authors, messages, events.
+Tables: reads external_accounts, local_accounts, accounts_version; writes submissions, submission_recipients, authors,
+messages, events.
 Security: what comes from the network is bounded in line, header, mail, recipients, time and in all sessions together.
 Logins are throttled (shared/logins.py). Nobody sends as somebody else; unknown addresses of local domains never leave.
 The end of a mail is CRLF.CRLF and nothing else, so no mail can be smuggled inside another (line ends are made CRLF).

@@ -21,6 +21,10 @@ _LONE_LF = re.compile(rb"(?<!\r)\n")
 _ANY_LINE_END = re.compile(rb"\r\n?|\n")
 
 
+Values = dict[str, list[bytes]]
+"""The raw values of a header's fields, in order, by the fields' names in lower case."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An answer that refuses: reply code, enhanced code (RFC 3463) and text."""
@@ -37,7 +41,7 @@ class Mail:
     """Takes chunks until the end of the mail, and makes the stored form: CRLF line ends, no dot-stuffing.
 
     The end is CRLF.CRLF alone: nobody smuggles a second mail past a client by means of other line ends. For the same
-    reason dots are unstuffed behind CRLF only. ``header`` is known when the mail has ended.
+    reason dots are unstuffed behind CRLF only. ``header`` and ``values`` are known when the mail has ended.
     """
 
     def __init__(self, octets: int) -> None:
@@ -47,6 +51,7 @@ class Mail:
         self.octets = 0
         self.ascii = True
         self.header_octets: int | None = None
+        self.values: Values = {}
         self._most = octets
         self._pending = b"\r\n"  # the command's own line end: a mail may begin with a dot, or be empty
         self._begun = False
@@ -98,16 +103,14 @@ class Mail:
         if self.refusal is not None:
             self.octets += len(piece)
             return
-        if self.header_octets is None:
-            piece = self._take_header(piece)
         crlf = piece.count(b"\r\n")
-        if piece.count(b"\n") != crlf or piece.count(b"\r") != crlf:
-            piece = _ANY_LINE_END.sub(b"\r\n", piece)
-        self._append(piece)
+        clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly every mail is
+        if self.header_octets is None:
+            piece = self._take_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
+        self._append(piece if clean else _ANY_LINE_END.sub(b"\r\n", piece))
 
     def _take_header(self, piece: bytes) -> bytes:
         """Take what belongs to the header section, and return what does not."""
-        piece = _LONE_LF.sub(b"\r\n", piece)
         overlap = bytes(self._body[-2:])
         blank = (overlap + piece).find(b"\r\n\r\n")
         if not self._body and piece.startswith(b"\r\n"):
@@ -128,8 +131,12 @@ class Mail:
 
     def _end_header(self) -> None:
         """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
-        header = bytes(self._body)
-        hidden = [(field.start, field.end, b"") for field in fields(header) if field.key in HIDDEN]
+        header, hidden = bytes(self._body), []
+        for field in fields(header):
+            if field.key in HIDDEN:
+                hidden.append((field.start, field.end, b""))
+            else:
+                self.values.setdefault(field.key, []).append(field.value)
         if hidden:
             self._body = bytearray(splice(header, hidden))
             self._digest = hashlib.sha256(self._body)

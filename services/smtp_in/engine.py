@@ -18,6 +18,8 @@ READ_AHEAD_OCTETS = 64 * 1024
 """A client that sends more than this before it is read has to wait. No line of a command may be longer."""
 REPLIES_OCTETS = 64 * 1024
 """A client that leaves so much of replies unread is not read any further."""
+COMMANDS_IN_TURN = 100
+"""After so many commands that were sent at once it is the turn of the other sessions."""
 COMMAND_OCTETS = 2048
 AUTH_OCTETS = 12_288  # RFC 4954 section 4
 CLOSING_SECONDS = 5.0
@@ -69,7 +71,7 @@ class Engine(smtp.SMTP):
         self._held = False  # whether the transport reads no more for now
         self._arrived: asyncio.Future[None] | None = None
         self._calls: dict[str, int] = {}
-        self._unknown = 0
+        self._unknown = self._in_turn = 0
         self._quiet_until = self._timer_at = 0.0
 
     def __init_subclass__(cls) -> None:
@@ -103,6 +105,7 @@ class Engine(smtp.SMTP):
             await self._arrived
         finally:
             self._arrived = None
+            self._in_turn = 0
 
     async def line(self) -> bytes:
         """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over."""
@@ -168,6 +171,10 @@ class Engine(smtp.SMTP):
             await self.push(f"220 {self.hostname} {self.__ident__}")
             while self.transport is not None and not self._ended:
                 await self._next_command()
+                self._in_turn += 1
+                if self._in_turn >= COMMANDS_IN_TURN:
+                    self._in_turn = 0
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:  # the client is gone, or the session was ended
             self._writer.close()
             raise

@@ -1,4 +1,4 @@
-"""Commits submissions, those of all sessions together, and only then lets them be answered."""
+"""Commits submissions, those of all sessions together, lets them be answered, and then announces them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from services.smtp_in.data import Mail
 from services.smtp_in.recipients import Directory
+from services.smtp_in.register import Register
 from services.smtp_in.senders import header_id
-from shared import accounts, maillog, submissions
+from shared import maillog, submissions
 from shared.accounts import External, Local
 from shared.broker import Broker
 from shared.database import Connection, Database
@@ -57,11 +58,9 @@ def handed_over(
 
     :param smtputf8: the client asked for it.
     """
-    header = mail.header
-    made = f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     addresses = [sender, *(recipient.address for recipient in recipients)]
-    needed = not (header.isascii() and all(address.isascii() for address in addresses))
-    found = header_id(header) or made
+    needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
+    found = header_id(mail.values) or f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
     event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
     return Handed(
         Submission(
@@ -96,43 +95,32 @@ class Intake:
             heaviest=OCTETS_TOGETHER,
             single=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
         )
-        self._writer: asyncio.Task[None] | None = None
-        self._reading = asyncio.Lock()
-        self._next_read: asyncio.Task[Directory] | None = None
-        self._directory, self._version = Directory.of([], []), ""
+        self._register = Register(database)
+        self._running: list[asyncio.Task[None]] = []
+        self._untold: list[Taken] = []
+        self._news = asyncio.Event()
         self._budget = max(OCTETS_IN_HAND, largest)
         self._in_hand = 0
 
     def start(self) -> None:
-        """Start the writer."""
-        self._writer = asyncio.create_task(self._group.run(), name="intake")
+        """Start what writes and what reads."""
+        self._running = [
+            asyncio.create_task(self._group.run(), name="intake"),
+            asyncio.create_task(self._register.run(), name="register"),
+            asyncio.create_task(self._tell_on(), name="announcements"),
+        ]
 
     async def stop(self) -> None:
-        """Commit what was handed in, then end the writer."""
+        """Commit what was handed in, then end."""
         await self._group.drain()
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._tell()
 
     async def directory(self) -> Directory:
-        """The accounts as they are now. Sessions that ask while a look at the database is under way share the next one.
-
-        :raises Temporary: the database is away.
-        """
-        if self._next_read is None:
-            self._next_read = asyncio.create_task(self._read())
-            self._next_read.add_done_callback(_see_failure)
-        return await asyncio.shield(self._next_read)
-
-    async def _read(self) -> Directory:
-        async with self._reading:
-            self._next_read = None  # who asks from here on may know of a change that this read does not see
-            async with self._database.statement() as connection:
-                version = await accounts.version(connection)
-                if version != self._version:
-                    found = await accounts.externals(connection), await accounts.locals_(connection)
-                    self._directory, self._version = Directory.of(*found), version
-            return self._directory
+        """The accounts as they are now. :raises Temporary: the database is away."""
+        return await self._register.directory()
 
     def reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
@@ -166,11 +154,18 @@ class Intake:
         ]
 
     def _committed(self, batch: Sequence[Taken]) -> None:
+        self._untold.extend(batch)
+        self._news.set()
+
+    async def _tell_on(self) -> None:
+        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(0)  # those who wait for the commit answer now
+            self._tell()
+
+    def _tell(self) -> None:
+        batch, self._untold = self._untold, []
+        self._news.clear()
         maillog.announce([each.event for each in batch if each.event])
-        self._broker.publish_behind([submitted(each.id, each.external) for each in batch if each.id is not None])
-
-
-def _see_failure(read: asyncio.Task[Directory]) -> None:
-    """Who waited for it may be gone."""
-    if not read.cancelled():
-        read.exception()
+        self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

@@ -441,7 +441,7 @@ class Connection(Engine):
     async def _answer(self, mail: Mail) -> None:
         draft, author = self.envelope, self.session.author
         assert draft.directory is not None and author is not None and draft.sender is not None
-        refusal = mail.refusal or check_header(draft.directory, author, mail.header)
+        refusal = mail.refusal or check_header(draft.directory, author, mail.values)
         external = draft.directory.external_ids.get(author.external_id)
         if refusal or external is None:
             await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)

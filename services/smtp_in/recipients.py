@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.smtp_in.data import Refusal
 from shared.accounts import External, Local
@@ -31,6 +31,7 @@ class Directory:
     local_ids: dict[int, Local]
     external_ids: dict[int, External]
     local_domains: frozenset[str]
+    _own: dict[Local, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
@@ -47,9 +48,12 @@ class Directory:
 
     def addresses_of(self, author: Local) -> frozenset[str]:
         """What the author may send as, folded: own addresses, the external account's and its aliases."""
-        external = self.external_ids.get(author.external_id)
-        own = author.own_addresses | (external.own_addresses if external else frozenset())
-        return frozenset(map(fold_address, own))
+        found = self._own.get(author)
+        if found is None:
+            external = self.external_ids.get(author.external_id)
+            own = author.own_addresses | (external.own_addresses if external else frozenset())
+            found = self._own[author] = frozenset(map(fold_address, own))
+        return found
 
 
 def decide(directory: Directory, address: str) -> Recipient | Refusal:

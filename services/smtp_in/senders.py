@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 
-from services.smtp_in.data import Refusal
+from services.smtp_in.data import Refusal, Values
 from services.smtp_in.recipients import Directory
 from shared.accounts import Local
-from shared.headers import fold_address, mailboxes, message_ids, values
+from shared.headers import fold_address, mailboxes, message_ids
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 ID_OCTETS = 500
@@ -23,13 +23,13 @@ def check_envelope(directory: Directory, author: Local, address: str) -> Refusal
     return None
 
 
-def check_header(directory: Directory, author: Local, header: bytes) -> Refusal | None:
+def check_header(directory: Directory, author: Local, header: Values) -> Refusal | None:
     """From: at most one field, nothing in it but mailboxes of the author or the external account. None: one is added.
 
     Sender may be anybody but another local account.
     """
     own = directory.addresses_of(author)
-    from_fields = values(header, "from")
+    from_fields = header.get("from", [])
     if len(from_fields) > 1:
         return Refusal(550, "5.7.1", "There is more than one From field")
     for value in from_fields:
@@ -38,7 +38,7 @@ def check_header(directory: Directory, author: Local, header: bytes) -> Refusal 
             return Refusal(550, "5.6.0", "The From field cannot be read")
         if not {fold_address(box.address) for box in found} <= own:
             return Refusal(550, "5.7.1", f"From: {_NOT_YOURS}")
-    if _names_another(directory, own, [box.address for value in values(header, "sender") for box in mailboxes(value)]):
+    if _names_another(directory, own, [box.address for value in header.get("sender", []) for box in mailboxes(value)]):
         return Refusal(550, "5.7.1", "Sender: this is the address of somebody else here")
     return None
 
@@ -57,9 +57,9 @@ def _outside(value: bytes, spans: list[tuple[int, int]]) -> bytes:
     return rest + value[position:]
 
 
-def header_id(header: bytes) -> str | None:
+def header_id(header: Values) -> str | None:
     """The Message-ID without angle brackets, if it is well-formed: one field, one ``<local@domain>``, not too long."""
-    found = values(header, "message-id")
+    found = header.get("message-id", [])
     if len(found) != 1:
         return None
     match = _ID.fullmatch(found[0].decode("ascii", "replace"))

@@ -72,10 +72,11 @@ def route_to(data: bytes) -> None:
 
 def leave(data: bytes) -> None:
     """A header that our senders' check lets through leaves without a local address, and without a line too many."""
-    header = data[: headers.header_end(data)]
-    header = re.sub(rb"\r\n?|\n", b"\r\n", header).replace(b"\0", b"")
-    if senders.check_header(OFFICE, PEOPLE[0], header) is not None:
+    mail = Mail(LIMIT)
+    mail.feed(data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
+    if mail.refusal is not None or senders.check_header(OFFICE, PEOPLE[0], mail.values) is not None:
         return
+    header = mail.header
     everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
     directory = {address: everyone[address] for address in addresses(parse(header)) if address in everyone}
     author = Author("Alex", SUPPORT.address, frozenset(SUPPORT.own_addresses))

@@ -8,6 +8,7 @@ import pytest
 
 from services.admin.account_commands import external_fields, local_fields
 from services.admin.accounts_file import AccountsError
+from shared import accounts
 from shared.database import Database
 from tests.company import COMPANY, SUPPORT, apply, everyone, external, local
 
@@ -119,6 +120,36 @@ async def test_an_external_account_that_people_share_cannot_go_alone(database: D
         prune=True,
     )
     assert "there is no such external account" in said
+
+
+async def test_every_change_of_an_account_makes_another_version(database: Database) -> None:
+    async def version() -> str:
+        async with database.statement() as connection:
+            return await accounts.version(connection)
+
+    await apply(database, COMPANY)
+    seen = [await version(), await version()]
+    assert seen[0] == seen[1]
+    for statement in (
+        "update local_accounts set enabled = false where address = 'alex@local.com'",
+        "update external_accounts set removed_at = now()",
+        "update local_accounts set delegate_id = null where false",
+    ):
+        async with database.transaction() as connection:
+            await connection.execute(statement.encode())
+            assert await version() == seen[-1]  # nobody sees it before its commit
+        seen.append(await version())
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("address", ["alex@local.com", "ALEX@Local.com", "A.smith@LOCAL.com"])
+async def test_people_log_in_with_any_of_their_addresses(database: Database, address: str) -> None:
+    await apply(database, COMPANY | {"local_accounts": [local("Alex", addresses=["a.Smith@local.com"]), local("Jim")]})
+
+    async with database.statement() as connection:
+        found = await accounts.local_by_login(connection, address)
+
+    assert found is not None and found.user_name == "Alex"
 
 
 async def test_a_renamed_person_keeps_the_old_name_until_somebody_else_has_it(database: Database) -> None:

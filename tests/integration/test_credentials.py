@@ -8,13 +8,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from services.admin import authorizing
 from services.admin.account_commands import external_fields
 from services.admin.accounts_file import AccountsError, check
 from services.admin.system import System
 from services.sender.connections import Connections
-from shared import accounts
+from shared import accounts, oauth
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
@@ -25,6 +26,8 @@ from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.vault import Vault
 from tests.company import KEY, SUPPORT, apply, everyone, external
+from tests.fetch_bench import fetching, has, until
+from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.token_server import TokenServer, token_server, visit
 
@@ -225,6 +228,35 @@ async def test_a_refresh_token_that_ended_is_wrong_credentials_too(
     with pytest.raises(Unwilling, match="503"):
         await Connections(ours, True).connect(at(account, provider))
     assert not provider.logins
+
+
+async def test_mail_is_fetched_with_a_token_and_a_token_that_ended_is_replaced(
+    database_url: str, server: TokenServer
+) -> None:
+    # given a provider that has ended the first token before its time
+    first, second = (oauth.xoauth2(SUPPORT, f"access-{number}").decode() for number in (1, 2))
+    answers = {"AUTH": say(b"+ \r\n"), first: say(b"-ERR expired\r\n"), second: say(b"+OK\r\n")}
+    script = ScriptedPop3({"a": b"Subject: hello\r\n\r\nbody\r\n"}, answers=answers)
+    async with script.running(), fetching(database_url) as bench:
+        # when
+        grant = Grant("again").seal(bench.vault)
+        settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
+        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
+        await until(lambda: has(bench, account, 1))
+    # then
+    assert [line for line in script.commands if line in (first, second)] == [first, second]
+
+
+async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
+    database_url: str, server: TokenServer
+) -> None:
+    async with ScriptedPop3().running() as script, fetching(database_url) as bench:
+        settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
+        grant = Grant().seal(bench.vault)
+        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
+        polled = await bench.polled(account)
+    assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
+    assert not script.commands
 
 
 def at(account: External, provider: ScriptedSmtp) -> External:

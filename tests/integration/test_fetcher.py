@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from deploy.machine.provider import Provider
+from shared import ledger
+from shared.database import Connection
+from shared.envelopes import Fetched, read
 from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
 
 _names = itertools.count(1)
@@ -56,8 +59,12 @@ async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
     assert await bench.states(account) == {"fetched": 2}
     assert lying(provider, box) == 2
     assert (polled.last_error, polled.backlog, polled.failures) == (None, 0, 0)
-    # and the router was told of each, behind the commit
-    assert [publication.key for publication in bench.published] == [f"fetched.{box}"] * 2
+    # and the router was told of both, behind the commit
+    [publication] = bench.published
+    assert publication.key == f"fetched.{box}"
+    assert [(row,) for row in read(Fetched, publication.body).ids] == await bench.rows(
+        "select id from inbound order by id"
+    )
     assert await bench.rows("select header_id from inbound order by id") == [(None,), ("a@b",)]
     assert await bench.rows("select event, external from events order by id") == [("fetched", box)] * 2
 
@@ -335,3 +342,69 @@ async def test_many_sessions_fetch_a_big_mailbox_once(bench: Bench, provider: Pr
     await until(lambda: has(bench, account, 1201), 60)
     await bench.poll(account)
     assert sorted(await bench.subjects(account)) == sorted(f"m{number}" for number in range(1201))
+
+
+# ---------------------------------------------------------------------------------------------- quiet maildrops
+
+
+async def test_a_list_with_nothing_to_do_is_not_compared_again(
+    bench: Bench, provider: Provider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a maildrop of which everything is fetched
+    account = await bench.add(box, provider.pop3_port)
+    provider.put(box, mail("one"))
+    await until(lambda: has(bench, account, 1))
+    await until(lambda: is_quiet(bench, account))
+    # when it is polled again, then the ledger is left alone
+    reads: list[int] = []
+    known = ledger.known
+
+    async def counted(connection: Connection, external_id: int) -> list[ledger.Known]:
+        reads.append(external_id)
+        return await known(connection, external_id)
+
+    monkeypatch.setattr(ledger, "known", counted)
+    await bench.polled(account)
+    assert reads == []
+    # and a new mail is found as ever
+    provider.put(box, mail("two"))
+    await until(lambda: has(bench, account, 2))
+    assert reads and await bench.states(account) == {"fetched": 2}
+
+
+async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
+    bench: Bench, provider: Provider, box: str
+) -> None:
+    # given a quiet, empty maildrop
+    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: is_quiet(bench, account))
+    # when a mail comes, is fetched and deleted at once: the list is empty again
+    provider.put(box, mail("one"))
+    await until(lambda: has(bench, account, 1))
+
+    async def closed() -> bool:
+        return await bench.states(account) == {"closed": 1}
+
+    # then the ledger hears of it
+    await until(closed)
+    assert lying(provider, box) == 0
+
+
+async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(bench: Bench, provider: Provider, box: str) -> None:
+    account = await bench.add(box, provider.pop3_port)
+    await until(lambda: is_quiet(bench, account))
+    async with bench.database.transaction() as connection:
+        await ledger.restart(connection, account)
+    await bench.polled(account)
+    [[met]] = await bench.rows("select first_contact_at is not null from polls where external_id = %s", account)
+    assert met
+
+
+async def is_quiet(bench: Bench, account: int) -> bool:
+    return bool(
+        await bench.rows(
+            """select 1 from polls where external_id = %s and owner is null and quiet_until > now()
+               and quiet_list is not null and first_contact_at is not null and first_contact_at < last_success_at""",
+            account,
+        )
+    )

@@ -266,7 +266,7 @@ async def stopped(service: Service, work: asyncio.Task[None]) -> None:
 
 
 def envelopes(numbers: Sequence[int]) -> list[Publication]:
-    return [publications.fetched(number, SUPPORT) for number in numbers]
+    return [each for number in numbers for each in publications.fetched([(number, SUPPORT)])]
 
 
 async def test_a_stage_sweeps_also_while_mail_keeps_coming(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

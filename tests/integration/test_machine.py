@@ -54,8 +54,12 @@ class Up:
             )
 
     def wait_until_ready(self) -> None:
-        until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 90)
-        assert "READY" in self.log.read_text(), self.log.read_text()
+        try:
+            until(lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 240)
+        finally:
+            said = self.log.read_text()
+            print(said)
+        assert "READY" in said
 
     def start_again(self) -> None:
         self.process = self._start()

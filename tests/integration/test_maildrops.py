@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 
 import pytest
 
+from services.pop3_out import store as store_module
 from services.pop3_out.store import DatabaseStore
 from shared import accounts, inbound, maildrops, messages
 from shared.accounts import External, Local, Server
 from shared.database import Database
-from shared.failures import Permanent
+from shared.failures import Permanent, Temporary
 from shared.inbound import Arrival
 from shared.maildrops import Copy
 from shared.messages import CHUNK_OCTETS, HEAD_OCTETS, Content
@@ -68,7 +70,7 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     await store.remove(alex, [box.rows[0], box.rows[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
-    assert await store.whole([box.messages[0]]) == {box.messages[0]: b"1\r\n"}
+    assert await store.whole([box.messages[0]], 3) == {box.messages[0]: b"1\r\n"}
 
 
 async def test_an_unchanged_mailbox_is_the_same_snapshot(database: Database) -> None:
@@ -89,13 +91,59 @@ async def test_many_sessions_at_once_read_a_mailbox_once(database: Database) -> 
 async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
     people = await add_people(database, "alex", "jim", "kim")
     store = DatabaseStore(database, entries=8)
-    boxes = {}
-    for name, local in people.items():
+    boxes = []
+    for local in people.values():
         await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
-        boxes[name] = await store.snapshot(local.id)
-    assert await store.snapshot(people["kim"].id) is boxes["kim"]
-    assert await store.snapshot(people["jim"].id) is boxes["jim"]
-    assert await store.snapshot(people["alex"].id) is not boxes["alex"]
+        boxes.append(weakref.ref(await store.snapshot(local.id)))
+    assert [box() is not None for box in boxes] == [False, True, True]
+    assert await store.snapshot(people["kim"].id) is boxes[2]()
+    assert await store.snapshot(people["jim"].id) is boxes[1]()
+    # but what a session holds is there for others, too
+    held = await store.snapshot(people["alex"].id)
+    for name in ("jim", "kim"):
+        await store.snapshot(people[name].id)
+    assert await store.snapshot(people["alex"].id) is held
+
+
+async def test_a_mailbox_with_many_changes_is_read_anew(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a store that brings snapshots up to date by two rows at most
+    monkeypatch.setattr(store_module, "CHANGES", 2)
+    people = await add_people(database, "alex")
+    store, alex = DatabaseStore(database), people["alex"]
+    await add_mails(database, alex, b"1\r\n")
+    first = await store.snapshot(alex.id)
+    for bodies in ([b"22\r\n", b"333\r\n"], [b"4444\r\n"] * 3):
+        # when as many change, or more
+        await add_mails(database, alex, *bodies)
+        found = await store.snapshot(alex.id)
+        # then it is what is there
+        anew = await DatabaseStore(database).snapshot(alex.id)
+        assert (found.version, list(found.rows), list(found.octets)) == (
+            anew.version,
+            list(anew.rows),
+            list(anew.octets),
+        )
+    assert list(found.octets) == [3, 4, 5, 6, 6, 6]
+    await store.remove(alex, list(found.rows)[1:])
+    assert await octets(store, alex) == list(first.octets)
+
+
+async def test_sessions_that_would_hold_too_many_mails_come_later(database: Database) -> None:
+    # given room for five mails, and two people with three each
+    people = await add_people(database, "alex", "jim", "kim")
+    store = DatabaseStore(database, most=5)
+    for local in people.values():
+        await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
+    # when the first is only kept, nobody is in the way
+    await store.snapshot(people["alex"].id)
+    held = await store.snapshot(people["jim"].id)
+    # and while a session holds one, there is no room for another
+    with pytest.raises(Temporary):
+        await store.snapshot(people["kim"].id)
+    assert await store.snapshot(people["jim"].id) is not None
+    # until it ends
+    del held
+    assert len(await store.snapshot(people["kim"].id)) == 3
 
 
 async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> None:

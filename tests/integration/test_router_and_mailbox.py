@@ -24,7 +24,7 @@ def mail(to: str, subject: str = "x") -> bytes:
 
 
 def ids(publications: list[Publication]) -> list[int]:
-    return [read(Envelope, publication.body).id for publication in publications]
+    return [row for publication in publications for row in read(Envelope, publication.body).ids]
 
 
 async def deliver(database: Database, rows: list[int]) -> list[Publication]:

@@ -413,6 +413,30 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
     assert not await server.stored()
 
 
+async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) -> None:
+    client = await Client.logged_in(server)
+    for enabled, expected in ((True, "250"), (False, "550 5.2.1"), (True, "250")):
+        async with server.database.transaction() as connection:
+            [gone] = await accounts.locals_(connection, [server.ids["gone"]])
+            await accounts.save_local(connection, replace(gone, enabled=enabled))
+
+        await client.ask("MAIL FROM:<alex@local.com>")
+        assert (await client.ask("RCPT TO:<gone@local.com>")).startswith(expected)
+        await client.ask("RSET")
+
+
+async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server: Running) -> None:
+    client = await Client.logged_in(server)
+    assert (await client.ask("MAIL FROM:<alex@local.com>", "RSET")).startswith("250")
+    async with server.database.statement() as connection:
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%accounts_version%'"
+            " and datname = current_database() and pid <> pg_backend_pid()"
+        )
+
+    assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
+
+
 async def test_sessions_of_a_changed_account_end_by_themselves(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

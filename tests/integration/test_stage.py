@@ -85,6 +85,17 @@ async def test_everything_in_the_queue_is_handled_once_and_acknowledged(stage: t
     assert set(recorder.handled.values()) == {1}
 
 
+async def test_a_message_may_stand_for_more_rows_than_a_batch_takes(stage: tuple[Recorder, Broker]) -> None:
+    recorder, broker = stage
+    body = Fetched(id=1, others=tuple(range(2, 121)), external="support@company.com").to_json()
+    recorder.poison = {7}
+
+    await broker.publish([Publication("fetched.support@company.com", body)])
+
+    await until(lambda: len(recorder.handled) == 119 and recorder.blamed[7] == 1)
+    assert set(recorder.handled.values()) == {1}
+
+
 async def test_a_mail_that_fails_is_blamed_alone_and_its_neighbours_are_handled(stage: tuple[Recorder, Broker]) -> None:
     recorder, broker = stage
     recorder.poison = {7, 19}

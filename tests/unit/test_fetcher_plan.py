@@ -6,8 +6,10 @@ import datetime
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, next_try
+from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
 from services.fetcher.schedule import Course, after_failure, after_success
 from shared.accounts import External, Server
 from shared.ledger import Known, Poll, State
@@ -291,3 +293,62 @@ def test_a_busy_mailbox_never_pauses() -> None:
 def test_success_ends_a_pause() -> None:
     outcome = after_success(account(), course())
     assert (outcome.paused_at, outcome.refusals, outcome.failures, outcome.error) == (None, (), 0, None)
+
+
+# ---------------------------------------------------------------------------------------------- quiet maildrops
+
+ROWS = st.builds(
+    lambda number, state, was_history, age, tries, retry, octets: row(
+        str(number),
+        state,
+        was_history=was_history,
+        before="fetched" if state == "vanished" else None,
+        fetched_at=NOW - age * HOUR if state in ("fetched", "deleting") else None,
+        tries=tries,
+        next_try_at=None if retry is None else NOW + retry * HOUR,
+        octets=octets,
+    ),
+    st.integers(0, 5),
+    st.sampled_from(["history", "fetched", "skipped", "deleting", "vanished"]),
+    st.booleans(),
+    st.integers(0, 60),
+    st.integers(0, 10),
+    st.none() | st.integers(-2, 2),
+    st.none() | st.integers(0, 200),
+)
+
+
+@given(
+    st.lists(ROWS, max_size=6, unique_by=lambda known: known.key),
+    st.sets(st.integers(0, 5), max_size=6),
+    st.booleans(),
+    st.sampled_from([None, 0, 1, 2]),
+    st.booleans(),
+    st.floats(0, 1),
+)
+def test_a_quiet_maildrop_stays_so_until_the_time_that_was_told(
+    rows: list[Known], listed: set[int], complete: bool, days: int | None, history_too: bool, later: float
+) -> None:
+    mine = account(delete_after_days=days, delete_history=history_too, history="from_now")
+    maildrop = Maildrop.of([(number + 1, str(number)) for number in sorted(listed)], complete)
+    if not decide(maildrop, rows, mine, 100, poll()).is_empty:
+        return
+    until = quiet_until(maildrop, rows, mine, NOW)
+    assert NOW < until <= NOW + HOUR
+    at = NOW + (until - NOW) * later * 0.999
+    assert decide(maildrop, rows, mine, 100, poll(now=at)).is_empty
+
+
+def test_other_settings_make_another_digest_of_the_same_list() -> None:
+    same = digest(b"list", account(), 100, poll())
+    assert digest(b"list", account(password=b"new", poll_seconds=5), 100, poll(now=NOW + DAY)) == same
+    others = [
+        digest(b"other", account(), 100, poll()),
+        digest(b"list", account(), 101, poll()),
+        digest(b"list", account(delete_after_days=3), 100, poll()),
+        digest(b"list", account(history="from_now"), 100, poll()),
+        digest(b"list", account(delete_history=True), 100, poll()),
+        digest(b"list", account(login="else"), 100, poll()),
+        digest(b"list", account(), 100, poll(first_contact_at=NOW)),
+    ]
+    assert len({same, *others}) == len(others) + 1

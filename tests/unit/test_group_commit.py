@@ -18,7 +18,7 @@ class Transactions:
     """Counts them. gate: commits wait for it. away: no transaction begins. torn: no commit is answered."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.statements = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.away = self.torn = False
@@ -33,6 +33,13 @@ class Transactions:
         await self.gate.wait()
         if self.torn:
             raise Temporary("the connection was lost during the commit")
+
+    @asynccontextmanager
+    async def statement(self, seconds: float = 60.0) -> AsyncIterator[Connection]:
+        """One that is a transaction by itself."""
+        self.statements += 1
+        async with self.transaction():
+            yield cast(Connection, None)
 
     async def ready(self) -> bool:
         """Whether one could begin."""
@@ -118,6 +125,40 @@ async def test_a_commit_without_an_answer_is_not_repeated() -> None:
 
     assert all(isinstance(failure, Temporary) for failure in failures)
     assert table.batches == [["a", "b"]] and not table.committed
+
+
+async def test_what_is_one_statement_needs_no_transaction_around_it() -> None:
+    transactions, table = Transactions(), Table()
+    async with group(transactions, table, single=lambda items: "long" not in items) as writer:
+        await writer.commit("a")
+        await writer.commit("long")
+
+    assert (transactions.statements, transactions.count) == (1, 2)
+
+
+async def test_a_statement_without_an_answer_is_not_repeated() -> None:
+    transactions = Transactions()
+    batches: list[Sequence[str]] = []
+
+    async def lost(_: Connection, items: Sequence[str]) -> list[str]:
+        batches.append(items)
+        raise Temporary("the connection was lost")
+
+    table = Table()
+    table.write = lost  # type: ignore[method-assign]
+    async with group(transactions, table, single=lambda _: True) as writer:
+        failures = await results(writer.commit("a"), writer.commit("b"))
+
+    assert all(isinstance(failure, Temporary) for failure in failures)
+    assert batches == [["a", "b"]] and not table.committed
+
+
+async def test_a_bad_item_in_one_statement_harms_no_other() -> None:
+    transactions, table = Transactions(), Table()
+    async with group(transactions, table, single=lambda _: True) as writer:
+        one, bad, two = await results(writer.commit("a"), writer.commit("bad"), writer.commit("b"))
+
+    assert (one, two) == ("A", "B") and isinstance(bad, ValueError)
 
 
 async def test_who_goes_away_takes_nothing_back() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import email.header
 import email.utils
+import re
 import time
 import unicodedata
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import encoded_words
+from shared import encoded_words, headers
 from shared.headers import (
     field_text,
     fields,
@@ -501,3 +502,70 @@ def test_the_standard_library_reads_what_is_written(name: str) -> None:
 )
 def test_message_ids_are_read(value: bytes, ids: list[str]) -> None:
     assert message_ids(value) == ids
+
+
+# ---------------------------------------------------------------------------------------------- the short ways
+
+PIECES = [
+    "ann@x.org",
+    "<ann@x.org>",
+    "Ann ",
+    '"Ann B." ',
+    "O'Neil ",
+    ", ",
+    ",",
+    '"',
+    "\\",
+    "<",
+    ">",
+    " ",
+    "\r\n ",
+    "\t",
+]
+PIECES += ["(x)", ":", ";", "=?utf-8?Q?A?=", "=", "'", "[1]", ".", "@", "é", "\x0b", "mailto:", '""', '" "']
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
+def test_a_plain_address_field_is_read_as_any_other(value: str) -> None:
+    plain = headers._plain_mailboxes(value)
+    if plain is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(headers, "_plain_mailboxes", lambda text: None)
+            assert plain == mailboxes(value.encode("latin-1"))
+
+
+@pytest.mark.parametrize("value", ["a@b.c", ' "Alex" <a@b.c>', "Alex B <a@b.c>,\r\n x@y.z", "<a@b.c>, "])
+def test_plain_address_fields_take_the_short_way(value: str) -> None:
+    assert headers._plain_mailboxes(value.rstrip(", ")) is not None
+
+
+LINES = [
+    b"To",
+    b": ",
+    b":",
+    b" ",
+    b"\t",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"To: a@b\r\n",
+    b"CC : x\n",
+    b"From \r\n",
+    b"\xe9",
+    b"\x0b",
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=14).map(b"".join))
+def test_fields_read_all_at_once_are_those_read_one_by_one(message: bytes) -> None:
+    one_by_one: dict[str, list[bytes]] = {}
+    for field in fields(message[: header_end(message)]):
+        one_by_one.setdefault(field.key, []).append(field.value)
+    assert headers.by_name(message) == one_by_one
+    assert values(message, "To") == one_by_one.get("to", [])
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"a"]), max_size=12).map(b"".join))
+def test_the_header_ends_at_the_first_blank_line_of_either_kind(message: bytes) -> None:
+    blank = re.search(rb"\A\r?\n|\n\r?\n", message)
+    assert header_end(message) == (blank.end() if blank else len(message))

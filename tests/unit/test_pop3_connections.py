@@ -14,6 +14,7 @@ import pytest
 from services.pop3_out import protocol
 from services.pop3_out.protocol import Connection
 from services.pop3_out.session import LARGE_PIECE_OCTETS, PIECE_OCTETS
+from shared.failures import Temporary
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
 
 LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB
@@ -97,7 +98,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
         async with stand(tmp_path) as server:
             # given twelve clients and a budget that makes one of them fast
             server.store.mails[ALEX.id] = {1: LARGE * 6}
-            budget = server.listener._budget
+            budget = server.listener.budget
             budget.left = LARGE_PIECE_OCTETS
             clients = [await server.logged_in(tls) for _ in range(12)]
             for _, writer in clients:
@@ -108,7 +109,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
             # then each holds what may stay unsent and a least piece, and all of them together the budget besides
             most = LARGE_PIECE_OCTETS + 12 * (protocol.OUTPUT_OCTETS + PIECE_OCTETS)
             assert sum(buffered(connection) for connection in opened(server)) < most * 41 // 40
-            assert 0 <= budget.left < LARGE_PIECE_OCTETS
+            assert budget.left < LARGE_PIECE_OCTETS
             # and once they have gone, the budget is whole again
             for _, writer in clients:
                 writer.transport.abort()
@@ -367,16 +368,99 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50), ONE)
             reader, writer = await server.logged_in()
-            whole = server.listener._budget.left
+            whole = server.listener.budget.left
             for number in range(1, 9):
                 writer.write(b"RETR %d\r\n" % number)
                 await answer(reader)
-            assert server.listener._budget.left < whole
+            assert server.listener.budget.left < whole
             [connection] = opened(server)
             connection.check(late(protocol.PAUSE_SECONDS + 1))
-            assert server.listener._budget.left == whole
+            assert server.listener.budget.left == whole
             writer.write(b"RETR 9\r\n")
             assert await answer(reader) == ONE
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a client that reads mail after mail
+            server.store.mails[ALEX.id] = {number: b"%d\r\n" % number * 9_000 for number in range(1, 301)}
+            reader, writer = await server.logged_in()
+            whole = server.listener.budget.left
+            number = 1
+            for number in range(1, 10):
+                writer.write(b"RETR %d\r\n" % number)
+                assert await answer(reader) == b"%d\r\n" % number * 9_000
+            # when the store fails
+            server.store.broken = True
+            refused = b""
+            while not refused:
+                number += 1
+                writer.write(b"RETR %d\r\n" % number)
+                if (line := await reader.readline()).startswith(b"-ERR"):
+                    refused = line
+                else:
+                    wire = await reader.readuntil(b"\r\n.\r\n")
+                    assert wire == b"%d\r\n" % number * 9_000 + b".\r\n"
+            # then only the mail that is not here yet is refused
+            assert refused.startswith(b"-ERR [SYS/TEMP]")
+            # and once it works again, that one and all others come
+            server.store.broken = False
+            for again in range(number, 301):
+                writer.write(b"RETR %d\r\n" % again)
+                assert await answer(reader) == b"%d\r\n" % again * 9_000
+            # and nothing is held for what was not read
+            assert server.listener.budget.left == whole
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a client for which the next mails are being read
+            server.store.mails[ALEX.id] = {number: b"%d\r\n" % number * 900 for number in range(1, 301)}
+            reader, writer = await server.logged_in()
+            for number in (1, 2):
+                writer.write(b"RETR %d\r\n" % number)
+                await answer(reader)
+            [connection] = opened(server)
+            session = connection.session
+            assert session is not None
+            before, server.store.whole = server.store.whole, failing(gate := asyncio.Event())  # type: ignore[method-assign]
+            writer.write(b"RETR 3\r\n")
+            await answer(reader)
+            assert 7 in session._shelf
+            # when it pauses, and asks for one of them while that read fails
+            session.release()
+            server.store.whole = slow(before, gate)  # type: ignore[method-assign]
+            writer.write(b"RETR 7\r\n")
+            # then it gets it
+            assert await answer(reader) == b"7\r\n" * 900
+
+    async def pause(gate: asyncio.Event) -> None:
+        await asyncio.sleep(0.05)
+        gate.set()
+
+    def failing(gate: asyncio.Event) -> Callable[..., Any]:
+        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+            await gate.wait()
+            raise Temporary("the store was away")
+
+        return whole
+
+    def slow(before: Callable[..., Any], gate: asyncio.Event) -> Callable[..., Any]:
+        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+            await pause(gate)
+            await asyncio.sleep(0.05)
+            found: dict[int, bytes] = await before(message_ids, octets)
+            return found
+
+        return whole
 
     on_loop(loop, work)
 

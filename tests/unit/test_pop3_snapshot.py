@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.pop3_out import snapshot
-from services.pop3_out.snapshot import Snapshot
-from shared.maildrops import Change, Changes
+from services.pop3_out.snapshot import LINES, Snapshot
+from shared.maildrops import Change, Changes, Contents
 
 # What happens to a mailbox: mails come (0), or the row of this number is deleted or, if it is, undeleted.
 STEPS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=12)
@@ -37,19 +39,30 @@ class Mailbox:
                 self._rows[step] = Change(step, old.message_id, old.uid, old.octets, True), self.version
 
     def changes(self, since: int) -> Changes:
-        rows = [row for row, version in self._rows.values() if version > since and (since or not row.deleted)]
+        rows = [row for row, version in self._rows.values() if version > since]
         return Changes("s", self.version, sorted(rows, key=lambda row: row.uid))
+
+    def contents(self) -> Contents:
+        rows = sorted((row for row, _ in self._rows.values() if not row.deleted), key=lambda row: row.uid)
+        return Contents(
+            "s",
+            self.version,
+            array("q", [row.id for row in rows]),
+            array("q", [row.message_id for row in rows]),
+            array("q", [row.uid for row in rows]),
+            array("q", [row.octets for row in rows]),
+        )
 
 
 def shown(box: Snapshot) -> tuple[bytes, bytes, int, list[int]]:
-    return box.sizes_answer, box.uidls_answer, box.version, list(box.messages)
+    return b"".join(box.sizes(())), b"".join(box.uidls(())), box.version, list(box.messages)
 
 
 @given(STEPS, st.data())
 def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int]], data: st.DataObject) -> None:
     # given a mailbox and a snapshot of it
     mailbox = Mailbox()
-    seen = snapshot.first(1, mailbox.changes(0))
+    seen = snapshot.first(1, mailbox.contents())
     for step in steps:
         # when the mailbox changes
         mailbox.change(step)
@@ -57,7 +70,7 @@ def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int
             before = shown(seen)
             renewed = snapshot.renewed(seen, mailbox.changes(seen.version))
             # then the changes lead to what is there, and sessions at work on the old one see no difference
-            assert shown(renewed) == shown(snapshot.first(1, mailbox.changes(0)))
+            assert shown(renewed) == shown(snapshot.first(1, mailbox.contents()))
             assert shown(seen) == before
             seen = renewed
 
@@ -65,16 +78,39 @@ def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int
 def test_lists_leave_out_what_is_marked_and_keep_the_numbers() -> None:
     mailbox = Mailbox()
     mailbox.change([0, 0, 0])
-    box = snapshot.first(1, mailbox.changes(0))
-    assert box.sizes({2}) == b"+OK 2 messages (40 octets)\r\n1 10\r\n3 30\r\n.\r\n"
-    assert box.uidls({1}) == b"+OK unique-id listing follows\r\n2 s2\r\n3 s3\r\n.\r\n"
+    box = snapshot.first(1, mailbox.contents())
+    assert b"".join(box.sizes({2})) == b"+OK 2 messages (40 octets)\r\n1 10\r\n3 30\r\n.\r\n"
+    assert b"".join(box.uidls({1})) == b"+OK unique-id listing follows\r\n2 s2\r\n3 s3\r\n.\r\n"
     assert box.total == 60
     assert len(box) == 3
 
 
-def test_the_long_answers_are_made_once_a_snapshot() -> None:
+def test_the_long_answers_are_made_once_by_a_snapshot_that_is_kept() -> None:
     mailbox = Mailbox()
-    mailbox.change([0])
-    box = snapshot.first(1, mailbox.changes(0))
-    assert box.sizes_answer is box.sizes_answer
-    assert box.uidls_answer is box.uidls_answer
+    mailbox.change([0] * (LINES + 1))
+    box = snapshot.first(1, mailbox.contents())
+    wanted = list(box.sizes(())), list(box.uidls(()))
+    assert box.sizes(()) is not box.sizes(())
+    box.kept = True
+    # an answer that was not made to its end is not kept
+    next(iter(box.uidls(())))
+    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
+    assert box.sizes(()) is box.sizes(())
+    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
+    assert len(b"".join(box.uidls({7}))) < len(b"".join(wanted[1]))
+    assert list(box.uidls(())) == wanted[1]
+    box.forget()
+    assert box.sizes(()) is not box.sizes(())
+    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
+
+
+def test_numbers_above_four_octets_are_kept_whole() -> None:
+    large = 2**32
+    box = snapshot.first(1, Contents("s", 3, *(array("q", [7]) for _ in range(4))))
+    assert box.rows.itemsize == 4
+    later = snapshot.renewed(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
+    assert (list(later.rows), list(later.messages), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
+    assert list(later.octets) == [7, 9]
+    anew = snapshot.first(1, Contents("s", 4, later.rows, later.messages, later.uids, array("q", later.octets)))
+    assert shown(anew) == shown(later)
+    assert list(snapshot.renewed(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]

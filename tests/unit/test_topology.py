@@ -15,16 +15,46 @@ def test_a_routing_key_fits_in_255_octets_for_the_longest_address() -> None:
 
 def test_one_mail_to_twenty_people_is_one_message_with_nineteen_copies() -> None:
     people = [f"p{number}@local.com" for number in range(20)]
-    [publication] = publications.routed(7, people)
+    [publication] = publications.routed([(7, people)])
     assert publication.key == "routed.p0@local.com"
     assert len(publication.copies) == 19
     assert envelopes.read(envelopes.Routed, publication.body).recipients == tuple(people)
 
 
 def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_message() -> None:
-    found = publications.routed(7, ["x" * 190 + f"{number}@l.example" for number in range(1000)])
+    found = publications.routed([(7, ["x" * 190 + f"{number}@l.example" for number in range(1000)])])
     assert len(found) == 10
     assert all(sum(len(copy) + 5 for copy in publication.copies) < 100_000 for publication in found)
+
+
+def test_mails_to_the_same_people_travel_together_and_others_apart() -> None:
+    alex, both = ["alex@l.example"], ["alex@l.example", "jim@l.example"]
+    found = publications.routed((n, both if n % 2 else alex) for n in range(120))
+    read = [(each.key, each.copies, envelopes.read(envelopes.Routed, each.body)) for each in found]
+    assert [(key, copies, len(envelope.ids)) for key, copies, envelope in read] == [
+        ("routed.alex@l.example", (), 50),
+        ("routed.alex@l.example", (), 10),
+        ("routed.alex@l.example", ("routed.jim@l.example",), 50),
+        ("routed.alex@l.example", ("routed.jim@l.example",), 10),
+    ]
+    assert sorted(row for _, _, envelope in read for row in envelope.ids) == list(range(120))
+
+
+def test_what_nobody_gets_yet_is_not_announced() -> None:
+    assert publications.routed([(7, [])]) == [] and publications.fetched([]) == []
+
+
+def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
+    publications_ = publications.submitted([(n, "b@c" if n == 7 else "a@b") for n in range(1, 112)])
+
+    found = [(each.key, envelopes.read(envelopes.Submitted, each.body)) for each in publications_]
+    assert [(key, len(envelope.ids)) for key, envelope in found] == [
+        ("submitted.a@b", 50),
+        ("submitted.a@b", 50),
+        ("submitted.a@b", 10),
+        ("submitted.b@c", 1),
+    ]
+    assert sorted(row for _, envelope in found for row in envelope.ids) == list(range(1, 112))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
@@ -38,5 +68,6 @@ def test_every_envelope_comes_back_as_it_went() -> None:
         envelopes.Fetched(id=1, external="a@b.c"),
         envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
         envelopes.Submitted(id=3, external="a@b.c"),
+        envelopes.Submitted(id=3, others=(4, 5), external="a@b.c"),
     ):
         assert envelopes.read(type(envelope), envelope.to_json()) == envelope

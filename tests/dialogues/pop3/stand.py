@@ -65,7 +65,7 @@ class MemoryStore:
     def _bytes(self, message_id: int) -> bytes | None:
         return next((box[message_id] for box in self.mails.values() if message_id in box), None)
 
-    async def whole(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         self._check()
         await asyncio.sleep(0)
         self.reads.append(tuple(message_ids))

@@ -1,4 +1,4 @@
-"""Access tokens for external accounts; the SQL stands beside this file."""
+"""When a maildrop needs no comparison with the ledger; the SQL stands beside this file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # exec_driver_sql, since op.execute would read ":name" as a parameter; told that there are no parameters, the driver
-    # leaves "%" alone and takes several statements at once.
     sql = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().exec_driver_sql(sql, execution_options={"no_parameters": True})

@@ -1,0 +1,125 @@
+"""A store that has grown: accounts and mails put into the tables directly, in minutes instead of hours.
+
+Every mail has what a fetched and delivered one leaves: bytes (few of them), ledger, decision, copy and trace. Only for
+an empty system that nobody uses meanwhile: ids are counted on from the first one.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from shared.vault import Vault
+from tests.company import HASH, KEY
+
+_STEPS = (
+    # The table whose ids are used further on, or none; how many rows it gets; the statement.
+    (
+        "external_accounts",
+        "externals",
+        """insert into external_accounts (address, enabled, login, password, pop3_host, pop3_port, pop3_tls, smtp_host,
+               smtp_port, smtp_tls, smtp_auth, smtp_connections, poll_seconds, history, delete_history, reply_to_author)
+           select 'grown' || n || '@provider.example', false, %(login)s, %(password)s, '127.0.0.1', %(pop3_port)s,
+               'none', '127.0.0.1', %(pop3_port)s, 'none', false, 1, %(poll_seconds)s, 'from_now', false, true
+           from generate_series(0, %(externals)s - 1) n""",
+    ),
+    (
+        "local_accounts",
+        "people",
+        """insert into local_accounts (address, password_hash, user_name, external_id)
+           select 'grown' || n || '@bench.local', %(hash)s, 'Grown ' || n, %(external_accounts)s + n %% %(externals)s
+           from generate_series(0, %(people)s - 1) n""",
+    ),
+    (
+        "",
+        "externals",
+        """insert into relays (external_id)
+           select %(external_accounts)s + n from generate_series(0, %(externals)s - 1) n""",
+    ),
+    (
+        "",
+        "externals",
+        """insert into polls (external_id, next_poll_at)
+           select %(external_accounts)s + n, now() + interval '1 day' from generate_series(0, %(externals)s - 1) n""",
+    ),
+    (
+        "",
+        "people",
+        """insert into maildrops (local_id, stamp, version)
+           select %(local_accounts)s + n, md5(n::text), %(mails)s from generate_series(0, %(people)s - 1) n""",
+    ),
+    (
+        "messages",
+        "mails",
+        """insert into messages (octets, sha256, head) select octet_length(head), sha256(head), head from (
+               select convert_to(format(E'From: Sender <sender@example.net>\\r\\nTo: support@company.com\\r\\n'
+                   'Subject: mail %%s\\r\\nMessage-ID: <%%s.grown@example.net>\\r\\n\\r\\n%%s\\r\\n',
+                   n, n, repeat('x', 200)), 'UTF8') head
+               from generate_series(0, %(mails)s - 1) n) m""",
+    ),
+    (
+        "inbound",
+        "mails",
+        """insert into inbound (source, external_id, message_id, header_id, state, rule, reason)
+           select 'fetched', %(external_accounts)s + n %% %(people)s %% %(externals)s, %(messages)s + n,
+               n || '.grown@example.net', 'delivered', 5, 'everyone' from generate_series(0, %(mails)s - 1) n""",
+    ),
+    (
+        "",
+        "mails",
+        """insert into deliveries (inbound_id, local_id, rule, reason, done_at)
+           select %(inbound)s + n, %(local_accounts)s + n %% %(people)s, 5, 'everyone', now()
+           from generate_series(0, %(mails)s - 1) n""",
+    ),
+    (
+        "",
+        "mails",
+        """insert into maildrop_mails (local_id, message_id, inbound_id, octets, version)
+           select %(local_accounts)s + n %% %(people)s, m.id, %(inbound)s + n, m.octets, n + 1
+           from generate_series(0, %(mails)s - 1) n join messages m on m.id = %(messages)s + n order by n""",
+    ),
+    (
+        "",
+        "mails",
+        """insert into upstream_mails (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
+           select %(external_accounts)s + n %% %(people)s %% %(externals)s, 'grown' || n, 'closed', m.octets, m.sha256,
+               %(inbound)s + n, now()
+           from generate_series(0, %(mails)s - 1) n join messages m on m.id = %(messages)s + n""",
+    ),
+    (
+        "",
+        "mails",
+        """insert into events (event, inbound_id, external, who, rule, reply)
+           select event, %(inbound)s + n, 'grown' || n %% %(people)s %% %(externals)s || '@provider.example',
+               case event when 'delivered' then 'grown' || n %% %(people)s || '@bench.local' end, 5, 'everyone'
+           from generate_series(0, %(mails)s - 1) n, unnest(array['fetched', 'routed', 'delivered']) event""",
+    ),
+)
+
+
+def fill(
+    connection: psycopg.Connection, mails: int, people: int, externals: int, login: str, pop3_port: int,
+    poll_seconds: int,
+) -> None:  # fmt: skip
+    """Local accounts grown0@bench.local … share the external accounts grown0@provider.example …, and the mails.
+
+    :param connection: one that commits each statement. :param login: of all external accounts; they are disabled.
+    """
+    numbers: dict[str, object] = {
+        "mails": mails,
+        "people": people,
+        "externals": externals,
+        "login": login,
+        "pop3_port": pop3_port,
+        "poll_seconds": poll_seconds,
+        "hash": HASH,
+        "password": Vault(KEY).seal("secret"),
+    }
+    connection.execute("set session_replication_role = replica")  # no foreign key is looked up: they all lead somewhere
+    for table, count, sql in _STEPS:
+        connection.execute(sql.encode(), numbers)
+        if table:
+            row = connection.execute(f"select max(id) - {numbers[count]} + 1 from {table}".encode()).fetchone()
+            numbers[table] = row[0] if row else 0
+    connection.execute("set session_replication_role = origin")
+    connection.execute("vacuum analyze")
+    connection.execute("checkpoint")

@@ -1,0 +1,170 @@
+"""How long a mail takes on an idle system: each one is sent when the one before has arrived, after a pause.
+
+Median and 99th percentile of: from a client's final dot to its 250; from that dot to the provider's 250; from the
+fetcher's RETR to the commit that puts the mail into the mailbox, where the next POP3 session sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import poplib
+import random
+import secrets
+import time
+from contextlib import AsyncExitStack
+
+import psycopg
+import uvloop
+
+from bench import Wrong
+from bench.anchors import PASSWORD
+from bench.gateway import DOMAIN, Gateway, external, person
+from bench.mails import mail
+from bench.smtp_load import Client
+from bench.smtp_target import Target
+from bench.stand import Stand
+from bench.table import Goal, Line
+from tests.scripted_pop3 import ScriptedPop3
+
+MAILS, OCTETS = 250, 4_096
+_ACCOUNTS = 10
+"""Fetched from: each is polled once a second, one after the other, and finds one mail."""
+_PAUSE_SECONDS = 0.05
+_LONGEST_SECONDS = 30.0
+_LOOK_SECONDS = 0.001
+
+
+def latency(stand: Stand, pairs: int) -> list[Line]:
+    """It is no comparison, so it is measured once, with enough mails for a percentile."""
+    with stand.turn(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        accepted, relayed = runner.run(_submit(stand.gateway))
+        delivered = runner.run(_fetch(stand.gateway))
+    return [
+        line
+        for work, seconds, median, most in (
+            ("submission: from the final dot to 250", accepted, 5, 20),
+            ("relay: from the final dot to the provider's 250", relayed, 50, 150),
+            ("delivery: from the poll's RETR to readable by POP3", delivered, 50, 150),
+        )
+        for line in (
+            Line(f"{work}, median", (_percentile(seconds, 0.5),), "ms", Goal("≤", median, "ms")),
+            Line(f"{work}, 99th percentile", (_percentile(seconds, 0.99),), "ms", Goal("≤", most, "ms")),
+        )
+    ]
+
+
+def _percentile(seconds: list[float], share: float) -> float:
+    """In milliseconds."""
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1e3
+
+
+async def _submit(gateway: Gateway) -> tuple[list[float], list[float]]:
+    """Seconds from each final dot to our 250, and to the provider's."""
+    taken: dict[str, float] = {}
+    changed = asyncio.Event()
+    server = await asyncio.get_running_loop().create_server(lambda: Target(taken, changed), "127.0.0.1", 0)
+    account, author = "latency@provider.example", f"hasty@{DOMAIN}"
+    port = server.sockets[0].getsockname()[1]
+    await asyncio.to_thread(gateway.add, [external(account, smtp_port=port)], [person("hasty", account)])
+    accepted, relayed = [], []
+    try:
+        _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", gateway.settings.smtp_port)
+        await client.reply(b"220")
+        await client.ask(b"EHLO bench.example\r\n", b"250")
+        identity = base64.b64encode(f"\0{author}\0{PASSWORD}".encode())
+        await client.ask(b"AUTH PLAIN " + identity + b"\r\n", b"235")
+        for number in range(MAILS):
+            message_id = f"{number}.{secrets.token_hex(4)}@bench.example"
+            body = mail(OCTETS, number, to="someone@example.net", author=author, message_id=message_id) + b".\r\n"
+            await client.ask(f"MAIL FROM:<{author}>\r\n".encode(), b"250")
+            await client.ask(b"RCPT TO:<someone@example.net>\r\n", b"250")
+            await client.ask(b"DATA\r\n", b"354")
+            dot = time.perf_counter()
+            await client.ask(body, b"250")
+            accepted.append(time.perf_counter() - dot)
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                while message_id not in taken:
+                    changed.clear()
+                    await changed.wait()
+            relayed.append(taken[message_id] - dot)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        await client.ask(b"QUIT\r\n", b"221")
+        client.close()
+    finally:
+        server.close()
+        await asyncio.to_thread(gateway.remove, [account], [author])
+    if len(taken) != MAILS:
+        raise Wrong(f"the provider took {len(taken)} mails instead of {MAILS}")
+    return accepted, relayed
+
+
+class _Source(ScriptedPop3):
+    """A provider that remembers when it was asked for a mail."""
+
+    asked = 0.0
+
+    def _answer(self, verb: str, argument: str, listed: list[tuple[str, bytes]], deleted: set[str]) -> bytes:
+        if verb == "RETR":
+            self.asked = time.perf_counter()
+        return super()._answer(verb, argument, listed, deleted)
+
+
+async def _fetch(gateway: Gateway) -> list[float]:
+    """Seconds from each RETR to the mail's place in the mailbox."""
+    each = MAILS // _ACCOUNTS
+    async with AsyncExitStack() as stack:
+        sources = [_Source() for _ in range(_ACCOUNTS)]
+        for source in sources:
+            await stack.enter_async_context(source.running())
+        names = [f"latency{number}@provider.example" for number in range(_ACCOUNTS)]
+        people = [person(f"waiting{number}", name) for number, name in enumerate(names)]
+        readers = [fields["address"] for fields in people]
+        accounts = [external(name, source.port, poll_seconds=1) for name, source in zip(names, sources, strict=True)]
+        await asyncio.to_thread(gateway.add, accounts, people, 0.5, 1 / _ACCOUNTS)
+        url = str(gateway.settings.database_url)
+        try:
+            found = await asyncio.gather(
+                *(_follow(url, source, reader, each) for source, reader in zip(sources, readers, strict=True))
+            )
+            for reader in readers:
+                await asyncio.to_thread(_check, gateway, reader, each)
+        finally:
+            await asyncio.to_thread(gateway.remove, names, readers)
+    return [seconds for one in found for seconds in one]
+
+
+async def _follow(url: str, source: _Source, reader: str, mails: int) -> list[float]:
+    """Put one mail after the other into a maildrop, and wait for each; the database is only asked after its RETR."""
+    found = []
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for number in range(mails):
+            source.asked = 0.0
+            source.mails[f"mail{number}"] = mail(OCTETS, number)
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                while not source.asked:  # noqa: ASYNC110  # the server has no event for it
+                    await asyncio.sleep(_LOOK_SECONDS)
+                while await _count(connection, reader) <= number:  # noqa: ASYNC110  # nor has the database
+                    await asyncio.sleep(_LOOK_SECONDS)
+            found.append(time.perf_counter() - source.asked)
+            await asyncio.sleep(_PAUSE_SECONDS * random.random())
+    return found
+
+
+async def _count(connection: psycopg.AsyncConnection, reader: str) -> int:
+    cursor = await connection.execute(
+        """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id where l.address = %s""",
+        (reader,),
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def _check(gateway: Gateway, reader: str, mails: int) -> None:
+    session = poplib.POP3("127.0.0.1", gateway.settings.pop3_port, timeout=60)
+    session.user(reader)
+    session.pass_(PASSWORD)
+    bodies = [b"\r\n".join(session.retr(number + 1)[1]) + b"\r\n" for number in range(session.stat()[0])]
+    session.quit()
+    if bodies != [mail(OCTETS, number) for number in range(mails)]:
+        raise Wrong(f"{reader} reads {len(bodies)} mails instead of the {mails} that lay at the provider")

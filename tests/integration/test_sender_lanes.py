@@ -1,0 +1,450 @@
+"""Many lanes of one account: mails announced in groups of commands, claimed ahead, and written down together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from services.sender import claims, letters, outlet, relaying, settling
+from services.sender.letters import Source
+from shared.accounts import External
+from shared.database import Database
+from shared.failures import Temporary
+from shared.relays import Group
+from tests.company import SALES, SUPPORT
+from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
+from tests.send_bench import MAIL, Bench, replies, sending, until
+
+ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as script:
+        script.always("EHLO", PIPELINING)
+        yield script
+
+
+@pytest.fixture
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+    async with sending(database_url) as running:
+        await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
+        yield running
+
+
+async def queue(bench: Bench, count: int, *to: str) -> list[int]:
+    """Mails that are all due at once."""
+    await bench.rows("update external_accounts set enabled = false")
+    ids = [await bench.submit(*(to or (ANN,)), header_id=f"{number}@many") for number in range(count)]
+    await bench.rows("update external_accounts set enabled = true")
+    bench.relaying.wake(bench.externals[SUPPORT].id)
+    return ids
+
+
+async def states(bench: Bench) -> Counter[str]:
+    return Counter(
+        {row[0]: row[1] for row in await bench.rows("select state, count(*)::int from submissions group by 1")}
+    )
+
+
+async def until_states(bench: Bench, **wanted: int) -> None:
+    async def so() -> bool:
+        return await states(bench) == Counter(wanted)
+
+    try:
+        await until(so)
+    except TimeoutError as error:
+        raise AssertionError(f"never so: {wanted}, but {await states(bench)}") from error
+
+
+def copies(provider: ScriptedSmtp) -> Counter[bytes]:
+    """How often each mail was taken, by its Message-ID."""
+    return Counter(taken.mail.partition(b"Message-ID: <")[2].partition(b">")[0] for taken in provider.taken)
+
+
+def once_each(count: int) -> Counter[bytes]:
+    return Counter({b"%d@many" % number: 1 for number in range(count)})
+
+
+# ---------------------------------------------------------------------------------------------- pipelining
+
+
+async def test_many_mails_leave_once_each_and_whole(bench: Bench, provider: ScriptedSmtp) -> None:
+    await queue(bench, 200)
+    await until_states(bench, done=200)
+    assert copies(provider) == once_each(200)
+    assert all(taken.recipients == [ANN] and taken.mail.endswith(b"\r\n.with dots\r\n") for taken in provider.taken)
+    assert provider.connections <= 3
+    assert not provider.said("RSET")
+
+
+async def test_a_refused_sender_settles_everyone_by_that_reply_alone(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a server that refuses MAIL for now, and so every command behind it for good
+    provider.say("MAIL", "451 4.7.1 slowly")
+    id_ = await bench.submit(ANN, BOB)
+    found = await bench.until(id_, state="queued", tries=1)
+    # then nobody has failed
+    assert replies(found) == [("waiting", "451 4.7.1 slowly")] * 2
+    assert await bench.notices("Alex") == []
+    await bench.make_due()
+    await bench.until(id_, state="done")
+    assert (len(provider.taken), provider.connections) == (1, 1)
+
+
+async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.by_recipient[BOB] = "550 5.1.1 no such user"
+    found = await bench.until(await bench.submit(ANN, BOB, CAT), state="done")
+    assert [state for state, _ in replies(found)] == ["relayed", "failed", "relayed"]
+    assert provider.taken[0].recipients == [ANN, CAT]
+    assert len(await bench.notices("Alex")) == 1
+
+
+@pytest.mark.parametrize("answer", ["554 5.5.1 no valid recipients", "354 go on"])
+async def test_a_mail_without_any_accepted_recipient_is_not_sent(
+    bench: Bench, provider: ScriptedSmtp, answer: str
+) -> None:
+    # given a server that knows nobody, and perhaps wants the mail all the same (RFC 2920 section 3.1)
+    provider.by_recipient[BOB] = "550 5.1.1 no such user"
+    provider.say("DATA", answer)
+    found = await bench.until(await bench.submit(BOB), state="done")
+    assert replies(found) == [("failed", "550 5.1.1 no such user")]
+    # then it got no body, and the connection serves the next mail
+    assert [taken.raw for taken in provider.taken] in ([], [b""])
+    await bench.until(await bench.submit(ANN), state="done")
+    assert provider.connections == 1
+    assert provider.taken[-1].recipients == [ANN] and b"a body" in provider.taken[-1].mail
+
+
+async def test_a_server_that_refuses_data_is_asked_again_later(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.say("DATA", "451 4.3.0 no room")
+    id_ = await bench.submit(ANN)
+    found = await bench.until(id_, state="queued", tries=1)
+    assert replies(found) == [("waiting", "451 4.3.0 no room")]
+    await bench.make_due()
+    await bench.until(id_, state="done", uncertain=False)
+
+
+async def test_a_reply_to_data_that_is_none_is_not_taken_for_success(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.say("DATA", "250 2.0.0 ok")
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="queued", tries=1)
+    assert provider.taken == []
+
+
+async def test_without_pipelining_each_command_waits_for_its_reply(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a server that does not announce it, and takes its time
+    provider.always("EHLO", None)
+    provider.gates["RCPT"] = asyncio.Event()
+    id_ = await bench.submit(ANN, BOB)
+
+    async def asked() -> bool:
+        return bool(provider.said("RCPT"))
+
+    await until(asked)
+    await asyncio.sleep(0.2)
+    assert len(provider.said("RCPT")) == 1 and not provider.said("DATA")
+    provider.gates["RCPT"].set()
+    await bench.until(id_, state="done")
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+async def test_421_within_a_group_of_commands_costs_a_used_connection_and_no_try(
+    bench: Bench, provider: ScriptedSmtp, verb: str
+) -> None:
+    await bench.until(await bench.submit(ANN), state="done")
+    provider.say(verb, "421 4.3.2 going down")
+    found = await bench.until(await bench.submit(BOB), state="done")
+    assert (found.tries, found.uncertain, provider.connections, len(provider.taken)) == (0, False, 2, 2)
+
+
+async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given one lane, and a server that hangs up instead of answering the tenth mail
+    await bench.rows("update external_accounts set smtp_connections = 1")
+    provider.say("END", *["250 ok"] * 9, CLOSE)
+    await queue(bench, 30)
+    await until_states(bench, done=30)
+    # then what was announced behind it was sent by another connection, as if nothing had happened
+    assert copies(provider) == once_each(30)
+    assert await bench.rows("select count(*)::int, sum(tries)::int from submissions where uncertain") == [(1, 0)]
+    assert provider.connections == 2
+
+
+async def test_421_instead_of_the_final_answer_delays_only_that_mail(bench: Bench, provider: ScriptedSmtp) -> None:
+    await bench.rows("update external_accounts set smtp_connections = 1")
+    provider.say("END", *["250 ok"] * 9, "421 4.3.2 going down")
+    await queue(bench, 30)
+    await until_states(bench, done=29, queued=1)
+    assert await bench.rows("select tries, uncertain from submissions where state = 'queued'") == [(1, False)]
+
+
+async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    await bench.rows("update external_accounts set smtp_connections = 1")
+    provider.say("END", *["250 ok"] * 9, "554 5.7.1 spam")
+    await queue(bench, 30)
+    await until_states(bench, done=30)
+    assert len(provider.taken) == 29 and provider.connections == 1
+    assert len(await bench.notices("Alex")) == 1
+
+
+async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_another_lane(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "PATIENCE_SECONDS", 0.2)
+    provider.say("END", *["250 ok"] * 9, HANG)
+    await queue(bench, 40)
+    await until_states(bench, done=39, sent_unanswered=1)
+    assert max(copies(provider).values()) == 1
+
+
+async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_kept(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given every answer counts as slow, and what was announced would be taken back at once
+    monkeypatch.setattr(relaying, "PROMPT_SECONDS", 0.0)
+    monkeypatch.setattr(relaying, "PATIENCE_SECONDS", 0.0)
+    await bench.rows("update external_accounts set smtp_connections = 1")
+    await queue(bench, 30)
+    await until_states(bench, done=30)
+    assert (copies(provider), provider.connections) == (once_each(30), 1)
+
+
+async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given one lane, and a mail in the middle whose recipient would be two commands
+    await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
+    for number in range(30):
+        await bench.submit(ANN if number != 15 else "a\rb@customer.org", header_id=f"{number}@many")
+    await bench.rows("update external_accounts set enabled = true")
+    await until_states(bench, done=29, queued=1)
+    assert await bench.rows("select header_id, tries from submissions where tries > 0") == [("15@many", 1)]
+    assert copies(provider) == once_each(30) - Counter([b"15@many"])
+
+
+# ---------------------------------------------------------------------------------------------- claimed ahead
+
+
+async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a provider that answers some mails, and then no lane any more
+    provider.say("END", *["250 ok"] * 20, HANG, HANG, HANG)
+    await queue(bench, 60)
+
+    async def hanging() -> bool:
+        return (await states(bench))["sent_unanswered"] == 3
+
+    await until(hanging)
+    monkeypatch.setattr(outlet, "AHEAD_SECONDS", 0.0)
+    await bench.relaying.tidy()
+    # then nothing but the mails on the wire is claimed, but for what was announced behind them
+    found = await states(bench)
+    assert found["claimed"] <= 3 and found["queued"] >= 60 - 23 - 3
+
+
+async def test_stopping_gives_back_what_is_claimed_ahead(database_url: str, provider: ScriptedSmtp) -> None:
+    async with sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port}, connections=1)
+        provider.say("END", *["250 ok"] * 20, HANG)
+        await queue(bench, 60)
+
+        async def hanging() -> bool:
+            return (await states(bench))["sent_unanswered"] == 1
+
+        await until(hanging)
+        assert (await states(bench))["claimed"] > 1
+        await bench.rows("update external_accounts set smtp_connections = 2")  # one is taken by the mail that hangs
+    # when it has stopped, then another sender has all of it at once, but for the mail without an answer
+    async with sending(database_url) as bench:
+        await until_states(bench, done=59, sent_unanswered=1)
+    assert max(copies(provider).values()) == 1
+
+
+async def test_an_account_that_fails_keeps_nothing_claimed(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given some mails were sent, and then the provider refuses the login
+    provider.say("END", *["250 ok"] * 20, CLOSE, CLOSE, CLOSE)
+    provider.say("AUTH", *["235 ok"] * 3)
+    provider.always("AUTH", "535 5.7.8 wrong")
+    await queue(bench, 60)
+
+    async def paused() -> bool:
+        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
+
+    await until(paused)
+    await until_states(bench, done=20, queued=40)
+
+
+async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail that breaks the reading of any batch that it is in
+    read = letters.read
+
+    async def broken(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
+        if any(group.header_id == "4@many" for group in groups):
+            raise ZeroDivisionError("a fault of ours")
+        return await read(database, groups, external)
+
+    monkeypatch.setattr(letters, "read", broken)
+    await queue(bench, 10)
+    await until_states(bench, done=9, queued=1)
+    assert await bench.rows("select header_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
+
+
+# ---------------------------------------------------------------------------------------------- written down together
+
+
+async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given three mails that stand before their bodies, one of them taken over by another sender
+    provider.gates["DATA"] = asyncio.Event()
+    await queue(bench, 3)
+    await until_states(bench, claimed=3)
+    await bench.rows(
+        """update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'
+           where header_id = '1@many'"""
+    )
+    provider.gates["DATA"].set()
+    await until_states(bench, done=2, claimed=1)
+    assert copies(provider) == once_each(3) - Counter([b"1@many"])
+
+
+async def test_a_sender_that_dies_between_the_mark_and_the_dot_leaves_mails_that_are_sent_once_more(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sender that dies when three mails are marked and none of them has its dot
+    async with sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port}, connections=3)
+        mark = bench.relaying.claims.mark
+
+        async def dies(group: Group) -> None:
+            await mark(group)
+            await asyncio.sleep(3600)
+
+        monkeypatch.setattr(bench.relaying.claims, "mark", dies)
+        await queue(bench, 3)
+        await until_states(bench, sent_unanswered=3)
+    assert provider.taken == []
+    # when their claims have run out
+    await _expire(database_url)
+    async with sending(database_url) as bench:
+        await until_states(bench, done=3)
+        assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
+    # then each is sent, and marked, since nobody can know
+    assert copies(provider) == once_each(3)
+
+
+async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_only_those_mails(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sender that dies when three mails are answered, before it writes that down
+    monkeypatch.setattr(claims, "SETTLE_SECONDS", 0.0)
+    async with sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port}, connections=3)
+        settle = settling.settle
+
+        async def dies(connection: Any, batch: Sequence[Any], *rest: Any) -> Any:
+            if batch:
+                raise Temporary("dead")
+            return await settle(connection, batch, *rest)
+
+        monkeypatch.setattr(settling, "settle", dies)
+        await queue(bench, 3)
+
+        async def taken() -> bool:
+            return len(provider.taken) == 3
+
+        await until(taken)
+        await until_states(bench, sent_unanswered=3)
+    monkeypatch.setattr(settling, "settle", settle)
+    await _expire(database_url)
+    async with sending(database_url) as bench:
+        await until_states(bench, done=3)
+        assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
+    assert set(copies(provider).values()) == {2}
+
+
+async def _expire(database_url: str) -> None:
+    bench = Bench(database_url)
+    await bench.database.open()
+    await bench.rows("update submissions set claim_expires = now() - interval '1 second' where claim_owner is not null")
+    await bench.database.close()
+
+
+async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_repeats_nothing(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given mails without an answer, and others that stand before their bodies
+    provider.gates["END"] = asyncio.Event()
+    await queue(bench, 30)
+    await until_states(bench, sent_unanswered=3, queued=27)
+    # when the database ends every connection, some times, while they go on
+    for number in range(5):
+        await _cut_off(bench)
+        provider.gates["END"].set()
+        await asyncio.sleep(0.05 * number)
+    await bench.make_due()
+    # then each is sent once; what was cut off between its mark and its dot runs out, and is sent too
+
+    async def done() -> bool:
+        await bench.rows(
+            """update submissions set claim_expires = now() - interval '1 second'
+               where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
+        )
+        await bench.upkeep.hold()
+        return await states(bench) == Counter(done=30)
+
+    await until(done, 60)
+    sent = copies(provider)
+    assert set(sent) == set(once_each(30))
+    twice = [number for number, count in sent.items() if count > 1]
+    marked = {row[0] for row in await bench.rows("select header_id from submissions where uncertain")}
+    assert {number.decode() for number in twice} <= marked
+
+
+async def _cut_off(bench: Bench) -> None:
+    with suppress(Temporary):  # it was cut off itself
+        await bench.rows(
+            """select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid() and application_name like 'mailgroup%%'"""
+        )
+
+
+async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
+    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notify = settling._notify
+
+    async def broken(connection: Any, group: Group, *rest: Any) -> Any:
+        if group.header_id == "1@many":
+            raise ValueError("nobody thought of this")
+        return await notify(connection, group, *rest)
+
+    monkeypatch.setattr(settling, "_notify", broken)
+    provider.by_recipient[BOB] = "550 5.1.1 no such user"
+    await queue(bench, 9, ANN, BOB)
+    await until_states(bench, done=8, parked=1)
+    assert copies(provider) == once_each(9)
+    assert len(await bench.notices("Alex")) == 8
+
+
+async def test_a_mail_with_a_large_body_follows_and_is_followed(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given small and large mails in turn, over one connection
+    await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
+    large = MAIL + b"." * 70 + b"\r\n" + (b"x" * 70 + b"\r\n") * 20_000
+    for number in range(12):
+        await bench.submit(ANN, mail=large if number % 3 == 1 else MAIL, header_id=f"{number}@many")
+    await bench.rows("update external_accounts set enabled = true")
+    await until_states(bench, done=12)
+    assert copies(provider) == once_each(12)
+    assert sorted(taken.mail.partition(b"\r\n\r\n")[2] for taken in provider.taken) == sorted(
+        [MAIL.partition(b"\r\n\r\n")[2]] * 8 + [large.partition(b"\r\n\r\n")[2]] * 4
+    )

@@ -1,0 +1,120 @@
+"""Group reads: who is answered by which query, and what becomes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from shared.failures import Temporary
+from shared.group_reading import GroupReading
+
+
+class Table:
+    """Squares of numbers; each query waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.queries: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def read(self, keys: Sequence[int]) -> dict[int, int]:
+        self.queries.append(list(keys))
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        if 13 in keys:
+            raise ValueError("13 cannot be read")
+        return {key: key * key for key in keys if key != 7}
+
+
+async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
+    # given one query under way
+    table = Table()
+    reading: GroupReading[int, int] = GroupReading(table.read)
+    asked = [asyncio.create_task(reading.get([1]))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # when others ask, one of them for the same
+    asked += [asyncio.create_task(reading.get(keys)) for keys in ([1], [2, 3], [3, 7])]
+    await asyncio.sleep(0)
+    table.gate.set()
+    # then each gets its own, from one query that started after they asked
+    assert list(await asyncio.gather(*asked)) == [{1: 1}, {1: 1}, {2: 4, 3: 9}, {3: 9}]
+    assert table.queries == [[1], [1, 2, 3, 7]]
+
+
+async def test_a_query_is_no_heavier_than_allowed() -> None:
+    table = Table()
+    table.gate.set()
+    reading: GroupReading[int, int] = GroupReading(table.read, most=3, heaviest=100)
+    asks = [([1, 2, 3, 4], 10), ([5], 60), ([6], 60), ([8], 500), ([9], 1)]
+    await asyncio.gather(*(reading.get(keys, weight) for keys, weight in asks))
+    assert table.queries == [[1, 2, 3, 4], [5], [6], [8], [9]]
+
+
+async def test_only_so_many_queries_are_under_way() -> None:
+    table = Table()
+    reading: GroupReading[int, int] = GroupReading(table.read, readers=2, most=1)
+    asked = [asyncio.create_task(reading.get([key])) for key in range(5)]
+    await asyncio.sleep(0.01)
+    assert len(table.queries) == 2
+    table.gate.set()
+    await asyncio.gather(*asked)
+    assert len(table.queries) == 5
+
+
+async def test_a_key_that_cannot_be_read_harms_nobody_else() -> None:
+    table = Table()
+    table.gate.set()
+    reading: GroupReading[int, int] = GroupReading(table.read)
+    one, bad, two = await asyncio.gather(*(reading.get([key]) for key in (1, 13, 2)), return_exceptions=True)
+    assert (one, two) == ({1: 1}, {2: 4})
+    assert isinstance(bad, ValueError)
+
+
+async def test_a_failure_reaches_everyone_who_waits_and_the_next_query_works() -> None:
+    table = Table()
+    table.gate.set()
+    table.failure = Temporary("away")
+    reading: GroupReading[int, int] = GroupReading(table.read)
+    assert all(
+        isinstance(found, Temporary)
+        for found in await asyncio.gather(*(reading.get([key]) for key in range(4)), return_exceptions=True)
+    )
+    assert len(table.queries) == 1
+    table.failure = None
+    assert await reading.get([3]) == {3: 9}
+
+
+async def test_nobody_is_left_waiting_when_a_reader_ends_as_another_asks() -> None:
+    # given askers that ask again in the very step in which they are answered
+    table = Table()
+    table.gate.set()
+    reading: GroupReading[int, int] = GroupReading(table.read)
+
+    async def ask(key: int) -> None:
+        for _ in range(200):
+            async with asyncio.timeout(30):
+                assert await reading.get([key]) == {key: key * key}
+            for _ in range(key % 4):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(ask(key) for key in (1, 2, 3, 4)))
+
+
+async def test_who_is_gone_is_not_read_for() -> None:
+    table = Table()
+    reading: GroupReading[int, int] = GroupReading(table.read)
+    first, gone, last = (asyncio.create_task(reading.get([key])) for key in (1, 2, 3))
+    await asyncio.sleep(0.01)
+    asked = [asyncio.create_task(reading.get([key])) for key in (4, 5)]
+    await asyncio.sleep(0.01)
+    asked[0].cancel()
+    await asyncio.sleep(0.01)
+    table.gate.set()
+    assert list(await asyncio.gather(first, gone, last, asked[1])) == [{1: 1}, {2: 4}, {3: 9}, {5: 25}]
+    assert 4 not in [key for query in table.queries for key in query]
+    with pytest.raises(asyncio.CancelledError):
+        await asked[0]
