@@ -7,8 +7,10 @@ a change is in force when its commit returns.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
+
+from psycopg.types.json import Jsonb
 
 from shared.database import Connection, Row
 from shared.failures import Permanent
@@ -27,8 +29,30 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Issuer:
+    """A provider's endpoints for tokens (URLs) and the scope that mail needs. One of the last two may be missing."""
+
+    token_url: str
+    scope: str
+    device_url: str | None = None
+    authorize_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """How access tokens for an account are got. name: of the issuer, '' if it is none that we know by name."""
+
+    name: str
+    issuer: Issuer
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class External:
-    """A mailbox at a provider (manual 4.1). password: sealed by the vault. Times in seconds or days as named."""
+    """A mailbox at a provider (manual 4.1). Times in seconds or days as named.
+
+    password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/credentials.py.
+    """
 
     id: int
     address: str
@@ -45,6 +69,7 @@ class External:
     delete_history: bool
     reply_to_author: bool
     aliases: tuple[str, ...]
+    oauth: OAuth | None = None
 
     @property
     def own_addresses(self) -> frozenset[str]:
@@ -83,13 +108,14 @@ class Local:
 
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
-    delete_after_days, delete_history, reply_to_author, aliases from external_accounts"""
+    delete_after_days, delete_history, reply_to_author, aliases, oauth from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names from local_accounts"""
 
 
 def _external(row: Row) -> External:
-    id_, address, enabled, login, password, *servers, auth, connections, poll, history, days, old, reply, aliases = row
+    id_, address, enabled, login, password, *servers = row[:13]
+    auth, connections, poll, history, days, old, reply, aliases, oauth = row[13:]
     return External(
         id_,
         address,
@@ -106,6 +132,7 @@ def _external(row: Row) -> External:
         old,
         reply,
         tuple(aliases),
+        None if oauth is None else OAuth(oauth["name"], Issuer(**oauth["issuer"]), oauth["client_id"]),
     )
 
 
@@ -241,6 +268,7 @@ async def save_external(connection: Connection, external: External) -> int:
         "delete_history": external.delete_history,
         "reply_to_author": external.reply_to_author,
         "aliases": list(external.aliases),
+        "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),
     }
     return await _save(connection, "external_accounts", values)
 
@@ -283,6 +311,14 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
 async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
     """Store another sealed form of an external account's password."""
     await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))
+
+
+async def replace_password(connection: Connection, external_id: int, old: bytes, new: bytes) -> bool:
+    """Store ``new`` if ``old`` is still there; whether it was."""
+    cursor = await connection.execute(
+        "update external_accounts set password = %s where id = %s and password = %s", (new, external_id, old)
+    )
+    return cursor.rowcount == 1
 
 
 async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from shared.accounts import Server
+from shared.credentials import Credential
 from shared.failures import Permanent, Temporary
+from shared.oauth import xoauth2
 from shared.upstream import (
     Late,
     Unreachable,
@@ -47,6 +49,9 @@ _BUFFER_HIGH = 1024 * 1024
 _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
+
+
+_TOGETHER = ("gmail.com", "googlemail.com")
 
 
 class Refused(Permanent):
@@ -287,27 +292,48 @@ class Pop3Client:
             # RFC 2595 section 4: what was said before TLS is forgotten
             self.capabilities = await self._capa()
 
-    async def login(self, user: str, password: str) -> None:
-        """USER and PASS.
+    async def login(self, credential: Credential) -> None:
+        """USER and PASS, or AUTH XOAUTH2.
 
         :raises Refused: wrong name or password. :raises Busy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
         """
-        if any(c in text for text in (user, password) for c in "\r\n\0"):
+        if any(c in text for text in (credential.login, credential.secret) for c in "\r\n\0"):
             raise Refused(f"{place(self.server)}: name or password hold a line break or NUL; set them again", None)
+        if credential.token:
+            await self._authenticate(xoauth2(credential.login, credential.secret))
+        else:
+            await self._user_and_pass(credential.login, credential.secret)
+        asked = self.capabilities
+        if asked.answered and (not asked.pipelining or asked.login_delay_by_user):
+            told = await self._capa()
+            self.capabilities = told if told.answered else asked
+
+    async def _user_and_pass(self, user: str, password: str) -> None:
         for verb, argument in (("USER", user), ("PASS", password)):
             self._doing = verb
             self._write(f"{verb} {argument}\r\n".encode())
             ok, line = await self._reply()
             if not ok:
                 raise self._login_failure(trim(line))
-        asked = self.capabilities
-        if asked.answered and (not asked.pipelining or asked.login_delay_by_user):
-            told = await self._capa()
-            self.capabilities = told if told.answered else asked
 
-    def _login_failure(self, reply: str) -> Exception:
+    async def _authenticate(self, response: bytes) -> None:
+        """RFC 5034. Microsoft takes the response on a line of its own only, Google with the command only."""
+        self._doing = "AUTH"
+        together = self.server.host.lower().endswith(_TOGETHER)
+        self._write(b"AUTH XOAUTH2 " + response + b"\r\n" if together else b"AUTH XOAUTH2\r\n")
+        answer, line = await self._answer()
+        if answer == b"+" and not together:
+            self._write(response + b"\r\n")
+            answer, line = await self._answer()
+        if answer == b"+":  # what is wrong, in JSON: to be acknowledged
+            self._write(b"\r\n")
+            answer, line = await self._answer()
+        if answer != b"+OK":
+            raise self._login_failure(trim(line), "AUTH")
+
+    def _login_failure(self, reply: str, otherwise: str | None = None) -> Exception:
         found = _CODE.search(reply)
-        code = found[1].upper() if found else None
+        code = found[1].upper() if found else otherwise
         if code in {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}:
             return Busy(f"{place(self.server)}: the mailbox cannot be opened now: {reply}")
         return Refused(f"{place(self.server)}: the login was refused; check login name and password: {reply}", code)
@@ -460,6 +486,13 @@ class Pop3Client:
 
     async def _reply(self) -> tuple[bool, bytes]:
         """A status line: whether it is +OK, and what follows that."""
+        answer, text = await self._answer()
+        if answer == b"+":
+            raise self._no_answer()
+        return answer == b"+OK", text
+
+    async def _answer(self) -> tuple[bytes, bytes]:
+        """A line in answer to a command: +OK, -ERR or + (RFC 5034: the server wants a response), and what follows."""
         while (end := self._data.find(b"\n", self._at)) < 0:
             if len(self._data) - self._at > LINE_OCTETS:
                 raise self._too_long()
@@ -469,15 +502,15 @@ class Pop3Client:
         line = self._data[self._at : end].rstrip()
         self._at = end + 1
         indicator, _, text = line.partition(b" ")
-        match indicator.upper():
-            case b"+OK":
-                return True, text
-            case b"-ERR":
-                return False, text
-            case _:  # not shown: it may be anything that this machine can reach
-                raise Broken(
-                    f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; check host, port and tls"
-                )
+        if indicator.upper() not in (b"+OK", b"-ERR", b"+"):
+            raise self._no_answer()
+        return indicator.upper(), text
+
+    def _no_answer(self) -> Broken:
+        """What came is not shown: it may be anything that this machine can reach."""
+        return Broken(
+            f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; check host, port and tls"
+        )
 
     def _too_long(self) -> Broken:
         return Broken(f"{place(self.server)}: {self._doing}: a reply line of more than {LINE_OCTETS} octets")

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import structlog
 
 from shared.broker import Broker
+from shared.credentials import Credentials
 from shared.database import Database
 from shared.failures import Permanent
 from shared.health import Health
@@ -41,9 +42,9 @@ class Service:
             raise SettingsError("MAILGROUP_BROKER_URL: not set: the URL of the RabbitMQ server is needed")
         self.name = name
         self.settings = settings
-        self.vault = vault
         self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.database = Database(settings.database_url, name)
+        self.credentials = Credentials(self.database, vault, settings.allow_private_upstream)
         self.broker = Broker(settings.broker_url, name)
         self.stopping = asyncio.Event()
 

@@ -14,6 +14,7 @@ import aiosmtplib
 
 from shared import upstream
 from shared.accounts import External
+from shared.credentials import Credential
 from shared.failures import Temporary
 from shared.smtp_session import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
 
@@ -42,7 +43,7 @@ class LoginRefused(Temporary):
 
 
 async def connect(
-    external: External, password: str, allow_private: bool, seconds: float = CONNECT_SECONDS
+    external: External, credential: Credential, allow_private: bool, seconds: float = CONNECT_SECONDS
 ) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
 
@@ -69,7 +70,7 @@ async def connect(
         async with asyncio.timeout_at(ends):
             await _greet(smtp, external, where)
             if external.smtp_auth:
-                await _log_in(smtp, external.login, password, where)
+                await _log_in(smtp, credential, where)
         if smtp.transport is None:
             raise Unwilling(f"{where}: the server ended the connection behind the login")
         return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
@@ -121,18 +122,24 @@ def _check_certificate(smtp: aiosmtplib.SMTP, external: External) -> None:
     upstream.check_fingerprint(external.smtp, tls.getpeercert(binary_form=True) if tls else None)
 
 
-async def _log_in(smtp: aiosmtplib.SMTP, login: str, password: str, where: str) -> None:
-    offered = [name for name in MECHANISMS if name in smtp.server_auth_methods]
+async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> None:
+    known = ("xoauth2",) if credential.token else MECHANISMS
+    offered = [name for name in known if name in smtp.server_auth_methods]
     try:
         if not offered:
             raise Unwilling(
-                f"{where}: the server takes no login here (none of {', '.join(MECHANISMS).upper()}); "
+                f"{where}: the server takes no login here (none of {', '.join(known).upper()}); "
                 "check port and tls, or set auth to false"
             )
         for name in offered:
-            log_in = {"plain": smtp.auth_plain, "login": smtp.auth_login, "cram-md5": smtp.auth_crammd5}[name]
+            log_in = {
+                "plain": smtp.auth_plain,
+                "login": smtp.auth_login,
+                "cram-md5": smtp.auth_crammd5,
+                "xoauth2": smtp.auth_xoauth2,
+            }[name]
             try:
-                await log_in(login, password)
+                await log_in(credential.login, credential.secret)
                 return
             except aiosmtplib.SMTPAuthenticationError as error:
                 if error.code == MECHANISM_UNKNOWN and name != offered[-1]:
@@ -146,13 +153,13 @@ async def _log_in(smtp: aiosmtplib.SMTP, login: str, password: str, where: str) 
         raise
 
 
-async def probe_smtp(external: External, password: str, allow_private: bool, seconds: float) -> None:
+async def probe_smtp(external: External, credential: Credential, allow_private: bool, seconds: float) -> None:
     """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
 
     :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
     """
     where = upstream.place(external.smtp)
-    client = await connect(external, password, allow_private, seconds)
+    client = await connect(external, credential, allow_private, seconds)
     try:
         async with asyncio.timeout(seconds):
             reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")

@@ -70,8 +70,11 @@ def is_private(address: str) -> bool:
     return not found.is_global or found.is_multicast
 
 
-def judge(server: Server, address: str, allow_private: bool) -> str | None:
-    """Why ``address``, which the server's name stands for, may not be reached; None if it may."""
+def judge(server: Server, address: str, allow_private: bool, ports: frozenset[int] = MAIL_PORTS) -> str | None:
+    """Why ``address``, which the server's name stands for, may not be reached; None if it may.
+
+    :param ports: that may be reached on a public host.
+    """
     if is_private(address):
         if allow_private:
             return None
@@ -79,22 +82,25 @@ def judge(server: Server, address: str, allow_private: bool) -> str | None:
             f"{place(server)}: {address} is a private address, and those are not allowed; "
             "the operator allows them with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes"
         )
-    if server.port not in MAIL_PORTS:
-        allowed = ", ".join(str(port) for port in sorted(MAIL_PORTS))
-        return f"{place(server)}: port {server.port} is not allowed on a public host; mail ports are {allowed}"
+    if server.port not in ports:
+        allowed = ", ".join(str(port) for port in sorted(ports))
+        return f"{place(server)}: port {server.port} is not allowed on a public host; allowed are {allowed}"
     return None
 
 
-async def connect_socket(server: Server, allow_private: bool, seconds: float) -> socket.socket:
+async def connect_socket(
+    server: Server, allow_private: bool, seconds: float, ports: frozenset[int] = MAIL_PORTS
+) -> socket.socket:
     """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
 
+    :param ports: that may be reached on a public host.
     :raises Unreachable: (Temporary) unknown name, refused, no route; ``Late`` after ``seconds``.
     :raises Forbidden: (Permanent) every address it stands for is forbidden.
     """
     try:
         async with asyncio.timeout(seconds) as deadline:
             targets = await _resolve(server)
-            verdicts = [judge(server, str(target[1][0]), allow_private) for target in targets]
+            verdicts = [judge(server, str(target[1][0]), allow_private, ports) for target in targets]
             allowed = [target for target, verdict in zip(targets, verdicts, strict=True) if verdict is None]
             if not allowed:
                 raise Forbidden(verdicts[0] or f"{place(server)}: no address")

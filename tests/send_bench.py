@@ -53,7 +53,9 @@ class Bench:
         self.publications: list[Publication] = []
         self.externals: dict[str, External] = {}
         self.people: dict[str, Local] = {}
-        self.relaying = Relaying(self.database, self.service.vault, self.service.owner, True, self.publications.extend)
+        self.relaying = Relaying(
+            self.database, self.service.credentials, self.service.owner, True, self.publications.extend
+        )
         self.stage = Sender(self.database, 5.0, self.relaying.wake)
         self.upkeep = Upkeep(self.database, self.relaying)
 

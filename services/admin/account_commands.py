@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,13 +13,13 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from services.admin import changes, contact
+from services.admin import authorizing, changes, contact
 from services.admin.accounts_file import AccountsError, AccountsFile, check, read_file
 from services.admin.options import Data, Json, group
 from services.admin.printing import console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
 from shared import accounts, inbound
-from shared.accounts import External, Local
+from shared.accounts import External, Local, OAuth
 from shared.database import Connection
 from shared.failures import Permanent
 
@@ -109,6 +110,7 @@ def external_fields(account: External) -> dict[str, Any]:
         "address": account.address,
         "enabled": account.enabled,
         "login": account.login,
+        **({"oauth": _oauth_fields(account.oauth)} if account.oauth else {}),
         **servers,
         "poll_seconds": account.poll_seconds,
         "history": account.history,
@@ -117,6 +119,11 @@ def external_fields(account: External) -> dict[str, Any]:
         "reply_to_author": account.reply_to_author,
         "aliases": list(account.aliases),
     }
+
+
+def _oauth_fields(oauth: OAuth) -> dict[str, Any]:
+    endpoints = {name: value for name, value in asdict(oauth.issuer).items() if value is not None}
+    return {"issuer": oauth.name or endpoints, "client_id": oauth.client_id}
 
 
 def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
@@ -211,7 +218,8 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
                 else:
                     if new:
                         raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
-            if new and not any(name.startswith("password") for name in fields) and sys.stdin.isatty():
+            given = any(name.startswith("password") or name == "oauth" for name in fields)
+            if new and not given and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
             if str(fields.get("address", address)).casefold() != address.casefold():
                 raise AccountsError(["address: an account keeps its address; add another account, and remove this one"])
@@ -381,12 +389,9 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with reach(data) as system:
-            async with system.database.transaction() as connection:
-                found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
-            if not found:
-                raise Permanent(f"{address}: there is no such external account")
+            account = await _external(system, address)
             with waiting(f"Trying {address}"):
-                steps = await contact.test(system, found[0])
+                steps = await contact.test(system, account)
         if json:
             print_json([{"step": step.name, "ok": step.ok, "result": step.text} for step in steps])
         else:
@@ -397,3 +402,28 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
             raise typer.Exit(1)
 
     run(work)
+
+
+@external.command("authorize")
+def authorize(address: Address, data: Data = None) -> None:
+    """Let a person agree at the provider's page that mailgroup may read and send the account's mail (oauth).
+
+    Example: mailgroup external authorize support@company.com
+    """
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            await authorizing.authorize(system, account, lambda line: print(line, flush=True))
+        console.print(f"external account {address}: authorized", markup=False)
+
+    run(work)
+
+
+async def _external(system: System, address: str) -> External:
+    """:raises Permanent: there is no such account."""
+    async with system.database.transaction() as connection:
+        found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
+    if not found:
+        raise Permanent(f"{address}: there is no such external account")
+    return found[0]

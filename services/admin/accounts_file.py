@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -65,10 +66,18 @@ def _hash(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname or not value.isascii() or len(value) > 1000:
+        raise ValueError("an endpoint is an https URL (http: on private addresses only)")
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Host = Annotated[str, AfterValidator(_host)]
 Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -92,6 +101,26 @@ class SmtpFields(ServerFields):
     connections: int = Field(2, ge=1, le=100)
 
 
+class IssuerFields(_Strict):
+    """The endpoints of a provider that we do not know by name."""
+
+    token_url: Url
+    scope: Annotated[str, Field(min_length=1, max_length=1000)]
+    device_url: Url | None = None
+    authorize_url: Url | None = None
+
+
+class OAuthFields(_Strict):
+    """Access tokens instead of a password. client_id and client_secret: of the application registered there."""
+
+    issuer: Annotated[
+        Annotated[Literal["google", "microsoft"], Tag("known")] | Annotated[IssuerFields, Tag("endpoints")],
+        Discriminator(lambda given: "endpoints" if isinstance(given, dict | IssuerFields) else "known"),
+    ]
+    client_id: Annotated[str, Field(min_length=1, max_length=1000)]
+    client_secret: Secret | None = None
+
+
 class ExternalFields(_Strict):
     """An external account (manual 4.1)."""
 
@@ -100,6 +129,7 @@ class ExternalFields(_Strict):
     login: Annotated[str, Field(min_length=1, max_length=320)] | None = None
     password: Secret | None = None
     password_file: str | None = None
+    oauth: OAuthFields | None = None
     pop3: ServerFields
     smtp: SmtpFields
     poll_seconds: int = Field(60, ge=1, le=86_400)
@@ -111,7 +141,7 @@ class ExternalFields(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> ExternalFields:
-        _one_of(self, "password", "password_file")
+        _one_of(self, "password", "password_file", "oauth")
         self.login = self.login or self.address
         for field, kind in ((self.pop3, "pop3"), (self.smtp, "smtp")):
             field.port = field.port or PORTS[kind][field.tls]
@@ -222,9 +252,10 @@ _WORDS = {
 def _lines(error: ValidationError, data: Any) -> Iterator[str]:
     for problem in error.errors():
         path = ""
-        for part in problem["loc"]:
+        location = tuple(part for part in problem["loc"] if part not in ("known", "endpoints"))
+        for part in location:
             path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-        who = _owner(data, problem["loc"])
+        who = _owner(data, location)
         if problem["type"] == "extra_forbidden":
             yield f"{path}{who}: there is no such field; allowed here are {', '.join(_allowed(problem['loc']))}"
         elif problem["type"] == "missing":
@@ -232,7 +263,7 @@ def _lines(error: ValidationError, data: Any) -> Iterator[str]:
         elif problem["type"] == "model_type":
             yield f"{path or 'it'}{who}: is made of the fields {', '.join(_allowed((*problem['loc'], '')))}"
         else:
-            secret = any(str(part).startswith("password") for part in problem["loc"])
+            secret = any(str(part).startswith(("password", "client_secret")) for part in location)
             shown = "" if isinstance(problem["input"], dict | list) or secret else f"{problem['input']!r}: "
             words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
             yield f"{path}{who}: {shown}{words}"
@@ -254,6 +285,8 @@ def _allowed(location: tuple[int | str, ...]) -> list[str]:
         "local_accounts": LocalFields,
         "pop3": ServerFields,
         "smtp": SmtpFields,
+        "oauth": OAuthFields,
+        "issuer": IssuerFields,
     }
     for part in location[:-1]:
         model = steps.get(str(part), model)

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
 from shared import accounts, inbound, ledger, maildrops, relays
-from shared.accounts import External, Local, Server
+from shared.accounts import External, Issuer, Local, OAuth, Server
+from shared.credentials import Grant
 from shared.database import Connection
 from shared.names import normalise
+from shared.oauth import ISSUERS
 from shared.passwords import Pool
 from shared.vault import Vault
 
-_FETCHING = ("enabled", "login", "password", "pop3", "history", "delete_after_days", "delete_history")
+_FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete_after_days", "delete_history")
 """The fields that decide about what lies at the provider."""
 
 
@@ -44,7 +46,8 @@ async def apply(
     problems += _repeated(wanted)
     for fields_ in wanted.external_accounts:
         old = externals.get(fields_.address.casefold())
-        if old is None and fields_.password is None:
+        stored = old is not None and old.oauth is None
+        if fields_.password is None and fields_.oauth is None and not stored:
             problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
     for person in wanted.local_accounts:
         if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
@@ -157,11 +160,7 @@ def _repeated(wanted: AccountsFile) -> list[str]:
 async def _save_external(
     connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: Outcome
 ) -> External:
-    if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
-        password = vault.seal(wanted.password)
-    else:
-        assert old is not None
-        password = old.password
+    oauth = _oauth(wanted)
     # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
     before = old or await accounts.revive_external(connection, wanted.address)
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
@@ -170,7 +169,7 @@ async def _save_external(
         wanted.address,
         wanted.enabled,
         wanted.login,
-        password,
+        _secret(wanted, oauth, old, vault),
         Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
         Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
         wanted.smtp.auth,
@@ -181,6 +180,7 @@ async def _save_external(
         wanted.delete_history,
         wanted.reply_to_author,
         tuple(wanted.aliases),
+        oauth,
     )
     if new == old:
         return new
@@ -194,6 +194,30 @@ async def _save_external(
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)
     return new
+
+
+def _oauth(wanted: ExternalFields) -> OAuth | None:
+    if wanted.oauth is None:
+        return None
+    given = wanted.oauth.issuer
+    if isinstance(given, str):
+        return OAuth(given, ISSUERS[given], wanted.oauth.client_id)
+    issuer = Issuer(given.token_url, given.scope, given.device_url, given.authorize_url)
+    return OAuth("", issuer, wanted.oauth.client_id)
+
+
+def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, vault: Vault) -> bytes:
+    """What is to be sealed for the account; as it is if nothing changes. Another client or issuer has no grant yet."""
+    if oauth is None or wanted.oauth is None:
+        if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
+            return vault.seal(wanted.password)
+        assert old is not None
+        return old.password
+    grant = Grant.open(vault, old.password) if old is not None and old.oauth == oauth else Grant()
+    secret = wanted.oauth.client_secret or grant.client_secret
+    if old is not None and old.oauth == oauth and secret == grant.client_secret:
+        return old.password
+    return replace(grant, client_secret=secret).seal(vault)
 
 
 def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
@@ -306,6 +330,8 @@ def _shown(value: object) -> str:
     if isinstance(value, Server):
         pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
         return f"{value.host}:{value.port}/{value.tls}{pinned}"
+    if isinstance(value, OAuth):
+        return f"{value.name or value.issuer.token_url} (client {value.client_id})"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

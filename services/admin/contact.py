@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from services.admin.system import System
 from shared import ledger, relays
 from shared.accounts import External, Server
+from shared.credentials import Credential, Credentials
 from shared.failures import Permanent, Temporary
 from shared.pop3_client import open_session
 from shared.smtp_client import probe_smtp
@@ -28,15 +29,15 @@ class Step:
 async def test(system: System, external: External) -> list[Step]:
     """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused."""
     try:
-        password = system.vault.open(external.password)
-    except (Permanent, ValueError) as error:
-        return [Step("password", False, str(error))]
+        credential = await _credential(system, external)
+    except (Temporary, Permanent, ValueError) as error:
+        return [Step("access token" if external.oauth else "password", False, str(error))]
 
     async def pop3() -> str:
-        return f"login accepted; {await _pop3(system, external, password)}"
+        return f"login accepted; {await _pop3(system, external, credential)}"
 
     async def smtp() -> str:
-        await probe_smtp(external, password, system.settings.allow_private_upstream, SECONDS)
+        await probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS)
         return "login and sender accepted" if external.smtp_auth else "sender accepted"
 
     steps = list(await asyncio.gather(_try("POP3", external.pop3, pop3), _try("SMTP", external.smtp, smtp)))
@@ -56,7 +57,12 @@ async def _try(protocol: str, server: Server, step: Callable[[], Awaitable[str]]
         return Step(f"{protocol} {place}", False, str(error).removeprefix(f"{place}: "))
 
 
-async def _pop3(system: System, external: External, password: str) -> str:
+async def _credential(system: System, external: External) -> Credential:
+    allow = system.settings.allow_private_upstream
+    return await Credentials(system.database, system.vault, allow).of(external)
+
+
+async def _pop3(system: System, external: External, credential: Credential) -> str:
     """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
     async with open_session(
         external.pop3,
@@ -65,7 +71,7 @@ async def _pop3(system: System, external: External, password: str) -> str:
         read_seconds=SECONDS,
         session_seconds=3 * SECONDS,
     ) as session:
-        await session.login(external.login, password)
+        await session.login(credential)
         count, octets = await session.stat()
         listed = await session.listing()
         await session.quit()
@@ -113,8 +119,8 @@ async def describe(system: System, externals: Sequence[External]) -> list[str]:
 
     async def one(external: External) -> str:
         try:
-            password = system.vault.open(external.password)
-            return f"external account {external.address}: {await _pop3(system, external, password)}"
+            credential = await _credential(system, external)
+            return f"external account {external.address}: {await _pop3(system, external, credential)}"
         except (Temporary, Permanent, ValueError) as error:
             return f"external account {external.address}: not reachable now: {error}"
 

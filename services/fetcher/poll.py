@@ -26,11 +26,13 @@ from services.fetcher.plan import (
 )
 from shared import ledger
 from shared.accounts import External
+from shared.credentials import Credential
 from shared.failures import Temporary
 from shared.headers import header_end
 from shared.ledger import Known, Poll
 from shared.messages import Content
-from shared.pop3_client import Broken, Pop3Client, Retrieved, Wanted, open_session
+from shared.oauth import Unauthorized
+from shared.pop3_client import Broken, Pop3Client, Refused, Retrieved, Wanted, open_session
 from shared.service import Service
 from shared.upstream import place
 
@@ -81,10 +83,19 @@ class Polling:
 
     async def _session(self) -> bool:
         """Log in, fetch, delete, QUIT. Returns whether there is more to fetch."""
+        credential = await self._credential()
+        try:
+            return await self._session_as(credential)
+        except Refused:
+            if not credential.token:
+                raise
+            self._service.credentials.refused(self._account)  # the provider may have ended it before its time
+            return await self._session_as(await self._credential())
+
+    async def _session_as(self, credential: Credential) -> bool:
         account = self._account
-        password = self._service.vault.open(account.password)
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
-            await client.login(account.login, password)
+            await client.login(credential)
             self.login_delay = client.capabilities.login_delay
             if self._careful:
                 client.forget_pipelining()
@@ -114,6 +125,13 @@ class Polling:
                 log.warning("provider did not delete at QUIT", external=account.address, mails=len(numbers))
             self.in_hand = False
             return handled > 0 and self.backlog != 0
+
+    async def _credential(self) -> Credential:
+        """:raises Refused: nobody has authorized the account. :raises Temporary, Permanent: with a ``kind``."""
+        try:
+            return await self._service.credentials.of(self._account)
+        except Unauthorized as error:
+            raise Refused(str(error), "AUTH") from error
 
     def _is_quiet(self, listed: bytes) -> bool:
         """Whether there was nothing to do with this list before, and neither ledger nor time has changed that.

@@ -20,7 +20,7 @@ async def serve(service: Service) -> None:
     gc.set_threshold(GARBAGE)
     relaying = Relaying(
         service.database,
-        service.vault,
+        service.credentials,
         service.owner,
         service.settings.allow_private_upstream,
         service.broker.publish_behind,

@@ -7,10 +7,12 @@ import time
 
 from shared import smtp_client
 from shared.accounts import External
+from shared.credentials import Credential, Credentials
 from shared.failures import Permanent
-from shared.smtp_client import LoginRefused
+from shared.oauth import IssuerUnwilling, Unauthorized
+from shared.smtp_client import LoginRefused, Unwilling
 from shared.smtp_session import SmtpClient
-from shared.vault import Vault
+from shared.upstream import Forbidden
 
 IDLE_SECONDS = 30.0
 """A connection is kept so long for the next mail."""
@@ -19,18 +21,34 @@ IDLE_SECONDS = 30.0
 class Connections:
     """Those that nobody uses now, by account; and the way to new ones."""
 
-    def __init__(self, vault: Vault, allow_private: bool) -> None:
-        self._vault = vault
+    def __init__(self, credentials: Credentials, allow_private: bool) -> None:
+        self._credentials = credentials
         self._allow_private = allow_private
         self._idle: dict[int, list[tuple[SmtpClient, External, float]]] = {}
 
     async def connect(self, external: External) -> SmtpClient:
         """A new connection, logged in. :raises: as ``smtp_client.connect``."""
+        credential = await self._credential(external)
         try:
-            password = self._vault.open(external.password) if external.smtp_auth else ""
-        except Permanent as error:
+            return await smtp_client.connect(external, credential, self._allow_private)
+        except LoginRefused:
+            if not credential.token:
+                raise
+            self._credentials.refused(external)  # the provider may have ended a token before its time
+            return await smtp_client.connect(external, await self._credential(external), self._allow_private)
+
+    async def _credential(self, external: External) -> Credential:
+        """:raises LoginRefused: nothing to log in with. :raises Unwilling: no access token now."""
+        if not external.smtp_auth:
+            return Credential(external.login, "")
+        try:
+            return await self._credentials.of(external)
+        except Forbidden:
+            raise
+        except (Permanent, Unauthorized) as error:
             raise LoginRefused(str(error)) from error
-        return await smtp_client.connect(external, password, self._allow_private)
+        except IssuerUnwilling as error:
+            raise Unwilling(str(error)) from error
 
     def take(self, external: External) -> SmtpClient | None:
         """An idle connection of the account as it is now, if there is one."""
@@ -61,10 +79,11 @@ class Connections:
 
 def same_server(one: External, other: External) -> bool:
     """Whether a connection made for one may be used for the other."""
-    return (one.smtp, one.smtp_auth, one.login, one.password, one.address) == (
+    return (one.smtp, one.smtp_auth, one.login, one.password, one.oauth, one.address) == (
         other.smtp,
         other.smtp_auth,
         other.login,
         other.password,
+        other.oauth,
         other.address,
     )

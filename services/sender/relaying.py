@@ -23,12 +23,12 @@ from services.sender.settling import Aftermath
 from shared import accounts, maillog, relays, upstream
 from shared.accounts import External
 from shared.broker import Publication
+from shared.credentials import Credentials
 from shared.database import Connection, Database
 from shared.failures import Temporary
 from shared.relays import Claimed, Group
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.smtp_session import SERVER_FULL, Commands, Lost, SmtpClient, Unanswered
-from shared.vault import Vault
 
 PATIENCE_SECONDS = 2.0
 """A mail that was announced behind another one is sent by another lane if the answer to that one takes longer."""
@@ -48,14 +48,14 @@ class Relaying:
     def __init__(
         self,
         database: Database,
-        vault: Vault,
+        credentials: Credentials,
         owner: str,
         allow_private: bool,
         publish: Callable[[Sequence[Publication]], None],
     ) -> None:
         """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""
         self.claims = Claims(database, owner, self.tell)
-        self.connections = Connections(vault, allow_private)
+        self.connections = Connections(credentials, allow_private)
         self._database = database
         self._owner = owner
         self._publish = publish

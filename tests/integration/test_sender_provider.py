@@ -11,6 +11,7 @@ import pytest
 
 from deploy.machine.provider import Provider
 from shared.accounts import External
+from shared.credentials import Credential
 from shared.failures import Permanent, Temporary
 from shared.smtp_client import LoginRefused, Unwilling, probe_smtp
 from shared.upstream import Unreachable, Untrusted
@@ -93,28 +94,28 @@ async def test_a_working_account_passes_the_test_and_sends_nothing(bench: Bench,
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
     external = await account(bench, port, tls, None if tls == "none" else provider.fingerprint)
     before = len(provider.mail_of(SUPPORT))
-    await probe_smtp(external, "secret", True, 10)
+    await probe_smtp(external, Credential(SUPPORT, "secret"), True, 10)
     assert len(provider.mail_of(SUPPORT)) == before
 
 
 async def test_what_is_wrong_is_said_clearly(bench: Bench, provider: Provider) -> None:
     plain = await account(bench, provider.smtp_port)
     with pytest.raises(LoginRefused, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
-        await probe_smtp(plain, "wrong", True, 10)
+        await probe_smtp(plain, Credential(SUPPORT, "wrong"), True, 10)
     with pytest.raises(Untrusted, match="the certificate is not trusted"):
-        await probe_smtp(_at(plain, provider.smtp_port, "starttls"), "secret", True, 10)
+        await probe_smtp(_at(plain, provider.smtp_port, "starttls"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Untrusted, match="not the pinned one"):
-        await probe_smtp(_at(plain, provider.smtps_port, "implicit", "0" * 64), "secret", True, 10)
+        await probe_smtp(_at(plain, provider.smtps_port, "implicit", "0" * 64), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Untrusted, match="does not speak TLS"):
-        await probe_smtp(_at(plain, provider.smtp_port, "implicit"), "secret", True, 10)
+        await probe_smtp(_at(plain, provider.smtp_port, "implicit"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Temporary, match=r"no answer|did not answer"):
-        await probe_smtp(_at(plain, provider.smtps_port, "none"), "secret", True, 2)
+        await probe_smtp(_at(plain, provider.smtps_port, "none"), Credential(SUPPORT, "secret"), True, 2)
     with pytest.raises(Unreachable, match="check host and port"):
-        await probe_smtp(_at(plain, 9, "none"), "secret", True, 10)
+        await probe_smtp(_at(plain, 9, "none"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Permanent, match="private address"):
-        await probe_smtp(plain, "secret", False, 10)
+        await probe_smtp(plain, Credential(SUPPORT, "secret"), False, 10)
     with pytest.raises(Unwilling):  # a POP3 server: what it says is not shown
-        await probe_smtp(_at(plain, provider.pop3_port, "none"), "secret", True, 10)
+        await probe_smtp(_at(plain, provider.pop3_port, "none"), Credential(SUPPORT, "secret"), True, 10)
 
 
 async def test_a_stranger_behind_the_port_is_not_quoted(bench: Bench) -> None:
@@ -123,11 +124,11 @@ async def test_a_stranger_behind_the_port_is_not_quoted(bench: Bench) -> None:
         for greeting in ("SSH-2.0-OpenSSH_9.2p1", "554 inner-host.corp says no", "220-inner-host\r\nrubbish"):
             stranger.answers["GREETING"].append(greeting)
             with pytest.raises(Temporary) as caught:
-                await probe_smtp(external, "secret", True, 5)
+                await probe_smtp(external, Credential(SUPPORT, "secret"), True, 5)
             assert "inner" not in str(caught.value) and "SSH" not in str(caught.value)
         stranger.say("GREETING", HANG)
         with pytest.raises(Temporary, match="did not answer within 1 s"):
-            await probe_smtp(external, "secret", True, 1)
+            await probe_smtp(external, Credential(SUPPORT, "secret"), True, 1)
 
 
 async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: Bench) -> None:
@@ -135,11 +136,11 @@ async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: Bench) -
         external = replace(await account(bench, server_.port), smtp_auth=False)
         server_.say("MAIL", "530 5.7.0 authentication required")
         with pytest.raises(LoginRefused, match="set auth to true"):
-            await probe_smtp(external, "", True, 5)
+            await probe_smtp(external, Credential(SUPPORT, ""), True, 5)
         assert not server_.said("AUTH")
         server_.always("EHLO", "250 scripted")
         with pytest.raises(Unwilling, match="takes no login here"):
-            await probe_smtp(replace(external, smtp_auth=True), "secret", True, 5)
+            await probe_smtp(replace(external, smtp_auth=True), Credential(SUPPORT, "secret"), True, 5)
 
 
 def _at(external: External, port: int, tls: Any, fingerprint: str | None = None) -> External:

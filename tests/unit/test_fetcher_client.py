@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.credentials import Credential
 from shared.failures import Permanent
+from shared.oauth import xoauth2
 from shared.pop3_client import (
     Body,
     Broken,
@@ -36,7 +38,7 @@ async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMI
 
 async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 2.0) -> list[bytes | None]:
     async with script.running(), open_session(script.server(), True, read_seconds=read_seconds) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         listing = await client.listing()
         got = await retrieve(client, [number for number, _ in listing.mails], limit)
         await client.quit()
@@ -47,7 +49,7 @@ async def test_mails_come_in_order_with_dots_unstuffed_and_digests() -> None:
     mails = {f"u{n}": b"Subject: %d\r\n\r\n.\r\n..\r\n.x\r\ny\r\n" % n for n in range(250)}
     script = ScriptedPop3(dict(mails))
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         listing = await client.listing()
         got = await retrieve(client, range(1, 251))
     assert listing.complete and listing.mails == tuple((n + 1, f"u{n}") for n in range(250))
@@ -67,7 +69,7 @@ async def test_retr_is_sent_ahead_where_pipelining_is_announced() -> None:
         await bodies(script, read_seconds=0.2)
     script.commands.clear()
     async with script.running(), open_session(script.server(), True, read_seconds=0.3) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         with pytest.raises(Late):
             await retrieve(client, [2, 3, 1])
         assert client.reading == 1
@@ -77,7 +79,7 @@ async def test_retr_is_sent_ahead_where_pipelining_is_announced() -> None:
 async def test_the_window_is_bounded_by_octets() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, answers={"RETR 1": hang()})
     async with script.running(), open_session(script.server(), True, read_seconds=0.3) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         with pytest.raises(Late):
             async for _ in client.retrieve([Wanted(1, 5_000_000), Wanted(2, 5_000_000)], LIMIT):
                 pass
@@ -99,7 +101,7 @@ async def test_an_empty_mail_and_one_of_dots_only_are_read() -> None:
 async def test_a_refused_retr_is_told_and_the_others_come() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, answers={"RETR 1": say(b"-ERR message corrupt\x07\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         first, second = await retrieve(client, [1, 2])
     assert (first.body, first.refusal) == (None, "message corrupt")
     assert bytes(second.body or b"") == MAIL
@@ -108,7 +110,7 @@ async def test_a_refused_retr_is_told_and_the_others_come() -> None:
 async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> None:
     script = ScriptedPop3({"a": b"x" * 3000 + b"\r\n", "b": MAIL})
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         first, second = await retrieve(client, [1, 2], limit=2000)
     assert (first.body, first.octets) == (None, 3002)
     assert bytes(second.body or b"") == MAIL
@@ -139,7 +141,7 @@ async def test_a_line_of_thirty_megabytes_is_read() -> None:
 async def test_a_session_that_breaks_in_a_mail_names_it(answer: Answer, failure: type[Exception], text: str) -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"RETR": answer})
     async with script.running(), open_session(script.server(), True, read_seconds=0.4) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         with pytest.raises(failure, match=text) as caught:
             await retrieve(client, [1])
         assert client.reading == 1
@@ -157,7 +159,7 @@ async def test_the_whole_session_has_a_deadline() -> None:
     dripping = Answer((b"+OK\r\n", *([b"x"] * 1)), hang=True)
     script = ScriptedPop3({"a": MAIL}, answers={"RETR": dripping})
     async with script.running(), open_session(script.server(), True, session_seconds=0.5) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         with pytest.raises(Late, match=r"the session took longer than 0\.5 s"):
             await retrieve(client, [1])
 
@@ -177,7 +179,7 @@ async def test_a_refused_login_tells_what_kind_it_is(reply: bytes, failure: type
     script = ScriptedPop3(answers={"PASS": say(reply)})
     async with script.running(), open_session(script.server(), True) as client:
         with pytest.raises(failure) as caught:
-            await client.login("u", "top-secret")
+            await client.login(Credential("u", "top-secret"))
     assert getattr(caught.value, "code", None) == code
     assert "top-secret" not in str(caught.value)
 
@@ -186,7 +188,7 @@ async def test_a_line_break_in_a_password_is_never_sent() -> None:
     script = ScriptedPop3()
     async with script.running(), open_session(script.server(), True) as client:
         with pytest.raises(Permanent, match="line break"):
-            await client.login("u", "x\r\nDELE 1")
+            await client.login(Credential("u", "x\r\nDELE 1"))
     assert script.commands == ["CAPA"]
 
 
@@ -245,14 +247,14 @@ async def test_implicit_tls_on_a_plain_port_says_so() -> None:
 async def test_a_list_that_stat_contradicts_is_not_complete() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"STAT": say(b"+OK 5 500\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         assert not (await client.listing()).complete
 
 
 async def test_a_server_without_uidl_is_told_apart() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"UIDL": say(b"-ERR what\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         with pytest.raises(Broken, match="UIDL"):
             await client.listing()
 
@@ -260,7 +262,7 @@ async def test_a_server_without_uidl_is_told_apart() -> None:
 async def test_deletions_take_effect_with_quit() -> None:
     script = ScriptedPop3({f"u{n}": MAIL for n in range(250)}, answers={"DELE 3": say(b"-ERR no\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         assert await client.delete(range(1, 250)) == [3]
         assert await client.quit()
     assert set(script.mails) == {"u2", "u249"}
@@ -269,7 +271,7 @@ async def test_deletions_take_effect_with_quit() -> None:
 async def test_login_delay_is_learnt() -> None:
     script = ScriptedPop3(capabilities=("PIPELINING", "LOGIN-DELAY 900 USER"))
     async with script.running(), open_session(script.server(), True) as client:
-        await client.login("u", "secret")
+        await client.login(Credential("u", "secret"))
         assert client.capabilities.login_delay == 900
 
 
@@ -323,7 +325,7 @@ async def test_cancelling_leaves_no_reader_behind() -> None:
 
     async def read() -> None:
         async with script.running(), open_session(script.server(), True) as client:
-            await client.login("u", "secret")
+            await client.login(Credential("u", "secret"))
             await retrieve(client, [1])
 
     with pytest.raises(TimeoutError):
@@ -331,3 +333,57 @@ async def test_cancelling_leaves_no_reader_behind() -> None:
             await read()
     await asyncio.sleep(0.05)
     assert not [task for task in asyncio.all_tasks() if "Pop3Client" in repr(task)]
+
+
+# ------------------------------------------------------------------------------------------------ access tokens
+
+TOKEN = Credential("u@x.example", "tok", token=True)
+RESPONSE = xoauth2("u@x.example", "tok").decode()
+
+
+async def test_an_access_token_is_sent_on_a_line_of_its_own() -> None:
+    # given a server of Microsoft's kind
+    script = ScriptedPop3({"a": MAIL}, answers={"AUTH": say(b"+ \r\n"), RESPONSE: say(b"+OK welcome\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        # when
+        await client.login(TOKEN)
+        # then
+        assert (await client.stat())[0] == 1
+    assert script.commands[:3] == ["CAPA", "AUTH XOAUTH2", RESPONSE]
+
+
+async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.pop3_client._TOGETHER", ("127.0.0.1",))
+    script = ScriptedPop3(answers={f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(TOKEN)
+    assert script.commands[1] == f"AUTH XOAUTH2 {RESPONSE}"
+
+
+@pytest.mark.parametrize(
+    ("answers", "failure", "code"),
+    [
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR Authentication failure\r\n")}, Refused, "AUTH"),
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, Busy, None),
+        ({"AUTH": say(b"-ERR unknown command\r\n")}, Refused, "AUTH"),
+        ({"AUTH": say(b"SSH-2.0-inner\r\n")}, Broken, None),
+        ({"PASS": say(b"+ what?\r\n")}, Broken, None),
+    ],
+)
+async def test_a_refused_token_tells_what_kind_it_is(
+    answers: dict[str, Answer], failure: type[Exception], code: str | None
+) -> None:
+    script = ScriptedPop3(answers=answers)
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(failure) as caught:
+            await client.login(Credential("u", "x") if "PASS" in answers else TOKEN)
+    assert getattr(caught.value, "code", None) == code
+    assert "tok" not in str(caught.value) and "inner" not in str(caught.value)
+
+
+async def test_what_is_wrong_with_a_token_is_acknowledged_before_the_refusal() -> None:
+    # given a server that tells the error in JSON, and answers an empty line with the refusal
+    script = ScriptedPop3(answers={"AUTH": say(b"+ \r\n"), RESPONSE: cut(b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n-ERR no\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(Refused):
+            await client.login(TOKEN)

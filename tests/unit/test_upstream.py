@@ -16,6 +16,7 @@ import pytest
 from deploy.machine.certificates import make_authority
 from shared import upstream
 from shared.accounts import Server
+from shared.credentials import Credential
 from shared.pop3_client import open_session
 from shared.upstream import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
 from tests.scripted_pop3 import ScriptedPop3
@@ -157,7 +158,7 @@ async def log_in(script: ScriptedPop3, server: Server) -> None:
     async with script.running():
         where = Server(server.host, script.port, server.tls, server.tls_fingerprint)
         async with open_session(where, True) as client:
-            await client.login("u", "secret")
+            await client.login(Credential("u", "secret"))
             await client.listing()
 
 

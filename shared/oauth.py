@@ -1,0 +1,263 @@
+"""Access tokens for providers that take no passwords any more (RFC 6749; XOAUTH2 in POP3 and SMTP).
+
+An external account then has a client (who we are to the provider) and, once a person has authorized it, a refresh
+token. This module speaks with the provider's endpoints and keeps nothing: ``shared/credentials.py`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import http.client
+import json
+import secrets
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+from urllib.parse import urlencode, urlsplit
+
+from shared import upstream
+from shared.accounts import Issuer, Server
+from shared.failures import Permanent, Temporary
+
+EXCHANGE_SECONDS = 20.0
+REPLY_OCTETS = 256 * 1024
+_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+_SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
+
+
+class Unauthorized(Temporary):
+    """The provider gives no token for this account: a person has to authorize it anew."""
+
+    kind: ClassVar[str] = "refused"
+
+
+ISSUERS = {
+    "google": Issuer(  # its device flow does not give the scope for mail
+        "https://oauth2.googleapis.com/token",
+        "https://mail.google.com/",
+        authorize_url="https://accounts.google.com/o/oauth2/v2/auth",
+    ),
+    "microsoft": Issuer(
+        "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+        "offline_access https://outlook.office.com/POP.AccessAsUser.All https://outlook.office.com/SMTP.Send",
+        "https://login.microsoftonline.com/common/oauth2/v2.0/devicecode",
+        "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
+    ),
+}
+
+
+class IssuerUnwilling(Temporary):
+    """The provider gives no token now."""
+
+    kind: ClassVar[str] = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who we are to the issuer. secret: '' for a public client."""
+
+    issuer: Issuer
+    id: str
+    secret: str = ""
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {"client_id": self.id} | ({"client_secret": self.secret} if self.secret else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What an issuer gave. seconds: that the access token is good for. refresh: None: the one we have stays good."""
+
+    access: str
+    seconds: float
+    refresh: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """RFC 8628 section 3.2: a person opens ``url`` and types ``user_code``. Times in seconds."""
+
+    device_code: str
+    user_code: str
+    url: str
+    interval: float
+    expires: float
+
+
+def xoauth2(login: str, access_token: str) -> bytes:
+    """The initial response of XOAUTH2, in base64."""
+    return base64.b64encode(f"user={login}\1auth=Bearer {access_token}\1\1".encode())
+
+
+async def refresh(client: Client, refresh_token: str, allow_private: bool) -> Tokens:
+    """A new access token (RFC 6749 section 6).
+
+    :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
+    :raises Temporary, Permanent: as ``upstream.connect_socket``.
+    """
+    fields = {"grant_type": "refresh_token", "refresh_token": refresh_token, "scope": client.issuer.scope}
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+
+
+# ------------------------------------------------------------------------------------------------ device flow
+
+
+async def begin_device(client: Client, allow_private: bool) -> DeviceCode:
+    """Ask for a code that a person types at the provider's page (RFC 8628 section 3.1)."""
+    if client.issuer.device_url is None:
+        raise Permanent("this provider has no device flow for mail")
+    fields = {"client_id": client.id, "scope": client.issuer.scope}
+    status, found = await _exchange(client.issuer.device_url, fields, allow_private)
+    url = found.get("verification_uri") or found.get("verification_url")
+    if status != http.client.OK or not isinstance(url, str):
+        raise Permanent(f"{_host(client.issuer.device_url)}: no code was given ({_problem(status, found)})")
+    return DeviceCode(
+        str(found.get("device_code", "")),
+        str(found.get("user_code", "")),
+        url,
+        _number(found.get("interval"), _SLOWER_SECONDS),
+        _number(found.get("expires_in"), 900.0),
+    )
+
+
+async def finish_device(client: Client, code: DeviceCode, allow_private: bool) -> Tokens:
+    """Wait until the person has agreed (RFC 8628 section 3.4). :raises Unauthorized: refused, or too late."""
+    interval = code.interval
+    fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
+    try:
+        async with asyncio.timeout(code.expires):
+            while True:
+                await asyncio.sleep(interval)
+                status, found = await _exchange(client.issuer.token_url, fields, allow_private)
+                if found.get("error") == "slow_down":
+                    interval += _SLOWER_SECONDS
+                elif found.get("error") != "authorization_pending":
+                    return _tokens(client, (status, found))
+    except TimeoutError as error:
+        raise Unauthorized("nobody agreed at the provider's page in time; authorize it again") from error
+
+
+# ------------------------------------------------------------------------------------------------ code flow
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An authorization that a browser is to bring back. url: to open. verifier: of PKCE (RFC 7636)."""
+
+    url: str
+    redirect: str
+    state: str
+    verifier: str
+
+
+def begin_code(client: Client, login: str, redirect: str) -> Request:
+    """The page where a person agrees (RFC 6749 section 4.1.1). :param redirect: a loopback URL (RFC 8252)."""
+    if client.issuer.authorize_url is None:
+        raise Permanent("this provider has no authorization page")
+    verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    query = {
+        "response_type": "code",
+        "client_id": client.id,
+        "redirect_uri": redirect,
+        "scope": client.issuer.scope,
+        "state": state,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "login_hint": login,
+        "access_type": "offline",  # Google gives a refresh token only then
+        "prompt": "consent",
+    }
+    return Request(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
+
+
+async def finish_code(client: Client, request: Request, code: str, allow_private: bool) -> Tokens:
+    """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
+    fields = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": request.redirect,
+        "code_verifier": request.verifier,
+    }
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+
+
+# ------------------------------------------------------------------------------------------------ the exchange
+
+
+def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
+    """RFC 6749 sections 5.1 and 5.2."""
+    status, found = answer
+    host = _host(client.issuer.token_url)
+    access = found.get("access_token")
+    if status == http.client.OK and isinstance(access, str) and access:
+        again = found.get("refresh_token")
+        return Tokens(access, _number(found.get("expires_in"), 300.0), again if isinstance(again, str) else None)
+    if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
+        raise IssuerUnwilling(f"{host}: no token now ({_problem(status, found)})")
+    raise Unauthorized(f"{host}: no token is given ({_problem(status, found)}); authorize the account again")
+
+
+async def _exchange(url: str, fields: dict[str, str], allow_private: bool) -> tuple[int, dict[str, Any]]:
+    """POST a form; status and JSON object of the answer ({} if it is none). Redirections are not followed.
+
+    :raises Temporary: no answer. :raises Permanent: the URL is no good, or the operator does not allow its address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise Permanent(f"{url[:200]!r}: an https URL is needed")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    server = Server(parts.hostname, port, "implicit" if parts.scheme == "https" else "none")
+    sock = await upstream.connect_socket(server, allow_private, EXCHANGE_SECONDS, ports=frozenset({443}))
+    if server.tls == "none" and not upstream.is_private(str(sock.getpeername()[0])):
+        sock.close()
+        raise Permanent(f"{url[:200]!r}: tokens are asked for by https only")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    # in a thread: http.client waits, and this happens once an hour
+    return await asyncio.to_thread(_post, sock, server, path, urlencode(fields))
+
+
+def _post(sock: socket.socket, server: Server, path: str, form: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=EXCHANGE_SECONDS)
+    where = upstream.place(server)
+    try:
+        sock.settimeout(EXCHANGE_SECONDS)
+        if server.tls == "implicit":
+            sock = upstream.client_context(server).wrap_socket(sock, server_hostname=server.host)
+        connection.sock = sock
+        kind = "application/x-www-form-urlencoded"
+        connection.request("POST", path, form, {"Content-Type": kind, "Accept": "application/json"})
+        response = connection.getresponse()
+        found = json.loads(response.read(REPLY_OCTETS) or b"{}")
+    except ssl.SSLError as error:
+        raise upstream.explain_tls(server, error) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise upstream.Unreachable(f"{where}: no answer to the request for a token") from error
+    except ValueError:  # no JSON: a proxy's page
+        return response.status, {}
+    finally:
+        connection.close()
+        sock.close()
+    return response.status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
+
+
+def _number(value: object, otherwise: float) -> float:
+    try:
+        found = float(cast(Any, value))
+    except (TypeError, ValueError):
+        return otherwise
+    return found if 0 < found < 1e7 else otherwise
+
+
+def _problem(status: int, found: dict[str, Any]) -> str:
+    """The issuer's own code, which names no secret; its text might be a stranger's."""
+    code = found.get("error")
+    return code[:100] if isinstance(code, str) and code.isascii() and code.isprintable() else f"HTTP status {status}"
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url[:100]

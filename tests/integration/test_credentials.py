@@ -1,0 +1,320 @@
+"""Access tokens of external accounts: got when needed, kept while good, the grant sealed in a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from services.admin import authorizing
+from services.admin.account_commands import external_fields
+from services.admin.accounts_file import AccountsError, check
+from services.admin.system import System
+from services.sender.connections import Connections
+from shared import accounts, oauth
+from shared.accounts import External, Server
+from shared.credentials import Credential, Credentials, Grant
+from shared.database import Database
+from shared.failures import Permanent
+from shared.oauth import Unauthorized
+from shared.passwords import Pool
+from shared.settings import Settings
+from shared.smtp_client import LoginRefused, Unwilling
+from shared.vault import Vault
+from tests.company import KEY, SUPPORT, apply, everyone, external
+from tests.fetch_bench import fetching, has, until
+from tests.scripted_pop3 import ScriptedPop3, say
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.token_server import TokenServer, token_server, visit
+
+VAULT = Vault(KEY)
+
+
+@pytest.fixture
+def server() -> Iterator[TokenServer]:
+    with token_server() as running:
+        yield running
+
+
+def fields(server: TokenServer, **changes: Any) -> dict[str, Any]:
+    """The account in the accounts file."""
+    issuer = {name: value for name, value in asdict(server.issuer).items() if value is not None}
+    account = external(oauth={"issuer": issuer, "client_id": "us", "client_secret": "hush"} | changes)
+    del account["password"]
+    return account
+
+
+async def stored(database: Database) -> External:
+    return (await everyone(database))[0][SUPPORT]
+
+
+@pytest.fixture
+async def account(database: Database, server: TokenServer) -> External:
+    """Authorized: its grant is stored."""
+    await apply(database, {"external_accounts": [fields(server)]})
+    await grant(database, "again")
+    return await stored(database)
+
+
+async def grant(database: Database, refresh_token: str) -> None:
+    found = await stored(database)
+    async with database.transaction() as connection:
+        sealed = replace(Grant.open(VAULT, found.password), refresh_token=refresh_token).seal(VAULT)
+        await accounts.replace_password(connection, found.id, found.password, sealed)
+
+
+@pytest.fixture
+async def ours(database: Database) -> AsyncIterator[Credentials]:
+    yield Credentials(database, VAULT, True)
+
+
+async def test_a_password_is_what_it_was(database: Database, ours: Credentials) -> None:
+    await apply(database, {"external_accounts": [external(login="me")]})
+    assert await ours.of(await stored(database)) == Credential("me", "secret")
+
+
+async def test_one_access_token_serves_many_logins_at_once(
+    server: TokenServer, account: External, ours: Credentials
+) -> None:
+    # when
+    found = await asyncio.gather(*(ours.of(account) for _ in range(20)))
+    # then
+    assert set(found) == {Credential(SUPPORT, "access-1", token=True)}
+    assert len(server.requests) == 1 and server.requests[0][1]["client_secret"] == "hush"
+
+
+async def test_a_token_about_to_end_or_refused_is_not_used_again(
+    server: TokenServer, account: External, ours: Credentials
+) -> None:
+    # given
+    server.answers = [(200, {"access_token": "short", "expires_in": 30})]
+    await ours.of(account)
+    # then
+    assert (await ours.of(account)).secret == "access-2"
+    ours.refused(account)
+    assert (await ours.of(account)).secret == "access-3"
+
+
+async def test_another_refresh_token_replaces_the_stored_one(
+    server: TokenServer, account: External, ours: Credentials, database: Database
+) -> None:
+    # given
+    server.answers = [(200, {"access_token": "first", "refresh_token": "newer", "expires_in": 3600})]
+    # when
+    await ours.of(account)
+    # then
+    after = await stored(database)
+    assert Grant.open(VAULT, after.password) == Grant("newer", "hush")
+    assert (await ours.of(after)).secret == "first"
+
+
+async def test_an_authorization_made_meanwhile_stays(
+    server: TokenServer, account: External, ours: Credentials, database: Database
+) -> None:
+    # given
+    server.answers = [(200, {"access_token": "first", "refresh_token": "newer", "expires_in": 3600})]
+    await grant(database, "authorized anew")
+    # when
+    await ours.of(account)  # as it was read before
+    # then
+    after = await stored(database)
+    assert Grant.open(VAULT, after.password).refresh_token == "authorized anew"
+    assert (await ours.of(after)).secret == "access-2"
+
+
+async def test_an_account_that_nobody_authorized_says_so(
+    database: Database, server: TokenServer, ours: Credentials
+) -> None:
+    await apply(database, {"external_accounts": [fields(server)]})
+    with pytest.raises(Unauthorized, match=f"external authorize {SUPPORT}"):
+        await ours.of(await stored(database))
+
+
+async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
+    database: Database, server: TokenServer, account: External
+) -> None:
+    # when
+    exported = external_fields(account)
+    assert await apply(database, {"external_accounts": [exported]}) == []
+    # then
+    assert Grant.open(VAULT, (await stored(database)).password) == Grant("again", "hush")
+    # when
+    [line] = await apply(database, {"external_accounts": [fields(server, client_id="other")]})
+    # then
+    assert "oauth" in line and "hush" not in line
+    assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
+
+
+async def test_going_back_to_a_password_needs_one(database: Database, account: External) -> None:
+    bare = external()
+    del bare["password"]
+    with pytest.raises(AccountsError, match="password: is missing"):
+        await apply(database, {"external_accounts": [bare]})
+    await apply(database, {"external_accounts": [external()]})
+    assert VAULT.open((await stored(database)).password) == "secret"
+
+
+@pytest.mark.parametrize(
+    ("oauth", "words"),
+    [
+        ({"issuer": "gogle", "client_id": "x"}, "oauth.issuer (support@company.com): 'gogle': "),
+        ({"issuer": "google"}, "oauth.client_id (support@company.com): is missing"),
+        (
+            {"issuer": {"token_url": "x", "scope": "s"}, "client_id": "x"},
+            "oauth.issuer.token_url (support@company.com): 'x': an endpoint",
+        ),
+        ({"issuer": {"token": "x"}, "client_id": "x"}, "allowed here are token_url, scope"),
+        ({"issuer": "google", "client_id": "x", "client_secret": 7}, "client_secret (support@company.com): has to be"),
+        ({"issuer": "google", "client_id": "x", "more": 1}, "allowed here are issuer, client_id"),
+    ],
+)
+def test_a_mistake_in_oauth_is_named(oauth: dict[str, Any], words: str) -> None:
+    account = external(oauth=oauth)
+    del account["password"]
+    with pytest.raises(AccountsError) as caught:
+        check({"external_accounts": [account]}, "f")
+    assert words in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ at the provider
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as running:
+        running.always("EHLO", "250-scripted\r\n250 AUTH PLAIN XOAUTH2")
+        yield running
+
+
+async def test_mail_leaves_with_an_access_token(account: External, ours: Credentials, provider: ScriptedSmtp) -> None:
+    # when
+    client = await Connections(ours, True).connect(at(account, provider))
+    # then
+    assert provider.logins == [f"user={SUPPORT}\x01auth=Bearer access-1\x01\x01"]
+    await client.quit()
+
+
+async def test_a_token_that_ended_before_its_time_is_replaced_at_once(
+    account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    # given
+    provider.say("AUTH", "535 5.7.8 token expired")
+    # when
+    client = await Connections(ours, True).connect(at(account, provider))
+    # then
+    assert [login.split()[1] for login in provider.logins] == ["access-1\x01\x01", "access-2\x01\x01"]
+    await client.quit()
+
+
+async def test_tokens_that_are_all_refused_are_wrong_credentials(
+    account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    provider.always("AUTH", "535 5.7.8 no")
+    with pytest.raises(LoginRefused):
+        await Connections(ours, True).connect(at(account, provider))
+    assert len(provider.logins) == 2
+
+
+async def test_a_refresh_token_that_ended_is_wrong_credentials_too(
+    server: TokenServer, account: External, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    server.answers = [(400, {"error": "invalid_grant"}), (503, {})]
+    with pytest.raises(LoginRefused, match="invalid_grant"):
+        await Connections(ours, True).connect(at(account, provider))
+    with pytest.raises(Unwilling, match="503"):
+        await Connections(ours, True).connect(at(account, provider))
+    assert not provider.logins
+
+
+async def test_mail_is_fetched_with_a_token_and_a_token_that_ended_is_replaced(
+    database_url: str, server: TokenServer
+) -> None:
+    # given a provider that has ended the first token before its time
+    first, second = (oauth.xoauth2(SUPPORT, f"access-{number}").decode() for number in (1, 2))
+    answers = {"AUTH": say(b"+ \r\n"), first: say(b"-ERR expired\r\n"), second: say(b"+OK\r\n")}
+    script = ScriptedPop3({"a": b"Subject: hello\r\n\r\nbody\r\n"}, answers=answers)
+    async with script.running(), fetching(database_url) as bench:
+        # when
+        grant = Grant("again").seal(bench.vault)
+        settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
+        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
+        await until(lambda: has(bench, account, 1))
+    # then
+    assert [line for line in script.commands if line in (first, second)] == [first, second]
+
+
+async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
+    database_url: str, server: TokenServer
+) -> None:
+    async with ScriptedPop3().running() as script, fetching(database_url) as bench:
+        settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
+        grant = Grant().seal(bench.vault)
+        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
+        polled = await bench.polled(account)
+    assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
+    assert not script.commands
+
+
+def at(account: External, provider: ScriptedSmtp) -> External:
+    return replace(account, smtp=Server("127.0.0.1", provider.port, "none"), smtp_auth=True)
+
+
+# ------------------------------------------------------------------------------------------------ authorizing
+
+
+def system(database: Database) -> System:
+    return System(Settings(secret_key=KEY, allow_private_upstream=True), database, Pool())
+
+
+async def test_a_person_authorizes_by_a_code_on_another_page(
+    database: Database, server: TokenServer, ours: Credentials
+) -> None:
+    # given
+    await apply(database, {"external_accounts": [fields(server)]})
+    code = {"device_code": "d", "user_code": "ABCD", "verification_uri": "https://x.example/", "interval": 0.01}
+    server.answers = [(200, code), (200, {"access_token": "first", "refresh_token": "again"})]
+    said: list[str] = []
+    # when
+    await authorizing.authorize(system(database), await stored(database), said.append)
+    # then
+    assert "https://x.example/" in said[0] and "ABCD" in said[0]
+    assert (await ours.of(await stored(database))).token
+
+
+async def test_a_person_authorizes_in_a_browser(database: Database, server: TokenServer, ours: Credentials) -> None:
+    # given
+    account = fields(server)
+    del account["oauth"]["issuer"]["device_url"]
+    await apply(database, {"external_accounts": [account]})
+    server.answers = [(200, {"access_token": "first", "refresh_token": "again"})]
+    browsers = []
+
+    def browse(line: str) -> None:
+        url = line.partition("\n")[2]
+        if url.startswith(server.url):
+            query = dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
+            redirect = query["redirect_uri"].replace("%3A", ":").replace("%2F", "/")
+            browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={query['state']}&code=brought")))
+
+    # when
+    await authorizing.authorize(system(database), await stored(database), browse)
+    await asyncio.gather(*browsers)
+    # then
+    assert server.requests[0][1]["code"] == "brought"
+    assert Grant.open(VAULT, (await stored(database)).password).refresh_token == "again"
+
+
+async def test_without_a_refresh_token_nothing_is_stored(database: Database, server: TokenServer) -> None:
+    # given
+    await apply(database, {"external_accounts": [fields(server)]})
+    code = {"device_code": "d", "user_code": "A", "verification_uri": "https://x.example/", "interval": 0.01}
+    server.answers = [(200, code), (200, {"access_token": "first"})]
+    before = await stored(database)
+    # then
+    with pytest.raises(Permanent, match="no refresh token"):
+        await authorizing.authorize(system(database), before, lambda line: None)
+    assert await stored(database) == before

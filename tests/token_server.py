@@ -1,0 +1,82 @@
+"""A stand-in for a provider's token endpoints (RFC 6749, RFC 8628), on loopback, answering as tests ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from shared.accounts import Issuer
+
+Answer = tuple[int, dict[str, Any]]
+
+
+class TokenServer:
+    """answers: for the next requests, in order; afterwards a fresh access token each. requests: path and fields."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer | str] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.issuer = Issuer(f"{self.url}/token", "mail", f"{self.url}/device", f"{self.url}/agree")
+
+    def answer(self) -> Answer | str:
+        """The next one: status and JSON, or a page that is none."""
+        if self.answers:
+            return self.answers.pop(0)
+        return 200, {"access_token": f"access-{len(self.requests)}", "expires_in": 3600}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                server.requests.append((urlsplit(self.path).path, dict(parse_qsl(form))))
+                found = server.answer()
+                status, body = (200, found) if isinstance(found, str) else (found[0], json.dumps(found[1]))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nobody reads it."""
+
+        return Handler
+
+    def serve(self) -> None:
+        """Until ``stop``."""
+        self._http.serve_forever(poll_interval=0.05)
+
+    def stop(self) -> None:
+        """End it."""
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@contextmanager
+def token_server() -> Iterator[TokenServer]:
+    """One in a thread of its own."""
+    server = TokenServer()
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
+async def visit(url: str) -> None:
+    """What a browser does when it is sent to ``url``."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+    await reader.read()
+    writer.close()

@@ -1,0 +1,148 @@
+"""shared/oauth.py, against a stand-in of a provider's endpoints."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from services.admin.authorizing import code_of
+from shared import oauth
+from shared.accounts import Issuer
+from shared.failures import Permanent, Temporary
+from shared.oauth import ISSUERS, Client, Tokens, Unauthorized
+from shared.upstream import Unreachable
+from tests.token_server import TokenServer, token_server
+
+
+@pytest.fixture
+def server() -> Iterator[TokenServer]:
+    with token_server() as running:
+        yield running
+
+
+def test_the_initial_response_is_as_google_and_microsoft_document_it() -> None:
+    assert b64decode(oauth.xoauth2("a@b", "tok")) == b"user=a@b\x01auth=Bearer tok\x01\x01"
+
+
+async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> None:
+    # when
+    tokens = await oauth.refresh(Client(server.issuer, "id", "hush"), "again", True)
+    # then
+    assert tokens == Tokens("access-1", 3600, None)
+    assert server.requests == [
+        (
+            "/token",
+            {
+                "grant_type": "refresh_token",
+                "refresh_token": "again",
+                "scope": "mail",
+                "client_id": "id",
+                "client_secret": "hush",
+            },
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure", "words"),
+    [
+        ((400, {"error": "invalid_grant"}), Unauthorized, "invalid_grant"),
+        ((401, {"error": "invalid_client", "error_description": "\x1b[31mred"}), Unauthorized, "invalid_client"),
+        ((503, {}), Temporary, "503"),
+        ((429, {"error": "slow_down"}), Temporary, "slow_down"),
+        ("<html>a proxy's page</html>", Unauthorized, "200"),
+        ((200, {"access_token": ""}), Unauthorized, "200"),
+        ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
+    ],
+)
+async def test_a_refusal_is_told_in_the_issuers_code(
+    server: TokenServer, answer: tuple[int, dict[str, str]] | str, failure: type[Temporary], words: str
+) -> None:
+    # given
+    server.answers = [answer]
+    # when
+    with pytest.raises(Temporary) as caught:
+        await oauth.refresh(Client(server.issuer, "id"), "again", True)
+    # then
+    assert type(caught.value) is failure and words in str(caught.value)
+    assert "red" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+async def test_an_issuer_that_is_away_is_tried_again_later(server: TokenServer) -> None:
+    # given
+    server.stop()
+    # then
+    with pytest.raises(Unreachable):
+        await oauth.refresh(Client(server.issuer, "id"), "again", True)
+
+
+async def test_a_private_address_needs_the_operators_permission(server: TokenServer) -> None:
+    with pytest.raises(Permanent, match="private address"):
+        await oauth.refresh(Client(server.issuer, "id"), "again", False)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("url", ["ftp://a.example/x", "https://", "token"])
+async def test_an_endpoint_is_an_https_url(url: str) -> None:
+    with pytest.raises(Permanent, match="https"):
+        await oauth.refresh(Client(Issuer(url, "mail"), "id"), "again", True)
+
+
+async def test_a_device_code_is_waited_for(server: TokenServer) -> None:
+    # given
+    code = {"device_code": "dev", "user_code": "ABCD", "verification_uri": "https://x.example/device", "interval": 0.01}
+    server.answers = [
+        (200, code),
+        (400, {"error": "authorization_pending"}),
+        (200, {"access_token": "first", "refresh_token": "again", "expires_in": "60"}),
+    ]
+    client = Client(server.issuer, "id")
+    # when
+    asked = await oauth.begin_device(client, True)
+    tokens = await oauth.finish_device(client, asked, True)
+    # then
+    assert (asked.url, asked.user_code) == ("https://x.example/device", "ABCD")
+    assert tokens == Tokens("first", 60, "again")
+    assert [fields["device_code"] for _, fields in server.requests[1:]] == ["dev", "dev"]
+
+
+async def test_a_device_code_that_is_refused_ends_the_waiting(server: TokenServer) -> None:
+    # given
+    code = {"device_code": "dev", "user_code": "A", "verification_url": "https://x.example/", "interval": 0.01}
+    server.answers = [(200, code), (400, {"error": "access_denied"})]
+    client = Client(server.issuer, "id")
+    # then
+    with pytest.raises(Unauthorized, match="access_denied"):
+        await oauth.finish_device(client, await oauth.begin_device(client, True), True)
+
+
+async def test_a_code_from_the_browser_is_changed_for_tokens(server: TokenServer) -> None:
+    # given
+    client = Client(server.issuer, "id", "hush")
+    request = oauth.begin_code(client, "support@company.com", "http://127.0.0.1:1234/")
+    query = parse_qs(urlsplit(request.url).query)
+    server.answers = [(200, {"access_token": "first", "refresh_token": "again"})]
+    # when
+    code = code_of(request, f"/?state={query['state'][0]}&code=brought")
+    tokens = await oauth.finish_code(client, request, code, True)
+    # then
+    assert query["code_challenge_method"] == ["S256"] and query["login_hint"] == ["support@company.com"]
+    assert tokens.refresh == "again"
+    _, fields = server.requests[0]
+    assert (fields["code"], fields["code_verifier"]) == ("brought", request.verifier)
+
+
+@pytest.mark.parametrize(("url", "failure"), [("/?code=x", Permanent), ("/?state=other&code=x", Permanent)])
+def test_an_answer_to_another_request_is_not_taken(url: str, failure: type[Exception]) -> None:
+    request = oauth.begin_code(Client(ISSUERS["google"], "id"), "a@b", "http://127.0.0.1:1/")
+    with pytest.raises(failure):
+        code_of(request, url)
+
+
+def test_a_person_may_say_no() -> None:
+    request = oauth.begin_code(Client(ISSUERS["google"], "id"), "a@b", "http://127.0.0.1:1/")
+    with pytest.raises(Unauthorized, match="access_denied"):
+        code_of(request, f"/?state={request.state}&error=access_denied")
