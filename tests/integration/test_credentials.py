@@ -15,7 +15,7 @@ from services.admin.account_commands import external_fields
 from services.admin.accounts_file import AccountsError, check
 from services.admin.system import System
 from services.sender.connections import Connections
-from shared import accounts, oauth
+from shared import accounts, ledger, oauth
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
@@ -26,7 +26,7 @@ from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.vault import Vault
 from tests.company import KEY, SUPPORT, apply, everyone, external
-from tests.fetch_bench import fetching, has, until
+from tests.fetch_bench import fails, fetching, has, until
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.token_server import TokenServer, token_server, visit
@@ -254,7 +254,9 @@ async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
         settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
         grant = Grant().seal(bench.vault)
         account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
-        polled = await bench.polled(account)
+        await until(lambda: fails(bench, account))
+        async with bench.database.transaction() as connection:
+            polled = (await ledger.polled(connection))[account]
     assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
     assert not script.commands
 

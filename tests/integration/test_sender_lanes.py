@@ -241,7 +241,8 @@ async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
     await queue(bench, 60)
 
     async def hanging() -> bool:
-        return (await states(bench))["sent_unanswered"] == 3
+        found = await states(bench)
+        return (found["done"], found["sent_unanswered"]) == (20, 3)
 
     await until(hanging)
     monkeypatch.setattr(outlet, "AHEAD_SECONDS", 0.0)
@@ -258,7 +259,8 @@ async def test_stopping_gives_back_what_is_claimed_ahead(database_url: str, prov
         await queue(bench, 60)
 
         async def hanging() -> bool:
-            return (await states(bench))["sent_unanswered"] == 1
+            found = await states(bench)
+            return (found["done"], found["sent_unanswered"]) == (20, 1)
 
         await until(hanging)
         assert (await states(bench))["claimed"] > 1

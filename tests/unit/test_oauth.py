@@ -12,7 +12,7 @@ from services.admin.authorizing import code_of
 from shared import oauth
 from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
-from shared.oauth import ISSUERS, Client, Tokens, Unauthorized
+from shared.oauth import ISSUERS, Client, IssuerUnwilling, Tokens, Unauthorized
 from shared.upstream import Unreachable
 from tests.token_server import TokenServer, token_server
 
@@ -51,8 +51,8 @@ async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> Non
     [
         ((400, {"error": "invalid_grant"}), Unauthorized, "invalid_grant"),
         ((401, {"error": "invalid_client", "error_description": "\x1b[31mred"}), Unauthorized, "invalid_client"),
-        ((503, {}), Temporary, "503"),
-        ((429, {"error": "slow_down"}), Temporary, "slow_down"),
+        ((503, {}), IssuerUnwilling, "503"),
+        ((429, {"error": "slow_down"}), IssuerUnwilling, "slow_down"),
         ("<html>a proxy's page</html>", Unauthorized, "200"),
         ((200, {"access_token": ""}), Unauthorized, "200"),
         ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
