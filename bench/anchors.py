@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Self
 
 from deploy.machine import ports
 from deploy.machine.programs import PATH, Process, Program
+from deploy.machine.provider_config import POSTFIX_PROGRAMS
 from shared.failures import Permanent, Temporary
 
 PORTS = range(28_000, 31_000)
@@ -47,7 +49,7 @@ def require() -> None:
         raise Permanent(f"these Debian packages are missing: {', '.join(missing)}; 'make bench' installs them")
 
 
-class Anchor:
+class Anchor(ABC):
     """A server that runs while it is open as a context. folder: its own, reachable for its users."""
 
     name = ""
@@ -59,9 +61,9 @@ class Anchor:
         (self.port,) = ports.choose(1, str(folder), PORTS)
         self._process: Process | None = None
 
+    @abstractmethod
     def program(self) -> Program:
         """What to start; it stays in the foreground."""
-        raise NotImplementedError
 
     @property
     def pid(self) -> int:
@@ -314,26 +316,4 @@ smtp_connection_cache_destinations = [127.0.0.1]:{relay_port}
 
 
 def _postfix_services(port: int) -> str:
-    return f"""\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup     unix  n  -  n  60    1  pickup
-cleanup    unix  n  -  n  -     0  cleanup
-qmgr       unix  n  -  n  300   1  qmgr
-tlsmgr     unix  -  -  n  1000? 1  tlsmgr
-rewrite    unix  -  -  n  -     -  trivial-rewrite
-bounce     unix  -  -  n  -     0  bounce
-defer      unix  -  -  n  -     0  bounce
-trace      unix  -  -  n  -     0  bounce
-verify     unix  -  -  n  -     1  verify
-flush      unix  n  -  n  1000? 0  flush
-proxymap   unix  -  -  n  -     -  proxymap
-proxywrite unix  -  -  n  -     1  proxymap
-smtp       unix  -  -  n  -     -  smtp
-relay      unix  -  -  n  -     -  smtp
-showq      unix  n  -  n  -     -  showq
-error      unix  -  -  n  -     -  error
-retry      unix  -  -  n  -     -  error
-discard    unix  -  -  n  -     -  discard
-anvil      unix  -  -  n  -     1  anvil
-scache     unix  -  -  n  -     1  scache
-"""
+    return f"127.0.0.1:{port} inet n - n - - smtpd\n{POSTFIX_PROGRAMS}"

@@ -119,12 +119,7 @@ smtpd_error_sleep_time = 0
 """
 
 
-def postfix_services(smtp_port: int, smtps_port: int) -> str:
-    """master.cf: two listeners and the programs that they need, none of them in a chroot."""
-    return f"""\
-127.0.0.1:{smtp_port} inet n - n - - smtpd
-127.0.0.1:{smtps_port} inet n - n - - smtpd
-  -o smtpd_tls_wrappermode=yes
+POSTFIX_PROGRAMS = """\
 pickup     unix  n  -  n  60    1  pickup
 cleanup    unix  n  -  n  -     0  cleanup
 qmgr       unix  n  -  n  300   1  qmgr
@@ -150,3 +145,13 @@ anvil      unix  -  -  n  -     1  anvil
 scache     unix  -  -  n  -     1  scache
 postlog    unix-dgram n - n -   1  postlogd
 """
+"""The programs behind Postfix's listeners, none of them in a chroot."""
+
+
+def postfix_services(smtp_port: int, smtps_port: int) -> str:
+    """master.cf: two listeners and the programs that they need."""
+    return f"""\
+127.0.0.1:{smtp_port} inet n - n - - smtpd
+127.0.0.1:{smtps_port} inet n - n - - smtpd
+  -o smtpd_tls_wrappermode=yes
+{POSTFIX_PROGRAMS}"""
