@@ -56,7 +56,8 @@ async def _by_browser(client: Client, external: External, allow: bool, say: Call
             words = (await reader.readline()).decode("ascii", "replace").split()
             writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + _PAGE)
             await writer.drain()
-            if len(words) > 1 and urlsplit(words[1]).query and not brought.done():  # not its question for an icon
+            # whatever else comes here, the browser's question for an icon for one, is no answer
+            if len(words) > 1 and request.state in words[1] and not brought.done():
                 brought.set_result(words[1])
         writer.close()
 

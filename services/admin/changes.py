@@ -14,6 +14,7 @@ from shared import accounts, inbound, ledger, maildrops, relays
 from shared.accounts import External, Issuer, Local, OAuth, Server
 from shared.credentials import Grant
 from shared.database import Connection
+from shared.failures import Permanent
 from shared.names import normalise
 from shared.oauth import ISSUERS
 from shared.passwords import Pool
@@ -213,11 +214,19 @@ def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, v
             return vault.seal(wanted.password)
         assert old is not None
         return old.password
-    grant = Grant.open(vault, old.password) if old is not None and old.oauth == oauth else Grant()
+    stored = _grant(vault, old.password) if old is not None and old.oauth == oauth else None
+    grant = stored or Grant()
     secret = wanted.oauth.client_secret or grant.client_secret
-    if old is not None and old.oauth == oauth and secret == grant.client_secret:
+    if old is not None and stored is not None and secret == stored.client_secret:
         return old.password
     return replace(grant, client_secret=secret).seal(vault)
+
+
+def _grant(vault: Vault, sealed: bytes) -> Grant | None:
+    try:
+        return Grant.open(vault, sealed)
+    except Permanent:  # sealed under a lost key: somebody has to authorize the account again
+        return None
 
 
 def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:

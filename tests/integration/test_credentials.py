@@ -24,7 +24,7 @@ from shared.oauth import Unauthorized
 from shared.passwords import Pool
 from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
-from shared.vault import Vault
+from shared.vault import Vault, new_key
 from tests.company import KEY, SUPPORT, apply, everyone, external
 from tests.fetch_bench import fails, fetching, has, until
 from tests.scripted_pop3 import ScriptedPop3, say
@@ -146,6 +146,19 @@ async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
     [line] = await apply(database, {"external_accounts": [fields(server, client_id="other")]})
     # then
     assert "oauth" in line and "hush" not in line
+    assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
+
+
+async def test_a_grant_under_a_lost_key_is_replaced_when_the_account_is_applied_again(
+    database: Database, server: TokenServer, account: External
+) -> None:
+    # given
+    sealed = Grant("again", "hush").seal(Vault(new_key()))
+    async with database.transaction() as connection:
+        await accounts.replace_password(connection, account.id, account.password, sealed)
+    # when
+    await apply(database, {"external_accounts": [fields(server)]})
+    # then
     assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
 
 
@@ -300,7 +313,8 @@ async def test_a_person_authorizes_in_a_browser(database: Database, server: Toke
         if url.startswith(server.url):
             query = dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
             redirect = query["redirect_uri"].replace("%3A", ":").replace("%2F", "/")
-            browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={query['state']}&code=brought")))
+            for state, brought in (("other", "stolen"), (query["state"], "brought")):
+                browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={state}&code={brought}")))
 
     # when
     await authorizing.authorize(system(database), await stored(database), browse)
