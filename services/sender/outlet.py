@@ -53,7 +53,7 @@ class Line:
 class Outlet:
     """allowed: lanes, at the last look. relayed: mails since the account last stood still; so far it looks ahead.
 
-    more: some may be due that were not claimed. troubled: the account failed, one lane tries alone.
+    more: some may be due that were not claimed.
     """
 
     external_id: int
