@@ -114,7 +114,7 @@ SERVICES = [
                 "throttled": per_minute('mailgroup_logins_total{service="pop3_out",result="throttled"}'),
             },
         ),
-        Panel("Duration", "Seconds from PASS to +OK, refused logins included.", "s", _quantiles("pop3_login")),
+        Panel("Duration", "Seconds from PASS to +OK, refused logins included.", "s", _quantiles("pop3_out_login")),
         Panel("Connections", "Open POP3 connections.", "short", {"open": "sum(mailgroup_pop3_sessions)"}),
     ),
     _service(
@@ -125,11 +125,12 @@ SERVICES = [
         ),
         Panel(
             "Errors",
-            "A minute: logins refused or throttled.",
+            "A minute: mails and recipients refused for good or for now, logins refused.",
             "short",
             {
-                "refused": per_minute('mailgroup_logins_total{service="smtp_in",result="refused"}'),
-                "throttled": per_minute('mailgroup_logins_total{service="smtp_in",result="throttled"}'),
+                "refused": per_minute('mailgroup_submissions_refused_total{kind="permanent"}'),
+                "refused for now": per_minute('mailgroup_submissions_refused_total{kind="temporary"}'),
+                "logins": per_minute('mailgroup_logins_total{service="smtp_in",result="refused"}'),
             },
         ),
         Panel("Duration", "Seconds from the final dot to 250.", "s", _quantiles("submission")),
