@@ -129,10 +129,9 @@ def iso(at: datetime.datetime | None) -> str | None:
 
 
 async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    names = [name for name in SERVICES if name != "admin"]
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in names))
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
-    for name, (why, metrics) in zip(names, answers, strict=True):
+    for name, (why, metrics) in zip(SERVICES, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
         for queue, value in re.findall(
             r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
