@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """In the order of their metrics ports, counted from METRICS_PORT."""
+ANYWHERE = ("0.0.0.0", "::")
+"""Values of BIND that name no address but all of them."""
 
 
 class SettingsError(ValueError):
@@ -74,6 +77,7 @@ class Settings(BaseSettings):
     """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
 
     service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
+    mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=False)
@@ -87,6 +91,7 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
     service_host: str | None = None
+    mail_host: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
@@ -118,6 +123,16 @@ class Settings(BaseSettings):
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
         return self.metrics_port + SERVICES.index(service)
+
+    def host_for_clients(self, seen_as: str | None = None) -> str:
+        """The host name or address to write into a mail client.
+
+        :param seen_as: by which name somebody reached this machine just now. It counts only where nobody has said one:
+            a service that listens on every address cannot know which of them the clients use.
+        """
+        if self.mail_host is not None:
+            return self.mail_host
+        return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
 
 
 _WORDS = {

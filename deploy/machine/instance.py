@@ -224,6 +224,7 @@ class Instance:
         self._say("Stopping")
         self._end.set()
         self._watcher.join()
+        self._servers.tidy()
         (self._data / "run.json").unlink(missing_ok=True)
 
 

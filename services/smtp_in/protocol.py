@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import structlog
 from aiosmtpd import smtp
+from prometheus_client import Counter
 
 from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Mail, Refusal
@@ -23,6 +24,7 @@ from services.smtp_in.intake import Intake, handed_over
 from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
 from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
+from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
@@ -41,6 +43,10 @@ COMMIT_SECONDS = 600.0
 SESSION_SECONDS = 6 * 3600.0
 
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
+
+REFUSED = Counter(
+    "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
+)  # temporary, permanent
 
 log = structlog.get_logger()
 
@@ -469,7 +475,8 @@ class Connection(Engine):
             asked=draft.asked_to_tell,
         )
         try:
-            taken = await self._intake.commit(handed)
+            with SECONDS.labels("submission").time():
+                taken = await self._intake.commit(handed)
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
             await self.push(_LATER)
@@ -480,6 +487,7 @@ class Connection(Engine):
             await self.push(f"250 2.0.0 Queued as {taken.id}")
 
     async def _refuse(self, refusal: Refusal, author: Local | None) -> None:
+        REFUSED.labels("temporary" if refusal.code < 500 else "permanent").inc()
         log.info("mail refused", peer=self.peer, author=author.address if author else None, reply=str(refusal))
         await self.push(str(refusal))
 
