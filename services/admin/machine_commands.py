@@ -117,8 +117,13 @@ def service(
     os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
 
 
-def console_process() -> None:
-    """The process of the console; the service admin is this command."""
+def console_process(data: Data = None) -> None:
+    """Serve the console in this process: what 'service admin' runs.
+
+    Example: mailgroup console
+    """
     from services.admin.web.process import main  # no other command needs what serves pages
 
+    if data is not None:
+        os.environ["MAILGROUP_DATA"] = str(data)
     main()

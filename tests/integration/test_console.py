@@ -147,7 +147,7 @@ def test_a_page_that_is_not_there_says_so(browser: Browser) -> None:
 
 def test_more_than_a_page_can_send_is_refused(browser: Browser) -> None:
     assert browser.post("/sign-in", b"x" * (4 * 1024 * 1024 + 1)).status_code == 413
-    long = requests.post(f"{browser.url}/sign-in", data=iter([b"name=x&"] * 1_000_000), timeout=30)
+    long = requests.post(f"{browser.url}/sign-in", data=iter([b"name=x&" * 10_000] * 70), timeout=30)
     assert long.status_code >= 400
 
 
