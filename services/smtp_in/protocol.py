@@ -1,4 +1,5 @@
-"""One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920).
+"""One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920,
+RFC 3461).
 
 ``engine.py`` reads the commands and keeps the time between them. Here is what they do: AUTH, MAIL, RCPT, DATA, TLS.
 """
@@ -9,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import ssl
+from dataclasses import replace
 from typing import Protocol, cast
 
 import structlog
@@ -75,6 +77,7 @@ class Draft(smtp.Envelope):
         super().__init__()
         self.sender: str | None = None
         self.smtputf8 = False
+        self.asked_to_tell: str | None = None
         self.directory: Directory | None = None
         self.recipients: dict[tuple[str, object], Recipient] = {}
         self.asked = False
@@ -212,7 +215,15 @@ class Connection(Engine):
         self._set_rset_state()
         self.session.extended_smtp = True
         self.session.host_name = hostname
-        lines = [self.hostname, f"SIZE {self._octets}", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES"]
+        lines = [
+            self.hostname,
+            f"SIZE {self._octets}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "PIPELINING",
+            "ENHANCEDSTATUSCODES",
+            "DSN",
+        ]
         if not self._under_tls:
             lines.append("STARTTLS")
         if self._may_log_in:
@@ -379,6 +390,7 @@ class Connection(Engine):
             return
         self.session.author = author
         self.envelope.sender, self.envelope.smtputf8, self.envelope.directory = path.address, path.smtputf8, directory
+        self.envelope.asked_to_tell = path.asked
         await self.push("250 2.1.0 Sender ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -398,7 +410,8 @@ class Connection(Engine):
         if isinstance(recipient, Refusal):
             await self._refuse(recipient, self.session.author)
             return
-        draft.recipients.setdefault(same_place(recipient), recipient)
+        asked = cast(Path, path).asked
+        draft.recipients.setdefault(same_place(recipient), replace(recipient, asked=asked) if asked else recipient)
         await self.push("250 2.1.5 Recipient ok")
 
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -453,7 +466,13 @@ class Connection(Engine):
             await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
             return
         handed = handed_over(
-            author, external, draft.sender, list(draft.recipients.values()), mail, smtputf8=draft.smtputf8
+            author,
+            external,
+            draft.sender,
+            list(draft.recipients.values()),
+            mail,
+            smtputf8=draft.smtputf8,
+            asked=draft.asked_to_tell,
         )
         try:
             with SECONDS.labels("submission").time():
