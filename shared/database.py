@@ -94,6 +94,13 @@ class Database:
         except TimeoutError as error:
             raise Temporary(f"database: no answer within {seconds} s") from error
 
+    @asynccontextmanager
+    async def snapshot(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+        """A transaction that only reads; all its statements see the same moment. :raises Temporary: as above."""
+        async with self.transaction(seconds) as connection:
+            await connection.execute("set transaction isolation level repeatable read, read only")
+            yield connection
+
     async def why_not(self) -> str | None:
         """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
         try:

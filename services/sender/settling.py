@@ -24,6 +24,8 @@ NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
+CANCELLED = "5.3.0"
+"""RFC 3463: other or undefined mail system status."""
 TWICE = (
     "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 )
@@ -216,6 +218,15 @@ async def tell_delays(connection: Connection) -> Aftermath:
         problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem)) for w in group.recipients]
         after += await _notify(connection, group, "delayed", abouts)
+    return after
+
+
+async def tell_cancelled(connection: Connection) -> Aftermath:
+    """Tell authors what the operator ended; some at a time."""
+    after = Aftermath()
+    for group, reason in await relays.cancelled(connection):
+        abouts = [About(w.address, CANCELLED, reason) for w in group.recipients]
+        after += await _notify(connection, group, "failed", abouts)
     return after
 
 
