@@ -314,7 +314,7 @@ async def reopen(connection: Connection) -> None:
 class Books:
     """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
 
-    delivered: into a mailbox, or discarded by the operator. lost: counted as delivered, and in nobody's mailbox.
+    delivered: into a mailbox, or discarded by the operator.
     """
 
     delivered: int = 0
@@ -322,11 +322,10 @@ class Books:
     parked: int = 0
     own_copies: int = 0
     in_flight: int = 0
-    lost: int = 0
 
     @property
     def found(self) -> int:
-        """All that are where mails belong."""
+        """All of them."""
         return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
 
 
@@ -348,30 +347,18 @@ class Listed:
 
 
 async def books(connection: Connection) -> dict[int, Books]:
-    """The books of every external account that has any, by its id.
-
-    The counts are read from indexes alone. A mail that counts as delivered has a copy in a mailbox, be it a tombstone:
-    the mail is purged with its last copy. So one without any is lost.
-    """
+    """The books of every external account that has any, by its id. They are read from an index alone."""
     cursor = await connection.execute(
         """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
            union all
            select external_id, 'delivered', false, delivered from purged_mails
            union all
-           select external_id, 'delivered', true, own_copies from purged_mails
-           union all
-           select external_id, 'lost', own_copy, count(*) from inbound i
-           where source = 'fetched' and state = 'delivered'
-               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by 1, 3"""
+           select external_id, 'delivered', true, own_copies from purged_mails"""
     )
     counts: dict[int, Counter[str]] = {}
     for external_id, state, own_copy, count in await cursor.fetchall():
-        account = counts.setdefault(external_id, Counter())
-        if state == "lost":
-            account["lost"] += count
-            account["own_copies" if own_copy else "delivered"] -= count
-        else:
-            account["own_copies" if own_copy and state == "delivered" else _BOOKED[state]] += count
+        name = "own_copies" if own_copy and state == "delivered" else _BOOKED[state]
+        counts.setdefault(external_id, Counter())[name] += count
     return {external_id: Books(**account) for external_id, account in counts.items()}
 
 
@@ -383,6 +370,20 @@ _BOOKED = {
     "held": "held",
     "parked": "parked",
 }
+
+
+async def lost(connection: Connection) -> dict[int, int]:
+    """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
+
+    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
+    was delivered.
+    """
+    cursor = await connection.execute(
+        """select external_id, count(*) from inbound i
+           where source = 'fetched' and state = 'delivered'
+               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by external_id"""
+    )
+    return dict(await cursor.fetchall())
 
 
 async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:

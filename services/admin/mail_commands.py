@@ -37,7 +37,7 @@ def status(data: Data = None, json: Json = False) -> None:
     async def work() -> None:
         async with reach(data, needed=False) as system:
             with waiting("Asking every part"):
-                found = await status_page.gather(system)
+                found = await status_page.gather(system, thoroughly=True)
         if json:
             print_json(found)
         else:

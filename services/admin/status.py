@@ -22,8 +22,8 @@ STALE_SECONDS = 900.0
 """Nothing polled for longer than this is a problem."""
 
 
-async def gather(system: System) -> dict[str, Any]:
-    """The whole status in the form of CONTRACT "JSON"."""
+async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
+    """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
@@ -35,7 +35,7 @@ async def gather(system: System) -> dict[str, Any]:
             found = await accounts.externals(connection)
             polls = await ledger.polled(connection)
             states = await relays.states(connection)
-            accounted = await books.read(connection)
+            accounted = await books.read(connection, thoroughly)
             held, parked = await inbound.standing(connection)
             stuck = await submissions.listing(connection, ["parked"])
             waiting, oldest = await relays.backlog(connection)
