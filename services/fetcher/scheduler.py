@@ -21,6 +21,7 @@ from services.fetcher.poll import Polling
 from services.fetcher.schedule import Course, after_failure, after_success, kind_of
 from shared import ledger
 from shared.accounts import External, externals
+from shared.durations import SECONDS
 from shared.failures import Permanent, Temporary
 from shared.ledger import LEASE_SECONDS, LeaseLost, Outcome, Poll
 from shared.service import Service
@@ -101,6 +102,7 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     except Exception as error:
         failure = error
         log.exception("poll failed", external=account.address, kind=kind_of(error))
+    SECONDS.labels("poll").observe(time.monotonic() - began)
     course = Course(
         poll.now,
         poll.now + datetime.timedelta(seconds=time.monotonic() - began),

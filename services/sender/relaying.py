@@ -25,6 +25,7 @@ from shared.accounts import External
 from shared.broker import Publication
 from shared.credentials import Credentials
 from shared.database import Connection, Database
+from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.relays import Claimed, Group
 from shared.smtp_client import LoginRefused, Unwilling
@@ -182,7 +183,8 @@ class Relaying:
     async def _relay(self, outlet: Outlet, line: Line, work: Work) -> bool:
         """Relay a mail; whether the lane goes on with another one."""
         try:
-            verdict = await self._attempt(outlet, line, work)
+            with SECONDS.labels("relay").time():
+                verdict = await self._attempt(outlet, line, work)
         except AccountFailure as error:
             await self._account_fails(outlet, line, work, error)
             return False
