@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import maillog, messages
+from shared import maillog, messages, presence
 from shared.arrays import literal
 from shared.database import Connection, Row, storable
 from shared.maillog import Event
@@ -306,13 +306,28 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
     )
 
 
-async def expired_claims(connection: Connection, limit: int = 1000) -> list[tuple[Group, bool]]:
-    """Claims whose owner is gone, locked; with each, whether it was sent without an answer."""
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Who holds claims and is not there, ``owner`` left out."""
+    cursor = await connection.execute(
+        f"""select distinct claim_owner from submissions
+            where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
+                and {presence.ABSENT.format(owner="claim_owner")}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def orphaned_claims(
+    connection: Connection, gone: Collection[str] = (), limit: int = 1000
+) -> list[tuple[Group, bool]]:
+    """Claims that ran out, or whose owner is one of ``gone``, locked; with each, whether it was sent without an
+    answer."""
     cursor = await connection.execute(
         f"""select {_GROUP}, s.state = 'sent_unanswered' from {_GROUP_TABLES}
-            where s.state in ('claimed', 'sent_unanswered') and s.claim_expires < now()
+            where s.state in ('claimed', 'sent_unanswered')
+                and (s.claim_expires < now() or s.claim_owner = any(%s::text[]))
             order by s.id limit %s for update of s skip locked""",
-        (limit,),
+        (literal(gone), limit),
     )
     rows = await cursor.fetchall()
     groups = await _groups(connection, [row[:-1] for row in rows])
