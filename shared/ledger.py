@@ -7,10 +7,11 @@ that owner commits calls ``hold`` in the same transaction, which fails if somebo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared import presence
 from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Temporary
@@ -159,7 +160,8 @@ async def restart(connection: Connection, external_id: int) -> None:
 async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
-    :param owner: unique to this call, so that a claim of before is never taken for this one.
+    :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
+        this one.
     """
     await connection.execute(
         """insert into polls (external_id) select id from external_accounts e
@@ -250,6 +252,33 @@ async def release(connection: Connection, poll: Poll) -> None:
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
         (poll.external_id, poll.owner),
     )
+
+
+async def fetched(connection: Connection) -> dict[int, int]:
+    """How many mails were ever fetched, by id of the external account."""
+    cursor = await connection.execute("select external_id, fetched from polls")
+    return dict(await cursor.fetchall())
+
+
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Which processes hold accounts and are not there, ``owner`` left out."""
+    process = "split_part(owner, '/', 1)"
+    cursor = await connection.execute(
+        f"""select distinct {process} from polls
+            where owner is not null and {process} <> %s and {presence.ABSENT.format(owner=process)}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def free(connection: Connection, gone: Collection[str]) -> int:
+    """Give back the accounts of processes that are gone, due as before. Returns how many that were."""
+    cursor = await connection.execute(
+        """update polls set owner = null, lease_expires = null
+           where split_part(owner, '/', 1) = any(%s::text[])""",
+        (literal(gone),),
+    )
+    return cursor.rowcount
 
 
 async def polled(connection: Connection) -> dict[int, Polled]:
@@ -351,7 +380,13 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
-    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished."""
+    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
+
+    Those that are not only renumbered are counted for the books.
+    """
+    new = sum(mail.inbound_id is not None for mail in mails)
+    if new:
+        await connection.execute("update polls set fetched = fetched + %s where external_id = %s", (new, external_id))
     added = [mail for mail in mails if mail.row is None]
     if added:
         await connection.execute(

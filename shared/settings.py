@@ -7,6 +7,7 @@ environment, the environment before the file, the file before what a running ``u
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import socket
@@ -79,6 +80,8 @@ class Settings(BaseSettings):
     service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
     max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
     logins (RFC 2449 section 6.5); 0: none.
+    admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
+    trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
     mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
     """
 
@@ -99,7 +102,10 @@ class Settings(BaseSettings):
     smtp_port: int = Field(1025, ge=1, le=65535)
     submission_port: int = Field(1587, ge=1, le=65535)
     smtps_port: int = Field(1465, ge=1, le=65535)
+    admin_bind: str = "127.0.0.1"
     admin_port: int = Field(8080, ge=1, le=65535)
+    admin_tls: Literal["auto", "yes", "no"] = "auto"
+    trusted_proxies: str = "127.0.0.1,::1"
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: bool = False
@@ -124,6 +130,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _FileSource(settings_cls), _RunFileSource(settings_cls)
 
+    @property
+    def console_has_tls(self) -> bool:
+        """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
+        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not _is_loopback(self.admin_bind))
+
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
         return self.metrics_port + SERVICES.index(service)
@@ -137,6 +148,13 @@ class Settings(BaseSettings):
         if self.mail_host is not None:
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _WORDS = {

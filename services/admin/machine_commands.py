@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.admin import hands
 from services.admin.options import Data, Json
 from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
-from shared import accounts
 from shared.failures import Permanent
 from shared.settings import SERVICES, SettingsError, load
 from shared.vault import Vault, new_key
@@ -45,8 +45,10 @@ def _show_addresses(running: Instance) -> None:
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
     if running.admin_password is not None:
-        console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
-    console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+        console.print(
+            f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
+        )
+    console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
 
 
 def demo(
@@ -89,26 +91,37 @@ def rotate_key(data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            vault = system.vault
-            everyone = await accounts.externals(connection)
-            for external in everyone:
-                await accounts.save_password(connection, external.id, vault.rotate(external.password))
-        console.print(f"{len(everyone)} passwords are sealed under the first key", markup=False)
+            sealed, lost = await hands.rotate_key(connection, system.vault)
+        console.print(f"{sealed} passwords are sealed under the first key", markup=False)
+        if lost:
+            raise Permanent(f"opened by none of the keys, so set them again: the passwords of {', '.join(lost)}")
 
     run(work)
 
 
 def service(
-    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES) + ".", metavar="NAME")],
     data: Data = None,
 ) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
     """
-    if name not in SERVICES[:-1]:
-        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES[:-1])}", 2)
+    if name not in SERVICES:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
     with told():
         os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
-    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
+    words = ["console"] if name == "admin" else []
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
+
+
+def console_process(data: Data = None) -> None:
+    """Serve the console in this process: what 'service admin' runs.
+
+    Example: mailgroup console
+    """
+    from services.admin.web.process import main  # no other command needs what serves pages
+
+    if data is not None:
+        os.environ["MAILGROUP_DATA"] = str(data)
+    main()

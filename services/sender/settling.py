@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +27,8 @@ DELIVERED = "2.1.5"
 """RFC 3463: destination address valid."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
+CANCELLED = "5.3.0"
+"""RFC 3463: other or undefined mail system status."""
 TWICE = (
     "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 )
@@ -167,15 +169,18 @@ async def settle(
     return afters, held
 
 
-async def expire(connection: Connection) -> Aftermath:
-    """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
-    answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
-    expired = await relays.expired_claims(connection)
-    unsent = [group.id for group, unanswered in expired if not unanswered]
+async def take_up(connection: Connection, gone: Collection[str] = ()) -> Aftermath:
+    """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
+    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told.
+
+    :param gone: owners known to be so, whose claims have not run out yet.
+    """
+    orphans = await relays.orphaned_claims(connection, gone)
+    unsent = [group.id for group, unanswered in orphans if not unanswered]
     if unsent:
         await relays.release(connection, unsent)
     after = Aftermath()
-    for group, unanswered in expired:
+    for group, unanswered in orphans:
         if unanswered:
             await relays.send_again(connection, group.id)
             event = _uncertain(group, None, "the sender ended before the provider's reply came")
@@ -230,6 +235,15 @@ async def tell_delays(connection: Connection) -> Aftermath:
             for w in group.recipients
         ]
         after += await _notify(connection, group, "delayed", abouts)
+    return after
+
+
+async def tell_cancelled(connection: Connection) -> Aftermath:
+    """Tell authors what the operator ended; some at a time."""
+    after = Aftermath()
+    for group, reason in await relays.cancelled(connection):
+        abouts = [About(w.address, CANCELLED, reason, asked=w.asked) for w in group.recipients]
+        after += await _notify(connection, group, "failed", abouts)
     return after
 
 
