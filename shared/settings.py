@@ -96,6 +96,8 @@ class Settings(BaseSettings):
 
     service_host: where commands find a service's metrics port, with its name for ``{name}``, or for ``{host}`` (the
     same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
+    max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
+    logins (RFC 2449 section 6.5); 0: none.
     admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
     trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
     mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
@@ -127,6 +129,8 @@ class Settings(BaseSettings):
     allow_private_upstream: PrivateHosts = False
     max_message_bytes: int = Field(52_428_800, ge=1024)
     max_connections_per_address: int = Field(100, ge=1)
+    max_connections_per_account: int = Field(50, ge=1)
+    pop3_login_delay: int = Field(0, ge=0)
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
