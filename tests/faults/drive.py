@@ -10,10 +10,12 @@ import asyncio
 import itertools
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 
 from tests.faults import clients
@@ -73,7 +75,7 @@ class Drive:
             f"{healed - started:.0f} s; all at rest {settled - healed:.0f} s after the last fault",
             "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
         ]
-        self._judge()
+        await asyncio.to_thread(self._judge)
 
     # ------------------------------------------------------------------------------------------ offering
 
@@ -256,14 +258,21 @@ def _is_notice(mail: bytes) -> bool:
     return b"\r\nContent-Type: multipart/report" in mail[: mail.find(b"\r\n\r\n") + 2]
 
 
-def drive(plan: Plan, seed: int) -> Drive:
-    """Run in full, on servers of its own. From the main thread, as root."""
+def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
+    """Run in full, on servers of its own. From the main thread, as root.
+
+    :param logs: a folder that is to be made, for what the services said.
+    """
     with scratch() as folder, Stand(folder).running() as stand:
 
         async def work() -> Drive:
             async with stand.open():
                 run = Drive(stand, plan, seed)
-                await run.run()
+                try:
+                    await run.run()
+                finally:
+                    if logs is not None:
+                        await asyncio.to_thread(shutil.copytree, stand.system.settings.data / "log", logs)
                 return run
 
         return asyncio.run(work())
@@ -274,9 +283,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.drive", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="repeats the choices of a run")
     parser.add_argument("--short", action="store_true", help="some hundred mails instead of ten thousand")
+    parser.add_argument("--logs", type=Path, help="a folder to be made, for the services' logs")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    run = drive(SHORT if arguments.short else FULL, arguments.seed)
+    run = drive(SHORT if arguments.short else FULL, arguments.seed, arguments.logs)
     print("\n".join(run.lines))
     sys.exit(0 if run.clean else 1)
 
