@@ -42,6 +42,7 @@ POLL_LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
 SHORTEST_SECONDS = 0.05
 """The shortest: of a thousand accounts some fall due at any time, and one look claims them together."""
+MEND_LOOKS = 5
 WRITE_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 """Between two tries to write down how a poll ended."""
@@ -66,11 +67,13 @@ async def serve(service: Service) -> None:
 
 
 async def _inherit(service: Service) -> None:
-    """Free the accounts of fetchers that died, for ever."""
+    """Free the accounts of fetchers that died, and those that a clock set back would keep waiting; for ever."""
     absentees = Absentees()
-    while True:
+    for turn in itertools.count():
         try:
             async with service.database.statement() as connection:
+                if turn % MEND_LOOKS == 0 and (mended := await ledger.mend_times(connection)):
+                    log.warning("the clock was set back", accounts=mended)
                 gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
                 if gone:
                     log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
