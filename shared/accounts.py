@@ -6,6 +6,7 @@ a change is in force when its commit returns.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -328,6 +329,29 @@ async def remove(connection: Connection, kind: Literal["external", "local"], id_
     )
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def removed(connection: Connection, before: datetime.datetime) -> list[int]:
+    """Local accounts that were removed before this time."""
+    cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def forget_secrets(connection: Connection, before: datetime.datetime) -> int:
+    """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
+
+    :return: of how many.
+    """
+    cursor = await connection.execute(
+        """select 1 from external_accounts where removed_at < %(before)s and password <> ''
+           union all select 1 from local_accounts where removed_at < %(before)s and password_hash <> ''""",
+        {"before": before},
+    )
+    found = len(await cursor.fetchall())
+    if found:  # each of these tells all services that accounts changed
+        await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
+        await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
+    return found
 
 
 async def revive_external(connection: Connection, address: str) -> External | None:
