@@ -190,6 +190,16 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
     return found
 
 
+async def local_domains(connection: Connection) -> list[str]:
+    """The domains of all local addresses, in lower case, sorted."""
+    cursor = await connection.execute(
+        """select distinct lower(substring(address from '[^@]*$')) as domain
+           from (select unnest(address || addresses) from local_accounts where removed_at is null) as every (address)
+           order by domain"""
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
 async def local_by_login(connection: Connection, address: str) -> Local | None:
     """The local account that logs in with this address (the main one or a further one), in any case of letters."""
     return (await locals_by_login(connection, [address])).get(address)
