@@ -73,13 +73,12 @@ async def serve(service: Service) -> None:
 
 async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
-    async with service.database.transaction() as connection:
-        seconds = await ledger.seconds_to_next(connection)
-        if seconds is None or seconds > 0:
-            return [], LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
-        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+    async with service.database.statement() as connection:
+        claimed, seconds = await ledger.claim(connection, owner, most)
+        polls = {poll.external_id: poll for poll in claimed}
         accounts = await externals(connection, list(polls)) if polls else []
-    return [(account, polls[account.id]) for account in accounts], SHORTEST_SECONDS
+    pause = LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+    return [(account, polls[account.id]) for account in accounts], pause
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -136,7 +135,7 @@ async def _keep(service: Service, poll: Poll) -> None:
     while True:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
-            async with service.database.transaction(LEASE_SECONDS / 3) as connection:
+            async with service.database.statement(LEASE_SECONDS / 3) as connection:
                 await ledger.hold(connection, poll)
         except LeaseLost:
             raise
@@ -146,7 +145,7 @@ async def _keep(service: Service, poll: Poll) -> None:
 
 async def _finish(service: Service, account: External, poll: Poll, outcome: Outcome) -> None:
     try:
-        async with service.database.transaction() as connection:
+        async with service.database.statement() as connection:
             await ledger.finish(connection, poll, outcome)
     except Temporary as error:  # the lease ends by itself, and the account is due as before
         log.warning("poll not recorded", external=account.address, reason=str(error))
@@ -154,7 +153,7 @@ async def _finish(service: Service, account: External, poll: Poll, outcome: Outc
 
 async def _give_back(service: Service, poll: Poll) -> None:
     try:
-        async with service.database.transaction(5.0) as connection:
+        async with service.database.statement(5.0) as connection:
             await ledger.release(connection, poll)
     except Temporary as error:
         log.warning("account not given back", reason=str(error))
