@@ -7,10 +7,11 @@ that owner commits calls ``hold`` in the same transaction, which fails if somebo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared import presence
 from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Temporary
@@ -155,7 +156,8 @@ async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Pol
 
     It is one statement: one round trip, and a transaction by itself where none is open.
 
-    :param owner: unique to this call, so that a claim of before is never taken for this one.
+    :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
+        this one.
     :return: what was taken; seconds until the next other one is due or its lease expires, None if there is none.
     """
     cursor = await connection.execute(
@@ -234,6 +236,27 @@ async def release(connection: Connection, poll: Poll) -> None:
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
         (poll.external_id, poll.owner),
     )
+
+
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Which processes hold accounts and are not there, ``owner`` left out."""
+    process = "split_part(owner, '/', 1)"
+    cursor = await connection.execute(
+        f"""select distinct {process} from polls
+            where owner is not null and {process} <> %s and {presence.ABSENT.format(owner=process)}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def free(connection: Connection, gone: Collection[str]) -> int:
+    """Give back the accounts of processes that are gone, due as before. Returns how many that were."""
+    cursor = await connection.execute(
+        """update polls set owner = null, lease_expires = null
+           where split_part(owner, '/', 1) = any(%s::text[])""",
+        (literal(gone),),
+    )
+    return cursor.rowcount
 
 
 async def polled(connection: Connection) -> dict[int, Polled]:

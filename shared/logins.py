@@ -21,6 +21,7 @@ from prometheus_client import Counter
 from shared import accounts
 from shared.accounts import Local
 from shared.database import Database
+from shared.durations import SECONDS
 from shared.group_reading import GroupReading
 from shared.passwords import Pool
 from shared.settings import Settings
@@ -104,6 +105,10 @@ class Logins:
         :raises Temporary: the database is away.
         :raises Throttled: the client has to wait, and did so in vain.
         """
+        with SECONDS.labels(f"{self._service}_login").time():
+            return await self._verify(address, password, peer)
+
+    async def _verify(self, address: str, password: str, peer: str) -> Local | None:
         local = await self._account(address)
         if local is not None and local.enabled and self._recall(local, password):
             self._count("ok", address, peer)

@@ -7,8 +7,10 @@ environment, the environment before the file, the file before what a running ``u
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """In the order of their metrics ports, counted from METRICS_PORT."""
+ANYWHERE = ("0.0.0.0", "::")
+"""Values of BIND that name no address but all of them."""
 
 
 class SettingsError(ValueError):
@@ -74,6 +78,9 @@ class Settings(BaseSettings):
     """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
 
     service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
+    admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
+    trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
+    mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=False)
@@ -87,12 +94,16 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
     service_host: str | None = None
+    mail_host: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
     submission_port: int = Field(1587, ge=1, le=65535)
     smtps_port: int = Field(1465, ge=1, le=65535)
+    admin_bind: str = "127.0.0.1"
     admin_port: int = Field(8080, ge=1, le=65535)
+    admin_tls: Literal["auto", "yes", "no"] = "auto"
+    trusted_proxies: str = "127.0.0.1,::1"
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: bool = False
@@ -115,9 +126,31 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _FileSource(settings_cls), _RunFileSource(settings_cls)
 
+    @property
+    def console_has_tls(self) -> bool:
+        """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
+        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not _is_loopback(self.admin_bind))
+
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
         return self.metrics_port + SERVICES.index(service)
+
+    def host_for_clients(self, seen_as: str | None = None) -> str:
+        """The host name or address to write into a mail client.
+
+        :param seen_as: by which name somebody reached this machine just now. It counts only where nobody has said one:
+            a service that listens on every address cannot know which of them the clients use.
+        """
+        if self.mail_host is not None:
+            return self.mail_host
+        return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _WORDS = {

@@ -24,11 +24,15 @@ FAULTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external)."""
+    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
+
+    asked: what is to be told about the delivery (shared/dsn.py).
+    """
 
     address: str
     kind: Kind
     target_id: int | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Submission:
     """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets.
 
     password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
+    asked: what is to be told about the delivery (shared/dsn.py).
     """
 
     author_id: int
@@ -48,6 +53,7 @@ class Submission:
     recipients: tuple[Recipient, ...]
     password_hash: str | None = None
     event: maillog.Event | None = None
+    asked: str | None = None
 
 
 # One statement: a round trip to the server takes longer than what it does there, and one statement needs no transaction
@@ -56,29 +62,30 @@ _RECORD = f"""
     with new as materialized (
         select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('messages', 'id')) as message_id,
                given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
-               recipients, traced, traced_external, traced_who, traced_reply
+               asked, recipients, traced, traced_external, traced_who, traced_reply
         from rows from (
             json_to_recordset(%s) as (
                 author_id bigint, external_id bigint, octets bigint, envelope_from text, header_id text,
-                body_8bit bool, smtputf8 bool, recipients json, password_hash text,
+                body_8bit bool, smtputf8 bool, asked text, recipients json, password_hash text,
                 traced bool, traced_external text, traced_who text, traced_reply text),
             unnest(%b::bytea[]), unnest(%b::bytea[])
         ) with ordinality as given (
-            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, recipients, password_hash,
-            traced, traced_external, traced_who, traced_reply, sha256, head, place)
+            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, asked, recipients,
+            password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
         where password_hash is null
             or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
     ), stored as ({messages.FROM_NEW}
     ), taken as (
         insert into submissions
-            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, state)
-        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, 'submitted'
+            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
+        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
         from new
     ), addressed as (
-        insert into submission_recipients (submission_id, position, address, kind, target_id)
-        select new.id, r.position - 1, r.address, r.kind, r.target_id
-        from new, rows from (json_to_recordset(new.recipients) as (address text, kind text, target_id bigint))
-            with ordinality as r (address, kind, target_id, position)
+        insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.asked
+        from new, rows from (json_to_recordset(new.recipients)
+                as (address text, kind text, target_id bigint, asked text))
+            with ordinality as r (address, kind, target_id, asked, position)
     ), written as ({authors.FROM_NEW}
     ), told as ({maillog.SUBMITTED_FROM_NEW})
     select place, id, message_id from new"""
@@ -126,8 +133,14 @@ def _given(submission: Submission) -> dict[str, object]:
         "header_id": submission.header_id,
         "body_8bit": submission.body_8bit,
         "smtputf8": submission.smtputf8,
+        "asked": submission.asked,
         "recipients": [
-            {"address": recipient.address, "kind": recipient.kind, "target_id": recipient.target_id}
+            {
+                "address": recipient.address,
+                "kind": recipient.kind,
+                "target_id": recipient.target_id,
+                "asked": recipient.asked,
+            }
             for recipient in submission.recipients
         ],
         "password_hash": submission.password_hash,
@@ -162,13 +175,13 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     )
     rows = await cursor.fetchall()
     cursor = await connection.execute(
-        """select submission_id, address, kind, target_id from submission_recipients
+        """select submission_id, address, kind, target_id, asked from submission_recipients
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
         ([row[0] for row in rows],),
     )
     inside: dict[int, list[Recipient]] = {}
-    for submission_id, address, kind, target_id in await cursor.fetchall():
-        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id))
+    for submission_id, address, kind, target_id, asked in await cursor.fetchall():
+        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id, asked))
     return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
 
 

@@ -90,15 +90,17 @@ def self_signed_file(settings: Settings) -> Path:
 
 
 def _self_signed(settings: Settings) -> bytes:
-    host = socket.gethostname() or "localhost"
     addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-    try:
-        bound = ipaddress.ip_address(settings.bind)
-        if not bound.is_unspecified and bound not in addresses:
-            addresses.append(bound)
-    except ValueError:
-        pass  # bound to a name
-    names = list(dict.fromkeys(["localhost", *([host] if host.isascii() else [])]))
+    names = ["localhost"]
+    for host in (socket.gethostname(), settings.bind, settings.host_for_clients()):
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            if host and host.isascii() and host not in names:
+                names.append(host)
+        else:
+            if not address.is_unspecified and address not in addresses:
+                addresses.append(address)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[-1][:64])])
     now = datetime.now(UTC)

@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from deploy.machine import ports
-from deploy.machine.postgres import Postgres
-from deploy.machine.programs import Process
+from deploy.machine.folders import make_sockets
+from deploy.machine.postgres import SOCKET, USER, Postgres
+from deploy.machine.programs import Process, give
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.schema.migrate import migrate
 
@@ -36,7 +37,9 @@ def scratch() -> Iterator[Path]:
 def postgres(durable: bool = False) -> Iterator[Postgres]:
     """A PostgreSQL with an empty cluster. Without ``durable`` it is faster and loses data in a power cut."""
     with scratch() as folder, ExitStack() as stack:
-        server = Postgres(folder, ports.choose(1, str(folder))[0], secrets.token_hex(16), durable)
+        give(folder, USER)
+        sockets = make_sockets(folder, USER, SOCKET)
+        server = Postgres(folder, sockets, ports.choose(1, str(folder))[0], secrets.token_hex(16), durable)
         server.prepare()
         process = server.program().start(folder / "log")
         stack.callback(process.stop)

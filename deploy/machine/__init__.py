@@ -5,7 +5,7 @@ Who looks for ...
 - what keeps the processes running: supervise.py writes supervisord's configuration and talks to it. One process is a
   Program (programs.py).
 - the private PostgreSQL and RabbitMQ: postgres.py, rabbitmq.py; their ports and passwords: servers.py.
-- where the data of those two lie, if the data folder belongs to root alone: folders.py.
+- where the data of those two lie, if the data folder belongs to root alone, and PostgreSQL's socket: folders.py.
 - which ports are used: ports.py.
 - the stand-in provider of the demo and the tests: provider.py, provider_config.py, certificates.py.
 

@@ -3,6 +3,8 @@
 The data folder may belong to root alone (mode 0700, below /root). PostgreSQL refuses to run as root, so its user has to
 get to its files by another way: they are then kept below /var/lib/mailgroup, and the data folder holds a link to them.
 The link decides: a data folder that is deleted and made anew gets new, empty folders, never old data under a new key.
+
+A server's sockets lie among its files, too, unless their names would be longer there than the kernel takes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from deploy.machine.programs import identity
 from shared.failures import Permanent
 
 _ELSEWHERE = Path("/var/lib/mailgroup")
+_SOCKET_NAME_OCTETS = 107
+"""Of a path to a socket (unix(7): 108 with the NUL behind it)."""
 
 
 def make_data_folder(data: Path) -> Path:
@@ -61,6 +65,35 @@ def place(data: Path, name: str, users: Sequence[str]) -> Path:
         folder.mkdir(mode=0o755)
     link.symlink_to(folder)
     return folder
+
+
+def make_sockets(home: Path, user: str, longest: str) -> Path:
+    """A new folder for the sockets of a server, which nobody may enter but its user and root.
+
+    Where a path in its home is too long, or has a comma, which separates hosts to libpq, it is below /tmp, under a name
+    that nobody knows beforehand. Its user makes it, so root follows no link in a folder that others may write to.
+
+    :param home: the server's folder, which belongs to its user. :param longest: of the names of its sockets.
+    """
+    folder = home / "sockets"
+    if len(os.fsencode(folder / longest)) > _SOCKET_NAME_OCTETS or "," in str(folder):
+        return Path(_run(user, "mktemp", "--directory", "/tmp/mailgroup-XXXXXXXX"))
+    remove_sockets(folder, user)
+    _run(user, "mkdir", "--mode=0700", str(folder))
+    return folder
+
+
+def remove_sockets(folder: Path, user: str) -> None:
+    """Remove what ``make_sockets`` made. Nobody listens there any more."""
+    _run(user, "rm", "-rf", str(folder))
+
+
+def _run(user: str, *command: str) -> str:
+    """What a command says that is run as this user. :raises Permanent: it fails."""
+    done = subprocess.run(["setpriv", *identity(user), *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Permanent(done.stderr.strip())
+    return done.stdout.strip()
 
 
 def _may_enter(folder: Path, user: str) -> bool:

@@ -1,4 +1,7 @@
-"""A private PostgreSQL: a cluster of its own, on loopback only, with a password of its own.
+"""A private PostgreSQL: a cluster of its own, with a password of its own, on a socket and on loopback.
+
+The socket is for us: a mail of megabytes comes a quarter faster through it than through TCP. The port is for the
+operator's tools.
 
 PostgreSQL refuses to run as root; then it runs as the user ``postgres`` of Debian's package.
 """
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
@@ -20,14 +24,18 @@ from deploy.machine.programs import PATH, Program, give, identity, write_private
 from shared.failures import Permanent, Temporary
 
 USER = "postgres"
+SOCKET = ".s.PGSQL.65535"
+"""The name of its socket on the highest port: no name is longer."""
 _INSTALLED = Path("/usr/lib/postgresql")
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """folder: to hold the cluster; the server's user must be able to reach it. durable: False only for tests."""
+    """folder: to hold the cluster; the server's user must be able to reach it. sockets: for its socket, see folders.py.
+    durable: False only for tests."""
 
     folder: Path
+    sockets: Path
     port: int
     password: str = field(repr=False)
     durable: bool = True
@@ -39,7 +47,7 @@ class Postgres:
 
     def url_of(self, database: str) -> str:
         """Of any database in it."""
-        return f"postgresql://mailgroup:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://mailgroup:{self.password}@/{database}?host={quote(str(self.sockets))}&port={self.port}"
 
     def prepare(self) -> None:
         """Make the cluster if there is none yet. One that was interrupted half-way is made anew.
@@ -92,7 +100,8 @@ class Postgres:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": "",
+            "unix_socket_directories": '"{}"'.format(str(self.sockets).replace('"', '""')),
+            "unix_socket_permissions": "0700",
             "max_connections": "200",
             "shared_buffers": "128MB",
             "max_wal_size": "2GB",

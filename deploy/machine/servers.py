@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.machine import folders, ports
+from deploy.machine.postgres import SOCKET, Postgres
 from deploy.machine.postgres import USER as POSTGRES_USER
-from deploy.machine.postgres import Postgres
 from deploy.machine.programs import Program, write_private
 from deploy.machine.rabbitmq import USER as RABBITMQ_USER
 from deploy.machine.rabbitmq import RabbitMQ
@@ -54,6 +55,11 @@ class Servers:
             ]
         return found
 
+    def tidy(self) -> None:
+        """After the last of them has ended: leave nothing outside of their folders."""
+        if self.postgres is not None:
+            folders.remove_sockets(self.postgres.sockets, POSTGRES_USER)
+
 
 def prepare(data: Path, postgres: bool, rabbitmq: bool) -> Servers:
     """The servers wanted, ready to start: installed, with free ports, the cluster made.
@@ -64,6 +70,10 @@ def prepare(data: Path, postgres: bool, rabbitmq: bool) -> Servers:
     if postgres:
         (known["postgres_port"],) = _still_free(data, [known.get("postgres_port", 0)])
         known.setdefault("postgres_password", secrets.token_hex(16))
+        if "postgres_sockets" in known:  # of a start that was killed
+            folders.remove_sockets(Path(known["postgres_sockets"]), POSTGRES_USER)
+        home = _postgres_home(data)
+        known["postgres_sockets"] = str(folders.make_sockets(home, POSTGRES_USER, SOCKET))
     if rabbitmq:
         wanted = known.get("rabbitmq_ports", [0, 0, 0])
         known["rabbitmq_ports"] = _still_free(data, wanted, taken=[known.get("postgres_port", 0)])
@@ -97,8 +107,15 @@ def _read(data: Path) -> dict[str, Any]:
 
 def _postgres(data: Path, known: dict[str, Any]) -> Postgres:
     return Postgres(
-        folders.place(data, "postgres", [POSTGRES_USER]), known["postgres_port"], known["postgres_password"]
+        _postgres_home(data), Path(known["postgres_sockets"]), known["postgres_port"], known["postgres_password"]
     )
+
+
+def _postgres_home(data: Path) -> Path:
+    home = folders.place(data, "postgres", [POSTGRES_USER])
+    if os.geteuid() == 0:
+        shutil.chown(home, POSTGRES_USER)  # the folder alone: what is in it is made by that user
+    return home
 
 
 def _rabbitmq(data: Path, known: dict[str, Any]) -> RabbitMQ:

@@ -30,6 +30,7 @@ app.command()(mail_commands.undelete)
 app.command()(machine_commands.migrate)
 app.command("rotate-key")(machine_commands.rotate_key)
 app.command()(machine_commands.service)
+app.command("console", hidden=True)(machine_commands.console_process)
 
 
 @app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

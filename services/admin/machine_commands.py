@@ -45,8 +45,10 @@ def _show_addresses(running: Instance) -> None:
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
     if running.admin_password is not None:
-        console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
-    console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+        console.print(
+            f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
+        )
+    console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
 
 
 def demo(
@@ -100,15 +102,28 @@ def rotate_key(data: Data = None) -> None:
 
 
 def service(
-    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES) + ".", metavar="NAME")],
     data: Data = None,
 ) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
     """
-    if name not in SERVICES[:-1]:
-        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES[:-1])}", 2)
+    if name not in SERVICES:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
     with told():
         os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
-    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
+    words = ["console"] if name == "admin" else []
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
+
+
+def console_process(data: Data = None) -> None:
+    """Serve the console in this process: what 'service admin' runs.
+
+    Example: mailgroup console
+    """
+    from services.admin.web.process import main  # no other command needs what serves pages
+
+    if data is not None:
+        os.environ["MAILGROUP_DATA"] = str(data)
+    main()

@@ -22,6 +22,8 @@ from shared.settings import SERVICES, Settings
 STALE_SECONDS = 900.0
 """Nothing polled, or mail in flight, for longer than this is a problem."""
 LATE_SECONDS = 600.0
+CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
+"""For the broker: where a connection has to be made, and where one is kept."""
 
 
 async def gather(system: System) -> dict[str, Any]:
@@ -129,10 +131,9 @@ def iso(at: datetime.datetime | None) -> str | None:
 
 
 async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    names = [name for name in SERVICES if name != "admin"]
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in names))
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
-    for name, (why, metrics) in zip(names, answers, strict=True):
+    for name, (why, metrics) in zip(SERVICES, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
         for queue, value in re.findall(
             r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
@@ -166,7 +167,7 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
     queues = []
     try:
         async with system.broker() as broker:
-            await broker.until_ready(10)
+            await broker.until_ready(CONNECT_SECONDS if system.connected is None else CONNECTED_SECONDS)
             for queue in topology.QUEUES:
                 ready, consumers = await broker.depth(queue.name)
                 queues.append(

@@ -3,7 +3,8 @@
 Summary: a listener each for SMTP_PORT (plain, STARTTLS), SUBMISSION_PORT (STARTTLS, no password before it) and
 SMTPS_PORT (TLS from the start). Every session logs in. ``engine.py`` reads commands and writes replies, ``protocol.py``
 carries them out, ``data.py`` reads the bytes, ``register.py`` knows the accounts, ``recipients.py`` decides who is
-inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` commits, all sessions together.
+inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` commits, all sessions
+together. What a client asks to be told about the delivery (RFC 3461) is kept for the sender.
 
 Consumes: SMTP.
 Publishes: ``submitted.<external>`` for the sender, after the commit.

@@ -36,7 +36,7 @@ CONNECTIONS = 2_000
 OTHER_FILES = 100
 BACKLOG = 512
 WATCH_SECONDS = 2.0
-STOP_SECONDS = 40.0
+STOP_SECONDS = 10.0
 """For mails in hand, when the service is to stop."""
 
 log = structlog.get_logger()

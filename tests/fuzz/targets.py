@@ -16,7 +16,7 @@ from services.smtp_in.recipients import Directory
 from shared import headers, names, reports, routing
 from shared.accounts import External, Local, Server
 from shared.database import storable
-from shared.pop3_client import Body
+from shared.pop3_replies import Body
 from shared.smtp_session import Wire
 
 _SERVER = Server("mail.company.com", 110, "none")

@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from deploy.machine import ports
-from deploy.machine.instance import RESIDENT, Instance, with_free_ports
+from deploy.machine.instance import Instance, with_free_ports
+from deploy.machine.postgres import USER as POSTGRES_USER
+from deploy.machine.servers import prepare
 from deploy.machine.supervise import ROOT, leftovers
-from shared.settings import is_up, load
+from shared.settings import SERVICES, is_up, load
+from tests.servers import scratch, wait_for
 
 RESTART_SECONDS = 2.0
 UP = """
@@ -115,6 +119,45 @@ def test_run_json_is_for_its_owner_alone_and_names_what_runs(running: Up) -> Non
     assert is_up(running.data)
     metrics = urllib.request.urlopen(found["urls"]["metrics_router"], timeout=5).read()
     assert b"python_info" in metrics or b"process_" in metrics
+
+
+def test_the_database_is_reached_by_a_socket_that_is_for_its_user_and_root_alone(running: Up) -> None:
+    url = running.run()["settings"]["database_url"]
+    found = psycopg.conninfo.conninfo_to_dict(url)
+    socket_file = Path(str(found["host"])) / f".s.PGSQL.{found['port']}"
+    assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+    assert socket_file.owner() == socket_file.parent.owner() == POSTGRES_USER
+    # even there it asks for the password
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(psycopg.conninfo.make_conninfo(url, password="guessed"))
+    # and operators' tools have the port
+    psycopg.connect(psycopg.conninfo.make_conninfo(url, host="127.0.0.1")).close()
+
+
+@pytest.mark.parametrize("name", ["deep" * 40, "a,b", 'with "quotes" 100% & spaces'])
+def test_postgresql_is_reached_by_a_socket_wherever_the_data_folder_lies(name: str) -> None:
+    with scratch() as parent:
+        data = parent / name
+        data.mkdir()
+        # given a start that was killed
+        before = prepare(data, postgres=True, rabbitmq=False).postgres
+        assert before is not None
+        # when the next one prepares
+        servers = prepare(data, postgres=True, rabbitmq=False)
+        server = servers.postgres
+        assert server is not None
+        assert before.sockets == server.sockets or not before.sockets.exists()
+        assert (parent in server.sockets.parents) == name.startswith("with")
+        assert server.sockets.stat().st_mode & 0o777 == 0o700
+        # then the server is there
+        process = server.program().start(parent / "log")
+        try:
+            wait_for(server.answers, process)
+        finally:
+            process.stop()
+        # and the end leaves nothing elsewhere
+        servers.tidy()
+        assert not server.sockets.exists()
 
 
 def test_each_part_is_a_descendant_of_up(running: Up) -> None:
@@ -229,6 +272,6 @@ def test_servers_that_are_given_are_used_instead(database_url: str, broker_url: 
     assert not (tmp_path / "data" / "rabbitmq").exists()
 
 
-def test_every_resident_service_is_one_that_can_be_started() -> None:
-    for name in RESIDENT:
+def test_every_service_is_one_that_can_be_started() -> None:
+    for name in SERVICES:
         assert (ROOT / "services" / name / "__main__.py").exists(), name

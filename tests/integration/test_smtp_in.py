@@ -300,6 +300,29 @@ async def test_8bit_and_utf8_are_noted_only_where_they_are_needed(server: Runnin
         assert await cursor.fetchall() == [(False, False), (True, False), (True, True)]
 
 
+async def test_what_is_to_be_told_about_a_delivery_is_kept(server: Running) -> None:
+    client = await Client.logged_in(server)
+    await client.ask(
+        "MAIL FROM:<alex@local.com> RET=HDRS ENVID=QQ+3D1",
+        "RCPT TO:<jim@local.com> NOTIFY=NEVER",
+        "RCPT TO:<x@example.net> ORCPT=rfc822;x+2By@example.net NOTIFY=success",
+        "RCPT TO:<y@example.net>",
+        "DATA",
+    )
+    client.writer.write(b"Subject: x\r\n\r\n.\r\n")
+    assert (await client.reply())[0].startswith("250")
+
+    async with server.database.transaction() as connection:
+        cursor = await connection.execute("select asked from submissions")
+        assert await cursor.fetchall() == [("RET=HDRS ENVID=QQ+3D1",)]
+        cursor = await connection.execute("select asked from submission_recipients order by position")
+        assert [row[0] for row in await cursor.fetchall()] == [
+            "NOTIFY=NEVER",
+            "ORCPT=rfc822;x+2By@example.net NOTIFY=SUCCESS",
+            None,
+        ]
+
+
 async def test_nothing_is_smuggled_inside_a_mail(server: Running) -> None:
     client = await Client.logged_in(server)
     for end in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"):

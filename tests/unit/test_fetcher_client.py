@@ -14,7 +14,6 @@ from shared.credentials import Credential
 from shared.failures import Permanent
 from shared.oauth import xoauth2
 from shared.pop3_client import (
-    Body,
     Broken,
     Busy,
     Cut,
@@ -23,8 +22,8 @@ from shared.pop3_client import (
     Retrieved,
     Wanted,
     open_session,
-    parse_uidl,
 )
+from shared.pop3_replies import Body, parse_uidl
 from shared.upstream import Late, Unreachable, Untrusted
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
 

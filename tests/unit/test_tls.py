@@ -53,6 +53,15 @@ def test_a_first_start_makes_a_certificate_that_verifies_by_name_and_address(tmp
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_certificate_is_for_the_host_that_clients_are_set_up_with(tmp_path: Path) -> None:
+    for number, host in enumerate(("mail.local.com", "192.0.2.8")):
+        data = tmp_path / str(number)
+        context = tls.server_context(settings(data, bind="0.0.0.0", mail_host=host))
+
+        trusting = ssl.create_default_context(cafile=str(data / "tls" / "self-signed.pem"))
+        assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
+
+
 def test_services_that_start_together_share_one_certificate(tmp_path: Path) -> None:
     def start(_: int) -> bytes:
         tls.server_context(settings(tmp_path))

@@ -1,0 +1,220 @@
+"""services/admin/client_setup.py: each answer holds what its client needs, as that client reads it."""
+
+from __future__ import annotations
+
+import plistlib
+from xml.etree import ElementTree
+
+import pytest
+
+from services.admin import client_setup
+from services.admin.client_setup import REQUEST_SCHEMA, RESPONSE_SCHEMA, Servers, Unanswerable, Way
+from shared.settings import SettingsError, load
+
+SERVERS = Servers(
+    "mail.local.com",
+    (Way(995, "implicit"), Way(110, "starttls")),
+    (Way(465, "implicit"), Way(587, "starttls")),
+)
+ALEX = "alex+sales&co@local.com"
+
+
+# ------------------------------------------------------------------------------------------- host and ports
+
+
+@pytest.mark.parametrize(
+    ("flags", "seen_as", "host"),
+    [
+        ({}, None, "127.0.0.1"),
+        ({"bind": "192.168.1.1"}, "elsewhere", "192.168.1.1"),
+        ({"bind": "0.0.0.0"}, "mail.lan", "mail.lan"),
+        ({"bind": "192.168.1.1", "mail_host": "mail.local.com"}, "elsewhere", "mail.local.com"),
+    ],
+)
+def test_clients_are_sent_to_the_host_that_the_operator_named(
+    flags: dict[str, str], seen_as: str | None, host: str
+) -> None:
+    assert client_setup.servers(load(**flags), seen_as).host == host
+
+
+@pytest.mark.parametrize("host", ["mail host", "<b>", "a/b", ""])
+def test_what_cannot_be_a_host_is_refused_as_the_mail_host(host: str) -> None:
+    with pytest.raises(SettingsError, match="MAILGROUP_MAIL_HOST"):
+        load(mail_host=host)
+
+
+def test_ports_are_those_of_the_settings_and_in_clear_only_if_the_operator_allows_it() -> None:
+    found = client_setup.servers(load(pop3s_port=995, smtp_port=25))
+
+    assert found.incoming == (Way(995, "implicit"), Way(1110, "starttls"))
+    assert found.outgoing == (Way(1465, "implicit"), Way(1587, "starttls"))
+    assert (found.incoming_in_clear, found.outgoing_in_clear) == ((Way(1110, "none"),), (Way(25, "none"),))
+    strict = client_setup.servers(load(allow_plaintext_auth="no"))
+    assert (strict.incoming_in_clear, strict.outgoing_in_clear) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("address", "domain"),
+    [
+        ("Alex@Local.COM", "local.com"),
+        (ALEX, "local.com"),
+        ("älex@lokal.example", "lokal.example"),
+        ("alex", None),
+        ("@local.com", None),
+        ("alex@", None),
+        ("alex@local.com\x00", None),
+        ("alex@local.com\r\nX: y", None),
+        ('"a b"@local.com', None),
+        ("a@b,c@local.com", None),
+        ("<alex@local.com>", None),
+        ("\ud800@local.com", None),
+        ("x" * 200 + "@local.com", None),
+    ],
+)
+def test_only_a_plain_address_has_a_domain(address: str, domain: str | None) -> None:
+    assert client_setup.domain_of(address) == domain
+
+
+# --------------------------------------------------------------------------------------------- Thunderbird
+
+
+def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
+    root = ElementTree.fromstring(client_setup.thunderbird(SERVERS, ["local.com", "lokal.example"]))
+
+    assert (root.tag, root.get("version")) == ("clientConfig", "1.1")
+    [provider] = root
+    assert (provider.tag, provider.get("id")) == ("emailProvider", "local.com")
+    assert [domain.text for domain in provider.findall("domain")] == ["local.com", "lokal.example"]
+    assert provider.findtext("displayName") and provider.findtext("displayShortName")
+    for tag, kind, ports in (("incomingServer", "pop3", ("995", "110")), ("outgoingServer", "smtp", ("465", "587"))):
+        found = provider.findall(tag)
+        assert [server.get("type") for server in found] == [kind, kind]
+        assert [server.findtext("port") for server in found] == list(ports)
+        assert [server.findtext("socketType") for server in found] == ["SSL", "STARTTLS"]
+        for server in found:
+            assert server.findtext("hostname") == "mail.local.com"
+            assert server.findtext("username") == "%EMAILADDRESS%"
+            assert server.findtext("authentication") == "password-cleartext"
+
+
+# ------------------------------------------------------------------------------------------------- Outlook
+
+
+def outlook_request(address: str = ALEX, schema: str = RESPONSE_SCHEMA) -> bytes:
+    """What Outlook posts."""
+    escaped = address.replace("&", "&amp;")
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><Autodiscover xmlns="{REQUEST_SCHEMA}"><Request>'
+        f"<EMailAddress>{escaped}</EMailAddress>"
+        f"<AcceptableResponseSchema>{schema}</AcceptableResponseSchema></Request></Autodiscover>"
+    ).encode()
+
+
+def test_outlook_is_answered_in_its_schema() -> None:
+    answer = client_setup.outlook(SERVERS, client_setup.outlook_address(outlook_request()))
+
+    root = ElementTree.fromstring(answer)
+    assert root.tag == "{http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006}Autodiscover"
+    space = {"a": RESPONSE_SCHEMA}
+    account = root.find("a:Response/a:Account", space)
+    assert account is not None
+    assert account.findtext("a:AccountType", "", space) == "email"
+    assert account.findtext("a:Action", "", space) == "settings"
+    found = [
+        {item.tag.partition("}")[2]: item.text for item in protocol}
+        for protocol in account.findall("a:Protocol", space)
+    ]
+    both = {"Server": "mail.local.com", "LoginName": ALEX, "SSL": "on", "Encryption": "SSL", "AuthRequired": "on"}
+    both |= {"SPA": "off", "DomainRequired": "off"}
+    assert found == [
+        {"Type": "POP3", "Port": "995"} | both,
+        {"Type": "SMTP", "Port": "465", "UsePOPAuth": "on", "SMTPLast": "off"} | both,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"", "600"),
+        (b"<Autodiscover/>", "600"),
+        (b"\xff\xfe\x00", "600"),
+        (b'<?xml version="1.0" encoding="nonsense"?><a/>', "600"),
+        (b"<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>" + outlook_request(), "600"),
+        (
+            outlook_request(schema="http://schemas.microsoft.com/exchange/autodiscover/mobilesync/responseschema/2006"),
+            "601",
+        ),
+    ],
+)
+def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(request_: bytes, code: str) -> None:
+    with pytest.raises(Unanswerable) as caught:
+        client_setup.outlook_address(request_)
+
+    root = ElementTree.fromstring(client_setup.outlook_error(caught.value.code, caught.value.message))
+    texts = {item.tag.partition("}")[2]: item.text for item in root.iter()}
+    assert texts["ErrorCode"] == code
+    assert texts["Message"]
+
+
+def test_outlooks_second_version_points_to_the_first() -> None:
+    url = "https://mail.local.com/autodiscover/autodiscover.xml"
+
+    assert client_setup.outlook_pointer("AutoDiscoverV1", url) == {"Protocol": "AutodiscoverV1", "Url": url}
+    with pytest.raises(Unanswerable) as caught:
+        client_setup.outlook_pointer("ActiveSync", url)
+    assert caught.value.code == "InvalidProtocol"
+
+
+# --------------------------------------------------------------------------------------------------- Apple
+
+
+def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -> None:
+    profile = plistlib.loads(client_setup.apple(SERVERS, ALEX))
+
+    assert profile["PayloadType"] == "Configuration"
+    [account] = profile["PayloadContent"]
+    assert account["PayloadType"] == "com.apple.mail.managed"
+    assert account["EmailAccountType"] == "EmailTypePOP"
+    assert account["EmailAddress"] == ALEX
+    for side, port in (("Incoming", 995), ("Outgoing", 465)):
+        assert account[f"{side}MailServerHostName"] == "mail.local.com"
+        assert account[f"{side}MailServerPortNumber"] == port
+        assert account[f"{side}MailServerUseSSL"] is True
+        assert account[f"{side}MailServerUsername"] == ALEX
+        assert account[f"{side}MailServerAuthentication"] == "EmailAuthPassword"
+        assert f"{side}Password" not in account
+    assert account["OutgoingPasswordSameAsIncomingPassword"] is True
+    assert "EmailAccountName" not in account
+    for payload in (profile, account):
+        assert payload["PayloadVersion"] == 1
+        assert payload["PayloadIdentifier"] and payload["PayloadDisplayName"]
+
+
+def test_apples_profile_replaces_itself_and_no_other() -> None:
+    first = client_setup.apple(SERVERS, ALEX)
+
+    def ids(profile: bytes) -> set[str]:
+        read = plistlib.loads(profile)
+        return {
+            payload[key] for payload in (read, *read["PayloadContent"]) for key in ("PayloadUUID", "PayloadIdentifier")
+        }
+
+    assert client_setup.apple(SERVERS, ALEX) == first
+    assert len(ids(first)) == 4
+    assert ids(client_setup.apple(SERVERS, ALEX.upper())) == ids(first)
+    assert ids(client_setup.apple(SERVERS, "jim@local.com")).isdisjoint(ids(first))
+    named = plistlib.loads(client_setup.apple(SERVERS, ALEX, "Alex"))
+    assert named["PayloadContent"][0]["EmailAccountName"] == "Alex"
+
+
+# --------------------------------------------------------------------------------------------- the user's page
+
+
+def test_a_users_links_carry_the_address_whole() -> None:
+    found = client_setup.links("http://mail.lan:8080", ALEX)
+
+    assert found.autoconfig == "http://mail.lan:8080/mail/config-v1.1.xml?emailaddress=alex%2Bsales%26co%40local.com"
+    assert found.profile == "http://mail.lan:8080/profile?emailaddress=alex%2Bsales%26co%40local.com"
+    assert found.autodiscover == "http://mail.lan:8080/autodiscover/autodiscover.xml"
+    assert ElementTree.fromstring(found.qr_code).tag == "svg"
+    assert client_setup.links("http://mail.lan:8080", "jim@local.com").qr_code != found.qr_code
