@@ -13,12 +13,12 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from services.admin import authorizing, changes, contact
+from services.admin import authorizing, changes, contact, hands
 from services.admin.accounts_file import AccountsError, AccountsFile, check, read_file
 from services.admin.options import Data, Json, group
 from services.admin.printing import console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
-from shared import accounts, inbound
+from shared import accounts
 from shared.accounts import External, Local, OAuth
 from shared.database import Connection
 from shared.failures import Permanent
@@ -365,16 +365,7 @@ def restore(address: Address, data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            if any(p.address.casefold() == address.casefold() for p in await accounts.locals_(connection)):
-                raise Permanent(f"{address}: is there already, not removed")
-            person = await accounts.restore(connection, address)
-            if person is None:
-                raise Permanent(f"{address}: no removed local account has this address")
-            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
-            if problems:
-                raise AccountsError(problems)
-            await inbound.release(connection, [person.external_id])
+            await hands.restore(connection, address)
         console.print(f"local account {address}: restored", markup=False)
 
     run(work)
