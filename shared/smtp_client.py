@@ -16,6 +16,7 @@ from shared import upstream
 from shared.accounts import External
 from shared.credentials import Credential
 from shared.failures import Temporary
+from shared.settings import PrivateHosts
 from shared.smtp_session import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
 
 CONNECT_SECONDS = 60.0
@@ -43,7 +44,7 @@ class LoginRefused(Temporary):
 
 
 async def connect(
-    external: External, credential: Credential, allow_private: bool, seconds: float = CONNECT_SECONDS
+    external: External, credential: Credential, allow_private: PrivateHosts, seconds: float = CONNECT_SECONDS
 ) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
 
@@ -153,7 +154,7 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
         raise
 
 
-async def probe_smtp(external: External, credential: Credential, allow_private: bool, seconds: float) -> None:
+async def probe_smtp(external: External, credential: Credential, allow_private: PrivateHosts, seconds: float) -> None:
     """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
 
     :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
