@@ -162,6 +162,11 @@ async def version(connection: Connection) -> str:
     return str(row[0])
 
 
+async def renew_version(connection: Connection) -> None:
+    """After a restore: what anybody read before is another state."""
+    await connection.execute("update accounts_version set version = gen_random_uuid()")
+
+
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
     return [_external(row) for row in await _rows(connection, _EXTERNAL, ids)]

@@ -112,6 +112,11 @@ async def posted(connection: Connection, post_id: int) -> None:
     await connection.execute("delete from alarm_posts where id = %s", (post_id,))
 
 
+async def drop_posts(connection: Connection) -> None:
+    """After a restore: what was to be posted then is news no more."""
+    await connection.execute("delete from alarm_posts")
+
+
 async def put_off(connection: Connection, post_id: int, seconds: float) -> None:
     """It failed; it is due again after so long."""
     await connection.execute(

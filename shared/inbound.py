@@ -488,3 +488,8 @@ async def discarded(connection: Connection, before: datetime.datetime, limit: in
         "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
     )
     return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def skip_ids(connection: Connection) -> None:
+    """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
+    await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

@@ -17,6 +17,11 @@ async def take(connection: Connection, name: str, owner: str, seconds: float) ->
     return cursor.rowcount == 1
 
 
+async def end_all(connection: Connection) -> None:
+    """After a restore: nobody has any."""
+    await connection.execute("delete from leases")
+
+
 async def give_back(connection: Connection, name: str, owner: str) -> None:
     """Let another process have it at once."""
     await connection.execute("delete from leases where name = %s and owner = %s", (name, owner))

@@ -456,3 +456,10 @@ async def purge(
     )
     last, count = await cursor.fetchone() or (None, 0)
     return int(count), last
+
+
+async def poll_anew(connection: Connection) -> None:
+    """After a restore: nobody polls, and every list is compared again."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"
+    )

@@ -417,3 +417,29 @@ async def purge(
     )
     last, found = await cursor.fetchone() or (None, ())
     return list(found), last
+
+
+# ------------------------------------------------------------------------------------------------ after a restore
+
+
+async def hold_restored(connection: Connection, reason: str) -> list[int]:
+    """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions s set state = 'parked', error = %s, origin = 'restore', uncertain = true,
+               state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') and exists (
+               select from submission_recipients r
+               where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting') returning id""",
+        (reason,),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+async def send_restored(connection: Connection) -> list[int]:
+    """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),
+               state = case state when 'submitted' then state else 'queued' end, next_try_at = now()
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning id"""
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
