@@ -22,6 +22,8 @@ SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "ad
 """In the order of their metrics ports, counted from METRICS_PORT."""
 ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND that name no address but all of them."""
+HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
+"""A host name or an IP address, roughly: nothing that has a meaning elsewhere."""
 
 
 class SettingsError(ValueError):
@@ -114,7 +116,7 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
     service_host: str | None = None
-    mail_host: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
+    mail_host: str | None = Field(None, pattern=HOST)
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
