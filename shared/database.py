@@ -93,6 +93,13 @@ class Database:
             async with await psycopg.AsyncConnection.connect(self._url, **self._options) as connection:
                 yield connection
 
+    @asynccontextmanager
+    async def snapshot(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+        """A transaction that only reads; all its statements see the same moment. :raises Temporary: as above."""
+        async with self.transaction(seconds) as connection:
+            await connection.execute("set transaction isolation level repeatable read, read only")
+            yield connection
+
     async def why_not(self) -> str | None:
         """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
         try:

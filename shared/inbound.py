@@ -10,6 +10,7 @@ open ones, which seems short to a plan made in quiet times and is as long as the
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -320,16 +321,21 @@ async def reopen(connection: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Mails (not copies) fetched for an external account, and where they are. ``fetched`` is the sum of the rest."""
+    """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
 
-    fetched: int
-    delivered: int
-    held: int
-    parked: int
-    own_copies: int
-    in_flight: int
-    oldest_seconds: float
-    """Age of the oldest in flight."""
+    delivered: into a mailbox, or discarded by the operator.
+    """
+
+    delivered: int = 0
+    held: int = 0
+    parked: int = 0
+    own_copies: int = 0
+    in_flight: int = 0
+
+    @property
+    def found(self) -> int:
+        """All of them."""
+        return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,20 +355,54 @@ class Listed:
     message_id: int
 
 
-async def books(connection: Connection) -> dict[str, Books]:
-    """The books of every external account, by address."""
+async def books(connection: Connection) -> dict[int, Books]:
+    """The books of every external account that has any, by its id. They are read from an index alone."""
     cursor = await connection.execute(
-        """select e.address, count(i.id),
-                  count(*) filter (where i.state = 'delivered' and not i.own_copy or i.state = 'discarded'),
-                  count(*) filter (where i.state = 'held'), count(*) filter (where i.state = 'parked'),
-                  count(*) filter (where i.state = 'delivered' and i.own_copy),
-                  count(*) filter (where i.state in ('fetched', 'routed')),
-                  coalesce(extract(epoch from now() - min(i.state_at) filter (where i.state in ('fetched', 'routed'))),
-                           0)::float8
-           from external_accounts e left join inbound i on i.external_id = e.id and i.source = 'fetched'
-           where e.removed_at is null group by e.id order by e.address"""
+        """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
+           union all
+           select external_id, 'delivered', false, delivered from purged_mails
+           union all
+           select external_id, 'delivered', true, own_copies from purged_mails"""
     )
-    return {row[0]: Books(*row[1:]) for row in await cursor.fetchall()}
+    counts: dict[int, Counter[str]] = {}
+    for external_id, state, own_copy, count in await cursor.fetchall():
+        name = "own_copies" if own_copy and state == "delivered" else _BOOKED[state]
+        counts.setdefault(external_id, Counter())[name] += count
+    return {external_id: Books(**account) for external_id, account in counts.items()}
+
+
+_BOOKED = {
+    "fetched": "in_flight",
+    "routed": "in_flight",
+    "delivered": "delivered",
+    "discarded": "delivered",
+    "held": "held",
+    "parked": "parked",
+}
+
+
+async def lost(connection: Connection) -> dict[int, int]:
+    """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
+
+    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
+    was delivered.
+    """
+    cursor = await connection.execute(
+        """select external_id, count(*) from inbound i
+           where source = 'fetched' and state = 'delivered'
+               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by external_id"""
+    )
+    return dict(await cursor.fetchall())
+
+
+async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
+    """Seconds since the mail on its way that waits longest came into its state, by id of its external account, None
+    for mail between local accounts."""
+    cursor = await connection.execute(
+        """select external_id, extract(epoch from now() - min(state_at))::float8 from inbound
+           where state in ('fetched', 'routed') group by external_id"""
+    )
+    return dict(await cursor.fetchall())
 
 
 async def listing(

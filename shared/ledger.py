@@ -254,6 +254,12 @@ async def release(connection: Connection, poll: Poll) -> None:
     )
 
 
+async def fetched(connection: Connection) -> dict[int, int]:
+    """How many mails were ever fetched, by id of the external account."""
+    cursor = await connection.execute("select external_id, fetched from polls")
+    return dict(await cursor.fetchall())
+
+
 async def absent_owners(connection: Connection, owner: str) -> list[str]:
     """Which processes hold accounts and are not there, ``owner`` left out."""
     process = "split_part(owner, '/', 1)"
@@ -375,7 +381,13 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
-    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished."""
+    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
+
+    Those that are not only renumbered are counted for the books.
+    """
+    new = sum(mail.inbound_id is not None for mail in mails)
+    if new:
+        await connection.execute("update polls set fetched = fetched + %s where external_id = %s", (new, external_id))
     added = [mail for mail in mails if mail.row is None]
     if added:
         await connection.execute(

@@ -12,18 +12,14 @@ import hashlib
 import http.client
 import json
 import secrets
-import socket
-import ssl
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from urllib.parse import urlencode, urlsplit
 
-from shared import upstream
-from shared.accounts import Issuer, Server
+from shared import web_client
+from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
 
-EXCHANGE_SECONDS = 20.0
-REPLY_OCTETS = 256 * 1024
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
 
@@ -203,46 +199,17 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
 
 
 async def _exchange(url: str, fields: dict[str, str], allow_private: bool) -> tuple[int, dict[str, Any]]:
-    """POST a form; status and JSON object of the answer ({} if it is none). Redirections are not followed.
+    """POST a form; status and JSON object of the answer ({} if it is none).
 
-    :raises Temporary: no answer. :raises Permanent: the URL is no good, or the operator does not allow its address.
+    :raises Temporary, Permanent: as ``web_client.post``.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise Permanent(f"{url[:200]!r}: an https URL is needed")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    server = Server(parts.hostname, port, "implicit" if parts.scheme == "https" else "none")
-    sock = await upstream.connect_socket(server, allow_private, EXCHANGE_SECONDS, ports=frozenset({443}))
-    if server.tls == "none" and not upstream.is_private(str(sock.getpeername()[0])):
-        sock.close()
-        raise Permanent(f"{url[:200]!r}: tokens are asked for by https only")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    # in a thread: http.client waits, and this happens once an hour
-    return await asyncio.to_thread(_post, sock, server, path, urlencode(fields))
-
-
-def _post(sock: socket.socket, server: Server, path: str, form: str) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=EXCHANGE_SECONDS)
-    where = upstream.place(server)
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    status, body = await web_client.post(url, urlencode(fields), headers, allow_private)
     try:
-        sock.settimeout(EXCHANGE_SECONDS)
-        if server.tls == "implicit":
-            sock = upstream.client_context(server).wrap_socket(sock, server_hostname=server.host)
-        connection.sock = sock
-        kind = "application/x-www-form-urlencoded"
-        connection.request("POST", path, form, {"Content-Type": kind, "Accept": "application/json"})
-        response = connection.getresponse()
-        found = json.loads(response.read(REPLY_OCTETS) or b"{}")
-    except ssl.SSLError as error:
-        raise upstream.explain_tls(server, error) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise upstream.Unreachable(f"{where}: no answer to the request for a token") from error
-    except ValueError:  # no JSON: a proxy's page
-        return response.status, {}
-    finally:
-        connection.close()
-        sock.close()
-    return response.status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
+        found = json.loads(body or b"{}")
+    except ValueError:  # a proxy's page
+        return status, {}
+    return status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _number(value: object, otherwise: float) -> float:

@@ -76,13 +76,14 @@ _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.repl
 _GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local_accounts a on a.id = s.author_id"
 
 
-async def _groups(connection: Connection, rows: Sequence[Row]) -> list[Group]:
+async def _groups(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[Group]:
     if not rows:
         return []
     cursor = await connection.execute(
         """select submission_id, position, address, reply, asked from submission_recipients
-           where submission_id = any(%s) and kind = 'relay' and state = 'waiting' order by submission_id, position""",
-        ([row[0] for row in rows],),
+           where submission_id = any(%s) and (kind = 'relay' or state = 'cancelled') and state = %s
+           order by submission_id, position""",
+        ([row[0] for row in rows], state),
     )
     waiting: dict[int, list[Waiting]] = {}
     for submission_id, *values in await cursor.fetchall():
@@ -389,6 +390,22 @@ async def delayed(connection: Connection, first: float, then: float, limit: int 
         {"first": first, "then": then, "limit": limit},
     )
     return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
+
+
+async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Group, str]]:
+    """Submissions that the operator ended and whose authors are to be told, with the reason; they are marked as told.
+    ``recipients`` are those who will not get it."""
+    cursor = await connection.execute(
+        f"""with ended as (
+                select id, cancelled as reason from submissions where cancelled is not null
+                order by id limit %s for update skip locked)
+            update submissions s set cancelled = null from ended, messages m, local_accounts a
+            where s.id = ended.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
+        (limit,),
+    )
+    rows = sorted(await cursor.fetchall(), key=_by_id)
+    groups = await _groups(connection, [row[:-1] for row in rows], "cancelled")
+    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
 
 
 async def backlog(connection: Connection) -> tuple[int, float]:

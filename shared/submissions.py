@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -254,7 +254,10 @@ class ListedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one."""
+    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one.
+
+    state_at: when it came into its state.
+    """
 
     id: int
     header_id: str
@@ -267,6 +270,7 @@ class Listed:
     next_try_at: datetime.datetime | None
     error: str | None
     origin: str | None
+    state_at: datetime.datetime
     recipients: tuple[ListedRecipient, ...]
 
 
@@ -277,7 +281,8 @@ async def listing(
     cursor = await connection.execute(
         """select s.id, s.header_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
-                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin
+                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin,
+                  s.state_at
            from submissions s join local_accounts a on a.id = s.author_id
                join external_accounts e on e.id = s.external_id
                left join relays r on r.external_id = s.external_id
@@ -335,16 +340,16 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
     return sorted(int(row[0]) for row in rows)
 
 
-async def cancel(connection: Connection, ids: Collection[int]) -> Mapping[int, list[str]]:
-    """End queued or parked submissions without a further try, and without a notice.
+async def cancel(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
+    """End queued or parked submissions without a further try; the sender then tells their authors the reason.
 
     Returns for each that was cancelled the addresses that will not get it. One that is being sent right now is left
     out.
     """
     cursor = await connection.execute(
-        """update submissions set state = 'done', state_at = now()
+        """update submissions set state = 'done', state_at = now(), cancelled = %s
            where id = any(%s) and state in ('queued', 'parked') returning id""",
-        (sorted(ids),),
+        (storable(reason), sorted(ids)),
     )
     cancelled: dict[int, list[str]] = {int(row[0]): [] for row in await cursor.fetchall()}
     cursor = await connection.execute(

@@ -10,13 +10,13 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from services.admin import authorizing, changes, contact, documents, editing
+from services.admin import audit, authorizing, changes, contact, documents, editing, hands
 from services.admin.accounts_file import AccountsError, AccountsFile, read_file
 from services.admin.documents import Kind
 from services.admin.options import Data, Json, group
 from services.admin.printing import console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
-from shared import accounts, inbound
+from shared import accounts
 from shared.accounts import External
 from shared.failures import Permanent
 
@@ -74,6 +74,7 @@ def export(data: Data = None, json: Json = False) -> None:
 async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> None:
     async with system.database.transaction(CHANGE_SECONDS) as connection:
         outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
+        await audit.record_lines(connection, audit.operator(), outcome.lines)
     for line in outcome.lines or ["nothing to change"]:
         console.print(line, markup=False)
     with waiting("Asking the provider what lies there"):
@@ -135,6 +136,7 @@ def _remove(kind: Kind, address: str, data: Path | None) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             lines = await editing.remove(connection, kind, address)
+            await audit.record(connection, audit.operator(), f"removed {kind} account", address)
         for line in lines:
             console.print(line, markup=False)
 
@@ -246,16 +248,7 @@ def restore(address: Address, data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            if any(p.address.casefold() == address.casefold() for p in await accounts.locals_(connection)):
-                raise Permanent(f"{address}: is there already, not removed")
-            person = await accounts.restore(connection, address)
-            if person is None:
-                raise Permanent(f"{address}: no removed local account has this address")
-            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
-            if problems:
-                raise AccountsError(problems)
-            await inbound.release(connection, [person.external_id])
+            await hands.restore(connection, address)
         console.print(f"local account {address}: restored", markup=False)
 
     run(work)

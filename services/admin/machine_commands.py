@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.admin import hands
 from services.admin.options import Data, Json
 from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
-from shared import accounts
 from shared.failures import Permanent
 from shared.settings import SERVICES, SettingsError, load
 from shared.vault import Vault, new_key
@@ -91,12 +91,10 @@ def rotate_key(data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            vault = system.vault
-            everyone = await accounts.externals(connection)
-            for external in everyone:
-                await accounts.save_password(connection, external.id, vault.rotate(external.password))
-        console.print(f"{len(everyone)} passwords are sealed under the first key", markup=False)
+            sealed, lost = await hands.rotate_key(connection, system.vault)
+        console.print(f"{sealed} passwords are sealed under the first key", markup=False)
+        if lost:
+            raise Permanent(f"opened by none of the keys, so set them again: the passwords of {', '.join(lost)}")
 
     run(work)
 

@@ -7,39 +7,37 @@ import datetime
 import re
 import urllib.error
 import urllib.request
-from dataclasses import asdict
 from typing import Any
 
+from services.admin import books
 from services.admin.system import System
 from shared import accounts, inbound, ledger, relays, submissions, topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
-from shared.inbound import Books
 from shared.ledger import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 
 STALE_SECONDS = 900.0
-"""Nothing polled, or mail in flight, for longer than this is a problem."""
-LATE_SECONDS = 600.0
+"""Nothing polled for longer than this is a problem."""
 CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 """For the broker: where a connection has to be made, and where one is kept."""
 
 
-async def gather(system: System) -> dict[str, Any]:
-    """The whole status in the form of CONTRACT "JSON"."""
+async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
+    """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
     queues = await _queues(system, unacked, problems)
     externals: list[dict[str, Any]] = []
-    books: dict[str, Books] = {}
+    accounted: list[books.Account] = []
     try:
-        async with system.database.transaction(10) as connection:
+        async with system.database.snapshot(30) as connection:
             found = await accounts.externals(connection)
             polls = await ledger.polled(connection)
             states = await relays.states(connection)
-            books = await inbound.books(connection)
+            accounted = await books.read(connection, thoroughly)
             held, parked = await inbound.standing(connection)
             stuck = await submissions.listing(connection, ["parked"])
             waiting, oldest = await relays.backlog(connection)
@@ -51,12 +49,8 @@ async def gather(system: System) -> dict[str, Any]:
             problems.append(f"{held} mails are held: nobody enabled shares their external account (held list)")
         if parked or stuck:
             problems.append(f"{parked + len(stuck)} mails are parked after failing five times (parked list)")
-        for address, book in books.items():
-            if book.in_flight and book.oldest_seconds > LATE_SECONDS:
-                problems.append(
-                    f"{address}: {book.in_flight} mails in flight, the oldest for "
-                    f"{book.oldest_seconds / 60:.0f} minutes"
-                )
+        for account in accounted:
+            problems += [f"{account.address}: {what}" for what in (books.wrong(account), books.late(account)) if what]
         if waiting and oldest > 4 * 3600:
             problems.append(
                 f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours (queue list)"
@@ -69,10 +63,7 @@ async def gather(system: System) -> dict[str, Any]:
         "services": services,
         "queues": queues,
         "externals": externals,
-        "books": {
-            address: {name: value for name, value in asdict(book).items() if name != "oldest_seconds"}
-            for address, book in books.items()
-        },
+        "books": {account.address: account.shown() for account in accounted},
     }
 
 

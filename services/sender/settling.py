@@ -27,6 +27,8 @@ DELIVERED = "2.1.5"
 """RFC 3463: destination address valid."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
+CANCELLED = "5.3.0"
+"""RFC 3463: other or undefined mail system status."""
 TWICE = (
     "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 )
@@ -233,6 +235,15 @@ async def tell_delays(connection: Connection) -> Aftermath:
             for w in group.recipients
         ]
         after += await _notify(connection, group, "delayed", abouts)
+    return after
+
+
+async def tell_cancelled(connection: Connection) -> Aftermath:
+    """Tell authors what the operator ended; some at a time."""
+    after = Aftermath()
+    for group, reason in await relays.cancelled(connection):
+        abouts = [About(w.address, CANCELLED, reason, asked=w.asked) for w in group.recipients]
+        after += await _notify(connection, group, "failed", abouts)
     return after
 
 

@@ -646,7 +646,7 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
         assert list(await submissions.found(connection, BOB)) == [second]
         assert list(await submissions.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions.cancel(connection, [first, 10_000]) == {first: [ANN]}
+        assert await submissions.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
         assert await submissions.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")
