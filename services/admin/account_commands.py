@@ -249,6 +249,7 @@ def restore(address: Address, data: Data = None) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             await hands.restore(connection, address)
+            await audit.record(connection, audit.operator(), "restored local account", address)
         console.print(f"local account {address}: restored", markup=False)
 
     run(work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -49,6 +49,14 @@ async def record_lines(connection: Connection, who: str, lines: Sequence[str]) -
             await record(connection, who, f"changed {kind}", address, what)
         else:
             await record(connection, who, line)
+
+
+async def record_mails(connection: Connection, who: str, did: str, ids: Collection[int], detail: str = "") -> None:
+    """Write what was done to each of these mails."""
+    await connection.execute(
+        "insert into audit (who, did, target, detail) select %s, %s, id::text, %s from unnest(%s::bigint[]) id",
+        (storable(who), did, storable(detail), sorted(ids)),
+    )
 
 
 async def page(connection: Connection, before: int | None = None, search: str = "", limit: int = PAGE) -> list[Entry]:

@@ -13,7 +13,7 @@ from services.admin.users import Viewer
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.externals import Address
 from services.admin.web.forms import Form, explain
-from shared import accounts, inbound, maildrops, maillog
+from shared import accounts, inbound, maildrops
 from shared.accounts import Local
 from shared.failures import Permanent
 
@@ -162,14 +162,8 @@ async def deleted_mail(here: Desk, person: Local) -> dict[str, Any]:
 async def bring_back(here: Desk, person: Local, ids: list[int], who: str) -> str:
     """Undelete mails, by their inbound ids. :return: what was done, in words."""
     async with here.system.database.transaction() as connection:
-        entries = await maildrops.latest_deleted(connection, person.id)
-        wanted = [entry.id for entry in entries if entry.inbound_id in ids]
-        back = await maildrops.undelete(connection, person.id, wanted) if wanted else []
-        await maillog.record(
-            connection, [maillog.Event("undeleted", inbound_id=id_, who=person.address) for id_ in back]
-        )
-        for id_ in back:
-            await audit.record(connection, who, "restored deleted mail", person.address, f"mail {id_}")
+        back = (await hands.undelete(connection, person.address, ids)).done if ids else []
+        await audit.record_mails(connection, who, "brought back deleted mail", back, f"of {person.address}")
     if not back:
         return "Nothing was chosen that could be brought back."
     return f"{len(back)} mails are back; the mail client gets them as new mail at its next look."
