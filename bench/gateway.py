@@ -49,7 +49,11 @@ class Gateway:
         """:param folder: for its data; PostgreSQL's user must be able to reach it."""
         folder.mkdir(parents=True, exist_ok=True)
         base = Settings(
-            data=folder / "data", allow_private_upstream=True, secret_key=KEY, max_connections_per_address=_SESSIONS
+            data=folder / "data",
+            allow_private_upstream=True,
+            secret_key=KEY,
+            max_connections_per_address=_SESSIONS,
+            max_connections_per_account=_SESSIONS,
         )
         self._instance = Instance(with_free_ports(base), say=lambda line: print(f"  {line}", file=sys.stderr))
         self.settings = self._instance.settings

@@ -13,6 +13,7 @@ from typing import Literal
 
 from psycopg.types.json import Jsonb
 
+from shared.arrays import literal
 from shared.database import Connection, Row
 from shared.failures import Permanent
 
@@ -163,20 +164,23 @@ async def version(connection: Connection) -> str:
 
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
-    cursor = await connection.execute(
-        f"{_EXTERNAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)},
-    )
-    return [_external(row) for row in await cursor.fetchall()]
+    return [_external(row) for row in await _rows(connection, _EXTERNAL, ids)]
 
 
 async def locals_(connection: Connection, ids: Sequence[int] | None = None) -> list[Local]:
     """Local accounts that are not removed, by address; only those with these ids, if any are given."""
-    cursor = await connection.execute(
-        f"{_LOCAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)},
-    )
-    return [_local(row) for row in await cursor.fetchall()]
+    return [_local(row) for row in await _rows(connection, _LOCAL, ids)]
+
+
+async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> list[Row]:
+    """Two statements: one with a condition for both cases is planned anew each time, or reads every account."""
+    if ids is None:
+        cursor = await connection.execute(f"{select} where removed_at is null order by address")
+    else:
+        cursor = await connection.execute(
+            f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (literal(ids),)
+        )
+    return await cursor.fetchall()
 
 
 PAGE = 50
@@ -260,6 +264,16 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
         local = _local(row)
         found[local.external_id].append(local)
     return found
+
+
+async def local_domains(connection: Connection) -> list[str]:
+    """The domains of all local addresses, in lower case, sorted."""
+    cursor = await connection.execute(
+        """select distinct lower(substring(address from '[^@]*$')) as domain
+           from (select unnest(address || addresses) from local_accounts where removed_at is null) as every (address)
+           order by domain"""
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def local_by_login(connection: Connection, address: str) -> Local | None:

@@ -122,7 +122,11 @@ class Logins:
             raise Throttled("too many failed logins, try again later") from None
         # From here on the tokens are spent unless the password is right, also if the client goes away meanwhile.
         sane = len(password.encode("utf-8", "surrogatepass")) <= PASSWORD_OCTETS
-        right = await self._pool.matches(local.password_hash if local is not None and sane else None, password)
+        right = await self._pool.matches(
+            local.password_hash if local is not None and sane else None,
+            password,
+            self._throttle.suspicion(network, account),
+        )
         if local is None or not right or not local.enabled:
             self._throttle.fail(network, account)
             self._count("refused", address, peer)

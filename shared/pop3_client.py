@@ -22,6 +22,7 @@ from shared.credentials import Credential
 from shared.failures import Permanent, Temporary
 from shared.oauth import xoauth2
 from shared.pop3_replies import Body, Capabilities, Listing, ListReply, parse_capa, parse_list, parse_stat, trim
+from shared.settings import PrivateHosts
 from shared.upstream import (
     Late,
     Told,
@@ -490,7 +491,7 @@ class Pop3Client:
 @asynccontextmanager
 async def open_session(
     server: Server,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     *,
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,

@@ -16,6 +16,7 @@ from shared import upstream
 from shared.accounts import External
 from shared.credentials import Credential
 from shared.failures import Temporary
+from shared.settings import PrivateHosts
 from shared.smtp_session import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
 
 CONNECT_SECONDS = 60.0
@@ -46,7 +47,7 @@ class LoginRefused(Temporary):
 async def connect(
     external: External,
     credential: Credential,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     seconds: float = CONNECT_SECONDS,
     told: upstream.Told = upstream.unheard,
 ) -> SmtpClient:
@@ -168,7 +169,7 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
 async def probe_smtp(
     external: External,
     credential: Credential,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     seconds: float,
     told: upstream.Told = upstream.unheard,
 ) -> None:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from shared.accounts import Server
 from shared.failures import Permanent, Temporary
+from shared.settings import PrivateHosts
 
 MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""
@@ -78,17 +79,17 @@ def is_private(address: str) -> bool:
     return not found.is_global or found.is_multicast
 
 
-def judge(server: Server, address: str, allow_private: bool, ports: frozenset[int] = MAIL_PORTS) -> str | None:
+def judge(server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS) -> str | None:
     """Why ``address``, which the server's name stands for, may not be reached; None if it may.
 
     :param ports: that may be reached on a public host.
     """
     if is_private(address):
-        if allow_private:
+        if allow_private is True or (allow_private and server.host.lower() in allow_private):
             return None
         return (
             f"{place(server)}: {address} is a private address, and those are not allowed; "
-            "the operator allows them with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes"
+            "the operator allows it with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes, or with the host's name there"
         )
     if server.port not in ports:
         allowed = ", ".join(str(port) for port in sorted(ports))
@@ -98,7 +99,7 @@ def judge(server: Server, address: str, allow_private: bool, ports: frozenset[in
 
 async def connect_socket(
     server: Server,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     seconds: float,
     ports: frozenset[int] = MAIL_PORTS,
     told: Told = unheard,

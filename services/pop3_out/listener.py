@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,6 +19,7 @@ from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Store, Terms, Verifier
 from services.pop3_out.store import DatabaseStore
 from shared import accounts, tls
+from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
 from shared.logins import Logins, plaintext_allowed
@@ -60,6 +62,8 @@ class Listener:
         self._admitted = 0
         self._open: set[Connection] = set()
         self._by_address: dict[str, int] = {}
+        self._by_account: Counter[int] = Counter()
+        self._logged_in_at: dict[int, float] = {}
         self._server: asyncio.Server | None = None
         self._accepting: set[asyncio.Task[None]] = set()
 
@@ -126,7 +130,8 @@ class Listener:
         task.add_done_callback(self._accepting.discard)
 
     def _session(self, connection: Connection, under_tls: bool) -> Session:
-        terms = Terms(connection.peer, under_tls, plaintext_allowed(self._settings, connection.peer))
+        clear = plaintext_allowed(self._settings, connection.peer)
+        terms = Terms(connection.peer, under_tls, clear, self._settings.pop3_login_delay)
         return Session(connection, self._store, self._logins, self.budget, terms)
 
     def admit(self, peer: str) -> bool:
@@ -159,6 +164,9 @@ class Listener:
         SESSIONS.dec()
         session = connection.session
         if session is not None and session.local is not None:
+            self._by_account[session.local.id] -= 1
+            if not self._by_account[session.local.id]:
+                del self._by_account[session.local.id]
             log.info(
                 "pop3 session",
                 local=session.local.address,
@@ -167,6 +175,19 @@ class Listener:
                 octets=session.tally.octets,
                 deleted=session.tally.deleted,
             )
+
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+        delay, now = self._settings.pop3_login_delay, time.monotonic()
+        if delay:
+            if now - self._logged_in_at.get(local.id, -delay) < delay:
+                return f"[LOGIN-DELAY] there was a login less than {delay} seconds ago"
+            self._logged_in_at[local.id] = now
+        if self._by_account[local.id] >= self._settings.max_connections_per_account:
+            log.warning("pop3 session refused", local=local.address, open=self._by_account[local.id])
+            return "[IN-USE] too many sessions of this account"
+        self._by_account[local.id] += 1
+        return None
 
     def check(self) -> None:
         """End what takes too long."""

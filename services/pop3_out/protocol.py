@@ -14,6 +14,7 @@ import structlog
 from services.pop3_out import answers
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
+from shared.accounts import Local
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
@@ -23,6 +24,8 @@ and one piece of an answer (session.py) in memory; where it is more, it counts a
 BURST_OCTETS = 64 * 1024
 """Answers to commands that came together are written together, about so much at once."""
 MAILS_IN_SIGHT = 100
+COMMANDS_IN_TURN = 200
+"""After so many commands that came together it is the turn of the other sessions."""
 
 LOGIN_SECONDS = 60.0
 IDLE_SECONDS = 600.0
@@ -53,6 +56,9 @@ class Keeper(Protocol):
 
     def leave(self, connection: Connection) -> None:
         """It is closed."""
+
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
 
 
 class Connection(asyncio.Protocol):
@@ -96,7 +102,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._active_at = time.monotonic()
         self._input += data
         self._advance()
         if len(self._input) > INPUT_OCTETS:
@@ -237,6 +242,10 @@ class Connection(asyncio.Protocol):
         self._count_unsent(0)
         self._take(under_tls)
 
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+        return self._keeper.seat(local)
+
     def waiting_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
         numbers: list[int] = []
@@ -276,11 +285,15 @@ class Connection(asyncio.Protocol):
         """Do the commands that are here, as far as they need no waiting, and write their answers at once."""
         session = self.session
         out: list[bytes] = []
-        held = 0
+        held = turn = 0
         while session is not None and not (self._work or self._full or self._closing or session.ended):
+            if turn == COMMANDS_IN_TURN:
+                asyncio.get_running_loop().call_soon(self._advance)
+                break
             line = self._next_line(session)
             if line is None:
                 break
+            turn += 1
             answer = session.too_long() if line is _TOO_LONG else session.command(line)
             if not isinstance(answer, bytes):
                 self.write(b"".join(out))
@@ -292,6 +305,8 @@ class Connection(asyncio.Protocol):
             if held > BURST_OCTETS:
                 self.write(b"".join(out))
                 out, held = [], 0
+        if turn:  # a line that does not end is no sign of life (RFC 1939 section 3)
+            self._active_at = time.monotonic()
         if out:
             self.write(b"".join(out))
         if (

@@ -81,6 +81,7 @@ class Listener:
         self._host_name = socket.gethostname()
         self._open: set[Connection] = set()
         self._by_network: Counter[str] = Counter()
+        self._by_account: Counter[int] = Counter()
         self._servers: list[asyncio.Server] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
@@ -190,9 +191,27 @@ class Listener:
         self._by_network[network] -= 1
         if not self._by_network[network]:
             del self._by_network[network]
+        self._unseat(connection)
         if not self._open:
             self._empty.set()
         SESSIONS.dec()
+
+    def seat(self, connection: Connection, author: Local) -> bool:
+        """Whether the account may have one more session; it is counted then."""
+        self._unseat(connection)  # who logs in once more, after STARTTLS, is counted once
+        if self._by_account[author.id] >= self._settings.max_connections_per_account:
+            log.warning("smtp session refused", peer=connection.peer, author=author.address)
+            return False
+        self._by_account[author.id] += 1
+        connection.seat = author.id
+        return True
+
+    def _unseat(self, connection: Connection) -> None:
+        if connection.seat is not None:
+            self._by_account[connection.seat] -= 1
+            if not self._by_account[connection.seat]:
+                del self._by_account[connection.seat]
+            connection.seat = None
 
     def logged_in(self) -> list[tuple[Connection, Local]]:
         """The open sessions that are logged in."""

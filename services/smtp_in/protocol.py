@@ -19,7 +19,7 @@ from prometheus_client import Counter
 
 from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Mail, Refusal
-from services.smtp_in.engine import AUTH_OCTETS, CLOSING_SECONDS, Engine, LineTooLong
+from services.smtp_in.engine import CLOSING_SECONDS, Engine, LineTooLong
 from services.smtp_in.intake import Intake, handed_over
 from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
 from services.smtp_in.senders import check_envelope, check_header
@@ -59,6 +59,9 @@ class Keeper(Protocol):
 
     def discharge(self, connection: Connection) -> None:
         """It is closed."""
+
+    def seat(self, connection: Connection, author: Local) -> bool:
+        """Whether the account may have one more session; it is counted then."""
 
     def clear_auth_from(self, peer: str) -> bool:
         """Whether the settings allow passwords without TLS from this address."""
@@ -117,6 +120,7 @@ class Connection(Engine):
         self._admitted = False
         self._refused_logins = 0
         self.peer = ""
+        self.seat: int | None = None  # id of the account as whose session the keeper counts it
 
     # ------------------------------------------------------------------------------------------ connection
 
@@ -316,9 +320,6 @@ class Connection(Engine):
         try:
             line = await self.line()
         except LineTooLong:
-            self.end("421 4.5.6 The line is too long")
-            return None
-        if len(line) > AUTH_OCTETS:
             await self.push("500 5.5.6 The line is too long")
             return None
         if line.strip() == b"*":
@@ -344,6 +345,9 @@ class Connection(Engine):
             self.end("421 4.7.0 Too many failed logins, try again later")
         else:
             if author is not None and allowed:
+                if not self._keeper.seat(self, author):
+                    self.end("421 4.7.0 Too many sessions of this account, try again later")
+                    return
                 self._accept(author)
                 await self.push("235 2.7.0 Authentication successful")
                 return
