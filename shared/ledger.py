@@ -265,14 +265,15 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
     return cursor.rowcount
 
 
-async def polled(connection: Connection) -> dict[int, Polled]:
-    """How polling goes, by id of the external account."""
+async def polled(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, Polled]:
+    """How polling goes, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
                   (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
                   first_contact_at
-           from polls p"""
+           from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
+        {"ids": None if external_ids is None else list(external_ids)},
     )
     return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
 
