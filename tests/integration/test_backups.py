@@ -242,6 +242,10 @@ def test_without_the_key_all_is_there_but_the_upstream_passwords(
                 for account in await accounts.externals(connection):
                     with pytest.raises(Permanent, match="set it again"):
                         Vault(new_key()).open(account.password)
+
+    asyncio.run(before())
+    with restored(postgres, plain) as url:
+        asyncio.run(after(url))
         # status asks for them
         done = CliRunner(env={
             "MAILGROUP_DATABASE_URL": url, "MAILGROUP_BROKER_URL": broker_url, "MAILGROUP_SECRET_KEY": new_key(),
@@ -252,10 +256,6 @@ def test_without_the_key_all_is_there_but_the_upstream_passwords(
             f"{address}: the stored password cannot be decrypted with this key; set it again"
             for address in (SALES, SUPPORT)
         ]
-
-    asyncio.run(before())
-    with restored(postgres, plain) as url:
-        asyncio.run(after(url))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PGDMP nonsense"])
