@@ -140,7 +140,7 @@ async def resume(connection: Connection, external_id: int) -> None:
     """
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
-                  quiet_list = null
+                  login_delay = null, quiet_list = null
            where external_id = %s""",
         (external_id,),
     )
@@ -265,14 +265,15 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
     return cursor.rowcount
 
 
-async def polled(connection: Connection) -> dict[int, Polled]:
-    """How polling goes, by id of the external account."""
+async def polled(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, Polled]:
+    """How polling goes, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
                   (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
                   first_contact_at
-           from polls p"""
+           from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
+        {"ids": None if external_ids is None else list(external_ids)},
     )
     return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
 
@@ -309,14 +310,14 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
     return [Known(*row) for row in await cursor.fetchall()]
 
 
-async def set_apart(connection: Connection, poll: Poll) -> None:
-    """The account points at another maildrop, where the same UIDLs are other mails: all that is known vanished with the
-    old one. The keys get a blank, which no UIDL holds; the bytes stay known, for mail that moved too."""
+async def set_apart(connection: Connection, rows: Sequence[Known]) -> None:
+    """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
+    The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
         """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
-           where external_id = %s and state <> 'closed'""",
-        (poll.external_id,),
+           where id = any(%s) and state <> 'closed'""",
+        ([row.id for row in rows],),
     )
 
 
