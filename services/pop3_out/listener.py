@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -49,11 +48,11 @@ class Listener:
         settings: Settings,
         store: Store,
         logins: Verifier,
-        context: ssl.SSLContext,
+        certificate: tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
-        """:param context: for STLS and the port for TLS. :param connections: open at once at most."""
-        self.context = context
+        """:param certificate: for STLS and the port for TLS. :param connections: open at once at most."""
+        self.certificate = certificate
         self._settings = settings
         self._store = store
         self._logins = logins
@@ -114,7 +113,7 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 client,
-                ssl=self.context,
+                ssl=self.certificate.context,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
@@ -267,9 +266,8 @@ def may_open() -> int:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
-    listener = Listener(
-        service.settings, DatabaseStore(service.database), logins, tls.server_context(service.settings), may_open()
-    )
+    certificate = tls.Certificate(service.settings)
+    listener = Listener(service.settings, DatabaseStore(service.database), logins, certificate, may_open())
     await listener.open()
     log.info(
         "listening",
@@ -277,7 +275,9 @@ async def serve(service: Service) -> None:
         pop3_port=service.settings.pop3_port,
         pop3s_port=service.settings.pop3s_port,
     )
-    background = [asyncio.create_task(tend(listener)), asyncio.create_task(watch(listener, service.database))]
+    background = [
+        asyncio.create_task(work) for work in (tend(listener), watch(listener, service.database), certificate.watch())
+    ]
     try:
         await service.stopping.wait()
     finally:

@@ -15,6 +15,7 @@ from services.pop3_out import answers
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
 from shared.accounts import Local
+from shared.tls import Certificate
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
@@ -45,7 +46,7 @@ log = structlog.get_logger()
 class Keeper(Protocol):
     """Who keeps the open connections: the listener."""
 
-    context: ssl.SSLContext
+    certificate: Certificate
     budget: Budget
 
     def admit(self, peer: str) -> bool:
@@ -224,7 +225,7 @@ class Connection(asyncio.Protocol):
             under_tls = await loop.start_tls(
                 transport,
                 self,
-                self._keeper.context,
+                self._keeper.certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -69,14 +68,14 @@ class Listener:
         settings: Settings,
         intake: Intake,
         logins: Logins,
-        context: ssl.SSLContext,
+        certificate: tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
         """:param connections: open at once at most."""
         self._settings = settings
         self._intake = intake
         self._logins = logins
-        self._context = context
+        self._certificate = certificate
         self._most = connections
         self._host_name = socket.gethostname()
         self._open: set[Connection] = set()
@@ -137,7 +136,7 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 client,
-                ssl=self._context,
+                ssl=self._certificate.context,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
@@ -156,7 +155,7 @@ class Listener:
             self,
             self._intake,
             self._logins,
-            self._context,
+            self._certificate,
             implicit_tls=port.implicit_tls,
             clear_auth=port.clear_auth,
             host_name=self._host_name,
@@ -265,16 +264,18 @@ async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
     intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
-    listener = Listener(service.settings, intake, logins, tls.server_context(service.settings), may_open())
+    certificate = tls.Certificate(service.settings)
+    listener = Listener(service.settings, intake, logins, certificate, may_open())
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
-    watcher = asyncio.create_task(watch(listener, service.database))
+    background = [asyncio.create_task(watch(listener, service.database)), asyncio.create_task(certificate.watch())]
     try:
         await service.stopping.wait()
     finally:
         await listener.close()
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await intake.stop()
         logins.close()
