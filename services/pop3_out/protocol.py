@@ -65,9 +65,12 @@ class Keeper(Protocol):
 class Connection(asyncio.Protocol):
     """One client's connection. ``session`` exists from the greeting on. ``entered``: the keeper counted it as open."""
 
-    def __init__(self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool) -> None:
+    def __init__(
+        self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool, peer: str = ""
+    ) -> None:
         """:param open_session: makes the session of this connection, told whether it is under TLS.
-        :param tls: TLS from the start; the keeper has admitted it, before the handshake."""
+        :param tls: TLS from the start; the keeper has admitted it, before the handshake.
+        :param peer: the client's address; "": where the connection comes from."""
         self._keeper = keeper
         self._open_session = open_session
         self._tls = tls
@@ -82,15 +85,16 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self.entered = self._left = False
         self.session: Session | None = None
-        self.peer = ""
+        self.peer = peer
         self._opened_at = self._active_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------ from the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._take(transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if peer else ""
+        if not self.peer:
+            peer = transport.get_extra_info("peername")
+            self.peer = str(peer[0]) if peer else ""
         if not self._tls and not self._keeper.admit(self.peer):
             self.write(answers.CROWDED)
             self._close()

@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 from services.smtp_in.engine import CLOSING_SECONDS
 from services.smtp_in.intake import Intake
 from services.smtp_in.protocol import TLS_SECONDS, Connection
-from shared import accounts, tls
+from shared import accounts, proxy_protocol, tls
 from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
@@ -77,6 +77,7 @@ class Listener:
         self._logins = logins
         self._certificate = certificate
         self._most = connections
+        self._proxies = settings.proxies
         self._host_name = socket.gethostname()
         self._open: set[Connection] = set()
         self._by_network: Counter[str] = Counter()
@@ -94,9 +95,9 @@ class Listener:
             sockets = [(port, undo.enter_context(self._listen(port))) for port in ports(self._settings)]
             undo.pop_all()
         for port, listening in sockets:
-            if port.implicit_tls:
+            if port.implicit_tls or self._proxies:
                 self._spawn(self._accept(port, listening))
-            else:
+            else:  # the loop's own way is faster
                 self._servers.append(
                     await asyncio.get_running_loop().create_server(
                         partial(self._connection, port), sock=listening, backlog=BACKLOG
@@ -116,7 +117,7 @@ class Listener:
         return listening
 
     async def _accept(self, port: Port, listening: socket.socket) -> None:
-        """Take connections of the port for TLS, so that they count before their handshake. Never returns."""
+        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
         with listening:
             while True:
                 try:
@@ -125,13 +126,29 @@ class Listener:
                     log.warning("smtp connection not taken", reason=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                connection = self._connection(port)
-                if connection.enter(str(address[0])):
-                    self._spawn(self._welcome(connection, client))
-                else:
-                    client.close()
+                self._spawn(self._welcome(port, client, str(address[0])))
 
-    async def _welcome(self, connection: Connection, client: socket.socket) -> None:
+    async def _welcome(self, port: Port, client: socket.socket, peer: str) -> None:
+        try:
+            if proxy_protocol.is_among(self._proxies, peer):
+                peer = await proxy_protocol.read(client) or peer
+        except (OSError, proxy_protocol.Malformed) as error:
+            log.warning("smtp connection of a proxy refused", peer=peer, reason=str(error) or type(error).__name__)
+            client.close()
+            return
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        connection = self._connection(port)
+        connection.peer = peer
+        if not port.implicit_tls:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        elif connection.enter(peer):
+            await self._shake_hands(connection, client)
+        else:
+            client.close()
+
+    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,

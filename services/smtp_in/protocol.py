@@ -137,7 +137,7 @@ class Connection(Engine):
         """Greet it."""
         self._raw = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        if self._under_tls or self.enter(str(name[0]) if name else ""):
+        if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
             super().connection_made(transport)
         else:
             self._ended = True
