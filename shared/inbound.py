@@ -275,6 +275,15 @@ async def standing(connection: Connection) -> tuple[int, int]:
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
+async def held_for(connection: Connection, external_id: int) -> int:
+    """How many mails of an external account are held."""
+    cursor = await connection.execute(
+        "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def release(connection: Connection, external_ids: Sequence[int]) -> list[int]:
     """Held mail of these external accounts goes to the router again. :return: its ids."""
     cursor = await connection.execute(

@@ -133,17 +133,11 @@ class Skipped:
 # ---------------------------------------------------------------------------------------------- polls
 
 
-async def ensure(connection: Connection, external_id: int) -> None:
-    """Make the row of a new account, due at once."""
-    await connection.execute("insert into polls (external_id) values (%s) on conflict do nothing", (external_id,))
-
-
 async def resume(connection: Connection, external_id: int) -> None:
     """The account was changed or tested: poll it at once, whatever failed before.
 
     A poll that is under way with the old settings does not count: ``finish`` sees that next_poll_at was touched.
     """
-    await ensure(connection, external_id)
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
                   quiet_list = null
@@ -157,42 +151,33 @@ async def restart(connection: Connection, external_id: int) -> None:
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
-async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
+async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
+
+    It is one statement: one round trip, and a transaction by itself where none is open.
 
     :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
         this one.
+    :return: what was taken; seconds until the next other one is due or its lease expires, None if there is none.
     """
-    await connection.execute(
-        """insert into polls (external_id) select id from external_accounts e
-           where removed_at is null and enabled and not exists (select from polls p where p.external_id = e.id)
-           on conflict do nothing"""
-    )
     cursor = await connection.execute(
-        """with due as (
-               select p.external_id from polls p join external_accounts e on e.id = p.external_id
-               where e.enabled and e.removed_at is null and p.next_poll_at <= now()
-                 and (p.lease_expires is null or p.lease_expires < now())
-               order by p.next_poll_at limit %s for update of p skip locked)
-           update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
-           from due where p.external_id = due.external_id
-           returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
-                     p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
-                     p.quiet_until""",
+        """with due as materialized (
+               select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now()
+               order by greatest(next_poll_at, lease_expires) limit %s for update skip locked),
+           taken as (
+               update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
+               from due where p.external_id = due.external_id
+               returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
+                         p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
+                         p.quiet_until)
+           select (select extract(epoch from greatest(next_poll_at, lease_expires) - now())::float8 from polls
+                   where active and external_id not in (select external_id from due)
+                   order by greatest(next_poll_at, lease_expires) limit 1), taken.*
+           from (values (true)) as always left join taken on true""",
         (most, owner, LEASE_SECONDS),
     )
-    return [Poll(*row) for row in await cursor.fetchall()]
-
-
-async def seconds_to_next(connection: Connection) -> float | None:
-    """When the next account is due that nobody polls, at once for one that has no row yet; None if there is none."""
-    cursor = await connection.execute(
-        """select extract(epoch from min(coalesce(greatest(p.next_poll_at, p.lease_expires), now())) - now())::float8
-           from external_accounts e left join polls p on e.id = p.external_id
-           where e.enabled and e.removed_at is null"""
-    )
-    row = await cursor.fetchone()
-    return None if row is None or row[0] is None else float(row[0])
+    rows = await cursor.fetchall()
+    return [Poll(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
 
 async def hold(connection: Connection, poll: Poll) -> None:
@@ -201,9 +186,8 @@ async def hold(connection: Connection, poll: Poll) -> None:
     :raises LeaseLost: another owner has the account, or it was removed or disabled.
     """
     cursor = await connection.execute(
-        """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s), quiet_list = null
-           from external_accounts e
-           where p.external_id = %s and p.owner = %s and e.id = p.external_id and e.enabled and e.removed_at is null""",
+        """update polls set lease_expires = clock_timestamp() + make_interval(secs => %s), quiet_list = null
+           where external_id = %s and owner = %s and active""",
         (LEASE_SECONDS, poll.external_id, poll.owner),
     )
     if cursor.rowcount != 1:
@@ -281,14 +265,15 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
     return cursor.rowcount
 
 
-async def polled(connection: Connection) -> dict[int, Polled]:
-    """How polling goes, by id of the external account."""
+async def polled(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, Polled]:
+    """How polling goes, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
                   (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
                   first_contact_at
-           from polls p"""
+           from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
+        {"ids": None if external_ids is None else list(external_ids)},
     )
     return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
 

@@ -234,3 +234,42 @@ async def listing(connection: Connection, local_id: int, deleted: bool = False) 
     return [
         Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
     ]
+
+
+DELETED_SHOWN = 500
+
+
+async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
+    """The tombstones of a mailbox that are still kept, what was deleted last first."""
+    cursor = await connection.execute(
+        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
+           from maildrop_mails r join maildrops m using (local_id)
+           where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
+        (local_id, limit),
+    )
+    return [
+        Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A mailbox in numbers. latest: when a mail came last. deleted: tombstones that are still kept."""
+
+    mails: int
+    octets: int
+    latest: datetime | None
+    deleted: int
+
+
+async def summary(connection: Connection, local_id: int) -> Summary:
+    """How much is in a mailbox."""
+    cursor = await connection.execute(
+        """select count(*) filter (where deleted_at is null),
+                  coalesce(sum(octets) filter (where deleted_at is null), 0)::bigint, max(delivered_at),
+                  count(*) filter (where deleted_at is not null)
+           from maildrop_mails where local_id = %s""",
+        (local_id,),
+    )
+    row = await cursor.fetchone()
+    return Summary(0, 0, None, 0) if row is None else Summary(*row)

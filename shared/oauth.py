@@ -19,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from shared import web_client
 from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
+from shared.settings import PrivateHosts
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
@@ -89,7 +90,7 @@ def xoauth2(login: str, access_token: str) -> bytes:
     return base64.b64encode(f"user={login}\1auth=Bearer {access_token}\1\1".encode())
 
 
-async def refresh(client: Client, refresh_token: str, allow_private: bool) -> Tokens:
+async def refresh(client: Client, refresh_token: str, allow_private: PrivateHosts) -> Tokens:
     """A new access token (RFC 6749 section 6).
 
     :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
@@ -102,7 +103,7 @@ async def refresh(client: Client, refresh_token: str, allow_private: bool) -> To
 # ------------------------------------------------------------------------------------------------ device flow
 
 
-async def begin_device(client: Client, allow_private: bool) -> DeviceCode:
+async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCode:
     """Ask for a code that a person types at the provider's page (RFC 8628 section 3.1)."""
     if client.issuer.device_url is None:
         raise Permanent("this provider has no device flow for mail")
@@ -120,7 +121,7 @@ async def begin_device(client: Client, allow_private: bool) -> DeviceCode:
     )
 
 
-async def finish_device(client: Client, code: DeviceCode, allow_private: bool) -> Tokens:
+async def finish_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens:
     """Wait until the person has agreed (RFC 8628 section 3.4). :raises Unauthorized: refused, or too late."""
     interval = code.interval
     fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
@@ -171,7 +172,7 @@ def begin_code(client: Client, login: str, redirect: str) -> Request:
     return Request(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
 
 
-async def finish_code(client: Client, request: Request, code: str, allow_private: bool) -> Tokens:
+async def finish_code(client: Client, request: Request, code: str, allow_private: PrivateHosts) -> Tokens:
     """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
     fields = {
         "grant_type": "authorization_code",
@@ -198,7 +199,7 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
     raise Unauthorized(f"{host}: no token is given ({_problem(status, found)}); authorize the account again")
 
 
-async def _exchange(url: str, fields: dict[str, str], allow_private: bool) -> tuple[int, dict[str, Any]]:
+async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:
     """POST a form; status and JSON object of the answer ({} if it is none).
 
     :raises Temporary, Permanent: as ``web_client.post``.

@@ -22,15 +22,19 @@ from shared.credentials import Credential
 from shared.failures import Permanent, Temporary
 from shared.oauth import xoauth2
 from shared.pop3_replies import Body, Capabilities, Listing, ListReply, parse_capa, parse_list, parse_stat, trim
+from shared.settings import PrivateHosts
 from shared.upstream import (
     Late,
+    Told,
     Unreachable,
     Untrusted,
     check_fingerprint,
     client_context,
     connect_socket,
+    describe_tls,
     explain_tls,
     place,
+    unheard,
 )
 
 CONNECT_SECONDS = 20.0
@@ -175,8 +179,10 @@ class Pop3Client:
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
-    async def greet(self) -> None:
+    async def greet(self, told: Told = unheard) -> None:
         """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
+
+        :param told: of the steps encrypted (after STLS) and answered.
 
         :raises Busy: the server refuses connections now. :raises Untrusted: no TLS to be had.
         """
@@ -186,8 +192,10 @@ class Pop3Client:
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
+            told("encrypted", describe_tls(self._wire.transport.get_extra_info("ssl_object")))
             # RFC 2595 section 4: what was said before TLS is forgotten
             self.capabilities = await self._capa()
+        told("answered", self.capabilities.shown() if self.capabilities.answered else "it tells no capabilities (CAPA)")
 
     async def login(self, credential: Credential) -> None:
         """USER and PASS, or AUTH XOAUTH2.
@@ -483,20 +491,23 @@ class Pop3Client:
 @asynccontextmanager
 async def open_session(
     server: Server,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     *,
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,
     session_seconds: float = SESSION_SECONDS,
+    told: Told = unheard,
 ) -> AsyncIterator[Pop3Client]:
     """A session after its greeting, and after TLS where the account wants it; ended with the block.
+
+    :param told: of the steps resolved, connected, encrypted and answered.
 
     Everything that it raises names host, port and what to change, and has a ``kind``.
 
     :raises Temporary: ``Unreachable``, ``Late``, ``Untrusted``, ``Busy``, ``Broken``, ``Cut``.
     :raises Permanent: ``Forbidden``, ``Refused``.
     """
-    connection = await connect_socket(server, allow_private, connect_seconds)
+    connection = await connect_socket(server, allow_private, connect_seconds, told=told)
     wire = _Wire()
     implicit = server.tls == "implicit"
     try:
@@ -517,7 +528,8 @@ async def open_session(
     try:
         if implicit:
             _check_certificate(server, transport)
-        await client.greet()
+            told("encrypted", describe_tls(transport.get_extra_info("ssl_object")))
+        await client.greet(told)
         yield client
     finally:
         client.abort()

@@ -25,6 +25,13 @@ class Capabilities:
     login_delay: int | None = None
     login_delay_by_user: bool = False
 
+    def shown(self) -> str:
+        """What of it matters to us, in words."""
+        told = ["PIPELINING" if self.pipelining else "no PIPELINING: mails are fetched one by one"]
+        if self.login_delay is not None:
+            told.append(f"at least {self.login_delay} s between two logins")
+        return "; ".join(told)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

@@ -12,16 +12,18 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """In the order of their metrics ports, counted from METRICS_PORT."""
 ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND that name no address but all of them."""
+HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
+"""A host name or an IP address, roughly: nothing that has a meaning elsewhere."""
 
 
 class SettingsError(ValueError):
@@ -74,10 +76,28 @@ def is_up(folder: Path) -> bool:
     return False
 
 
+def _read_hosts(value: object) -> object:
+    """``no``, ``yes``, or host names with commas between them."""
+    if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
+        return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
+    return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+
+
+_SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
+PrivateHosts = Annotated[
+    bool | frozenset[str],
+    NoDecode,
+    BeforeValidator(_read_hosts),
+    PlainSerializer(lambda hosts: hosts if isinstance(hosts, bool) else ",".join(sorted(hosts)), when_used="json"),
+]
+"""Which providers' servers may stand on private addresses: all (True), none (False), or those of these names."""
+
+
 class Settings(BaseSettings):
     """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
 
-    service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
+    service_host: where commands find a service's metrics port, with its name for ``{name}``, or for ``{host}`` (the
+    same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
     max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
     logins (RFC 2449 section 6.5); 0: none.
     proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
@@ -98,7 +118,7 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
     service_host: str | None = None
-    mail_host: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
+    mail_host: str | None = Field(None, pattern=HOST)
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
@@ -110,7 +130,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = "127.0.0.1,::1"
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
-    allow_private_upstream: bool = False
+    allow_private_upstream: PrivateHosts = False
     max_message_bytes: int = Field(52_428_800, ge=1024)
     max_connections_per_address: int = Field(100, ge=1)
     max_connections_per_account: int = Field(50, ge=1)

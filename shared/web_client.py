@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from shared import upstream
 from shared.accounts import Server
 from shared.failures import Permanent
+from shared.settings import PrivateHosts
 
 SECONDS = 20.0
 REPLY_OCTETS = 256 * 1024
@@ -35,7 +36,11 @@ def server_of(url: str) -> Server:
 
 
 async def post(
-    url: str, body: str, headers: Mapping[str, str], allow_private: bool, ports: frozenset[int] = frozenset({HTTPS})
+    url: str,
+    body: str,
+    headers: Mapping[str, str],
+    allow_private: PrivateHosts,
+    ports: frozenset[int] = frozenset({HTTPS}),
 ) -> tuple[int, bytes]:
     """POST something; status and body of the answer. By plain http private addresses only.
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from deploy.monitoring.panels import RATE, Board, Panel
 
+
+def _per_second(metric: str) -> str:
+    """Of the counters that PostgreSQL's exporter names without ``_total``."""
+    return f'sum(rate(({metric}{{datname="mailgroup"}}{RATE})))'
+
+
 RABBITMQ = Board(
     "mailgroup-rabbitmq",
     "RabbitMQ",
@@ -75,8 +81,8 @@ POSTGRES = Board(
                 "Commits and rollbacks a second.",
                 "cps",
                 {
-                    "committed": f'sum(rate(pg_stat_database_xact_commit{{datname="mailgroup"}}{RATE}))',
-                    "rolled back": f'sum(rate(pg_stat_database_xact_rollback{{datname="mailgroup"}}{RATE}))',
+                    "committed": _per_second("pg_stat_database_xact_commit"),
+                    "rolled back": _per_second("pg_stat_database_xact_rollback"),
                 },
             ),
             Panel(
@@ -97,8 +103,8 @@ POSTGRES = Board(
                 "Blocks a second found in memory, and read from disk.",
                 "cps",
                 {
-                    "memory": f'sum(rate(pg_stat_database_blks_hit{{datname="mailgroup"}}{RATE}))',
-                    "disk": f'sum(rate(pg_stat_database_blks_read{{datname="mailgroup"}}{RATE}))',
+                    "memory": _per_second("pg_stat_database_blks_hit"),
+                    "disk": _per_second("pg_stat_database_blks_read"),
                 },
             ),
         ],
@@ -115,9 +121,9 @@ POSTGRES = Board(
                 "Rows written a second.",
                 "cps",
                 {
-                    "inserted": f'sum(rate(pg_stat_database_tup_inserted{{datname="mailgroup"}}{RATE}))',
-                    "updated": f'sum(rate(pg_stat_database_tup_updated{{datname="mailgroup"}}{RATE}))',
-                    "deleted": f'sum(rate(pg_stat_database_tup_deleted{{datname="mailgroup"}}{RATE}))',
+                    "inserted": _per_second("pg_stat_database_tup_inserted"),
+                    "updated": _per_second("pg_stat_database_tup_updated"),
+                    "deleted": _per_second("pg_stat_database_tup_deleted"),
                 },
                 width=8,
             ),
@@ -125,7 +131,7 @@ POSTGRES = Board(
                 "Deadlocks",
                 "Deadlocks a minute; the transaction that was ended is tried again.",
                 "short",
-                {"deadlocks": f'60 * sum(rate(pg_stat_database_deadlocks{{datname="mailgroup"}}{RATE}))'},
+                {"deadlocks": f"60 * {_per_second('pg_stat_database_deadlocks')}"},
                 width=8,
             ),
         ],

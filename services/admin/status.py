@@ -155,7 +155,7 @@ def health_url(settings: Settings, name: str) -> str:
     """Where the service of this name tells about itself. Pure."""
     host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # asked, not bound
     if settings.service_host is not None:
-        host = settings.service_host.replace("{name}", name)
+        host = settings.service_host.replace("{name}", name).replace("{host}", name.replace("_", "-"))
     return f"http://{host}:{settings.metrics_port_of(name)}"
 
 

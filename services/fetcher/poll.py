@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -198,8 +199,9 @@ class Polling:
                 if rows:
                     await record(connection, rows)
         if plan.is_empty:
+            met = replace(poll, first_contact_at=self._first_contact)
             self.quiet = Quiet(
-                digest(listed, account, self._limit, poll), quiet_until(maildrop, known, account, poll.now)
+                digest(listed, account, self._limit, met), quiet_until(maildrop, known, account, poll.now)
             )
         self.backlog = len(plan.fetch)
         self._suspects = set()

@@ -109,13 +109,12 @@ async def _poll_all(service: Service) -> None:
 
 async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
-    async with service.database.transaction() as connection:
-        seconds = await ledger.seconds_to_next(connection)
-        if seconds is None or seconds > 0:
-            return [], POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
-        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+    async with service.database.statement() as connection:
+        claimed, seconds = await ledger.claim(connection, owner, most)
+        polls = {poll.external_id: poll for poll in claimed}
         accounts = await externals(connection, list(polls)) if polls else []
-    return [(account, polls[account.id]) for account in accounts], SHORTEST_SECONDS
+    pause = POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+    return [(account, polls[account.id]) for account in accounts], pause
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -173,7 +172,7 @@ async def _keep(service: Service, poll: Poll) -> None:
     while True:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
-            async with service.database.transaction(LEASE_SECONDS / 3) as connection:
+            async with service.database.statement(LEASE_SECONDS / 3) as connection:
                 await ledger.hold(connection, poll)
         except LeaseLost:
             raise
@@ -194,7 +193,7 @@ async def _write(service: Service, account: External, work: Callable[[Connection
     deadline = time.monotonic() + LEASE_SECONDS
     while True:
         try:
-            async with service.database.transaction(WRITE_SECONDS) as connection:
+            async with service.database.statement(WRITE_SECONDS) as connection:
                 await work(connection)
             return
         except Temporary as error:

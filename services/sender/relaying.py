@@ -28,6 +28,7 @@ from shared.database import Connection, Database
 from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.relays import Claimed, Group
+from shared.settings import PrivateHosts
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.smtp_session import SERVER_FULL, Commands, Lost, SmtpClient, Unanswered
 
@@ -54,7 +55,7 @@ class Relaying:
         database: Database,
         credentials: Credentials,
         owner: str,
-        allow_private: bool,
+        allow_private: PrivateHosts,
         publish: Callable[[Sequence[Publication]], None],
     ) -> None:
         """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""

@@ -14,6 +14,7 @@ from shared.settings import load
         ({"bind": "192.168.1.1"}, "http://192.168.1.1:9104"),
         ({"bind": "0.0.0.0"}, "http://127.0.0.1:9104"),
         ({"bind": "0.0.0.0", "service_host": "{name}"}, "http://pop3_out:9104"),
+        ({"service_host": "{host}.mail"}, "http://pop3-out.mail:9104"),
         ({"service_host": "{name}.mail.example", "metrics_port": 9000}, "http://pop3_out.mail.example:9003"),
     ],
 )
