@@ -127,7 +127,7 @@ class Instance:
         settings = self.settings
         ports.require({f"MAILGROUP_{name.upper()}": getattr(settings, name) for name in _MAIL_PORTS}, settings.bind)
         if "admin" in self._services:
-            ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind)
+            ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind, "MAILGROUP_ADMIN_BIND")
         for name in self._services:
             ports.require({f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.bind)
 

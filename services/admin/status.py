@@ -80,7 +80,7 @@ def _external(
         if poll and poll.skipped:
             problems.append(
                 f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
-                f"(trace {external.address})"
+                f"(external skipped {external.address})"
             )
         if error:
             problems.append(f"{external.address}: {error}")
