@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz
+.PHONY: demo test check bench fuzz interop soak faults
 
 demo:
 	./mailgroup demo
@@ -17,3 +17,17 @@ fuzz:
 	./mailgroup test --version
 	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements-fuzz.lock
 	.venv/bin/python -m tests.fuzz.explore
+
+interop:
+	./mailgroup interop
+
+MINUTES = 30
+soak:
+	./mailgroup test --version
+	.venv/bin/python -m bench.soak --minutes $(MINUTES)
+
+# Ten thousand mails each way through two hundred kills and all else that goes wrong; needs root, about 25 minutes.
+# SEED=n makes the same choices again.
+faults:
+	./mailgroup test --version
+	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 
 
@@ -11,12 +12,10 @@ class Maildrop:
 
     password: str
     mails: dict[str, bytes] = field(default_factory=dict)
-    arrived: int = 0
 
     def put(self, mail: bytes) -> None:
-        """Add a mail; its UIDL is never given to another one."""
-        self.arrived += 1
-        self.mails[f"{self.arrived:08d}"] = mail
+        """Add a mail; its UIDL is never given to another one, also after a restart."""
+        self.mails[secrets.token_hex(12)] = mail
 
 
 class Maildrops:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.admin import hands
+from services.admin import audit, hands
 from services.admin import status as status_page
 from services.admin import trace as trace_page
 from services.admin.options import Data, Json, group
@@ -249,6 +249,7 @@ def _act(word: str, data: Path | None, json: bool, act: Callable[[Connection], A
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             found = await act(connection)
+            await audit.record_mails(connection, audit.operator(), word, found.done)
         if json:
             print_json({word.replace(" ", "_"): found.done, "left": found.left})
         else:

@@ -36,13 +36,18 @@ ERRORS = Counter(
     "mailgroup_fetch_errors_total", "Polls that failed.", ["external", "kind"]
 )  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
 
+SKIPPED = Gauge(
+    "mailgroup_skipped_messages", "Mails that could not be fetched, and of which nobody has said that it is known."
+)
+
+MEASURE_SECONDS = 15.0
 POLLS = 64
 """Polls at the same time in one process."""
 POLL_LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
 SHORTEST_SECONDS = 0.05
 """The shortest: of a thousand accounts some fall due at any time, and one look claims them together."""
-MEND_LOOKS = 5
+MEND_SECONDS = 5.0
 WRITE_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 """Between two tries to write down how a poll ended."""
@@ -56,7 +61,9 @@ async def serve(service: Service) -> None:
     """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
     others = [
         asyncio.create_task(stay(service.database, service.owner), name="presence"),
-        asyncio.create_task(_inherit(service), name="inherit"),
+        asyncio.create_task(_every(LOOK_SECONDS, partial(_inherit, service, Absentees())), name="inherit"),
+        asyncio.create_task(_every(MEND_SECONDS, partial(_mend_times, service)), name="clock"),
+        asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
     ]
     try:
         await _poll_all(service)
@@ -66,22 +73,35 @@ async def serve(service: Service) -> None:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _inherit(service: Service) -> None:
-    """Free the accounts of fetchers that died, and those that a clock set back would keep waiting; for ever."""
-    absentees = Absentees()
-    for turn in itertools.count():
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for ever, whatever happens."""
+    while True:
         try:
-            async with service.database.statement() as connection:
-                if turn % MEND_LOOKS == 0 and (mended := await ledger.mend_times(connection)):
-                    log.warning("the clock was set back", accounts=mended)
-                gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
-                if gone:
-                    log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+            await work()
         except Temporary as error:
             log.warning("waiting", reason=str(error))
         except Exception:
-            log.exception("fetchers not looked after")
-        await asyncio.sleep(LOOK_SECONDS)
+            log.exception("upkeep failed")
+        await asyncio.sleep(seconds)
+
+
+async def _inherit(service: Service, absentees: Absentees) -> None:
+    """Free the accounts of fetchers that died."""
+    async with service.database.statement() as connection:
+        gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
+        if gone:
+            log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+
+
+async def _mend_times(service: Service) -> None:
+    async with service.database.statement() as connection:
+        if mended := await ledger.mend_times(connection):
+            log.warning("the clock was set back", accounts=mended)
+
+
+async def _measure(service: Service) -> None:
+    async with service.database.statement() as connection:
+        SKIPPED.set(await ledger.unacknowledged(connection))
 
 
 async def _poll_all(service: Service) -> None:
@@ -112,13 +132,12 @@ async def _poll_all(service: Service) -> None:
 
 async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
-    async with service.database.transaction() as connection:
-        seconds = await ledger.seconds_to_next(connection)
-        if seconds is None or seconds > 0:
-            return [], POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
-        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+    async with service.database.statement() as connection:
+        claimed, seconds = await ledger.claim(connection, owner, most)
+        polls = {poll.external_id: poll for poll in claimed}
         accounts = await externals(connection, list(polls)) if polls else []
-    return [(account, polls[account.id]) for account in accounts], SHORTEST_SECONDS
+    pause = POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+    return [(account, polls[account.id]) for account in accounts], pause
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -176,7 +195,7 @@ async def _keep(service: Service, poll: Poll) -> None:
     while True:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
-            async with service.database.transaction(LEASE_SECONDS / 3) as connection:
+            async with service.database.statement(LEASE_SECONDS / 3) as connection:
                 await ledger.hold(connection, poll)
         except LeaseLost:
             raise
@@ -197,7 +216,7 @@ async def _write(service: Service, account: External, work: Callable[[Connection
     deadline = time.monotonic() + LEASE_SECONDS
     while True:
         try:
-            async with service.database.transaction(WRITE_SECONDS) as connection:
+            async with service.database.statement(WRITE_SECONDS) as connection:
                 await work(connection)
             return
         except Temporary as error:

@@ -22,6 +22,21 @@ STEP_SECONDS = 5.0
 
 CLOCKS = ("10 minutes", "-10 minutes", "2 hours", "-2 hours", "1 day", "0")
 
+PROMPT_REPLIES = (
+    ("END", CLOSE),
+    ("END", SWALLOW),
+    ("END", SWALLOW),
+    ("DATA", CLOSE),
+    ("MAIL", CLOSE),
+    ("GREETING", CLOSE),
+)
+SLOW_REPLIES = (
+    ("GREETING", "421 4.3.2 too busy"),
+    ("MAIL", "451 4.3.0 not now"),
+    ("AUTH", "454 4.7.0 not now"),
+)
+"""What a mail or an account waits a minute or more after, as it has to."""
+
 
 class Faults:
     """happened: how often each thing did."""
@@ -30,6 +45,7 @@ class Faults:
         self.happened: Counter[str] = Counter()
         self._stand, self._plan, self._seed = stand, plan, seed
         self._down: set[str] = set()
+        self._steps = Random(f"{seed} steps").sample(STEPS, len(STEPS))
 
     async def happen(self) -> None:
         """All of them, spread over the time of the run, side by side."""
@@ -89,9 +105,9 @@ class Faults:
     # ------------------------------------------------------------------------------------------ services
 
     async def _kill(self, chance: Random, number: int) -> None:
-        """Two of three at a named step, one after the other; the others at any moment."""
+        """Two of three at a named step, each in turn; the others at any moment."""
         if number % 3:
-            step = STEPS[(number // 3 * 2 + number % 3 - 1) % len(STEPS)]
+            step = self._steps[(number // 3 * 2 + number % 3 - 1) % len(STEPS)]
             if await self._reached(order(self._stand.orders, step)):
                 self.note(f"killed: {step.service}: {step.name}")
                 return
@@ -204,19 +220,7 @@ class Faults:
         """The provider of sales@ does what providers do."""
         stand = self._stand
         if number % 2:
-            verb, reply = chance.choice(
-                (
-                    ("END", CLOSE),
-                    ("END", SWALLOW),
-                    ("END", SWALLOW),
-                    ("DATA", CLOSE),
-                    ("MAIL", CLOSE),
-                    ("GREETING", CLOSE),
-                    ("GREETING", "421 4.3.2 too busy"),
-                    ("MAIL", "451 4.3.0 not now"),
-                    ("AUTH", "454 4.7.0 not now"),
-                )
-            )
+            verb, reply = chance.choice(PROMPT_REPLIES + (SLOW_REPLIES if self._plan.slow_retries else ()))
             stand.smtp.say(verb, reply)
             self.note(f"provider: {verb} {reply[:9]}")
             return

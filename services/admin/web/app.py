@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from services.admin.web import mine, overview, signing
-from services.admin.web.desk import HERE, Desk, NotAllowed, NotSignedIn, viewer
+from services.admin.web import externals, locals, mine, overview, setting_up, signing
+from services.admin.web.desk import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
 from services.admin.web.guard import Guard
 from shared.failures import Temporary
 
-ROUTERS = (signing.router, overview.router, mine.router)
+ROUTERS = (signing.router, overview.router, externals.router, locals.router, mine.router, setting_up.router)
 
 _NAMES = {404: "Not found", 405: "Not allowed"}
 
@@ -40,6 +40,7 @@ def build(desk: Desk) -> Guard:
     app.mount("/static", _Kept(directory=HERE / "static"), name="static")
     app.add_exception_handler(NotSignedIn, _sign_in)
     app.add_exception_handler(NotAllowed, _refuse)
+    app.add_exception_handler(NotFound, _missing)
     app.add_exception_handler(Temporary, _away)
     app.add_exception_handler(HTTPException, _other)
     app.add_exception_handler(Exception, _fault)
@@ -63,6 +64,10 @@ async def _sign_in(request: Request, error: Exception) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     return await _tell(request, 403, "Not for you", "Your account may not see or do this. Ask an administrator.")
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return await _tell(request, 404, "Not found", str(error))
 
 
 async def _away(request: Request, error: Exception) -> Response:

@@ -20,7 +20,9 @@ from services.admin.printing import ago
 from services.admin.sign_ins import SignIns
 from services.admin.system import System
 from services.admin.users import Viewer
+from services.admin.web.forms import KeptSecrets
 from services.admin.web.watch import Watch
+from shared.database import storable
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
@@ -34,6 +36,10 @@ class NotAllowed(Exception):
     """Who is signed in may not see or do this."""
 
 
+class NotFound(Exception):
+    """There is no such thing; the text says which."""
+
+
 class Desk:
     """One console process. stopping: set when it is to end."""
 
@@ -42,6 +48,7 @@ class Desk:
         self.stopping = stopping
         self.sign_ins = SignIns(system.database, system.settings, system.passwords)
         self.watch = Watch(system, stopping)
+        self.kept = KeptSecrets()
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -50,7 +57,7 @@ class Desk:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.filters |= {"ago": _ago, "moment": _moment, "octets": _octets, "path": _path}
+        self._templates.filters |= {"ago": _ago, "moment": _moment, "octets": _octets, "path": _path, "pair": _pair}
         self._templates.globals |= {"static": _static_names(), "viewer_pages": viewer_pages}
 
     def close(self) -> None:
@@ -78,6 +85,16 @@ class Desk:
             "problems": [],
         }
         return HTMLResponse(self.render(template, **(shown | facts)), status)
+
+    @staticmethod
+    def text(given: str) -> str:
+        """What came in a URL, as the database takes it."""
+        return storable(given)
+
+    @staticmethod
+    def at(page: str, thing: str) -> str:
+        """The path of the page of one thing."""
+        return f"{page}/{_path(thing)}"
 
     async def go(self, viewer: Viewer, to: str, *notices: str) -> Response:
         """Send the browser to a page, which says these lines."""
@@ -146,7 +163,9 @@ Person = Annotated[Viewer, Depends(person)]
 
 def viewer_pages(who: Viewer) -> list[tuple[str, str]]:
     """The pages of the menu: path and name."""
-    return [("/mine", "My mailbox")] if who.role == "person" else [("/", "Overview")]
+    if who.role == "person":
+        return [("/mine", "My mailbox")]
+    return [("/", "Overview"), ("/external", "External accounts"), ("/local", "Local accounts")]
 
 
 def home(who: Viewer) -> str:
@@ -184,6 +203,11 @@ def _octets(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} octets"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """An option of a choice whose key is what is shown."""
+    return text, text
 
 
 def _path(text: str) -> str:

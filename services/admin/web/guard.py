@@ -7,9 +7,16 @@ request that no browser made has neither Origin nor cookie.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from prometheus_client import Counter
+
+from shared.durations import SECONDS
+
+REQUESTS = Counter("mailgroup_http_requests_total", "Requests that the console answered.", ["status"])
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,9 +65,12 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         secure = scope["scheme"] == "https"
+        began = time.perf_counter()
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                SECONDS.labels("http").observe(time.perf_counter() - began)
+                REQUESTS.labels(str(message["status"])).inc()
                 message["headers"] = _with_headers(message["headers"], secure)
             await send(message)
 
