@@ -59,12 +59,11 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room."""
-        with self._ballast.open("wb") as file:
+        with self._ballast.open("wb", buffering=0) as file:
             for octets in (1 << 24, 1 << 16, 1 << 12):
                 with suppress(OSError):
-                    while True:
-                        file.write(b"\0" * octets)
-                        file.flush()
+                    while file.write(bytes(octets)) == octets:
+                        pass
 
     def empty(self) -> None:
         """Give the room back."""
