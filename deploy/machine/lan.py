@@ -1,4 +1,4 @@
-"""The settings of ``up --lan``: the address by which the LAN reaches this machine, and the ports mail clients expect."""
+"""The settings of ``up --lan``: this machine's address on the LAN, and the ports that mail clients expect."""
 
 from __future__ import annotations
 
