@@ -140,7 +140,7 @@ async def resume(connection: Connection, external_id: int) -> None:
     """
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
-                  quiet_list = null
+                  login_delay = null, quiet_list = null
            where external_id = %s""",
         (external_id,),
     )
@@ -310,14 +310,14 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
     return [Known(*row) for row in await cursor.fetchall()]
 
 
-async def set_apart(connection: Connection, poll: Poll) -> None:
-    """The account points at another maildrop, where the same UIDLs are other mails: all that is known vanished with the
-    old one. The keys get a blank, which no UIDL holds; the bytes stay known, for mail that moved too."""
+async def set_apart(connection: Connection, rows: Sequence[Known]) -> None:
+    """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
+    The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
         """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
-           where external_id = %s and state <> 'closed'""",
-        (poll.external_id,),
+           where id = any(%s) and state <> 'closed'""",
+        ([row.id for row in rows],),
     )
 
 
