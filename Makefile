@@ -1,9 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-<<<<<<< HEAD
-.PHONY: demo test check bench fuzz deploy-check
-=======
-.PHONY: demo test check bench fuzz interop
->>>>>>> main
+.PHONY: demo test check bench fuzz interop deploy-check
 
 demo:
 	./mailgroup demo
@@ -22,11 +18,9 @@ fuzz:
 	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements-fuzz.lock
 	.venv/bin/python -m tests.fuzz.explore
 
-<<<<<<< HEAD
 deploy-check:
 	./mailgroup test --version
 	.venv/bin/python -m deploy.check
-=======
+
 interop:
 	./mailgroup interop
->>>>>>> main
