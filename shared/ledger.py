@@ -500,3 +500,32 @@ async def try_again(connection: Connection, external_id: int, ids: Collection[in
     if found:
         await resume(connection, external_id)
     return found
+
+
+async def purge(
+    connection: Connection, after: int, closed_before: datetime.datetime, vanished_before: datetime.datetime, limit: int
+) -> tuple[int, int | None]:
+    """Forget mails that we deleted and that are gone, and those that vanished so long ago that no provider will list
+    them again, among the next ``limit`` rows after this id.
+
+    :return: how many; and the id to go on after, None at the end.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at from upstream_mails where id > %(after)s order by id limit %(limit)s),
+           gone as (
+               delete from upstream_mails u using next where u.id = next.id and u.state = next.state
+                   and u.state_at < case u.state when 'closed' then %(closed)s when 'vanished' then %(vanished)s end
+               returning u.id)
+           select (select max(id) from next), (select count(*) from gone)""",
+        {"after": after, "limit": limit, "closed": closed_before, "vanished": vanished_before},
+    )
+    last, count = await cursor.fetchone() or (None, 0)
+    return int(count), last
+
+
+async def poll_anew(connection: Connection) -> None:
+    """After a restore: nobody polls, and every list is compared again."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"
+    )

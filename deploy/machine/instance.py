@@ -68,7 +68,7 @@ class Instance:
         """
         with ExitStack() as stack:
             folders.make_data_folder(self._data)
-            stack.enter_context(_lock(self._data))
+            stack.enter_context(locked(self._data))
             (self._data / "run.json").unlink(missing_ok=True)
             _end_leftovers(self._data, self._say)
             self._check_ports()
@@ -307,7 +307,7 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 
 @contextmanager
-def _lock(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[None]:
     """Held by the one ``up`` of a data folder."""
     with (data / "up.lock").open("a") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
