@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz interop deploy-check
+.PHONY: demo test check bench fuzz interop soak deploy-check
 
 demo:
 	./mailgroup demo
@@ -24,3 +24,8 @@ deploy-check:
 
 interop:
 	./mailgroup interop
+
+MINUTES = 30
+soak:
+	./mailgroup test --version
+	.venv/bin/python -m bench.soak --minutes $(MINUTES)
