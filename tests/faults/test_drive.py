@@ -1,4 +1,4 @@
-"""The short form of the full run (``make faults``): some hundred mails through kills, restarts, cuts, a wiped broker."""
+"""The short form of the full run (``make faults``): some hundred mails through kills, restarts, cuts, a wipe."""
 
 from __future__ import annotations
 
