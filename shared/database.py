@@ -21,6 +21,8 @@ Connection = psycopg.AsyncConnection[Row]
 
 TRANSACTION_SECONDS = 60.0
 """No transaction lasts longer: a server that hangs is a failed server."""
+IDLE_SECONDS = 75.0
+"""So long the server lets a process do nothing within a transaction: it is stopped, or its machine is gone."""
 
 LATER = "now() + interval '5 seconds'"
 """SQL: what is said to have happened later than this happened before the server's clock was set back."""
@@ -53,6 +55,7 @@ class Database:
             min_size=1,
             max_size=connections,
             open=False,
+            configure=_configure,
             timeout=20,
             reconnect_timeout=0,
             name=name,
@@ -94,6 +97,7 @@ class Database:
         """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
         with _failures(None):
             async with await psycopg.AsyncConnection.connect(self._url, **self._options) as connection:
+                await _configure(connection)
                 yield connection
 
     @asynccontextmanager
@@ -120,6 +124,14 @@ class Database:
         except Temporary:
             return False
         return True
+
+
+async def _configure(connection: Connection) -> None:
+    """How the server watches this connection from its side."""
+    await connection.execute(
+        f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"""
+    )
 
 
 @contextmanager
