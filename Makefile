@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz interop
+.PHONY: demo test check bench fuzz interop soak
 
 demo:
 	./mailgroup demo
@@ -20,3 +20,8 @@ fuzz:
 
 interop:
 	./mailgroup interop
+
+MINUTES = 30
+soak:
+	./mailgroup test --version
+	.venv/bin/python -m bench.soak --minutes $(MINUTES)

@@ -13,6 +13,7 @@ import uvicorn
 
 from services.admin import users
 from services.admin.system import System
+from services.admin.upkeep import tend
 from services.admin.web.app import build
 from services.admin.web.desk import Desk
 from shared import tls
@@ -40,7 +41,9 @@ async def serve(service: Service) -> None:
     with _listen(settings) as listener:
         system = System(settings, service.database, Pool(), service.broker)
         await service.broker.open()
+        tending = asyncio.create_task(tend(service), name="upkeep")
         if not await _admit(service, system):
+            await tending
             return
         desk = Desk(system, service.stopping)
         server = _Server(_configuration(settings, build(desk)))
@@ -55,6 +58,9 @@ async def serve(service: Service) -> None:
             watching.cancel()
             await serving
             desk.close()
+            if not service.stopping.is_set():
+                tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
         if watching.done() and not watching.cancelled():
             await watching  # it ended by itself: tell why
 
