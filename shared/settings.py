@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
     max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
     logins (RFC 2449 section 6.5); 0: none.
+    metrics_bind: where the pages of metrics and health are served; None: at ``bind``.
     proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
     the PROXY protocol.
     admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
@@ -128,6 +129,7 @@ class Settings(BaseSettings):
     admin_port: int = Field(8080, ge=1, le=65535)
     admin_tls: Literal["auto", "yes", "no"] = "auto"
     trusted_proxies: str = "127.0.0.1,::1"
+    metrics_bind: str | None = None
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
@@ -167,7 +169,12 @@ class Settings(BaseSettings):
     @property
     def console_has_tls(self) -> bool:
         """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
-        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not _is_loopback(self.admin_bind))
+        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not is_loopback(self.admin_bind))
+
+    @property
+    def metrics_host(self) -> str:
+        """Where the pages of metrics and health are served."""
+        return self.metrics_bind or self.bind
 
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
@@ -188,7 +195,8 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
     return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -153,7 +153,7 @@ def certificate_problems(metrics: str, now: float) -> list[str]:
 
 def health_url(settings: Settings, name: str) -> str:
     """Where the service of this name tells about itself. Pure."""
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # asked, not bound
+    host = "127.0.0.1" if settings.metrics_host in ("0.0.0.0", "::") else settings.metrics_host  # asked, not bound
     if settings.service_host is not None:
         host = settings.service_host.replace("{name}", name).replace("{host}", name.replace("_", "-"))
     return f"http://{host}:{settings.metrics_port_of(name)}"
