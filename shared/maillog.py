@@ -22,8 +22,8 @@ ROUTED = Counter("mailgroup_messages_routed_total", "Mails routed, by the rule t
 DELIVERED = Counter("mailgroup_messages_delivered_total", "Copies put into mailboxes.")
 SUBMITTED = Counter("mailgroup_messages_submitted_total", "Mails taken from mail clients.")
 RELAYED = Counter(
-    "mailgroup_messages_relayed_total", "Recipients settled by relaying.", ["result"]
-)  # relayed, failed, delayed, cancelled
+    "mailgroup_messages_relayed_total", "Recipients settled by relaying, and mails that may be there twice.", ["result"]
+)  # relayed, failed, delayed, cancelled, uncertain
 
 log = structlog.get_logger()
 
@@ -100,7 +100,7 @@ def announce(events: Sequence[Event]) -> None:
                 DELIVERED.inc(count)
             case "submitted":
                 SUBMITTED.inc(count)
-            case "relayed" | "delayed" | "failed" | "cancelled":
+            case "relayed" | "delayed" | "failed" | "cancelled" | "uncertain":
                 RELAYED.labels(event).inc(count)
 
 
