@@ -25,6 +25,7 @@ from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
 from shared.durations import SECONDS
 from shared.failures import Temporary
+from shared.group_commit import Unsettled
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
 from shared.tls import Certificate
@@ -481,6 +482,10 @@ class Connection(Engine):
         try:
             with SECONDS.labels("submission").time():
                 taken = await self._intake.commit(handed)
+        except Unsettled as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
+            log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
+            self.cut()
+            return
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
             await self.push(_LATER)
