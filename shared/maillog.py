@@ -105,7 +105,10 @@ def announce(events: Sequence[Event]) -> None:
 
 
 def _fields(event: Event) -> dict[str, object]:
-    return {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
+    """One ``trace_id`` goes with a mail from the fetch to the delivery, and from the submission to the relay."""
+    fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
+    fields["trace_id"] = event.submission_id or event.inbound_id
+    return fields
 
 
 async def history(
