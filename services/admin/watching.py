@@ -133,7 +133,8 @@ class Watching:
         self.figures.facts = facts
         await self._read_books()
         found = troubles.find(facts, self.figures.books or ())
-        found += await asyncio.to_thread(troubles.of_machine, self._service.settings, facts.now)
+        found += await asyncio.to_thread(troubles.of_disks, self._service.settings)
+        found += await asyncio.to_thread(troubles.of_doors, self._service.settings)
         await self._tell(found, back)
         await self._post()
 
@@ -141,8 +142,11 @@ class Watching:
         if time.monotonic() < self._books_due:
             return
         began = time.monotonic()
-        async with self._database.snapshot(READ_SECONDS) as connection:
-            self.figures.books = await books.read(connection, thoroughly=True)
+        try:
+            async with self._database.snapshot(READ_SECONDS) as connection:
+                self.figures.books = await books.read(connection, thoroughly=True)
+        except Temporary as error:  # alarms do not wait for it
+            log.warning("the books could not be read", reason=str(error))
         now = time.monotonic()
         self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
 
