@@ -141,7 +141,12 @@ def _failures(seconds: float | None) -> Iterator[None]:
         yield
     except psycopg.errors.ProgramLimitExceeded:
         raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        psycopg.errors.IdleInTransactionSessionTimeout,  # an InternalError to psycopg
+        PoolTimeout,
+    ) as error:
         raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
     except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
         # An upgrade is under way, or has not been run: no mail is at fault.
