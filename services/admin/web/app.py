@@ -10,12 +10,34 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from services.admin.web import externals, locals, mine, overview, setting_up, signing
+from services.admin.web import (
+    answers,
+    externals,
+    locals,
+    mails,
+    management,
+    mine,
+    overview,
+    setting_up,
+    signing,
+    waiting,
+)
 from services.admin.web.desk import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
 from services.admin.web.guard import Guard
 from shared.failures import Temporary
 
-ROUTERS = (signing.router, overview.router, externals.router, locals.router, mine.router, setting_up.router)
+ROUTERS = (
+    signing.router,
+    overview.router,
+    externals.router,
+    locals.router,
+    mails.router,
+    answers.router,
+    waiting.router,
+    management.router,
+    mine.router,
+    setting_up.router,
+)
 
 _NAMES = {404: "Not found", 405: "Not allowed"}
 

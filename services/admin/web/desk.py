@@ -161,11 +161,17 @@ Administrator = Annotated[Viewer, Depends(administrator)]
 Person = Annotated[Viewer, Depends(person)]
 
 
-def viewer_pages(who: Viewer) -> list[tuple[str, str]]:
-    """The pages of the menu: path and name."""
+def viewer_pages(who: Viewer) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The menu: groups of pages, each with its path and name."""
     if who.role == "person":
-        return [("/mine", "My mailbox")]
-    return [("/", "Overview"), ("/external", "External accounts"), ("/local", "Local accounts")]
+        return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
+    settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
+    return [
+        ("", [("/", "Overview")]),
+        ("Accounts", [("/external", "External accounts"), ("/local", "Local accounts"), ("/names", "Unknown names")]),
+        ("Mail", [("/mail", "Find mail"), ("/answers", "Who answered"), ("/queue", "Queue and stuck mail")]),
+        ("Console", [("/audit", "Who did what"), *(settings if who.role == "administrator" else [])]),
+    ]
 
 
 def home(who: Viewer) -> str:
