@@ -43,7 +43,7 @@ def bars(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second
             )
         if hour.hour % 3 == 0:
             parts.append(f'<text x="{x + slot / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{hour:%H}:00</text>')
-    said = ", ".join(f"{sum(row[n] for row in hours)} {name}" for n, name in ((1, first), (2, second)))
+    said = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
     label = escape(f"Mails in the last {len(hours)} hours: {said}")
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

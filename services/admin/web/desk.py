@@ -57,7 +57,14 @@ class Desk:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.filters |= {"ago": _ago, "moment": _moment, "octets": _octets, "path": _path, "pair": _pair}
+        self._templates.filters |= {
+            "ago": _ago,
+            "moment": _moment,
+            "octets": _octets,
+            "path": _path,
+            "pair": _pair,
+            "browser": _browser,
+        }
         self._templates.globals |= {"static": _static_names(), "viewer_pages": viewer_pages}
 
     def close(self) -> None:
@@ -114,7 +121,11 @@ Here = Annotated[Desk, Depends(desk)]
 
 
 async def viewer(request: Request, here: Here) -> Viewer | None:
-    """Who is signed in."""
+    """Who is signed in, or shows a token (a script, which asks the API)."""
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
+        async with here.system.database.statement() as connection:
+            return await users.token_viewer(connection, shown.strip())
     token = request.cookies.get(COOKIE)
     if not token:
         return None
@@ -209,6 +220,21 @@ def _octets(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} octets"
+
+
+def _browser(agent: str) -> str:
+    """What a browser calls itself, in two words."""
+    names = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+    systems = (
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Android", "Android"),
+        ("Windows", "Windows"),
+        ("Mac OS", "Mac"),
+    )
+    name = next((shown for word, shown in names if word in agent), "another program")
+    system = next((shown for word, shown in (*systems, ("Linux", "Linux")) if word in agent), "")
+    return f"{name} on {system}" if system else name
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
@@ -54,7 +55,7 @@ async def _stream(request: Request, here: Desk) -> AsyncIterator[str]:
             yield ": nothing new\n\n"
 
 
-def _facts(here: Desk) -> dict[str, object]:
+def _facts(here: Desk) -> dict[str, Any]:
     day = here.watch.day
     return {
         "status_": here.watch.look(),
