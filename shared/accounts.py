@@ -162,6 +162,11 @@ async def version(connection: Connection) -> str:
     return str(row[0])
 
 
+async def renew_version(connection: Connection) -> None:
+    """After a restore: what anybody read before is another state."""
+    await connection.execute("update accounts_version set version = gen_random_uuid()")
+
+
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
     return [_external(row) for row in await _rows(connection, _EXTERNAL, ids)]
@@ -421,6 +426,29 @@ async def remove(connection: Connection, kind: Literal["external", "local"], id_
     )
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def removed(connection: Connection, before: datetime.datetime) -> list[int]:
+    """Local accounts that were removed before this time."""
+    cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def forget_secrets(connection: Connection, before: datetime.datetime) -> int:
+    """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
+
+    :return: of how many.
+    """
+    cursor = await connection.execute(
+        """select 1 from external_accounts where removed_at < %(before)s and password <> ''
+           union all select 1 from local_accounts where removed_at < %(before)s and password_hash <> ''""",
+        {"before": before},
+    )
+    found = len(await cursor.fetchall())
+    if found:  # each of these tells all services that accounts changed
+        await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
+        await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
+    return found
 
 
 async def revive_external(connection: Connection, address: str) -> External | None:

@@ -551,3 +551,41 @@ async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.dat
         (hours,),
     )
     return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Forget those of these mails that are done with and of which no copy is left; the books go on counting them.
+
+    :return: the ids of their bytes.
+    """
+    cursor = await connection.execute(
+        """with gone as (
+               delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
+                   and not exists (select from maildrop_mails r where r.inbound_id = i.id)
+               returning external_id, source, own_copy and state = 'delivered' as own_copy, message_id),
+           counted as (
+               insert into purged_mails (external_id, delivered, own_copies)
+               select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from gone
+               where source = 'fetched' and external_id is not null group by external_id
+               on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
+                   own_copies = purged_mails.own_copies + excluded.own_copies)
+           select message_id from gone""",
+        (literal(ids),),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
+    """Mails that the operator ended before this time."""
+    cursor = await connection.execute(
+        "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def skip_ids(connection: Connection) -> None:
+    """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
+    await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

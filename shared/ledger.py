@@ -69,8 +69,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """How polling an account goes, for people. backlog: mails listed and not yet fetched. skipped: not fetchable.
+    """How polling an account goes, for people. backlog: mails listed and not yet fetched.
 
+    skipped: mails that could not be fetched, but for those of which somebody said that this is known.
     first_contact_at: None before the provider's list was seen for the first time.
     """
 
@@ -270,7 +271,8 @@ async def polled(connection: Connection, external_ids: Sequence[int] | None = No
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
-                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
+                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'
+                      and u.acknowledged_at is null),
                   first_contact_at
            from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
         {"ids": None if external_ids is None else list(external_ids)},
@@ -432,6 +434,98 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
     else:
         await connection.execute(
             """update upstream_mails set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
-                      tries = %s, next_try_at = %s, state_at = now() where id = %s""",
-            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.row),
+                      tries = %s, next_try_at = %s, state_at = now(),
+                      acknowledged_at = case when reason = %s then acknowledged_at end where id = %s""",
+            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.reason, mail.row),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A mail that stays at the provider, for people. next_try_at: None if it is not tried by itself any more."""
+
+    id: int
+    external: str
+    uidl: str
+    octets: int | None
+    reason: str
+    tries: int
+    next_try_at: datetime.datetime | None
+    since: datetime.datetime
+    acknowledged_at: datetime.datetime | None
+
+
+async def skipped(connection: Connection, external_id: int) -> list[Standing]:
+    """The mails of an account that could not be fetched, the oldest first."""
+    cursor = await connection.execute(
+        """select u.id, e.address, u.uidl, u.octets, coalesce(u.reason, ''), u.tries, u.next_try_at, u.first_seen_at,
+                  u.acknowledged_at
+           from upstream_mails u join external_accounts e on e.id = u.external_id
+           where u.external_id = %s and u.state = 'skipped' order by u.id""",
+        (external_id,),
+    )
+    return [Standing(*row) for row in await cursor.fetchall()]
+
+
+async def unacknowledged(connection: Connection) -> int:
+    """How many mails could not be fetched, and nobody has said that this is known."""
+    cursor = await connection.execute(
+        """select count(*) from upstream_mails u join external_accounts e on e.id = u.external_id
+           where u.state = 'skipped' and u.acknowledged_at is null and e.enabled and e.removed_at is null"""
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def acknowledge(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+    """These skipped mails, or all, are known to stay where they are. Returns which of them were not before."""
+    cursor = await connection.execute(
+        """update upstream_mails set acknowledged_at = now()
+           where external_id = %(external)s and state = 'skipped' and acknowledged_at is null
+               and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
+        {"external": external_id, "ids": None if ids is None else list(ids)},
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def try_again(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+    """Try these skipped mails, or all, at once, however often they failed. Returns which they are."""
+    cursor = await connection.execute(
+        """update upstream_mails set tries = 0, next_try_at = now(), acknowledged_at = null
+           where external_id = %(external)s and state = 'skipped'
+               and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
+        {"external": external_id, "ids": None if ids is None else list(ids)},
+    )
+    found = [int(row[0]) for row in await cursor.fetchall()]
+    if found:
+        await resume(connection, external_id)
+    return found
+
+
+async def purge(
+    connection: Connection, after: int, closed_before: datetime.datetime, vanished_before: datetime.datetime, limit: int
+) -> tuple[int, int | None]:
+    """Forget mails that we deleted and that are gone, and those that vanished so long ago that no provider will list
+    them again, among the next ``limit`` rows after this id.
+
+    :return: how many; and the id to go on after, None at the end.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at from upstream_mails where id > %(after)s order by id limit %(limit)s),
+           gone as (
+               delete from upstream_mails u using next where u.id = next.id and u.state = next.state
+                   and u.state_at < case u.state when 'closed' then %(closed)s when 'vanished' then %(vanished)s end
+               returning u.id)
+           select (select max(id) from next), (select count(*) from gone)""",
+        {"after": after, "limit": limit, "closed": closed_before, "vanished": vanished_before},
+    )
+    last, count = await cursor.fetchone() or (None, 0)
+    return int(count), last
+
+
+async def poll_anew(connection: Connection) -> None:
+    """After a restore: nobody polls, and every list is compared again."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"
+    )

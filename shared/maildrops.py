@@ -305,3 +305,42 @@ async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int
         (from_id, to_id),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge_tombstones(connection: Connection, before: datetime, limit: int) -> list[int]:
+    """Forget copies that were deleted before this time. :returns: the inbound id of each.
+
+    A session that still shows one began before it was deleted, and no session lasts as long as mail is kept.
+    """
+    cursor = await connection.execute(
+        """delete from maildrop_mails where id in (
+               select id from maildrop_mails where deleted_at < %s
+               order by deleted_at limit %s for update skip locked) returning inbound_id""",
+        (before, limit),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limit: int) -> list[int]:
+    """Forget the copies in these mailboxes, and a mailbox when it is empty. :returns: the inbound id of each copy."""
+    cursor = await connection.execute(
+        """delete from maildrop_mails where id in (
+               select id from maildrop_mails where local_id = any(%s) limit %s for update skip locked)
+           returning inbound_id""",
+        (list(local_ids), limit),
+    )
+    gone = [int(row[0]) for row in await cursor.fetchall()]
+    await connection.execute(
+        """delete from maildrops m where local_id = any(%s)
+               and not exists (select from maildrop_mails r where r.local_id = m.local_id)""",
+        (list(local_ids),),
+    )
+    return gone
+
+
+async def skip_uids(connection: Connection) -> None:
+    """After a restore: mail clients know UIDLs that were given since the backup, and would take new mail for old."""
+    await connection.execute("select setval('maildrop_uids', nextval('maildrop_uids') + 1000000000)")

@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "MAILGROUP_"
@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
     max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
     logins (RFC 2449 section 6.5); 0: none.
+    proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
+    the PROXY protocol.
     admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
     trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
     mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
@@ -133,6 +135,7 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(100, ge=1)
     max_connections_per_account: int = Field(50, ge=1)
     pop3_login_delay: int = Field(0, ge=0)
+    proxy_from: str = ""
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
@@ -149,6 +152,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _FileSource(settings_cls), _RunFileSource(settings_cls)
+
+    @field_validator("proxy_from")
+    @classmethod
+    def _read_proxies(cls, text: str) -> str:
+        _networks(text)
+        return text
+
+    @property
+    def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """What ``proxy_from`` names."""
+        return _networks(self.proxy_from)
 
     @property
     def console_has_tls(self) -> bool:
@@ -168,6 +182,10 @@ class Settings(BaseSettings):
         if self.mail_host is not None:
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
 
 
 def _is_loopback(host: str) -> bool:

@@ -304,6 +304,23 @@ async def listing(
     return [Listed(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
 
 
+async def count_parked(connection: Connection) -> int:
+    """How many are parked."""
+    cursor = await connection.execute("select count(*) from submissions where state = 'parked'")
+    [count] = await cursor.fetchone() or (0,)
+    return int(count)
+
+
+async def oldest_submitted(connection: Connection) -> float:
+    """Seconds since the one that waits longest for a sender to take it up came into that state; 0 if none waits."""
+    cursor = await connection.execute(
+        """select coalesce(extract(epoch from now() - min(state_at)), 0)::float8 from submissions
+           where state = 'submitted'"""
+    )
+    [seconds] = await cursor.fetchone() or (0.0,)
+    return float(seconds)
+
+
 async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
     """Submissions of which ``what`` is the id, a Message-ID, or the address of author, account or recipient;
     the newest ones.
@@ -420,3 +437,55 @@ async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.dat
         (hours,),
     )
     return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
+# ------------------------------------------------------------------------------------------------ purging
+
+
+async def purge(
+    connection: Connection, after: int, before: datetime.datetime, limit: int
+) -> tuple[list[int], int | None]:
+    """Forget those that were done before this time, among the next ``limit`` after this id; authorship stays.
+
+    :return: the ids of their bytes; and the id to go on after, None where younger ones begin.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at, created_at, cancelled from submissions where id > %(after)s
+               order by id limit %(limit)s),
+           gone as (
+               delete from submissions s using next where s.id = next.id and next.state = 'done' and s.state = 'done'
+                   and next.state_at < %(before)s and next.cancelled is null
+               returning s.message_id)
+           select (select max(id) from next where exists (select from next where created_at < %(before)s)),
+               array(select message_id from gone)""",
+        {"after": after, "limit": limit, "before": before},
+    )
+    last, found = await cursor.fetchone() or (None, ())
+    return list(found), last
+
+
+# ------------------------------------------------------------------------------------------------ after a restore
+
+
+async def hold_restored(connection: Connection, reason: str) -> list[int]:
+    """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions s set state = 'parked', error = %s, origin = 'restore', uncertain = true,
+               state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') and exists (
+               select from submission_recipients r
+               where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting') returning id""",
+        (reason,),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+async def send_restored(connection: Connection) -> list[int]:
+    """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),
+               state = case state when 'submitted' then state else 'queued' end, next_try_at = now()
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning id"""
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())

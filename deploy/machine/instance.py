@@ -68,7 +68,7 @@ class Instance:
         """
         with ExitStack() as stack:
             folders.make_data_folder(self._data)
-            stack.enter_context(_lock(self._data))
+            stack.enter_context(locked(self._data))
             (self._data / "run.json").unlink(missing_ok=True)
             _end_leftovers(self._data, self._say)
             self._check_ports()
@@ -127,7 +127,7 @@ class Instance:
         settings = self.settings
         ports.require({f"MAILGROUP_{name.upper()}": getattr(settings, name) for name in _MAIL_PORTS}, settings.bind)
         if "admin" in self._services:
-            ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind)
+            ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind, "MAILGROUP_ADMIN_BIND")
         for name in self._services:
             ports.require({f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.bind)
 
@@ -307,7 +307,7 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 
 @contextmanager
-def _lock(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[None]:
     """Held by the one ``up`` of a data folder."""
     with (data / "up.lock").open("a") as file:
         deadline = time.monotonic() + _LOCK_SECONDS

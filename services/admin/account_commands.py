@@ -14,7 +14,7 @@ from services.admin import audit, authorizing, changes, contact, documents, edit
 from services.admin.accounts_file import AccountsError, AccountsFile, read_file
 from services.admin.documents import Kind
 from services.admin.options import Data, Json, group
-from services.admin.printing import console, fail, print_json, print_table, run, waiting
+from services.admin.printing import MISUSE, console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
 from shared import accounts
 from shared.accounts import External
@@ -291,6 +291,70 @@ def authorize(address: Address, data: Data = None) -> None:
             account = await _external(system, address)
             await authorizing.authorize(system, account, lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
+
+    run(work)
+
+
+@external.command("skipped")
+def skipped(
+    address: Address,
+    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="These mails only; may be given often.")] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """List the mails that could not be fetched and stay at the provider; acknowledge them, or try them again.
+
+    An acknowledged mail is no problem in 'status' any more.
+
+    Example: mailgroup external skipped support@company.com --acknowledge --id 17
+    """
+    if acknowledge and retry:
+        fail("--acknowledge, --retry: give one of them", MISUSE)
+    if ids and not (acknowledge or retry):
+        fail("--id: is given with --acknowledge or --retry", MISUSE)
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            async with system.database.transaction() as connection:
+                if acknowledge or retry:
+                    hand, did = (
+                        (hands.acknowledge, "acknowledged") if acknowledge else (hands.fetch_again, "tries again")
+                    )
+                    done = await hand(connection, account, ids)
+                    who, what = audit.operator(), f"{did} mails not fetched"
+                    await audit.record_mails(connection, who, what, done.done, account.address)
+                else:
+                    rows = await hands.skipped(connection, account)
+        if acknowledge or retry:
+            if json:
+                print_json({"done": done.done, "left": done.left})
+            else:
+                console.print(f"{address}: {did} {len(done.done)} mails", markup=False)
+            if done.left:
+                fail(f"nothing done about {', '.join(map(str, done.left))}: no mail that was skipped, or done before")
+        elif json:
+            print_json(rows)
+        else:
+            print_table(
+                "Not fetched",
+                ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
+                (
+                    (
+                        row["id"],
+                        row["uidl"],
+                        row["octets"] if row["octets"] is not None else "?",
+                        row["since"],
+                        row["tries"],
+                        "yes" if row["acknowledged_at"] else "no",
+                        row["reason"],
+                    )
+                    for row in rows
+                ),
+                empty="every mail was fetched",
+            )
 
     run(work)
 

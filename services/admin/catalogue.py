@@ -198,6 +198,18 @@ async def _note_names(
         )
 
 
+async def forget(connection: Connection, limit: int = 10_000) -> int:
+    """Drop what is known of mails that were purged. :return: of how many."""
+    cursor = await connection.execute(
+        """delete from mail_terms where mail_id in (
+               select mail_id from mail_terms t
+               where not exists (select from inbound i where i.id = t.mail_id)
+                 and not exists (select from submissions s where s.id = t.mail_id) limit %s)""",
+        (limit,),
+    )
+    return cursor.rowcount
+
+
 # ------------------------------------------------------------------------------------------ asking
 
 
@@ -232,10 +244,11 @@ async def search(
         condition = "true"
     cursor = await connection.execute(
         f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
-                   coalesce(s.state, i.state, 'gone')
+                   coalesce(s.state, i.state)
             from mail_terms t left join external_accounts e on e.id = t.external_id
                 left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
-            where {condition} and (%(before)s::bigint is null or t.mail_id < %(before)s)
+            where {condition} and (s.id is not null or i.id is not null)
+                and (%(before)s::bigint is null or t.mail_id < %(before)s)
                 and (%(from)s::date is null or t.at >= %(from)s::date at time zone 'utc'
                                                and t.at < %(until)s::date at time zone 'utc')
             order by t.mail_id desc limit %(limit)s""".encode(),

@@ -13,8 +13,8 @@ from typing import Any
 from services.admin import changes
 from services.admin.accounts_file import AccountsError
 from services.admin.status import iso, trouble
-from shared import accounts, inbound, maildrops, maillog, relays, submissions
-from shared.accounts import Local
+from shared import accounts, inbound, ledger, maildrops, maillog, relays, submissions
+from shared.accounts import External, Local
 from shared.database import Connection
 from shared.failures import Permanent
 from shared.maillog import Event
@@ -89,6 +89,36 @@ async def _record_cancelled(connection: Connection, cancelled: dict[int, list[st
             for address in addresses
         ],
     )
+
+
+# ---------------------------------------------------------------------------------------------- not fetched
+
+
+async def skipped(connection: Connection, external: External) -> list[dict[str, Any]]:
+    """The mails of an account that could not be fetched and stay at the provider, the oldest first."""
+    return [
+        {
+            "id": mail.id,
+            "uidl": mail.uidl,
+            "octets": mail.octets,
+            "reason": mail.reason,
+            "tries": mail.tries,
+            "since": iso(mail.since),
+            "next_try_at": iso(mail.next_try_at),
+            "acknowledged_at": iso(mail.acknowledged_at),
+        }
+        for mail in await ledger.skipped(connection, external.id)
+    ]
+
+
+async def acknowledge(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+    """It is known that these mails (or all) stay at the provider: no problem any more, unless for a new reason."""
+    return Done.of(await ledger.acknowledge(connection, external.id, ids), ids)
+
+
+async def fetch_again(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+    """Try to fetch these mails (or all) at once, however often that failed."""
+    return Done.of(await ledger.try_again(connection, external.id, ids), ids)
 
 
 # ---------------------------------------------------------------------------------------------- parked and held

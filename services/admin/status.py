@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -18,6 +19,8 @@ from shared.ledger import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 
+CERTIFICATE_DAYS = 14
+"""An automatic renewal happens earlier than that."""
 STALE_SECONDS = 900.0
 """Nothing polled for longer than this is a problem."""
 CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
@@ -27,7 +30,7 @@ CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
     """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
     problems: list[str] = []
-    services, unacked = await _services(system.settings)
+    services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
     queues = await _queues(system, unacked, problems)
     externals: list[dict[str, Any]] = []
@@ -77,7 +80,7 @@ def _external(
         if poll and poll.skipped:
             problems.append(
                 f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
-                f"(trace {external.address})"
+                f"(external skipped {external.address})"
             )
         if error:
             problems.append(f"{external.address}: {error}")
@@ -121,7 +124,7 @@ def iso(at: datetime.datetime | None) -> str | None:
     return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
+async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
     for name, (why, metrics) in zip(SERVICES, answers, strict=True):
@@ -130,7 +133,22 @@ async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str,
             r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
         ):
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
+        problems += [f"service {name}: {problem}" for problem in certificate_problems(metrics, time.time())]
     return services, unacked
+
+
+def certificate_problems(metrics: str, now: float) -> list[str]:
+    """What is wrong with the certificate that a service shows its clients, by its metrics. Pure.
+
+    :param now: seconds of the Unix epoch.
+    """
+    problems = []
+    if re.search(r"^mailgroup_tls_certificate_refused 1\.0$", metrics, re.M):
+        problems.append("the certificate in its files cannot be used, the one before is; the log says why")
+    expires = re.search(r"^mailgroup_tls_certificate_expiry_timestamp_seconds ([\d.e+]+)$", metrics, re.M)
+    if expires and (days := (float(expires[1]) - now) / 86400) < CERTIFICATE_DAYS:
+        problems.append("its certificate has expired" if days < 0 else f"its certificate expires in {days:.0f} days")
+    return problems
 
 
 def health_url(settings: Settings, name: str) -> str:

@@ -36,6 +36,11 @@ ERRORS = Counter(
     "mailgroup_fetch_errors_total", "Polls that failed.", ["external", "kind"]
 )  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
 
+SKIPPED = Gauge(
+    "mailgroup_skipped_messages", "Mails that could not be fetched, and of which nobody has said that it is known."
+)
+
+MEASURE_SECONDS = 15.0
 POLLS = 64
 """Polls at the same time in one process."""
 POLL_LOOK_SECONDS = 0.5
@@ -55,7 +60,8 @@ async def serve(service: Service) -> None:
     """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
     others = [
         asyncio.create_task(stay(service.database, service.owner), name="presence"),
-        asyncio.create_task(_inherit(service), name="inherit"),
+        asyncio.create_task(_every(LOOK_SECONDS, partial(_inherit, service, Absentees())), name="inherit"),
+        asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
     ]
     try:
         await _poll_all(service)
@@ -65,20 +71,29 @@ async def serve(service: Service) -> None:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _inherit(service: Service) -> None:
-    """Free the accounts of fetchers that died, for ever."""
-    absentees = Absentees()
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for ever, whatever happens."""
     while True:
         try:
-            async with service.database.statement() as connection:
-                gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
-                if gone:
-                    log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+            await work()
         except Temporary as error:
             log.warning("waiting", reason=str(error))
         except Exception:
-            log.exception("fetchers not looked after")
-        await asyncio.sleep(LOOK_SECONDS)
+            log.exception("upkeep failed")
+        await asyncio.sleep(seconds)
+
+
+async def _inherit(service: Service, absentees: Absentees) -> None:
+    """Free the accounts of fetchers that died."""
+    async with service.database.statement() as connection:
+        gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
+        if gone:
+            log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+
+
+async def _measure(service: Service) -> None:
+    async with service.database.statement() as connection:
+        SKIPPED.set(await ledger.unacknowledged(connection))
 
 
 async def _poll_all(service: Service) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -18,7 +17,7 @@ from services.pop3_out.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Store, Terms, Verifier
 from services.pop3_out.store import DatabaseStore
-from shared import accounts, tls
+from shared import accounts, proxy_protocol, tls
 from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
@@ -49,15 +48,16 @@ class Listener:
         settings: Settings,
         store: Store,
         logins: Verifier,
-        context: ssl.SSLContext,
+        certificate: tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
-        """:param context: for STLS and the port for TLS. :param connections: open at once at most."""
-        self.context = context
+        """:param certificate: for STLS and the port for TLS. :param connections: open at once at most."""
+        self.certificate = certificate
         self._settings = settings
         self._store = store
         self._logins = logins
         self._most = connections
+        self._proxies = settings.proxies
         self.budget = Budget()
         self._admitted = 0
         self._open: set[Connection] = set()
@@ -76,10 +76,13 @@ class Listener:
         except SettingsError:
             clear.close()
             raise
-        self._server = await loop.create_server(
-            lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
-        )
-        self._spawn(self._accept(under_tls))
+        if self._proxies:
+            self._spawn(self._accept(clear, under_tls=False))
+        else:  # the loop's own way is faster
+            self._server = await loop.create_server(
+                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
+            )
+        self._spawn(self._accept(under_tls, under_tls=True))
 
     def _listen(self, name: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
@@ -92,8 +95,8 @@ class Listener:
         listening.setblocking(False)
         return listening
 
-    async def _accept(self, listening: socket.socket) -> None:
-        """Take connections of the port for TLS here, so that they count before their handshake. Never returns."""
+    async def _accept(self, listening: socket.socket, *, under_tls: bool) -> None:
+        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
         loop = asyncio.get_running_loop()
         with listening:
             while True:
@@ -103,26 +106,41 @@ class Listener:
                     log.warning("pop3 connection not taken", error=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                if self.admit(str(peer[0])):
-                    self._spawn(self._welcome(client, str(peer[0])))
-                else:
-                    client.close()
+                self._spawn(self._welcome(client, str(peer[0]), under_tls))
 
-    async def _welcome(self, client: socket.socket, peer: str) -> None:
-        connection = Connection(self, self._session, tls=True)
+    async def _welcome(self, client: socket.socket, peer: str, under_tls: bool) -> None:
+        try:
+            if proxy_protocol.is_among(self._proxies, peer):
+                peer = await proxy_protocol.read(client) or peer
+        except (OSError, proxy_protocol.Malformed) as error:
+            log.warning("pop3 connection of a proxy refused", peer=peer, error=str(error) or type(error).__name__)
+            client.close()
+            return
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        connection = Connection(self, self._session, tls=under_tls, peer=peer)
+        if not under_tls:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        elif self.admit(peer):
+            await self._shake_hands(connection, client)
+        else:
+            client.close()
+
+    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 client,
-                ssl=self.context,
+                ssl=self.certificate.context,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
         except OSError as error:  # ssl.SSLError is one, and so is the time-out
-            log.info("pop3 tls failed", peer=peer, error=str(error))
+            log.info("pop3 tls failed", peer=connection.peer, error=str(error))
         finally:
             if not connection.entered:
-                self._dismiss(peer)
+                self._dismiss(connection.peer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -267,9 +285,8 @@ def may_open() -> int:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
-    listener = Listener(
-        service.settings, DatabaseStore(service.database), logins, tls.server_context(service.settings), may_open()
-    )
+    certificate = tls.Certificate(service.settings)
+    listener = Listener(service.settings, DatabaseStore(service.database), logins, certificate, may_open())
     await listener.open()
     log.info(
         "listening",
@@ -277,7 +294,9 @@ async def serve(service: Service) -> None:
         pop3_port=service.settings.pop3_port,
         pop3s_port=service.settings.pop3s_port,
     )
-    background = [asyncio.create_task(tend(listener)), asyncio.create_task(watch(listener, service.database))]
+    background = [
+        asyncio.create_task(work) for work in (tend(listener), watch(listener, service.database), certificate.watch())
+    ]
     try:
         await service.stopping.wait()
     finally:

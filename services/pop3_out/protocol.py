@@ -15,6 +15,7 @@ from services.pop3_out import answers
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
 from shared.accounts import Local
+from shared.tls import Certificate
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
@@ -45,7 +46,7 @@ log = structlog.get_logger()
 class Keeper(Protocol):
     """Who keeps the open connections: the listener."""
 
-    context: ssl.SSLContext
+    certificate: Certificate
     budget: Budget
 
     def admit(self, peer: str) -> bool:
@@ -64,9 +65,12 @@ class Keeper(Protocol):
 class Connection(asyncio.Protocol):
     """One client's connection. ``session`` exists from the greeting on. ``entered``: the keeper counted it as open."""
 
-    def __init__(self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool) -> None:
+    def __init__(
+        self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool, peer: str = ""
+    ) -> None:
         """:param open_session: makes the session of this connection, told whether it is under TLS.
-        :param tls: TLS from the start; the keeper has admitted it, before the handshake."""
+        :param tls: TLS from the start; the keeper has admitted it, before the handshake.
+        :param peer: the client's address; "": where the connection comes from."""
         self._keeper = keeper
         self._open_session = open_session
         self._tls = tls
@@ -81,15 +85,16 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self.entered = self._left = False
         self.session: Session | None = None
-        self.peer = ""
+        self.peer = peer
         self._opened_at = self._active_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------ from the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._take(transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if peer else ""
+        if not self.peer:
+            peer = transport.get_extra_info("peername")
+            self.peer = str(peer[0]) if peer else ""
         if not self._tls and not self._keeper.admit(self.peer):
             self.write(answers.CROWDED)
             self._close()
@@ -224,7 +229,7 @@ class Connection(asyncio.Protocol):
             under_tls = await loop.start_tls(
                 transport,
                 self,
-                self._keeper.context,
+                self._keeper.certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,

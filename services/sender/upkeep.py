@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from prometheus_client import Gauge
 
 from services.sender import settling
 from services.sender.relaying import Relaying
@@ -15,9 +14,6 @@ from shared.database import Database
 from shared.failures import Temporary
 from shared.presence import Absentees, stay
 from shared.service import Service
-
-QUEUED = Gauge("mailgroup_relay_queue_messages", "Submissions that wait to be relayed or are being relayed.")
-OLDEST = Gauge("mailgroup_relay_oldest_seconds", "Age of the oldest submission that waits to be relayed.")
 
 LOOK_SECONDS = 1.0
 HOLD_SECONDS = 5.0
@@ -45,14 +41,11 @@ class Upkeep:
             self._relaying.wake(external_id)
 
     async def hold(self) -> None:
-        """Renew the own claims, then take up those that ran out; count; give back what lies idle."""
+        """Renew the own claims, then take up those that ran out; give back what lies idle."""
         await self._relaying.claims.renew()
         async with self._database.transaction() as connection:
             after = await settling.take_up(connection)
-            waiting, oldest = await relays.backlog(connection)
         self._relaying.tell(after)
-        QUEUED.set(waiting)
-        OLDEST.set(oldest)
         await self._relaying.tidy()
 
     async def inherit(self) -> None:

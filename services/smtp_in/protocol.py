@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ssl
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -28,6 +27,7 @@ from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
+from shared.tls import Certificate
 
 RECIPIENTS = 1000
 REFUSALS = 3
@@ -97,7 +97,7 @@ class Connection(Engine):
         keeper: Keeper,
         intake: Intake,
         logins: Logins,
-        context: ssl.SSLContext,
+        certificate: Certificate,
         *,
         implicit_tls: bool,
         clear_auth: bool,
@@ -110,7 +110,7 @@ class Connection(Engine):
         self._keeper = keeper
         self._intake = intake
         self._logins = logins
-        self._context = context
+        self._certificate = certificate
         self._clear_auth = clear_auth
         self._octets = octets
         self._deadline: asyncio.TimerHandle | None = None
@@ -137,7 +137,7 @@ class Connection(Engine):
         """Greet it."""
         self._raw = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        if self._under_tls or self.enter(str(name[0]) if name else ""):
+        if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
             super().connection_made(transport)
         else:
             self._ended = True
@@ -150,7 +150,7 @@ class Connection(Engine):
             transport = await self.loop.start_tls(
                 raw,
                 self,
-                self._context,
+                self._certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,

@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 import structlog
 
+from services.admin import hands
 from services.admin.status import trouble
 from services.fetcher import poll, scheduler
 from shared import ledger, pop3_client
-from shared.accounts import Tls
+from shared.accounts import Tls, externals
 from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
 
@@ -389,3 +390,34 @@ async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_
         script.answers = {}
         await bench.poll(account)
         assert len(await bench.bodies(account)) == 50
+
+
+async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_is_fetched(bench: Bench) -> None:
+    # given mails that cannot be fetched
+    script = ScriptedPop3(mails("one", "two", "three"), answers={"RETR 2": say(b"-ERR bad\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        assert (await bench.poll(account)).skipped == 1
+        async with bench.database.transaction() as connection:
+            [external] = await externals(connection)
+            [row] = await hands.skipped(connection, external)
+            assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
+            # when the operator acknowledges it
+            done = await hands.acknowledge(connection, external, [row["id"], 999])
+            assert (done.done, done.left) == ([row["id"]], [999])
+        # then it is no problem while it fails for the same reason, and for another reason it is one again
+        assert (await bench.poll(account)).skipped == 0
+        await scheduler._measure(bench.service)
+        assert scheduler.SKIPPED._value.get() == 0
+        script.answers = {"RETR 2": say(b"-ERR worse\r\n")}
+        await bench.rows("update upstream_mails set next_try_at = now()")
+        assert (await bench.poll(account)).skipped == 1
+        await scheduler._measure(bench.service)
+        assert scheduler.SKIPPED._value.get() == 1
+        # when it is tried again by hand, however often it failed, it arrives
+        script.answers = {}
+        await bench.rows("update upstream_mails set tries = 10, next_try_at = null where state = 'skipped'")
+        async with bench.database.transaction() as connection:
+            assert (await hands.fetch_again(connection, external)).done == [row["id"]]
+        await until(lambda: has(bench, account, 3))
+        assert (await bench.poll(account)).skipped == 0

@@ -129,7 +129,7 @@ async def running(
         await asyncio.sleep(0.01)
     logins = Logins(database, settings, "smtp_in")
     intake = Intake(database, broker, settings.max_message_bytes)
-    listener = Listener(settings, intake, logins, tls.server_context(settings), connections)
+    listener = Listener(settings, intake, logins, tls.Certificate(settings), connections)
     await listener.open()
     intake.start()
     yield Running(

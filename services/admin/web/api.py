@@ -6,12 +6,13 @@ A script shows a token (``Authorization: Bearer …``); a browser that is signed
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.admin import audit, catalogue, changes, contact, documents, editing, hands, stories
 from services.admin import trace as trace_page
@@ -37,6 +38,7 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The request cannot be read."},
     401: {"model": Problem, "description": "Nobody is signed in, and no good token was shown."},
     403: {"model": Problem, "description": "The role of who asks does not allow it."},
     404: {"model": Problem, "description": "There is no such thing."},
@@ -52,8 +54,17 @@ At = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examp
 Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Entries before this id.")]
 Text = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
-_Whole = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # as JSON's readers keep them exactly
 Ids = Annotated[list[_Whole], Field(max_length=1000, examples=[[42]])]
+
+
+def _date(given: object) -> object:
+    if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", given, re.ASCII):
+        raise ValueError("a day has the form 2026-11-30")  # a number would be taken for seconds
+    return given
+
+
+Day = Annotated[datetime.date, BeforeValidator(_date)]
 
 
 class Shown(BaseModel):
@@ -368,7 +379,7 @@ async def _remove(here: Desk, who: str, kind: documents.Kind, address: str) -> A
 
 @router.get("/mails", response_model=list[MailShown], tags=["mail"])
 async def search(
-    here: Here, who: Reader, q: Text = "", day: datetime.date | None = None, before: Before = None, limit: Limit = 50
+    here: Here, who: Reader, q: Text = "", day: Day | None = None, before: Before = None, limit: Limit = 50
 ) -> Any:
     """The latest mail with all of these words in its subject, names and addresses; or of an account's address."""
     async with here.system.database.transaction() as connection:

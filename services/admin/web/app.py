@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 import structlog
@@ -10,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from services.admin.accounts_file import AccountsError
 from services.admin.web import (
@@ -129,7 +131,27 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+    answer = await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+    answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # of all routes with this path, not of the first one alone (RFC 9110 section 10.2.1)
+        answer.headers["allow"] = ", ".join(sorted(_methods(request)))
+    return answer
+
+
+def _methods(request: Request) -> set[str]:
+    whole = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    found: set[str] = set()
+    for route in _routes(request.app.routes):
+        for method in route.methods or ():
+            if route.matches(whole | {"method": method})[0] == Match.FULL:
+                found.add(method)
+    return found
+
+
+def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+    for route in routes:
+        if isinstance(route, Route):
+            yield route
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ import uvicorn
 
 from services.admin import catalogue, users
 from services.admin.system import System
+from services.admin.upkeep import tend
 from services.admin.web.app import build
 from services.admin.web.desk import Desk
 from shared import tls
@@ -26,6 +27,8 @@ GRACE_SECONDS = 5
 _AGAIN_SECONDS = 1.0
 CATALOGUE_SECONDS = 3.0
 """Between two batches of at most catalogue.BATCH mails."""
+FORGET_ROUNDS = 1200
+"""Once an hour what was purged is forgotten."""
 _BACKLOG = 256
 
 
@@ -46,7 +49,9 @@ async def serve(service: Service) -> None:
     with _listen(settings) as listener:
         system = System(settings, service.database, Pool(), service.broker)
         await service.broker.open()
+        tending = asyncio.create_task(tend(service), name="upkeep")
         if not await _admit(service, system):
+            await tending
             return
         desk = Desk(system, service.stopping)
         server = _Server(_configuration(settings, build(desk)))
@@ -63,16 +68,23 @@ async def serve(service: Service) -> None:
             cataloguing.cancel()
             await serving
             desk.close()
+            if not service.stopping.is_set():
+                tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
         if watching.done() and not watching.cancelled():
             await watching  # it ended by itself: tell why
 
 
 async def _catalogue(service: Service) -> None:
     """Take new mail into the catalogue, a little at a time: nothing on a mail's way waits for it."""
+    rounds = 0
     while not await service.stop_within(CATALOGUE_SECONDS):
         try:
             async with service.database.transaction() as connection:
                 await catalogue.go_on(connection)
+                if rounds % FORGET_ROUNDS == 0:
+                    await catalogue.forget(connection)
+            rounds += 1
         except Temporary:
             continue
         except Exception:  # a mail that cannot be read must not end it; the log tells which batch

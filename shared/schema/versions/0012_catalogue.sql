@@ -19,7 +19,7 @@ create table common_mails (
     external_id    bigint not null references external_accounts,
     header_id      text not null,                    -- Message-ID without the angle brackets
     at             timestamptz not null,
-    answered_by    bigint references local_accounts,
+    answered_by    bigint references local_accounts on delete set null,
     answered_at    timestamptz,
     submission_id  bigint                            -- the answer
 );
