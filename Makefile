@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz interop soak
+.PHONY: demo test check bench fuzz interop soak api screenshots
 
 demo:
 	./mailgroup demo
