@@ -17,7 +17,7 @@ from typing import Literal
 
 from shared import arrays
 from shared.arrays import literal
-from shared.database import Connection, storable
+from shared.database import LATER, Connection, storable
 
 SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
@@ -238,10 +238,13 @@ async def overdue(
 
     :return: (id, address of the external account or '', addresses of the recipients).
     """
+    await connection.execute(  # else what is in this state since before the clock was set back would wait for long
+        f"update inbound set state_at = now() where state = %s and state_at > {LATER}", (state,)
+    )
     cursor = await connection.execute(
         """with late as (
                select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
-                 and (swept_at is null or swept_at < now() - make_interval(secs => %s))
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %s) or swept_at > now())
                order by state_at limit %s for update skip locked)
            update inbound i set swept_at = now() from late where i.id = late.id
            returning i.id,

@@ -140,7 +140,7 @@ class Intake:
 
         Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
 
-        :raises Temporary: it is not committed.
+        :raises Unsettled: nobody knows whether it is committed. :raises Temporary: it is not.
         """
         return await self._group.commit(handed)
 

@@ -25,6 +25,7 @@ from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
 from shared.durations import SECONDS
 from shared.failures import Temporary
+from shared.group_commit import Unsettled
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
 from shared.tls import Certificate
@@ -298,7 +299,7 @@ class Connection(Engine):
             await self.push("504 5.5.4 Unrecognized authentication mechanism")
 
     async def _auth_plain(self, initial: list[str]) -> None:
-        octets = await self._decode(initial[0].encode()) if initial else await self._challenge("")
+        octets = await self._decode(initial[0]) if initial else await self._challenge("")
         if octets is None:
             return
         parts = octets.split(b"\0")
@@ -309,7 +310,7 @@ class Connection(Engine):
         await self._log_in(name, password, allowed=not acting_as or acting_as.casefold() == name.casefold())
 
     async def _auth_login(self, initial: list[str]) -> None:
-        name = await self._decode(initial[0].encode()) if initial else await self._challenge("Username:")
+        name = await self._decode(initial[0]) if initial else await self._challenge("Username:")
         password = None if name is None else await self._challenge("Password:")
         if name is not None and password is not None:
             await self._log_in(_text(name), _text(password), allowed=True)
@@ -327,9 +328,9 @@ class Connection(Engine):
             return None
         return await self._decode(line.strip())
 
-    async def _decode(self, word: bytes) -> bytes | None:
+    async def _decode(self, word: str | bytes) -> bytes | None:
         try:
-            return b"" if word == b"=" else base64.b64decode(word, validate=True)
+            return b"" if word in ("=", b"=") else base64.b64decode(word, validate=True)
         except (binascii.Error, ValueError):
             await self.push("501 5.5.2 Not base64")
             return None
@@ -481,6 +482,10 @@ class Connection(Engine):
         try:
             with SECONDS.labels("submission").time():
                 taken = await self._intake.commit(handed)
+        except Unsettled as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
+            log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
+            self.cut()
+            return
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
             await self.push(_LATER)

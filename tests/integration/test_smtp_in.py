@@ -19,7 +19,9 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.errors import DiskFull
 
 from deploy.machine import ports as free_ports
 from services.smtp_in import engine
@@ -31,7 +33,6 @@ from shared.accounts import External, Local, Server
 from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.envelopes import Submitted, read
-from shared.failures import Temporary
 from shared.logins import LOGINS, Logins
 from shared.passwords import hash_password
 from shared.settings import Settings, load
@@ -355,7 +356,7 @@ async def test_no_250_precedes_the_commit(server: Running, octets: int) -> None:
     assert (await sending).startswith("250") and len(await server.stored()) == 1
 
 
-@pytest.mark.parametrize("error", [Temporary("away"), RuntimeError("of ours"), ValueError("secret detail")])
+@pytest.mark.parametrize("error", [DiskFull("no room"), RuntimeError("of ours"), ValueError("secret detail")])
 async def test_a_failing_commit_is_a_temporary_failure_without_details(
     server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -370,6 +371,24 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
     assert reply == "451 4.3.0 The server cannot take it now, try again later"
     monkeypatch.undo()
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
+
+
+async def test_a_client_gets_no_answer_where_nobody_knows_whether_its_mail_is_committed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database that goes away with the answer to a commit
+    record = submissions.record
+
+    async def cut_off(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
+        await record(connection, batch)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(submissions, "record", cut_off)
+    client = await Client.logged_in(server)
+
+    # then neither a yes nor a no is said, so the client tries again
+    assert await client.send(b"Subject: x\r\n\r\n.\r\n") == ""
+    assert len(await server.stored()) == 1
 
 
 async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
