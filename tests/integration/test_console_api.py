@@ -20,7 +20,7 @@ from tests.console import Browser, text
 from tests.integration.test_console_accounts import stored
 
 LONG = "API_LONG" in os.environ  # make api
-HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,fuzzing")
+HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
 LEFT_OUT = ("--exclude-checks", "positive_data_acceptance")
 """No schema tells that a name has to be nobody else's, or a domain not a public provider's."""
 

@@ -432,7 +432,7 @@ async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
     return {"changed": [f"mail {id}: {given.to} has it"]}
 
 
-@router.post("/mails/resend", response_model=DoneShown, tags=["mail"])
+@router.post("/submissions/resend", response_model=DoneShown, tags=["mail"])
 async def resend(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Send submissions again to those outside who did not get them."""
     return await _act(here, who.name, "sent again", hands.resend, chosen)
