@@ -41,8 +41,11 @@ LOGIN_SECONDS = 180.0
 TLS_SECONDS = 20.0
 DATA_SECONDS = 3600.0
 COMMIT_SECONDS = 600.0
+ROOM_SECONDS = 60.0
+"""So long a client waits for its 354 while many large mails come in; it has two minutes (RFC 5321 4.5.3.2.5)."""
 SESSION_SECONDS = 6 * 3600.0
 
+_NO_ROOM = Refusal(452, "4.3.1", "Too many large mails at once, try again later")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 REFUSED = Counter(
@@ -82,6 +85,7 @@ class Draft(smtp.Envelope):
         self.sender: str | None = None
         self.smtputf8 = False
         self.asked_to_tell: str | None = None
+        self.size = 0
         self.directory: Directory | None = None
         self.recipients: dict[tuple[str, object], Recipient] = {}
         self.asked = False
@@ -395,7 +399,7 @@ class Connection(Engine):
             return
         self.session.author = author
         self.envelope.sender, self.envelope.smtputf8, self.envelope.directory = path.address, path.smtputf8, directory
-        self.envelope.asked_to_tell = path.asked
+        self.envelope.asked_to_tell, self.envelope.size = path.asked, path.size
         await self.push("250 2.1.0 Sender ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -430,7 +434,6 @@ class Connection(Engine):
         else:
             self._receiving = True
             try:
-                await self.push("354 End data with <CR><LF>.<CR><LF>")
                 await self._take_mail()
             finally:
                 self._receiving = False
@@ -440,20 +443,26 @@ class Connection(Engine):
                 self.stop()
 
     async def _take_mail(self) -> None:
-        mail, held = Mail(self._octets), 0
+        held = self.envelope.size
+        if not await self._intake.make_room(held, ROOM_SECONDS):
+            await self.push(str(_NO_ROOM))
+            return
+        mail = Mail(self._octets)
         deadline = self.loop.time() + DATA_SECONDS
         try:
+            await self.push("354 End data with <CR><LF>.<CR><LF>")
             while not mail.ended:
                 rest = mail.feed(await self.chunk())
                 if rest:  # commands behind the mail (RFC 2920)
                     self.unread(rest)
                 self._reset_timeout()
                 if mail.kept > held and not self._intake.reserve(mail.kept - held):
-                    mail.refuse(Refusal(452, "4.3.1", "Too many large mails at once, try again later"))
+                    mail.refuse(_NO_ROOM)
+                elif mail.kept > held:
+                    held = mail.kept
+                if mail.refusal is not None:
                     self._intake.free(held)
-                elif mail.kept < held:
-                    self._intake.free(held - mail.kept)
-                held = mail.kept
+                    held = 0
                 if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
                     self.end("421 4.4.2 The mail takes too long, or does not end")
                     return

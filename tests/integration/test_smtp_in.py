@@ -26,6 +26,7 @@ from psycopg.errors import DiskFull
 from deploy.machine import ports as free_ports
 from services.smtp_in import engine
 from services.smtp_in import listener as listening
+from services.smtp_in import protocol as smtp_protocol
 from services.smtp_in.intake import Handed, Intake, Taken
 from services.smtp_in.listener import Listener, watch
 from shared import accounts, messages, submissions, tls, topology
@@ -575,6 +576,38 @@ async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch
     assert (await client.reply())[0].startswith("250")
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
     assert server.intake._in_hand == 0
+
+
+async def test_large_mails_whose_size_is_announced_wait_for_room(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.intake, "_budget", 100_000)
+    mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
+    clients = [await Client.logged_in(server) for _ in range(6)]
+
+    async def send(client: Client) -> str:
+        await client.ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+        assert (await client.ask("DATA")).startswith("354")
+        client.writer.write(mail)
+        return (await client.reply())[-1]
+
+    # when six come at once, where there is room for one
+    replies = await asyncio.gather(*map(send, clients))
+    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.intake._in_hand == 0
+
+    # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
+    await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
+    await clients[1].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    clients[1].writer.write(b"DATA\r\n")
+    await asyncio.sleep(0.1)
+    clients[1].writer.transport.abort()
+    monkeypatch.setattr(smtp_protocol, "ROOM_SECONDS", 0.2)
+    await clients[2].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    assert (await clients[2].ask("DATA")).startswith("452 4.3.1")
+    assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
+    clients[0].writer.write(mail)
+    assert (await clients[0].reply())[-1].startswith("250")
+    assert server.intake._in_hand == 0 and (await send(clients[2])).startswith("250")
 
 
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -83,9 +82,7 @@ set_smtpport=1
 smtp_port={account.port}
 """
     )
-    pem = account.ca_file.read_text(encoding="ascii")
-    known = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
-    (settings / "certs" / f"{account.host}.{account.port}.cert").write_bytes(known)
+    (settings / "certs" / f"{account.host}.{account.port}.cert").write_bytes(account.certificate)
 
 
 @contextmanager

@@ -84,7 +84,11 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
         ("its header", "", f"{data.HEADER_OCTETS // MIB} MiB, {data.FIELDS:,} fields"),
         ("its lines", "", f"{data.LINE_OCTETS // MIB} MiB each"),
-        ("memory for mails that come in", "", f"{intake.OCTETS_IN_HAND // MIB} MiB of all clients, then 452"),
+        (
+            "memory for mails that come in",
+            "",
+            f"{intake.OCTETS_IN_HAND // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
+        ),
         (
             "memory for mails that go out",
             f"{readahead.ALL_OCTETS // MIB} MiB beside {pop3.OUTPUT_OCTETS // 1024} KiB a client",
