@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,7 +81,10 @@ def _read_hosts(value: object) -> object:
     """``no``, ``yes``, or host names with commas between them."""
     if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
         return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
-    return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    names = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    if not all(re.fullmatch(r"[a-z0-9._:-]+", name) for name in names):
+        raise ValueError("has to be yes, no, or host names with commas between them")
+    return names
 
 
 _SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
@@ -100,6 +104,7 @@ class Settings(BaseSettings):
     same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
     max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
     logins (RFC 2449 section 6.5); 0: none.
+    metrics_bind: where the pages of metrics and health are served; None: at ``bind``.
     proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
     the PROXY protocol.
     admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
@@ -128,6 +133,7 @@ class Settings(BaseSettings):
     admin_port: int = Field(8080, ge=1, le=65535)
     admin_tls: Literal["auto", "yes", "no"] = "auto"
     trusted_proxies: str = "127.0.0.1,::1"
+    metrics_bind: str | None = None
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
@@ -167,7 +173,12 @@ class Settings(BaseSettings):
     @property
     def console_has_tls(self) -> bool:
         """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
-        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not _is_loopback(self.admin_bind))
+        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not is_loopback(self.admin_bind))
+
+    @property
+    def metrics_host(self) -> str:
+        """Where the pages of metrics and health are served."""
+        return self.metrics_bind or self.bind
 
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
@@ -188,7 +199,8 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
     return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -214,5 +226,7 @@ def load(**flags: Any) -> Settings:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
             shown = "(secret)" if any(word in name for word in ("KEY", "PASSWORD", "URL")) else repr(problem["input"])
-            lines.append(f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'])}")
+            lines.append(
+                f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"
+            )
         raise SettingsError("; ".join(lines)) from error

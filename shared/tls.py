@@ -157,6 +157,17 @@ def self_signed_file(settings: Settings) -> Path:
     return path
 
 
+def cover(settings: Settings) -> None:
+    """Before the services start: remove a self-signed certificate that does not name the host mail clients use now."""
+    path = settings.data / "tls" / "self-signed.pem"
+    if settings.tls_cert_file is None and path.exists():
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        known = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
+        if settings.host_for_clients() not in known:
+            path.unlink()
+
+
 def _self_signed(settings: Settings) -> bytes:
     addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
     names = ["localhost"]

@@ -129,7 +129,9 @@ class Instance:
         if "admin" in self._services:
             ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind, "MAILGROUP_ADMIN_BIND")
         for name in self._services:
-            ports.require({f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.bind)
+            ports.require(
+                {f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.metrics_host
+            )
 
     def _prepare(self) -> None:
         settings, data = self.settings, self._data
@@ -286,7 +288,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _health_url(settings: Settings, name: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.bind, settings.bind)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.metrics_host, settings.metrics_host)
     return f"http://{host}:{settings.metrics_port_of(name)}"
 
 

@@ -13,14 +13,20 @@ from services.admin.options import Data, Json
 from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
 from shared.failures import Permanent
-from shared.settings import SERVICES, SettingsError, load
+from shared.settings import SERVICES, Settings, SettingsError, is_loopback, load
 from shared.vault import Vault, new_key
 
 if TYPE_CHECKING:
     from deploy.machine.instance import Instance
 
 
-def up(data: Data = None) -> None:
+def up(
+    data: Data = None,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Serve the LAN, on the ports that mail clients expect (110, 25, 587, 995, 465)."),
+    ] = False,
+) -> None:
     """Run every part on this machine, in the foreground, until Ctrl-C.
 
     PostgreSQL and RabbitMQ are private ones in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
@@ -29,9 +35,15 @@ def up(data: Data = None) -> None:
     Example: mailgroup up --data /srv/mail
     """
     from deploy.machine import instance  # only these two commands need what starts servers
+    from deploy.machine.lan import for_the_lan
+    from shared import tls
 
     with told():
         settings = load(data=data)
+        if lan:
+            settings = for_the_lan(settings)
+        if lan or settings.mail_host is not None:
+            tls.cover(settings)
         try:
             Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
         except ValueError as error:
@@ -44,11 +56,33 @@ def _show_addresses(running: Instance) -> None:
     print_table(
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
+    if not is_loopback(running.settings.bind):
+        _show_client_settings(running.settings)
     if running.admin_password is not None:
         console.print(
             f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
         )
     console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+
+
+def _show_client_settings(settings: Settings) -> None:
+    """What people on the LAN type into their mail clients."""
+    from services.admin import client_setup
+
+    found = client_setup.servers(settings)
+    words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
+    print_table(
+        "What mail clients need; the user name is the address, for both servers",
+        ("Server", "Host", "Port", "Encryption"),
+        [
+            (what, found.host, way.port, words[way.tls])
+            for what, ways in (
+                ("Incoming (POP3)", found.incoming + found.incoming_in_clear),
+                ("Outgoing (SMTP)", found.outgoing + found.outgoing_in_clear),
+            )
+            for way in ways
+        ],
+    )
 
 
 def demo(
