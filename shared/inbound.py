@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
 """A mail that was swept and is still unfinished is swept again after this time."""
 REMOVED = "held: its recipient's account was removed before the delivery"
+
+REQUEUED = "requeued by the operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A mail that waits for the router (state fetched). octets of the whole mail; head: its first 256 KiB."""
+    """A mail that waits for the router (state fetched). requeued: the operator wants it to go on, whatever it is."""
 
     id: int
     source: str
     external_id: int | None
     author_id: int | None
     message_id: int
+    requeued: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,9 @@ async def _decide(connection: Connection, rows: Sequence[tuple[int, int, int | N
 async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
     cursor = await connection.execute(
-        """select id, source, external_id, author_id, message_id from inbound
+        """select id, source, external_id, author_id, message_id, reason is not distinct from %s from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
-        (literal(ids),),
+        (REQUEUED, literal(ids)),
     )
     return [Waiting(*row) for row in await cursor.fetchall()]
 
@@ -266,6 +269,15 @@ async def blame(connection: Connection, row: int, origin: str, trace: str, most:
     )
     found = await cursor.fetchone()
     return bool(found and found[0])
+
+
+async def park(connection: Connection, rows: Sequence[int], origin: str, reason: str) -> None:
+    """Set mails that wait for the router apart, without a try: nothing that they could be repeated for is wrong."""
+    await connection.execute(
+        """update inbound set state = 'parked', error = %s, origin = %s, state_at = now()
+           where id = any(%s::bigint[]) and state || '' = 'fetched'""",
+        (reason, origin, literal(rows)),
+    )
 
 
 async def standing(connection: Connection) -> tuple[int, int]:
@@ -432,11 +444,13 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
     cursor = await connection.execute(
         """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
                   state_at = now() - interval '1 hour',
-                  state = case when exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)
-                               then 'routed'
-                               else 'fetched' end
-           where id = any(%s) and state = 'parked' returning id""",
-        (list(ids),),
+                  state = case when to_do.copies then 'routed' else 'fetched' end,
+                  reason = case when to_do.copies then i.reason else %s end
+           from inbound as parked cross join lateral (
+               select exists (select from deliveries d where d.inbound_id = parked.id and d.done_at is null) as copies
+           ) as to_do
+           where i.id = parked.id and i.id = any(%s) and i.state = 'parked' returning i.id""",
+        (REQUEUED, list(ids)),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
@@ -467,6 +481,93 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
         {"number": number, "what": what, "limit": limit},
     )
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A mail and what became of it. created_at: when it came. message_id: its bytes. octets: of the whole mail."""
+
+    id: int
+    source: str
+    external: str | None
+    header_id: str | None
+    state: str
+    rule: int | None
+    reason: str | None
+    own_copy: bool
+    error: str | None
+    origin: str | None
+    submission_id: int | None
+    message_id: int
+    octets: int
+    created_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Copyholder:
+    """Who was to get a mail, and why. done_at: when it was delivered. there: it lies in the mailbox, not deleted."""
+
+    local_id: int
+    address: str
+    user_name: str
+    rule: int | None
+    reason: str
+    done_at: datetime.datetime | None
+    there: bool
+
+
+async def detail(connection: Connection, id_: int) -> Detail | None:
+    """One mail."""
+    cursor = await connection.execute(
+        """select i.id, i.source, e.address, i.header_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
+                  i.submission_id, i.message_id, m.octets, i.created_at
+           from inbound i join messages m on m.id = i.message_id left join external_accounts e on e.id = i.external_id
+           where i.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Detail(*row)
+
+
+async def holders(connection: Connection, id_: int) -> list[Copyholder]:
+    """Everyone whom a mail was or will be delivered to, by address."""
+    cursor = await connection.execute(
+        """select d.local_id, l.address, l.user_name, d.rule, d.reason, d.done_at,
+                  r.id is not null and r.deleted_at is null
+           from deliveries d join local_accounts l on l.id = d.local_id
+               left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
+           where d.inbound_id = %s order by l.address""",
+        (id_,),
+    )
+    return [Copyholder(*row) for row in await cursor.fetchall()]
+
+
+async def add_holder(connection: Connection, id_: int, local_id: int, reason: str) -> None:
+    """Write down that somebody has a copy by the operator's hand."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at) values (%s, %s, %s, now())
+           on conflict (inbound_id, local_id) do update set done_at = coalesce(deliveries.done_at, now())""",
+        (id_, local_id, reason),
+    )
+
+
+async def add_holders(connection: Connection, ids: Collection[int], local_id: int, reason: str) -> None:
+    """As ``add_holder`` for many mails."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at)
+           select id, %s, %s, now() from unnest(%s::bigint[]) id on conflict do nothing""",
+        (local_id, reason, literal(ids)),
+    )
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were fetched in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from inbound
+           where created_at > now() - make_interval(hours => %s) and source = 'fetched' group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
 
 
 # ---------------------------------------------------------------------------------------------- purging

@@ -36,7 +36,7 @@ class Facts:
 
     readable: False if reading failed; then nothing else is known. original_ids: what Google and Microsoft call it after
     giving it another Message-ID. references: oldest first. reported: the mails that a notice is about. has_transit: a
-    field shows that it was delivered or passed on by somebody.
+    field shows that it was delivered or passed on by somebody. hops: servers that it has passed (RFC 5321 section 6.3).
     """
 
     readable: bool = True
@@ -50,6 +50,7 @@ class Facts:
     is_notice: bool = False
     reported: tuple[str, ...] = ()
     has_transit: bool = False
+    hops: int = 0
 
 
 def read(head: bytes) -> Facts:
@@ -84,6 +85,7 @@ def _read(head: bytes) -> Facts:
         is_notice=is_notice,
         reported=tuple(reports.reported_ids(head)) if is_notice else (),
         has_transit=any(name == "delivered-to" or name.startswith(("list-", "resent-")) for name in header),
+        hops=len(header.get("received", [])),
     )
 
 
@@ -337,6 +339,17 @@ def _why_everyone(facts: Facts, external: External) -> str:
                 return f"{field} names {_shown(strangers[0])}, which is nobody's name here"
             return f"{field} names nobody"
     return f"{external.address} is in neither To nor Cc"
+
+
+def strangers(facts: Facts, external: External, sharers: Sequence[Local]) -> list[str]:
+    """Names beside the account's address, in To and Cc, that nobody who shares it has; as written, each once."""
+    known = {normalise(name) for person in sharers for name in person.names}
+    found: dict[str, str] = {}
+    for mailbox in _candidates((*facts.to, *facts.cc), external):
+        name = normalise(mailbox.name or "")
+        if name and name not in known and not _is_address(mailbox, external):
+            found[name] = mailbox.name or ""
+    return list(found.values())
 
 
 def _is_address(mailbox: Mailbox, external: External) -> bool:

@@ -411,6 +411,52 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
     return sorted(int(row[0]) for row in await cursor.fetchall())
 
 
+RESENT_DAYS = 5
+"""Older ones would be given up at once."""
+
+
+async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
+    """Send to those recipients again who did not get it, at once; of submissions that are done and not too old.
+
+    :return: the ids of those that are queued again.
+    """
+    cursor = await connection.execute(
+        """update submissions s set state = 'queued', state_at = now(), next_try_at = now(), tries = 0, cancelled = null
+           where id = any(%s) and state = 'done' and created_at > now() - make_interval(days => %s)
+             and exists (select from submission_recipients r where r.submission_id = s.id and r.kind = 'relay'
+                         and r.state in ('failed', 'cancelled')) returning id""",
+        (sorted(ids), RESENT_DAYS),
+    )
+    found = sorted(int(row[0]) for row in await cursor.fetchall())
+    await connection.execute(
+        """update submission_recipients set state = 'waiting', settled_at = null
+           where submission_id = any(%s) and kind = 'relay' and state in ('failed', 'cancelled')""",
+        (found,),
+    )
+    return found
+
+
+async def content_of(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
+    """The id of a submission's bytes, their octets, and when it was taken."""
+    cursor = await connection.execute(
+        """select s.message_id, m.octets, s.created_at from submissions s join messages m on m.id = s.message_id
+           where s.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (int(row[0]), int(row[1]), row[2])
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were handed in in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from submissions
+           where created_at > now() - make_interval(hours => %s) group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
 # ------------------------------------------------------------------------------------------------ purging
 
 
