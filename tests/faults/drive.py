@@ -215,7 +215,7 @@ class Drive:
         return {str(row[0]) for row in rows}
 
     def _judge_notices(self) -> Findings:
-        """One notice of failure for each refused recipient, to the author. Notices of delay come when the clock jumps."""
+        """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays."""
         refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
         wanted = Counter(dict.fromkeys(refused, 1))
         found: Copies = Counter()
