@@ -1,4 +1,4 @@
-"""One poll of one account: sessions of at most 500 mails, each planned afresh from the provider's list and the ledger.
+"""One poll of one account: sessions of some hundred mails, each planned afresh from the provider's list and the ledger.
 
 The order in ``_session_as`` is the promise: bytes and ledger are committed, then DELE, then QUIT. Some providers
 (Gmail) count whatever was read before a QUIT as fetched and list it no more: a session that read a mail and could not
@@ -7,6 +7,7 @@ keep it ends without.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,6 +44,11 @@ from shared.upstream import Unreachable, place
 
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
+SESSION_SECONDS = 5.0
+"""Where nothing is deleted, QUIT does nothing but cost round trips: then a session that is quicker than this goes on
+beyond those mails. New mail, which the next session finds first, waits no longer."""
+MOST_MAILS = 5_000
+"""… but to no more than these."""
 HEADER_OCTETS = 1024 * 1024
 SAMPLES = 3
 """Mails that are read to tell one maildrop from another."""
@@ -82,6 +88,7 @@ class Polling:
         self._lost_history: deque[Known] = deque()
         self._renumbered = Renumbered()
         self._refused: list[Refusal] = []
+        self._share_ends = 0.0
         # a server that announces PIPELINING and stumbles over it is asked one thing at a time
         self._careful = poll.failures > 0 and poll.last_error_kind == Broken.kind
         self.login_delay = poll.login_delay
@@ -287,10 +294,13 @@ class Polling:
     async def _fetch(self, client: Pop3Client, plan: Plan, intake: Intake) -> int:
         """Fetch a session's share of the plan. Returns how many mails are done with."""
         left = len(plan.fetch)
+        deletes = bool(plan.delete) or self._account.delete_after_days == 0
+        most_mails = SESSION_MAILS if deletes or self._lost_history else MOST_MAILS
+        self._share_ends = time.monotonic() + SESSION_SECONDS
         wants: list[Want] = []
         taken = 0
-        while taken < left and len(wants) < SESSION_MAILS and not self._stops(client):
-            chunk = plan.fetch[taken : taken + SESSION_MAILS - len(wants)]
+        while taken < left and len(wants) < most_mails and not self._stops(client):
+            chunk = plan.fetch[taken : taken + most_mails - len(wants)]
             wants += await self._sift(client, chunk, intake)
             taken += len(chunk)
         sizes = await client.sizes()
@@ -306,7 +316,7 @@ class Polling:
             await self._skip_large(intake, want, octets, headers.get(want.listed.number))
         done += len(large)
         for want in last_chance:  # one by one: a mail that ends each session is blamed alone
-            if self._stops(client):
+            if self._stops(client, done):
                 break
             headers = await self._headers(client, [want], intake)
             done += await self._retrieve(client, [want], sizes, intake, headers)
@@ -314,8 +324,10 @@ class Polling:
         self.backlog = left - done
         return done
 
-    def _stops(self, client: Pop3Client) -> bool:
-        return self._service.stopping.is_set() or client.half_spent
+    def _stops(self, client: Pop3Client, done: int = 0) -> bool:
+        """Whether no further mail is to be asked for in this session, which has fetched ``done`` mails."""
+        long = done >= SESSION_MAILS and time.monotonic() > self._share_ends
+        return long or self._service.stopping.is_set() or client.half_spent
 
     # ------------------------------------------------------------------------------------------ mails
 
@@ -334,8 +346,12 @@ class Polling:
         by_number = {want.listed.number: want for want in wants}
         asked = [Wanted(number, sizes.get(number, 0)) for number in by_number]
         done = 0
+
+        def stop() -> bool:
+            return self._stops(client, len(asked) - len(by_number))
+
         try:
-            async for got in client.retrieve(asked, self._limit, lambda: self._stops(client)):
+            async for got in client.retrieve(asked, self._limit, stop):
                 want = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
