@@ -17,6 +17,7 @@ import structlog
 
 from services.fetcher import notices
 from services.fetcher.batch import Intake, Mail
+from services.fetcher.budget import Budget, Share
 from services.fetcher.plan import (
     NOTICE_TRIES,
     Listed,
@@ -38,7 +39,7 @@ from shared.headers import header_end
 from shared.ledger import Known, Poll
 from shared.messages import Content
 from shared.oauth import Unauthorized
-from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Wanted, open_session
+from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Room, Wanted, open_session
 from shared.service import Service
 from shared.upstream import Unreachable, place
 
@@ -78,8 +79,9 @@ class Polling:
     that did not end the poll.
     """
 
-    def __init__(self, service: Service, account: External, poll: Poll) -> None:
+    def __init__(self, service: Service, account: External, poll: Poll, budget: Budget) -> None:
         self._service = service
+        self._share = Share(budget)
         self._account = account
         self._poll = poll
         self._limit = service.settings.max_message_bytes
@@ -103,11 +105,14 @@ class Polling:
 
         :raises Temporary: with a ``kind``, or because of the database. :raises Permanent: with a ``kind``.
         """
-        while await self._session():
-            if self.login_delay or self._service.stopping.is_set():
-                self.more = True
-                break
-            self._careful = False
+        try:
+            while await self._session():
+                if self.login_delay or self._service.stopping.is_set():
+                    self.more = True
+                    break
+                self._careful = False
+        finally:
+            self._share.close()
         if self.complaints:
             raise Broken("; ".join(f"{place(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints)))
 
@@ -143,7 +148,7 @@ class Polling:
             strangers = await self._find_strangers(client, maildrop)
             plan = await self._compare(maildrop, strangers, reply.digest)
             self.in_hand = bool(plan.fetch or plan.delete)
-            intake = Intake(self._service, account, self._poll)
+            intake = Intake(self._service, account, self._poll, self._share)
             handled = 0
             if plan.fetch:
                 try:
@@ -351,7 +356,8 @@ class Polling:
             return self._stops(client, len(asked) - len(by_number))
 
         try:
-            async for got in client.retrieve(asked, self._limit, stop):
+            async for got in client.retrieve(asked, self._limit, stop, self._room(intake)):
+                room = self._share.keep()
                 want = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
@@ -366,8 +372,10 @@ class Polling:
                     content = Content(got.body, got.octets, got.sha256)
                     met = want.row is None or want.row.state == "history"  # for the first time
                     known = self._renumbered.take(got.sha256, got.octets) if met else None
-                    await intake.add(Mail(want, content, known))
+                    await intake.add(Mail(want, content, known, room))
+                    room = 0
                     del content
+                self._share.free(room)
                 del got  # or this mail would be held while the next one is read
         except Temporary as error:
             if client.reading in by_number:
@@ -375,6 +383,16 @@ class Polling:
             raise
         await intake.close()
         return done
+
+    def _room(self, intake: Intake) -> Room:
+        """What a large mail waits for. Meanwhile nothing is held up that was read before it."""
+
+        async def grow(octets: int) -> None:
+            if self._share.waits(octets):
+                await intake.close()
+            await self._share.grow(octets)
+
+        return grow
 
     async def _settle_refused(self, intake: Intake) -> None:
         """:raises Busy: the provider handed out nothing any more; one mail is blamed all the same, so that in the end
