@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from shared.connections import PatientConnection
 from shared.failures import Temporary
 
 Row = tuple[Any, ...]
@@ -36,6 +37,7 @@ class Database:
         self._url = url
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
+            connection_class=PatientConnection,
             kwargs={
                 "autocommit": True,
                 "application_name": f"mailgroup-{name}",
