@@ -38,8 +38,10 @@ _STEPS = (
     (
         "",
         "externals",
-        """insert into polls (external_id, next_poll_at)
-           select %(external_accounts)s + n, now() + interval '1 day' from generate_series(0, %(externals)s - 1) n""",
+        """insert into polls (external_id, active, next_poll_at, fetched)
+           select %(external_accounts)s + n, false, now() + interval '1 day', count(m)
+           from generate_series(0, %(externals)s - 1) n
+               left join generate_series(0, %(mails)s - 1) m on m %% %(people)s %% %(externals)s = n group by n""",
     ),
     (
         "",

@@ -18,7 +18,7 @@ import psycopg
 
 from bench.anchors import PASSWORD, await_until
 from deploy.machine import ports
-from deploy.machine.instance import RESIDENT, Instance, with_free_ports
+from deploy.machine.instance import Instance, with_free_ports
 from services.admin import changes
 from services.admin.accounts_file import check
 from shared import accounts, inbound, maildrops, messages
@@ -28,7 +28,7 @@ from shared.inbound import Arrival
 from shared.maildrops import Copy
 from shared.messages import Content
 from shared.passwords import Pool
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 from shared.vault import Vault
 from tests.company import HASH, KEY
 
@@ -49,7 +49,11 @@ class Gateway:
         """:param folder: for its data; PostgreSQL's user must be able to reach it."""
         folder.mkdir(parents=True, exist_ok=True)
         base = Settings(
-            data=folder / "data", allow_private_upstream=True, secret_key=KEY, max_connections_per_address=_SESSIONS
+            data=folder / "data",
+            allow_private_upstream=True,
+            secret_key=KEY,
+            max_connections_per_address=_SESSIONS,
+            max_connections_per_account=_SESSIONS,
         )
         self._instance = Instance(with_free_ports(base), say=lambda line: print(f"  {line}", file=sys.stderr))
         self.settings = self._instance.settings
@@ -74,7 +78,7 @@ class Gateway:
 
     def services(self) -> dict[str, int]:
         """Process ids of the services, by name."""
-        return {name: pid for name, pid in self.pids().items() if name in RESIDENT}
+        return {name: pid for name, pid in self.pids().items() if name in SERVICES}
 
     def stop(self, service: str) -> None:
         """Stop a service; it stays so until ``start``."""

@@ -20,9 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
-    "requirements.lock": [],
-    "requirements-dev.lock": ["--group", "dev"],
-    "requirements-fuzz.lock": ["--group", "fuzz"],
+    "requirements.lock": ["pyproject.toml"],
+    "requirements-dev.lock": ["pyproject.toml", "--group", "dev"],
+    "requirements-fuzz.lock": ["pyproject.toml", "--group", "fuzz"],
+    "requirements-deploy.lock": ["--group", "pyproject.toml:deploy"],  # tools in an environment of their own
 }
 _MARK = "# made from pyproject.toml, digest "
 
@@ -58,14 +59,14 @@ def _digest(name: str) -> str:
     """Of all in pyproject.toml that the file depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     inputs = [project["project"]["requires-python"], project["project"]["dependencies"]]
-    if FILES[name]:
+    if "--group" in FILES[name]:
         inputs.append(project["dependency-groups"])
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def _pins(lock: str) -> str:
-    """The versions of a lock file, without their hashes."""
-    return "\n".join(re.findall(r"^[\w.\-\[\]]+==[\w.+!]+", lock, re.M))
+    """The versions of a lock file with what each is for, without their hashes."""
+    return "\n".join(re.findall(r"^[\w.\-\[\]]+==[\w.+!]+(?: ; [^\\\n]+)?", lock, re.M))
 
 
 def _compile(name: str, options: list[str], present: str, constraints: str = "") -> tuple[str, str | None]:
@@ -92,7 +93,6 @@ def _compile(name: str, options: list[str], present: str, constraints: str = "")
                 "--no-annotate",
                 "--constraints",
                 str(limits),
-                "pyproject.toml",
                 *options,
                 "-o",
                 str(draft),

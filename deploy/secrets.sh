@@ -24,6 +24,7 @@ word() { od -An -v -tx1 -N24 /dev/urandom | tr -d ' \n'; }
 # The servers run as users that we do not know; nobody else is in their containers.
 keep /secrets/postgres/password 0444 "$(word)"
 keep /secrets/rabbitmq/password 0444 "$(word)"
+keep /secrets/grafana/password 0444 "$(word)"
 broker=$(cat /secrets/rabbitmq/password)
 write /secrets/rabbitmq/rabbitmq.conf 0444 "default_user = mailgroup
 default_pass = $broker"

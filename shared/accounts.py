@@ -6,12 +6,14 @@ a change is in force when its commit returns.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from psycopg.types.json import Jsonb
 
+from shared.arrays import literal
 from shared.database import Connection, Row
 from shared.failures import Permanent
 
@@ -160,22 +162,101 @@ async def version(connection: Connection) -> str:
     return str(row[0])
 
 
+async def renew_version(connection: Connection) -> None:
+    """After a restore: what anybody read before is another state."""
+    await connection.execute("update accounts_version set version = gen_random_uuid()")
+
+
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
-    cursor = await connection.execute(
-        f"{_EXTERNAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)},
-    )
-    return [_external(row) for row in await cursor.fetchall()]
+    return [_external(row) for row in await _rows(connection, _EXTERNAL, ids)]
 
 
 async def locals_(connection: Connection, ids: Sequence[int] | None = None) -> list[Local]:
     """Local accounts that are not removed, by address; only those with these ids, if any are given."""
+    return [_local(row) for row in await _rows(connection, _LOCAL, ids)]
+
+
+async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> list[Row]:
+    """Two statements: one with a condition for both cases is planned anew each time, or reads every account."""
+    if ids is None:
+        cursor = await connection.execute(f"{select} where removed_at is null order by address")
+    else:
+        cursor = await connection.execute(
+            f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (literal(ids),)
+        )
+    return await cursor.fetchall()
+
+
+PAGE = 50
+"""Accounts on a page."""
+
+
+async def page_of_externals(
+    connection: Connection, after: str = "", search: str = "", limit: int = PAGE
+) -> list[External]:
+    """External accounts whose address comes after this one, by address; with ``search`` in it."""
     cursor = await connection.execute(
-        f"{_LOCAL} where removed_at is null and (%(ids)s::bigint[] is null or id = any(%(ids)s)) order by address",
-        {"ids": None if ids is None else list(ids)},
+        f"""{_EXTERNAL} where removed_at is null and lower(address) > lower(%(after)s)
+                and (%(search)s = '' or strpos(lower(address), lower(%(search)s)) > 0)
+            order by lower(address) limit %(limit)s""",
+        {"after": after, "search": search, "limit": limit},
+    )
+    return [_external(row) for row in await cursor.fetchall()]
+
+
+async def page_of_locals(
+    connection: Connection, after: str = "", search: str = "", external_id: int | None = None, limit: int = PAGE
+) -> list[Local]:
+    """As ``page_of_externals``; only sharers of an external account, if one is given. Names are searched, too."""
+    cursor = await connection.execute(
+        f"""{_LOCAL} where removed_at is null and lower(address) > lower(%(after)s)
+                and (%(search)s = '' or strpos(lower(address || ' ' || user_name), lower(%(search)s)) > 0)
+                and (%(external)s::bigint is null or external_id = %(external)s)
+            order by lower(address) limit %(limit)s""",
+        {"after": after, "search": search, "external": external_id, "limit": limit},
     )
     return [_local(row) for row in await cursor.fetchall()]
+
+
+async def external_by_address(connection: Connection, address: str) -> External | None:
+    """The external account of this address, in any case of letters."""
+    cursor = await connection.execute(
+        f"{_EXTERNAL} where removed_at is null and lower(address) = lower(%s)", (address,)
+    )
+    row = await cursor.fetchone()
+    return None if row is None else _external(row)
+
+
+async def counts(connection: Connection) -> tuple[int, int]:
+    """How many external and local accounts there are."""
+    cursor = await connection.execute(
+        """select (select count(*) from external_accounts where removed_at is null),
+                  (select count(*) from local_accounts where removed_at is null)"""
+    )
+    row = await cursor.fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+async def count_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, int]:
+    """How many local accounts share each of these external accounts."""
+    cursor = await connection.execute(
+        """select external_id, count(*) from local_accounts where removed_at is null and external_id = any(%s)
+           group by external_id""",
+        (list(external_ids),),
+    )
+    return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+
+async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tuple[Local, datetime.datetime]]:
+    """Local accounts that were removed and whose mailbox is still there, with the time; the latest first."""
+    cursor = await connection.execute(
+        f"""{_LOCAL.replace(" from local_accounts", ", removed_at from local_accounts")} l
+            where removed_at is not null and exists (select from maildrops m where m.local_id = l.id)
+            order by removed_at desc limit %s""",
+        (limit,),
+    )
+    return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
 
 
 async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
@@ -188,6 +269,16 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
         local = _local(row)
         found[local.external_id].append(local)
     return found
+
+
+async def local_domains(connection: Connection) -> list[str]:
+    """The domains of all local addresses, in lower case, sorted."""
+    cursor = await connection.execute(
+        """select distinct lower(substring(address from '[^@]*$')) as domain
+           from (select unnest(address || addresses) from local_accounts where removed_at is null) as every (address)
+           order by domain"""
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def local_by_login(connection: Connection, address: str) -> Local | None:
@@ -328,6 +419,29 @@ async def remove(connection: Connection, kind: Literal["external", "local"], id_
     )
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def removed(connection: Connection, before: datetime.datetime) -> list[int]:
+    """Local accounts that were removed before this time."""
+    cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def forget_secrets(connection: Connection, before: datetime.datetime) -> int:
+    """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
+
+    :return: of how many.
+    """
+    cursor = await connection.execute(
+        """select 1 from external_accounts where removed_at < %(before)s and password <> ''
+           union all select 1 from local_accounts where removed_at < %(before)s and password_hash <> ''""",
+        {"before": before},
+    )
+    found = len(await cursor.fetchall())
+    if found:  # each of these tells all services that accounts changed
+        await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
+        await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
+    return found
 
 
 async def revive_external(connection: Connection, address: str) -> External | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection
 
 from shared.arrays import literal
@@ -67,3 +68,13 @@ async def of(connection: Connection, header_ids: Collection[str]) -> dict[str, l
     for header_id, external_id, author_id, recipients in await cursor.fetchall():
         found.setdefault(header_id, []).append(Sent(header_id, external_id, author_id, tuple(recipients)))
     return found
+
+
+async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
+    """Forget who sent what before this time. :return: how many ids."""
+    cursor = await connection.execute(
+        """delete from authors where (header_id, external_id) in (
+               select header_id, external_id from authors where recorded_at < %s limit %s)""",
+        (before, limit),
+    )
+    return cursor.rowcount

@@ -34,6 +34,8 @@ WINDOW = 1000
 """Publications in flight without a confirmation."""
 PUBLISH_SECONDS = 15.0
 """A broker that does not confirm within this time is a failed broker."""
+CLOSE_SECONDS = 2.0
+"""What is not confirmed by then is left to the sweeps."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0)
 
 UNACKED = Gauge("mailgroup_queue_unacked_messages", "Messages this process has and has not acknowledged.", ["queue"])
@@ -221,9 +223,9 @@ class Broker:
         self._keeper = asyncio.create_task(self._keep(), name="broker")
 
     async def close(self) -> None:
-        """Wait for what is being published behind (up to PUBLISH_SECONDS), then disconnect."""
+        """Wait for what is being published behind (up to CLOSE_SECONDS), then disconnect."""
         if self._behind:
-            await asyncio.wait(self._behind, timeout=PUBLISH_SECONDS)
+            await asyncio.wait(self._behind, timeout=CLOSE_SECONDS)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

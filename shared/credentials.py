@@ -16,6 +16,7 @@ from shared.accounts import External
 from shared.database import Database
 from shared.failures import Permanent
 from shared.oauth import Client, Tokens, Unauthorized
+from shared.settings import PrivateHosts
 from shared.vault import Vault
 
 MARGIN_SECONDS = 120.0
@@ -62,7 +63,7 @@ def client_of(external: External, grant: Grant) -> Client:
 class Credentials:
     """Gets credentials, and keeps access tokens as long as they are good."""
 
-    def __init__(self, database: Database, vault: Vault, allow_private: bool) -> None:
+    def __init__(self, database: Database, vault: Vault, allow_private: PrivateHosts) -> None:
         self._database = database
         self._vault = vault
         self._allow_private = allow_private

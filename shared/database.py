@@ -7,8 +7,8 @@ Who calls them opens the transaction, so what belongs together commits together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
@@ -35,19 +35,20 @@ class Database:
     def __init__(self, url: str, name: str, connections: int = 8) -> None:
         """Opens nothing yet. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
         self._url = url
+        self._options: dict[str, Any] = {
+            "autocommit": True,
+            "application_name": f"mailgroup-{name}",
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+            "prepare_threshold": 2,
+        }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             connection_class=PatientConnection,
-            kwargs={
-                "autocommit": True,
-                "application_name": f"mailgroup-{name}",
-                "connect_timeout": 5,
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20_000,
-                "prepare_threshold": 2,
-            },
+            kwargs=self._options,
             min_size=1,
             max_size=connections,
             open=False,
@@ -62,7 +63,7 @@ class Database:
 
     async def close(self) -> None:
         """End every connection."""
-        await self._pool.close(timeout=5)
+        await self._pool.close(timeout=2)
 
     @asynccontextmanager
     async def transaction(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
@@ -80,21 +81,26 @@ class Database:
         :param seconds: for all of it. None: it is kept, and who keeps it watches the time.
         :raises Temporary: as ``transaction``; a statement that writes may have been committed then.
         """
-        try:
+        with _failures(seconds):
             async with asyncio.timeout(seconds), self._pool.connection() as connection:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # the pool of Python 3.11 loses cancellations
                     raise asyncio.CancelledError
                 yield connection
-        except psycopg.errors.ProgramLimitExceeded:
-            raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
-        except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
-            # An upgrade is under way, or has not been run: no mail is at fault.
-            raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
-        except TimeoutError as error:
-            raise Temporary(f"database: no answer within {seconds} s") from error
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
+        with _failures(None):
+            async with await psycopg.AsyncConnection.connect(self._url, **self._options) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def snapshot(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+        """A transaction that only reads; all its statements see the same moment. :raises Temporary: as above."""
+        async with self.transaction(seconds) as connection:
+            await connection.execute("set transaction isolation level repeatable read, read only")
+            yield connection
 
     async def why_not(self) -> str | None:
         """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
@@ -113,3 +119,19 @@ class Database:
         except Temporary:
             return False
         return True
+
+
+@contextmanager
+def _failures(seconds: float | None) -> Iterator[None]:
+    """What goes wrong with the server, as Temporary."""
+    try:
+        yield
+    except psycopg.errors.ProgramLimitExceeded:
+        raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+        raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
+    except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
+        # An upgrade is under way, or has not been run: no mail is at fault.
+        raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
+    except TimeoutError as error:
+        raise Temporary(f"database: no answer within {seconds} s") from error

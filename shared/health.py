@@ -41,7 +41,7 @@ class Health:
 
     def __init__(self, settings: Settings, name: str, database: Database, broker: Broker | None) -> None:
         """:param broker: None for a service that does not use it."""
-        self._address = (settings.bind, settings.metrics_port_of(name))
+        self._address = (settings.metrics_host, settings.metrics_port_of(name))
         self._database, self._broker = database, broker
         self._beat_at = time.monotonic()
         self._missing: list[str] = ["starting"]

@@ -10,6 +10,7 @@ open ones, which seems short to a plan made in quiet times and is as long as the
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -274,6 +275,15 @@ async def standing(connection: Connection) -> tuple[int, int]:
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
+async def held_for(connection: Connection, external_id: int) -> int:
+    """How many mails of an external account are held."""
+    cursor = await connection.execute(
+        "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def release(connection: Connection, external_ids: Sequence[int]) -> list[int]:
     """Held mail of these external accounts goes to the router again. :return: its ids."""
     cursor = await connection.execute(
@@ -311,16 +321,21 @@ async def reopen(connection: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Mails (not copies) fetched for an external account, and where they are. ``fetched`` is the sum of the rest."""
+    """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
 
-    fetched: int
-    delivered: int
-    held: int
-    parked: int
-    own_copies: int
-    in_flight: int
-    oldest_seconds: float
-    """Age of the oldest in flight."""
+    delivered: into a mailbox, or discarded by the operator.
+    """
+
+    delivered: int = 0
+    held: int = 0
+    parked: int = 0
+    own_copies: int = 0
+    in_flight: int = 0
+
+    @property
+    def found(self) -> int:
+        """All of them."""
+        return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,20 +355,54 @@ class Listed:
     message_id: int
 
 
-async def books(connection: Connection) -> dict[str, Books]:
-    """The books of every external account, by address."""
+async def books(connection: Connection) -> dict[int, Books]:
+    """The books of every external account that has any, by its id. They are read from an index alone."""
     cursor = await connection.execute(
-        """select e.address, count(i.id),
-                  count(*) filter (where i.state = 'delivered' and not i.own_copy or i.state = 'discarded'),
-                  count(*) filter (where i.state = 'held'), count(*) filter (where i.state = 'parked'),
-                  count(*) filter (where i.state = 'delivered' and i.own_copy),
-                  count(*) filter (where i.state in ('fetched', 'routed')),
-                  coalesce(extract(epoch from now() - min(i.state_at) filter (where i.state in ('fetched', 'routed'))),
-                           0)::float8
-           from external_accounts e left join inbound i on i.external_id = e.id and i.source = 'fetched'
-           where e.removed_at is null group by e.id order by e.address"""
+        """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
+           union all
+           select external_id, 'delivered', false, delivered from purged_mails
+           union all
+           select external_id, 'delivered', true, own_copies from purged_mails"""
     )
-    return {row[0]: Books(*row[1:]) for row in await cursor.fetchall()}
+    counts: dict[int, Counter[str]] = {}
+    for external_id, state, own_copy, count in await cursor.fetchall():
+        name = "own_copies" if own_copy and state == "delivered" else _BOOKED[state]
+        counts.setdefault(external_id, Counter())[name] += count
+    return {external_id: Books(**account) for external_id, account in counts.items()}
+
+
+_BOOKED = {
+    "fetched": "in_flight",
+    "routed": "in_flight",
+    "delivered": "delivered",
+    "discarded": "delivered",
+    "held": "held",
+    "parked": "parked",
+}
+
+
+async def lost(connection: Connection) -> dict[int, int]:
+    """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
+
+    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
+    was delivered.
+    """
+    cursor = await connection.execute(
+        """select external_id, count(*) from inbound i
+           where source = 'fetched' and state = 'delivered'
+               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by external_id"""
+    )
+    return dict(await cursor.fetchall())
+
+
+async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
+    """Seconds since the mail on its way that waits longest came into its state, by id of its external account, None
+    for mail between local accounts."""
+    cursor = await connection.execute(
+        """select external_id, extract(epoch from now() - min(state_at))::float8 from inbound
+           where state in ('fetched', 'routed') group by external_id"""
+    )
+    return dict(await cursor.fetchall())
 
 
 async def listing(
@@ -415,3 +464,41 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
         {"number": number, "what": what, "limit": limit},
     )
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Forget those of these mails that are done with and of which no copy is left; the books go on counting them.
+
+    :return: the ids of their bytes.
+    """
+    cursor = await connection.execute(
+        """with gone as (
+               delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
+                   and not exists (select from maildrop_mails r where r.inbound_id = i.id)
+               returning external_id, source, own_copy and state = 'delivered' as own_copy, message_id),
+           counted as (
+               insert into purged_mails (external_id, delivered, own_copies)
+               select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from gone
+               where source = 'fetched' and external_id is not null group by external_id
+               on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
+                   own_copies = purged_mails.own_copies + excluded.own_copies)
+           select message_id from gone""",
+        (literal(ids),),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
+    """Mails that the operator ended before this time."""
+    cursor = await connection.execute(
+        "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def skip_ids(connection: Connection) -> None:
+    """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
+    await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

@@ -7,10 +7,11 @@ that owner commits calls ``hold`` in the same transaction, which fails if somebo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared import presence
 from shared.arrays import literal
 from shared.database import Connection
 from shared.failures import Temporary
@@ -68,8 +69,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """How polling an account goes, for people. backlog: mails listed and not yet fetched. skipped: not fetchable.
+    """How polling an account goes, for people. backlog: mails listed and not yet fetched.
 
+    skipped: mails that could not be fetched, but for those of which somebody said that this is known.
     first_contact_at: None before the provider's list was seen for the first time.
     """
 
@@ -132,20 +134,14 @@ class Skipped:
 # ---------------------------------------------------------------------------------------------- polls
 
 
-async def ensure(connection: Connection, external_id: int) -> None:
-    """Make the row of a new account, due at once."""
-    await connection.execute("insert into polls (external_id) values (%s) on conflict do nothing", (external_id,))
-
-
 async def resume(connection: Connection, external_id: int) -> None:
     """The account was changed or tested: poll it at once, whatever failed before.
 
     A poll that is under way with the old settings does not count: ``finish`` sees that next_poll_at was touched.
     """
-    await ensure(connection, external_id)
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
-                  quiet_list = null
+                  login_delay = null, quiet_list = null
            where external_id = %s""",
         (external_id,),
     )
@@ -156,41 +152,33 @@ async def restart(connection: Connection, external_id: int) -> None:
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
-async def claim(connection: Connection, owner: str, most: int) -> list[Poll]:
+async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
-    :param owner: unique to this call, so that a claim of before is never taken for this one.
+    It is one statement: one round trip, and a transaction by itself where none is open.
+
+    :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
+        this one.
+    :return: what was taken; seconds until the next other one is due or its lease expires, None if there is none.
     """
-    await connection.execute(
-        """insert into polls (external_id) select id from external_accounts e
-           where removed_at is null and enabled and not exists (select from polls p where p.external_id = e.id)
-           on conflict do nothing"""
-    )
     cursor = await connection.execute(
-        """with due as (
-               select p.external_id from polls p join external_accounts e on e.id = p.external_id
-               where e.enabled and e.removed_at is null and p.next_poll_at <= now()
-                 and (p.lease_expires is null or p.lease_expires < now())
-               order by p.next_poll_at limit %s for update of p skip locked)
-           update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
-           from due where p.external_id = due.external_id
-           returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
-                     p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
-                     p.quiet_until""",
+        """with due as materialized (
+               select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now()
+               order by greatest(next_poll_at, lease_expires) limit %s for update skip locked),
+           taken as (
+               update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
+               from due where p.external_id = due.external_id
+               returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
+                         p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
+                         p.quiet_until)
+           select (select extract(epoch from greatest(next_poll_at, lease_expires) - now())::float8 from polls
+                   where active and external_id not in (select external_id from due)
+                   order by greatest(next_poll_at, lease_expires) limit 1), taken.*
+           from (values (true)) as always left join taken on true""",
         (most, owner, LEASE_SECONDS),
     )
-    return [Poll(*row) for row in await cursor.fetchall()]
-
-
-async def seconds_to_next(connection: Connection) -> float | None:
-    """When the next account is due that nobody polls, at once for one that has no row yet; None if there is none."""
-    cursor = await connection.execute(
-        """select extract(epoch from min(coalesce(greatest(p.next_poll_at, p.lease_expires), now())) - now())::float8
-           from external_accounts e left join polls p on e.id = p.external_id
-           where e.enabled and e.removed_at is null"""
-    )
-    row = await cursor.fetchone()
-    return None if row is None or row[0] is None else float(row[0])
+    rows = await cursor.fetchall()
+    return [Poll(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
 
 async def hold(connection: Connection, poll: Poll) -> None:
@@ -199,9 +187,8 @@ async def hold(connection: Connection, poll: Poll) -> None:
     :raises LeaseLost: another owner has the account, or it was removed or disabled.
     """
     cursor = await connection.execute(
-        """update polls p set lease_expires = clock_timestamp() + make_interval(secs => %s), quiet_list = null
-           from external_accounts e
-           where p.external_id = %s and p.owner = %s and e.id = p.external_id and e.enabled and e.removed_at is null""",
+        """update polls set lease_expires = clock_timestamp() + make_interval(secs => %s), quiet_list = null
+           where external_id = %s and owner = %s and active""",
         (LEASE_SECONDS, poll.external_id, poll.owner),
     )
     if cursor.rowcount != 1:
@@ -252,14 +239,43 @@ async def release(connection: Connection, poll: Poll) -> None:
     )
 
 
-async def polled(connection: Connection) -> dict[int, Polled]:
-    """How polling goes, by id of the external account."""
+async def fetched(connection: Connection) -> dict[int, int]:
+    """How many mails were ever fetched, by id of the external account."""
+    cursor = await connection.execute("select external_id, fetched from polls")
+    return dict(await cursor.fetchall())
+
+
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Which processes hold accounts and are not there, ``owner`` left out."""
+    process = "split_part(owner, '/', 1)"
+    cursor = await connection.execute(
+        f"""select distinct {process} from polls
+            where owner is not null and {process} <> %s and {presence.ABSENT.format(owner=process)}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def free(connection: Connection, gone: Collection[str]) -> int:
+    """Give back the accounts of processes that are gone, due as before. Returns how many that were."""
+    cursor = await connection.execute(
+        """update polls set owner = null, lease_expires = null
+           where split_part(owner, '/', 1) = any(%s::text[])""",
+        (literal(gone),),
+    )
+    return cursor.rowcount
+
+
+async def polled(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, Polled]:
+    """How polling goes, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
-                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'),
+                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'
+                      and u.acknowledged_at is null),
                   first_contact_at
-           from polls p"""
+           from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
+        {"ids": None if external_ids is None else list(external_ids)},
     )
     return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
 
@@ -296,14 +312,14 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
     return [Known(*row) for row in await cursor.fetchall()]
 
 
-async def set_apart(connection: Connection, poll: Poll) -> None:
-    """The account points at another maildrop, where the same UIDLs are other mails: all that is known vanished with the
-    old one. The keys get a blank, which no UIDL holds; the bytes stay known, for mail that moved too."""
+async def set_apart(connection: Connection, rows: Sequence[Known]) -> None:
+    """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
+    The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
         """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
-           where external_id = %s and state <> 'closed'""",
-        (poll.external_id,),
+           where id = any(%s) and state <> 'closed'""",
+        ([row.id for row in rows],),
     )
 
 
@@ -351,7 +367,13 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
-    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished."""
+    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
+
+    Those that are not only renumbered are counted for the books.
+    """
+    new = sum(mail.inbound_id is not None for mail in mails)
+    if new:
+        await connection.execute("update polls set fetched = fetched + %s where external_id = %s", (new, external_id))
     added = [mail for mail in mails if mail.row is None]
     if added:
         await connection.execute(
@@ -412,6 +434,98 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
     else:
         await connection.execute(
             """update upstream_mails set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
-                      tries = %s, next_try_at = %s, state_at = now() where id = %s""",
-            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.row),
+                      tries = %s, next_try_at = %s, state_at = now(),
+                      acknowledged_at = case when reason = %s then acknowledged_at end where id = %s""",
+            (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.reason, mail.row),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A mail that stays at the provider, for people. next_try_at: None if it is not tried by itself any more."""
+
+    id: int
+    external: str
+    uidl: str
+    octets: int | None
+    reason: str
+    tries: int
+    next_try_at: datetime.datetime | None
+    since: datetime.datetime
+    acknowledged_at: datetime.datetime | None
+
+
+async def skipped(connection: Connection, external_id: int) -> list[Standing]:
+    """The mails of an account that could not be fetched, the oldest first."""
+    cursor = await connection.execute(
+        """select u.id, e.address, u.uidl, u.octets, coalesce(u.reason, ''), u.tries, u.next_try_at, u.first_seen_at,
+                  u.acknowledged_at
+           from upstream_mails u join external_accounts e on e.id = u.external_id
+           where u.external_id = %s and u.state = 'skipped' order by u.id""",
+        (external_id,),
+    )
+    return [Standing(*row) for row in await cursor.fetchall()]
+
+
+async def unacknowledged(connection: Connection) -> int:
+    """How many mails could not be fetched, and nobody has said that this is known."""
+    cursor = await connection.execute(
+        """select count(*) from upstream_mails u join external_accounts e on e.id = u.external_id
+           where u.state = 'skipped' and u.acknowledged_at is null and e.enabled and e.removed_at is null"""
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def acknowledge(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+    """These skipped mails, or all, are known to stay where they are. Returns which of them were not before."""
+    cursor = await connection.execute(
+        """update upstream_mails set acknowledged_at = now()
+           where external_id = %(external)s and state = 'skipped' and acknowledged_at is null
+               and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
+        {"external": external_id, "ids": None if ids is None else list(ids)},
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def try_again(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+    """Try these skipped mails, or all, at once, however often they failed. Returns which they are."""
+    cursor = await connection.execute(
+        """update upstream_mails set tries = 0, next_try_at = now(), acknowledged_at = null
+           where external_id = %(external)s and state = 'skipped'
+               and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
+        {"external": external_id, "ids": None if ids is None else list(ids)},
+    )
+    found = [int(row[0]) for row in await cursor.fetchall()]
+    if found:
+        await resume(connection, external_id)
+    return found
+
+
+async def purge(
+    connection: Connection, after: int, closed_before: datetime.datetime, vanished_before: datetime.datetime, limit: int
+) -> tuple[int, int | None]:
+    """Forget mails that we deleted and that are gone, and those that vanished so long ago that no provider will list
+    them again, among the next ``limit`` rows after this id.
+
+    :return: how many; and the id to go on after, None at the end.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at from upstream_mails where id > %(after)s order by id limit %(limit)s),
+           gone as (
+               delete from upstream_mails u using next where u.id = next.id and u.state = next.state
+                   and u.state_at < case u.state when 'closed' then %(closed)s when 'vanished' then %(vanished)s end
+               returning u.id)
+           select (select max(id) from next), (select count(*) from gone)""",
+        {"after": after, "limit": limit, "closed": closed_before, "vanished": vanished_before},
+    )
+    last, count = await cursor.fetchone() or (None, 0)
+    return int(count), last
+
+
+async def poll_anew(connection: Connection) -> None:
+    """After a restore: nobody polls, and every list is compared again."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"
+    )

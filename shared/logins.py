@@ -21,6 +21,7 @@ from prometheus_client import Counter
 from shared import accounts
 from shared.accounts import Local
 from shared.database import Database
+from shared.durations import SECONDS
 from shared.group_reading import GroupReading
 from shared.passwords import Pool
 from shared.settings import Settings
@@ -104,6 +105,10 @@ class Logins:
         :raises Temporary: the database is away.
         :raises Throttled: the client has to wait, and did so in vain.
         """
+        with SECONDS.labels(f"{self._service}_login").time():
+            return await self._verify(address, password, peer)
+
+    async def _verify(self, address: str, password: str, peer: str) -> Local | None:
         local = await self._account(address)
         if local is not None and local.enabled and self._recall(local, password):
             self._count("ok", address, peer)
@@ -117,7 +122,11 @@ class Logins:
             raise Throttled("too many failed logins, try again later") from None
         # From here on the tokens are spent unless the password is right, also if the client goes away meanwhile.
         sane = len(password.encode("utf-8", "surrogatepass")) <= PASSWORD_OCTETS
-        right = await self._pool.matches(local.password_hash if local is not None and sane else None, password)
+        right = await self._pool.matches(
+            local.password_hash if local is not None and sane else None,
+            password,
+            self._throttle.suspicion(network, account),
+        )
         if local is None or not right or not local.enabled:
             self._throttle.fail(network, account)
             self._count("refused", address, peer)

@@ -234,3 +234,81 @@ async def listing(connection: Connection, local_id: int, deleted: bool = False) 
     return [
         Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
     ]
+
+
+DELETED_SHOWN = 500
+
+
+async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
+    """The tombstones of a mailbox that are still kept, what was deleted last first."""
+    cursor = await connection.execute(
+        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
+           from maildrop_mails r join maildrops m using (local_id)
+           where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
+        (local_id, limit),
+    )
+    return [
+        Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A mailbox in numbers. latest: when a mail came last. deleted: tombstones that are still kept."""
+
+    mails: int
+    octets: int
+    latest: datetime | None
+    deleted: int
+
+
+async def summary(connection: Connection, local_id: int) -> Summary:
+    """How much is in a mailbox."""
+    cursor = await connection.execute(
+        """select count(*) filter (where deleted_at is null),
+                  coalesce(sum(octets) filter (where deleted_at is null), 0)::bigint, max(delivered_at),
+                  count(*) filter (where deleted_at is not null)
+           from maildrop_mails where local_id = %s""",
+        (local_id,),
+    )
+    row = await cursor.fetchone()
+    return Summary(0, 0, None, 0) if row is None else Summary(*row)
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge_tombstones(connection: Connection, before: datetime, limit: int) -> list[int]:
+    """Forget copies that were deleted before this time. :returns: the inbound id of each.
+
+    A session that still shows one began before it was deleted, and no session lasts as long as mail is kept.
+    """
+    cursor = await connection.execute(
+        """delete from maildrop_mails where id in (
+               select id from maildrop_mails where deleted_at < %s
+               order by deleted_at limit %s for update skip locked) returning inbound_id""",
+        (before, limit),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limit: int) -> list[int]:
+    """Forget the copies in these mailboxes, and a mailbox when it is empty. :returns: the inbound id of each copy."""
+    cursor = await connection.execute(
+        """delete from maildrop_mails where id in (
+               select id from maildrop_mails where local_id = any(%s) limit %s for update skip locked)
+           returning inbound_id""",
+        (list(local_ids), limit),
+    )
+    gone = [int(row[0]) for row in await cursor.fetchall()]
+    await connection.execute(
+        """delete from maildrops m where local_id = any(%s)
+               and not exists (select from maildrop_mails r where r.local_id = m.local_id)""",
+        (list(local_ids),),
+    )
+    return gone
+
+
+async def skip_uids(connection: Connection) -> None:
+    """After a restore: mail clients know UIDLs that were given since the backup, and would take new mail for old."""
+    await connection.execute("select setval('maildrop_uids', nextval('maildrop_uids') + 1000000000)")

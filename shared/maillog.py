@@ -6,6 +6,7 @@ commit (``announce``), so the trace never tells of what was rolled back. No pass
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -137,3 +138,13 @@ def held_parameters(events: Sequence[Event]) -> dict[str, str]:
         "who": arrays.literal(event.who and storable(event.who) for event in events),
         "said": arrays.literal(event.reply and storable(event.reply) for event in events),
     }
+
+
+async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
+    """Forget what happened before this time, the oldest first. :return: how many events."""
+    cursor = await connection.execute(
+        """delete from events where id in (
+               select id from (select id, at from events order by id limit %s) oldest where at < %s)""",
+        (limit, before),
+    )
+    return cursor.rowcount

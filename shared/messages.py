@@ -7,6 +7,7 @@ Bytes are stored with CRLF line ends and without dot-stuffing.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -171,3 +172,38 @@ async def span(connection: Connection, message_id: int, start: int, length: int)
         if start < int(row[0]):
             raise Permanent(f"bytes of mail {message_id} from {start} on are missing")
     return found
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge(connection: Connection, ids: Sequence[int]) -> int:
+    """Delete those of these bytes that nothing refers to; a reference that appears meanwhile forbids it (foreign keys).
+
+    :return: of how many mails.
+    """
+    cursor = await connection.execute(
+        f"delete from messages m where id = any(%s::bigint[]) and {_UNREFERENCED}", (literal(ids),)
+    )
+    return cursor.rowcount
+
+
+async def orphans(
+    connection: Connection, after: int, before: datetime.datetime, limit: int
+) -> tuple[list[int], int | None]:
+    """Bytes stored before this time that nothing refers to, among the next ``limit`` mails after this id.
+
+    :return: their ids; and the id to go on after, None at the end.
+    """
+    cursor = await connection.execute(
+        f"""select max(id), array_agg(id) filter (where created_at < %s and {_UNREFERENCED})
+            from (select id, created_at from messages where id > %s order by id limit %s) m""",
+        (before, after, limit),
+    )
+    last, found = await cursor.fetchone() or (None, None)
+    return list(found or ()), last
+
+
+_UNREFERENCED = """not exists (select from inbound i where i.message_id = m.id)
+    and not exists (select from submissions s where s.message_id = m.id)
+    and not exists (select from maildrop_mails r where r.message_id = m.id)"""

@@ -12,18 +12,15 @@ import hashlib
 import http.client
 import json
 import secrets
-import socket
-import ssl
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from urllib.parse import urlencode, urlsplit
 
-from shared import upstream
-from shared.accounts import Issuer, Server
+from shared import web_client
+from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
+from shared.settings import PrivateHosts
 
-EXCHANGE_SECONDS = 20.0
-REPLY_OCTETS = 256 * 1024
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
 
@@ -93,7 +90,7 @@ def xoauth2(login: str, access_token: str) -> bytes:
     return base64.b64encode(f"user={login}\1auth=Bearer {access_token}\1\1".encode())
 
 
-async def refresh(client: Client, refresh_token: str, allow_private: bool) -> Tokens:
+async def refresh(client: Client, refresh_token: str, allow_private: PrivateHosts) -> Tokens:
     """A new access token (RFC 6749 section 6).
 
     :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
@@ -106,7 +103,7 @@ async def refresh(client: Client, refresh_token: str, allow_private: bool) -> To
 # ------------------------------------------------------------------------------------------------ device flow
 
 
-async def begin_device(client: Client, allow_private: bool) -> DeviceCode:
+async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCode:
     """Ask for a code that a person types at the provider's page (RFC 8628 section 3.1)."""
     if client.issuer.device_url is None:
         raise Permanent("this provider has no device flow for mail")
@@ -124,7 +121,7 @@ async def begin_device(client: Client, allow_private: bool) -> DeviceCode:
     )
 
 
-async def finish_device(client: Client, code: DeviceCode, allow_private: bool) -> Tokens:
+async def finish_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens:
     """Wait until the person has agreed (RFC 8628 section 3.4). :raises Unauthorized: refused, or too late."""
     interval = code.interval
     fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
@@ -175,7 +172,7 @@ def begin_code(client: Client, login: str, redirect: str) -> Request:
     return Request(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
 
 
-async def finish_code(client: Client, request: Request, code: str, allow_private: bool) -> Tokens:
+async def finish_code(client: Client, request: Request, code: str, allow_private: PrivateHosts) -> Tokens:
     """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
     fields = {
         "grant_type": "authorization_code",
@@ -202,47 +199,18 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
     raise Unauthorized(f"{host}: no token is given ({_problem(status, found)}); authorize the account again")
 
 
-async def _exchange(url: str, fields: dict[str, str], allow_private: bool) -> tuple[int, dict[str, Any]]:
-    """POST a form; status and JSON object of the answer ({} if it is none). Redirections are not followed.
+async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:
+    """POST a form; status and JSON object of the answer ({} if it is none).
 
-    :raises Temporary: no answer. :raises Permanent: the URL is no good, or the operator does not allow its address.
+    :raises Temporary, Permanent: as ``web_client.post``.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise Permanent(f"{url[:200]!r}: an https URL is needed")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    server = Server(parts.hostname, port, "implicit" if parts.scheme == "https" else "none")
-    sock = await upstream.connect_socket(server, allow_private, EXCHANGE_SECONDS, ports=frozenset({443}))
-    if server.tls == "none" and not upstream.is_private(str(sock.getpeername()[0])):
-        sock.close()
-        raise Permanent(f"{url[:200]!r}: tokens are asked for by https only")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    # in a thread: http.client waits, and this happens once an hour
-    return await asyncio.to_thread(_post, sock, server, path, urlencode(fields))
-
-
-def _post(sock: socket.socket, server: Server, path: str, form: str) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=EXCHANGE_SECONDS)
-    where = upstream.place(server)
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    status, body = await web_client.post(url, urlencode(fields), headers, allow_private)
     try:
-        sock.settimeout(EXCHANGE_SECONDS)
-        if server.tls == "implicit":
-            sock = upstream.client_context(server).wrap_socket(sock, server_hostname=server.host)
-        connection.sock = sock
-        kind = "application/x-www-form-urlencoded"
-        connection.request("POST", path, form, {"Content-Type": kind, "Accept": "application/json"})
-        response = connection.getresponse()
-        found = json.loads(response.read(REPLY_OCTETS) or b"{}")
-    except ssl.SSLError as error:
-        raise upstream.explain_tls(server, error) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise upstream.Unreachable(f"{where}: no answer to the request for a token") from error
-    except ValueError:  # no JSON: a proxy's page
-        return response.status, {}
-    finally:
-        connection.close()
-        sock.close()
-    return response.status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
+        found = json.loads(body or b"{}")
+    except ValueError:  # a proxy's page
+        return status, {}
+    return status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _number(value: object, otherwise: float) -> float:

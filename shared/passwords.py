@@ -7,6 +7,8 @@ bounds the memory and the cores that logins can take, however many clients come 
 from __future__ import annotations
 
 import asyncio
+import heapq
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from argon2 import PasswordHasher, Type
@@ -48,21 +50,54 @@ class Pool:
     def __init__(self, threads: int = THREADS) -> None:
         """Starts its threads when they are needed."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
+        self._idle = threads
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # the lowest rank first, then in order
+        self._count = 0
         self._decoy: asyncio.Future[str] | None = None
 
     async def hash(self, password: str) -> str:
         """Hash a password, as a PHC string."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
 
-    async def matches(self, stored: str | None, password: str) -> bool:
-        """Whether this is the password. None (there is no such user) costs the same and matches nothing."""
-        loop = asyncio.get_running_loop()
+    async def matches(self, stored: str | None, password: str, rank: int = 0) -> bool:
+        """Whether this is the password. None (there is no such user) costs the same and matches nothing.
+
+        :param rank: where many wait, the lowest one is next.
+        """
         if stored is not None:
-            return await loop.run_in_executor(self._threads, matches, stored, password)
+            return await self._in_turn(rank, lambda: matches(stored, password))
         if self._decoy is None:
-            self._decoy = loop.run_in_executor(self._threads, hash_password, "nobody's password")
-        await loop.run_in_executor(self._threads, matches, await asyncio.shield(self._decoy), password)
+            self._decoy = asyncio.get_running_loop().run_in_executor(self._threads, hash_password, "nobody's password")
+        decoy = await asyncio.shield(self._decoy)
+        await self._in_turn(rank, lambda: matches(decoy, password))
         return False
+
+    async def _in_turn(self, rank: int, work: Callable[[], bool]) -> bool:
+        loop = asyncio.get_running_loop()
+        if self._idle:
+            self._idle -= 1
+        else:
+            turn: asyncio.Future[None] = loop.create_future()
+            self._count += 1
+            heapq.heappush(self._waiting, (rank, self._count, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
+                    self._next()
+                raise
+        try:
+            return await loop.run_in_executor(self._threads, work)
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._idle += 1
 
     def close(self) -> None:
         """Let go of the threads; what runs ends by itself."""

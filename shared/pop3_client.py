@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,16 +20,31 @@ from shared.accounts import Server
 from shared.credentials import Credential
 from shared.failures import Permanent, Temporary
 from shared.oauth import xoauth2
-from shared.pop3_replies import Body, Capabilities, Listing, ListReply, parse_capa, parse_list, parse_stat, trim
+from shared.pop3_replies import (
+    Body,
+    Capabilities,
+    Listing,
+    ListReply,
+    is_for_now,
+    parse_capa,
+    parse_list,
+    parse_stat,
+    response_code,
+    trim,
+)
+from shared.settings import PrivateHosts
 from shared.upstream import (
     Late,
+    Told,
     Unreachable,
     Untrusted,
     check_fingerprint,
     client_context,
     connect_socket,
+    describe_tls,
     explain_tls,
     place,
+    unheard,
 )
 
 CONNECT_SECONDS = 20.0
@@ -41,10 +55,9 @@ WINDOW_COMMANDS = 100
 WINDOW_OCTETS = 4 * 1024 * 1024
 LINE_OCTETS = 4096
 """The longest reply line taken; RFC 2449 section 4 allows 512 octets."""
-LIST_OCTETS = 256 * 1024 * 1024
+LIST_OCTETS = 64 * 1024 * 1024
 
 _BUFFER_HIGH = 1024 * 1024
-_CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
 _TOGETHER = ("gmail.com", "googlemail.com")
 
 
@@ -59,15 +72,30 @@ class Refused(Permanent):
 
 
 class Busy(Temporary):
-    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all."""
+    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all.
+
+    code: the response code in upper case, or None.
+    """
 
     kind: ClassVar[str] = "busy"
+
+    def __init__(self, text: str, code: str | None = None) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Broken(Temporary):
     """The server does not keep to the protocol, or lacks what we need."""
 
     kind: ClassVar[str] = "protocol"
+
+
+class Endless(Broken):
+    """A mail goes on far beyond what is allowed. octets: that came before it was given up."""
+
+    def __init__(self, text: str, octets: int) -> None:
+        super().__init__(text)
+        self.octets = octets
 
 
 class Cut(Unreachable):
@@ -87,7 +115,7 @@ class Retrieved:
     """What became of one RETR or TOP.
 
     body: CRLF line ends, dot-stuffing undone; None if refused or too large. octets: its length, counted also if it was
-    too large. refusal: the trimmed reply of a server that said -ERR.
+    too large. refusal: the trimmed reply of a server that said -ERR. head: how a mail begins that was too large.
     """
 
     number: int
@@ -95,6 +123,7 @@ class Retrieved:
     octets: int
     sha256: bytes
     refusal: str | None
+    head: bytes = b""
 
 
 class _Wire(asyncio.Protocol):
@@ -175,8 +204,10 @@ class Pop3Client:
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
-    async def greet(self) -> None:
+    async def greet(self, told: Told = unheard) -> None:
         """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
+
+        :param told: of the steps encrypted (after STLS) and answered.
 
         :raises Busy: the server refuses connections now. :raises Untrusted: no TLS to be had.
         """
@@ -186,8 +217,10 @@ class Pop3Client:
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
+            told("encrypted", describe_tls(self._wire.transport.get_extra_info("ssl_object")))
             # RFC 2595 section 4: what was said before TLS is forgotten
             self.capabilities = await self._capa()
+        told("answered", self.capabilities.shown() if self.capabilities.answered else "it tells no capabilities (CAPA)")
 
     async def login(self, credential: Credential) -> None:
         """USER and PASS, or AUTH XOAUTH2.
@@ -214,13 +247,16 @@ class Pop3Client:
                 raise self._login_failure(trim(line))
 
     async def _authenticate(self, response: bytes) -> None:
-        """RFC 5034. Microsoft takes the response on a line of its own only, Google with the command only."""
+        """RFC 5034. Microsoft takes the response on a line of its own only, Google with the command only.
+
+        Whoever refuses the bare command is given the response with it: nobody has seen a token before that.
+        """
         self._doing = "AUTH"
         together = self.server.host.lower().endswith(_TOGETHER)
         self._write(b"AUTH XOAUTH2 " + response + b"\r\n" if together else b"AUTH XOAUTH2\r\n")
         answer, line = await self._answer()
-        if answer == b"+" and not together:
-            self._write(response + b"\r\n")
+        if not together and answer != b"+OK":
+            self._write(response + b"\r\n" if answer == b"+" else b"AUTH XOAUTH2 " + response + b"\r\n")
             answer, line = await self._answer()
         if answer == b"+":  # what is wrong, in JSON: to be acknowledged
             self._write(b"\r\n")
@@ -229,10 +265,10 @@ class Pop3Client:
             raise self._login_failure(trim(line), "AUTH")
 
     def _login_failure(self, reply: str, otherwise: str | None = None) -> Exception:
-        found = _CODE.search(reply)
-        code = found[1].upper() if found else otherwise
-        if code in {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}:
-            return Busy(f"{place(self.server)}: the mailbox cannot be opened now: {reply}")
+        code = response_code(reply)
+        if is_for_now(reply):
+            return Busy(f"{place(self.server)}: the mailbox cannot be opened now: {reply}", code)
+        code = code or otherwise
         return Refused(f"{place(self.server)}: the login was refused; check login name and password: {reply}", code)
 
     async def stat(self) -> tuple[int, int]:
@@ -241,24 +277,44 @@ class Pop3Client:
         return await self._stat_reply()
 
     async def listing(self) -> Listing:
-        """STAT and UIDL. :raises Broken: the server knows no UIDL."""
+        """STAT and UIDL, as ``list_reply``."""
         return (await self.list_reply()).listing()
 
     async def list_reply(self) -> ListReply:
-        """STAT and UIDL, unread. :raises Broken: the server knows no UIDL."""
+        """STAT and UIDL, unread; LIST instead from a server that knows no UIDL.
+
+        :raises Busy, Broken: it lists nothing now.
+        """
         if self.capabilities.pipelining:
             self._write(b"STAT\r\nUIDL\r\n")
         else:
             self._write(b"STAT\r\n")
-        count, _ = await self._stat_reply()
+        count, octets = await self._stat_reply()
         if not self.capabilities.pipelining:
             self._write(b"UIDL\r\n")
         self._doing = "UIDL"
         ok, line = await self._reply()
+        by_place = not ok
+        if by_place:
+            self._check_refused_list(line)
+            self._doing = "LIST"
+            self._write(b"LIST\r\n")
+            ok, line = await self._reply()
         if not ok:
-            raise Broken(f"{place(self.server)}: the server lists no unique ids (UIDL), which are needed: {trim(line)}")
+            raise Broken(f"{place(self.server)}: the server lists no mails: {trim(line)}")
         text = await self._text()
-        return ListReply(count, text.kept, hashlib.sha256(b"%d " % count + text.sha256).digest())
+        digest = hashlib.sha256(b"%d %d %d " % (by_place, count, octets) + text.sha256).digest()
+        return ListReply(count, text.kept, digest, by_place)
+
+    def _check_refused_list(self, line: bytes) -> None:
+        """:raises Busy, Broken: the server knows UIDL, and refuses it now."""
+        reply = trim(line)
+        if is_for_now(reply):
+            raise Busy(f"{place(self.server)}: the server lists no mails now: {reply}", response_code(reply))
+        if self.capabilities.uidl:
+            raise Broken(
+                f"{place(self.server)}: the server announces unique ids (UIDL) and does not list them: {reply}"
+            )
 
     async def sizes(self) -> dict[int, int]:
         """LIST: octets by number, as far as the server tells."""
@@ -347,7 +403,7 @@ class Pop3Client:
             if ok:
                 body = await self._body(limit)
                 kept = None if body.too_large else body.kept
-                retrieved = Retrieved(number, kept, body.octets, body.sha256, None)
+                retrieved = Retrieved(number, kept, body.octets, body.sha256, None, body.head)
                 del body, kept  # or a mail would be held while the next one is read
             else:
                 retrieved = Retrieved(number, None, 0, b"", trim(line))
@@ -367,8 +423,9 @@ class Pop3Client:
             if ended:
                 return body
             if body.octets > 2 * limit + _BUFFER_HIGH:
-                raise Broken(
-                    f"{place(self.server)}: {self._doing}: the reply has no end; given up after {body.octets} octets"
+                raise Endless(
+                    f"{place(self.server)}: {self._doing}: the reply has no end; given up after {body.octets} octets",
+                    body.octets,
                 )
             await self._more()
 
@@ -483,20 +540,23 @@ class Pop3Client:
 @asynccontextmanager
 async def open_session(
     server: Server,
-    allow_private: bool,
+    allow_private: PrivateHosts,
     *,
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,
     session_seconds: float = SESSION_SECONDS,
+    told: Told = unheard,
 ) -> AsyncIterator[Pop3Client]:
     """A session after its greeting, and after TLS where the account wants it; ended with the block.
+
+    :param told: of the steps resolved, connected, encrypted and answered.
 
     Everything that it raises names host, port and what to change, and has a ``kind``.
 
     :raises Temporary: ``Unreachable``, ``Late``, ``Untrusted``, ``Busy``, ``Broken``, ``Cut``.
     :raises Permanent: ``Forbidden``, ``Refused``.
     """
-    connection = await connect_socket(server, allow_private, connect_seconds)
+    connection = await connect_socket(server, allow_private, connect_seconds, told=told)
     wire = _Wire()
     implicit = server.tls == "implicit"
     try:
@@ -517,7 +577,8 @@ async def open_session(
     try:
         if implicit:
             _check_certificate(server, transport)
-        await client.greet()
+            told("encrypted", describe_tls(transport.get_extra_info("ssl_object")))
+        await client.greet(told)
         yield client
     finally:
         client.abort()

@@ -10,9 +10,22 @@ from dataclasses import dataclass
 SHOWN_CHARACTERS = 120
 NUMBER_DIGITS = 18
 ID_CHARACTERS = 255
+HEAD_OCTETS = 256 * 1024
+"""So much is kept of a mail that is too large: its header, for those who are told of it."""
 
 _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
+_CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
+_FOR_NOW = {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}
+_FOR_NOW_IN_WORDS = re.compile(
+    r"try (again|later)|temporar|login limit|too many|too (often|frequent)|rate limit|throttl|lock busy|"
+    r"(already|is|unable to|cannot|could not) lock|(mailbox|maildrop|mail drop) (is )?(in use|busy)|in use by another|"
+    r"(server|service|system) (is )?(busy|unavailable|down)",
+    re.IGNORECASE,
+)
+"""What servers say that know no response codes, or do not use them: "Exceeded the login limit for a 15 minute period"
+and "Server Unavailable. 15" (Microsoft), "lock busy! Is another session active?"."""
+_ABOUT_THE_USER = re.compile(r"password|credential|user ?name|account|disabled|\bauth", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +34,23 @@ class Capabilities:
 
     answered: bool = False
     pipelining: bool = False
+    uidl: bool = False
     stls: bool = False
     login_delay: int | None = None
     login_delay_by_user: bool = False
 
+    def shown(self) -> str:
+        """What of it matters to us, in words."""
+        told = ["PIPELINING" if self.pipelining else "no PIPELINING: mails are fetched one by one"]
+        if self.login_delay is not None:
+            told.append(f"at least {self.login_delay} s between two logins")
+        return "; ".join(told)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Numbers and unique ids. complete: every line was well-formed and as many as STAT counted."""
+    """Numbers and unique ids, '' for a mail without one. complete: every line was well-formed and as many as STAT
+    counted."""
 
     mails: tuple[tuple[int, str], ...]
     complete: bool
@@ -36,15 +58,23 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class ListReply:
-    """The replies to STAT and UIDL, unread. digest: the same for the same list."""
+    """The replies to STAT and UIDL, unread. digest: the same for the same list.
+
+    by_place: the server knows no UIDL, and this is its reply to LIST: a mail is known by its place in the list alone.
+    """
 
     count: int
     text: bytearray
     digest: bytes
+    by_place: bool = False
 
     def listing(self) -> Listing:
         """Read it."""
-        mails, well_formed = parse_uidl(bytes(self.text).splitlines())
+        lines = bytes(self.text).splitlines()
+        if self.by_place:
+            sizes = parse_list(lines)
+            return Listing(tuple((number, str(number)) for number in sizes), len(sizes) == self.count)
+        mails, well_formed = parse_uidl(lines)
         return Listing(mails, well_formed and len(mails) == self.count)
 
 
@@ -56,8 +86,9 @@ class Body:
     """
 
     def __init__(self, limit: int) -> None:
-        """:param limit: octets kept; beyond that nothing is kept and ``octets`` goes on counting."""
+        """:param limit: octets kept; beyond that only ``head`` is, and ``octets`` goes on counting."""
         self.kept = bytearray()
+        self.head = b""
         self.octets = 0
         self.too_large = False
         self._limit = limit
@@ -86,6 +117,8 @@ class Body:
             piece = _LONE_LF.sub(b"\r\n", piece)
         self.octets += len(piece)
         if self.octets > self._limit:
+            if not self.too_large:
+                self.head = bytes(memoryview(self.kept + piece[:HEAD_OCTETS])[:HEAD_OCTETS])
             self.too_large = True
             self.kept = bytearray()
         else:
@@ -112,6 +145,20 @@ def trim(line: bytes) -> str:
     return "".join(c if c.isprintable() else " " for c in text).strip()[:SHOWN_CHARACTERS]
 
 
+def response_code(reply: str) -> str | None:
+    """The code in a refusal (RFC 2449 section 8, RFC 3206), in upper case."""
+    found = _CODE.search(reply)
+    return found[1].upper() if found else None
+
+
+def is_for_now(reply: str) -> bool:
+    """Whether a refusal, as ``trim`` shows it, means that the same may be granted later."""
+    code = response_code(reply)
+    if code is not None:
+        return code in _FOR_NOW
+    return bool(_FOR_NOW_IN_WORDS.search(reply)) and not _ABOUT_THE_USER.search(reply)
+
+
 def parse_capa(lines: Sequence[bytes]) -> Capabilities:
     """The lines of a CAPA reply (RFC 2449 section 5)."""
     found = {words[0].upper(): words[1:] for line in lines if (words := line.split())}
@@ -120,6 +167,7 @@ def parse_capa(lines: Sequence[bytes]) -> Capabilities:
     return Capabilities(
         answered=True,
         pipelining=b"PIPELINING" in found,
+        uidl=b"UIDL" in found,
         stls=b"STLS" in found,
         login_delay=min(int(delay[0]), 86400) if delay and known else None,
         login_delay_by_user=delay is not None and any(word.upper() == b"USER" for word in delay),
@@ -135,13 +183,13 @@ def parse_stat(line: bytes) -> tuple[int, int] | None:
 
 
 def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], bool]:
-    """The lines of a UIDL reply: numbers and unique ids, and whether all of it was well-formed."""
+    """The lines of a UIDL reply: numbers and unique ids, '' where a line has none, and whether all was well-formed."""
     mails: dict[int, str] = {}
     well_formed = True
     for line in lines:
         match line.split(None, 2):
-            case [number, word, *_] if _is_number(number) and int(number) not in mails and int(number) > 0:
-                mails[int(number)] = _unique_id(word)
+            case [number, *words] if _is_number(number) and int(number) not in mails and int(number) > 0:
+                mails[int(number)] = _unique_id(words[0]) if words else ""
             case _:
                 well_formed = False
     return tuple(mails.items()), well_formed

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import maillog, messages
+from shared import maillog, messages, presence
 from shared.arrays import literal
 from shared.database import Connection, Row, storable
 from shared.maillog import Event
@@ -20,11 +20,15 @@ from shared.maillog import Event
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A recipient that waits to be relayed. reply: the provider's last one about it."""
+    """A recipient that waits to be relayed. reply: the provider's last one about it.
+
+    asked: what is to be told about the delivery (shared/dsn.py).
+    """
 
     position: int
     address: str
     reply: str | None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Group:
     """The waiting recipients of one submission, with what is known of its author at this moment.
 
     octets: of the mail. author_addresses: the local account's further ones. age: seconds since it was submitted.
+    asked: what is to be told about the delivery (shared/dsn.py).
     """
 
     id: int
@@ -49,6 +54,7 @@ class Group:
     author_address: str
     author_name: str
     author_addresses: tuple[str, ...]
+    asked: str | None
     recipients: tuple[Waiting, ...]
 
 
@@ -63,29 +69,38 @@ class Outcome:
 
 _GROUP = """s.id, s.author_id, s.external_id, s.message_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
-    a.addresses"""
+    a.addresses, s.asked"""
 # As JSON: psycopg reads an array of rows item by item in Python.
-_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply) order by r.position)
+_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.asked) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
 _GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local_accounts a on a.id = s.author_id"
 
 
-async def _groups(connection: Connection, rows: Sequence[Row]) -> list[Group]:
+async def _groups(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[Group]:
     if not rows:
         return []
     cursor = await connection.execute(
-        """select submission_id, position, address, reply from submission_recipients
-           where submission_id = any(%s) and kind = 'relay' and state = 'waiting' order by submission_id, position""",
-        ([row[0] for row in rows],),
+        """select submission_id, position, address, reply, asked from submission_recipients
+           where submission_id = any(%s) and (kind = 'relay' or state = 'cancelled') and state = %s
+           order by submission_id, position""",
+        ([row[0] for row in rows], state),
     )
     waiting: dict[int, list[Waiting]] = {}
-    for submission_id, position, address, reply in await cursor.fetchall():
-        waiting.setdefault(submission_id, []).append(Waiting(position, address, reply))
+    for submission_id, *values in await cursor.fetchall():
+        waiting.setdefault(submission_id, []).append(Waiting(*values))
     return [Group(*(*row, tuple(waiting.get(row[0], ())))) for row in rows]
 
 
 def _by_id(row: Row) -> int:
     return int(row[0])
+
+
+async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
+    """These submissions, in whatever state they are."""
+    cursor = await connection.execute(
+        f"select {_GROUP} from {_GROUP_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
+    )
+    return await _groups(connection, await cursor.fetchall())
 
 
 async def due(connection: Connection) -> list[int]:
@@ -291,13 +306,28 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
     )
 
 
-async def expired_claims(connection: Connection, limit: int = 1000) -> list[tuple[Group, bool]]:
-    """Claims whose owner is gone, locked; with each, whether it was sent without an answer."""
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Who holds claims and is not there, ``owner`` left out."""
+    cursor = await connection.execute(
+        f"""select distinct claim_owner from submissions
+            where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
+                and {presence.ABSENT.format(owner="claim_owner")}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def orphaned_claims(
+    connection: Connection, gone: Collection[str] = (), limit: int = 1000
+) -> list[tuple[Group, bool]]:
+    """Claims that ran out, or whose owner is one of ``gone``, locked; with each, whether it was sent without an
+    answer."""
     cursor = await connection.execute(
         f"""select {_GROUP}, s.state = 'sent_unanswered' from {_GROUP_TABLES}
-            where s.state in ('claimed', 'sent_unanswered') and s.claim_expires < now()
+            where s.state in ('claimed', 'sent_unanswered')
+                and (s.claim_expires < now() or s.claim_owner = any(%s::text[]))
             order by s.id limit %s for update of s skip locked""",
-        (limit,),
+        (literal(gone), limit),
     )
     rows = await cursor.fetchall()
     groups = await _groups(connection, [row[:-1] for row in rows])
@@ -360,6 +390,22 @@ async def delayed(connection: Connection, first: float, then: float, limit: int 
         {"first": first, "then": then, "limit": limit},
     )
     return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
+
+
+async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Group, str]]:
+    """Submissions that the operator ended and whose authors are to be told, with the reason; they are marked as told.
+    ``recipients`` are those who will not get it."""
+    cursor = await connection.execute(
+        f"""with ended as (
+                select id, cancelled as reason from submissions where cancelled is not null
+                order by id limit %s for update skip locked)
+            update submissions s set cancelled = null from ended, messages m, local_accounts a
+            where s.id = ended.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
+        (limit,),
+    )
+    rows = sorted(await cursor.fetchall(), key=_by_id)
+    groups = await _groups(connection, [row[:-1] for row in rows], "cancelled")
+    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
 
 
 async def backlog(connection: Connection) -> tuple[int, float]:

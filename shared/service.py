@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -24,6 +25,9 @@ from shared.health import Health
 from shared.logs import configure
 from shared.settings import Settings, SettingsError, load
 from shared.vault import Vault
+
+STOP_SECONDS = 15.0
+"""What is in hand when the service is to stop gets so long. Nobody is to kill it before 20 s have passed."""
 
 log = structlog.get_logger()
 
@@ -71,11 +75,29 @@ async def _serve(service: Service, work: Callable[[Service], Awaitable[None]], n
             await asyncio.sleep(0)  # work() registers its consumers before its first wait
             if broker is not None:
                 await broker.open()
-            await worker
+            await _finish(service, worker)
         finally:
             await service.broker.close()
             await service.database.close()
             log.info("stopped")
+
+
+async def _finish(service: Service, worker: asyncio.Future[None]) -> None:
+    """Until the work has ended; it is ended after STOP_SECONDS. What was open is rolled back, and done again later."""
+    stopping = asyncio.ensure_future(service.stopping.wait())
+    either: set[asyncio.Future[Any]] = {worker, stopping}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not worker.done():
+            await asyncio.wait({worker}, timeout=STOP_SECONDS)
+    finally:
+        stopping.cancel()
+    if not worker.done():
+        log.warning("not finished in time", seconds=STOP_SECONDS)
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        return
+    await worker
 
 
 def run(name: str, work: Callable[[Service], Awaitable[None]], needs_broker: bool = True) -> None:

@@ -7,20 +7,23 @@ environment, the environment before the file, the file before what a running ``u
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """In the order of their metrics ports, counted from METRICS_PORT."""
 ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND that name no address but all of them."""
+HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
+"""A host name or an IP address, roughly: nothing that has a meaning elsewhere."""
 
 
 class SettingsError(ValueError):
@@ -73,10 +76,35 @@ def is_up(folder: Path) -> bool:
     return False
 
 
+def _read_hosts(value: object) -> object:
+    """``no``, ``yes``, or host names with commas between them."""
+    if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
+        return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
+    return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+
+
+_SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
+PrivateHosts = Annotated[
+    bool | frozenset[str],
+    NoDecode,
+    BeforeValidator(_read_hosts),
+    PlainSerializer(lambda hosts: hosts if isinstance(hosts, bool) else ",".join(sorted(hosts)), when_used="json"),
+]
+"""Which providers' servers may stand on private addresses: all (True), none (False), or those of these names."""
+
+
 class Settings(BaseSettings):
     """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
 
-    service_host: where commands find a service's metrics port, with its name for ``{name}``; None: at ``bind``.
+    service_host: where commands find a service's metrics port, with its name for ``{name}``, or for ``{host}`` (the
+    same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
+    max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
+    logins (RFC 2449 section 6.5); 0: none.
+    metrics_bind: where the pages of metrics and health are served; None: at ``bind``.
+    proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
+    the PROXY protocol.
+    admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
+    trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
     mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
     """
 
@@ -91,18 +119,25 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
     service_host: str | None = None
-    mail_host: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
+    mail_host: str | None = Field(None, pattern=HOST)
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
     submission_port: int = Field(1587, ge=1, le=65535)
     smtps_port: int = Field(1465, ge=1, le=65535)
+    admin_bind: str = "127.0.0.1"
     admin_port: int = Field(8080, ge=1, le=65535)
+    admin_tls: Literal["auto", "yes", "no"] = "auto"
+    trusted_proxies: str = "127.0.0.1,::1"
+    metrics_bind: str | None = None
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
-    allow_private_upstream: bool = False
+    allow_private_upstream: PrivateHosts = False
     max_message_bytes: int = Field(52_428_800, ge=1024)
     max_connections_per_address: int = Field(100, ge=1)
+    max_connections_per_account: int = Field(50, ge=1)
+    pop3_login_delay: int = Field(0, ge=0)
+    proxy_from: str = ""
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
@@ -120,6 +155,27 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _FileSource(settings_cls), _RunFileSource(settings_cls)
 
+    @field_validator("proxy_from")
+    @classmethod
+    def _read_proxies(cls, text: str) -> str:
+        _networks(text)
+        return text
+
+    @property
+    def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """What ``proxy_from`` names."""
+        return _networks(self.proxy_from)
+
+    @property
+    def console_has_tls(self) -> bool:
+        """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
+        return self.admin_tls == "yes" or (self.admin_tls == "auto" and not is_loopback(self.admin_bind))
+
+    @property
+    def metrics_host(self) -> str:
+        """Where the pages of metrics and health are served."""
+        return self.metrics_bind or self.bind
+
     def metrics_port_of(self, service: str) -> int:
         """The port of a service's /metrics, /livez and /readyz."""
         return self.metrics_port + SERVICES.index(service)
@@ -133,6 +189,18 @@ class Settings(BaseSettings):
         if self.mail_host is not None:
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _WORDS = {

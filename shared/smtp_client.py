@@ -16,6 +16,7 @@ from shared import upstream
 from shared.accounts import External
 from shared.credentials import Credential
 from shared.failures import Temporary
+from shared.settings import PrivateHosts
 from shared.smtp_session import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
 
 CONNECT_SECONDS = 60.0
@@ -24,6 +25,7 @@ CONNECT_SECONDS = 60.0
 MECHANISMS = ("plain", "login", "cram-md5")
 """In order of preference. One is tried, so a wrong password costs one failed login and not three."""
 MECHANISM_UNKNOWN = 504
+_SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
 
 
 class Unwilling(Temporary):
@@ -43,9 +45,15 @@ class LoginRefused(Temporary):
 
 
 async def connect(
-    external: External, credential: Credential, allow_private: bool, seconds: float = CONNECT_SECONDS
+    external: External,
+    credential: Credential,
+    allow_private: PrivateHosts,
+    seconds: float = CONNECT_SECONDS,
+    told: upstream.Told = upstream.unheard,
 ) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
+
+    :param told: of the steps resolved, connected, encrypted, answered and logged in.
 
     :raises upstream.Unreachable: (Temporary) no connection. :raises upstream.Untrusted: (Temporary) TLS failed.
     :raises upstream.Forbidden: (Permanent) the operator does not allow the address.
@@ -56,7 +64,7 @@ async def connect(
     where = upstream.place(server)
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
-    sock = await upstream.connect_socket(server, allow_private, seconds)
+    sock = await upstream.connect_socket(server, allow_private, seconds, told=told)
     smtp = aiosmtplib.SMTP(
         hostname=server.host.strip("[]"),
         sock=sock,
@@ -68,9 +76,10 @@ async def connect(
     )
     try:
         async with asyncio.timeout_at(ends):
-            await _greet(smtp, external, where)
+            await _greet(smtp, external, where, told)
             if external.smtp_auth:
                 await _log_in(smtp, credential, where)
+                told("logged in", f"as {credential.login}")
         if smtp.transport is None:
             raise Unwilling(f"{where}: the server ended the connection behind the login")
         return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
@@ -86,13 +95,14 @@ async def connect(
         raise Unwilling(f"{where}: the connection ended before the login was done") from error
 
 
-async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str) -> None:
+async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: upstream.Told) -> None:
     """Greeting, EHLO, TLS, and EHLO again. What is not a mail server's answer is never shown: only its code is."""
     server = external.smtp
     try:
         await smtp.connect()
         if server.tls == "implicit":
             _check_certificate(smtp, external)
+            told("encrypted", upstream.describe_tls(smtp.get_transport_info("ssl_object")))
         await _hello(smtp)
         if server.tls == "starttls":
             if not smtp.supports_extension("starttls"):
@@ -102,7 +112,10 @@ async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str) -> None:
                 )
             await smtp.starttls()
             _check_certificate(smtp, external)
+            told("encrypted", upstream.describe_tls(smtp.get_transport_info("ssl_object")))
             await _hello(smtp)
+        offered = ", ".join(sorted(name.upper() for name in smtp.esmtp_extensions if name in _SHOWN))
+        told("answered", offered or "it offers nothing beyond the old SMTP")
     except BaseException:
         smtp.close()
         raise
@@ -153,13 +166,21 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
         raise
 
 
-async def probe_smtp(external: External, credential: Credential, allow_private: bool, seconds: float) -> None:
+async def probe_smtp(
+    external: External,
+    credential: Credential,
+    allow_private: PrivateHosts,
+    seconds: float,
+    told: upstream.Told = upstream.unheard,
+) -> None:
     """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
+
+    :param told: as ``connect``, and of the step accepted.
 
     :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
     """
     where = upstream.place(external.smtp)
-    client = await connect(external, credential, allow_private, seconds)
+    client = await connect(external, credential, allow_private, seconds, told)
     try:
         async with asyncio.timeout(seconds):
             reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")
@@ -168,6 +189,7 @@ async def probe_smtp(external: External, credential: Credential, allow_private: 
             if not reply.accepted:
                 raise Unwilling(f"{where}: {external.address} is not accepted as the sender ({reply})", reply.code)
             await client.reset()
+            told("accepted", f"{external.address} may send here; taken back, nothing was sent")
             await client.quit()
     except TimeoutError as error:
         raise upstream.Late(f"{where}: no answer within {seconds:g} s") from error

@@ -17,19 +17,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
-from prometheus_client import Histogram
+from prometheus_client import Counter
 
 from shared.broker import Consumer, Delivery, Publication
+from shared.durations import SECONDS
 from shared.envelopes import Envelope, read
 from shared.failures import Permanent, Temporary
 from shared.service import Service
 
-SECONDS = Histogram(
-    "mailgroup_stage_seconds",
-    "Time a stage takes for a batch.",
-    ["stage"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
+FAILURES = Counter(
+    "mailgroup_stage_failures_total", "Tries of a stage that failed.", ["stage", "kind"]
+)  # temporary (database or broker), mail (a fault of its own)
 
 SWEEP_SECONDS = 2.0
 """Between two looks whether the queue is empty."""
@@ -100,6 +98,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
         try:
             publications = await stage.handle(ids)
         except Temporary as error:
+            FAILURES.labels(stage.name, "temporary").inc()
             pause = next(pauses, PAUSES[-1])
             log.warning("waiting", stage=stage.name, mails=len(ids), seconds=pause, reason=str(error))
             if await service.stop_within(pause):
@@ -132,6 +131,7 @@ async def _handle_one(service: Service, stage: Stage, row: int) -> None:
 
 
 async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> None:
+    FAILURES.labels(stage.name, "mail").inc()
     trace = "".join(traceback.format_exception(error))
     log.error("mail failed", stage=stage.name, id=row, reason=repr(error), traceback=trace)
     try:

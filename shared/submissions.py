@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +24,15 @@ FAULTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external)."""
+    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
+
+    asked: what is to be told about the delivery (shared/dsn.py).
+    """
 
     address: str
     kind: Kind
     target_id: int | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Submission:
     """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets.
 
     password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
+    asked: what is to be told about the delivery (shared/dsn.py).
     """
 
     author_id: int
@@ -48,6 +53,7 @@ class Submission:
     recipients: tuple[Recipient, ...]
     password_hash: str | None = None
     event: maillog.Event | None = None
+    asked: str | None = None
 
 
 # One statement: a round trip to the server takes longer than what it does there, and one statement needs no transaction
@@ -56,29 +62,30 @@ _RECORD = f"""
     with new as materialized (
         select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('messages', 'id')) as message_id,
                given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
-               recipients, traced, traced_external, traced_who, traced_reply
+               asked, recipients, traced, traced_external, traced_who, traced_reply
         from rows from (
             json_to_recordset(%s) as (
                 author_id bigint, external_id bigint, octets bigint, envelope_from text, header_id text,
-                body_8bit bool, smtputf8 bool, recipients json, password_hash text,
+                body_8bit bool, smtputf8 bool, asked text, recipients json, password_hash text,
                 traced bool, traced_external text, traced_who text, traced_reply text),
             unnest(%b::bytea[]), unnest(%b::bytea[])
         ) with ordinality as given (
-            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, recipients, password_hash,
-            traced, traced_external, traced_who, traced_reply, sha256, head, place)
+            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, asked, recipients,
+            password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
         where password_hash is null
             or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
     ), stored as ({messages.FROM_NEW}
     ), taken as (
         insert into submissions
-            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, state)
-        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, 'submitted'
+            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
+        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
         from new
     ), addressed as (
-        insert into submission_recipients (submission_id, position, address, kind, target_id)
-        select new.id, r.position - 1, r.address, r.kind, r.target_id
-        from new, rows from (json_to_recordset(new.recipients) as (address text, kind text, target_id bigint))
-            with ordinality as r (address, kind, target_id, position)
+        insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.asked
+        from new, rows from (json_to_recordset(new.recipients)
+                as (address text, kind text, target_id bigint, asked text))
+            with ordinality as r (address, kind, target_id, asked, position)
     ), written as ({authors.FROM_NEW}
     ), told as ({maillog.SUBMITTED_FROM_NEW})
     select place, id, message_id from new"""
@@ -126,8 +133,14 @@ def _given(submission: Submission) -> dict[str, object]:
         "header_id": submission.header_id,
         "body_8bit": submission.body_8bit,
         "smtputf8": submission.smtputf8,
+        "asked": submission.asked,
         "recipients": [
-            {"address": recipient.address, "kind": recipient.kind, "target_id": recipient.target_id}
+            {
+                "address": recipient.address,
+                "kind": recipient.kind,
+                "target_id": recipient.target_id,
+                "asked": recipient.asked,
+            }
             for recipient in submission.recipients
         ],
         "password_hash": submission.password_hash,
@@ -162,13 +175,13 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     )
     rows = await cursor.fetchall()
     cursor = await connection.execute(
-        """select submission_id, address, kind, target_id from submission_recipients
+        """select submission_id, address, kind, target_id, asked from submission_recipients
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
         ([row[0] for row in rows],),
     )
     inside: dict[int, list[Recipient]] = {}
-    for submission_id, address, kind, target_id in await cursor.fetchall():
-        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id))
+    for submission_id, address, kind, target_id, asked in await cursor.fetchall():
+        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id, asked))
     return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
 
 
@@ -241,7 +254,10 @@ class ListedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one."""
+    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one.
+
+    state_at: when it came into its state.
+    """
 
     id: int
     header_id: str
@@ -254,6 +270,7 @@ class Listed:
     next_try_at: datetime.datetime | None
     error: str | None
     origin: str | None
+    state_at: datetime.datetime
     recipients: tuple[ListedRecipient, ...]
 
 
@@ -264,7 +281,8 @@ async def listing(
     cursor = await connection.execute(
         """select s.id, s.header_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
-                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin
+                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin,
+                  s.state_at
            from submissions s join local_accounts a on a.id = s.author_id
                join external_accounts e on e.id = s.external_id
                left join relays r on r.external_id = s.external_id
@@ -284,6 +302,23 @@ async def listing(
     for submission_id, *values in await cursor.fetchall():
         recipients.setdefault(submission_id, []).append(ListedRecipient(*values))
     return [Listed(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
+
+
+async def count_parked(connection: Connection) -> int:
+    """How many are parked."""
+    cursor = await connection.execute("select count(*) from submissions where state = 'parked'")
+    [count] = await cursor.fetchone() or (0,)
+    return int(count)
+
+
+async def oldest_submitted(connection: Connection) -> float:
+    """Seconds since the one that waits longest for a sender to take it up came into that state; 0 if none waits."""
+    cursor = await connection.execute(
+        """select coalesce(extract(epoch from now() - min(state_at)), 0)::float8 from submissions
+           where state = 'submitted'"""
+    )
+    [seconds] = await cursor.fetchone() or (0.0,)
+    return float(seconds)
 
 
 async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
@@ -322,16 +357,16 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
     return sorted(int(row[0]) for row in rows)
 
 
-async def cancel(connection: Connection, ids: Collection[int]) -> Mapping[int, list[str]]:
-    """End queued or parked submissions without a further try, and without a notice.
+async def cancel(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
+    """End queued or parked submissions without a further try; the sender then tells their authors the reason.
 
     Returns for each that was cancelled the addresses that will not get it. One that is being sent right now is left
     out.
     """
     cursor = await connection.execute(
-        """update submissions set state = 'done', state_at = now()
+        """update submissions set state = 'done', state_at = now(), cancelled = %s
            where id = any(%s) and state in ('queued', 'parked') returning id""",
-        (sorted(ids),),
+        (storable(reason), sorted(ids)),
     )
     cancelled: dict[int, list[str]] = {int(row[0]): [] for row in await cursor.fetchall()}
     cursor = await connection.execute(
@@ -354,5 +389,57 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
                    then 'submitted' else 'queued' end
            where id = any(%s) and state = 'parked' returning id""",
         (sorted(ids),),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+# ------------------------------------------------------------------------------------------------ purging
+
+
+async def purge(
+    connection: Connection, after: int, before: datetime.datetime, limit: int
+) -> tuple[list[int], int | None]:
+    """Forget those that were done before this time, among the next ``limit`` after this id; authorship stays.
+
+    :return: the ids of their bytes; and the id to go on after, None where younger ones begin.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at, created_at, cancelled from submissions where id > %(after)s
+               order by id limit %(limit)s),
+           gone as (
+               delete from submissions s using next where s.id = next.id and next.state = 'done' and s.state = 'done'
+                   and next.state_at < %(before)s and next.cancelled is null
+               returning s.message_id)
+           select (select max(id) from next where exists (select from next where created_at < %(before)s)),
+               array(select message_id from gone)""",
+        {"after": after, "limit": limit, "before": before},
+    )
+    last, found = await cursor.fetchone() or (None, ())
+    return list(found), last
+
+
+# ------------------------------------------------------------------------------------------------ after a restore
+
+
+async def hold_restored(connection: Connection, reason: str) -> list[int]:
+    """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions s set state = 'parked', error = %s, origin = 'restore', uncertain = true,
+               state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') and exists (
+               select from submission_recipients r
+               where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting') returning id""",
+        (reason,),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+async def send_restored(connection: Connection) -> list[int]:
+    """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),
+               state = case state when 'submitted' then state else 'queued' end, next_try_at = now()
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning id"""
     )
     return sorted(int(row[0]) for row in await cursor.fetchall())

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-BURST = 3
-SECONDS_A_TOKEN = 1.25
-"""POP3 and SMTP count apart: both together stay under three guesses a second."""
+BURST = 2
+SECONDS_A_TOKEN = 0.9
+"""POP3 and SMTP count apart: both together stay under three guesses a second. And whoever waits for
+one token, being honest, is in within a second."""
 FORGIVEN_AFTER_SECONDS = 900.0
 REMEMBERED = 20_000
 """Buckets and lanes kept at most. The oldest idle ones go first: a bucket that idles is full again anyway."""
@@ -84,8 +85,9 @@ class Throttle:
 
     def fail(self, network: str, account: str) -> None:
         """The password was wrong: the tokens are spent."""
-        self._failures[network, account] = (self.failures(network, account) + 1, self._clock())
-        self._failures.move_to_end((network, account))
+        for lane in ((network, account), (network, "")):
+            self._failures[lane] = (self.failures(*lane) + 1, self._clock())
+            self._failures.move_to_end(lane)
         while len(self._failures) > REMEMBERED:
             self._failures.popitem(last=False)
 
@@ -93,6 +95,10 @@ class Throttle:
         """Failures of this lane that are not forgiven yet."""
         count, at = self._failures.get((network, account), (0, 0.0))
         return count if self._clock() - at < FORGIVEN_AFTER_SECONDS else 0
+
+    def suspicion(self, network: str, account: str) -> int:
+        """How far a guess is to stand behind others where all of them wait: who guesses at many accounts counts too."""
+        return self.failures(network, account) + self.failures(network, "")
 
     async def _take(self, key: str, rank: int) -> None:
         bucket = self._bucket(key)

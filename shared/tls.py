@@ -6,6 +6,7 @@ folder and shared by all services.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -14,32 +15,37 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from prometheus_client import Gauge
 
 from shared.settings import Settings, SettingsError
 
+EXPIRES = Gauge(
+    "mailgroup_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients are shown expires."
+)
+EXPIRES.set(float("nan"))  # of a process that shows none
+REFUSED = Gauge(
+    "mailgroup_tls_certificate_refused", "1 if the files hold a certificate that cannot be used: the last good one is."
+)
+
 LIFETIME = timedelta(days=3650)
+LOOK_SECONDS = 5.0
+
+log = structlog.get_logger()
 
 
 def server_context(settings: Settings) -> ssl.SSLContext:
     """A context for listeners: TLS 1.2 and later, no renegotiation, no client certificates.
-
-    A context that is in use takes a renewed certificate for all later handshakes by ``load(context, settings)``.
 
     :raises SettingsError: the certificate or its key cannot be read or do not fit, or none can be made.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_SINGLE_ECDH_USE
-    load(context, settings)
-    return context
-
-
-def load(context: ssl.SSLContext, settings: Settings) -> None:
-    """Read certificate and key into the context. :raises SettingsError: as server_context."""
     certificate, key = _files(settings)
     try:
         # An encrypted key would make OpenSSL ask on the terminal; with an empty pass phrase it fails instead.
@@ -49,6 +55,68 @@ def load(context: ssl.SSLContext, settings: Settings) -> None:
             f"MAILGROUP_TLS_CERT_FILE {certificate}, MAILGROUP_TLS_KEY_FILE {key or 'not set'}: "
             f"{error.strerror or error}"
         ) from error
+    return context
+
+
+class Certificate:
+    """What a process shows its clients. context: for every handshake from here on; a renewed certificate is a new one.
+
+    Whoever renews it writes the files, and need not tell anybody.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """:raises SettingsError: as server_context."""
+        self.context = server_context(settings)
+        self._settings = settings
+        self._known = self._last = self._stamps()
+        self._tell()
+
+    async def watch(self) -> None:
+        """Look at the files again and again. Never returns."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Use what is in the files, if they have changed and stayed the same since the last look: certificate and key
+        are two files, and may be written one after the other. What cannot be used is told, and the old one stays."""
+        stamps = self._stamps()
+        settled, self._last = stamps == self._last, stamps
+        if stamps == self._known or not settled:
+            return
+        self._known = stamps
+        try:
+            self.context = server_context(self._settings)
+        except SettingsError as error:
+            REFUSED.set(1)
+            log.error("renewed certificate refused, the old one stays in use", reason=str(error))
+        else:
+            self._tell()
+            log.info("certificate renewed", file=str(_files(self._settings)[0]))
+
+    def _tell(self) -> None:
+        REFUSED.set(0)
+        EXPIRES.set(expiry(self._settings).timestamp())
+
+    def _stamps(self) -> list[tuple[int, ...] | None]:
+        return [_stamp(path) for path in _files(self._settings) if path is not None]
+
+
+def expiry(settings: Settings) -> datetime:
+    """When the certificate that the settings name expires (UTC). :raises SettingsError: there is none."""
+    path, _ = _files(settings)
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"MAILGROUP_TLS_CERT_FILE {path}: {error}") from error
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _files(settings: Settings) -> tuple[Path, Path | None]:
@@ -87,6 +155,17 @@ def self_signed_file(settings: Settings) -> Path:
             f"MAILGROUP_DATA: {settings.data}: no certificate can be made there: {error.strerror}"
         ) from error
     return path
+
+
+def cover(settings: Settings) -> None:
+    """Before the services start: remove a self-signed certificate that does not name the host mail clients use now."""
+    path = settings.data / "tls" / "self-signed.pem"
+    if settings.tls_cert_file is None and path.exists():
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        known = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
+        if settings.host_for_clients() not in known:
+            path.unlink()
 
 
 def _self_signed(settings: Settings) -> bytes:

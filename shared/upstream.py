@@ -15,14 +15,19 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from shared.accounts import Server
 from shared.failures import Permanent, Temporary
+from shared.settings import PrivateHosts
 
 MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""
+
+Told = Callable[[str, str], None]
+"""Is told of each step that is done, as it is done: which one, and what was found."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -53,6 +58,10 @@ class Forbidden(Permanent):
     kind: ClassVar[str] = "policy"
 
 
+def unheard(step: str, found: str) -> None:
+    """Nobody listens."""
+
+
 def place(server: Server) -> str:
     """Host and port, as shown to people."""
     return f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
@@ -70,17 +79,17 @@ def is_private(address: str) -> bool:
     return not found.is_global or found.is_multicast
 
 
-def judge(server: Server, address: str, allow_private: bool, ports: frozenset[int] = MAIL_PORTS) -> str | None:
+def judge(server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS) -> str | None:
     """Why ``address``, which the server's name stands for, may not be reached; None if it may.
 
     :param ports: that may be reached on a public host.
     """
     if is_private(address):
-        if allow_private:
+        if allow_private is True or (allow_private and server.host.lower() in allow_private):
             return None
         return (
             f"{place(server)}: {address} is a private address, and those are not allowed; "
-            "the operator allows them with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes"
+            "the operator allows it with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes, or with the host's name there"
         )
     if server.port not in ports:
         allowed = ", ".join(str(port) for port in sorted(ports))
@@ -89,11 +98,15 @@ def judge(server: Server, address: str, allow_private: bool, ports: frozenset[in
 
 
 async def connect_socket(
-    server: Server, allow_private: bool, seconds: float, ports: frozenset[int] = MAIL_PORTS
+    server: Server,
+    allow_private: PrivateHosts,
+    seconds: float,
+    ports: frozenset[int] = MAIL_PORTS,
+    told: Told = unheard,
 ) -> socket.socket:
     """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
 
-    :param ports: that may be reached on a public host.
+    :param ports: that may be reached on a public host. :param told: of the steps resolved and connected.
     :raises Unreachable: (Temporary) unknown name, refused, no route; ``Late`` after ``seconds``.
     :raises Forbidden: (Permanent) every address it stands for is forbidden.
     """
@@ -104,7 +117,10 @@ async def connect_socket(
             allowed = [target for target, verdict in zip(targets, verdicts, strict=True) if verdict is None]
             if not allowed:
                 raise Forbidden(verdicts[0] or f"{place(server)}: no address")
-            return await _connect_first(server, allowed, deadline)
+            told("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
+            found = await _connect_first(server, allowed, deadline)
+            told("connected", f"{found.getpeername()[0]} port {server.port}")
+            return found
     except TimeoutError as error:
         raise Late(f"{place(server)}: no connection within {seconds:g} s; check host, port, firewall") from error
 
@@ -209,6 +225,16 @@ def _context(pinned: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def describe_tls(secured: ssl.SSLObject | None) -> str:
+    """What was agreed on, in words; the certificate was checked, or is the pinned one."""
+    if secured is None:
+        return "no TLS"
+    shown = secured.getpeercert() or {}
+    names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]  # type: ignore[str-unpack]
+    until = f", valid until {shown['notAfter']}" if "notAfter" in shown else ", which is the pinned one"
+    return f"{secured.version()}; the certificate is for {', '.join(names[:3]) or 'this server'}{until}"
 
 
 def fingerprint(der: bytes) -> str:

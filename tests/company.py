@@ -7,7 +7,7 @@ from typing import Any
 
 from services.admin import changes
 from services.admin.accounts_file import check
-from shared import accounts, inbound, messages
+from shared import accounts, inbound, ledger, messages
 from shared.accounts import External, Local
 from shared.database import Database
 from shared.inbound import Arrival
@@ -61,9 +61,19 @@ async def everyone(database: Database) -> tuple[dict[str, External], dict[str, L
 
 async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -> list[int]:
     """Mails as the fetcher commits them; their ids."""
+    contents = [Content.of(mail) for mail in mails]
     async with database.transaction() as connection:
-        stored = await messages.store(connection, [Content.of(mail) for mail in mails])
-        return await inbound.add(connection, [Arrival("fetched", message_id, external_id) for message_id in stored])
+        stored = await messages.store(connection, contents)
+        ids = await inbound.add(connection, [Arrival("fetched", message_id, external_id) for message_id in stored])
+        await ledger.record_fetched(
+            connection,
+            external_id,
+            [
+                ledger.Fetched(None, f"uidl{id_}", content.octets, content.sha256, id_, False)
+                for id_, content in zip(ids, contents, strict=True)
+            ],
+        )
+    return ids
 
 
 async def mailbox_of(database: Database, address: str) -> list[bytes]:

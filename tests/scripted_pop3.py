@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -48,7 +48,8 @@ def stuff(mail: bytes) -> bytes:
 class ScriptedPop3:
     """Mails by UIDL in order. answers: by whole command ("RETR 2") or verb ("CAPA"), and "greeting".
 
-    commands: all that clients said. sessions: how many connections there were.
+    commands: all that clients said. sessions: how many connections there were. name: the UIDL of a mail, from its
+    number and its own. knows_uidl: or else UIDL is refused. pops: what was read before a QUIT is listed no more.
     """
 
     mails: dict[str, bytes] = field(default_factory=dict)
@@ -57,6 +58,9 @@ class ScriptedPop3:
     password: str = "secret"
     context: ssl.SSLContext | None = None
     implicit: bool = False
+    name: Callable[[int, str], str] = lambda number, uidl: uidl
+    knows_uidl: bool = True
+    pops: bool = False
     commands: list[str] = field(default_factory=list)
     sessions: int = 0
     port: int = 0
@@ -93,6 +97,7 @@ class ScriptedPop3:
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         listed = list(self.mails.items())
         deleted: set[str] = set()
+        read: set[str] = set()
         if not await self._send(writer, self.answers.get("greeting", say(b"+OK ready\r\n"))):
             return
         while line := (await reader.readline()).decode().strip():
@@ -103,9 +108,11 @@ class ScriptedPop3:
                 return
             if verb == "STLS" and answer is None and self.context is not None:
                 await writer.start_tls(self.context)
+            if verb == "RETR" and answer is None and self.pops:
+                read.add(listed[int(argument) - 1][0])
             if verb == "QUIT":
                 if answer is None:
-                    for uidl in deleted:
+                    for uidl in deleted | read:
                         self.mails.pop(uidl, None)
                 return
 
@@ -132,8 +139,9 @@ class ScriptedPop3:
                 return b"+OK\r\n" if argument == self.password else b"-ERR wrong\r\n"
             case "STAT":
                 return f"+OK {len(listed)} {sum(len(mail) for _, mail in listed)}\r\n".encode()
-            case "UIDL":
-                return b"+OK\r\n" + "".join(f"{n} {uidl}\r\n" for n, (uidl, _) in numbered).encode() + b".\r\n"
+            case "UIDL" if self.knows_uidl:
+                names = "".join(f"{n} {self.name(n, uidl)}\r\n" for n, (uidl, _) in numbered)
+                return b"+OK\r\n" + names.encode() + b".\r\n"
             case "LIST":
                 return b"+OK\r\n" + "".join(f"{n} {len(mail)}\r\n" for n, (_, mail) in numbered).encode() + b".\r\n"
             case "RETR":

@@ -15,6 +15,8 @@ CLOSE = "(close)"
 """Instead of a reply: the end of the connection."""
 PIPELINING = "250-scripted\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN"
 """To EHLO: commands may come in groups."""
+DSN = "250-scripted\r\n250-PIPELINING\r\n250-DSN\r\n250 AUTH PLAIN LOGIN"
+"""To EHLO: the server tells itself what becomes of a mail."""
 
 _DEFAULTS = {
     "GREETING": "220 ready",

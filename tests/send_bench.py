@@ -57,7 +57,7 @@ class Bench:
             self.database, self.service.credentials, self.service.owner, True, self.publications.extend
         )
         self.stage = Sender(self.database, 5.0, self.relaying.wake)
-        self.upkeep = Upkeep(self.database, self.relaying)
+        self.upkeep = Upkeep(self.database, self.relaying, self.service.owner)
 
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
         """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
@@ -97,8 +97,13 @@ class Bench:
         sender: str | None = None,
         header_id: str | None = None,
         smtputf8: bool = False,
+        asked: str | None = None,
+        asked_of: dict[str, str] | None = None,
     ) -> int:
-        """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id."""
+        """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id.
+
+        :param asked: what is to be told about its delivery. :param asked_of: the same of recipients.
+        """
         person = self.people[author]
         locals_ = {local.address: local.id for local in self.people.values()}
         ours = {address: external.id for address, external in self.externals.items()}
@@ -107,7 +112,8 @@ class Bench:
             return "local" if address in locals_ else "external" if address in ours else "relay"
 
         recipients = tuple(
-            Recipient(address, kind(address), locals_.get(address) or ours.get(address)) for address in to
+            Recipient(address, kind(address), locals_.get(address) or ours.get(address), (asked_of or {}).get(address))
+            for address in to
         )
         async with self.database.transaction() as connection:
             [submission_id] = await submissions.record(
@@ -122,6 +128,7 @@ class Bench:
                         not mail.isascii(),
                         smtputf8,
                         recipients,
+                        asked=asked,
                     )
                 ],
             )

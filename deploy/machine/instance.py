@@ -25,9 +25,6 @@ from shared.schema.migrate import migrate
 from shared.settings import SERVICES, Settings
 from shared.vault import new_key
 
-RESIDENT = tuple(name for name in SERVICES if name != "admin")
-"""The services that are processes of their own; admin is a command."""
-
 _START_SECONDS = 120.0
 _STOP_SECONDS = 58.0
 _LOCK_SECONDS = 1.0
@@ -46,7 +43,7 @@ class Instance:
     """
 
     def __init__(
-        self, settings: Settings, say: Callable[[str], None] = print, services: Sequence[str] = RESIDENT
+        self, settings: Settings, say: Callable[[str], None] = print, services: Sequence[str] = SERVICES
     ) -> None:
         """:param settings: as the command read them. :param say: shows a line of progress."""
         self.settings = settings
@@ -71,7 +68,7 @@ class Instance:
         """
         with ExitStack() as stack:
             folders.make_data_folder(self._data)
-            stack.enter_context(_lock(self._data))
+            stack.enter_context(locked(self._data))
             (self._data / "run.json").unlink(missing_ok=True)
             _end_leftovers(self._data, self._say)
             self._check_ports()
@@ -113,12 +110,15 @@ class Instance:
         return self._supervisor
 
     def urls(self) -> dict[str, str]:
-        """Where mail clients find the services, and where the metrics are."""
+        """Where mail clients find the services, where the console is, and where the metrics are."""
         settings = self.settings
         found = {
             name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
             for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)
         }
+        if "admin" in self._services:
+            scheme = "https" if settings.console_has_tls else "http"
+            found["console"] = f"{scheme}://{settings.admin_bind}:{settings.admin_port}"
         return found | {f"metrics_{name}": f"{_health_url(settings, name)}/metrics" for name in self._services}
 
     # ------------------------------------------------------------------------------------------ starting
@@ -126,8 +126,12 @@ class Instance:
     def _check_ports(self) -> None:
         settings = self.settings
         ports.require({f"MAILGROUP_{name.upper()}": getattr(settings, name) for name in _MAIL_PORTS}, settings.bind)
+        if "admin" in self._services:
+            ports.require({"MAILGROUP_ADMIN_PORT": settings.admin_port}, settings.admin_bind, "MAILGROUP_ADMIN_BIND")
         for name in self._services:
-            ports.require({f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.bind)
+            ports.require(
+                {f"MAILGROUP_METRICS_PORT (for {name})": settings.metrics_port_of(name)}, settings.metrics_host
+            )
 
     def _prepare(self) -> None:
         settings, data = self.settings, self._data
@@ -241,7 +245,7 @@ def up(
     settings: Settings,
     ready: Callable[[Instance], None],
     say: Callable[[str], None] = print,
-    services: Sequence[str] = RESIDENT,
+    services: Sequence[str] = SERVICES,
 ) -> int:
     """Run everything in the foreground until SIGINT, SIGTERM or SIGHUP.
 
@@ -284,7 +288,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _health_url(settings: Settings, name: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.bind, settings.bind)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.metrics_host, settings.metrics_host)
     return f"http://{host}:{settings.metrics_port_of(name)}"
 
 
@@ -305,7 +309,7 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 
 @contextmanager
-def _lock(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[None]:
     """Held by the one ``up`` of a data folder."""
     with (data / "up.lock").open("a") as file:
         deadline = time.monotonic() + _LOCK_SECONDS

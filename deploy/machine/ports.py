@@ -6,6 +6,7 @@ that wants to start again.
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Iterable, Mapping
@@ -18,14 +19,19 @@ SERVERS, OURS, PROVIDER = range(26_000, 32_000), range(22_000, 26_000), range(20
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
     """Whether a server could listen there now."""
+    return _error(port, address) is None
+
+
+def _error(port: int, address: str) -> OSError | None:
+    """Why no server could listen there now. Port 0: on any port of that address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def greets(port: int, greeting: bytes) -> bool:
@@ -62,18 +68,28 @@ def choose_run(count: int, seed: str, among: range, taken: Iterable[int] = ()) -
     raise Permanent(f"no {count} free TCP ports in a row between {among.start} and {among.stop - 1}")
 
 
-def require(wanted: Mapping[str, int], address: str) -> None:
+def require(wanted: Mapping[str, int], address: str, named: str = "MAILGROUP_BIND") -> None:
     """Check that each port, named by its setting, is free, and no two are the same.
 
+    :param named: the setting that holds the address.
     :raises Permanent: names the settings and ports that are not, and why.
     """
+    if (error := _error(0, address)) is not None:
+        raise Permanent(
+            f"{named}: {address!r}: nothing can listen there ({error.strerror}); give an address of "
+            "this machine, 0.0.0.0 or :: for all of them"
+        )
     problems = []
     seen: dict[int, str] = {}
     for name, port in wanted.items():
         if port in seen:
             problems.append(f"{name}: {port}: also given as {seen[port]}")
-        elif not is_free(port, address):
-            problems.append(f"{name}: {port}: taken by another program on {address}, or not allowed; choose another")
+        elif (error := _error(port, address)) is not None and error.errno == errno.EACCES:
+            problems.append(
+                f"{name}: {port}: not allowed ({error.strerror}); choose one from 1024, or start it as root"
+            )
+        elif error is not None:
+            problems.append(f"{name}: {port}: taken by another program on {address}; choose another")
         seen.setdefault(port, name)
     if problems:
         raise Permanent("; ".join(problems))

@@ -145,6 +145,13 @@ class Postgres:
         with self._connect() as connection:
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database)))
 
+    def rename(self, database: str, name: str) -> None:
+        """Give a database another name; nobody may use it. :raises Temporary: the server is away."""
+        with self._connect() as connection:
+            connection.execute(
+                sql.SQL("alter database {} rename to {}").format(sql.Identifier(database), sql.Identifier(name))
+            )
+
     @contextmanager
     def _connect(self) -> Iterator[psycopg.Connection]:
         try:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from services.admin import authorizing, changes, contact
-from services.admin.accounts_file import AccountsError, AccountsFile, check, read_file
+from services.admin import audit, authorizing, changes, contact, documents, editing, hands
+from services.admin.accounts_file import AccountsError, AccountsFile, read_file
+from services.admin.documents import Kind
 from services.admin.options import Data, Json, group
-from services.admin.printing import console, fail, print_json, print_table, run, waiting
+from services.admin.printing import MISUSE, console, fail, print_json, print_table, run, waiting
 from services.admin.system import System, reach
-from shared import accounts, inbound
-from shared.accounts import External, Local, OAuth
-from shared.database import Connection
+from shared import accounts
+from shared.accounts import External
 from shared.failures import Permanent
 
 CHANGE_SECONDS = 3600.0
@@ -65,11 +62,11 @@ def export(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            document = await _document(connection)
+            document = await documents.document(connection)
         if json:
             print_json(document)
         else:
-            print(_yaml(document), end="")
+            print(documents.as_yaml(document), end="")
 
     run(work)
 
@@ -77,75 +74,13 @@ def export(data: Data = None, json: Json = False) -> None:
 async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> None:
     async with system.database.transaction(CHANGE_SECONDS) as connection:
         outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
+        await audit.record_lines(connection, audit.operator(), outcome.lines)
     for line in outcome.lines or ["nothing to change"]:
         console.print(line, markup=False)
     with waiting("Asking the provider what lies there"):
         found = await contact.describe(system, outcome.contacts)
     for line in found:
         console.print(line, markup=False)
-
-
-async def _document(connection: Connection) -> dict[str, Any]:
-    externals = await accounts.externals(connection)
-    people = await accounts.locals_(connection)
-    return {
-        "external_accounts": [external_fields(account) for account in externals],
-        "local_accounts": [local_fields(person, externals, people) for person in people],
-    }
-
-
-def external_fields(account: External) -> dict[str, Any]:
-    """An external account as in the accounts file, without its password."""
-    servers = {
-        kind: {
-            "host": server.host,
-            "port": server.port,
-            "tls": server.tls,
-            **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
-        }
-        for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))
-    }
-    servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
-    return {
-        "address": account.address,
-        "enabled": account.enabled,
-        "login": account.login,
-        **({"oauth": _oauth_fields(account.oauth)} if account.oauth else {}),
-        **servers,
-        "poll_seconds": account.poll_seconds,
-        "history": account.history,
-        "delete_after_days": account.delete_after_days,
-        "delete_history": account.delete_history,
-        "reply_to_author": account.reply_to_author,
-        "aliases": list(account.aliases),
-    }
-
-
-def _oauth_fields(oauth: OAuth) -> dict[str, Any]:
-    endpoints = {name: value for name, value in asdict(oauth.issuer).items() if value is not None}
-    return {"issuer": oauth.name or endpoints, "client_id": oauth.client_id}
-
-
-def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
-    """A local account as in the accounts file, without its password."""
-    return {
-        "address": person.address,
-        "enabled": person.enabled,
-        "user_name": person.user_name,
-        "aliases": [*person.aliases, *person.former_names],
-        "addresses": list(person.addresses),
-        "external": next((e.address for e in externals if e.id == person.external_id), None),
-        "delegate": next((p.address for p in people if p.id == person.delegate_id), None),
-    }
-
-
-def _yaml(document: Any) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None in the library
-    text = io.StringIO()
-    yaml.dump(document, text)
-    return text.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------- one account at a time
@@ -184,54 +119,14 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
-    for name, value in new.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
-
-
-Kind = Literal["external", "local"]
-
-
-async def _find(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
-    """:raises Permanent: there is no such account."""
-    entries = (await _document(connection))[f"{kind}_accounts"]
-    for entry in entries:
-        if entry["address"].casefold() == address.casefold():
-            return dict(entry)
-    there = ", ".join(entry["address"] for entry in entries) or "none"
-    raise Permanent(f"{address}: there is no such {kind} account; there are: {there}")
-
-
 def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, new: bool) -> None:
     async def work() -> None:
         async with reach(data) as system:
-            async with system.database.transaction() as connection:
-                try:
-                    old: dict[str, Any] = await _find(connection, kind, address)
-                except Permanent:
-                    if not new:
-                        raise
-                    old = {"address": address}
-                else:
-                    if new:
-                        raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
             given = any(name.startswith("password") or name == "oauth" for name in fields)
             if new and not given and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
-            if str(fields.get("address", address)).casefold() != address.casefold():
-                raise AccountsError(["address: an account keeps its address; add another account, and remove this one"])
-            entry = _merge(old, fields)
-            if "tls" in fields.get("pop3", {}) and "port" not in fields["pop3"]:
-                entry["pop3"].pop("port", None)  # the port follows the mode unless it is given
-            if "tls" in fields.get("smtp", {}) and "port" not in fields["smtp"]:
-                entry["smtp"].pop("port", None)
-            try:
-                wanted = check({f"{kind}_accounts": [entry]}, f"{kind} account", Path.cwd())
-            except AccountsError as error:
-                raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
+            async with system.database.transaction() as connection:
+                wanted = await editing.prepare(connection, kind, address, fields, new, Path.cwd())
             await _change(system, wanted)
 
     run(work)
@@ -240,22 +135,10 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
 def _remove(kind: Kind, address: str, data: Path | None) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            await _find(connection, kind, address)
-            people = await accounts.locals_(connection)
-            everyone = await accounts.externals(connection) if kind == "external" else people
-            id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
-            if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
-                raise Permanent(
-                    f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
-                    "another one with 'local set ... external=...'"
-                )
-            await accounts.remove(connection, kind, id_)
-        kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
-        console.print(f"{kind} account {address}: removed{kept}", markup=False)
-        for person in people if kind == "local" else []:
-            if person.delegate_id == id_:
-                console.print(f"local account {person.address}: has no delegate any more", markup=False)
+            lines = await editing.remove(connection, kind, address)
+            await audit.record(connection, audit.operator(), f"removed {kind} account", address)
+        for line in lines:
+            console.print(line, markup=False)
 
     run(work)
 
@@ -263,7 +146,7 @@ def _remove(kind: Kind, address: str, data: Path | None) -> None:
 def _list(kind: Kind, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            entries = (await _document(connection))[f"{kind}_accounts"]
+            entries = (await documents.document(connection))[f"{kind}_accounts"]
         if json:
             print_json(entries)
         elif kind == "external":
@@ -303,11 +186,11 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
 def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            entry = await _find(connection, kind, address)
+            entry = await documents.find(connection, kind, address)
         if json:
             print_json(entry)
         else:
-            print(_yaml(entry), end="")
+            print(documents.as_yaml(entry), end="")
 
     run(work)
 
@@ -365,16 +248,8 @@ def restore(address: Address, data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            if any(p.address.casefold() == address.casefold() for p in await accounts.locals_(connection)):
-                raise Permanent(f"{address}: is there already, not removed")
-            person = await accounts.restore(connection, address)
-            if person is None:
-                raise Permanent(f"{address}: no removed local account has this address")
-            problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
-            if problems:
-                raise AccountsError(problems)
-            await inbound.release(connection, [person.external_id])
+            await hands.restore(connection, address)
+            await audit.record(connection, audit.operator(), "restored local account", address)
         console.print(f"local account {address}: restored", markup=False)
 
     run(work)
@@ -393,11 +268,11 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
             with waiting(f"Trying {address}"):
                 steps = await contact.test(system, account)
         if json:
-            print_json([{"step": step.name, "ok": step.ok, "result": step.text} for step in steps])
+            print_json([{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps])
         else:
             for step in steps:
                 console.print("[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
-                console.print(f"{step.name}: {step.text}", markup=False)
+                console.print(f"{step.name}: {step.text} ({step.seconds * 1000:.0f} ms)", markup=False)
         if not all(step.ok for step in steps):
             raise typer.Exit(1)
 
@@ -416,6 +291,70 @@ def authorize(address: Address, data: Data = None) -> None:
             account = await _external(system, address)
             await authorizing.authorize(system, account, lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
+
+    run(work)
+
+
+@external.command("skipped")
+def skipped(
+    address: Address,
+    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="These mails only; may be given often.")] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """List the mails that could not be fetched and stay at the provider; acknowledge them, or try them again.
+
+    An acknowledged mail is no problem in 'status' any more.
+
+    Example: mailgroup external skipped support@company.com --acknowledge --id 17
+    """
+    if acknowledge and retry:
+        fail("--acknowledge, --retry: give one of them", MISUSE)
+    if ids and not (acknowledge or retry):
+        fail("--id: is given with --acknowledge or --retry", MISUSE)
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            async with system.database.transaction() as connection:
+                if acknowledge or retry:
+                    hand, did = (
+                        (hands.acknowledge, "acknowledged") if acknowledge else (hands.fetch_again, "tries again")
+                    )
+                    done = await hand(connection, account, ids)
+                    who, what = audit.operator(), f"{did} mails not fetched"
+                    await audit.record_mails(connection, who, what, done.done, account.address)
+                else:
+                    rows = await hands.skipped(connection, account)
+        if acknowledge or retry:
+            if json:
+                print_json({"done": done.done, "left": done.left})
+            else:
+                console.print(f"{address}: {did} {len(done.done)} mails", markup=False)
+            if done.left:
+                fail(f"nothing done about {', '.join(map(str, done.left))}: no mail that was skipped, or done before")
+        elif json:
+            print_json(rows)
+        else:
+            print_table(
+                "Not fetched",
+                ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
+                (
+                    (
+                        row["id"],
+                        row["uidl"],
+                        row["octets"] if row["octets"] is not None else "?",
+                        row["since"],
+                        row["tries"],
+                        "yes" if row["acknowledged_at"] else "no",
+                        row["reason"],
+                    )
+                    for row in rows
+                ),
+                empty="every mail was fetched",
+            )
 
     run(work)
 

@@ -18,6 +18,7 @@ from shared.accounts import External
 from shared.credentials import Grant, client_of
 from shared.failures import Permanent
 from shared.oauth import Client, Request, Tokens, Unauthorized
+from shared.settings import PrivateHosts
 
 WAIT_SECONDS = 900.0
 _PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
@@ -42,13 +43,13 @@ async def authorize(system: System, external: External, say: Callable[[str], Non
         await relays.resume(connection, external.id)
 
 
-async def _by_device(client: Client, external: External, allow: bool, say: Callable[[str], None]) -> Tokens:
+async def _by_device(client: Client, external: External, allow: PrivateHosts, say: Callable[[str], None]) -> Tokens:
     code = await oauth.begin_device(client, allow)
     say(f"Open {code.url} in a browser, log in as {external.login} and type {code.user_code}")
     return await oauth.finish_device(client, code, allow)
 
 
-async def _by_browser(client: Client, external: External, allow: bool, say: Callable[[str], None]) -> Tokens:
+async def _by_browser(client: Client, external: External, allow: PrivateHosts, say: Callable[[str], None]) -> Tokens:
     brought: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

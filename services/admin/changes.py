@@ -161,12 +161,34 @@ def _repeated(wanted: AccountsFile) -> list[str]:
 async def _save_external(
     connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: Outcome
 ) -> External:
-    oauth = _oauth(wanted)
     # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
     before = old or await accounts.revive_external(connection, wanted.address)
+    new = external_of(wanted, old, vault, before.id if before else 0)
+    if new == old:
+        return new
+    new = replace(new, id=await accounts.save_external(connection, new))
+    # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
+    await ledger.resume(connection, new.id)
+    if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
+        await ledger.restart(connection, new.id)
+    await relays.resume(connection, new.id)
+    outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
+    if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
+        outcome.contacts.append(new)
+    return new
+
+
+def external_of(wanted: ExternalFields, old: External | None, vault: Vault, id_: int) -> External:
+    """The account that these fields make. old: as it is stored, where a secret that is not given comes from.
+
+    :param id_: 0 for one that is not there yet. :raises AccountsError: there is no secret.
+    """
+    oauth = _oauth(wanted)
+    if wanted.password is None and oauth is None and (old is None or old.oauth is not None):
+        raise AccountsError([f"external account {wanted.address}: password: is missing, and none is stored"])
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
-    new = External(
-        before.id if before else 0,
+    return External(
+        id_,
         wanted.address,
         wanted.enabled,
         wanted.login,
@@ -183,18 +205,6 @@ async def _save_external(
         tuple(wanted.aliases),
         oauth,
     )
-    if new == old:
-        return new
-    new = replace(new, id=await accounts.save_external(connection, new))
-    # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
-    await ledger.resume(connection, new.id)
-    if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
-        await ledger.restart(connection, new.id)
-    await relays.resume(connection, new.id)
-    outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
-    if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
-        outcome.contacts.append(new)
-    return new
 
 
 def _oauth(wanted: ExternalFields) -> OAuth | None:

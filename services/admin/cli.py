@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.admin import account_commands, machine_commands, mail_commands
+from services.admin import account_commands, backup_commands, installing_commands, machine_commands, mail_commands
 from services.admin.options import group
 
 app = group(
@@ -30,6 +30,11 @@ app.command()(mail_commands.undelete)
 app.command()(machine_commands.migrate)
 app.command("rotate-key")(machine_commands.rotate_key)
 app.command()(machine_commands.service)
+app.command("install-service")(installing_commands.install_service)
+app.command()(installing_commands.upgrade)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
+app.command("console", hidden=True)(machine_commands.console_process)
 
 
 @app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

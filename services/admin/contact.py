@@ -3,58 +3,132 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 
 from services.admin.system import System
-from shared import ledger, relays
+from shared import accounts, ledger, relays
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials
 from shared.failures import Permanent, Temporary
 from shared.pop3_client import open_session
 from shared.smtp_client import probe_smtp
+from shared.upstream import place, unheard
 
 SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a test. text: what was found, or what is wrong and what to change."""
+    """One step of a test. text: what was found, or what is wrong and what to change. seconds: how long it took."""
 
     name: str
     ok: bool
     text: str
+    seconds: float = 0.0
 
 
 async def test(system: System, external: External) -> list[Step]:
-    """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused."""
+    """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused.
+
+    external: may be one that is not saved yet (id 0), or is saved with other fields.
+    """
     try:
         credential = await _credential(system, external)
     except (Temporary, Permanent, ValueError) as error:
         return [Step("access token" if external.oauth else "password", False, str(error))]
-
-    async def pop3() -> str:
-        return f"login accepted; {await _pop3(system, external, credential)}"
-
-    async def smtp() -> str:
-        await probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS)
-        return "login and sender accepted" if external.smtp_auth else "sender accepted"
-
-    steps = list(await asyncio.gather(_try("POP3", external.pop3, pop3), _try("SMTP", external.smtp, smtp)))
+    fetching = _Walk("POP3", external.pop3, _order(external.pop3, "logged in", "counted", "stable"))
+    login = ("logged in",) if external.smtp_auth else ()
+    relaying = _Walk("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
+    await asyncio.gather(
+        fetching.go(_try_pop3(system, external, credential, fetching)),
+        relaying.go(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
+    )
     async with system.database.transaction() as connection:
-        if steps[0].ok:
+        saved = [account for account in await accounts.externals(connection, [external.id]) if account == external]
+        if saved and fetching.well:
             await ledger.resume(connection, external.id)
-        if steps[1].ok:
+        if saved and relaying.well:
             await relays.resume(connection, external.id)
-    return steps
+    return [*fetching.steps, *relaying.steps]
 
 
-async def _try(protocol: str, server: Server, step: Callable[[], Awaitable[str]]) -> Step:
-    place = f"{server.host}:{server.port}"
-    try:
-        return Step(f"{protocol} {place}", True, await step())
-    except (Temporary, Permanent) as error:
-        return Step(f"{protocol} {place}", False, str(error).removeprefix(f"{place}: "))
+_NAMES = {
+    "resolved": "find the server",
+    "connected": "connect",
+    "encrypted": "encrypt (TLS)",
+    "answered": "greet",
+    "logged in": "log in",
+    "counted": "look into the mailbox",
+    "stable": "list the same mails again",
+    "accepted": "offer a mail from this address",
+}
+
+
+def _order(server: Server, *further: str) -> list[str]:
+    secure = ["encrypted"] if server.tls != "none" else []
+    return ["resolved", "connected", *secure, "answered", *further]
+
+
+class _Walk:
+    """The steps of one direction, with their times. well: the last one was done."""
+
+    def __init__(self, protocol: str, server: Server, order: Sequence[str]) -> None:
+        self.steps: list[Step] = []
+        self.well = False
+        self._protocol, self._place = protocol, place(server)
+        self._order = list(order)
+        self._began = time.perf_counter()
+
+    def done(self, step: str, found: str) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self.steps.append(Step(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
+        self._began = now
+        self._order = self._order[self._order.index(step) + 1 :]
+
+    async def go(self, way: Coroutine[None, None, None]) -> None:
+        """Walk the way; where it ends early is the step that failed."""
+        try:
+            await way
+            self.well = True
+        except (Temporary, Permanent) as error:
+            text = str(error).removeprefix(f"{self._place}: ")
+            name = _NAMES[self._order[0]] if self._order else "end"
+            self.steps.append(Step(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
+
+
+async def _try_pop3(system: System, external: External, credential: Credential, walk: _Walk) -> None:
+    """As the fetcher does it, twice: ids that change between two sessions would make every mail a new one."""
+    keys = []
+    for again in (False, True):
+        told = unheard if again else walk.done
+        async with open_session(
+            external.pop3,
+            system.settings.allow_private_upstream,
+            connect_seconds=SECONDS,
+            read_seconds=SECONDS,
+            session_seconds=3 * SECONDS,
+            told=told,
+        ) as session:
+            await session.login(credential)
+            if not again:
+                walk.done("logged in", f"as {credential.login}")
+            count, octets = await session.stat()
+            keys.append([key for _, key in (await session.listing()).mails])
+            if not again:
+                walk.done("counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}")
+            await session.quit()
+        if not again and session.capabilities.login_delay:
+            walk.done("stable", "not looked at: the server wants a pause between two logins")
+            return
+    if keys[0] and not set(keys[0]) & set(keys[1]):  # some may have been deleted meanwhile
+        raise Permanent(
+            "the unique ids (UIDL) of the mails changed between two sessions; every mail would be fetched again and "
+            "again. Ask the provider, or delete mails there as soon as they are stored here"
+        )
+    walk.done("stable", "their unique ids (UIDL) are the same in a second session")
 
 
 async def _credential(system: System, external: External) -> Credential:
@@ -75,11 +149,14 @@ async def _pop3(system: System, external: External, credential: Credential) -> s
         count, octets = await session.stat()
         listed = await session.listing()
         await session.quit()
+    return f"{count} mails, {octets} octets; {await _expected(system, external, [key for _, key in listed.mails])}"
+
+
+async def _expected(system: System, external: External, listed: Sequence[str]) -> str:
     async with system.database.transaction() as connection:
         polled = (await ledger.polled(connection)).get(external.id)
         known = await ledger.known(connection, external.id)
-    met = polled is not None and polled.first_contact_at is not None
-    return f"{count} mails, {octets} octets; {expectation(external, [key for _, key in listed.mails], known, met)}"
+    return expectation(external, listed, known, polled is not None and polled.first_contact_at is not None)
 
 
 def expectation(external: External, listed: Sequence[str], known: Sequence[ledger.Known], met: bool) -> str:

@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.admin import hands
 from services.admin.options import Data, Json
 from services.admin.printing import console, fail, print_table, run, told
 from services.admin.system import reach
-from shared import accounts
 from shared.failures import Permanent
-from shared.settings import SERVICES, SettingsError, load
+from shared.settings import SERVICES, Settings, SettingsError, is_loopback, load
 from shared.vault import Vault, new_key
 
 if TYPE_CHECKING:
     from deploy.machine.instance import Instance
 
 
-def up(data: Data = None) -> None:
+def up(
+    data: Data = None,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Serve the LAN, on the ports that mail clients expect (110, 25, 587, 995, 465)."),
+    ] = False,
+) -> None:
     """Run every part on this machine, in the foreground, until Ctrl-C.
 
     PostgreSQL and RabbitMQ are private ones in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
@@ -29,9 +35,14 @@ def up(data: Data = None) -> None:
     Example: mailgroup up --data /srv/mail
     """
     from deploy.machine import instance  # only these two commands need what starts servers
+    from deploy.machine.lan import for_the_lan
+    from shared import tls
 
     with told():
         settings = load(data=data)
+        if lan:
+            settings = for_the_lan(settings)
+            tls.cover(settings)
         try:
             Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
         except ValueError as error:
@@ -44,9 +55,33 @@ def _show_addresses(running: Instance) -> None:
     print_table(
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
+    if not is_loopback(running.settings.bind):
+        _show_client_settings(running.settings)
     if running.admin_password is not None:
-        console.print(f"The console's password, shown this once: {running.admin_password}", markup=False)
-    console.print("Add accounts with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+        console.print(
+            f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
+        )
+    console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+
+
+def _show_client_settings(settings: Settings) -> None:
+    """What people on the LAN type into their mail clients."""
+    from services.admin import client_setup
+
+    found = client_setup.servers(settings)
+    words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
+    print_table(
+        "What mail clients need; the user name is the address, for both servers",
+        ("Server", "Host", "Port", "Encryption"),
+        [
+            (what, found.host, way.port, words[way.tls])
+            for what, ways in (
+                ("Incoming (POP3)", found.incoming + found.incoming_in_clear),
+                ("Outgoing (SMTP)", found.outgoing + found.outgoing_in_clear),
+            )
+            for way in ways
+        ],
+    )
 
 
 def demo(
@@ -89,26 +124,37 @@ def rotate_key(data: Data = None) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await accounts.lock_for_change(connection)
-            vault = system.vault
-            everyone = await accounts.externals(connection)
-            for external in everyone:
-                await accounts.save_password(connection, external.id, vault.rotate(external.password))
-        console.print(f"{len(everyone)} passwords are sealed under the first key", markup=False)
+            sealed, lost = await hands.rotate_key(connection, system.vault)
+        console.print(f"{sealed} passwords are sealed under the first key", markup=False)
+        if lost:
+            raise Permanent(f"opened by none of the keys, so set them again: the passwords of {', '.join(lost)}")
 
     run(work)
 
 
 def service(
-    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES[:-1]) + ".", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES) + ".", metavar="NAME")],
     data: Data = None,
 ) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
     """
-    if name not in SERVICES[:-1]:
-        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES[:-1])}", 2)
+    if name not in SERVICES:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
     with told():
         os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
-    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}"])
+    words = ["console"] if name == "admin" else []
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
+
+
+def console_process(data: Data = None) -> None:
+    """Serve the console in this process: what 'service admin' runs.
+
+    Example: mailgroup console
+    """
+    from services.admin.web.process import main  # no other command needs what serves pages
+
+    if data is not None:
+        os.environ["MAILGROUP_DATA"] = str(data)
+    main()

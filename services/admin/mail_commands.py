@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from services.admin import audit, hands
 from services.admin import status as status_page
 from services.admin import trace as trace_page
 from services.admin.options import Data, Json, group
 from services.admin.printing import MISUSE, ago, console, fail, moment, print_json, print_table, run, waiting
 from services.admin.system import reach
-from shared import accounts, authors, inbound, maildrops, maillog, messages, relays, routing, submissions
+from shared import accounts, authors, messages, routing
+from shared.database import Connection
 from shared.failures import Permanent
 
 queue = group("Submissions that wait to be relayed.")
@@ -34,7 +37,7 @@ def status(data: Data = None, json: Json = False) -> None:
     async def work() -> None:
         async with reach(data, needed=False) as system:
             with waiting("Asking every part"):
-                found = await status_page.gather(system)
+                found = await status_page.gather(system, thoroughly=True)
         if json:
             print_json(found)
         else:
@@ -174,58 +177,37 @@ def queue_list(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            found = await submissions.listing(connection, ["submitted", "queued", "claimed", "sent_unanswered"])
-            addresses = {e.id: e.address for e in await accounts.externals(connection)}
-            troubles = {
-                addresses.get(id_): status_page.trouble(relay)
-                for id_, relay in (await relays.states(connection)).items()
-            }
-        rows = [
-            {
-                "id": s.id,
-                "message_id": s.header_id,
-                "author": s.author,
-                "external": s.external,
-                "state": s.state,
-                "tries": s.tries,
-                "uncertain": s.uncertain,
-                "age_seconds": round(s.age),
-                "next_try_at": status_page.iso(s.next_try_at),
-                "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
-                "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients],
-            }
-            for s in found
-        ]
+            rows = await hands.queue(connection)
         if json:
             print_json(rows)
-        else:
-            now = datetime.datetime.now(datetime.UTC)
-            print_table(
-                "Queue",
-                ("Id", "From", "To", "Age", "Tries", "Next try"),
+            return
+        now = datetime.datetime.now(datetime.UTC)
+        print_table(
+            "Queue",
+            ("Id", "From", "To", "Age", "Tries", "Next try"),
+            (
                 (
-                    (
-                        s.id,
-                        s.author,
-                        ", ".join(r.address for r in s.recipients if r.state == "waiting"),
-                        ago(s.age),
-                        s.tries,
-                        _next_try(s, now),
-                    )
-                    for s in found
-                ),
-            )
-            for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
-                ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
-                console.print(f"{ids}: {why}", markup=False)
+                    row["id"],
+                    row["author"],
+                    ", ".join(r["address"] for r in row["recipients"] if r["state"] == "waiting"),
+                    ago(row["age_seconds"]),
+                    row["tries"],
+                    _next_try(row, now),
+                )
+                for row in rows
+            ),
+        )
+        for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+            ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
+            console.print(f"{ids}: {why}", markup=False)
 
     run(work)
 
 
-def _next_try(waiting: submissions.Listed, now: datetime.datetime) -> str:
-    if waiting.next_try_at is None:
-        return {"submitted": "at once"}.get(waiting.state, "under way")
-    seconds = (waiting.next_try_at - now).total_seconds()
+def _next_try(row: dict[str, Any], now: datetime.datetime) -> str:
+    if row["next_try_at"] is None:
+        return {"submitted": "at once"}.get(row["state"], "under way")
+    seconds = (datetime.datetime.fromisoformat(row["next_try_at"]) - now).total_seconds()
     return f"in {ago(seconds)}" if seconds > 0 else "now"
 
 
@@ -236,80 +218,50 @@ def queue_retry(
         typer.Argument(help="Ids as listed; all if none are given.", metavar="[ID...]", min=1, max=2**63 - 1),
     ] = None,
     data: Data = None,
+    json: Json = False,
 ) -> None:
     """Try waiting submissions now.
 
     Example: mailgroup queue retry
     """
-
-    async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
-            tried = await submissions.retry(connection, ids)
-        _done("tried now", ids, tried)
-
-    run(work)
+    _act("tried now", data, json, lambda connection: hands.retry(connection, ids))
 
 
 @queue.command("cancel")
-def queue_cancel(ids: Ids, data: Data = None) -> None:
-    """End waiting submissions without a further try; their authors get no notice.
+def queue_cancel(
+    ids: Ids,
+    reason: Annotated[
+        str, typer.Option(help="Why; the author reads it, and it stays in the trace.", metavar="TEXT")
+    ] = hands.CANCELLED,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """End waiting submissions without a further try; their authors get a notice.
 
     Example: mailgroup queue cancel 42
     """
+    _act("cancelled", data, json, lambda connection: hands.cancel(connection, ids, reason))
+
+
+def _act(word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[hands.Done]]) -> None:
+    """Do it in one transaction, and say to which mails it was done; exit status 1 if some of those named were left."""
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            cancelled = await submissions.cancel(connection, ids)
-            await maillog.record(
-                connection,
-                [
-                    maillog.Event("cancelled", submission_id=id_, who=address, reply="cancelled by the operator")
-                    for id_, addresses in cancelled.items()
-                    for address in addresses
-                ],
-            )
-        _done("cancelled", ids, list(cancelled))
+            found = await act(connection)
+            await audit.record_mails(connection, audit.operator(), word, found.done)
+        if json:
+            print_json({word.replace(" ", "_"): found.done, "left": found.left})
+        else:
+            console.print(f"{word}: {', '.join(map(str, found.done)) or 'nothing'}", markup=False)
+        if found.left:
+            ids = ", ".join(map(str, found.left))
+            raise Permanent(f"not {word}: {ids}: no such mail in a state that allows it")
 
     run(work)
 
 
-def _done(word: str, asked: list[int] | None, done: list[int]) -> None:
-    console.print(f"{word}: {', '.join(map(str, done)) or 'nothing'}", markup=False)
-    missing = sorted(set(asked or []) - set(done))
-    if missing:
-        raise Permanent(f"not {word}: {', '.join(map(str, missing))}: no such mail in a state that allows it")
-
-
 # ---------------------------------------------------------------------------------------------- parked, held, deleted
-
-
-async def _parked(data: Path | None, ids: list[int] | None = None) -> list[dict[str, Any]]:
-    async with reach(data) as system, system.database.transaction() as connection:
-        mails = await inbound.listing(connection, "parked", ids)
-        sent = await submissions.listing(connection, ["parked"], ids)
-    return [
-        {
-            "id": m.id,
-            "kind": "inbound",
-            "message_id": m.header_id,
-            "external": m.external,
-            "origin": m.origin,
-            "since": status_page.iso(m.state_at),
-            "error": m.error,
-        }
-        for m in mails
-    ] + [
-        {
-            "id": s.id,
-            "kind": "submission",
-            "message_id": s.header_id,
-            "external": s.external,
-            "origin": s.origin,
-            "since": None,
-            "error": s.error,
-        }
-        for s in sent
-    ]
 
 
 @parked.command("list")
@@ -320,15 +272,23 @@ def parked_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        rows = await _parked(data)
+        async with reach(data) as system, system.database.transaction() as connection:
+            rows = await hands.parked(connection)
         if json:
             print_json(rows)
         else:
             print_table(
                 "Parked",
-                ("Id", "Kind", "Message-ID", "Failed in", "Error"),
+                ("Id", "Kind", "Message-ID", "Since (UTC)", "Failed in", "Error"),
                 (
-                    (r["id"], r["kind"], r["message_id"], r["origin"], (r["error"] or "").strip().rpartition("\n")[2])
+                    (
+                        r["id"],
+                        r["kind"],
+                        r["message_id"],
+                        moment(r["since"]),
+                        r["origin"],
+                        (r["error"] or "").strip().rpartition("\n")[2],
+                    )
                     for r in rows
                 ),
             )
@@ -344,7 +304,8 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
     """
 
     async def work() -> None:
-        rows = await _parked(data, [id_])
+        async with reach(data) as system, system.database.transaction() as connection:
+            rows = await hands.parked(connection, [id_])
         if not rows:
             raise Permanent(f"{id_}: no parked mail has this id")
         if json:
@@ -357,24 +318,12 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
 
 
 @parked.command("requeue")
-def parked_requeue(ids: Ids, data: Data = None) -> None:
+def parked_requeue(ids: Ids, data: Data = None, json: Json = False) -> None:
     """Give parked mails another five tries.
 
     Example: mailgroup parked requeue 42
     """
-
-    async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
-            arrived = await inbound.requeue(connection, ids)
-            sent = await submissions.requeue(connection, ids)
-            await maillog.record(
-                connection,
-                [maillog.Event("requeued", inbound_id=id_) for id_ in arrived]
-                + [maillog.Event("requeued", submission_id=id_) for id_ in sent],
-            )
-        _done("requeued", ids, sorted([*arrived, *sent]))
-
-    run(work)
+    _act("requeued", data, json, lambda connection: hands.requeue(connection, ids))
 
 
 @parked.command("discard")
@@ -382,25 +331,13 @@ def parked_discard(
     ids: Ids,
     reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
     data: Data = None,
+    json: Json = False,
 ) -> None:
     """End parked or held mails undelivered. The trace keeps who they were for and why they ended.
 
     Example: mailgroup parked discard 42 --reason 'spam that broke the parser'
     """
-
-    async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
-            arrived = await inbound.discard(connection, ids, reason)
-            sent = await submissions.cancel(connection, ids)
-            events = [maillog.Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived]
-            events += [
-                maillog.Event("cancelled", submission_id=id_, who=", ".join(addresses), reply=reason)
-                for id_, addresses in sent.items()
-            ]
-            await maillog.record(connection, events)
-        _done("discarded", ids, sorted([*arrived, *sent]))
-
-    run(work)
+    _act("discarded", data, json, lambda connection: hands.discard(connection, ids, reason))
 
 
 @held.command("list")
@@ -412,27 +349,16 @@ def held_list(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            mails = await inbound.listing(connection, "held")
+            rows = await hands.held(connection)
         if json:
-            print_json(
-                [
-                    {
-                        "id": m.id,
-                        "message_id": m.header_id,
-                        "external": m.external,
-                        "reason": m.reason,
-                        "since": status_page.iso(m.state_at),
-                    }
-                    for m in mails
-                ]
-            )
+            print_json(rows)
         else:
             print_table(
                 "Held",
                 ("Id", "Message-ID", "Since (UTC)", "Reason"),
                 (
-                    (m.id, m.header_id, moment(status_page.iso(m.state_at)), (m.reason or "").removeprefix("held: "))
-                    for m in mails
+                    (r["id"], r["message_id"], moment(r["since"]), (r["reason"] or "").removeprefix("held: "))
+                    for r in rows
                 ),
             )
 
@@ -448,34 +374,25 @@ def undelete(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List the deleted mails of a person that are still kept, or bring some back.
+    """List the deleted mails of a person that are still kept, or bring some back; mail clients take them as new mail.
 
     Example: mailgroup undelete alex@local.com 42
     """
+    if ids:
+        wanted = ids
+        _act("brought back", data, json, lambda connection: hands.undelete(connection, address, wanted))
+        return
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            person = await accounts.local_by_login(connection, address)
-            if person is None:
-                raise Permanent(f"{address}: there is no such local account")
-            deleted = [e for e in await maildrops.listing(connection, person.id, deleted=True) if e.deleted_at]
-            if ids:
-                wanted = [entry.id for entry in deleted if entry.inbound_id in ids]
-                back = await maildrops.undelete(connection, person.id, wanted)
-                await maillog.record(
-                    connection, [maillog.Event("undeleted", inbound_id=id_, who=person.address) for id_ in back]
-                )
-        if ids:
-            _done("brought back", ids, back)
-        elif json:
-            print_json(
-                [{"id": e.inbound_id, "octets": e.octets, "deleted_at": status_page.iso(e.deleted_at)} for e in deleted]
-            )
+            rows = await hands.deleted(connection, address)
+        if json:
+            print_json(rows)
         else:
             print_table(
-                f"Deleted mails of {person.address}",
+                f"Deleted mails of {address}",
                 ("Id", "Octets", "Deleted at (UTC)"),
-                ((e.inbound_id, e.octets, moment(status_page.iso(e.deleted_at))) for e in deleted),
+                ((r["id"], r["octets"], moment(r["deleted_at"])) for r in rows),
             )
 
     run(work)

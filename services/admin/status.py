@@ -5,39 +5,42 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
+import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict
 from typing import Any
 
+from services.admin import books
 from services.admin.system import System
 from shared import accounts, inbound, ledger, relays, submissions, topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
-from shared.inbound import Books
 from shared.ledger import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 
+CERTIFICATE_DAYS = 14
+"""An automatic renewal happens earlier than that."""
 STALE_SECONDS = 900.0
-"""Nothing polled, or mail in flight, for longer than this is a problem."""
-LATE_SECONDS = 600.0
+"""Nothing polled for longer than this is a problem."""
+CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
+"""For the broker: where a connection has to be made, and where one is kept."""
 
 
-async def gather(system: System) -> dict[str, Any]:
-    """The whole status in the form of CONTRACT "JSON"."""
+async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
+    """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
     problems: list[str] = []
-    services, unacked = await _services(system.settings)
+    services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
     queues = await _queues(system, unacked, problems)
     externals: list[dict[str, Any]] = []
-    books: dict[str, Books] = {}
+    accounted: list[books.Account] = []
     try:
-        async with system.database.transaction(10) as connection:
+        async with system.database.snapshot(30) as connection:
             found = await accounts.externals(connection)
             polls = await ledger.polled(connection)
             states = await relays.states(connection)
-            books = await inbound.books(connection)
+            accounted = await books.read(connection, thoroughly)
             held, parked = await inbound.standing(connection)
             stuck = await submissions.listing(connection, ["parked"])
             waiting, oldest = await relays.backlog(connection)
@@ -49,12 +52,8 @@ async def gather(system: System) -> dict[str, Any]:
             problems.append(f"{held} mails are held: nobody enabled shares their external account (held list)")
         if parked or stuck:
             problems.append(f"{parked + len(stuck)} mails are parked after failing five times (parked list)")
-        for address, book in books.items():
-            if book.in_flight and book.oldest_seconds > LATE_SECONDS:
-                problems.append(
-                    f"{address}: {book.in_flight} mails in flight, the oldest for "
-                    f"{book.oldest_seconds / 60:.0f} minutes"
-                )
+        for account in accounted:
+            problems += [f"{account.address}: {what}" for what in (books.wrong(account), books.late(account)) if what]
         if waiting and oldest > 4 * 3600:
             problems.append(
                 f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours (queue list)"
@@ -67,10 +66,7 @@ async def gather(system: System) -> dict[str, Any]:
         "services": services,
         "queues": queues,
         "externals": externals,
-        "books": {
-            address: {name: value for name, value in asdict(book).items() if name != "oldest_seconds"}
-            for address, book in books.items()
-        },
+        "books": {account.address: account.shown() for account in accounted},
     }
 
 
@@ -84,7 +80,7 @@ def _external(
         if poll and poll.skipped:
             problems.append(
                 f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
-                f"(trace {external.address})"
+                f"(external skipped {external.address})"
             )
         if error:
             problems.append(f"{external.address}: {error}")
@@ -128,24 +124,38 @@ def iso(at: datetime.datetime | None) -> str | None:
     return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def _services(settings: Settings) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    names = [name for name in SERVICES if name != "admin"]
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in names))
+async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
-    for name, (why, metrics) in zip(names, answers, strict=True):
+    for name, (why, metrics) in zip(SERVICES, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
         for queue, value in re.findall(
             r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
         ):
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
+        problems += [f"service {name}: {problem}" for problem in certificate_problems(metrics, time.time())]
     return services, unacked
+
+
+def certificate_problems(metrics: str, now: float) -> list[str]:
+    """What is wrong with the certificate that a service shows its clients, by its metrics. Pure.
+
+    :param now: seconds of the Unix epoch.
+    """
+    problems = []
+    if re.search(r"^mailgroup_tls_certificate_refused 1\.0$", metrics, re.M):
+        problems.append("the certificate in its files cannot be used, the one before is; the log says why")
+    expires = re.search(r"^mailgroup_tls_certificate_expiry_timestamp_seconds ([\d.e+]+)$", metrics, re.M)
+    if expires and (days := (float(expires[1]) - now) / 86400) < CERTIFICATE_DAYS:
+        problems.append("its certificate has expired" if days < 0 else f"its certificate expires in {days:.0f} days")
+    return problems
 
 
 def health_url(settings: Settings, name: str) -> str:
     """Where the service of this name tells about itself. Pure."""
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # asked, not bound
+    host = "127.0.0.1" if settings.metrics_host in ("0.0.0.0", "::") else settings.metrics_host  # asked, not bound
     if settings.service_host is not None:
-        host = settings.service_host.replace("{name}", name)
+        host = settings.service_host.replace("{name}", name).replace("{host}", name.replace("_", "-"))
     return f"http://{host}:{settings.metrics_port_of(name)}"
 
 
@@ -166,7 +176,7 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
     queues = []
     try:
         async with system.broker() as broker:
-            await broker.until_ready(10)
+            await broker.until_ready(CONNECT_SECONDS if system.connected is None else CONNECTED_SECONDS)
             for queue in topology.QUEUES:
                 ready, consumers = await broker.depth(queue.name)
                 queues.append(

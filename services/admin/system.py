@@ -17,11 +17,15 @@ from shared.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What commands work with. ``vault`` needs the key, so it is made when it is asked for."""
+    """What commands and pages work with. ``vault`` needs the key, so it is made when it is asked for.
+
+    connected: the broker of a process that keeps its connection; a command makes one when it needs it.
+    """
 
     settings: Settings
     database: Database
     passwords: Pool
+    connected: Broker | None = None
 
     @property
     def vault(self) -> Vault:
@@ -32,7 +36,10 @@ class System:
 
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:
-        """A connection to the broker, being made. :raises Permanent: there is no URL."""
+        """A connection to the broker, perhaps still being made. :raises Permanent: there is no URL."""
+        if self.connected is not None:
+            yield self.connected
+            return
         if self.settings.broker_url is None:
             raise Permanent("MAILGROUP_BROKER_URL: not set")
         broker = Broker(self.settings.broker_url, "admin")

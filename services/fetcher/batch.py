@@ -45,7 +45,10 @@ class Mail:
 
 
 class Intake:
-    """What one poll commits. deleting: mails that are to be deleted upstream at once, now that they are committed."""
+    """What one session commits. deleting: mails that are to be deleted upstream at once, now that they are committed.
+
+    lost: a mail was read, and is not kept: the provider has to go on listing it.
+    """
 
     def __init__(self, service: Service, account: External, poll: Poll) -> None:
         self._service = service
@@ -55,6 +58,7 @@ class Intake:
         self._octets = 0
         self._committing: asyncio.Task[None] | None = None
         self.deleting: list[Want] = []
+        self.lost = False
 
     async def add(self, mail: Mail) -> None:
         """Take a mail; a full batch is committed behind, a big one before this returns."""
@@ -107,6 +111,7 @@ class Intake:
             raise
         except Exception as error:
             log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.listed.key)
+            self.lost = True
             await self.skip(
                 mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
             )

@@ -1,7 +1,9 @@
 """What is to be done with a maildrop: pure decisions from its list and our ledger (DESIGN "Rules of fetching").
 
 A mail is known by its key: its UIDL, with a number behind it where a list repeats one. UIDLs hold no blanks, so a
-repeated one never takes the key of another.
+repeated one never takes the key of another. Such a key, and a UIDL that just counts the mails, tells a mail's place in
+the list, and the next mail slips into it when one goes. So these are believed only as long as the last known one of
+them is the mail that it was: whatever goes before it moves it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _RETRY_LONGEST = datetime.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A mail in the provider's list. repeated: another one has the same UIDL."""
+    """A mail in the provider's list. repeated: another one has the same UIDL, or it has none."""
 
     number: int
     key: str
@@ -37,10 +39,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Maildrop:
-    """The provider's list. complete: it is known to be whole; only then does what is absent count as gone."""
+    """The provider's list. complete: it is known to be whole; only then does what is absent count as gone.
+
+    placed: mails, in order, whose keys tell only their places among each other.
+    """
 
     mails: tuple[Listed, ...]
     complete: bool
+    placed: tuple[tuple[Listed, ...], ...] = ()
 
     @classmethod
     def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> Maildrop:
@@ -49,11 +55,17 @@ class Maildrop:
         copies = Counter(uidl for _, uidl in ordered)
         seen: Counter[str] = Counter()
         listed = []
+        placed: dict[str, list[Listed]] = {}
         for number, uidl in ordered:
             seen[uidl] += 1
             key = uidl if seen[uidl] == 1 else f"{uidl} {seen[uidl]}"
-            listed.append(Listed(number, key, copies[uidl] > 1))
-        return cls(tuple(listed), complete)
+            mail = Listed(number, key, copies[uidl] > 1 or not uidl)
+            listed.append(mail)
+            if mail.repeated:
+                placed.setdefault(uidl, []).append(mail)
+        if all(uidl == str(number) for number, uidl in ordered):
+            return cls(tuple(listed), complete, (tuple(listed),) if listed else ())
+        return cls(tuple(listed), complete, tuple(map(tuple, placed.values())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
 """One poll of one account: sessions of at most 500 mails, each planned afresh from the provider's list and the ledger.
 
-The order in ``_session`` is the promise: bytes and ledger are committed, then DELE, then QUIT.
+The order in ``_session_as`` is the promise: bytes and ledger are committed, then DELE, then QUIT. Some providers
+(Gmail) count whatever was read before a QUIT as fetched and list it no more: a session that read a mail and could not
+keep it ends without.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import structlog
 
@@ -14,6 +18,7 @@ from services.fetcher import notices
 from services.fetcher.batch import Intake, Mail
 from services.fetcher.plan import (
     NOTICE_TRIES,
+    Listed,
     Maildrop,
     Plan,
     Quiet,
@@ -32,17 +37,30 @@ from shared.headers import header_end
 from shared.ledger import Known, Poll
 from shared.messages import Content
 from shared.oauth import Unauthorized
-from shared.pop3_client import Broken, Pop3Client, Refused, Retrieved, Wanted, open_session
+from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Wanted, open_session
 from shared.service import Service
-from shared.upstream import place
+from shared.upstream import Unreachable, place
 
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
 HEADER_OCTETS = 1024 * 1024
 SAMPLES = 3
 """Mails that are read to tell one maildrop from another."""
+REFUSED_IN_A_ROW = 3
+"""So many refusals up to the end of a session are no fault of the mails: the provider hands out nothing any more."""
+BELIEVED = 2
+"""Providers guess sizes, some by far: beyond so many times the limit a mail counts as too large without being read."""
 
 log = structlog.get_logger()
+
+
+class Refusal(NamedTuple):
+    """A mail that the provider refuses to hand out. octets, header: of it, as far as they are known."""
+
+    want: Want
+    reply: str
+    octets: int | None
+    header: bytes | None
 
 
 class Polling:
@@ -50,7 +68,8 @@ class Polling:
 
     backlog: mails still to be fetched, None before it is known. more: it ended well with mails left to fetch.
     in_hand: mails are being fetched or deleted, so that ending it now would waste what was done.
-    quiet: its last session had nothing to do, and so it will be for some time.
+    quiet: its last session had nothing to do, and so it will be for some time. complaints: what the provider did wrong
+    that did not end the poll.
     """
 
     def __init__(self, service: Service, account: External, poll: Poll) -> None:
@@ -62,6 +81,7 @@ class Polling:
         self._suspects: set[int] = set()
         self._lost_history: deque[Known] = deque()
         self._renumbered = Renumbered()
+        self._refused: list[Refusal] = []
         # a server that announces PIPELINING and stumbles over it is asked one thing at a time
         self._careful = poll.failures > 0 and poll.last_error_kind == Broken.kind
         self.login_delay = poll.login_delay
@@ -69,6 +89,7 @@ class Polling:
         self.more = False
         self.in_hand = False
         self.quiet: Quiet | None = None
+        self.complaints: list[str] = []
 
     async def run(self) -> None:
         """Fetch all that is there.
@@ -78,8 +99,10 @@ class Polling:
         while await self._session():
             if self.login_delay or self._service.stopping.is_set():
                 self.more = True
-                return
+                break
             self._careful = False
+        if self.complaints:
+            raise Broken("; ".join(f"{place(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints)))
 
     async def _session(self) -> bool:
         """Log in, fetch, delete, QUIT. Returns whether there is more to fetch."""
@@ -96,7 +119,7 @@ class Polling:
         account = self._account
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
-            self.login_delay = client.capabilities.login_delay
+            self.login_delay = client.capabilities.login_delay or self.login_delay
             if self._careful:
                 client.forget_pipelining()
             reply = await client.list_reply()
@@ -105,9 +128,13 @@ class Polling:
                 await client.quit()
                 return False
             listing = reply.listing()
+            if not listing.complete:
+                self.complaints.append(
+                    f"the list of mails is not whole: STAT counts {reply.count}, {len(listing.mails)} are listed well"
+                )
             maildrop = Maildrop.of(listing.mails, listing.complete)
-            foreign = self._first_contact is None and await self._is_foreign(client, maildrop)
-            plan = await self._compare(maildrop, foreign, reply.digest)
+            strangers = await self._find_strangers(client, maildrop)
+            plan = await self._compare(maildrop, strangers, reply.digest)
             self.in_hand = bool(plan.fetch or plan.delete)
             intake = Intake(self._service, account, self._poll)
             handled = 0
@@ -116,15 +143,29 @@ class Polling:
                     handled = await self._fetch(client, plan, intake)
                 finally:
                     await intake.abandon()
-            numbers = [mail.number for mail, _ in plan.delete] + [want.listed.number for want in intake.deleting]
-            if numbers:
-                refused = await client.delete(numbers)
-                if refused:
-                    log.warning("provider does not delete", external=account.address, mails=len(refused))
-            if not await client.quit() and numbers:
-                log.warning("provider did not delete at QUIT", external=account.address, mails=len(numbers))
+            if not intake.lost:
+                numbers = [mail.number for mail, _ in plan.delete] + [want.listed.number for want in intake.deleting]
+                await self._finish(client, numbers)
             self.in_hand = False
             return handled > 0 and self.backlog != 0
+
+    async def _finish(self, client: Pop3Client, numbers: Sequence[int]) -> None:
+        """DELE these, and QUIT: only now they are gone.
+
+        :raises Temporary: nobody knows whether they are.
+        """
+        refused = await client.delete(numbers) if numbers else []
+        if refused:
+            self.complaints.append(f"the provider refuses to delete {len(refused)} mails (DELE)")
+        try:
+            gone = await client.quit()
+        except Unreachable as error:
+            if numbers:
+                raise
+            log.info("no goodbye", external=self._account.address, reason=str(error))
+        else:
+            if numbers and not gone:
+                self.complaints.append(f"the provider says that it did not delete {len(numbers)} mails (QUIT)")
 
     async def _credential(self) -> Credential:
         """:raises Refused: nobody has authorized the account. :raises Temporary, Permanent: with a ``kind``."""
@@ -148,14 +189,49 @@ class Polling:
         self.quiet = Quiet(poll.quiet_list, poll.quiet_until)
         return True
 
-    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop) -> bool:
-        """Whether UIDLs that we know are other mails here: many servers just count, each maildrop from 1.
-
-        Asked at a first contact, which comes again when the account is pointed elsewhere: without an answer mail would
-        count as fetched, and be deleted upstream, that nobody here ever saw. Some of the mails are read to tell.
-        """
+    async def _find_strangers(self, client: Pop3Client, maildrop: Maildrop) -> list[Known]:
+        """What we know under UIDLs that are other mails here. Without this mail would count as fetched, and be deleted
+        upstream, that nobody here ever saw. Some of the mails are read to tell."""
+        if self._first_contact is not None and not maildrop.placed:
+            return []
         async with self._service.database.transaction() as connection:
-            rows = {row.key: row for row in await ledger.known(connection, self._account.id) if row.sha256 is not None}
+            rows = {row.key: row for row in await ledger.known(connection, self._account.id)}
+        if self._first_contact is None and await self._is_foreign(client, maildrop, rows):
+            return list(rows.values())
+        return await self._find_moved(client, maildrop, rows)
+
+    async def _find_moved(self, client: Pop3Client, maildrop: Maildrop, rows: dict[str, Known]) -> list[Known]:
+        """Where UIDLs tell only places in the list: all of them, if the last known one is another mail than it was."""
+        last: dict[int, tuple[Known, tuple[Listed, ...]]] = {}
+        for mails in maildrop.placed:
+            known = [(mail, rows[mail.key]) for mail in mails if mail.key in rows and self._tells(rows[mail.key])]
+            if known:
+                last[known[-1][0].number] = known[-1][1], mails
+        moved: list[Known] = []
+        async for got in client.retrieve([Wanted(number, 0) for number in last], self._limit):
+            row, mails = last[got.number]
+            if got.body is not None and not self._is_still(row, got.body, got):
+                moved += [rows[mail.key] for mail in mails if mail.key in rows]
+        if moved:
+            log.warning("UIDLs moved on to other mails", external=self._account.address, mails=len(moved))
+        return moved
+
+    def _tells(self, row: Known) -> bool:
+        """Whether it can be told if a mail is the one of this row: by its bytes, or by its age."""
+        return row.sha256 is not None or (row.state == "history" and self._account.history == "from_now")
+
+    def _is_still(self, row: Known, body: bytearray, got: Retrieved) -> bool:
+        if row.sha256 is not None:
+            return (got.sha256, got.octets) == (row.sha256, row.octets)
+        received = notices.topmost_received(_header(body))
+        return received is None or self._first_contact is None or received < self._first_contact
+
+    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop, known: dict[str, Known]) -> bool:
+        """Whether this is another maildrop than the one that we know: many servers just count, each maildrop from 1.
+
+        Asked at a first contact, which comes again when the account is pointed elsewhere.
+        """
+        rows = {key: row for key, row in known.items() if row.sha256 is not None}
         met = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
         if not met:
             return False
@@ -168,22 +244,22 @@ class Polling:
         ]
         return bool(equal) and not any(equal)
 
-    async def _compare(self, maildrop: Maildrop, foreign: bool, listed: bytes) -> Plan:
+    async def _compare(self, maildrop: Maildrop, strangers: Sequence[Known], listed: bytes) -> Plan:
         """Plan the session and write down what the list tells.
 
-        :param foreign: nothing that is known is of this maildrop. :param listed: digest of the list.
+        :param strangers: known under UIDLs that are other mails here. :param listed: digest of the list.
         """
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
             await ledger.hold(connection, poll)
+            if strangers:
+                await ledger.set_apart(connection, strangers)
             if self._first_contact is None:
                 if account.history == "from_now" and not maildrop.complete:
                     raise Broken(
                         f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
                         "mails are there already"
                     )
-                if foreign:
-                    await ledger.set_apart(connection, poll)
                 self._first_contact = await ledger.begin(
                     connection, poll, history(maildrop, await ledger.known(connection, account.id))
                 )
@@ -198,8 +274,9 @@ class Polling:
                 if rows:
                     await record(connection, rows)
         if plan.is_empty:
+            met = replace(poll, first_contact_at=self._first_contact)
             self.quiet = Quiet(
-                digest(listed, account, self._limit, poll), quiet_until(maildrop, known, account, poll.now)
+                digest(listed, account, self._limit, met), quiet_until(maildrop, known, account, poll.now)
             )
         self.backlog = len(plan.fetch)
         self._suspects = set()
@@ -217,8 +294,9 @@ class Polling:
             wants += await self._sift(client, chunk, intake)
             taken += len(chunk)
         sizes = await client.sizes()
-        fitting = [want for want in wants if sizes.get(want.listed.number, 0) <= self._limit]
-        large = [(want, sizes[want.listed.number]) for want in wants if sizes.get(want.listed.number, 0) > self._limit]
+        most = BELIEVED * self._limit
+        fitting = [want for want in wants if sizes.get(want.listed.number, 0) <= most]
+        large = [(want, sizes[want.listed.number]) for want in wants if sizes.get(want.listed.number, 0) > most]
         plain = [want for want in fitting if want.tries < NOTICE_TRIES - 1]
         last_chance = [want for want in fitting if want.tries >= NOTICE_TRIES - 1]
         done = taken - len(wants)
@@ -232,6 +310,7 @@ class Polling:
                 break
             headers = await self._headers(client, [want], intake)
             done += await self._retrieve(client, [want], sizes, intake, headers)
+        await self._settle_refused(intake)
         self.backlog = left - done
         return done
 
@@ -255,15 +334,18 @@ class Polling:
         by_number = {want.listed.number: want for want in wants}
         asked = [Wanted(number, sizes.get(number, 0)) for number in by_number]
         done = 0
-        refused: list[tuple[Want, str]] = []
         try:
             async for got in client.retrieve(asked, self._limit, lambda: self._stops(client)):
                 want = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
-                    refused.append((want, got.refusal))
-                elif got.body is None:
-                    await self._skip_large(intake, want, got.octets, headers.get(got.number))
+                    octets = sizes.get(want.listed.number)
+                    self._refused.append(Refusal(want, got.refusal, octets, headers.get(want.listed.number)))
+                    continue
+                await self._blame_refused(intake, self._refused)
+                if got.body is None:
+                    intake.lost = True
+                    await self._skip_large(intake, want, got.octets, headers.get(got.number) or _header(got.head))
                 elif not await self._is_old(want, got):
                     content = Content(got.body, got.octets, got.sha256)
                     met = want.row is None or want.row.state == "history"  # for the first time
@@ -276,14 +358,22 @@ class Polling:
                 await self._blame(intake, by_number[client.reading], error, sizes, headers)
             raise
         await intake.close()
-        for want, reply in refused:
-            await intake.skip(
-                want,
-                f"the provider refuses to hand it out: {reply}",
-                sizes.get(want.listed.number),
-                headers.get(want.listed.number),
-            )
         return done
+
+    async def _settle_refused(self, intake: Intake) -> None:
+        """:raises Busy: the provider handed out nothing any more; one mail is blamed all the same, so that in the end
+        it is told of."""
+        refused = self._refused
+        if len(refused) < REFUSED_IN_A_ROW:
+            await self._blame_refused(intake, refused)
+            return
+        await self._blame_refused(intake, refused[:1])
+        raise Busy(f"{place(self._account.pop3)}: the provider hands out no mails now: {refused[-1].reply}")
+
+    async def _blame_refused(self, intake: Intake, refused: Sequence[Refusal]) -> None:
+        for want, reply, octets, header in refused:
+            await intake.skip(want, f"the provider refuses to hand it out: {reply}", octets, header)
+        self._refused = []
 
     async def _blame(
         self, intake: Intake, want: Want, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
@@ -292,9 +382,11 @@ class Polling:
         try:
             await intake.close()
             number = want.listed.number
-            await intake.skip(
-                want, f"the session ended while it was read: {error}", sizes.get(number), headers.get(number)
-            )
+            if isinstance(error, Endless):
+                await self._skip_large(intake, want, error.octets, headers.get(number))
+            else:
+                reason = f"the session ended while it was read: {error}"
+                await intake.skip(want, reason, sizes.get(number), headers.get(number))
         except Temporary as away:
             log.warning("not committed", external=self._account.address, reason=str(away))
 
@@ -342,8 +434,7 @@ class Polling:
         """The same for a mail that was fetched since the server knows no TOP."""
         if got.number not in self._suspects or not self._lost_history or got.body is None:
             return False
-        head = bytes(memoryview(got.body)[:HEADER_OCTETS])
-        if not self._predates(head[: header_end(head)]):
+        if not self._predates(_header(got.body)):
             return False
         await self._record_old([(self._lost_history.popleft(), want.listed.key)])
         return True
@@ -358,3 +449,9 @@ class Polling:
                 await ledger.hold(connection, self._poll)
                 await ledger.record_renumbered_history(connection, pairs)
             log.info("renumbered mails of the first contact", external=self._account.address, mails=len(pairs))
+
+
+def _header(body: bytearray | bytes) -> bytes:
+    """The header of a mail, or as much of it as is looked at."""
+    head = bytes(memoryview(body)[:HEADER_OCTETS])
+    return head[: header_end(head)]

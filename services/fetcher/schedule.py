@@ -6,8 +6,10 @@ import datetime
 from dataclasses import dataclass
 
 from shared.accounts import External
+from shared.failures import Temporary
 from shared.ledger import Outcome, Poll
-from shared.pop3_client import Refused
+from shared.pop3_client import Busy, Refused
+from shared.upstream import Unreachable
 
 REFUSALS = 3
 """So many plain refusals within REFUSALS_WITHIN pause an account."""
@@ -16,6 +18,12 @@ PAUSE = datetime.timedelta(hours=1)
 """Between two careful tries of a paused account."""
 BACK_OFF_SECONDS = 60.0
 """The longest back-off, unless the account's own interval is longer."""
+LOGIN_DELAY_LONGEST = 3600
+"""Seconds between logins at most that are learnt from a server that refuses them and announces no LOGIN-DELAY."""
+AWAY_SECONDS = 8.0
+"""… where nothing answers at all: asking again costs nobody anything, and mail flows soon after it is back."""
+OURS_SECONDS = 3.0
+"""The longest back-off after a failure of the database, which says nothing about the provider."""
 _MOST_DOUBLINGS = 10
 
 
@@ -46,9 +54,17 @@ def after_failure(account: External, poll: Poll, course: Course, error: Exceptio
     :param jitter: from 0 to 1, spreads the accounts of one provider.
     """
     failures = poll.failures + 1
-    longest = max(BACK_OFF_SECONDS, float(account.poll_seconds))
+    if isinstance(error, Temporary) and not hasattr(error, "kind"):
+        longest = OURS_SECONDS
+    else:
+        least = AWAY_SECONDS if isinstance(error, Unreachable) else BACK_OFF_SECONDS
+        longest = max(least, float(account.poll_seconds))
     seconds = min(longest, account.poll_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)) * (0.75 + 0.25 * jitter)
-    due = course.ended + datetime.timedelta(seconds=max(seconds, course.login_delay or 0))
+    login_delay = course.login_delay
+    if isinstance(error, Busy) and error.code == "LOGIN-DELAY":
+        told = max(2 * (poll.login_delay or 0), account.poll_seconds, int(BACK_OFF_SECONDS))
+        login_delay = max(login_delay or 0, min(told, LOGIN_DELAY_LONGEST))
+    due = course.ended + datetime.timedelta(seconds=max(seconds, login_delay or 0))
     refusals = tuple(at for at in poll.refusals if at > course.ended - REFUSALS_WITHIN)
     paused_at = poll.paused_at
     text = str(error) or type(error).__name__
@@ -59,9 +75,7 @@ def after_failure(account: External, poll: Poll, course: Course, error: Exceptio
         if paused_at is not None:
             due = course.ended + PAUSE
             text += "; paused: tried once an hour, and at once when the account is changed or tested"
-    return Outcome(
-        due, failures, refusals[-REFUSALS:], paused_at, course.login_delay, course.backlog, text, kind_of(error)
-    )
+    return Outcome(due, failures, refusals[-REFUSALS:], paused_at, login_delay, course.backlog, text, kind_of(error))
 
 
 def kind_of(error: Exception) -> str:

@@ -11,8 +11,9 @@ import datetime
 import itertools
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -21,8 +22,11 @@ from services.fetcher.poll import Polling
 from services.fetcher.schedule import Course, after_failure, after_success, kind_of
 from shared import ledger
 from shared.accounts import External, externals
+from shared.database import Connection
+from shared.durations import SECONDS
 from shared.failures import Permanent, Temporary
 from shared.ledger import LEASE_SECONDS, LeaseLost, Outcome, Poll
+from shared.presence import LOOK_SECONDS, Absentees, stay
 from shared.service import Service
 
 LAST_SUCCESS = Gauge(
@@ -32,13 +36,21 @@ ERRORS = Counter(
     "mailgroup_fetch_errors_total", "Polls that failed.", ["external", "kind"]
 )  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
 
+SKIPPED = Gauge(
+    "mailgroup_skipped_messages", "Mails that could not be fetched, and of which nobody has said that it is known."
+)
+
+MEASURE_SECONDS = 15.0
 POLLS = 64
 """Polls at the same time in one process."""
-LOOK_SECONDS = 0.5
+POLL_LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
 SHORTEST_SECONDS = 0.05
 """The shortest: of a thousand accounts some fall due at any time, and one look claims them together."""
-STOP_SECONDS = 10.0
+WRITE_SECONDS = 5.0
+AGAIN_SECONDS = 0.5
+"""Between two tries to write down how a poll ended."""
+STOP_SECONDS = 8.0
 """A poll that has not finished the mails in hand by then is cut when the service stops."""
 
 log = structlog.get_logger()
@@ -46,12 +58,51 @@ log = structlog.get_logger()
 
 async def serve(service: Service) -> None:
     """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
+    others = [
+        asyncio.create_task(stay(service.database, service.owner), name="presence"),
+        asyncio.create_task(_every(LOOK_SECONDS, partial(_inherit, service, Absentees())), name="inherit"),
+        asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
+    ]
+    try:
+        await _poll_all(service)
+    finally:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for ever, whatever happens."""
+    while True:
+        try:
+            await work()
+        except Temporary as error:
+            log.warning("waiting", reason=str(error))
+        except Exception:
+            log.exception("upkeep failed")
+        await asyncio.sleep(seconds)
+
+
+async def _inherit(service: Service, absentees: Absentees) -> None:
+    """Free the accounts of fetchers that died."""
+    async with service.database.statement() as connection:
+        gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
+        if gone:
+            log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+
+
+async def _measure(service: Service) -> None:
+    async with service.database.statement() as connection:
+        SKIPPED.set(await ledger.unacknowledged(connection))
+
+
+async def _poll_all(service: Service) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
     for turn in itertools.count():
-        pause = LOOK_SECONDS
+        pause = POLL_LOOK_SECONDS
         try:
             if len(running) < POLLS:
-                claimed, pause = await _look(service, f"{service.owner}:{turn}", POLLS - len(running))
+                claimed, pause = await _look(service, f"{service.owner}/{turn}", POLLS - len(running))
                 for account, poll in claimed:
                     polling = Polling(service, account, poll)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
@@ -73,13 +124,12 @@ async def serve(service: Service) -> None:
 
 async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
-    async with service.database.transaction() as connection:
-        seconds = await ledger.seconds_to_next(connection)
-        if seconds is None or seconds > 0:
-            return [], LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
-        polls = {poll.external_id: poll for poll in await ledger.claim(connection, owner, most)}
+    async with service.database.statement() as connection:
+        claimed, seconds = await ledger.claim(connection, owner, most)
+        polls = {poll.external_id: poll for poll in claimed}
         accounts = await externals(connection, list(polls)) if polls else []
-    return [(account, polls[account.id]) for account in accounts], SHORTEST_SECONDS
+    pause = POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+    return [(account, polls[account.id]) for account in accounts], pause
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -90,10 +140,10 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
         await _while_held(service, poll, polling.run())
     except LeaseLost as error:
         log.warning("poll given up", external=account.address, reason=str(error))
-        await _give_back(service, poll)  # it may still be ours: the account was disabled
+        await _give_back(service, account, poll)  # it may still be ours: the account was disabled
         return
     except asyncio.CancelledError:
-        await asyncio.create_task(_give_back(service, poll))  # this task counts as cancelled and gets no connection
+        await asyncio.create_task(_give_back(service, account, poll))  # this task counts as cancelled: no connection
         raise
     except (Temporary, Permanent) as error:
         failure = error
@@ -101,6 +151,7 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     except Exception as error:
         failure = error
         log.exception("poll failed", external=account.address, kind=kind_of(error))
+    SECONDS.labels("poll").observe(time.monotonic() - began)
     course = Course(
         poll.now,
         poll.now + datetime.timedelta(seconds=time.monotonic() - began),
@@ -136,7 +187,7 @@ async def _keep(service: Service, poll: Poll) -> None:
     while True:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
-            async with service.database.transaction(LEASE_SECONDS / 3) as connection:
+            async with service.database.statement(LEASE_SECONDS / 3) as connection:
                 await ledger.hold(connection, poll)
         except LeaseLost:
             raise
@@ -145,16 +196,22 @@ async def _keep(service: Service, poll: Poll) -> None:
 
 
 async def _finish(service: Service, account: External, poll: Poll, outcome: Outcome) -> None:
-    try:
-        async with service.database.transaction() as connection:
-            await ledger.finish(connection, poll, outcome)
-    except Temporary as error:  # the lease ends by itself, and the account is due as before
-        log.warning("poll not recorded", external=account.address, reason=str(error))
+    await _write(service, account, partial(ledger.finish, poll=poll, outcome=outcome))
 
 
-async def _give_back(service: Service, poll: Poll) -> None:
-    try:
-        async with service.database.transaction(5.0) as connection:
-            await ledger.release(connection, poll)
-    except Temporary as error:
-        log.warning("account not given back", reason=str(error))
+async def _give_back(service: Service, account: External, poll: Poll) -> None:
+    await _write(service, account, partial(ledger.release, poll=poll))
+
+
+async def _write(service: Service, account: External, work: Callable[[Connection], Awaitable[None]]) -> None:
+    """Let go of the account as soon as the database answers. When that takes too long the lease has ended by itself."""
+    deadline = time.monotonic() + LEASE_SECONDS
+    while True:
+        try:
+            async with service.database.statement(WRITE_SECONDS) as connection:
+                await work(connection)
+            return
+        except Temporary as error:
+            log.warning("poll not recorded", external=account.address, reason=str(error))
+        if time.monotonic() > deadline or await service.stop_within(AGAIN_SECONDS):
+            return

@@ -10,6 +10,7 @@ GREETING = b"+OK mailgroup POP3 server ready\r\n"
 UNAVAILABLE = b"-ERR [SYS/TEMP] the mailbox is not available now, try again later\r\n"
 STOPPING = b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
 CROWDED = b"-ERR [SYS/TEMP] too many connections\r\n"
+MECHANISMS = b"+OK mechanisms follow\r\nPLAIN\r\n.\r\n"
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _DOTTED_LINE = re.compile(rb"\n\.")
@@ -27,13 +28,18 @@ def error(text: str) -> bytes:
     return f"-ERR {text}\r\n".encode()
 
 
-def capabilities(passwords: bool, stls: bool) -> bytes:
-    """The answer to CAPA (RFC 2449). passwords: USER and AUTH are taken on this connection. stls: so is STLS."""
-    lines = ["+OK capability list follows", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
+def capabilities(passwords: bool, stls: bool, delay: int) -> bytes:
+    """The answer to CAPA (RFC 2449). passwords: USER and AUTH are taken on this connection. stls: so is STLS.
+
+    delay: seconds between two logins.
+    """
+    lines = ["+OK capability list follows", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "UTF8"]
     if passwords:
         lines += ["USER", "SASL PLAIN"]
     if stls:
         lines.append("STLS")
+    if delay:
+        lines.append(f"LOGIN-DELAY {delay}")
     # Mail goes after DELE only, never by its age: RFC 2449 section 6.7 calls that NEVER.
     lines += ["EXPIRE NEVER", "IMPLEMENTATION mailgroup", ".", ""]
     return "\r\n".join(lines).encode()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import ssl
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,7 +17,8 @@ from services.pop3_out.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Store, Terms, Verifier
 from services.pop3_out.store import DatabaseStore
-from shared import accounts, tls
+from shared import accounts, proxy_protocol, tls
+from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
 from shared.logins import Logins, plaintext_allowed
@@ -47,19 +48,22 @@ class Listener:
         settings: Settings,
         store: Store,
         logins: Verifier,
-        context: ssl.SSLContext,
+        certificate: tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
-        """:param context: for STLS and the port for TLS. :param connections: open at once at most."""
-        self.context = context
+        """:param certificate: for STLS and the port for TLS. :param connections: open at once at most."""
+        self.certificate = certificate
         self._settings = settings
         self._store = store
         self._logins = logins
         self._most = connections
+        self._proxies = settings.proxies
         self.budget = Budget()
         self._admitted = 0
         self._open: set[Connection] = set()
         self._by_address: dict[str, int] = {}
+        self._by_account: Counter[int] = Counter()
+        self._logged_in_at: dict[int, float] = {}
         self._server: asyncio.Server | None = None
         self._accepting: set[asyncio.Task[None]] = set()
 
@@ -72,10 +76,13 @@ class Listener:
         except SettingsError:
             clear.close()
             raise
-        self._server = await loop.create_server(
-            lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
-        )
-        self._spawn(self._accept(under_tls))
+        if self._proxies:
+            self._spawn(self._accept(clear, under_tls=False))
+        else:  # the loop's own way is faster
+            self._server = await loop.create_server(
+                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
+            )
+        self._spawn(self._accept(under_tls, under_tls=True))
 
     def _listen(self, name: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
@@ -88,8 +95,8 @@ class Listener:
         listening.setblocking(False)
         return listening
 
-    async def _accept(self, listening: socket.socket) -> None:
-        """Take connections of the port for TLS here, so that they count before their handshake. Never returns."""
+    async def _accept(self, listening: socket.socket, *, under_tls: bool) -> None:
+        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
         loop = asyncio.get_running_loop()
         with listening:
             while True:
@@ -99,26 +106,41 @@ class Listener:
                     log.warning("pop3 connection not taken", error=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                if self.admit(str(peer[0])):
-                    self._spawn(self._welcome(client, str(peer[0])))
-                else:
-                    client.close()
+                self._spawn(self._welcome(client, str(peer[0]), under_tls))
 
-    async def _welcome(self, client: socket.socket, peer: str) -> None:
-        connection = Connection(self, self._session, tls=True)
+    async def _welcome(self, client: socket.socket, peer: str, under_tls: bool) -> None:
+        try:
+            if proxy_protocol.is_among(self._proxies, peer):
+                peer = await proxy_protocol.read(client) or peer
+        except (OSError, proxy_protocol.Malformed) as error:
+            log.warning("pop3 connection of a proxy refused", peer=peer, error=str(error) or type(error).__name__)
+            client.close()
+            return
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        connection = Connection(self, self._session, tls=under_tls, peer=peer)
+        if not under_tls:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        elif self.admit(peer):
+            await self._shake_hands(connection, client)
+        else:
+            client.close()
+
+    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 client,
-                ssl=self.context,
+                ssl=self.certificate.context,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
         except OSError as error:  # ssl.SSLError is one, and so is the time-out
-            log.info("pop3 tls failed", peer=peer, error=str(error))
+            log.info("pop3 tls failed", peer=connection.peer, error=str(error))
         finally:
             if not connection.entered:
-                self._dismiss(peer)
+                self._dismiss(connection.peer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -126,7 +148,8 @@ class Listener:
         task.add_done_callback(self._accepting.discard)
 
     def _session(self, connection: Connection, under_tls: bool) -> Session:
-        terms = Terms(connection.peer, under_tls, plaintext_allowed(self._settings, connection.peer))
+        clear = plaintext_allowed(self._settings, connection.peer)
+        terms = Terms(connection.peer, under_tls, clear, self._settings.pop3_login_delay)
         return Session(connection, self._store, self._logins, self.budget, terms)
 
     def admit(self, peer: str) -> bool:
@@ -159,6 +182,9 @@ class Listener:
         SESSIONS.dec()
         session = connection.session
         if session is not None and session.local is not None:
+            self._by_account[session.local.id] -= 1
+            if not self._by_account[session.local.id]:
+                del self._by_account[session.local.id]
             log.info(
                 "pop3 session",
                 local=session.local.address,
@@ -167,6 +193,19 @@ class Listener:
                 octets=session.tally.octets,
                 deleted=session.tally.deleted,
             )
+
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+        delay, now = self._settings.pop3_login_delay, time.monotonic()
+        if delay:
+            if now - self._logged_in_at.get(local.id, -delay) < delay:
+                return f"[LOGIN-DELAY] there was a login less than {delay} seconds ago"
+            self._logged_in_at[local.id] = now
+        if self._by_account[local.id] >= self._settings.max_connections_per_account:
+            log.warning("pop3 session refused", local=local.address, open=self._by_account[local.id])
+            return "[IN-USE] too many sessions of this account"
+        self._by_account[local.id] += 1
+        return None
 
     def check(self) -> None:
         """End what takes too long."""
@@ -246,9 +285,8 @@ def may_open() -> int:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
-    listener = Listener(
-        service.settings, DatabaseStore(service.database), logins, tls.server_context(service.settings), may_open()
-    )
+    certificate = tls.Certificate(service.settings)
+    listener = Listener(service.settings, DatabaseStore(service.database), logins, certificate, may_open())
     await listener.open()
     log.info(
         "listening",
@@ -256,7 +294,9 @@ async def serve(service: Service) -> None:
         pop3_port=service.settings.pop3_port,
         pop3s_port=service.settings.pop3s_port,
     )
-    background = [asyncio.create_task(tend(listener)), asyncio.create_task(watch(listener, service.database))]
+    background = [
+        asyncio.create_task(work) for work in (tend(listener), watch(listener, service.database), certificate.watch())
+    ]
     try:
         await service.stopping.wait()
     finally:

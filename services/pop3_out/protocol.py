@@ -14,6 +14,8 @@ import structlog
 from services.pop3_out import answers
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
+from shared.accounts import Local
+from shared.tls import Certificate
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""
@@ -23,6 +25,8 @@ and one piece of an answer (session.py) in memory; where it is more, it counts a
 BURST_OCTETS = 64 * 1024
 """Answers to commands that came together are written together, about so much at once."""
 MAILS_IN_SIGHT = 100
+COMMANDS_IN_TURN = 200
+"""After so many commands that came together it is the turn of the other sessions."""
 
 LOGIN_SECONDS = 60.0
 IDLE_SECONDS = 600.0
@@ -42,7 +46,7 @@ log = structlog.get_logger()
 class Keeper(Protocol):
     """Who keeps the open connections: the listener."""
 
-    context: ssl.SSLContext
+    certificate: Certificate
     budget: Budget
 
     def admit(self, peer: str) -> bool:
@@ -54,13 +58,19 @@ class Keeper(Protocol):
     def leave(self, connection: Connection) -> None:
         """It is closed."""
 
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+
 
 class Connection(asyncio.Protocol):
     """One client's connection. ``session`` exists from the greeting on. ``entered``: the keeper counted it as open."""
 
-    def __init__(self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool) -> None:
+    def __init__(
+        self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool, peer: str = ""
+    ) -> None:
         """:param open_session: makes the session of this connection, told whether it is under TLS.
-        :param tls: TLS from the start; the keeper has admitted it, before the handshake."""
+        :param tls: TLS from the start; the keeper has admitted it, before the handshake.
+        :param peer: the client's address; "": where the connection comes from."""
         self._keeper = keeper
         self._open_session = open_session
         self._tls = tls
@@ -75,15 +85,16 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self.entered = self._left = False
         self.session: Session | None = None
-        self.peer = ""
+        self.peer = peer
         self._opened_at = self._active_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------ from the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._take(transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if peer else ""
+        if not self.peer:
+            peer = transport.get_extra_info("peername")
+            self.peer = str(peer[0]) if peer else ""
         if not self._tls and not self._keeper.admit(self.peer):
             self.write(answers.CROWDED)
             self._close()
@@ -96,7 +107,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._active_at = time.monotonic()
         self._input += data
         self._advance()
         if len(self._input) > INPUT_OCTETS:
@@ -219,7 +229,7 @@ class Connection(asyncio.Protocol):
             under_tls = await loop.start_tls(
                 transport,
                 self,
-                self._keeper.context,
+                self._keeper.certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
@@ -236,6 +246,10 @@ class Connection(asyncio.Protocol):
         self._holding = self._full = False
         self._count_unsent(0)
         self._take(under_tls)
+
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+        return self._keeper.seat(local)
 
     def waiting_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
@@ -276,11 +290,15 @@ class Connection(asyncio.Protocol):
         """Do the commands that are here, as far as they need no waiting, and write their answers at once."""
         session = self.session
         out: list[bytes] = []
-        held = 0
+        held = turn = 0
         while session is not None and not (self._work or self._full or self._closing or session.ended):
+            if turn == COMMANDS_IN_TURN:
+                asyncio.get_running_loop().call_soon(self._advance)
+                break
             line = self._next_line(session)
             if line is None:
                 break
+            turn += 1
             answer = session.too_long() if line is _TOO_LONG else session.command(line)
             if not isinstance(answer, bytes):
                 self.write(b"".join(out))
@@ -292,6 +310,8 @@ class Connection(asyncio.Protocol):
             if held > BURST_OCTETS:
                 self.write(b"".join(out))
                 out, held = [], 0
+        if turn:  # a line that does not end is no sign of life (RFC 1939 section 3)
+            self._active_at = time.monotonic()
         if out:
             self.write(b"".join(out))
         if (

@@ -89,17 +89,24 @@ class Link(Protocol):
     def waiting_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
 
+    def seat(self, local: Local) -> str | None:
+        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
+
     def cut(self) -> None:
         """End the connection at once, whatever is not sent yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a client is connected. peer: its IP address. clear_allowed: passwords are taken without TLS, too."""
+    """How a client is connected. peer: its IP address. clear_allowed: passwords are taken without TLS, too.
+
+    login_delay: seconds between two logins, as announced.
+    """
 
     peer: str
     tls: bool
     clear_allowed: bool
+    login_delay: int = 0
 
 
 @dataclass(slots=True)
@@ -124,6 +131,8 @@ class Session:
         self._peer = terms.peer
         self._tls = terms.tls
         self._clear_allowed = terms.clear_allowed
+        self._login_delay = terms.login_delay
+        self._utf8 = False
         self._user: str | None = None
         self._challenged = False  # the next line answers AUTH's challenge
         self._refusals = 0
@@ -166,7 +175,7 @@ class Session:
         if act is not None:
             return act(self, argument)
         if verb in _AUTHORIZATION or verb in _TRANSACTION:
-            return answers.error("log in first" if self.local is None else "you are logged in already")
+            return self._mistaken("log in first" if self.local is None else "you are logged in already")
         return self._mistaken("unknown command")
 
     def too_long(self) -> bytes:
@@ -216,7 +225,7 @@ class Session:
     # ------------------------------------------------------------------------------------------ any state
 
     def _capa(self, _: bytes) -> Answer:
-        return answers.capabilities(self._passwords, not self._tls and self.local is None)
+        return answers.capabilities(self._passwords, not self._tls and self.local is None, self._login_delay)
 
     def _quit(self, _: bytes) -> Answer:
         self.ended = True
@@ -252,6 +261,8 @@ class Session:
         mechanism, _, initial = argument.partition(b" ")
         if not self._passwords:
             return _no_clear()
+        if not mechanism:  # how clients asked before there was CAPA
+            return answers.MECHANISMS
         if mechanism.upper() != b"PLAIN":
             return self._mistaken("the one mechanism here is PLAIN")
         if initial:
@@ -285,16 +296,26 @@ class Session:
             self.ended = self._refusals >= REFUSALS
             return answers.error("[AUTH] wrong name or password")
         found = await self._store.snapshot(local.id)
+        if refusal := self._link.seat(local):
+            self.ended = True
+            return answers.error(refusal)
         self.local, self._box = local, found
         return answers.ok(f"{len(found)} messages")
 
     def _start_tls(self, _: bytes) -> Answer:
         """RFC 2595 section 4; what was said before counts no longer."""
         if self._tls:
-            return answers.error("TLS is active already")
+            return self._mistaken("TLS is active already")
+        if self._utf8:
+            return self._mistaken("STLS comes before UTF8")
         self._user = None
         self._link.end_clear_input()
         return self._guarded(self._negotiate())
+
+    def _begin_utf8(self, _: bytes) -> Answer:
+        """RFC 6856 section 2. Names are read, and mails sent, in UTF-8 in any case: they are stored as they came."""
+        self._utf8 = True
+        return answers.ok("UTF-8 it is")
 
     async def _negotiate(self) -> bytes:
         await self._link.start_tls(answers.ok("begin TLS"))
@@ -539,6 +560,7 @@ _AUTHORIZATION: dict[bytes, _Act] = {
     b"PASS": Session._password,
     b"AUTH": Session._auth,
     b"STLS": Session._start_tls,
+    b"UTF8": Session._begin_utf8,
     b"CAPA": Session._capa,
     b"QUIT": Session._quit,
 }

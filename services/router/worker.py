@@ -6,17 +6,12 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import Gauge
-
 from shared import accounts, authors, inbound, maillog, messages, publications, routing, stage, topology
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Connection, Database
 from shared.headers import header_end
 from shared.inbound import Verdict, Waiting
-
-HELD = Gauge("mailgroup_held_messages", "Mails that nobody enabled is there to get.")
-PARKED = Gauge("mailgroup_parked_messages", "Mails that failed five times by themselves.")
 
 BEGINNING_OCTETS = 8192
 """Of each mail so much is read at first."""
@@ -79,9 +74,6 @@ class Router:
         async with self._database.transaction() as connection:
             await inbound.reopen(connection)
             late = await inbound.overdue(connection, "fetched", self._grace)
-            held, parked = await inbound.standing(connection)
-        HELD.set(held)
-        PARKED.set(parked)
         return publications.fetched((row, external) for row, external, _ in late)
 
 

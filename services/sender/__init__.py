@@ -14,7 +14,7 @@ inbound, deliveries, messages (notices), events, and in external_accounts a refr
 Security: opens the sealed passwords of the external accounts, and connects only where shared/upstream.py allows it,
 never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.
 On failure: a temporary refusal is tried again for five days; one provider that is slow or away holds back no other
-account; refused credentials pause the account and bounce nothing. A sender that dies leaves claims that expire, also of
-mail that it had ahead; what it had sent without an answer is sent once more, marked uncertain. Five failures of our own
-park the mail.
+account; refused credentials pause the account and bounce nothing. What a sender had claimed that dies, others take up
+within seconds; what it had sent without an answer is sent once more, marked uncertain. Five failures of our own park
+the mail.
 """

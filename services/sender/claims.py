@@ -25,9 +25,11 @@ from shared.group_commit import GroupCommit
 from shared.relays import Claimed, Group
 
 CLAIM_SECONDS = 45.0
-"""A claim lasts so long without being renewed: after a crash its mail waits no longer than that."""
-SETTLE_SECONDS = 20.0
+"""A claim lasts so long without being renewed, where its sender seems to be at work still: stopped, or cut off."""
+SETTLE_SECONDS = 3.0
 """While stopping, the database gets so long to take what the provider said."""
+GIVE_BACK_SECONDS = 2.0
+"""The claims of a process that ends are taken up soon, also if the database is too slow for this."""
 
 log = structlog.get_logger()
 
@@ -136,7 +138,7 @@ class Claims:
             return
         self.in_hand.difference_update(ids)
         try:
-            async with self._database.transaction(5.0) as connection:
+            async with self._database.transaction(GIVE_BACK_SECONDS) as connection:
                 await relays.release(connection, ids, self._owner)
         except Temporary as error:
             log.warning("claims left to run out", mails=len(ids), reason=str(error))

@@ -10,6 +10,7 @@ from shared.accounts import External
 from shared.credentials import Credential, Credentials
 from shared.failures import Permanent
 from shared.oauth import IssuerUnwilling, Unauthorized
+from shared.settings import PrivateHosts
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.smtp_session import SmtpClient
 from shared.upstream import Forbidden
@@ -21,7 +22,7 @@ IDLE_SECONDS = 30.0
 class Connections:
     """Those that nobody uses now, by account; and the way to new ones."""
 
-    def __init__(self, credentials: Credentials, allow_private: bool) -> None:
+    def __init__(self, credentials: Credentials, allow_private: PrivateHosts) -> None:
         self._credentials = credentials
         self._allow_private = allow_private
         self._idle: dict[int, list[tuple[SmtpClient, External, float]]] = {}

@@ -1,4 +1,4 @@
-"""Notices of failure and delay for the author of a mail (RFC 3464). Pure, over bytes.
+"""Notices of failure, delay and delivery for the author of a mail (RFC 3464). Pure, over bytes.
 
 They come from MAILER-DAEMON, go into a local mailbox and nowhere else, and say ``Auto-Submitted`` (RFC 3834), so no
 well-behaved program answers them.
@@ -12,9 +12,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime
-from typing import Literal
 
-from shared import headers
+from shared import dsn, headers
 
 _HEADER_OCTETS = 64 * 1024
 """So much of a returned header is shown."""
@@ -25,13 +24,15 @@ _WRAP = 900
 class About:
     """A recipient that a notice reports on. status: enhanced status code (RFC 3463), 5.1.1 or 4.4.7.
 
-    reply: the provider's last one, or the reason in words. remote: the provider's host.
+    reply: the provider's last one, or the reason in words. remote: the provider's host. asked: what its author asked to
+    be told about it (shared/dsn.py).
     """
 
     address: str
     status: str
     reply: str
     remote: str | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,19 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The mail that a notice reports on. author: local address that the notice goes to. header: as submitted."""
+    """The mail that a notice reports on. author: local address that the notice goes to. header: as submitted.
+
+    whole: the mail, where it is to be returned as a whole. envelope_id: the one that the author's program gave it.
+    """
 
     author: str
     header: bytes
     submitted_at: datetime.datetime
+    whole: bytes | None = None
+    envelope_id: str | None = None
 
 
-_WORDS = {
+_WORDS: dict[dsn.Action, tuple[str, tuple[str, ...]]] = {
     "failed": (
         "Mail not delivered",
         (
@@ -66,13 +72,19 @@ _WORDS = {
             "tried again until five days after you sent it. The last reply of the provider, or the reason:",
         ),
     ),
+    "delivered": ("Mail delivered", ("Your mail was delivered to the recipients below.",)),
+    "relayed": (
+        "Mail handed on",
+        (
+            "Your mail was handed on for the recipients below. The mail server that took it does not tell when it is",
+            "delivered, so this is the last notice about it, unless it fails. What the server said:",
+        ),
+    ),
 }
 
 
-def report(
-    action: Literal["failed", "delayed"], original: Original, abouts: Sequence[About], now: datetime.datetime
-) -> Notice:
-    """A mail did not reach these recipients (at least one) and will not, or has not reached them yet (RFC 3464)."""
+def report(action: dsn.Action, original: Original, abouts: Sequence[About], now: datetime.datetime) -> Notice:
+    """A mail did not reach these recipients (at least one) and will not, has not yet, or has (RFC 3464)."""
     subject, words = _WORDS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
     more = f" and {len(abouts) - 1} more" if len(abouts) > 1 else ""
@@ -93,6 +105,8 @@ def report(
         b"Reporting-MTA: dns; " + _domain(original.author).encode(),
         b"Arrival-Date: " + format_datetime(original.submitted_at).encode(),
     ]
+    if original.envelope_id is not None:
+        status.insert(0, b"Original-Envelope-Id: " + _text(original.envelope_id))
     for about in abouts:
         status += [b"", *_status(about, action)]
     return Notice(
@@ -113,10 +127,10 @@ def report(
                 *status,
                 b"",
                 b"--" + boundary,
-                b"Content-Type: text/rfc822-headers",
+                b"Content-Type: " + (b"text/rfc822-headers" if original.whole is None else b"message/rfc822"),
                 b"Content-Transfer-Encoding: 8bit",
                 b"",
-                *_returned(original.header),
+                *(_returned(original.header) if original.whole is None else [original.whole]),
                 b"--" + boundary + b"--",
                 b"",
             ]
@@ -146,6 +160,9 @@ def _first_id(header: bytes) -> list[str]:
 def _status(about: About, action: str) -> Iterable[bytes]:
     """The fields about one recipient (RFC 3464 section 2.3); an address beyond ASCII as in RFC 6533 section 4."""
     kind = b"rfc822; " if about.address.isascii() else b"utf-8; "
+    named = dsn.original_recipient(about.asked)
+    if named is not None:
+        yield b"Original-Recipient: " + _text(named)
     yield b"Final-Recipient: " + kind + _text(about.address)
     yield b"Action: " + action.encode()
     yield b"Status: " + about.status.encode()

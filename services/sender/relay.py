@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from shared import dsn
 from shared.relays import Outcome, Waiting
 from shared.smtp_client import LoginRefused
 from shared.smtp_session import (
@@ -25,7 +26,10 @@ _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internatio
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A mail as it leaves. octets: of header and body. header_8bit: the header is not ASCII (RFC 6532)."""
+    """A mail as it leaves. octets: of header and body. header_8bit: the header is not ASCII (RFC 6532).
+
+    asked: what is to be told about its delivery (shared/dsn.py).
+    """
 
     mail_from: str
     recipients: tuple[Waiting, ...]
@@ -34,14 +38,19 @@ class Letter:
     header_8bit: bool
     smtputf8: bool
     pieces: Callable[[], AsyncIterator[bytes]]
+    asked: str | None = None
 
 
 @dataclass(slots=True)
 class Replies:
-    """What the server said. recipients: by position. final: about the mail as a whole, None if it was never asked."""
+    """What the server said. recipients: by position. final: about the mail as a whole, None if it was never asked.
+
+    reporting: it was passed on what is to be told about the delivery, and tells that itself (RFC 3461 section 5.2.2).
+    """
 
     recipients: dict[int, Reply] = field(default_factory=dict)
     final: Reply | None = None
+    reporting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +58,14 @@ class Verdict:
     """outcomes: one for each recipient. at_once: some follow in another transaction, no try counted.
 
     count_try: somebody was refused for now. unanswered: the mail was sent, and the connection ended before the reply.
+    reporting: the server tells itself what became of what it took.
     """
 
     outcomes: tuple[Outcome, ...]
     at_once: bool
     count_try: bool
     unanswered: bool = False
+    reporting: bool = False
 
 
 class Envelope:
@@ -87,6 +98,13 @@ class Envelope:
         if utf8_server and (beyond or letter.smtputf8 or not letter.mail_from.isascii()):
             mail += b" SMTPUTF8"
         recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.asked]
+        if "dsn" in client.extensions:
+            self.replies.reporting = True
+            mail += dsn.passed_on(letter.asked, utf8_server)
+            recipients = [
+                line + dsn.passed_on(waiting.asked, utf8_server)
+                for line, waiting in zip(recipients, self.asked, strict=True)
+            ]
         self.commands = Commands([mail, *recipients, b"DATA"])
 
     @property
@@ -215,7 +233,7 @@ def judge(recipients: Sequence[Waiting], replies: Replies) -> Verdict:
         else:
             refused = True
             outcomes.append(Outcome(waiting.position, "waiting", str(reply)))
-    return Verdict(tuple(outcomes), crowded, refused and not crowded)
+    return Verdict(tuple(outcomes), crowded, refused and not crowded, reporting=replies.reporting)
 
 
 def _too_many(reply: Reply) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
 from services.sender import letters, relay, schedule
-from services.sender.claims import SETTLE_SECONDS, ClaimLost, Claims
+from services.sender.claims import GIVE_BACK_SECONDS, SETTLE_SECONDS, ClaimLost, Claims
 from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Replies, Verdict
@@ -25,8 +25,10 @@ from shared.accounts import External
 from shared.broker import Publication
 from shared.credentials import Credentials
 from shared.database import Connection, Database
+from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.relays import Claimed, Group
+from shared.settings import PrivateHosts
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.smtp_session import SERVER_FULL, Commands, Lost, SmtpClient, Unanswered
 
@@ -35,6 +37,9 @@ PATIENCE_SECONDS = 2.0
 
 PROMPT_SECONDS = 0.5
 """A mail is announced behind another one where the last answer came within this time."""
+
+FINISH_SECONDS = 8.0
+"""For the mails in hand, when the service is to stop."""
 
 AccountFailure = (upstream.Unreachable, upstream.Untrusted, upstream.Forbidden, Unwilling, LoginRefused)
 """It concerns the account as a whole, not the mail at hand."""
@@ -50,7 +55,7 @@ class Relaying:
         database: Database,
         credentials: Credentials,
         owner: str,
-        allow_private: bool,
+        allow_private: PrivateHosts,
         publish: Callable[[Sequence[Publication]], None],
     ) -> None:
         """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""
@@ -182,7 +187,8 @@ class Relaying:
     async def _relay(self, outlet: Outlet, line: Line, work: Work) -> bool:
         """Relay a mail; whether the lane goes on with another one."""
         try:
-            verdict = await self._attempt(outlet, line, work)
+            with SECONDS.labels("relay").time():
+                verdict = await self._attempt(outlet, line, work)
         except AccountFailure as error:
             await self._account_fails(outlet, line, work, error)
             return False
@@ -331,7 +337,11 @@ class Relaying:
                     delay = (
                         schedule.PAUSE
                         if refused
-                        else schedule.reconnect_delay(state.failures + 1 if state else 1, random.random())
+                        else schedule.reconnect_delay(
+                            state.failures + 1 if state else 1,
+                            random.random(),
+                            away=isinstance(error, upstream.Unreachable),
+                        )
                     )
                     await relays.fails(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
@@ -351,22 +361,26 @@ class Relaying:
         await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.stale()])
         await self.connections.close_idle()
 
-    async def stop(self, seconds: float) -> None:
+    async def stop(self, seconds: float = FINISH_SECONDS) -> None:
         """Finish the mails in hand within ``seconds``; give back what has not been sent by then."""
         self._stopping = self.claims.stopping = True
-        if self._starting:
-            await asyncio.wait(self._starting.values())
+        starting = set(self._starting.values())
+        if starting:
+            await asyncio.wait(starting, timeout=GIVE_BACK_SECONDS)
         await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.drop()])
-        lanes = {lane for outlet in self._outlets.values() for lane in outlet.lanes}
-        if lanes:
-            _, late = await asyncio.wait(lanes, timeout=seconds)
-            for lane in late:
-                lane.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=2 * SETTLE_SECONDS)
+        await _finish({lane for outlet in self._outlets.values() for lane in outlet.lanes} | starting, seconds)
+        await _finish(self._settling, SETTLE_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.give_back_all()
+
+
+async def _finish(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
+    """Wait for these; end those that take longer."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 async def _account(connection: Connection, external_id: int) -> External | None:

@@ -13,6 +13,8 @@ NEXT_NOTICE = DAY
 """Notices of delay: after four hours, then daily."""
 PAUSE = HOUR
 """Between two careful tries with credentials that were refused."""
+AWAY = 8.0
+"""The longest time between two tries to reach a server that does not answer."""
 
 _FIRST = (1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE)
 _HOURLY_TRIES = 12
@@ -32,9 +34,13 @@ def retry_delay(tries: int, chance: float) -> float:
     return _spread(delay, chance)
 
 
-def reconnect_delay(failures: int, chance: float) -> float:
-    """Seconds until an account is tried again that could not be reached ``failures`` times (from 1): 10 s to 5 min."""
-    return _spread(min(10.0 * 2 ** min(max(failures, 1) - 1, 10), 5 * MINUTE), chance)
+def reconnect_delay(failures: int, chance: float, *, away: bool = False) -> float:
+    """Seconds until an account is tried again that could not be used ``failures`` times (from 1): 10 s to 5 min.
+
+    :param away: nothing answered at all. Asking again costs nobody anything, so that is done every few seconds.
+    """
+    first, longest = (2.0, AWAY) if away else (10.0, 5 * MINUTE)
+    return _spread(min(first * 2 ** min(max(failures, 1) - 1, 10), longest), chance)
 
 
 def _spread(delay: float, chance: float) -> float:

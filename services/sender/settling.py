@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.sender import notices, schedule
 from services.sender.notices import About, Original
 from services.sender.relay import Verdict, further_ids
-from shared import accounts, authors, headers, inbound, maillog, messages, publications, relays
+from shared import accounts, authors, dsn, headers, inbound, maillog, messages, publications, relays
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection
@@ -19,11 +19,16 @@ from shared.maillog import Event
 from shared.messages import Content
 from shared.relays import Group, Outcome, Settlement
 from shared.smtp_session import Reply
+from shared.submissions import Recipient
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
+DELIVERED = "2.1.5"
+"""RFC 3463: destination address valid."""
 EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
+CANCELLED = "5.3.0"
+"""RFC 3463: other or undefined mail system status."""
 TWICE = (
     "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 )
@@ -44,7 +49,8 @@ class Aftermath:
 class Settled:
     """What the provider said about a claimed group, and all that is to be written down about it.
 
-    further: rows for ``authors``, ids that the provider gave the mail. failed: whom the author gets a notice about.
+    further: rows for ``authors``, ids that the provider gave the mail. failed, relayed: whom the author is to be told
+    about.
     """
 
     group: Group
@@ -52,6 +58,7 @@ class Settled:
     events: tuple[Event, ...]
     further: tuple[tuple[str, int, int, int], ...]
     failed: tuple[About, ...]
+    relayed: tuple[About, ...]
 
     @classmethod
     def of(cls, external: External, group: Group, verdict: Verdict, chance: float) -> Settled:
@@ -74,13 +81,14 @@ class Settled:
             ),
             _events(external, group, outcomes, at_once, verdict.unanswered),
             _further(external, group, outcomes),
-            _failed(external, group, outcomes),
+            _abouts(external, group, outcomes, "failed"),
+            () if verdict.reporting else _abouts(external, group, outcomes, "relayed"),
         )
 
     @property
     def needs_more(self) -> bool:
         """Whether it takes more than the one statement that most need."""
-        return bool(self.further or self.failed)
+        return bool(self.further or self.failed or self.relayed)
 
 
 _NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
@@ -110,17 +118,21 @@ def _further(external: External, group: Group, outcomes: Sequence[Outcome]) -> t
     return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
 
 
-def _failed(external: External, group: Group, outcomes: Sequence[Outcome]) -> tuple[About, ...]:
-    addresses = {waiting.position: waiting.address for waiting in group.recipients}
+def _abouts(
+    external: External, group: Group, outcomes: Sequence[Outcome], state: Literal["failed", "relayed"]
+) -> tuple[About, ...]:
+    """Whom of those in this state the author is to be told about."""
+    recipients = {waiting.position: waiting for waiting in group.recipients}
     return tuple(
         About(
-            addresses[outcome.position],
+            recipients[outcome.position].address,
             _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
             outcome.reply,
             external.smtp.host,
+            recipients[outcome.position].asked,
         )
         for outcome in outcomes
-        if outcome.state == "failed"
+        if outcome.state == state and dsn.wants(recipients[outcome.position].asked, state)
     )
 
 
@@ -151,28 +163,32 @@ async def settle(
             afters.append(None)
             continue
         after = Aftermath(settled.events)
-        if settled.failed:
-            after += await _notify(connection, settled.group, "failed", settled.failed)
+        after += await _notify(connection, settled.group, "failed", settled.failed)
+        after += await _notify(connection, settled.group, "relayed", settled.relayed)
         afters.append(after)
     return afters, held
 
 
-async def expire(connection: Connection) -> Aftermath:
-    """Take up what a sender left that is gone: what it had not sent is queued as it was; what it had sent without an
-    answer is sent once more, and marked; what had been sent once more already ends, and its author is told."""
-    expired = await relays.expired_claims(connection)
-    unsent = [group.id for group, unanswered in expired if not unanswered]
+async def take_up(connection: Connection, gone: Collection[str] = ()) -> Aftermath:
+    """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
+    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told.
+
+    :param gone: owners known to be so, whose claims have not run out yet.
+    """
+    orphans = await relays.orphaned_claims(connection, gone)
+    unsent = [group.id for group, unanswered in orphans if not unanswered]
     if unsent:
         await relays.release(connection, unsent)
     after = Aftermath()
-    for group, unanswered in expired:
+    for group, unanswered in orphans:
         if unanswered:
             await relays.send_again(connection, group.id)
             event = _uncertain(group, None, "the sender ended before the provider's reply came")
             await maillog.record(connection, [event])
             after += Aftermath((event,))
             if group.uncertain:
-                after += await _end(connection, group, [About(w.address, NO_ANSWER, TWICE) for w in group.recipients])
+                abouts = [About(w.address, NO_ANSWER, TWICE, asked=w.asked) for w in group.recipients]
+                after += await _end(connection, group, abouts)
     return after
 
 
@@ -186,7 +202,7 @@ async def give_up(connection: Connection) -> Aftermath:
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [
-            About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}")
+            About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}", asked=w.asked)
             for w in group.recipients
         ]
         after += await _end(connection, group, abouts)
@@ -214,25 +230,69 @@ async def tell_delays(connection: Connection) -> Aftermath:
     states = await relays.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
-        abouts = [About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem)) for w in group.recipients]
+        abouts = [
+            About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), asked=w.asked)
+            for w in group.recipients
+        ]
         after += await _notify(connection, group, "delayed", abouts)
     return after
 
 
-async def _notify(
-    connection: Connection, group: Group, action: Literal["failed", "delayed"], abouts: Sequence[About]
-) -> Aftermath:
-    """Put a notice into the author's mailbox. None for mail with a null sender (RFC 5321 4.5.5), so notices never
-    answer notices, nor for an author whose account was removed."""
+async def tell_cancelled(connection: Connection) -> Aftermath:
+    """Tell authors what the operator ended; some at a time."""
+    after = Aftermath()
+    for group, reason in await relays.cancelled(connection):
+        abouts = [About(w.address, CANCELLED, reason, asked=w.asked) for w in group.recipients]
+        after += await _notify(connection, group, "failed", abouts)
+    return after
+
+
+async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[Recipient]]) -> Aftermath:
+    """Tell authors that their mail reached recipients inside, where they asked for that.
+
+    :param inside: recipients by id of the submission.
+    """
+    wanted = {
+        id_: [
+            About(r.address, DELIVERED, "delivered", asked=r.asked)
+            for r in recipients
+            if dsn.wants(r.asked, "delivered")
+        ]
+        for id_, recipients in inside.items()
+    }
+    after = Aftermath()
+    for group in (
+        await relays.groups(connection, ids) if (ids := [id_ for id_, abouts in wanted.items() if abouts]) else ()
+    ):
+        after += await _notify(connection, group, "delivered", wanted[group.id])
+    return after
+
+
+_REASONS: dict[dsn.Action, str] = {
+    "failed": "a notice that a mail failed",
+    "delayed": "a notice that a mail is delayed",
+    "delivered": "a notice that a mail was delivered",
+    "relayed": "a notice that a mail was handed on",
+}
+
+
+async def _notify(connection: Connection, group: Group, action: dsn.Action, abouts: Sequence[About]) -> Aftermath:
+    """Put a notice into the author's mailbox, about those whom the author wants to hear of. None for mail with a null
+    sender (RFC 5321 4.5.5), so notices never answer notices, nor for an author whose account was removed."""
+    abouts = [about for about in abouts if dsn.wants(about.asked, action)]
     if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
         return Aftermath()
     now = datetime.datetime.now(datetime.UTC)
     head = (await messages.heads(connection, [group.message_id])).get(group.message_id, b"")
     submitted_at = now - datetime.timedelta(seconds=group.age)
-    original = Original(group.author_address, head[: headers.header_end(head)], submitted_at)
+    # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
+    whole = head if action == "failed" and dsn.wants_whole(group.asked) and len(head) == group.octets else None
+    original = Original(
+        group.author_address, head[: headers.header_end(head)], submitted_at, whole, dsn.envelope_id(group.asked)
+    )
     notice = notices.report(action, original, abouts, now)
     [message_id] = await messages.store(connection, [Content.of(notice.body)])
-    reason = "a notice that a mail failed" if action == "failed" else "a notice that a mail is delayed"
+    reason = _REASONS[action]
     [inbound_id] = await inbound.add(
         connection,
         [

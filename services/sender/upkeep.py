@@ -6,24 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from prometheus_client import Gauge
 
 from services.sender import settling
 from services.sender.relaying import Relaying
-from shared import relays
+from shared import presence, relays
 from shared.database import Database
 from shared.failures import Temporary
+from shared.presence import Absentees, stay
 from shared.service import Service
-
-QUEUED = Gauge("mailgroup_relay_queue_messages", "Submissions that wait to be relayed or are being relayed.")
-OLDEST = Gauge("mailgroup_relay_oldest_seconds", "Age of the oldest submission that waits to be relayed.")
 
 LOOK_SECONDS = 1.0
 HOLD_SECONDS = 5.0
 TELL_SECONDS = 10.0
 LIFT_SECONDS = 3600.0
-FINISH_SECONDS = 30.0
-"""For the mails in hand, when the service is to stop."""
 
 log = structlog.get_logger()
 
@@ -31,9 +26,12 @@ log = structlog.get_logger()
 class Upkeep:
     """The repeated work; each part is safe beside another sender's."""
 
-    def __init__(self, database: Database, relaying: Relaying) -> None:
+    def __init__(self, database: Database, relaying: Relaying, owner: str) -> None:
+        """:param owner: this process, as it claims."""
         self._database = database
         self._relaying = relaying
+        self._owner = owner
+        self._absentees = Absentees()
 
     async def look(self) -> None:
         """Wake the accounts that have something due."""
@@ -43,19 +41,28 @@ class Upkeep:
             self._relaying.wake(external_id)
 
     async def hold(self) -> None:
-        """Renew the own claims, then take up those of senders that are gone; count; give back what lies idle."""
+        """Renew the own claims, then take up those that ran out; give back what lies idle."""
         await self._relaying.claims.renew()
         async with self._database.transaction() as connection:
-            after = await settling.expire(connection)
-            waiting, oldest = await relays.backlog(connection)
+            after = await settling.take_up(connection)
         self._relaying.tell(after)
-        QUEUED.set(waiting)
-        OLDEST.set(oldest)
         await self._relaying.tidy()
 
+    async def inherit(self) -> None:
+        """Take up what senders held that died."""
+        async with self._database.statement() as connection:
+            gone = self._absentees.gone(await relays.absent_owners(connection, self._owner))
+        if gone:
+            log.warning("senders are gone", owners=gone)
+            async with self._database.transaction() as connection:
+                after = await settling.take_up(connection, gone)
+            self._relaying.tell(after)
+            await self.look()
+
     async def tell(self) -> None:
-        """Give up what is older than five days; tell authors what is late. Whatever state their account is in."""
-        for work in (settling.give_up, settling.tell_delays):
+        """Give up what is older than five days; tell authors what is late, and what the operator ended. Whatever state
+        their account is in."""
+        for work in (settling.give_up, settling.tell_delays, settling.tell_cancelled):
             async with self._database.transaction() as connection:
                 after = await work(connection)
             self._relaying.tell(after)
@@ -68,20 +75,22 @@ class Upkeep:
 
 async def keep_up(service: Service, relaying: Relaying) -> None:
     """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = Upkeep(service.database, relaying)
+    upkeep = Upkeep(service.database, relaying, service.owner)
+    staying = asyncio.create_task(stay(service.database, service.owner), name="presence")
     writer = asyncio.create_task(relaying.claims.run(), name="claims")
     holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.hold, until_cancelled=True))
     try:
         await asyncio.gather(
             _every(service, LOOK_SECONDS, upkeep.look),
+            _every(service, presence.LOOK_SECONDS, upkeep.inherit),
             _every(service, TELL_SECONDS, upkeep.tell),
             _every(service, LIFT_SECONDS, upkeep.lift, first=LIFT_SECONDS),
         )
-        await relaying.stop(FINISH_SECONDS)
+        await relaying.stop()
     finally:  # claims are renewed until the last mail is settled
-        holder.cancel()
-        writer.cancel()
-        await asyncio.gather(holder, writer, return_exceptions=True)
+        for task in (holder, writer, staying):
+            task.cancel()
+        await asyncio.gather(holder, writer, staying, return_exceptions=True)
 
 
 async def _every(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from services.sender import settling
 from shared import accounts, inbound, maillog, publications, submissions, topology
 from shared.broker import Publication
 from shared.database import Database
@@ -45,10 +46,13 @@ class Sender:
                 )
             }
             await submissions.hand_over(connection, [mail.id for mail in mails])
+            told = await settling.tell_deliveries(connection, {mail.id: mail.inside for mail in mails if mail.inside})
+        maillog.announce(told.events)
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
         placed = list(zip(inbound_ids, arrivals, strict=True))
         return [
+            *told.publications,
             *publications.fetched(
                 (id_, externals.get(a.external_id, "")) for id_, a in placed if a.external_id is not None
             ),

@@ -1,11 +1,13 @@
-"""The parameters of MAIL and RCPT (RFC 5321 section 4.1.1, RFC 1870, RFC 4954 section 5, RFC 6152, RFC 6531)."""
+"""The parameters of MAIL and RCPT (RFC 5321 section 4.1.1, RFC 1870, 3461, 4954 section 5, 6152, 6531)."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.smtp_in.data import Refusal
+from shared import dsn
 
 # The brackets may be missing and blanks stand behind the colon: some old clients send that.
 _PATH = re.compile(
@@ -19,10 +21,14 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8."""
+    """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8.
+
+    asked: what is to be told about the delivery (shared/dsn.py).
+    """
 
     address: str
     smtputf8: bool = False
+    asked: str | None = None
 
 
 def parse_mail(argument: str, most: int) -> Path | Refusal:
@@ -31,8 +37,8 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
     if found is None:
         return Refusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
     address, parameters = found
-    smtputf8 = False
-    for name, value in parameters:
+    smtputf8, asked = False, []
+    for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
             if int(value) > most:
                 return Refusal(552, "5.3.4", f"The mail is larger than {most} octets")
@@ -40,26 +46,40 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
             smtputf8 = True
         elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
             continue  # AUTH= says who submitted it to the client (RFC 4954): here the login counts
-        elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH"):
-            return Refusal(501, "5.5.4", f"Wrong value of the parameter {name}")
+        elif name in dsn.OF_MAIL and (read := dsn.OF_MAIL[name](value)) is not None:
+            asked.append((name, read))
+        elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH", *dsn.OF_MAIL):
+            return _wrong(name)
         else:
             return Refusal(555, "5.5.4", "Unknown parameter of MAIL")
-    return Path(address, smtputf8)
+    return Path(address, smtputf8, dsn.text(asked))
 
 
 def parse_rcpt(argument: str) -> Path | Refusal:
-    """What follows RCPT. There is no extension with parameters for it."""
+    """What follows RCPT."""
     found = _parse("TO", argument)
     if found is None or not found[0]:
         return Refusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
-    if found[1]:
-        return Refusal(555, "5.5.4", "Unknown parameter of RCPT")
-    return Path(found[0])
+    asked = []
+    for name, value in found[1].items():
+        if name not in dsn.OF_RECIPIENT:
+            return Refusal(555, "5.5.4", "Unknown parameter of RCPT")
+        read = dsn.OF_RECIPIENT[name](value)
+        if read is None:
+            return _wrong(name)
+        asked.append((name, read))
+    return Path(found[0], asked=dsn.text(asked))
 
 
-def _parse(word: str, argument: str) -> tuple[str, list[tuple[str, str]]] | None:
+def _wrong(name: str) -> Refusal:
+    return Refusal(501, "5.5.4", f"Wrong value of the parameter {name}")
+
+
+def _parse(word: str, argument: str) -> tuple[str, Mapping[str, str]] | None:
+    """Address and parameters by upper-case name; None if it is neither, or a parameter stands there twice."""
     match = _PATH.fullmatch(argument.strip())
     if match is None or match["word"].upper() != word:
         return None
-    parameters = [parameter.partition("=") for parameter in (match["parameters"] or "").split()]
-    return match["path"] or match["bare"] or "", [(name.upper(), value) for name, _, value in parameters]
+    parts = [parameter.partition("=") for parameter in (match["parameters"] or "").split()]
+    parameters = {name.upper(): value for name, _, value in parts}
+    return (match["path"] or match["bare"] or "", parameters) if len(parameters) == len(parts) else None

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from shared.headers import fields, splice
 from shared.messages import Content
 
-LINE_OCTETS = 1024 * 1024
+LINE_OCTETS = 16 * 1024 * 1024
 HEADER_OCTETS = 1024 * 1024
+FIELDS = 10_000
+"""Of a header; every one costs a look."""
 HIDDEN = frozenset({"bcc", "resent-bcc"})
 
 _END = b"\r\n.\r\n"
@@ -132,7 +134,9 @@ class Mail:
     def _end_header(self) -> None:
         """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
         header, hidden = bytes(self._body), []
-        for field in fields(header):
+        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > FIELDS + 1:  # and the blank line
+            self.refuse(Refusal(552, "5.3.4", f"The header has more than {FIELDS} fields"))
+        for field in () if self.refusal else fields(header):
             if field.key in HIDDEN:
                 hidden.append((field.start, field.end, b""))
             else:

@@ -15,7 +15,7 @@ from typing import ClassVar, cast
 from aiosmtpd import smtp
 
 READ_AHEAD_OCTETS = 64 * 1024
-"""A client that sends more than this before it is read has to wait. No line of a command may be longer."""
+"""A client that sends more than this before it is read has to wait."""
 REPLIES_OCTETS = 64 * 1024
 """A client that leaves so much of replies unread is not read any further."""
 COMMANDS_IN_TURN = 100
@@ -45,7 +45,7 @@ _BARE_REPLY = re.compile(r"([245]\d\d) (?!\d\.\d{1,3}\.\d{1,3} )")
 
 
 class LineTooLong(Exception):
-    """The client sent a line that is longer than READ_AHEAD_OCTETS. It has been passed over."""
+    """The client sent a line that is longer than any may be (AUTH_OCTETS). It has been passed over."""
 
 
 class Engine(smtp.SMTP):
@@ -108,15 +108,18 @@ class Engine(smtp.SMTP):
             self._in_turn = 0
 
     async def line(self) -> bytes:
-        """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over."""
+        """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over.
+
+        Of a line that is too long no more is kept: sent octet by octet, every octet would cost a look at all of it.
+        """
         too_long = False
         while (end := self._input.find(b"\n", self._read)) < 0:
-            if len(self._input) - self._read > READ_AHEAD_OCTETS:
+            if len(self._input) - self._read > AUTH_OCTETS:
                 too_long = True
                 self.forget_input()
             await self._arrival()
         line, self._read = self._input[self._read : end], end + 1
-        if too_long or len(line) > READ_AHEAD_OCTETS:
+        if too_long or len(line.rstrip(b"\r\n")) > AUTH_OCTETS:
             raise LineTooLong
         return line.rstrip(b"\r\n")
 

@@ -52,11 +52,12 @@ def handed_over(
     mail: Mail,
     *,
     smtputf8: bool,
+    asked: str | None,
 ) -> Handed:
     """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
     provider may not have it.
 
-    :param smtputf8: the client asked for it.
+    :param smtputf8: the client asked for it. :param asked: what MAIL asked to be told about the delivery.
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
@@ -74,6 +75,7 @@ def handed_over(
             tuple(recipients),
             author.password_hash,
             event,
+            asked,
         ),
         event,
         external.address,

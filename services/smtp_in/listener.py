@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from prometheus_client import Gauge
 from services.smtp_in.engine import CLOSING_SECONDS
 from services.smtp_in.intake import Intake
 from services.smtp_in.protocol import TLS_SECONDS, Connection
-from shared import accounts, tls
+from shared import accounts, proxy_protocol, tls
 from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
@@ -36,7 +35,7 @@ CONNECTIONS = 2_000
 OTHER_FILES = 100
 BACKLOG = 512
 WATCH_SECONDS = 2.0
-STOP_SECONDS = 40.0
+STOP_SECONDS = 10.0
 """For mails in hand, when the service is to stop."""
 
 log = structlog.get_logger()
@@ -69,18 +68,20 @@ class Listener:
         settings: Settings,
         intake: Intake,
         logins: Logins,
-        context: ssl.SSLContext,
+        certificate: tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
         """:param connections: open at once at most."""
         self._settings = settings
         self._intake = intake
         self._logins = logins
-        self._context = context
+        self._certificate = certificate
         self._most = connections
+        self._proxies = settings.proxies
         self._host_name = socket.gethostname()
         self._open: set[Connection] = set()
         self._by_network: Counter[str] = Counter()
+        self._by_account: Counter[int] = Counter()
         self._servers: list[asyncio.Server] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
@@ -94,9 +95,9 @@ class Listener:
             sockets = [(port, undo.enter_context(self._listen(port))) for port in ports(self._settings)]
             undo.pop_all()
         for port, listening in sockets:
-            if port.implicit_tls:
+            if port.implicit_tls or self._proxies:
                 self._spawn(self._accept(port, listening))
-            else:
+            else:  # the loop's own way is faster
                 self._servers.append(
                     await asyncio.get_running_loop().create_server(
                         partial(self._connection, port), sock=listening, backlog=BACKLOG
@@ -116,7 +117,7 @@ class Listener:
         return listening
 
     async def _accept(self, port: Port, listening: socket.socket) -> None:
-        """Take connections of the port for TLS, so that they count before their handshake. Never returns."""
+        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
         with listening:
             while True:
                 try:
@@ -125,18 +126,34 @@ class Listener:
                     log.warning("smtp connection not taken", reason=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                connection = self._connection(port)
-                if connection.enter(str(address[0])):
-                    self._spawn(self._welcome(connection, client))
-                else:
-                    client.close()
+                self._spawn(self._welcome(port, client, str(address[0])))
 
-    async def _welcome(self, connection: Connection, client: socket.socket) -> None:
+    async def _welcome(self, port: Port, client: socket.socket, peer: str) -> None:
+        try:
+            if proxy_protocol.is_among(self._proxies, peer):
+                peer = await proxy_protocol.read(client) or peer
+        except (OSError, proxy_protocol.Malformed) as error:
+            log.warning("smtp connection of a proxy refused", peer=peer, reason=str(error) or type(error).__name__)
+            client.close()
+            return
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        connection = self._connection(port)
+        connection.peer = peer
+        if not port.implicit_tls:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        elif connection.enter(peer):
+            await self._shake_hands(connection, client)
+        else:
+            client.close()
+
+    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 client,
-                ssl=self._context,
+                ssl=self._certificate.context,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
@@ -155,7 +172,7 @@ class Listener:
             self,
             self._intake,
             self._logins,
-            self._context,
+            self._certificate,
             implicit_tls=port.implicit_tls,
             clear_auth=port.clear_auth,
             host_name=self._host_name,
@@ -190,9 +207,27 @@ class Listener:
         self._by_network[network] -= 1
         if not self._by_network[network]:
             del self._by_network[network]
+        self._unseat(connection)
         if not self._open:
             self._empty.set()
         SESSIONS.dec()
+
+    def seat(self, connection: Connection, author: Local) -> bool:
+        """Whether the account may have one more session; it is counted then."""
+        self._unseat(connection)  # who logs in once more, after STARTTLS, is counted once
+        if self._by_account[author.id] >= self._settings.max_connections_per_account:
+            log.warning("smtp session refused", peer=connection.peer, author=author.address)
+            return False
+        self._by_account[author.id] += 1
+        connection.seat = author.id
+        return True
+
+    def _unseat(self, connection: Connection) -> None:
+        if connection.seat is not None:
+            self._by_account[connection.seat] -= 1
+            if not self._by_account[connection.seat]:
+                del self._by_account[connection.seat]
+            connection.seat = None
 
     def logged_in(self) -> list[tuple[Connection, Local]]:
         """The open sessions that are logged in."""
@@ -246,16 +281,18 @@ async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     logins = Logins(service.database, service.settings, service.name)
     intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
-    listener = Listener(service.settings, intake, logins, tls.server_context(service.settings), may_open())
+    certificate = tls.Certificate(service.settings)
+    listener = Listener(service.settings, intake, logins, certificate, may_open())
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
-    watcher = asyncio.create_task(watch(listener, service.database))
+    background = [asyncio.create_task(watch(listener, service.database)), asyncio.create_task(certificate.watch())]
     try:
         await service.stopping.wait()
     finally:
         await listener.close()
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await intake.stop()
         logins.close()

@@ -1,4 +1,5 @@
-"""One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920).
+"""One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920,
+RFC 3461).
 
 ``engine.py`` reads the commands and keeps the time between them. Here is what they do: AUTH, MAIL, RCPT, DATA, TLS.
 """
@@ -8,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ssl
+from dataclasses import replace
 from typing import Protocol, cast
 
 import structlog
 from aiosmtpd import smtp
+from prometheus_client import Counter
 
 from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Mail, Refusal
-from services.smtp_in.engine import AUTH_OCTETS, CLOSING_SECONDS, Engine, LineTooLong
+from services.smtp_in.engine import CLOSING_SECONDS, Engine, LineTooLong
 from services.smtp_in.intake import Intake, handed_over
 from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
 from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
+from shared.durations import SECONDS
 from shared.failures import Temporary
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
+from shared.tls import Certificate
 
 RECIPIENTS = 1000
 REFUSALS = 3
@@ -40,6 +44,10 @@ SESSION_SECONDS = 6 * 3600.0
 
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
+REFUSED = Counter(
+    "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
+)  # temporary, permanent
+
 log = structlog.get_logger()
 
 
@@ -51,6 +59,9 @@ class Keeper(Protocol):
 
     def discharge(self, connection: Connection) -> None:
         """It is closed."""
+
+    def seat(self, connection: Connection, author: Local) -> bool:
+        """Whether the account may have one more session; it is counted then."""
 
     def clear_auth_from(self, peer: str) -> bool:
         """Whether the settings allow passwords without TLS from this address."""
@@ -69,6 +80,7 @@ class Draft(smtp.Envelope):
         super().__init__()
         self.sender: str | None = None
         self.smtputf8 = False
+        self.asked_to_tell: str | None = None
         self.directory: Directory | None = None
         self.recipients: dict[tuple[str, object], Recipient] = {}
         self.asked = False
@@ -85,7 +97,7 @@ class Connection(Engine):
         keeper: Keeper,
         intake: Intake,
         logins: Logins,
-        context: ssl.SSLContext,
+        certificate: Certificate,
         *,
         implicit_tls: bool,
         clear_auth: bool,
@@ -98,7 +110,7 @@ class Connection(Engine):
         self._keeper = keeper
         self._intake = intake
         self._logins = logins
-        self._context = context
+        self._certificate = certificate
         self._clear_auth = clear_auth
         self._octets = octets
         self._deadline: asyncio.TimerHandle | None = None
@@ -108,6 +120,7 @@ class Connection(Engine):
         self._admitted = False
         self._refused_logins = 0
         self.peer = ""
+        self.seat: int | None = None  # id of the account as whose session the keeper counts it
 
     # ------------------------------------------------------------------------------------------ connection
 
@@ -124,7 +137,7 @@ class Connection(Engine):
         """Greet it."""
         self._raw = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        if self._under_tls or self.enter(str(name[0]) if name else ""):
+        if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
             super().connection_made(transport)
         else:
             self._ended = True
@@ -137,7 +150,7 @@ class Connection(Engine):
             transport = await self.loop.start_tls(
                 raw,
                 self,
-                self._context,
+                self._certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
@@ -206,7 +219,15 @@ class Connection(Engine):
         self._set_rset_state()
         self.session.extended_smtp = True
         self.session.host_name = hostname
-        lines = [self.hostname, f"SIZE {self._octets}", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES"]
+        lines = [
+            self.hostname,
+            f"SIZE {self._octets}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "PIPELINING",
+            "ENHANCEDSTATUSCODES",
+            "DSN",
+        ]
         if not self._under_tls:
             lines.append("STARTTLS")
         if self._may_log_in:
@@ -299,9 +320,6 @@ class Connection(Engine):
         try:
             line = await self.line()
         except LineTooLong:
-            self.end("421 4.5.6 The line is too long")
-            return None
-        if len(line) > AUTH_OCTETS:
             await self.push("500 5.5.6 The line is too long")
             return None
         if line.strip() == b"*":
@@ -327,6 +345,9 @@ class Connection(Engine):
             self.end("421 4.7.0 Too many failed logins, try again later")
         else:
             if author is not None and allowed:
+                if not self._keeper.seat(self, author):
+                    self.end("421 4.7.0 Too many sessions of this account, try again later")
+                    return
                 self._accept(author)
                 await self.push("235 2.7.0 Authentication successful")
                 return
@@ -373,6 +394,7 @@ class Connection(Engine):
             return
         self.session.author = author
         self.envelope.sender, self.envelope.smtputf8, self.envelope.directory = path.address, path.smtputf8, directory
+        self.envelope.asked_to_tell = path.asked
         await self.push("250 2.1.0 Sender ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -392,7 +414,8 @@ class Connection(Engine):
         if isinstance(recipient, Refusal):
             await self._refuse(recipient, self.session.author)
             return
-        draft.recipients.setdefault(same_place(recipient), recipient)
+        asked = cast(Path, path).asked
+        draft.recipients.setdefault(same_place(recipient), replace(recipient, asked=asked) if asked else recipient)
         await self.push("250 2.1.5 Recipient ok")
 
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -447,10 +470,17 @@ class Connection(Engine):
             await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
             return
         handed = handed_over(
-            author, external, draft.sender, list(draft.recipients.values()), mail, smtputf8=draft.smtputf8
+            author,
+            external,
+            draft.sender,
+            list(draft.recipients.values()),
+            mail,
+            smtputf8=draft.smtputf8,
+            asked=draft.asked_to_tell,
         )
         try:
-            taken = await self._intake.commit(handed)
+            with SECONDS.labels("submission").time():
+                taken = await self._intake.commit(handed)
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
             await self.push(_LATER)
@@ -461,6 +491,7 @@ class Connection(Engine):
             await self.push(f"250 2.0.0 Queued as {taken.id}")
 
     async def _refuse(self, refusal: Refusal, author: Local | None) -> None:
+        REFUSED.labels("temporary" if refusal.code < 500 else "permanent").inc()
         log.info("mail refused", peer=self.peer, author=author.address if author else None, reply=str(refusal))
         await self.push(str(refusal))
 

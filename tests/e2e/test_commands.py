@@ -165,3 +165,11 @@ def test_no_table_cuts_or_breaks_text_in_a_pipe(system: System) -> None:
     system.apply({"external_accounts": [system.external(address)], "local_accounts": []})
     assert address in system.run("external", "list").stdout
     assert PASSWORD not in system.run("external", "show", address).stdout
+
+
+def test_what_could_not_be_fetched_is_listed_and_acknowledged(system: System) -> None:
+    system.apply({"external_accounts": [system.external(SUPPORT)], "local_accounts": []})
+    assert system.run("external", "skipped", SUPPORT, "--json").stdout.strip() == "[]"
+    assert "acknowledged 0 mails" in system.run("external", "skipped", SUPPORT, "--acknowledge").stdout
+    assert system.run("external", "skipped", SUPPORT, "--retry", "--id", "999999").exit_code == 1
+    assert system.run("external", "skipped", SUPPORT, "--id", "1").exit_code == 2

@@ -13,7 +13,11 @@ WORDS = [
     b"\r", b"\0", b".\r\n", b"\r\n.\r\n", b"\n.\n", b"\r.\r", b"..", b'"', b"\\", b"(", b")", b"<", b">", b",", b";",
     b":", b"@", b"=?utf-8?q?Alex?=", b"=?utf-8?b?QWxleA==?=", b"=?", b"?=", b"support@company.com", b"alex@local.com",
     b"help@co.example", b"Alex", b"Jim", b"J\xc3\xb6rg", b"\xff", b"\xe2\x80\x8b", b" ", b"\t", b"FROM:", b"TO:",
-    b"SIZE=1", b"SMTPUTF8", b"BODY=8BITMIME", b"%", b"!", b"[", b"]", b"+tag",
+    b"SIZE=1", b"SMTPUTF8", b"BODY=8BITMIME", b"%", b"!", b"[", b"]", b"+tag", b"RET=FULL", b"ENVID=a", b"NOTIFY=NEVER",
+    b"ORCPT=rfc822;a@b", b"MAIL ", b"RCPT ", b"DATA\r\n", b"RSET\r\n", b"QUIT\r\n", b"EHLO x\r\n", b"STARTTLS\r\n",
+    b"AUTH PLAIN ", b"AUTH LOGIN\r\n", b"AGFsZXhAbG9jYWwuY29tAHNlY3JldA==", b"=\r\n", b"*\r\n", b"USER ",
+    b"PASS secret\r\n", b"RETR 1\r\n", b"TOP 2 1\r\n", b"DELE 1\r\n",
+    b"LIST", b"UIDL", b"STLS\r\n", b"CAPA\r\n", b"PROXY TCP4 1.2.3.4 ",
 ]  # fmt: skip
 
 
@@ -26,6 +30,10 @@ def seeds() -> list[bytes]:
         *(b"To: " + field + b"\r\nFrom: alex@local.com\r\n\r\nbody\r\n.\r\n" for field in fields),
         b"FROM:<alex@local.com> SIZE=10 BODY=8BITMIME SMTPUTF8",
         b"TO:<support+tag@company.com>",
+        b"\0EHLO x\r\nAUTH PLAIN AGFsZXhAbG9jYWwuY29tAHNlY3JldA==\r\nMAIL FROM:<alex@local.com>\r\n"
+        b"RCPT TO:<jim@local.com>\r\nDATA\r\nSubject: x\r\n\r\n..\r\n.\r\nQUIT\r\n",
+        b"\0USER alex@local.com\r\nPASS secret\r\nLIST\r\nUIDL 2\r\nTOP 2 1\r\nRETR 1\r\nDELE 1\r\nRSET\r\nDELE 2\r\n"
+        b"QUIT\r\n",
         b"From: mailer-daemon@x\r\nContent-Type: multipart/report; boundary=x\r\n\r\n--x\r\n"
         b"Content-Type: text/rfc822-headers\r\n\r\nMessage-ID: <a@b>\r\n\r\n--x--\r\n",
     ]

@@ -6,18 +6,21 @@ The judge's own reading never goes through the code that it judges, except where
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import re
 from collections.abc import Callable
+from functools import partial
 
 from services.sender.rewriting import SENDERS, Author, addresses, parse, rewrite
 from services.smtp_in import commands, recipients, senders
 from services.smtp_in.data import Mail, Refusal
 from services.smtp_in.recipients import Directory
-from shared import headers, names, reports, routing
+from shared import dsn, headers, names, proxy_protocol, reports, routing
 from shared.accounts import External, Local, Server
 from shared.database import storable
 from shared.pop3_replies import Body
 from shared.smtp_session import Wire
+from tests.fuzz import sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
 SUPPORT = External(
@@ -121,6 +124,9 @@ def command(data: bytes) -> None:
         if isinstance(parsed, Refusal):
             assert 500 <= parsed.code < 600 and not re.search("[\r\n]", str(parsed))
             continue
+        assert not re.search("[\x00-\x1f\x7f]", parsed.asked or "")
+        for shown in (dsn.envelope_id(parsed.asked), dsn.original_recipient(parsed.asked)):
+            assert shown is None or shown.isprintable()
         if recipients.check_syntax(parsed.address, True) is None:
             assert not re.search("[\x00-\x20\x7f<>]", parsed.address)
             target = recipients.decide(OFFICE, parsed.address)
@@ -174,6 +180,30 @@ def retrieved(data: bytes) -> None:
     assert not re.search(rb"(?<!\r)\n", bodies[0])
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (route, route_to, leave, submit, command, report, name, wire, retrieved)
-}
+def proxy(data: bytes) -> None:
+    """A header of the PROXY protocol tells an address, nothing, or is refused."""
+    for line in (b"PROXY TCP4 " + data[:96], data[:107]):
+        _tell(partial(proxy_protocol.parse_v1, line))
+    _tell(partial(proxy_protocol.parse_v2, data[:4].ljust(4, b"\0"), data[4:]))
+
+
+def _tell(read: Callable[[], str | None]) -> None:
+    try:
+        told = read()
+    except proxy_protocol.Malformed:
+        return
+    assert told is None or ipaddress.ip_address(told)
+
+
+def pop3(data: bytes) -> None:
+    """See ``sessions.pop3_session``."""
+    sessions.pop3_session(data)
+
+
+def submission(data: bytes) -> None:
+    """See ``sessions.smtp_session``."""
+    sessions.smtp_session(data, OFFICE, PEOPLE[0])
+
+
+_JUDGES = (route, route_to, leave, submit, command, report, name, wire, retrieved, proxy, pop3, submission)
+TARGETS: dict[str, Callable[[bytes], None]] = {judge.__name__: judge for judge in _JUDGES}

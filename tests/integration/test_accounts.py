@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.admin.account_commands import external_fields, local_fields
 from services.admin.accounts_file import AccountsError
+from services.admin.documents import external_fields, local_fields
 from shared import accounts
 from shared.database import Database
 from tests.company import COMPANY, SUPPORT, apply, everyone, external, local

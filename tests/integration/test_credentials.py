@@ -11,8 +11,8 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from services.admin import authorizing
-from services.admin.account_commands import external_fields
 from services.admin.accounts_file import AccountsError, check
+from services.admin.documents import external_fields
 from services.admin.system import System
 from services.sender.connections import Connections
 from shared import accounts, ledger, oauth

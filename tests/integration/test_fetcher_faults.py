@@ -261,20 +261,19 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
     # given an account that is due, and that another process polls already
     account = await bench.add("e@x.test", 1, enabled=False)
     await bench.rows(
-        "insert into polls (external_id, owner, lease_expires) values (%s, 'before', now() + interval '1 hour')",
-        account,
+        "update polls set owner = 'before', lease_expires = now() + interval '1 hour' where external_id = %s", account
     )
     await bench.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
-        assert await ledger.claim(connection, "other", 10) == []
+        assert (await ledger.claim(connection, "other", 10))[0] == []
         # when that one is silent for too long
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [poll] = await ledger.claim(connection, "first", 10)
+        [poll], _ = await ledger.claim(connection, "first", 10)
         await ledger.hold(connection, poll)
     # and so is the next one
     async with database.transaction() as connection:
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [second] = await ledger.claim(connection, "second", 10)
+        [second], _ = await ledger.claim(connection, "second", 10)
     # then the first one can commit nothing, not even how its poll ended
     with pytest.raises(LeaseLost):
         async with database.transaction() as connection:
@@ -283,6 +282,36 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
         await ledger.release(connection, poll)
         await ledger.hold(connection, second)
         await ledger.release(connection, second)
+
+
+async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench: Bench, database: Database) -> None:
+    # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
+    [first, second, later, disabled, removed] = [await bench.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
+    await bench.rows("update external_accounts set enabled = true")
+    await bench.rows("update external_accounts set enabled = false where id = %s", disabled)
+    await bench.rows("update external_accounts set removed_at = now() where id = %s", removed)
+    await bench.rows("update polls set next_poll_at = now() - interval '1 hour'")
+    await bench.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
+    await bench.rows("update polls set next_poll_at = now() + interval '10 seconds' where external_id = %s", later)
+
+    async def look(most: int) -> tuple[list[int], float | None]:
+        async with database.statement() as connection:
+            polls, seconds = await ledger.claim(connection, "owner", most)
+        return [poll.external_id for poll in polls], seconds
+
+    # when it takes one, then that which is due for longest, and there is more to do at once
+    taken, seconds = await look(1)
+    assert taken == [second] and seconds is not None and seconds < 0
+    # when it takes many, then the rest, and the next is due when the clock says so
+    taken, seconds = await look(10)
+    assert taken == [first] and seconds is not None and 9 < seconds <= 10
+    # when all are taken, then the next one is due when the first lease ends
+    await bench.rows("update polls set next_poll_at = now() where external_id = %s", later)
+    taken, seconds = await look(10)
+    assert taken == [later] and seconds is not None and 14 < seconds <= 15
+    # and an account that is enabled again is due as it was
+    await bench.rows("update external_accounts set enabled = true where id = %s", disabled)
+    assert (await look(10))[0] == [disabled]
 
 
 async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_url: str, database: Database) -> None:
@@ -305,10 +334,10 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
             )
-            # when it is killed after a batch, and another one takes over once its lease has ended
+            # when it is killed after a batch, and another one takes over, long before its lease has ended
             await until(lambda least=least: has(bench, account, least))  # type: ignore[misc]  # bound now
             process.kill()
             await process.wait()
-            await bench.rows("update polls set lease_expires = now()")
+            await bench.rows("update polls set lease_expires = now() + interval '1 hour' where owner is not null")
         assert sorted(await bench.subjects(account)) == sorted(script.mails)
         assert await bench.states(account) == {"fetched": 1500}

@@ -20,11 +20,11 @@ import psycopg
 import pytest
 
 from deploy.machine import ports
-from deploy.machine.instance import RESIDENT, Instance, with_free_ports
+from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import USER as POSTGRES_USER
 from deploy.machine.servers import prepare
 from deploy.machine.supervise import ROOT, leftovers
-from shared.settings import is_up, load
+from shared.settings import SERVICES, is_up, load
 from tests.servers import scratch, wait_for
 
 RESTART_SECONDS = 2.0
@@ -272,6 +272,6 @@ def test_servers_that_are_given_are_used_instead(database_url: str, broker_url: 
     assert not (tmp_path / "data" / "rabbitmq").exists()
 
 
-def test_every_resident_service_is_one_that_can_be_started() -> None:
-    for name in RESIDENT:
+def test_every_service_is_one_that_can_be_started() -> None:
+    for name in SERVICES:
         assert (ROOT / "services" / name / "__main__.py").exists(), name

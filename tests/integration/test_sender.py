@@ -17,7 +17,7 @@ from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
-from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
+from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
 from tests.send_bench import MAIL, Bench, replies, sending, until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
@@ -135,6 +135,67 @@ async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
     assert b"a body" not in notice
     assert [p.key for p in bench.publications] == ["routed.alex@local.com"]
     assert ("noticed", "alex@local.com") in await bench.events(id_)
+
+
+async def test_who_asked_for_no_notice_gets_none(bench: Bench, provider: ScriptedSmtp) -> None:
+    # given a provider that refuses everybody
+    provider.always("RCPT", "550 5.1.1 no such user")
+    # when Alex wants to hear of Bob alone, and for Cat of nothing but success
+    asked = {ANN: "NOTIFY=NEVER", BOB: "NOTIFY=DELAY,FAILURE ORCPT=rfc822;Bob+2Bx@customer.org", CAT: "NOTIFY=SUCCESS"}
+    id_ = await bench.submit(ANN, BOB, CAT, asked="RET=HDRS ENVID=QQ+3D1", asked_of=asked)
+    await bench.until(id_, state="done")
+    # then the one notice is about Bob, and says what the client called him and the mail
+    [notice] = await bench.notices("Alex")
+    assert b"Original-Envelope-Id: QQ=1\r\nReporting-MTA: dns; local.com\r\n" in notice
+    assert (
+        b"\r\n\r\nOriginal-Recipient: rfc822;Bob+x@customer.org\r\nFinal-Recipient: rfc822; bob@customer.org\r\n"
+        in notice
+    )
+    assert b"ann@customer.org\r\nAction" not in notice and b"cat@customer.org\r\nAction" not in notice
+    assert [line for line in provider.lines if "NOTIFY" in line or "RET=" in line or "ENVID" in line] == []
+
+
+async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    provider.always("RCPT", "550 5.1.1 no such user")
+    large = MAIL + b"x" * 70 * 5000 + b"\r\n"
+    for mail in (MAIL, large):
+        id_ = await bench.submit(ANN, mail=mail, asked="RET=FULL")
+        await bench.until(id_, state="done")
+    small, other = await bench.notices("Alex")
+    assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + MAIL in small
+    assert b"text/rfc822-headers" in other and len(other) < 10_000
+
+
+async def test_success_is_told_where_the_provider_does_not_tell_it(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.always("RCPT", None)
+    id_ = await bench.submit(
+        ANN, BOB, "jim@local.com", asked_of=dict.fromkeys((ANN, "jim@local.com"), "NOTIFY=SUCCESS")
+    )
+    await bench.until(id_, state="done")
+
+    inside, outside = await bench.notices("Alex")
+    assert b"Final-Recipient: rfc822; jim@local.com\r\nAction: delivered\r\nStatus: 2.1.5\r\n" in inside
+    assert b"Final-Recipient: rfc822; ann@customer.org\r\nAction: relayed\r\nStatus: 2.0.0\r\n" in outside
+    assert inside.count(b"Final-Recipient") == outside.count(b"Final-Recipient") == 1
+    assert [p.key for p in bench.publications].count("routed.alex@local.com") == 2
+    assert [who for event, who in await bench.events(id_) if event == "noticed"] == ["alex@local.com"] * 2
+
+
+async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(bench: Bench, provider: ScriptedSmtp) -> None:
+    provider.always("EHLO", DSN)
+    id_ = await bench.submit(
+        ANN, BOB, asked="RET=FULL ENVID=a+2Bb", asked_of={ANN: "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org"}
+    )
+    await bench.until(id_, state="done")
+
+    assert provider.said("MAIL") == [f"MAIL FROM:<{SUPPORT}> RET=FULL ENVID=a+2Bb"]
+    assert provider.said("RCPT") == [
+        "RCPT TO:<ann@customer.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org",
+        "RCPT TO:<bob@customer.org>",
+    ]
+    assert len(provider.taken) == 1 and not await bench.notices("Alex")
 
 
 async def test_a_mail_with_a_null_sender_gets_no_notice(bench: Bench, provider: ScriptedSmtp) -> None:
@@ -585,7 +646,7 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
         assert list(await submissions.found(connection, BOB)) == [second]
         assert list(await submissions.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions.cancel(connection, [first, 10_000]) == {first: [ANN]}
+        assert await submissions.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
         assert await submissions.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")

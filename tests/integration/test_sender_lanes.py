@@ -15,6 +15,7 @@ from services.sender.letters import Source
 from shared.accounts import External
 from shared.database import Database
 from shared.failures import Temporary
+from shared.presence import LOOK_SECONDS, LOOKS, stay
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
@@ -335,8 +336,7 @@ async def test_a_sender_that_dies_between_the_mark_and_the_dot_leaves_mails_that
         await queue(bench, 3)
         await until_states(bench, sent_unanswered=3)
     assert provider.taken == []
-    # when their claims have run out
-    await _expire(database_url)
+    # when another one comes, long before their claims have run out
     async with sending(database_url) as bench:
         await until_states(bench, done=3)
         assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
@@ -367,18 +367,29 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
         await until(taken)
         await until_states(bench, sent_unanswered=3)
     monkeypatch.setattr(settling, "settle", settle)
-    await _expire(database_url)
     async with sending(database_url) as bench:
         await until_states(bench, done=3)
         assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
     assert set(copies(provider).values()) == {2}
 
 
-async def _expire(database_url: str) -> None:
-    bench = Bench(database_url)
-    await bench.database.open()
-    await bench.rows("update submissions set claim_expires = now() - interval '1 second' where claim_owner is not null")
-    await bench.database.close()
+async def test_claims_of_a_sender_that_is_there_are_left_alone(
+    bench: Bench, provider: ScriptedSmtp, database: Database
+) -> None:
+    # given a mail that another sender, which does nothing, has claimed
+    there = asyncio.create_task(stay(database, "another"))
+    provider.gates["DATA"] = asyncio.Event()
+    await queue(bench, 1)
+    await until_states(bench, claimed=1)
+    await bench.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
+    provider.gates["DATA"].set()
+    # when this one has looked often enough
+    await asyncio.sleep(2 * LOOKS * LOOK_SECONDS)
+    await until_states(bench, claimed=1)
+    # then it takes the mail only when that one has gone
+    there.cancel()
+    await until_states(bench, done=1)
+    assert copies(provider) == once_each(1)
 
 
 async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_repeats_nothing(

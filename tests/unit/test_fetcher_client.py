@@ -23,7 +23,7 @@ from shared.pop3_client import (
     Wanted,
     open_session,
 )
-from shared.pop3_replies import Body, parse_uidl
+from shared.pop3_replies import Body, is_for_now, parse_uidl
 from shared.upstream import Late, Unreachable, Untrusted
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
 
@@ -169,9 +169,9 @@ async def test_the_whole_session_has_a_deadline() -> None:
         (b"-ERR wrong password\r\n", Refused, None),
         (b"-ERR [AUTH] wrong password\r\n", Refused, "AUTH"),
         (b"-ERR [auth] wrong password\r\n", Refused, "AUTH"),
-        (b"-ERR [IN-USE] locked\r\n", Busy, None),
-        (b"-ERR [LOGIN-DELAY] too soon\r\n", Busy, None),
-        (b"-ERR [SYS/TEMP] later\r\n", Busy, None),
+        (b"-ERR [IN-USE] locked\r\n", Busy, "IN-USE"),
+        (b"-ERR [LOGIN-DELAY] too soon\r\n", Busy, "LOGIN-DELAY"),
+        (b"-ERR [SYS/TEMP] later\r\n", Busy, "SYS/TEMP"),
     ],
 )
 async def test_a_refused_login_tells_what_kind_it_is(reply: bytes, failure: type[Exception], code: str | None) -> None:
@@ -279,7 +279,7 @@ async def test_login_delay_is_learnt() -> None:
     [
         ([b"1 a", b"2 b"], ((1, "a"), (2, "b")), True),
         ([b"1 a", b"1 b"], ((1, "a"),), False),
-        ([b"0 a", b"x b", b"3", b"", b"4 d"], ((4, "d"),), False),
+        ([b"0 a", b"x b", b"3", b"", b"4 d"], ((3, ""), (4, "d")), False),
         ([b"1 a b c"], ((1, "a"),), True),
     ],
 )
@@ -363,7 +363,7 @@ async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) 
     ("answers", "failure", "code"),
     [
         ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR Authentication failure\r\n")}, Refused, "AUTH"),
-        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, Busy, None),
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, Busy, "SYS/TEMP"),
         ({"AUTH": say(b"-ERR unknown command\r\n")}, Refused, "AUTH"),
         ({"AUTH": say(b"SSH-2.0-inner\r\n")}, Broken, None),
         ({"PASS": say(b"+ what?\r\n")}, Broken, None),
@@ -386,3 +386,32 @@ async def test_what_is_wrong_with_a_token_is_acknowledged_before_the_refusal() -
     async with script.running(), open_session(script.server(), True) as client:
         with pytest.raises(Refused):
             await client.login(TOKEN)
+
+
+async def test_who_refuses_the_bare_command_gets_the_response_with_it() -> None:
+    script = ScriptedPop3(answers={"AUTH": say(b"-ERR what?\r\n"), f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(TOKEN)
+    assert script.commands[1:3] == ["AUTH XOAUTH2", f"AUTH XOAUTH2 {RESPONSE}"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "for_now"),
+    [
+        ("[SYS/TEMP] Server error - Please try again later.", True),
+        ("[IN-USE] /var/mail/.u.pop lock busy!  Is another session active? (11)", True),
+        ("/var/mail/.u.pop lock busy!  Is another session active? (11)", True),
+        ("maildrop already locked", True),
+        ("Exceeded the login limit for a 15 minute period. Reduce the frequency of requests.", True),
+        ("Server Unavailable. 15", True),
+        ("too many connections from your address", True),
+        ("[AUTH] Try again with an application-specific password", False),
+        ("[SYS/PERM] Your account is not enabled for POP access", False),
+        ("Logon failure: unknown user name or bad password.", False),
+        ("Too many bad auth attempts", False),
+        ("your account is locked", False),
+        ("no", False),
+    ],
+)
+def test_a_refusal_for_now_is_known_by_its_code_or_by_words_that_providers_use(reply: str, for_now: bool) -> None:
+    assert is_for_now(reply) == for_now

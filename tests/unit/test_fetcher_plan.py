@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
 from services.fetcher.schedule import Course, after_failure, after_success
 from shared.accounts import External, Server
+from shared.failures import Temporary
 from shared.ledger import Known, Poll, State
-from shared.pop3_client import Busy, Refused
+from shared.pop3_client import Broken, Busy, Refused
 from shared.upstream import Unreachable
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
@@ -254,10 +255,22 @@ def test_back_off_grows_to_the_longer_of_a_minute_and_the_interval(
 ) -> None:
     for jitter, expected in ((0.0, least), (1.0, most)):
         outcome = after_failure(
-            account(poll_seconds=poll_seconds), poll(failures=failures), course(), Unreachable("x"), jitter
+            account(poll_seconds=poll_seconds), poll(failures=failures), course(), Broken("x"), jitter
         )
         assert seconds(outcome.next_poll_at) - 10 == expected
-        assert (outcome.failures, outcome.kind, outcome.error) == (failures + 1, "unreachable", "x")
+        assert (outcome.failures, outcome.kind, outcome.error) == (failures + 1, "protocol", "x")
+
+
+@pytest.mark.parametrize(("poll_seconds", "most"), [(1, 8), (60, 60)])
+def test_a_provider_that_does_not_answer_is_asked_again_soon(poll_seconds: int, most: float) -> None:
+    outcome = after_failure(account(poll_seconds=poll_seconds), poll(failures=50), course(), Unreachable("x"), 1)
+    assert seconds(outcome.next_poll_at) - 10 == most
+    assert outcome.kind == "unreachable"
+
+
+def test_a_failure_of_the_database_holds_up_no_account_for_long() -> None:
+    outcome = after_failure(account(poll_seconds=600), poll(failures=50), course(), Temporary("away"), 1)
+    assert seconds(outcome.next_poll_at) - 10 <= 3
 
 
 def test_three_plain_refusals_within_an_hour_pause() -> None:

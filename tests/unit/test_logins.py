@@ -9,6 +9,7 @@ import pytest
 
 from shared import passwords, throttle
 from shared.logins import plaintext_allowed
+from shared.passwords import Pool
 from shared.settings import load
 from shared.throttle import BURST, Throttle, network_of
 
@@ -206,3 +207,33 @@ async def test_checks_do_not_hold_up_the_loop() -> None:
     assert all(await checks)
     assert turns > 20  # on the loop, each check would take one turn
     pool.close()
+
+
+async def test_who_has_not_failed_is_checked_before_those_who_have() -> None:
+    # given a pool that is busy, with guesses from many addresses waiting
+    pool, done = Pool(threads=1), list[str]()
+
+    async def check(name: str, rank: int) -> None:
+        await pool.matches(None, name, rank)
+        done.append(name)
+
+    tasks = [asyncio.create_task(check(f"guess {number}", 1)) for number in range(5)]
+    await asyncio.sleep(0)
+    # when an honest client comes, and one of the guessers leaves
+    tasks.append(asyncio.create_task(check("honest", 0)))
+    await asyncio.sleep(0)
+    tasks[4].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    # then it waits for the one that is being checked, at most
+    assert done.index("honest") <= 1 and len(done) == 5
+    await asyncio.wait_for(pool.matches(None, "later"), 10)
+    pool.close()
+
+
+def test_guesses_at_many_accounts_from_one_address_add_up() -> None:
+    brakes = Throttle(lambda: 0.0)
+    for number in range(3):
+        brakes.fail("192.0.2.1", f"account {number}")
+    assert brakes.suspicion("192.0.2.1", "another") == 3
+    assert brakes.suspicion("192.0.2.2", "account 1") == 0
+    assert brakes.failures("192.0.2.1", "another") == 0  # who is honest beside it waits no longer for a token

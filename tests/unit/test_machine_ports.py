@@ -52,3 +52,10 @@ def test_one_port_for_two_purposes_is_refused() -> None:
     (port,) = ports.choose(1, "twice")
     with pytest.raises(Permanent, match=f"MAILGROUP_SMTP_PORT: {port}: also given as MAILGROUP_POP3_PORT"):
         ports.require({"MAILGROUP_POP3_PORT": port, "MAILGROUP_SMTP_PORT": port}, "127.0.0.1")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "no address"])
+def test_an_address_that_is_not_this_machines_is_named_and_no_port_is_blamed(address: str) -> None:
+    with pytest.raises(Permanent, match=f"^MAILGROUP_BIND: '{address}': ") as caught:
+        ports.require({"MAILGROUP_POP3_PORT": 1110}, address)
+    assert "taken" not in str(caught.value)

@@ -107,7 +107,7 @@ def test_top_stops_asking_once_it_has_all() -> None:
 
 
 def test_capabilities_name_no_login_where_none_is_taken() -> None:
-    lines = answers.capabilities(passwords=False, stls=True).split(b"\r\n")
+    lines = answers.capabilities(passwords=False, stls=True, delay=0).split(b"\r\n")
     assert b"USER" not in lines
     assert not any(line.startswith(b"SASL") for line in lines)
     assert b"STLS" in lines

@@ -305,6 +305,94 @@ def test_too_many_connections_in_all_are_refused(tmp_path: Path, loop: str) -> N
 
 
 @LOOPS
+def test_too_many_sessions_of_one_account_are_refused_and_counted_until_they_end(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path, max_connections_per_account=2) as server:
+            (_, first), second = await server.logged_in(), await server.logged_in()
+            # when a third session of alex begins, and one of kim
+            reader, writer = await server.connect()
+            writer.write(b"USER alex@local.com\r\nPASS secret\r\n")
+            assert (await asyncio.wait_for(reader.read(), 5)).splitlines()[2].startswith(b"-ERR [IN-USE]")
+            other, writer = await server.connect()
+            writer.write(b"USER kim@local.com\r\nPASS  open  sesame \r\nQUIT\r\n")
+            assert (await asyncio.wait_for(other.read(), 5)).count(b"+OK") == 4
+            # then the next one is let in when one of the others has left
+            first.close()
+            await asyncio.sleep(0.1)
+            third = await server.logged_in()
+            assert server.listener._by_account == {ALEX.id: 2} and not (second[0].at_eof() or third[0].at_eof())
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_who_logs_in_again_before_the_announced_delay_is_told_so(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path, pop3_login_delay=60) as server:
+            reader, writer = await server.logged_in()
+            writer.write(b"CAPA\r\n")
+            assert b"\r\nLOGIN-DELAY 60\r\n" in await reader.readuntil(b"\r\n.\r\n")
+            reader, writer = await server.connect()
+            writer.write(b"USER alex@local.com\r\nPASS secret\r\n")
+            assert (await asyncio.wait_for(reader.read(), 5)).splitlines()[2].startswith(b"-ERR [LOGIN-DELAY]")
+            server.listener._logged_in_at[ALEX.id] -= 61
+            await server.logged_in()
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_octets_of_a_command_that_does_not_end_are_no_sign_of_life(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            _, writer = await server.logged_in()
+            [connection] = opened(server)
+            connection._active_at -= protocol.IDLE_SECONDS - 1
+            for _ in range(3):
+                writer.write(b"N")
+                await asyncio.sleep(0.02)
+            connection.check(time.monotonic())
+            assert not connection._closing
+            connection.check(time.monotonic() + 2)
+            assert connection._closing
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_a_flood_of_commands_leaves_the_others_their_turn(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.logged_in()
+            [connection] = opened(server)
+            turns = 0
+            advance = connection._advance
+
+            def counted() -> None:
+                nonlocal turns
+                turns += 1
+                advance()
+
+            connection._advance = counted  # type: ignore[method-assign]
+            writer.write(b"NOOP\r\n" * 3000)
+            got = await asyncio.wait_for(reader.readexactly(5 * 3000), 5)
+            assert got == b"+OK\r\n" * 3000 and turns >= 3000 // protocol.COMMANDS_IN_TURN
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_commands_before_the_login_that_need_one_are_counted(tmp_path: Path, loop: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            writer.write(b"NOOP\r\n" * 10_000)
+            assert (await asyncio.wait_for(reader.read(), 5)).count(b"-ERR log in first") == 10
+
+    on_loop(loop, work)
+
+
+@LOOPS
 def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:

@@ -50,3 +50,8 @@ def test_an_account_that_is_away_is_tried_again_within_minutes(failures: int, ch
 
 def test_the_first_failure_to_connect_costs_seconds() -> None:
     assert [reconnect_delay(failures, 0.5) for failures in (1, 2, 3)] == [10, 20, 40]
+
+
+@given(st.integers(1, 10_000), chances)
+def test_a_server_that_does_not_answer_is_asked_again_every_few_seconds(failures: int, chance: float) -> None:
+    assert 1.0 <= reconnect_delay(failures, chance, away=True) <= 9.0

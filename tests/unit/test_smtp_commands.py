@@ -23,6 +23,7 @@ from services.smtp_in.data import Refusal
         ("FROM:<a@b.c> BODY=7BIT SMTPUTF8", Path("a@b.c", True)),
         ('FROM:<"a b>c"@d.e>', Path('"a b>c"@d.e')),
         ("FROM:<@x,@y:a@b.c>", Path("@x,@y:a@b.c")),
+        ("FROM:<a@b.c> ret=hdrs SIZE=9 ENVID=QQ+3D1", Path("a@b.c", False, "RET=HDRS ENVID=QQ+3D1")),
     ],
 )
 def test_mail_is_understood(argument: str, expected: Path) -> None:
@@ -44,7 +45,12 @@ def test_mail_is_understood(argument: str, expected: Path) -> None:
         ("FROM:<a@b.c> SIZE=", "501"),
         ("FROM:<a@b.c> BODY=BINARYMIME", "501"),
         ("FROM:<a@b.c> SMTPUTF8=1", "501"),
-        ("FROM:<a@b.c> RET=HDRS", "555 5.5.4"),
+        ("FROM:<a@b.c> NOTIFY=NEVER", "555 5.5.4"),
+        ("FROM:<a@b.c> RET=BODY", "501 5.5.4"),
+        ("FROM:<a@b.c> RET=HDRS RET=FULL", "501 5.5.4"),
+        ("FROM:<a@b.c> ENVID=a+b", "501 5.5.4"),
+        ("FROM:<a@b.c> ENVID=", "501 5.5.4"),
+        ("FROM:<a@b.c> ENVID=" + "x" * 101, "501 5.5.4"),
         ("FROM:<a@b.c> SIZE=" + "9" * 500, "501"),
     ],
 )
@@ -54,7 +60,20 @@ def test_wrong_mail_is_refused(argument: str, code: str) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "code"),
-    [("TO:<a@b.c> NOTIFY=NEVER", "555 5.5.4"), ("TO:<>", "501"), ("FROM:<a@b.c>", "501"), ("TO:<a@b.c", "501")],
+    [
+        ("TO:<a@b.c> RET=FULL", "555 5.5.4"),
+        ("TO:<a@b.c> NOTIFY=NEVER,SUCCESS", "501 5.5.4"),
+        ("TO:<a@b.c> NOTIFY=", "501 5.5.4"),
+        ("TO:<a@b.c> NOTIFY=ALWAYS", "501 5.5.4"),
+        ("TO:<a@b.c> NOTIFY=DELAY NOTIFY=DELAY", "501 5.5.4"),
+        ("TO:<a@b.c> ORCPT=a@b.c", "501 5.5.4"),
+        ("TO:<a@b.c> ORCPT=rfc822;", "501 5.5.4"),
+        ("TO:<a@b.c> ORCPT=rfc822;a\x7fb", "501 5.5.4"),
+        ("TO:<a@b.c> ORCPT=rfc822;" + "x" * 500, "501 5.5.4"),
+        ("TO:<>", "501"),
+        ("FROM:<a@b.c>", "501"),
+        ("TO:<a@b.c", "501"),
+    ],
 )
 def test_wrong_rcpt_is_refused(argument: str, code: str) -> None:
     assert str(parse_rcpt(argument)).startswith(code)
@@ -62,6 +81,8 @@ def test_wrong_rcpt_is_refused(argument: str, code: str) -> None:
 
 def test_rcpt_is_understood() -> None:
     assert parse_rcpt("TO: <a@b.c>") == parse_rcpt("to:a@b.c") == Path("a@b.c")
+    asked = "ORCPT=rfc822;a+2Bb@c.d NOTIFY=FAILURE,DELAY"
+    assert parse_rcpt("TO:<a@b.c> orcpt=rfc822;a+2Bb@c.d Notify=failure,delay,failure") == Path("a@b.c", asked=asked)
 
 
 @given(st.text(max_size=200))

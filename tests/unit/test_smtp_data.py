@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.smtp_in.data import HEADER_OCTETS, LINE_OCTETS, Mail
+from services.smtp_in.data import FIELDS, HEADER_OCTETS, LINE_OCTETS, Mail
 
 PLENTY = 10_000_000
 WIRE = st.lists(
@@ -141,22 +141,35 @@ def test_a_refused_mail_keeps_no_octets_and_is_read_to_its_end() -> None:
     assert mail.ended and mail.octets == 1_000_000
 
 
-def test_a_line_of_more_than_a_mebibyte_is_refused() -> None:
+def test_a_line_of_more_than_16_mebibytes_is_refused() -> None:
     def with_line(octets: int) -> Mail:
-        return read(b"A: b\r\n\r\n" + b"x" * octets + b"\r\nshort\r\n.\r\n", [60_000])[0]
+        mail = Mail(2 * LINE_OCTETS)
+        mail.feed(b"A: b\r\n\r\n")
+        for _ in range(octets // 60_000):
+            mail.feed(b"x" * 60_000)
+        mail.feed(b"x" * (octets % 60_000) + b"\r\nshort\r\n.\r\n")
+        return mail
 
     assert with_line(LINE_OCTETS - 1).refusal is None
     assert str(with_line(LINE_OCTETS + 1).refusal).startswith("554 5.6.0")
 
 
 def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
-    field = b"X-A: " + b"b" * 93 + b"\r\n"
+    field = b"X-A: " + b"b" * 993 + b"\r\n"
 
     def with_header(fields: int) -> Mail:
         return read(field * fields + b"\r\nbody\r\n.\r\n", [60_000])[0]
 
-    assert with_header(HEADER_OCTETS // 100).refusal is None
-    assert str(with_header(HEADER_OCTETS // 100 + 1).refusal).startswith("552 5.3.4")
+    assert with_header(HEADER_OCTETS // 1000).refusal is None
+    assert str(with_header(HEADER_OCTETS // 1000 + 1).refusal).startswith("552 5.3.4")
+
+
+def test_a_header_of_more_than_ten_thousand_fields_is_refused() -> None:
+    def with_fields(count: int) -> Mail:
+        return read(b"A: b\r\n c\r\n" * count + b"\r\nbody\r\n.\r\n", [60_000])[0]
+
+    assert with_fields(FIELDS).refusal is None
+    assert str(with_fields(FIELDS + 1).refusal).startswith("552 5.3.4")
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

@@ -1,10 +1,10 @@
-"""services/admin/status.py: where the services are asked."""
+"""services/admin/status.py: where the services are asked, and what their metrics tell."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.admin.status import health_url
+from services.admin.status import certificate_problems, health_url
 from shared.settings import load
 
 
@@ -14,8 +14,31 @@ from shared.settings import load
         ({"bind": "192.168.1.1"}, "http://192.168.1.1:9104"),
         ({"bind": "0.0.0.0"}, "http://127.0.0.1:9104"),
         ({"bind": "0.0.0.0", "service_host": "{name}"}, "http://pop3_out:9104"),
+        ({"service_host": "{host}.mail"}, "http://pop3-out.mail:9104"),
         ({"service_host": "{name}.mail.example", "metrics_port": 9000}, "http://pop3_out.mail.example:9003"),
     ],
 )
 def test_a_service_is_asked_on_its_own_host_or_where_it_binds(flags: dict[str, str], url: str) -> None:
     assert health_url(load(**flags), "pop3_out") == url
+
+
+@pytest.mark.parametrize(
+    ("expires", "refused", "problem"),
+    [
+        ("1.7951328e+09", "0.0", None),  # in 30 days
+        ("NaN", "0.0", None),
+        ("1.793e+09", "0.0", "its certificate expires in 5 days"),
+        ("1.79e+09", "0.0", "its certificate has expired"),
+        ("1.7951328e+09", "1.0", "the certificate in its files cannot be used"),
+    ],
+)
+def test_a_certificate_that_runs_out_or_cannot_be_read_is_a_problem(
+    expires: str, refused: str, problem: str | None
+) -> None:
+    metrics = (
+        f"# TYPE x gauge\nmailgroup_tls_certificate_expiry_timestamp_seconds {expires}\n"
+        f"mailgroup_tls_certificate_refused {refused}\n"
+    )
+    found = certificate_problems(metrics, 1_792_540_800.0)
+    assert [text.startswith(problem) for text in found if problem] == ([True] if problem else [])
+    assert len(found) == (1 if problem else 0)

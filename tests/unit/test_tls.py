@@ -106,3 +106,59 @@ def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match=said):
             tls.server_context(settings(wrong.pop("data", tmp_path), **wrong))
+
+
+def shown(certificate: tls.Certificate) -> bytes:
+    """What a client is shown, in DER."""
+    ours, theirs = socket.socketpair()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(certificate.context.wrap_socket, ours, server_side=True)
+        with client.wrap_socket(theirs) as connection:
+            found = connection.getpeercert(binary_form=True)
+        serving.result().close()
+    assert found is not None
+    return found
+
+
+def look_twice(certificate: tls.Certificate) -> None:
+    for _ in range(2):
+        certificate.look()
+
+
+def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    # given a certificate in two files
+    made = [tls.self_signed_file(settings(tmp_path / name)).read_bytes() for name in ("a", "b", "c")]
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+
+    def write(keys: bytes, chains: bytes) -> None:
+        for path, text in ((chain, chains), (key, keys)):
+            (tmp_path / "new").write_bytes(text)
+            (tmp_path / "new").replace(path)
+
+    write(made[0], made[0])
+    certificate = tls.Certificate(settings(tmp_path, tls_cert_file=chain, tls_key_file=key))
+    [first, second, third] = [
+        ssl.PEM_cert_to_DER_cert(text[text.index(b"-----BEGIN CERT") :].decode()) for text in made
+    ]
+    assert shown(certificate) == first
+    assert tls.EXPIRES._value.get() == x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp()
+    # when it is renewed: the second look finds that it stayed as it is
+    write(made[1], made[1])
+    certificate.look()
+    assert shown(certificate) == first
+    certificate.look()
+    assert shown(certificate) == second and tls.REFUSED._value.get() == 0
+    # when the new pair does not fit, is no certificate, or is gone, then the old one stays, and that is told
+    for broken in ((made[0], made[2]), (made[2], b"nonsense"), (b"", b"")):
+        write(*broken)
+        look_twice(certificate)
+        assert shown(certificate) == second and tls.REFUSED._value.get() == 1
+    chain.unlink()
+    look_twice(certificate)
+    assert shown(certificate) == second and tls.REFUSED._value.get() == 1
+    # and when it is mended, it is used
+    write(made[2], made[2])
+    look_twice(certificate)
+    assert shown(certificate) == third and tls.REFUSED._value.get() == 0

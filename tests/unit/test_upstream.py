@@ -18,6 +18,7 @@ from shared import upstream
 from shared.accounts import Server
 from shared.credentials import Credential
 from shared.pop3_client import open_session
+from shared.settings import PrivateHosts
 from shared.upstream import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
 from tests.scripted_pop3 import ScriptedPop3
 
@@ -62,10 +63,12 @@ def test_public_addresses_are_not_private(address: str) -> None:
         (6379, "8.8.8.8", True, "port 6379 is not allowed"),
         (6379, "10.0.0.1", True, None),
         (110, "10.0.0.1", False, "MAILGROUP_ALLOW_PRIVATE_UPSTREAM"),
+        (110, "10.0.0.1", frozenset({"other.test"}), "MAILGROUP_ALLOW_PRIVATE_UPSTREAM"),
+        (110, "10.0.0.1", frozenset({"mail.test"}), None),
     ],
 )
 def test_private_hosts_need_leave_and_public_ones_a_mail_port(
-    port: int, address: str, allow_private: bool, word: str | None
+    port: int, address: str, allow_private: PrivateHosts, word: str | None
 ) -> None:
     verdict = judge(Server("mail.test", port, "none"), address, allow_private)
     assert verdict is None if word is None else verdict is not None and word in verdict and "mail.test" in verdict

@@ -29,7 +29,7 @@ from shared.accounts import Local
 from shared.failures import Permanent, Temporary
 from shared.logins import Throttled
 from shared.settings import Settings
-from shared.tls import server_context
+from shared.tls import Certificate
 
 ALEX = Local(1, "alex@local.com", True, "hash of secret", "Alex", (), (), 1, None)
 KIM = Local(2, "kim@local.com", True, "hash of open sesame", "Kim", (), (), 1, None)
@@ -150,7 +150,7 @@ async def stand(folder: Path, connections: int = CONNECTIONS, **settings: Any) -
     clear, under_tls = ports.choose(2, str(folder))
     chosen = Settings(data=folder, pop3_port=clear, pop3s_port=under_tls, **settings)
     store = MemoryStore()
-    listener = Listener(chosen, store, MemoryLogins(), server_context(chosen), connections)
+    listener = Listener(chosen, store, MemoryLogins(), Certificate(chosen), connections)
     await listener.open()
     try:
         yield Stand(chosen, store, listener)

@@ -1,0 +1,159 @@
+"""A backup in one file: PostgreSQL's own dump, and the key that the upstream passwords are sealed under.
+
+The file is a tar archive: what it is (JSON), ``secret.key``, ``database.dump``. So the parts can be taken out without
+us: the dump is what ``pg_dump --format=custom`` writes, and ``pg_restore`` reads. A plain dump is read as well; it only
+has no key.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from psycopg.conninfo import conninfo_to_dict
+
+from deploy.machine.programs import PATH
+from shared.failures import Permanent
+
+_FORM = "mailgroup backup 1"
+_ABOUT, _KEY, _DUMP = "backup.json", "secret.key", "database.dump"
+_DUMP_MAGIC = b"PGDMP"
+_INSTALLED = Path("/usr/lib/postgresql")
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """An opened backup. made_at: ISO 8601, '' if the file does not tell. key: None if it has none."""
+
+    made_at: str
+    key: str | None
+    dump: IO[bytes]
+
+
+def write(file: Path, url: str, key: str | None, now: str) -> int:
+    """Write a backup of this database, at once or not at all; only its owner may read it. The system may be running.
+
+    :return: its octets. :raises Permanent: pg_dump fails, in its words.
+    """
+    part = file.with_name(file.name + ".part")
+    try:
+        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as out:
+            os.fchmod(out.fileno(), 0o600)
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                _add(archive, _ABOUT, json.dumps({"form": _FORM, "made_at": now}, indent=1) + "\n")
+                if key is not None:
+                    _add(archive, _KEY, key + "\n")
+                _add_dump(archive, out, url)
+            out.flush()
+            os.fsync(out.fileno())
+        octets = part.stat().st_size
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return octets
+
+
+def _member(name: str, octets: int) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.size, found.mode, found.mtime = octets, 0o600, int(time.time())
+    return found
+
+
+def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    octets = text.encode()
+    archive.addfile(_member(name, len(octets)), io.BytesIO(octets))
+
+
+def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str) -> None:
+    """Straight from pg_dump: nobody knows its size before the end, so the head is written anew then."""
+    head = out.tell()
+    out.write(_member(_DUMP, 0).tobuf(tarfile.GNU_FORMAT))
+    begin = out.tell()
+    out.flush()
+    done = subprocess.run(
+        [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges"],
+        env=_environment(url), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise Permanent(f"pg_dump: {done.stderr.decode(errors='replace').strip()}")
+    octets = out.seek(0, os.SEEK_END) - begin
+    out.seek(head)
+    out.write(_member(_DUMP, octets).tobuf(tarfile.GNU_FORMAT))
+    out.seek(0, os.SEEK_END)
+    out.write(b"\0" * (-octets % tarfile.BLOCKSIZE))
+    archive.offset = out.tell()  # where it writes its end
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Backup]:
+    """A backup to be read from. :raises Permanent: the file is none."""
+    with file.open("rb") as raw:
+        if raw.read(len(_DUMP_MAGIC)) == _DUMP_MAGIC:
+            raw.seek(0)
+            yield Backup("", None, raw)
+            return
+        raw.seek(0)
+        try:
+            with tarfile.open(fileobj=raw, mode="r:") as archive:
+                names = archive.getnames()
+                about = json.loads(_text(archive, _ABOUT)) if _ABOUT in names else {}
+                dump = archive.extractfile(_DUMP) if _DUMP in names else None
+                if about.get("form") != _FORM or dump is None:
+                    raise Permanent(f"{file}: is no backup of mailgroup")
+                key = _text(archive, _KEY).strip() if _KEY in names else None
+                yield Backup(str(about.get("made_at", "")), key, dump)
+        except (tarfile.TarError, ValueError) as error:
+            raise Permanent(f"{file}: is no backup of mailgroup, or a broken one: {error}") from error
+
+
+def _text(archive: tarfile.TarFile, name: str) -> str:
+    found = archive.extractfile(name)
+    return found.read().decode() if found is not None else ""
+
+
+def load(backup: Backup, url: str) -> None:
+    """Put the dump into this database, which has to be empty. :raises Permanent: pg_restore fails, in its words."""
+    child = subprocess.Popen(
+        [_program("pg_restore"), "--exit-on-error", "--no-owner", "--no-privileges",
+         "--dbname", str(conninfo_to_dict(url)["dbname"])],
+        env=_environment(url), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdin is not None and child.stderr is not None
+    try:
+        shutil.copyfileobj(backup.dump, child.stdin, 1024 * 1024)
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # it has ended, and says why
+    said = child.stderr.read().decode(errors="replace").strip()
+    if child.wait():
+        raise Permanent(f"pg_restore: {said}")
+
+
+def _program(name: str) -> str:
+    """The newest one installed: an older one does not read a newer server."""
+    found = [path for path in _INSTALLED.glob(f"*/bin/{name}") if re.fullmatch(r"\d+", path.parent.parent.name)]
+    if found:
+        return str(max(found, key=lambda path: int(path.parent.parent.name)))
+    other = shutil.which(name)
+    if other is None:
+        raise Permanent(f"{name} is not installed; install the package postgresql-client")
+    return other
+
+
+def _environment(url: str) -> dict[str, str]:
+    """How libpq's programs find the database: the password stands in no command line."""
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    names |= {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
+    given = {names[name]: str(value) for name, value in conninfo_to_dict(url).items() if name in names}
+    return {"PATH": PATH, "LC_ALL": "C.UTF-8", **given}

@@ -1,0 +1,69 @@
+"""``python -m deploy.monitoring write`` or ``check``."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from deploy.monitoring.flow import FLOW
+from deploy.monitoring.panels import dashboard
+from deploy.monitoring.servers import POSTGRES, RABBITMQ
+from deploy.monitoring.services import SERVICES
+
+BOARDS = [FLOW, *SERVICES, RABBITMQ, POSTGRES]
+ROOT = Path(__file__).resolve().parents[2]
+_RULES = ROOT / "deploy/prometheus/rules.yml"
+_OPERATOR_RULES = ROOT / "deploy/k8s/components/monitoring/rules.yaml"
+_DASHBOARDS = ROOT / "deploy/grafana/dashboards"
+
+
+def files() -> dict[Path, str]:
+    """Every file that is made, with what has to stand in it."""
+    made = {
+        _DASHBOARDS / f"{board.uid}.json": json.dumps(dashboard(board), indent=1, ensure_ascii=False) + "\n"
+        for board in BOARDS
+    }
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "mailgroup"},
+        "spec": YAML(typ="safe").load(_RULES.read_text(encoding="utf-8")),
+    }
+    yaml, text = YAML(), io.StringIO()
+    yaml.width = 1000
+    yaml.default_flow_style = False
+    yaml.dump(rule, text)
+    made[_OPERATOR_RULES] = (
+        "# Made from deploy/prometheus/rules.yml by: python -m deploy.monitoring write\n" + text.getvalue()
+    )
+    return made
+
+
+def stale() -> list[Path]:
+    """Those that are missing or say something else, and those that nobody makes any more."""
+    made = files()
+    wrong = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    return wrong + [path for path in _DASHBOARDS.glob("*.json") if path not in made]
+
+
+def main(words: list[str]) -> str | None:
+    """:return: what is wrong, or None."""
+    match words:
+        case ["write"]:
+            for path, text in files().items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        case ["check"]:
+            if names := [str(path.relative_to(ROOT)) for path in stale()]:
+                return f"out of date: {', '.join(names)}; make them anew with: python -m deploy.monitoring write"
+        case _:
+            return "usage: python -m deploy.monitoring write|check"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Grafana's JSON of a dashboard, from what is worth saying about a panel: title, meaning, unit, expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SOURCE = {"type": "prometheus", "uid": "prometheus"}
+WIDTH = 24
+RATE = "[$__rate_interval]"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel.
+
+    expressions: PromQL by legend. unit: one of Grafana's. alarm: from this value on it is red. kind: of Grafana's
+    panels, ``stat`` (a figure) or ``timeseries``. width and height: in Grafana's grid of 24 columns.
+    """
+
+    title: str
+    description: str
+    unit: str
+    expressions: Mapping[str, str]
+    kind: str = "timeseries"
+    alarm: float | None = None
+    stacked: bool = False
+    width: int = 12
+    height: int = 8
+
+
+def figure(title: str, description: str, unit: str, expression: str, alarm: float | None = None) -> Panel:
+    """A single number, red from ``alarm`` on."""
+    return Panel(title, description, unit, {"": expression}, "stat", alarm, width=4, height=4)
+
+
+def per_minute(metric: str) -> str:
+    """How often a counter went up in a minute, by all processes; 0 where nothing has happened yet."""
+    return f"60 * (sum(rate({metric}{RATE})) or vector(0))"
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One dashboard. rows: panels below a heading each. uid: part of its address, never to change."""
+
+    uid: str
+    title: str
+    description: str
+    rows: Mapping[str, Sequence[Panel]]
+
+
+def dashboard(board: Board) -> dict[str, Any]:
+    """The JSON that Grafana provisions."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for heading, row in board.rows.items():
+        panels.append(
+            {
+                "type": "row",
+                "id": len(panels) + 1,
+                "title": heading,
+                "collapsed": False,
+                "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
+                "panels": [],
+            }
+        )
+        y += 1
+        x = height = 0
+        for panel in row:
+            if x + panel.width > WIDTH:
+                x, y, height = 0, y + height, 0
+            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
+            panels.append(_panel(panel, len(panels) + 1, place))
+            x, height = x + panel.width, max(height, panel.height)
+        y += height
+    return {
+        "uid": board.uid,
+        "title": board.title,
+        "description": board.description,
+        "tags": ["mailgroup"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "timezone": "browser",
+        "templating": {"list": []},
+        "annotations": {"list": []},
+        "links": [{"type": "dashboards", "title": "mailgroup", "tags": ["mailgroup"], "asDropdown": True}],
+        "panels": panels,
+    }
+
+
+def _panel(panel: Panel, number: int, place: Mapping[str, int]) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    if panel.alarm is not None:
+        steps.append({"color": "red", "value": panel.alarm})
+    defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+    options: dict[str, Any]
+    if panel.kind == "stat":
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+    else:
+        options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+        stacking = {"mode": "normal"} if panel.stacked else {"mode": "none"}
+        defaults |= {"min": 0, "custom": {"fillOpacity": 12, "showPoints": "never", "stacking": stacking}}
+    return {
+        "type": panel.kind,
+        "id": number,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": SOURCE,
+        "gridPos": dict(place),
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expression, "legendFormat": legend}
+            for index, (legend, expression) in enumerate(panel.expressions.items())
+        ],
+    }

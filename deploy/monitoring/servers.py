@@ -1,0 +1,139 @@
+"""The dashboards of RabbitMQ and PostgreSQL."""
+
+from __future__ import annotations
+
+from deploy.monitoring.panels import RATE, Board, Panel
+
+
+def _per_second(metric: str) -> str:
+    """Of the counters that PostgreSQL's exporter names without ``_total``."""
+    return f'sum(rate(({metric}{{datname="mailgroup"}}{RATE})))'
+
+
+RABBITMQ = Board(
+    "mailgroup-rabbitmq",
+    "RabbitMQ",
+    "The queues between the services. The database is the truth: what RabbitMQ loses is published again.",
+    {
+        "Queues": [
+            Panel(
+                "Waiting messages",
+                "Messages in each queue; one may stand for up to 50 mails.",
+                "short",
+                {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_messages{queue=~".+"})'},
+            ),
+            Panel(
+                "Unacknowledged messages",
+                "Messages that a service has in hand.",
+                "short",
+                {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_messages_unacked{queue=~".+"})'},
+            ),
+            Panel(
+                "Consumers",
+                "Services that consume each queue; the queue parked has none.",
+                "short",
+                {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_consumers{queue=~"router|mailbox|sender"})'},
+            ),
+            Panel(
+                "Messages of all queues",
+                "Published and acknowledged messages a second.",
+                "cps",
+                {
+                    "published": f"sum(rate(rabbitmq_global_messages_received_total{RATE}))",
+                    "acknowledged": f"sum(rate(rabbitmq_global_messages_acknowledged_total{RATE}))",
+                },
+            ),
+        ],
+        "Node": [
+            Panel(
+                "Memory",
+                "Resident memory of the node, and where it stops taking messages.",
+                "bytes",
+                {
+                    "{{instance}}": "rabbitmq_process_resident_memory_bytes",
+                    "limit {{instance}}": "rabbitmq_resident_memory_limit_bytes",
+                },
+                width=8,
+            ),
+            Panel(
+                "Free disk",
+                "Free disk space of the node, and the limit below which it takes no messages.",
+                "bytes",
+                {
+                    "{{instance}}": "rabbitmq_disk_space_available_bytes",
+                    "limit {{instance}}": "rabbitmq_disk_space_available_limit_bytes",
+                },
+                width=8,
+            ),
+            Panel("Connections", "Open AMQP connections.", "short", {"{{instance}}": "rabbitmq_connections"}, width=8),
+        ],
+    },
+)
+
+POSTGRES = Board(
+    "mailgroup-postgres",
+    "PostgreSQL",
+    "Where all mail and every state is kept.",
+    {
+        "Load": [
+            Panel(
+                "Transactions",
+                "Commits and rollbacks a second.",
+                "cps",
+                {
+                    "committed": _per_second("pg_stat_database_xact_commit"),
+                    "rolled back": _per_second("pg_stat_database_xact_rollback"),
+                },
+            ),
+            Panel(
+                "Connections",
+                "Connections by what they do.",
+                "short",
+                {"{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})'},
+                stacked=True,
+            ),
+            Panel(
+                "Longest transaction",
+                "Seconds that the oldest running transaction has lasted. None of mailgroup's lasts over 60.",
+                "s",
+                {"longest": 'max(pg_stat_activity_max_tx_duration{datname="mailgroup"})'},
+            ),
+            Panel(
+                "Blocks",
+                "Blocks a second found in memory, and read from disk.",
+                "cps",
+                {
+                    "memory": _per_second("pg_stat_database_blks_hit"),
+                    "disk": _per_second("pg_stat_database_blks_read"),
+                },
+            ),
+        ],
+        "Size and trouble": [
+            Panel(
+                "Size of the database",
+                "All mail, with its indexes.",
+                "bytes",
+                {"mailgroup": 'sum(pg_database_size_bytes{datname="mailgroup"})'},
+                width=8,
+            ),
+            Panel(
+                "Rows",
+                "Rows written a second.",
+                "cps",
+                {
+                    "inserted": _per_second("pg_stat_database_tup_inserted"),
+                    "updated": _per_second("pg_stat_database_tup_updated"),
+                    "deleted": _per_second("pg_stat_database_tup_deleted"),
+                },
+                width=8,
+            ),
+            Panel(
+                "Deadlocks",
+                "Deadlocks a minute; the transaction that was ended is tried again.",
+                "short",
+                {"deadlocks": f"60 * {_per_second('pg_stat_database_deadlocks')}"},
+                width=8,
+            ),
+        ],
+    },
+)

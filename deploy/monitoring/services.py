@@ -1,0 +1,180 @@
+"""A dashboard a service: rate, errors, duration, and what its processes use."""
+
+from __future__ import annotations
+
+from deploy.monitoring.panels import RATE, Board, Panel, per_minute
+
+
+def _quantiles(stage: str) -> dict[str, str]:
+    """Half of them, and 99 of 100, take no longer."""
+    buckets = f'mailgroup_stage_seconds_bucket{{stage="{stage}"}}'
+    return {
+        name: f"histogram_quantile({share}, sum by (le) (rate({buckets}{RATE})))"
+        for name, share in (("median", 0.5), ("99th percentile", 0.99))
+    }
+
+
+def _process(job: str) -> list[Panel]:
+    return [
+        Panel(
+            "Processor",
+            "Share of one core that each process uses.",
+            "percentunit",
+            {"{{instance}}": f'rate(process_cpu_seconds_total{{job="{job}"}}{RATE})'},
+            width=8,
+        ),
+        Panel(
+            "Memory",
+            "Resident memory of each process.",
+            "bytes",
+            {"{{instance}}": f'process_resident_memory_bytes{{job="{job}"}}'},
+            width=8,
+        ),
+        Panel(
+            "Open files",
+            "Descriptors of each process: files and connections.",
+            "short",
+            {"{{instance}}": f'process_open_fds{{job="{job}"}}'},
+            width=8,
+        ),
+    ]
+
+
+def _service(job: str, what: str, rate: Panel, errors: Panel, duration: Panel, *more: Panel) -> Board:
+    return Board(
+        f"mailgroup-{job.replace('_', '-')}",
+        f"Service {job}",
+        what,
+        {
+            "Rate, errors, duration": [rate, errors, duration, *more],
+            "Process": _process(job),
+        },
+    )
+
+
+def _faults(stage: str) -> Panel:
+    return Panel(
+        "Errors",
+        "Batches a minute that failed, by what was at fault: the database or broker (temporary), or a mail of its own.",
+        "short",
+        {
+            "temporary": per_minute(f'mailgroup_stage_failures_total{{stage="{stage}",kind="temporary"}}'),
+            "a mail": per_minute(f'mailgroup_stage_failures_total{{stage="{stage}",kind="mail"}}'),
+        },
+    )
+
+
+SERVICES = [
+    _service(
+        "fetcher",
+        "Fetches mail from the providers.",
+        Panel("Rate", "Mails fetched a minute.", "short", {"fetched": per_minute("mailgroup_messages_fetched_total")}),
+        Panel(
+            "Errors",
+            "Polls a minute that failed: refused, unreachable, tls, timeout, protocol, policy, busy, internal.",
+            "short",
+            {"all": per_minute("mailgroup_fetch_errors_total")},
+        ),
+        Panel("Duration", "Seconds a poll takes, whatever it finds.", "s", _quantiles("poll")),
+    ),
+    _service(
+        "router",
+        "Decides who gets a fetched mail.",
+        Panel("Rate", "Mails routed a minute.", "short", {"routed": per_minute("mailgroup_messages_routed_total")}),
+        _faults("router"),
+        Panel("Duration", "Seconds a batch takes.", "s", _quantiles("router")),
+    ),
+    _service(
+        "mailbox",
+        "Puts mail into mailboxes.",
+        Panel(
+            "Rate",
+            "Copies put into mailboxes a minute.",
+            "short",
+            {"delivered": per_minute("mailgroup_messages_delivered_total")},
+        ),
+        _faults("mailbox"),
+        Panel("Duration", "Seconds a batch takes.", "s", _quantiles("mailbox")),
+    ),
+    _service(
+        "pop3_out",
+        "Serves the mailboxes by POP3.",
+        Panel(
+            "Rate",
+            "Logins a minute.",
+            "short",
+            {"logins": per_minute('mailgroup_logins_total{service="pop3_out",result="ok"}')},
+        ),
+        Panel(
+            "Errors",
+            "Logins a minute that were refused (wrong, unknown, disabled) or had to wait (throttled).",
+            "short",
+            {
+                "refused": per_minute('mailgroup_logins_total{service="pop3_out",result="refused"}'),
+                "throttled": per_minute('mailgroup_logins_total{service="pop3_out",result="throttled"}'),
+            },
+        ),
+        Panel("Duration", "Seconds from PASS to +OK, refused logins included.", "s", _quantiles("pop3_out_login")),
+        Panel("Connections", "Open POP3 connections.", "short", {"open": "sum(mailgroup_pop3_sessions)"}),
+    ),
+    _service(
+        "smtp_in",
+        "Takes submissions of mail clients.",
+        Panel(
+            "Rate", "Mails taken a minute.", "short", {"submitted": per_minute("mailgroup_messages_submitted_total")}
+        ),
+        Panel(
+            "Errors",
+            "A minute: mails and recipients refused for good or for now, logins refused.",
+            "short",
+            {
+                "refused": per_minute('mailgroup_submissions_refused_total{kind="permanent"}'),
+                "refused for now": per_minute('mailgroup_submissions_refused_total{kind="temporary"}'),
+                "logins": per_minute('mailgroup_logins_total{service="smtp_in",result="refused"}'),
+            },
+        ),
+        Panel("Duration", "Seconds from the final dot to 250.", "s", _quantiles("submission")),
+        Panel("Connections", "Open SMTP connections.", "short", {"open": "sum(mailgroup_smtp_sessions)"}),
+    ),
+    _service(
+        "sender",
+        "Rewrites submissions and relays them through the providers' servers.",
+        Panel(
+            "Rate",
+            "Recipients relayed a minute.",
+            "short",
+            {"relayed": per_minute('mailgroup_messages_relayed_total{result="relayed"}')},
+        ),
+        Panel(
+            "Errors",
+            "Recipients a minute that were refused for good, or have to wait.",
+            "short",
+            {
+                "refused": per_minute('mailgroup_messages_relayed_total{result="failed"}'),
+                "delayed": per_minute('mailgroup_messages_relayed_total{result="delayed"}'),
+            },
+        ),
+        Panel("Duration", "Seconds from MAIL to the provider's last reply.", "s", _quantiles("relay")),
+        Panel(
+            "Queue",
+            "Mails that wait to be relayed, or are being relayed.",
+            "short",
+            {"waiting": "max(mailgroup_relay_queue_messages)"},
+        ),
+    ),
+    _service(
+        "admin",
+        "The console, the REST API and the alarms.",
+        Panel("Rate", "Requests a minute.", "short", {"requests": per_minute("mailgroup_http_requests_total")}),
+        Panel(
+            "Errors",
+            "Requests a minute that failed here (5xx) or were refused (4xx).",
+            "short",
+            {
+                "5xx": per_minute('mailgroup_http_requests_total{status=~"5.."}'),
+                "4xx": per_minute('mailgroup_http_requests_total{status=~"4.."}'),
+            },
+        ),
+        Panel("Duration", "Seconds from request to answer.", "s", _quantiles("http")),
+    ),
+]

@@ -1,0 +1,297 @@
+"""Tries the containers that run, from outside, by the ports that they publish. Needs python3 and nothing else.
+
+    COMPOSE_PROFILES=demo,observability docker compose up --detach --wait && python3 deploy/smoke.py
+
+Plays the manual's section 4.3 with the stand-in provider; kills each service's container with mail under way, stops and
+starts everything, and looks whether each mail is there, once. With the profile observability it asks Prometheus whether
+it reaches everything, and whether every expression of the dashboards returns data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import poplib
+import re
+import smtplib
+import ssl
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser
+from email.utils import make_msgid
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
+SUPPORT, CUSTOMER, PASSWORD = "support@company.com", "anna@customer.example", "secret"
+PEOPLE = {name: f"{name.lower()}@local.com" for name in ("Alex", "Jim", "Kim", "Tom")}
+ANYONE = ssl._create_unverified_context()  # the certificate is self-signed
+WAIT_SECONDS = 90.0
+
+
+def port(name: str, default: int) -> int:
+    """A published port, as docker-compose.yml takes it from the environment."""
+    return int(os.environ.get(f"MAILGROUP_{name}_PORT", default))
+
+
+def compose(*words: str) -> str:
+    """``docker compose``; what it printed."""
+    done = subprocess.run(["docker", "compose", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"docker compose {' '.join(words)}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"== {text}", flush=True)
+
+
+def until(what: str, found: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Wait until ``found`` returns nothing to complain about (an empty value)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            problem = found()
+        except (OSError, poplib.error_proto, smtplib.SMTPException) as error:
+            problem = repr(error)
+        if not problem:
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"smoke: {what}: {problem}")
+        time.sleep(0.3)
+
+
+# ------------------------------------------------------------------------------------------ mail clients
+
+
+def customer_writes(to: str, subject: str, answers: str | None = None) -> str:
+    """Hand a mail to the provider; its Message-ID."""
+    message = _message(f"Anna <{CUSTOMER}>", to, subject, answers)
+    with smtplib.SMTP("127.0.0.1", port("DEMO_SMTP", 11025), timeout=20) as smtp:
+        smtp.send_message(message)
+    return str(message["Message-ID"])
+
+
+def person_writes(name: str, to: str, subject: str, answers: str | None = None, way: str = "SUBMISSION") -> str:
+    """Send a mail as one of the people, by a published port; its Message-ID."""
+    message = _message(f"{name} <{PEOPLE[name]}>", to, subject, answers)
+    if way == "SMTPS":
+        session: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", port(way, 465), timeout=20, context=ANYONE)
+    else:
+        session = smtplib.SMTP("127.0.0.1", port(way, {"SMTP": 25, "SUBMISSION": 587}[way]), timeout=20)
+        session.starttls(context=ANYONE)
+    with session:
+        session.login(PEOPLE[name], PASSWORD)
+        session.send_message(message)
+    return str(message["Message-ID"])
+
+
+def _message(sender: str, to: str, subject: str, answers: str | None) -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = sender, to, subject
+    message["Message-ID"] = make_msgid(domain="smoke.example")
+    if answers is not None:
+        message["In-Reply-To"] = answers
+    message.set_content("Please see the subject.\n")
+    return message
+
+
+def read(name: str, way: str = "implicit") -> Counter[str]:
+    """The subjects in a person's mailbox, and how often each is there."""
+    if way == "implicit":
+        session: poplib.POP3 = poplib.POP3_SSL("127.0.0.1", port("POP3S", 995), timeout=20, context=ANYONE)
+    else:
+        session = poplib.POP3("127.0.0.1", port("POP3", 110), timeout=20)
+        session.stls(ANYONE)
+    return Counter(str(header["Subject"]) for header in _headers(session, PEOPLE[name]))
+
+
+def read_customer() -> dict[str, str]:
+    """Who wrote to the customer: From by Subject."""
+    session = poplib.POP3("127.0.0.1", port("DEMO_POP3", 11110), timeout=20)
+    return {str(header["Subject"]): str(header["From"]) for header in _headers(session, CUSTOMER)}
+
+
+def _headers(session: poplib.POP3, user: str) -> list[EmailMessage]:
+    try:
+        session.user(user)
+        session.pass_(PASSWORD)
+        parser = BytesHeaderParser()
+        return [
+            parser.parsebytes(b"\n".join(session.top(number, 0)[1]))  # type: ignore[misc]
+            for number in range(1, session.stat()[0] + 1)
+        ]
+    finally:
+        session.quit()
+
+
+# ------------------------------------------------------------------------------------------ the smoke
+
+
+class Books:
+    """Who has to have what; the judge of whether a mail was lost, doubled or misdirected."""
+
+    def __init__(self, run: str) -> None:
+        """:param run: stands at the start of each subject, so that an earlier run does not count."""
+        self.run = run
+        self.due: dict[str, set[str]] = {name: set() for name in PEOPLE}
+
+    def expect(self, subject: str, *names: str) -> str:
+        """Write down that these people get it; the whole subject."""
+        for name in names:
+            self.due[name].add(f"{self.run} {subject}")
+        return f"{self.run} {subject}"
+
+    def differ(self, way: str = "implicit") -> str:
+        """What is missing, twice or at the wrong person; empty if nothing is."""
+        wrong = []
+        for name, due in self.due.items():
+            got = Counter({subject: n for subject, n in read(name, way).items() if subject.startswith(self.run)})
+            if got != Counter(due):
+                wrong.append(f"{name}: missing {sorted(due - set(got))}, not expected {sorted(got - Counter(due))}")
+        return "; ".join(wrong)
+
+
+def play_the_manual(books: Books) -> None:
+    """Section 4.3: a new customer, Alex's answer, the customer's answers."""
+    say("the manual's 4.3")
+    first = customer_writes(SUPPORT, books.expect("My printer does not print", "Alex", "Jim"))
+    customer_writes("sales@company.com", books.expect("How much is it?", "Kim", "Tom"))
+    until("a new customer", books.differ)
+    answer = person_writes("Alex", f"Anna <{CUSTOMER}>", f"{books.run} Switch it on", first)
+    until("Alex's answer", lambda: f"{books.run} Switch it on" not in read_customer())
+    sender = read_customer()[f"{books.run} Switch it on"]
+    if sender.replace('"', "") != f"Alex <{SUPPORT}>":
+        sys.exit(f"smoke: Alex's answer came from {sender}")
+    for to in (f'"Alex" <{SUPPORT}>', SUPPORT, f'"Company Support" <{SUPPORT}>'):
+        customer_writes(to, books.expect(f"Re: to {to}", "Alex"), answer)
+    until("the customer's answers", books.differ)
+    for way in ("SMTP", "SUBMISSION", "SMTPS"):
+        person_writes("Jim", PEOPLE["Alex"], books.expect(f"by {way}", "Alex"), way=way)
+    until("mail between colleagues", lambda: books.differ("stls"))
+
+
+def status() -> str:
+    """What ``mailgroup status`` finds wrong."""
+    done = subprocess.run(
+        ["docker", "compose", "exec", "-T", "fetcher", "mailgroup", "status", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, Any] = (
+        json.loads(done.stdout) if done.stdout.startswith("{") else {"ok": False, "problems": [done.stderr]}
+    )
+    return "" if found["ok"] else "; ".join(found["problems"])
+
+
+def kill_each(books: Books) -> None:
+    """Each service's container is killed while mail is under way."""
+    for service in SERVICES:
+        say(f"{service} is killed and comes back")
+        container = compose("ps", "-q", service).strip()
+        before = _restarts(container)
+        for number in range(5):
+            customer_writes(SUPPORT, books.expect(f"before {service} {number}", "Alex", "Jim"))
+        # Every process of it but the first, which then ends as well.
+        subprocess.run(["docker", "exec", container, "bash", "-c", "kill -KILL -1"], capture_output=True)
+        for number in range(5):
+            customer_writes(f'"Jim" <{SUPPORT}>', books.expect(f"after {service} {number}", "Jim"))
+        until(f"{service} is started again", partial(_not_restarted, container, before))
+        until("status", status)
+        until(f"after {service}", books.differ)
+
+
+def _not_restarted(container: str, before: int) -> bool:
+    return _restarts(container) == before
+
+
+def _restarts(container: str) -> int:
+    done = subprocess.run(["docker", "inspect", "-f", "{{.RestartCount}}", container], capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def restart(books: Books) -> None:
+    """Everything stops and starts; nothing is lost."""
+    say("everything stops and starts")
+    customer_writes(SUPPORT, books.expect("before the stop", "Alex", "Jim"))
+    until("before the stop", books.differ)  # the stand-in keeps its mail in memory
+    compose("down")
+    compose("up", "--detach", "--wait", "--no-build")
+    until("after the start", books.differ)
+    customer_writes(SUPPORT, books.expect("after the start", "Alex", "Jim"))
+    until("new mail after the start", books.differ)
+    until("status", status)
+
+
+# ------------------------------------------------------------------------------------------ Prometheus
+
+
+def ask_prometheus(path: str, **words: str) -> dict[str, object]:
+    """Its HTTP API; the data of the answer."""
+    where = f"http://127.0.0.1:{port('PROMETHEUS', 9090)}/api/v1/{path}?{urllib.parse.urlencode(words)}"
+    with urllib.request.urlopen(where, timeout=20) as answer:
+        data: dict[str, object] = json.load(answer)["data"]
+    return data
+
+
+def targets_down() -> str:
+    """What Prometheus cannot scrape."""
+    active: list[dict[str, object]] = ask_prometheus("targets")["activeTargets"]  # type: ignore[assignment]
+    return ", ".join(f"{target['scrapePool']}: {target['lastError']}" for target in active if target["health"] != "up")
+
+
+def expressions() -> dict[str, str]:
+    """Every expression of every dashboard, by where it stands."""
+    found = {}
+    for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
+        for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
+            for target in panel.get("targets", []):
+                expression = re.sub(r"\$__rate_interval", "1m", target["expr"])
+                found[f"{file.stem}: {panel['title']} {target['refId']}"] = expression
+    return found
+
+
+def without_data() -> str:
+    """Expressions that return nothing."""
+    return ", ".join(
+        where for where, expression in expressions().items() if not ask_prometheus("query", query=expression)["result"]
+    )
+
+
+def look_at_prometheus() -> None:
+    """Everything is scraped; every expression returns data; the rules are loaded."""
+    say("Prometheus")
+    until("targets", targets_down)
+    groups: list[dict[str, object]] = ask_prometheus("rules")["groups"]  # type: ignore[assignment]
+    if not groups:
+        sys.exit("smoke: no rules are loaded")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port('ADMIN', 8080)}/", timeout=20) as answer:
+        answer.read()  # so that the console has answered a request
+    until("expressions without data", without_data, 120)
+    print(f"{len(expressions())} expressions return data")
+
+
+def main() -> None:
+    """All of it."""
+    books = Books(str(int(time.time())))
+    until("status", status)
+    play_the_manual(books)
+    if compose("ps", "-q", "prometheus").strip():
+        look_at_prometheus()
+    kill_each(books)
+    restart(books)
+    say("all is well")
+
+
+if __name__ == "__main__":
+    main()

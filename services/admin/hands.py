@@ -1,0 +1,247 @@
+"""The operator's hands: what may be done to mails that wait, failed, are held or were deleted, and to what is sealed.
+
+Functions for the command line and the console alike: each works in the caller's transaction and returns what it did,
+in the form that JSON shows. Who calls them prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.admin import changes
+from services.admin.accounts_file import AccountsError
+from services.admin.status import iso, trouble
+from shared import accounts, inbound, ledger, maildrops, maillog, relays, submissions
+from shared.accounts import External, Local
+from shared.database import Connection
+from shared.failures import Permanent
+from shared.maillog import Event
+from shared.vault import Vault
+
+WAITING = ("submitted", "queued", "claimed", "sent_unanswered")
+CANCELLED = "the delivery was cancelled by the operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of the mails that were asked for, by id. left: in no state that allows it, or not there at all."""
+
+    done: list[int]
+    left: list[int]
+
+    @classmethod
+    def of(cls, done: Collection[int], asked: Collection[int] | None) -> Done:
+        """:param asked: None: all that there were."""
+        return cls(sorted(done), sorted(set(asked or ()) - set(done)))
+
+
+# ---------------------------------------------------------------------------------------------- the queue
+
+
+async def queue(connection: Connection) -> list[dict[str, Any]]:
+    """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
+    found = await submissions.listing(connection, WAITING)
+    addresses = {external.id: external.address for external in await accounts.externals(connection)}
+    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relays.states(connection)).items()}
+    return [
+        {
+            "id": s.id,
+            "message_id": s.header_id,
+            "author": s.author,
+            "external": s.external,
+            "state": s.state,
+            "tries": s.tries,
+            "uncertain": s.uncertain,
+            "age_seconds": round(s.age),
+            "next_try_at": iso(s.next_try_at),
+            "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
+            "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients],
+        }
+        for s in found
+    ]
+
+
+async def retry(connection: Connection, ids: Collection[int] | None = None) -> Done:
+    """Try queued submissions (these, or all) now, and their accounts too."""
+    return Done.of(await submissions.retry(connection, ids), ids)
+
+
+async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> Done:
+    """End queued or parked submissions without a further try; the sender tells their authors who will not get them.
+
+    One that is being sent right now is left.
+    """
+    cancelled = await submissions.cancel(connection, ids, reason)
+    await _record_cancelled(connection, cancelled, reason)
+    return Done.of(cancelled, ids)
+
+
+async def _record_cancelled(connection: Connection, cancelled: dict[int, list[str]], reason: str) -> None:
+    await maillog.record(
+        connection,
+        [
+            Event("cancelled", submission_id=id_, who=address, reply=reason)
+            for id_, addresses in cancelled.items()
+            for address in addresses
+        ],
+    )
+
+
+# ---------------------------------------------------------------------------------------------- not fetched
+
+
+async def skipped(connection: Connection, external: External) -> list[dict[str, Any]]:
+    """The mails of an account that could not be fetched and stay at the provider, the oldest first."""
+    return [
+        {
+            "id": mail.id,
+            "uidl": mail.uidl,
+            "octets": mail.octets,
+            "reason": mail.reason,
+            "tries": mail.tries,
+            "since": iso(mail.since),
+            "next_try_at": iso(mail.next_try_at),
+            "acknowledged_at": iso(mail.acknowledged_at),
+        }
+        for mail in await ledger.skipped(connection, external.id)
+    ]
+
+
+async def acknowledge(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+    """It is known that these mails (or all) stay at the provider: no problem any more, unless for a new reason."""
+    return Done.of(await ledger.acknowledge(connection, external.id, ids), ids)
+
+
+async def fetch_again(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+    """Try to fetch these mails (or all) at once, however often that failed."""
+    return Done.of(await ledger.try_again(connection, external.id, ids), ids)
+
+
+# ---------------------------------------------------------------------------------------------- parked and held
+
+
+async def parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Mails and submissions that failed five times in us (these, or all); ``error``: the traceback of the last time."""
+    return [
+        {
+            "id": m.id,
+            "kind": "inbound",
+            "message_id": m.header_id,
+            "external": m.external,
+            "origin": m.origin,
+            "since": iso(m.state_at),
+            "error": m.error,
+        }
+        for m in await inbound.listing(connection, "parked", ids)
+    ] + [
+        {
+            "id": s.id,
+            "kind": "submission",
+            "message_id": s.header_id,
+            "external": s.external,
+            "origin": s.origin,
+            "since": iso(s.state_at),
+            "error": s.error,
+        }
+        for s in await submissions.listing(connection, ["parked"], ids)
+    ]
+
+
+async def requeue(connection: Connection, ids: Collection[int]) -> Done:
+    """Give parked mails another five tries."""
+    arrived = await inbound.requeue(connection, list(ids))
+    sent = await submissions.requeue(connection, ids)
+    events = [Event("requeued", inbound_id=id_) for id_ in arrived]
+    await maillog.record(connection, events + [Event("requeued", submission_id=id_) for id_ in sent])
+    return Done.of([*arrived, *sent], ids)
+
+
+async def discard(connection: Connection, ids: Collection[int], reason: str) -> Done:
+    """End parked or held mails undelivered. The trace keeps who they were for and why; authors of parked submissions
+    are told."""
+    arrived = await inbound.discard(connection, list(ids), reason)
+    stuck = [s.id for s in await submissions.listing(connection, ["parked"], ids)]
+    sent = await submissions.cancel(connection, stuck, reason)
+    await maillog.record(connection, [Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived])
+    await _record_cancelled(connection, sent, reason)
+    return Done.of([*arrived, *sent], ids)
+
+
+async def held(connection: Connection) -> list[dict[str, Any]]:
+    """Mails that nobody enabled is there to get, the oldest first."""
+    return [
+        {"id": m.id, "message_id": m.header_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
+        for m in await inbound.listing(connection, "held")
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- what was deleted
+
+
+async def deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
+    """The deleted mails of a person that are still kept. :raises Permanent: there is no such local account."""
+    person = await _person(connection, address)
+    return [
+        {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
+        for entry in await maildrops.listing(connection, person.id, deleted=True)
+        if entry.deleted_at is not None
+    ]
+
+
+async def undelete(connection: Connection, address: str, ids: Collection[int]) -> Done:
+    """Bring deleted mails of a person back, under new UIDLs. :raises Permanent: there is no such local account."""
+    person = await _person(connection, address)
+    entries = await maildrops.listing(connection, person.id, deleted=True)
+    wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
+    back = await maildrops.undelete(connection, person.id, wanted)
+    await maillog.record(connection, [Event("undeleted", inbound_id=id_, who=person.address) for id_ in back])
+    return Done.of(back, ids)
+
+
+async def _person(connection: Connection, address: str) -> Local:
+    person = await accounts.local_by_login(connection, address)
+    if person is None:
+        raise Permanent(f"{address}: there is no such local account")
+    return person
+
+
+async def restore(connection: Connection, address: str) -> Local:
+    """Bring back a removed local account with its mail.
+
+    :raises Permanent: it is not removed, there is none, or its mail is purged already.
+    :raises AccountsError: another account has its address or name meanwhile, or what it shared is gone.
+    """
+    await accounts.lock_for_change(connection)
+    if any(person.address.casefold() == address.casefold() for person in await accounts.locals_(connection)):
+        raise Permanent(f"{address}: is there already, not removed")
+    person = await accounts.restore(connection, address)
+    if person is None:
+        raise Permanent(f"{address}: no removed local account has this address")
+    if not await maildrops.versions(connection, [person.id]):
+        raise Permanent(f"{address}: was removed longer ago than mail is kept, which is purged; add the account anew")
+    problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+    if problems:
+        raise AccountsError(problems)
+    await inbound.release(connection, [person.external_id])
+    return person
+
+
+# ---------------------------------------------------------------------------------------------- the key
+
+
+async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[str]]:
+    """Seal what the external accounts log in with under the first key.
+
+    :return: how many; and the addresses of those whose secret none of the keys opens, which stay as they are.
+    """
+    await accounts.lock_for_change(connection)
+    lost = []
+    everyone = await accounts.externals(connection)
+    for external in everyone:
+        try:
+            await accounts.save_password(connection, external.id, vault.rotate(external.password))
+        except Permanent:
+            lost.append(external.address)
+    return len(everyone) - len(lost), lost

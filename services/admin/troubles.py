@@ -1,0 +1,187 @@
+"""What is wrong that a person has to hear of: facts from the database and the machine, and what they mean."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cryptography import x509
+
+from services.admin import books
+from services.admin.books import LATE_SECONDS, Account
+from shared import accounts, inbound, ledger, relays, submissions
+from shared.accounts import External
+from shared.database import Connection
+from shared.ledger import Polled
+from shared.relays import Relay
+from shared.settings import Settings
+
+LASTING_SECONDS = 60.0
+"""A trouble has to last so long before it is told; most that are shorter mend themselves."""
+STALE_SECONDS = 900.0
+"""Nothing polled for longer than this is a trouble."""
+DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
+"""A disk with less free than either is nearly full."""
+CERTIFICATE = datetime.timedelta(days=14)
+"""A certificate that ends sooner is near its end."""
+
+KINDS = {
+    "login": "The provider refuses the login. Correct the password ('mailgroup external set ADDRESS password=-'); "
+    "until then one try an hour is made, and nothing is bounced.",
+    "grant": "The provider gives no access token. Authorize the account again: 'mailgroup external authorize ADDRESS'.",
+    "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' tells step by step what is wrong.",
+    "held": "Nobody enabled shares the external account of these mails ('mailgroup held list'). They are delivered as "
+    "soon as somebody does.",
+    "parked": "These mails failed five times ('mailgroup parked list', 'parked show ID'). They wait for 'parked "
+    "requeue' or 'parked discard'.",
+    "books": "Mails were fetched that are nowhere now, or are there without having been fetched. Something outside "
+    "of mailgroup changed its database; compare with the latest backup.",
+    "late": "Mails are on their way for over ten minutes. 'mailgroup status' tells which service or server is missing.",
+    "disk": "A full disk stops all mail. Make room, or give the system a larger disk.",
+    "certificate": "Mail clients will refuse to connect. Put the renewed certificate in its place; it is read anew.",
+    "database": "Nothing works without it. See the log of PostgreSQL.",
+}
+"""The kinds of trouble, each with what it means and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that is wrong now. subject: what it concerns, '' for the whole system. lasting: before it is told."""
+
+    kind: str
+    subject: str
+    what: str
+    lasting: float = LASTING_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """How the system is, by its database. late: seconds of the oldest mail on its way, by id of the external account,
+    None for mail between local accounts. unhanded: seconds of the oldest submission that nobody took up.
+
+    relaying, relaying_oldest: mails in the relay queue, and the age of the oldest.
+    """
+
+    now: datetime.datetime
+    externals: Sequence[External]
+    polls: dict[int, Polled]
+    relays: dict[int, Relay]
+    held: int
+    parked: int
+    late: dict[int | None, float]
+    unhanded: float
+    relaying: int
+    relaying_oldest: float
+
+
+async def read(connection: Connection) -> Facts:
+    """The facts of this moment; cheap, however many mails there are."""
+    held, parked = await inbound.standing(connection)
+    stuck = await submissions.count_parked(connection)
+    waiting, oldest = await relays.backlog(connection)
+    return Facts(
+        datetime.datetime.now(datetime.UTC),
+        await accounts.externals(connection),
+        await ledger.polled(connection),
+        await relays.states(connection),
+        held,
+        parked + stuck,
+        await inbound.oldest_in_flight(connection),
+        await submissions.oldest_submitted(connection),
+        waiting,
+        oldest,
+    )
+
+
+def find(facts: Facts, accounted: Iterable[Account] = ()) -> list[Trouble]:
+    """What is wrong. :param accounted: the books, as they were read last. Pure."""
+    found = [trouble for external in facts.externals if external.enabled for trouble in _of(external, facts)]
+    if facts.held:
+        found.append(Trouble("held", "", f"{facts.held} mails are held: nobody enabled shares their external account"))
+    if facts.parked:
+        found.append(Trouble("parked", "", f"{facts.parked} mails are parked after failing five times"))
+    found += [
+        Trouble("books", account.address, f"{account.address}: {what}")
+        for account in accounted
+        if (what := books.wrong(account))
+    ]
+    addresses = {external.id: external.address for external in facts.externals}
+    for external_id, seconds in facts.late.items():
+        if seconds > LATE_SECONDS:
+            of = addresses.get(external_id or 0, "")
+            found.append(Trouble("late", of, f"{of or 'mail inside'}: in flight for {seconds / 60:.0f} minutes"))
+    if facts.unhanded > LATE_SECONDS:
+        found.append(
+            Trouble("late", "submissions", f"a submission is taken up by no sender for {facts.unhanded / 60:.0f} min")
+        )
+    return found
+
+
+def _of(external: External, facts: Facts) -> list[Trouble]:
+    """What is wrong with an account's two directions. Pure."""
+    poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
+    kind = "grant" if external.oauth is not None else "login"
+    found = [
+        Trouble(kind, f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}", 0.0)
+        for name, direction in (("fetching", poll), ("relaying", relay))
+        if direction is not None and direction.paused_at is not None
+    ]
+    if poll is None or poll.paused_at is not None:
+        return found
+    why = f" ({poll.last_error})" if poll.last_error else ""
+    if poll.last_success_at is None:
+        found.append(Trouble("poll", external.address, f"{external.address}: never polled yet{why}", STALE_SECONDS))
+    elif (facts.now - poll.last_success_at).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
+        since = f"{poll.last_success_at:%Y-%m-%d %H:%M} UTC"
+        found.append(Trouble("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- the machine
+
+
+def of_machine(settings: Settings, now: datetime.datetime) -> list[Trouble]:
+    """What is wrong with the disks and the certificate, as far as this process sees them."""
+    found = []
+    disks: dict[int, Path] = {}
+    for folder in (settings.data, settings.data / "postgres", settings.data / "rabbitmq"):
+        if folder.exists():
+            disks.setdefault(folder.stat().st_dev, folder)
+    for folder in disks.values():
+        usage = shutil.disk_usage(folder)
+        if is_nearly_full(usage.free, usage.total):
+            share = 100 * usage.free / usage.total
+            found.append(
+                Trouble("disk", str(folder), f"disk of {folder}: {usage.free >> 20} MiB ({share:.0f} %) are free")
+            )
+    return found + _of_certificate(settings, now)
+
+
+def is_nearly_full(free: int, total: int) -> bool:
+    """Whether a disk with so many octets free is nearly full. Pure."""
+    return free < max(DISK_OCTETS, int(DISK_SHARE * total))
+
+
+def _of_certificate(settings: Settings, now: datetime.datetime) -> list[Trouble]:
+    file = settings.tls_cert_file or settings.data / "tls" / "self-signed.pem"
+    try:
+        text = file.read_bytes()
+        ends = x509.load_pem_x509_certificate(text[text.index(b"-----BEGIN CERT") :]).not_valid_after_utc
+    except (OSError, ValueError):  # the doors tell of one that cannot be read; in containers it may not be here
+        return []
+    if ends - now > CERTIFICATE:
+        return []
+    return [Trouble("certificate", str(file), f"the certificate {file} ends at {ends:%Y-%m-%d %H:%M} UTC")]
+
+
+def gathered(troubles: Sequence[Trouble]) -> list[Trouble]:
+    """One of each kind and subject, the one that says that it is to be told soonest. Pure."""
+    found: dict[tuple[str, str], Trouble] = {}
+    for trouble in troubles:
+        key = (trouble.kind, trouble.subject)
+        old = found.get(key)
+        found[key] = trouble if old is None else replace(old, lasting=min(old.lasting, trouble.lasting))
+    return list(found.values())

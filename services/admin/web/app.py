@@ -1,0 +1,96 @@
+"""The application: every router, and what becomes of a failure."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from services.admin.web import externals, locals, mine, overview, setting_up, signing
+from services.admin.web.desk import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
+from services.admin.web.guard import Guard
+from shared.failures import Temporary
+
+ROUTERS = (signing.router, overview.router, externals.router, locals.router, mine.router, setting_up.router)
+
+_NAMES = {404: "Not found", 405: "Not allowed"}
+
+log = structlog.get_logger()
+
+
+class _Kept(StaticFiles):
+    """Static files: their URLs change with them."""
+
+    def file_response(self, *args: object, **options: object) -> Response:
+        answer = super().file_response(*args, **options)  # type: ignore[arg-type]
+        answer.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return answer
+
+
+def build(desk: Desk) -> Guard:
+    """The console of this desk."""
+    app = FastAPI(title="mailgroup", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None)
+    app.state.desk = desk
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/static", _Kept(directory=HERE / "static"), name="static")
+    app.add_exception_handler(NotSignedIn, _sign_in)
+    app.add_exception_handler(NotAllowed, _refuse)
+    app.add_exception_handler(NotFound, _missing)
+    app.add_exception_handler(Temporary, _away)
+    app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(Exception, _fault)
+    return Guard(app)
+
+
+def _is_api(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+async def _sign_in(request: Request, error: Exception) -> Response:
+    if _is_api(request):
+        return JSONResponse({"detail": "sign in, or show a token"}, 401, {"WWW-Authenticate": "Bearer"})
+    wanted = request.url.path if request.method == "GET" else "/"
+    if wanted == "/":
+        return RedirectResponse("/sign-in", 303)
+    if request.url.query:
+        wanted += f"?{request.url.query}"
+    return RedirectResponse(f"/sign-in?next={quote(wanted, safe='')}", 303)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return await _tell(request, 403, "Not for you", "Your account may not see or do this. Ask an administrator.")
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return await _tell(request, 404, "Not found", str(error))
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    return await _tell(request, 503, "Not now", f"{error}. Try again in a moment.")
+
+
+async def _other(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    log.error("a page failed", path=request.url.path, exc_info=error)
+    return await _tell(request, 500, "That did not work", "The log of the service admin tells why.")
+
+
+async def _tell(request: Request, status: int, title: str, text: str) -> Response:
+    if _is_api(request):
+        return JSONResponse({"detail": text}, status)
+    desk: Desk = request.app.state.desk
+    who = None
+    if status < 500:  # a database that is away cannot tell who looks
+        who = await viewer(request, desk)
+        return await desk.page(request, who, "message.html", status=status, title=title, text=text)
+    facts: dict[str, object] = {"viewer": None, "here": "", "notices": [], "troubles": 0, "problems": []}
+    return Response(desk.render("message.html", title=title, text=text, **facts), status, media_type="text/html")

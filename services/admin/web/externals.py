@@ -1,0 +1,294 @@
+"""External accounts: the manual's dialog (4.1) with its Test button, and who shares the account (its ">>")."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from services.admin import audit, changes, contact, documents, editing, providers, status
+from services.admin.accounts_file import AccountsError
+from services.admin.contact import Step
+from services.admin.users import Viewer
+from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
+from services.admin.web.forms import Form, explain
+from shared import accounts, ledger, relays
+from shared.accounts import External
+from shared.database import Connection
+from shared.failures import Permanent
+
+router = APIRouter(include_in_schema=False, prefix="/external")
+
+Address = Annotated[str, Path(max_length=400)]
+DESCRIBE_SECONDS = 8.0
+LABELS = {
+    "address": "Email address",
+    "enabled": "Enabled",
+    "login": "Login user name",
+    "password": "Login password",
+    "pop3.host": "POP3 server",
+    "pop3.port": "POP3 port",
+    "pop3.tls": "POP3 security",
+    "pop3.tls_fingerprint": "POP3 certificate",
+    "smtp.host": "SMTP server",
+    "smtp.port": "SMTP port",
+    "smtp.tls": "SMTP security",
+    "smtp.tls_fingerprint": "SMTP certificate",
+    "smtp.auth": "SMTP needs authentication",
+    "smtp.connections": "Connections at once",
+    "poll_seconds": "Look for new mail every",
+    "history": "Mail that lies there already",
+    "delete_after_days": "Delete at the provider after",
+    "delete_history": "Delete older mail, too",
+    "aliases": "Further addresses",
+    "oauth.client_id": "Client id",
+    "oauth.client_secret": "Client secret",
+}
+_NEW: dict[str, Any] = {
+    "address": "",
+    "enabled": True,
+    "login": "",
+    "method": "password",
+    "oauth.client_id": "",
+    "pop3.host": "",
+    "pop3.port": "995",
+    "pop3.tls": "implicit",
+    "pop3.tls_fingerprint": "",
+    "smtp.host": "",
+    "smtp.port": "465",
+    "smtp.tls": "implicit",
+    "smtp.tls_fingerprint": "",
+    "smtp.auth": True,
+    "smtp.connections": "2",
+    "poll_seconds": "60",
+    "history": "all",
+    "delete_after_days": "",
+    "delete_history": False,
+    "reply_to_author": True,
+    "aliases": "",
+    "kept": "",
+}
+
+
+@router.get("")
+async def list_(
+    request: Request,
+    here: Here,
+    who: Reader,
+    after: Annotated[str, Query(max_length=400)] = "",
+    q: Annotated[str, Query(max_length=400)] = "",
+) -> Response:
+    """All of them, a page at a time."""
+    async with here.system.database.transaction() as connection:
+        found = await accounts.page_of_externals(connection, after, q, accounts.PAGE + 1)
+        shown = found[: accounts.PAGE]
+        ids = [external.id for external in shown]
+        polls = await ledger.polled(connection, ids)
+        states = await relays.states(connection, ids)
+        sharers = await accounts.count_sharers(connection, ids)
+    rows = [
+        (e, polls.get(e.id), status.trouble(polls.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
+        for e in shown
+    ]
+    more = shown[-1].address if len(found) > len(shown) else None
+    return await here.page(request, who, "externals.html", rows=rows, more=more, after=after, q=q)
+
+
+@router.get("/new")
+async def new(request: Request, here: Here, who: Administrator) -> Response:
+    """The empty dialog."""
+    return await _dialog(request, here, who, None, dict(_NEW))
+
+
+@router.post("/new")
+async def add(request: Request, here: Here, who: Administrator) -> Response:
+    """Test it, fill in what the provider is known to have, or add it."""
+    return await _submit(request, here, who, None)
+
+
+@router.get("/{address}")
+async def show(request: Request, here: Here, who: Reader, address: Address) -> Response:
+    """The dialog of one."""
+    external = await _find(here, address)
+    return await _dialog(request, here, who, external, _values(external))
+
+
+@router.post("/{address}")
+async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Test it, or save what was changed."""
+    return await _submit(request, here, who, await _find(here, address))
+
+
+@router.post("/{address}/remove")
+async def remove(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Remove it, unless somebody shares it."""
+    external = await _find(here, address)
+    try:
+        async with here.system.database.transaction() as connection:
+            lines = await editing.remove(connection, "external", external.address)
+            await audit.record(connection, who.name, "removed external account", external.address)
+    except Permanent as error:
+        return await _dialog(request, here, who, external, _values(external), problems=[str(error)])
+    return await here.go(who, "/external", *lines)
+
+
+async def _find(here: Desk, address: str) -> External:
+    async with here.system.database.transaction() as connection:
+        external = await accounts.external_by_address(connection, here.text(address))
+    if external is None:
+        raise NotFound(f"There is no external account {address}.")
+    return external
+
+
+def _values(external: External) -> dict[str, Any]:
+    """What the dialog shows of an account."""
+    values = dict(_NEW)
+    for name, value in documents.external_fields(external).items():
+        if isinstance(value, dict):
+            values |= {f"{name}.{part}": each for part, each in value.items()}
+        else:
+            values[name] = "\n".join(value) if isinstance(value, list) else "" if value is None else value
+    if external.oauth is not None:
+        values["method"] = external.oauth.name or "other"
+    return values
+
+
+def _typed(form: Form) -> dict[str, Any]:
+    """What was typed, for showing it again."""
+    return {name: form.flag(name) if isinstance(value, bool) else form.text(name) for name, value in _NEW.items()}
+
+
+def _fields(form: Form, password: str | None, old: External | None) -> dict[str, Any]:
+    """What was typed, as in the accounts file."""
+    entry: dict[str, Any] = {
+        "address": form.text("address") if old is None else old.address,
+        "enabled": form.flag("enabled"),
+        "poll_seconds": form.number("poll_seconds"),
+        "history": form.text("history"),
+        "delete_after_days": form.number("delete_after_days"),
+        "delete_history": form.flag("delete_history"),
+        "reply_to_author": form.flag("reply_to_author"),
+        "aliases": form.lines("aliases"),
+    }
+    if login := form.text("login"):
+        entry["login"] = login
+    for name in ("pop3", "smtp"):
+        entry[name] = {"host": form.text(f"{name}.host"), "tls": form.text(f"{name}.tls")}
+        if (port := form.number(f"{name}.port")) is not None:
+            entry[name]["port"] = port
+        if fingerprint := form.text(f"{name}.tls_fingerprint"):
+            entry[name]["tls_fingerprint"] = fingerprint
+    entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
+    method = form.text("method")
+    if method in ("google", "microsoft"):
+        entry["oauth"] = {"issuer": method, "client_id": form.text("oauth.client_id")}
+        if password:
+            entry["oauth"]["client_secret"] = password
+    elif method == "other" and old is not None and old.oauth is not None:
+        entry["oauth"] = documents.external_fields(old)["oauth"]
+    elif password:
+        entry["password"] = password
+    return entry
+
+
+async def _submit(request: Request, here: Desk, who: Viewer, old: External | None) -> Response:
+    form = Form(await request.form())
+    values = _typed(form)
+    if old is not None:
+        values["address"] = old.address
+    password = form.secret("password") or here.kept.find(who.session_id, values["kept"])
+    if form.text("do") == "fill":
+        return await _dialog(request, here, who, old, _filled(values, form.text("provider")))
+    try:
+        wanted = editing.check_entry("external", _fields(form, password, old))
+        if form.text("do") == "test":
+            external = changes.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
+            steps = await contact.test(here.system, external)
+            values["kept"] = here.kept.keep(who.session_id, password) if password else ""
+            return await _dialog(request, here, who, old, values, steps=steps)
+        async with here.system.database.transaction() as connection:
+            if old is None and await accounts.external_by_address(connection, values["address"]):
+                raise AccountsError([f"external account: address: {values['address']}: is there already"])
+            outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
+            await audit.record_lines(connection, who.name, outcome.lines)
+    except AccountsError as error:
+        problems, invalid = explain(error.lines, LABELS)
+        values["kept"] = here.kept.keep(who.session_id, password) if password else ""
+        return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
+    address = wanted.external_accounts[0].address
+    lines = outcome.lines or ["Nothing was changed."]
+    return await here.go(who, here.at("/external", address), *lines, *await _described(here, outcome.contacts))
+
+
+async def _described(here: Desk, externals: list[External]) -> list[str]:
+    """What lies at the provider, if it tells soon."""
+    try:
+        async with asyncio.timeout(DESCRIBE_SECONDS):
+            return await contact.describe(here.system, externals)
+    except TimeoutError:
+        return ["The provider has not answered yet; Test tells more."]
+
+
+def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """What was typed, with the servers of the provider that was chosen, or else of the one of the address. Pure."""
+    provider = providers.of_key(key) or providers.of_address(values["address"])
+    domain = values["address"].rpartition("@")[2]
+    if provider is None:
+        guessed = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
+        return values | {name: host for name, host in guessed.items() if not values[name]}
+    filled = dict(values)
+    for name, server in (("pop3", provider.pop3), ("smtp", provider.smtp)):
+        filled[f"{name}.host"] = server.host if server else ""
+        if server:
+            filled |= {f"{name}.port": str(server.port), f"{name}.tls": server.tls}
+    if provider.oauth == "microsoft":
+        filled["method"] = provider.oauth
+    return filled
+
+
+async def _dialog(
+    request: Request,
+    here: Desk,
+    who: Viewer,
+    external: External | None,
+    values: dict[str, Any],
+    *,
+    steps: list[Step] | None = None,
+    problems: list[str] | None = None,
+    invalid: set[str] | None = None,
+) -> Response:
+    facts: dict[str, Any] = {"sharers": [], "poll": None, "relay": None, "troubles_": []}
+    if external is not None:
+        async with here.system.database.transaction() as connection:
+            facts = await _state(connection, external)
+    note = providers.advice(values["pop3.host"], values["smtp.host"])
+    by_address = providers.of_address(values["address"])
+    if note is None and by_address is not None:
+        note = by_address.note
+    return await here.page(
+        request,
+        who,
+        "external.html",
+        status=422 if problems else 200,
+        external=external,
+        values=values,
+        steps=steps,
+        note=note,
+        problems=problems or [],
+        invalid=invalid or set(),
+        providers=providers.PROVIDERS,
+        **facts,
+    )
+
+
+async def _state(connection: Connection, external: External) -> dict[str, Any]:
+    poll = (await ledger.polled(connection, [external.id])).get(external.id)
+    relay = (await relays.states(connection, [external.id])).get(external.id)
+    return {
+        "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
+        "poll": poll,
+        "relay": relay,
+        "troubles_": [line for line in (status.trouble(poll), status.trouble(relay)) if line],
+    }

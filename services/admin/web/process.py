@@ -1,0 +1,109 @@
+"""The process of the console: one uvicorn on the service's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from services.admin import users
+from services.admin.system import System
+from services.admin.upkeep import tend
+from services.admin.web.app import build
+from services.admin.web.desk import Desk
+from shared import tls
+from shared.failures import Permanent, Temporary
+from shared.passwords import Pool
+from shared.service import Service, run
+from shared.settings import Settings
+
+GRACE_SECONDS = 5
+_AGAIN_SECONDS = 1.0
+_BACKLOG = 256
+
+
+class _Server(uvicorn.Server):
+    """Stopped by the service, which has the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(service: Service) -> None:
+    """Serve pages until the service is to stop. :raises Permanent: the port is taken."""
+    settings = service.settings
+    with _listen(settings) as listener:
+        system = System(settings, service.database, Pool(), service.broker)
+        await service.broker.open()
+        tending = asyncio.create_task(tend(service), name="upkeep")
+        if not await _admit(service, system):
+            await tending
+            return
+        desk = Desk(system, service.stopping)
+        server = _Server(_configuration(settings, build(desk)))
+        watching = asyncio.create_task(desk.watch.run(), name="watch")
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
+        stopping = asyncio.create_task(service.stopping.wait())
+        try:
+            await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            server.should_exit = True
+            stopping.cancel()
+            watching.cancel()
+            await serving
+            desk.close()
+            if not service.stopping.is_set():
+                tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
+        if watching.done() and not watching.cancelled():
+            await watching  # it ended by itself: tell why
+
+
+def _listen(settings: Settings) -> socket.socket:
+    address = (settings.admin_bind, settings.admin_port)
+    family = socket.AF_INET6 if ":" in settings.admin_bind else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise Permanent(f"MAILGROUP_ADMIN_PORT {address[0]}:{address[1]}: {error.strerror}") from error
+
+
+async def _admit(service: Service, system: System) -> bool:
+    """Make sure that somebody can sign in; waits for the database. False: the service is to stop."""
+    while True:
+        try:
+            async with service.database.transaction() as connection:
+                await users.admit_first(connection, service.settings.admin_password, system.passwords)
+                return True
+        except Temporary:
+            if await service.stop_within(_AGAIN_SECONDS):
+                return False
+
+
+def _configuration(settings: Settings, app: Any) -> uvicorn.Config:
+    def context(config: uvicorn.Config, default: object) -> ssl.SSLContext:
+        return tls.server_context(settings)
+
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        backlog=_BACKLOG,
+        ssl_context_factory=context if settings.console_has_tls else None,
+    )
+
+
+def main() -> None:
+    """``python -m services.admin console``."""
+    run("admin", serve, needs_broker=False)  # it tells that the broker is away, and needs it for nothing else

@@ -1,0 +1,84 @@
+"""How the system is: asked in the background, so that no page waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+
+from services.admin import status
+from services.admin.system import System
+
+SECONDS, IDLE_SECONDS = 4.0, 30.0
+"""Between two looks: while somebody looks at it, and while nobody does."""
+_WATCHED_SECONDS = 60.0
+
+log = structlog.get_logger()
+
+
+class Watch:
+    """The latest status. found: in the form of CONTRACT "JSON"; empty until the first look is done.
+
+    number: how many looks there have been.
+    """
+
+    def __init__(self, system: System, stopping: asyncio.Event) -> None:
+        self.found: dict[str, Any] = {}
+        self.at = 0.0
+        self.number = 0
+        self._system = system
+        self._stopping = stopping
+        self._asked_at = 0.0
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return list(self.found.get("problems", []))
+
+    def look(self) -> dict[str, Any]:
+        """The latest status; it is looked at more often from now on."""
+        if time.monotonic() - self._asked_at > _WATCHED_SECONDS:
+            self._wake.set()
+        self._asked_at = time.monotonic()
+        return self.found
+
+    async def first(self) -> dict[str, Any]:
+        """As ``look``; just after the start it waits for the first look."""
+        found = self.look()
+        if not found:
+            await self.newer(0)
+        return self.found
+
+    async def newer(self, number: int, seconds: float = 15.0) -> int:
+        """Wait for a look after the one of this number, for a while. :return: the number of the latest one."""
+        self.look()
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: self.number > number)
+        except TimeoutError:
+            pass
+        return self.number
+
+    async def run(self) -> None:
+        """Look until stopped."""
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                self.found = await status.gather(self._system)
+            except Exception:  # whatever it is, the next look may succeed; what was found before would be no news
+                log.exception("the status cannot be told")
+                self.found = {"ok": False, "problems": ["the status cannot be told; see the log of the service admin"]}
+            self.at = time.time()
+            async with self._changed:
+                self.number += 1
+                self._changed.notify_all()
+            watched = time.monotonic() - self._asked_at < _WATCHED_SECONDS
+            try:
+                async with asyncio.timeout(SECONDS if watched else IDLE_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass

@@ -1,0 +1,90 @@
+"""A console for tests: the real one, in a thread of this process, on a free port; and a browser without a screen."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from deploy.machine import ports
+from services.admin.web.process import serve
+from shared.service import Service
+from shared.settings import Settings
+from shared.vault import Vault
+from tests.company import KEY
+
+PASSWORD = "the console's password"
+
+
+class Browser:
+    """Keeps cookies, follows redirects and sends forms as browsers do."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.session = requests.Session()
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """A page."""
+        return self.session.get(urljoin(self.url, path), timeout=30, **options)
+
+    def post(self, path: str, fields: Any = None, **options: Any) -> requests.Response:
+        """A form that was sent from a page of the console; what the browser shows then."""
+        headers = {"Origin": self.url} | options.pop("headers", {})
+        return self.session.post(urljoin(self.url, path), data=fields or {}, headers=headers, timeout=30, **options)
+
+    def sign_in(self, name: str = "admin", password: str = PASSWORD) -> requests.Response:
+        """Sign in; the page that follows."""
+        return self.post("/sign-in", {"name": name, "password": password})
+
+
+def text(answer: requests.Response) -> str:
+    """What a page says, without its marks."""
+    shown = re.sub(r"<(script|style|head)\b.*?</\1>", " ", answer.text, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", shown)).split())
+
+
+@contextmanager
+def running(database_url: str, **settings: Any) -> Iterator[str]:
+    """A console on this database; its URL."""
+    port = ports.choose(1, database_url, ports.OURS)[0]
+    values: dict[str, Any] = {
+        "database_url": database_url,
+        "broker_url": "amqp://127.0.0.1:1/",
+        "secret_key": KEY,
+        "admin_password": PASSWORD,
+        "admin_port": port,
+        "allow_private_upstream": True,
+    }
+    wanted = Settings(**values | settings)
+    begun: threading.Event = threading.Event()
+    stop: list[tuple[asyncio.AbstractEventLoop, Service]] = []
+
+    async def main() -> None:
+        service = Service("admin", wanted, Vault(KEY))
+        stop.append((asyncio.get_running_loop(), service))
+        await service.database.open()
+        asyncio.get_running_loop().call_later(0.05, begun.set)  # it listens before it waits for anything
+        try:
+            await serve(service)
+        finally:
+            begun.set()
+            await service.broker.close()
+            await service.database.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), name="console")
+    thread.start()
+    begun.wait(30)
+    try:
+        yield f"{'https' if wanted.console_has_tls else 'http'}://127.0.0.1:{port}"
+    finally:
+        loop, service = stop[0]
+        loop.call_soon_threadsafe(service.stopping.set)
+        thread.join(30)
+        assert not thread.is_alive(), "the console does not stop"

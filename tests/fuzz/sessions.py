@@ -1,0 +1,245 @@
+"""Whole sessions of the two servers, in memory: any bytes are what a client sends, as one piece and in small ones.
+
+The first octet chooses how far the session has come: not at all, to the login, or (submission) into a mail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import re
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, cast
+
+from services.pop3_out import answers
+from services.pop3_out.protocol import Connection as Pop3Connection
+from services.pop3_out.readahead import Budget
+from services.pop3_out.session import Session, Terms
+from services.smtp_in.intake import Handed, Taken
+from services.smtp_in.protocol import Connection as SmtpConnection
+from services.smtp_in.recipients import Directory
+from shared.accounts import Local
+from shared.tls import Certificate
+from tests.dialogues.pop3.stand import ALEX, MemoryLogins, MemoryStore
+
+_LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_TURNS = 3000
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        if not self.closed:
+            self.out += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return ("192.168.1.9", 4711) if name == "peername" else default
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Whoever sends here is read at once."""
+
+    def pause_reading(self) -> None:
+        """All that is sent is here."""
+
+    resume_reading = pause_reading
+
+
+class Door:
+    """Lets everybody in, to both servers. open: how many are."""
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self.certificate = cast(Certificate, None)  # nobody gets as far as a handshake
+        self.open = 0
+
+    def admit(self, _: object) -> bool:
+        self.open += 1
+        return True
+
+    def enter(self, _: object) -> None:
+        """Counted by ``admit``."""
+        self.open += 1
+
+    def leave(self, _: object) -> None:
+        self.open -= 1
+
+    discharge = leave
+
+    def seat(self, *_: object) -> Any:
+        """POP3 asks why not, submission whether."""
+        return None if len(_) == 1 else True
+
+    def clear_auth_from(self, peer: str) -> bool:
+        return peer.startswith("192.168.")
+
+
+async def _until(quiet: Callable[[], bool]) -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+        if quiet():
+            return
+    raise AssertionError("the session does not come to rest")
+
+
+def _watch(session: Coroutine[Any, Any, None]) -> None:
+    """Run it; whatever fails beside it counts, and its log is not shown."""
+    failures: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        await session
+
+    with contextlib.redirect_stdout(io.StringIO()) as log:
+        asyncio.run(run())
+    assert not failures, failures
+    assert "Traceback" not in log.getvalue() and "failed" not in log.getvalue(), log.getvalue()
+
+
+def _pieces(data: bytes, step: int) -> list[bytes]:
+    return [data[start : start + step] for start in range(0, len(data), step)]
+
+
+async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) -> None:
+    door = Door()
+
+    def open_session(connection: Pop3Connection, under_tls: bool) -> Session:
+        return Session(
+            connection, store, MemoryLogins(), door.budget, Terms(connection.peer, under_tls, clear_allowed=True)
+        )
+
+    connection = Pop3Connection(door, open_session, tls=True)
+    connection.connection_made(cast(asyncio.Transport, wire))
+
+    def at_rest() -> bool:
+        return connection._work is None and (wire.closed or b"\n" not in connection._input)
+
+    for piece in pieces:
+        connection.data_received(piece)
+        await _until(at_rest)
+    connection.connection_lost(None)
+    await _until(at_rest)
+    assert door.open == 0 and door.budget.left == Budget().left
+
+
+def pop3_session(data: bytes) -> None:
+    """A POP3 session says the same however its commands are cut, and deletes nothing without a QUIT."""
+    start = b"USER alex@local.com\r\nPASS secret\r\n" if data[:1] > b"\x80" else b""
+    outs = []
+    for step in (len(data) + 1, 1 + len(data) % 5):
+        store, wire = MemoryStore(), Wire()
+        _watch(_read_mail(store, wire, [start, *_pieces(data[1:], step)]))
+        out = bytes(wire.out)
+        assert out.startswith(answers.GREETING) and not _LONE.search(out)
+        if store.left(ALEX) != [1, 2, 3]:
+            assert (
+                re.search(rb"(?i)\nQUIT *\r?\n", b"\n" + data[1:]) and b"+OK bye, the marked mails are deleted" in out
+            )
+        outs.append((out, store.left(ALEX)))
+    assert outs[0] == outs[1]
+
+
+class Hands:
+    """What the submission server hands mail to, and asks for accounts and passwords. handed: in order."""
+
+    def __init__(self, office: Directory, author: Local) -> None:
+        self.handed: list[Handed] = []
+        self._office, self._author = office, author
+
+    async def directory(self) -> Directory:
+        await asyncio.sleep(0)
+        return self._office
+
+    def reserve(self, octets: int) -> bool:
+        return True
+
+    def free(self, octets: int) -> None:
+        """There is room."""
+
+    async def commit(self, handed: Handed) -> Taken:
+        await asyncio.sleep(0)
+        self.handed.append(handed)
+        return Taken(len(self.handed), None, handed.external)
+
+    async def verify(self, address: str, password: str, peer: str) -> Local | None:
+        await asyncio.sleep(0)
+        return self._author if (address.lower(), password) == (self._author.address, "secret") else None
+
+
+_LOGIN = b"EHLO x\r\nAUTH PLAIN " + base64.b64encode(b"\0alex@local.com\0secret") + b"\r\n"
+_MAIL = b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<ann@customer.org>\r\nDATA\r\n"
+_REPLIES = re.compile(rb"(?:(?:[2-5]\d\d-[^\r\n]*\r\n)*[2-5]\d\d [^\r\n]*\r\n)+")
+
+
+async def _hand_in(hands: Hands, wire: Wire, pieces: Iterable[bytes]) -> None:
+    door = Door()
+    connection = SmtpConnection(
+        door,
+        cast(Any, hands),
+        cast(Any, hands),
+        door.certificate,
+        implicit_tls=False,
+        clear_auth=True,
+        host_name="mail.local.com",
+        octets=1 << 20,
+    )
+    connection.connection_made(cast(asyncio.Transport, wire))
+    await _until(lambda: connection._arrived is not None)
+    connection._under_tls = True  # so STARTTLS is refused: a handshake needs a socket
+
+    def at_rest() -> bool:
+        return wire.closed or (connection._arrived is not None and not connection._arrived.done())
+
+    for piece in pieces:
+        if piece and not wire.closed:
+            connection.data_received(piece)
+            await _until(at_rest)
+    handler = connection._handler_coroutine
+    connection.connection_lost(None)
+    assert handler is not None
+    await asyncio.gather(handler, return_exceptions=True)
+    assert door.open == 0
+
+
+def smtp_session(data: bytes, office: Directory, author: Local) -> None:
+    """A submission session answers in replies, the same however it is cut; what it takes is the author's, and whole."""
+    start = b"" if data[:1] < b"\x40" else _LOGIN if data[:1] < b"\x80" else _LOGIN + _MAIL
+    outs = []
+    for step in (len(data) + 1, 1 + len(data) % 5):
+        hands, wire = Hands(office, author), Wire()
+        _watch(_hand_in(hands, wire, [start, *_pieces(data[1:], step)]))
+        out = bytes(wire.out)
+        assert _REPLIES.fullmatch(out), out[-200:]
+        assert not hands.handed or b"\r\n235 " in out
+        assert len(re.findall(rb"(?m)^250 2\.0\.0 Queued as ", out)) == len(hands.handed)
+        for handed in hands.handed:
+            _judge(handed, office, author)
+        outs.append((out, [(bytes(h.submission.content.body), h.submission.recipients) for h in hands.handed]))
+    assert outs[0] == outs[1]
+
+
+def _judge(handed: Handed, office: Directory, author: Local) -> None:
+    mail = handed.submission
+    assert mail.author_id == author.id and 1 <= len(mail.recipients) <= 1000
+    assert mail.envelope_from.lower() in office.addresses_of(author) | {""}
+    for recipient in mail.recipients:
+        assert not (recipient.kind == "relay" and recipient.address.lower().endswith("@local.com"))
+        assert not re.search(r"[\x00-\x20\x7f<>]", recipient.address)
+    assert not _LONE.search(bytes(mail.content.body))

@@ -1,0 +1,304 @@
+"""Backup and restore: mail in every stage, an empty broker, a lost key, and what must not be done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.machine import backups, servers
+from deploy.machine.postgres import Postgres
+from services.admin import books, hands, restoring
+from services.admin.cli import app
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from services.sender.worker import Sender
+from shared import accounts, maildrops
+from shared.database import Database
+from shared.failures import Permanent
+from shared.schema.migrate import migrate
+from shared.service import Service
+from shared.settings import Settings
+from shared.stage import MOST_FAULTS, Stage, run_stage
+from shared.vault import Vault, new_key
+from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.scripted_smtp import scripted_smtp
+from tests.send_bench import Bench, sending, until
+from tests.servers import scratch, wait_for
+
+ALEX, JIM = "alex@local.com", "jim@local.com"
+ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
+AT = "2026-11-05T12:00:00.000Z"
+
+
+def mail(subject: str) -> bytes:
+    return f"From: anna@x.example\r\nTo: {SUPPORT}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
+
+
+@contextmanager
+def restored(postgres: Postgres, file: Path, send_queue: bool = False) -> Iterator[str]:
+    """A new database, made what it was."""
+    name = "restored"
+    postgres.create(name, template="template0")
+    try:
+        url = postgres.url_of(name)
+        with backups.opened(file) as backup:
+            backups.load(backup, url)
+            assert migrate(url) == []
+        asyncio.run(restoring.settle(url, AT, send_queue))
+        yield url
+    finally:
+        postgres.drop(name)
+
+
+async def subjects(database: Database, address: str) -> list[str]:
+    return sorted(
+        body.partition(b"Subject: ")[2].partition(b"\r\n")[0].decode() for body in await mailbox_of(database, address)
+    )
+
+
+async def until_holds(database: Database, address: str, count: int) -> None:
+    """Wait until so many mails lie in a mailbox."""
+
+    async def so() -> bool:
+        return len(await mailbox_of(database, address)) >= count
+
+    await until(so, 30)
+
+
+async def in_every_stage(bench: Bench) -> None:
+    """Mails fetched, routed, delivered, held and parked; submissions taken, waiting, and sent without an answer."""
+    externals, _ = await everyone(bench.database)
+    rows = await arrive(
+        bench.database, externals[SUPPORT].id, [mail(s) for s in ("fetched", "routed", "delivered", "parked")]
+    )
+    await Router(bench.database, 5).handle(rows[1:3])
+    await Mailbox(bench.database, 5).handle(rows[2:3])
+    for _ in range(MOST_FAULTS):
+        await Router(bench.database, 5).blame(rows[3], "router", "boom")
+    [held] = await arrive(bench.database, externals[SALES].id, [mail("held")])
+    await Router(bench.database, 5).handle([held])
+    waiting = await bench.submit(ANN, JIM, mail=mail("waiting"))
+    await bench.until(waiting, state="queued", tries=1)
+    await bench.rows("update submissions set next_try_at = now() + interval '1 day'")
+    unanswered = await bench.submit(BOB, mail=mail("unanswered"))
+    await bench.until(unanswered, state="sent_unanswered")
+    bench.relaying.wake = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
+    await bench.rows(
+        """with m as (insert into messages (octets, sha256, head) values (3, '', 'x') returning id)
+           insert into submissions (author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8)
+           select %s, %s, m.id, 'a@x', 'taken@x', false, false from m""",
+        bench.people["Alex"].id,
+        bench.externals[SUPPORT].id,
+    )
+    await bench.rows(
+        "insert into submission_recipients (submission_id, position, address, kind, target_id) "
+        "select id, 0, 'jim@local.com', 'local', %s from submissions where header_id = 'taken@x'",
+        bench.people["Jim"].id,
+    )
+
+
+@asynccontextmanager
+async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
+    """Router, mailbox and the sender's stage on a broker that knows nothing."""
+    settings = Settings(database_url=url, broker_url=broker_url, sweep_grace_seconds=0.5)
+    running = []
+    for name in ("router", "mailbox", "sender"):
+        service = Service(name, settings, Vault(KEY))
+        await service.database.open()
+        stages: dict[str, Stage] = {
+            "router": Router(service.database, 0.5),
+            "mailbox": Mailbox(service.database, 0.5),
+            "sender": Sender(service.database, 0.5, lambda external_id: None),
+        }
+        running.append((service, asyncio.create_task(run_stage(service, stages[name]))))
+        await asyncio.sleep(0)
+        await service.broker.open()
+    yield running[0][0].database
+    for service, work in running:
+        service.stopping.set()
+        await work
+        await service.broker.close()
+        await service.database.close()
+
+
+def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_unseen(
+    postgres: Postgres, database_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup"
+
+    async def before() -> str:
+        async with scripted_smtp() as provider, sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            await apply(bench.database, {"external_accounts": [], "local_accounts": [
+                local("Kim", SALES, enabled=False), local("Tom", SALES, enabled=False)]})  # fmt: skip
+            provider.by_recipient[ANN] = "451 4.3.0 later"
+            provider.gates["END"] = asyncio.Event()
+            await in_every_stage(bench)
+            backups.write(file, database_url, KEY, AT)
+            # time goes on after the backup: a mail that is not in it
+            externals, people = await everyone(bench.database)
+            rows = await arrive(bench.database, externals[SUPPORT].id, [mail("later")])
+            await Router(bench.database, 5).handle(rows)
+            await Mailbox(bench.database, 5).handle(rows)
+            async with bench.database.transaction() as connection:
+                last = (await maildrops.listing(connection, people["Alex"].id))[-1].uidl
+            provider.gates["END"].set()
+            return last
+
+    async def after(url: str, last_uidl: str) -> None:
+        async with at_work(url, broker_url) as database:
+            # everything that was on its way arrives, once
+            await until_holds(database, ALEX, 3)
+            await until_holds(database, JIM, 5)
+            await asyncio.sleep(1.0)
+            assert await subjects(database, ALEX) == ["delivered", "fetched", "routed"]
+            assert await subjects(database, JIM) == ["", "delivered", "fetched", "routed", "waiting"]
+            # the provider still has the mail that came after the backup: it is fetched again, under a UIDL never seen
+            externals, people = await everyone(database)
+            await arrive(database, externals[SUPPORT].id, [mail("later")])
+            await until_holds(database, ALEX, 4)
+            assert "later" in await subjects(database, ALEX)
+            async with database.snapshot() as connection:
+                listed = await maildrops.listing(connection, people["Alex"].id)
+                assert last_uidl not in [entry.uidl for entry in listed]
+                stuck = await hands.parked(connection)
+                assert [book.difference for book in await books.read(connection, thoroughly=True)] == [0, 0]
+                assert len(await hands.held(connection)) == 1
+                assert await hands.queue(connection) == []
+        # what was to be relayed is held, and says why
+        held = [row for row in stuck if row["origin"] == "restore"]
+        assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
+        # one is sent when the operator says so
+        async with scripted_smtp() as provider, sending(url) as bench:
+            await bench.rows("update external_accounts set smtp_port = %s", provider.port)
+            await bench.upkeep.look()
+            assert provider.taken == []
+            async with bench.database.transaction() as connection:
+                await hands.requeue(connection, [held[1]["id"]])
+                await hands.discard(connection, [held[0]["id"]], "it was there already")
+            await bench.upkeep.look()
+            await bench.until(held[1]["id"], state="done", uncertain=True)
+            assert [taken.recipients for taken in provider.taken] == [[BOB]]
+
+    last = asyncio.run(before())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with restored(postgres, file) as url:
+        asyncio.run(after(url, last))
+
+
+def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+
+    async def before() -> int:
+        async with scripted_smtp() as provider, sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            provider.always("RCPT", "451 4.3.0 later")
+            id_ = await bench.submit(CAT)
+            await bench.until(id_, state="queued", tries=1)
+            backups.write(file, database_url, KEY, AT)
+            return id_
+
+    async def after(url: str, id_: int) -> None:
+        async with scripted_smtp() as provider, sending(url) as bench:
+            await bench.rows("update external_accounts set smtp_port = %s", provider.port)
+            await bench.make_due()
+            await bench.until(id_, state="done", uncertain=True)
+            assert len(provider.taken) == 1
+            assert ("uncertain", None) in await bench.events(id_)
+
+    id_ = asyncio.run(before())
+    with restored(postgres, file, send_queue=True) as url:
+        asyncio.run(after(url, id_))
+
+
+def test_without_the_key_all_is_there_but_the_upstream_passwords(
+    postgres: Postgres, database_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    whole, plain = tmp_path / "backup", tmp_path / "dump"
+
+    async def before() -> None:
+        database = Database(database_url, "test")
+        await database.open()
+        await apply(database, COMPANY)
+        externals, _ = await everyone(database)
+        await arrive(database, externals[SUPPORT].id, [mail("on its way")])
+        await database.close()
+        backups.write(whole, database_url, KEY, AT)
+        with backups.opened(whole) as backup:
+            assert backup.key == KEY and backup.made_at == AT
+            plain.write_bytes(backup.dump.read())  # what pg_dump alone writes
+
+    async def after(url: str) -> None:
+        async with at_work(url, broker_url) as database:
+            await until_holds(database, ALEX, 1)
+            async with database.transaction() as connection:
+                for account in await accounts.externals(connection):
+                    with pytest.raises(Permanent, match="set it again"):
+                        Vault(new_key()).open(account.password)
+
+    asyncio.run(before())
+    with restored(postgres, plain) as url:
+        asyncio.run(after(url))
+        # status asks for them
+        done = CliRunner(env={
+            "MAILGROUP_DATABASE_URL": url, "MAILGROUP_BROKER_URL": broker_url, "MAILGROUP_SECRET_KEY": new_key(),
+            "MAILGROUP_DATA": str(tmp_path),
+        }).invoke(app, ["status", "--json"])  # fmt: skip
+        problems = json.loads(done.stdout)["problems"]
+        assert [p for p in problems if "cannot be decrypted with this key; set it again" in p] == [
+            f"{address}: the stored password cannot be decrypted with this key; set it again"
+            for address in (SALES, SUPPORT)
+        ]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PGDMP nonsense"])
+def test_a_file_that_is_no_backup_is_refused_and_changes_nothing(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    data = tmp_path / "data"
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "file"), "--data", str(data)])
+    assert done.exit_code == 1, done.output
+    assert "no backup" in done.stderr or "pg_restore" in done.stderr
+    assert not (data / "secret.key").exists()
+
+
+def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, broker_url: str, tmp_path: Path) -> None:
+    async def prepare() -> None:
+        database = Database(database_url, "test")
+        await database.open()
+        await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
+        await database.close()
+
+    asyncio.run(prepare())
+    with scratch() as folder:
+        file, data = folder / "backup", folder / "data"
+        where = {"MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_SECRET_KEY": KEY}
+        done = CliRunner(env=where).invoke(app, ["backup", str(file), "--json", "--data", str(data)])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["key"] is True
+        # into the same database: it is not empty
+        again = CliRunner(env=where).invoke(app, ["restore", str(file), "--data", str(data)])
+        assert again.exit_code == 1 and "is not empty" in again.stderr
+        # into a new data folder, and once more over it
+        for words, status in (([], 0), ([], 1), (["--replace"], 0)):
+            done = CliRunner().invoke(app, ["restore", str(file), "--json", "--data", str(data), *words])
+            assert done.exit_code == status, done.output
+        assert (data / "secret.key").read_text() == f"{KEY}\n"
+        assert json.loads(done.stdout) == {"made_at": json.loads(done.stdout)["made_at"], "queue": [], "held": True,
+                                           "key": True}  # fmt: skip
+        # then 'up' finds it all
+        server = servers.prepare(data, postgres=True, rabbitmq=False).postgres
+        assert server is not None
+        process = server.program().start(folder / "log")
+        try:
+            wait_for(server.answers, process)
+            exported = CliRunner(env={"MAILGROUP_DATABASE_URL": server.url}).invoke(app, ["export", "--json"])
+            assert [person["address"] for person in json.loads(exported.stdout)["local_accounts"]] == [ALEX]
+        finally:
+            process.stop()

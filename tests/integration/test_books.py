@@ -1,0 +1,102 @@
+"""The books (services/admin/books.py): they balance whatever happens to a mail, and show when one is taken away."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.admin import books
+from services.admin.books import Account
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import inbound, maildrops
+from shared.database import Database
+from shared.inbound import Books
+from shared.stage import MOST_FAULTS
+from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
+
+
+def mail(number: int = 0) -> bytes:
+    return f"From: anna@x.example\r\nTo: {SUPPORT}\r\nSubject: {number}\r\n\r\nHello\r\n".encode()
+
+
+async def delivered(database: Database, count: int) -> list[int]:
+    """So many mails of support@company.com, in the mailboxes of Alex and Jim; their ids."""
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(count)])
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    return rows
+
+
+async def support(database: Database) -> Account:
+    """The books of support@company.com; those of the other account balance."""
+    async with database.snapshot() as connection:
+        sales, found = await books.read(connection, thoroughly=True)
+    assert (sales.address, books.wrong(sales)) == (SALES, None)
+    return found
+
+
+async def change(database: Database, sql: str, *parameters: object) -> None:
+    """Behind the system's back."""
+    async with database.transaction() as connection:
+        await connection.execute(sql.encode(), parameters)
+
+
+async def test_they_balance_in_every_state(database: Database) -> None:
+    await delivered(database, 2)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(6)])
+    await Router(database, 5).handle(rows[:2])
+    async with database.transaction() as connection:
+        for row in rows[2:4]:
+            for _ in range(MOST_FAULTS):
+                await inbound.blame(connection, row, "router", "boom", MOST_FAULTS)
+        await inbound.discard(connection, rows[3:4], "spam")
+    await change(database, "update inbound set state = 'held' where id = %s", rows[4])
+    found = await support(database)
+    assert (found.fetched, found.books) == (8, Books(delivered=3, held=1, parked=1, in_flight=3))
+    assert (found.difference, books.wrong(found), books.late(found)) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("delete from inbound where id = (select max(id) from inbound)", "3 mails were fetched, 2 are accounted for"),
+        (
+            "delete from maildrop_mails where inbound_id = (select max(id) from inbound)",
+            "1 of them count as delivered and are",
+        ),
+        ("delete from upstream_mails", None),  # the ledger of UIDLs is purged in time
+    ],
+)
+async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, said: str | None) -> None:
+    await delivered(database, 3)
+    assert (await support(database)).difference == 0
+    if loss.startswith("delete from inbound"):
+        await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
+    await change(database, loss)
+    found = await support(database)
+    assert found.difference == books.difference([found]) == (1 if said else 0)
+    assert (said or "") in (books.wrong(found) or "")
+
+
+async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Database) -> None:
+    await delivered(database, 1)
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        for name in ("Alex", "Jim"):
+            [entry] = await maildrops.listing(connection, people[name].id)
+            await maildrops.tombstone(connection, people[name].id, [entry.id])
+    assert (await support(database)).difference == 0
+    await change(database, "delete from maildrop_mails where local_id = %s", people["Alex"].id)
+    assert (await support(database)).difference == 0
+
+
+async def test_mail_in_flight_for_over_ten_minutes_shows(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    await arrive(database, externals[SUPPORT].id, [mail()])
+    assert books.late(await support(database)) is None
+    await change(database, "update inbound set state_at = now() - interval '11 minutes'")
+    assert books.late(await support(database)) == "1 mails in flight, the oldest for 11 minutes"

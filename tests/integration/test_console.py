@@ -1,0 +1,178 @@
+"""The console as a browser meets it: signing in, sessions, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import requests
+
+from shared.database import Database
+from tests import console, servers
+from tests.company import COMPANY, apply
+from tests.console import PASSWORD, Browser, text
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    """A database for all tests of this file."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(store: str) -> Iterator[str]:
+    """A console for all tests of this file."""
+    with console.running(store) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(url: str) -> Browser:
+    return Browser(url)
+
+
+@pytest.fixture
+async def people(store: str) -> None:
+    """The manual's company is there."""
+    database = Database(store, "test")
+    await database.open()
+    await apply(database, COMPANY)
+    await database.close()
+
+
+def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(browser: Browser) -> None:
+    asked = browser.get("/mine?x=1")
+    assert asked.url.endswith("/sign-in?next=%2Fmine%3Fx%3D1")
+    assert "Password" in text(asked)
+
+
+def test_the_first_administrator_signs_in_and_out(browser: Browser) -> None:
+    page = browser.sign_in()
+    assert "Overview" in text(page)
+    assert browser.post("/sign-out").url.endswith("/sign-in")
+    assert browser.get("/").url.endswith("/sign-in")
+
+
+def test_the_cookie_is_for_this_site_and_no_script(browser: Browser) -> None:
+    answer = browser.post("/sign-in", {"name": "admin", "password": PASSWORD}, allow_redirects=False)
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert "secure" not in cookie  # plain http on loopback: a browser would not send it back
+    behind = browser.post(
+        "/sign-in",
+        {"name": "admin", "password": PASSWORD},
+        headers={"X-Forwarded-Proto": "https"},
+        allow_redirects=False,
+    )
+    assert "secure" in behind.headers["set-cookie"].lower()
+    assert "max-age" in behind.headers["strict-transport-security"]
+
+
+def test_the_cookie_is_not_what_the_database_holds(browser: Browser, store: str) -> None:
+    browser.sign_in()
+    token = str(browser.session.cookies["mailgroup_session"])
+    with psycopg.connect(store) as connection:
+        rows = str(connection.execute("select * from console_sessions").fetchall())
+    assert token not in rows
+
+
+def test_a_wrong_password_says_so_and_keeps_the_name(browser: Browser) -> None:
+    page = browser.sign_in(password="wrong")
+    assert page.status_code == 401
+    assert "do not belong together" in text(page)
+    assert 'value="admin"' in page.text
+    assert "wrong" not in page.text
+
+
+@pytest.mark.parametrize("name", ["nobody", "nobody@local.com", "x\0y", "ä" * 200, "' or 1=1 --"])
+def test_an_unknown_name_is_refused_as_a_wrong_password_is(browser: Browser, name: str) -> None:
+    page = browser.sign_in(name)
+    assert page.status_code == 401
+    assert "do not belong together" in text(page)
+
+
+def test_a_person_signs_in_with_the_mailbox_password_and_sees_nothing_but_their_own(
+    browser: Browser, people: None
+) -> None:
+    page = browser.sign_in("ALEX@local.com", "secret")
+    assert "alex@local.com" in text(page)
+    assert browser.get("/").status_code == 403
+
+
+def test_a_session_ends_with_the_password_it_began_with(browser: Browser, store: str, people: None) -> None:
+    browser.sign_in("kim@local.com", "secret")
+    assert browser.get("/mine").ok
+    with psycopg.connect(store) as connection:
+        connection.execute("update local_accounts set password_hash = 'another' where address = 'kim@local.com'")
+    assert browser.get("/mine").url.endswith("next=%2Fmine")
+
+
+@pytest.mark.parametrize("column", ["created_at = now() - interval '8 days'", "seen_at = now() - interval '13 hours'"])
+def test_a_session_ends_by_itself(browser: Browser, store: str, column: str) -> None:
+    browser.sign_in()
+    with psycopg.connect(store) as connection:
+        connection.execute(f"update console_sessions set {column}".encode())
+    assert browser.get("/").url.endswith("/sign-in")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_change_from_another_site_is_refused(browser: Browser, origin: str) -> None:
+    browser.sign_in()
+    assert browser.post("/sign-out", headers={"Origin": origin}).status_code == 403
+    assert browser.get("/").ok
+
+
+def test_every_answer_forbids_what_pages_do_not_need(browser: Browser) -> None:
+    browser.sign_in()
+    for path in ("/", "/sign-in", "/nothing", "/static/style.css"):
+        headers = browser.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_a_page_that_is_not_there_says_so(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get("/nothing")
+    assert page.status_code == 404
+    assert "Not found" in text(page)
+    assert browser.get("/api/nothing").json() == {"detail": "Not Found"}
+
+
+def test_more_than_a_page_can_send_is_refused(browser: Browser) -> None:
+    assert browser.post("/sign-in", b"x" * (4 * 1024 * 1024 + 1)).status_code == 413
+    long = requests.post(f"{browser.url}/sign-in", data=iter([b"name=x&" * 10_000] * 70), timeout=30)
+    assert long.status_code >= 400
+
+
+def test_the_overview_tells_what_is_wrong_in_words(browser: Browser) -> None:
+    shown = text(browser.sign_in())
+    assert "service fetcher: does not answer" in shown  # nothing but the console runs here
+
+
+def test_another_password_in_the_setting_is_another_password_and_the_same_one_leaves_ours(
+    databases: servers.Databases,
+) -> None:
+    with databases.fresh() as database:
+        with console.running(database) as url:
+            browser = Browser(url)
+            assert browser.sign_in().ok
+            with psycopg.connect(database) as connection:  # as the page for it does
+                connection.execute("update console_users set password_hash = given_hash || 'x'")
+        with console.running(database) as url:
+            assert Browser(url).sign_in().status_code == 401
+        with console.running(database, admin_password="recovered") as url:
+            assert Browser(url).sign_in(password="recovered").ok
+
+
+def test_who_guesses_waits_and_others_do_not(browser: Browser, url: str) -> None:
+    started = time.monotonic()
+    for _ in range(4):
+        browser.sign_in(password="guess")
+    assert time.monotonic() - started > 1

@@ -1,0 +1,316 @@
+"""The console's dialogs for accounts, and the Test button against a real provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from deploy.machine.provider import Provider
+from tests import console, servers
+from tests.console import Browser, text
+
+SUPPORT = "support@pages.example"
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(store: str) -> Iterator[str]:
+    with console.running(store) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(url: str, store: str) -> Browser:
+    """An administrator, and no accounts."""
+    with psycopg.connect(store) as connection:
+        connection.execute("truncate external_accounts, local_accounts, audit cascade")  # and sessions
+    browser = Browser(url)
+    browser.sign_in()
+    return browser
+
+
+def external(**fields: Any) -> dict[str, Any]:
+    """The dialog of an external account as it is sent. A field that is None is not."""
+    values = {
+        "address": SUPPORT,
+        "enabled": "on",
+        "login": "",
+        "password": "secret-of-support",
+        "method": "password",
+        "pop3.host": "127.0.0.1",
+        "pop3.port": "1",
+        "pop3.tls": "none",
+        "smtp.host": "127.0.0.1",
+        "smtp.port": "1",
+        "smtp.tls": "none",
+        "smtp.auth": "on",
+        "smtp.connections": "2",
+        "poll_seconds": "60",
+        "history": "all",
+        "delete_after_days": "",
+        "reply_to_author": "on",
+        "aliases": "",
+        "do": "save",
+    }
+    return {name: value for name, value in (values | fields).items() if value is not None}
+
+
+def local(name: str, **fields: Any) -> dict[str, Any]:
+    """The dialog of a local account as it is sent."""
+    return {
+        "address": f"{name.lower()}@local.com",
+        "enabled": "on",
+        "password": "secret",
+        "user_name": name,
+        "external": SUPPORT,
+    } | fields
+
+
+def stored(store: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(store) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_an_external_account_is_added_shown_and_changed(browser: Browser, store: str) -> None:
+    page = browser.post("/external/new", external())
+    assert page.url.endswith(f"/external/{SUPPORT}")
+    assert "added" in text(page)
+    assert "not reachable now: 127.0.0.1:1: connection refused" in text(page)
+
+    page = browser.post(f"/external/{SUPPORT}", external(password="", poll_seconds="30", aliases="help@pages.example"))
+    assert "poll_seconds 60 -> 30" in text(page)
+    assert 'value="30"' in page.text
+    assert SUPPORT in text(browser.get("/external"))
+    # and who did what is written down, without the secret
+    told = str(stored(store, "select who, did, target, detail from audit"))
+    assert "('admin', 'changed external account', 'support@pages.example', 'added')" in told
+    assert "poll_seconds 60 -> 30" in told
+    assert "secret" not in told
+
+
+def test_no_page_shows_a_secret_again(browser: Browser) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex", password="secret-of-alex"))
+    for path in ("/external", f"/external/{SUPPORT}", "/local", "/local/alex@local.com"):
+        assert "secret-of" not in browser.get(path).text
+    refused = browser.post("/external/new", external(address="other@pages.example", **{"pop3.port": "x"}))
+    assert "secret-of" not in refused.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "field"),
+    [
+        ({"pop3.host": ""}, "POP3 server: '': a host is a name or an IP address", "pop3.host"),
+        ({"smtp.port": "many"}, "SMTP port: 'many': has to be a whole number", "smtp.port"),
+        (
+            {"poll_seconds": "0"},
+            "Look for new mail every: 0: Input should be greater",
+            "poll_seconds",
+        ),
+        ({"address": "nonsense"}, "Email address: 'nonsense': an address has the form", "address"),
+        ({"password": ""}, "password: is missing", None),
+        ({"aliases": "x"}, "Further addresses: 'x': an address has the form", "aliases"),
+    ],
+)
+def test_a_field_that_may_not_be_so_is_named_and_nothing_typed_is_lost(
+    browser: Browser, store: str, fields: dict[str, str], said: str, field: str | None
+) -> None:
+    page = browser.post("/external/new", external(login="who-logs-in") | fields)
+    assert page.status_code == 422
+    assert said in text(page)
+    assert 'value="who-logs-in"' in page.text
+    if field:
+        [tag] = re.findall(rf'<(?:input|textarea|select) id="{re.escape(field)}"[^>]*>', page.text)
+        assert 'aria-invalid="true"' in tag
+    assert stored(store, "select * from external_accounts") == []
+
+
+def test_what_was_typed_is_saved_after_it_was_refused_without_typing_the_password_again(
+    browser: Browser, store: str
+) -> None:
+    page = browser.post("/external/new", external(poll_seconds="x"))
+    [kept] = re.findall(r'name="kept" value="([^"]+)"', page.text)
+    done = browser.post("/external/new", external(password="", kept=kept))
+    assert "added" in text(done)
+    # and nobody else can use what stands for it
+    other = Browser(browser.url)
+    other.sign_in()
+    stolen = other.post("/external/new", external(address="b@pages.example", password="", kept=kept))
+    assert "password: is missing" in text(stolen)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port", "told"),
+    [
+        ("team@gmail.com", "pop.gmail.com", "995", "app password"),
+        ("team@outlook.com", "outlook.office365.com", "995", "takes no passwords"),
+        ("team@yahoo.com", "pop.mail.yahoo.com", "995", "app password"),
+        ("team@fastmail.com", "pop.fastmail.com", "995", "app password"),
+        ("team@gmx.net", "pop.gmx.net", "995", "Allow access by POP3"),
+        ("team@icloud.com", "", "995", "offers no POP3"),
+        ("team@pages.example", "pop3.pages.example", "995", ""),
+    ],
+)
+def test_the_provider_of_the_address_is_filled_in(
+    browser: Browser, address: str, host: str, port: str, told: str
+) -> None:
+    empty = {"pop3.host": "", "smtp.host": "", "pop3.port": "995", "pop3.tls": "implicit"}
+    page = browser.post("/external/new", external(address=address, do="fill", **empty))
+    assert f'id="pop3.host" name="pop3.host" type="text" value="{host}"' in page.text
+    assert f'id="pop3.port" name="pop3.port" type="text" value="{port}"' in page.text
+    assert told in text(page)
+
+
+@pytest.fixture(scope="module")
+def mailbox(provider: Provider) -> Provider:
+    provider.add_mailbox(SUPPORT, "secret")
+    provider.put(SUPPORT, b"To: support@pages.example\nSubject: lies there\n\nHi\n")
+    return provider
+
+
+def at(provider: Provider, **fields: Any) -> dict[str, Any]:
+    servers_ = {
+        "pop3.host": provider.host,
+        "pop3.port": str(provider.pop3_port),
+        "smtp.host": provider.host,
+        "smtp.port": str(provider.smtp_port),
+    }
+    return external(password="secret", do="test", **servers_) | fields
+
+
+def steps(page: Any) -> list[str]:
+    found = re.findall(r'<li class="(done|failed)"><strong>(.*?)</strong>.*?<br>(.*?)</li>', page.text, re.S)
+    return [f"{state} {name}: {what.strip()}" for state, name, what in found]
+
+
+def test_test_walks_both_ways_step_by_step_and_changes_nothing(browser: Browser, store: str, mailbox: Provider) -> None:
+    page = browser.post("/external/new", at(mailbox))
+    assert [step.partition(":")[0] for step in steps(page)] == ["done POP3"] * 6 + ["done SMTP"] * 5
+    told = "\n".join(steps(page))
+    assert "POP3: find the server: 127.0.0.1" in told
+    assert "1 mails" in told
+    assert "1 of them will be delivered" in told
+    assert "the same in a second session" in told
+    assert "may send here; taken back, nothing was sent" in told
+    assert re.search(r"\d+ ms", text(page))
+    assert stored(store, "select * from external_accounts") == []
+    assert stored(store, "select * from inbound") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "failed", "advice"),
+    [
+        ({"password": "wrong"}, "POP3: log in", "check login name and password"),
+        ({"password": "wrong"}, "SMTP: log in", "check login and password"),
+        ({"pop3.port": "1"}, "POP3: connect", "check host and port"),
+        ({"pop3.host": "nowhere.invalid"}, "POP3: find the server", "check the host&#39;s name"),
+        ({"pop3.tls": "implicit"}, "POP3: encrypt (TLS)", "check port and tls"),
+        ({"smtp.tls": "starttls"}, "SMTP: encrypt (TLS)", "certificate is not trusted"),
+        ({"address": "nobody@pages.example", "login": SUPPORT}, "", ""),
+    ],
+)
+def test_each_failure_is_at_its_step_and_says_what_to_change(
+    browser: Browser, mailbox: Provider, fields: dict[str, str], failed: str, advice: str
+) -> None:
+    found = [step for step in steps(browser.post("/external/new", at(mailbox, **fields))) if step.startswith("failed")]
+    if not failed:
+        assert found == []
+        return
+    assert any(step.startswith(f"failed {failed}") and advice in step for step in found), found
+
+
+def test_test_reaches_no_private_host_unless_the_operator_allows_it(databases: servers.Databases) -> None:
+    with databases.fresh() as database, console.running(database, allow_private_upstream=False) as url:
+        browser = Browser(url)
+        browser.sign_in()
+        told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
+        assert told.count("failed") == 2
+        assert "127.0.0.1 is a private address, and those are not allowed" in told
+
+
+def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    assert "added" in text(browser.post("/local/new", local("Alex")))
+    page = browser.post("/local/alex@local.com", local("Alexander", password="", aliases="Al\nLex"))
+    assert "user_name Alex -&gt; Alexander" in page.text
+    assert "Al" in text(browser.get("/local?q=alexander"))
+    assert SUPPORT in text(browser.get("/local"))
+    assert "Alexander" in text(browser.get(f"/external/{SUPPORT}"))
+    gone = browser.post("/local/alex@local.com/remove")
+    assert "is removed" in text(gone)
+    assert browser.get("/local/alex@local.com").status_code == 404
+    assert "alex@local.com" in text(browser.get("/local/removed"))
+    assert "is back" in text(browser.post("/local/removed", {"address": "alex@local.com"}))
+    assert [row[0] for row in stored(store, "select did from audit order by id")] == [
+        "changed external account",
+        "changed local account",
+        "changed local account",
+        "removed local account",
+        "restored local account",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"user_name": "alex"}, "alex@local.com has this name in the same share"),
+        ({"address": "alex@local.com"}, "Email address: alex@local.com: is there already"),
+        ({"address": "jim@gmail.com"}, "gmail.com is a public mail provider's domain"),
+        ({"delegate": "nobody@local.com"}, "there is no such local account"),
+        ({"external": "none@pages.example"}, "there is no such external account"),
+        ({"user_name": ""}, "User name: '': a name has at least one visible letter"),
+    ],
+)
+def test_a_person_who_would_collide_is_refused_with_the_reason(
+    browser: Browser, store: str, fields: dict[str, str], said: str
+) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    page = browser.post("/local/new", local("Jim") | fields)
+    assert page.status_code == 422
+    assert said in text(page)
+    assert len(stored(store, "select * from local_accounts")) == 1
+
+
+def test_an_external_account_is_not_removed_while_somebody_shares_it(browser: Browser) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    refused = browser.post(f"/external/{SUPPORT}/remove")
+    assert "is shared by alex@local.com" in text(refused)
+    browser.post("/local/alex@local.com/remove")
+    assert browser.post(f"/external/{SUPPORT}/remove").url.endswith("/external")
+
+
+def test_an_observer_sees_and_changes_nothing(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """insert into console_users (name, role, password_hash)
+               select 'watcher', 'observer', password_hash from console_users where name = 'admin'
+               on conflict do nothing"""
+        )
+    observer = Browser(browser.url)
+    observer.sign_in("watcher")
+    for path in ("/", "/external", f"/external/{SUPPORT}", "/local", "/local/alex@local.com", "/local/removed"):
+        assert observer.get(path).ok
+    for path in ("/external/new", "/local/new"):
+        assert observer.get(path).status_code == 403
+    for path in (f"/external/{SUPPORT}", f"/external/{SUPPORT}/remove", "/local/alex@local.com", "/local/removed"):
+        assert observer.post(path, external()).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path", ["/external/nobody@x.example", "/local/nobody@x.example", "/local/%00", "/external/a%2Fb"]
+)
+def test_an_account_that_is_not_there_is_not_found(browser: Browser, path: str) -> None:
+    assert browser.get(path).status_code == 404

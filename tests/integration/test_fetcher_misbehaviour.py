@@ -1,0 +1,423 @@
+"""Providers that do to the fetcher what providers do: nothing lost, nothing twice, nothing stuck in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import structlog
+
+from services.admin import hands
+from services.admin.status import trouble
+from services.fetcher import poll, scheduler
+from shared import ledger, pop3_client
+from shared.accounts import Tls, externals
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
+
+LIMIT = 1_000_000
+LONG = b"Subject: long\r\n\r\n" + b"x" * 30_000_000 + b"\r\n"
+
+
+def mails(*names: str) -> dict[str, bytes]:
+    return {name: mail(name, received="Thu, 01 Oct 2026 10:00:00 +0000") for name in names}
+
+
+@pytest.fixture
+async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    impatient = partial(pop3_client.open_session, connect_seconds=1.0, read_seconds=1.0)
+    monkeypatch.setattr(poll, "open_session", impatient)
+    monkeypatch.setattr(pop3_client, "CONNECT_SECONDS", 1.0)
+    async with fetching(database_url, max_message_bytes=LIMIT) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Misbehaviour:
+    """What a provider of the mails one, two and three does, and what is said of it. gets: how many arrive all the same.
+
+    kind: of the failed polls. words: of the error, or of why mails are skipped. skipped: mails of which it is said that
+    they could not be fetched; then the poll goes well in the end.
+    """
+
+    name: str
+    answers: Mapping[str, Answer]
+    kind: str | None
+    words: str = ""
+    gets: int = 0
+    skipped: int = 0
+    tls: Tls = "none"
+    capabilities: tuple[str, ...] | None = ("PIPELINING", "UIDL", "TOP", "USER")
+
+    @property
+    def deletes(self) -> int | None:
+        """At once, but where the list stays the same whatever is deleted."""
+        return None if "UIDL" in self.answers else 0
+
+
+def _list(*lines: bytes) -> Answer:
+    return say(b"+OK\r\n" + b"".join(line + b"\r\n" for line in lines) + b".\r\n")
+
+
+_SLOW = ("UIDL", "TOP", "USER")
+_WHOLE = b"+OK\r\n" + stuff(mail("three"))
+_HALF = b"+OK\r\nSubject: two\r\n\r\nhal"
+TABLE = [
+    # hanging, at every stage
+    Misbehaviour("says nothing", {"greeting": hang()}, "timeout", "greeting: no answer"),
+    Misbehaviour("says half a greeting", {"greeting": hang(b"+OK rea")}, "timeout", "greeting: no answer"),
+    Misbehaviour("hangs in the TLS handshake", {"greeting": hang()}, "tls", "TLS handshake", tls="implicit"),
+    Misbehaviour("hangs behind STLS", {"STLS": hang(b"+OK\r\n")}, "tls", "TLS", tls="starttls", capabilities=("STLS",)),
+    Misbehaviour("hangs at CAPA", {"CAPA": hang(b"+OK\r\nUIDL\r\n")}, "timeout", "CAPA: no answer"),
+    Misbehaviour("hangs at USER", {"USER": hang()}, "timeout", "USER: no answer"),
+    Misbehaviour("hangs at PASS", {"PASS": hang()}, "timeout", "PASS: no answer"),
+    Misbehaviour("hangs at STAT", {"STAT": hang()}, "timeout", "STAT: no answer"),
+    Misbehaviour("hangs in the list", {"UIDL": hang(b"+OK\r\n1 one\r\n2 t")}, "timeout", "UIDL: no answer"),
+    Misbehaviour("hangs in the sizes", {"LIST": hang(b"+OK\r\n1 1")}, "timeout", "LIST: no answer"),
+    Misbehaviour("hangs before a mail", {"RETR 2": hang()}, "timeout", "RETR of mail 2: no", gets=2, skipped=1),
+    Misbehaviour("hangs in a mail", {"RETR 2": hang(_HALF)}, "timeout", "RETR of mail 2: no", gets=2, skipped=1),
+    Misbehaviour("hangs at DELE", {"DELE": hang()}, "timeout", "DELE: no answer", gets=3),
+    Misbehaviour("hangs at QUIT", {"QUIT": hang()}, "timeout", "QUIT: no answer", gets=3),
+    # dropping
+    Misbehaviour("drops at once", {"greeting": cut()}, "unreachable", "greeting: the server ended"),
+    Misbehaviour("drops in the handshake", {"greeting": cut()}, "tls", "during the TLS", tls="implicit"),
+    Misbehaviour("drops at PASS", {"PASS": cut()}, "unreachable", "PASS: the server ended"),
+    Misbehaviour("drops in the list", {"UIDL": cut(b"+OK\r\n1 one\r\n")}, "unreachable", "UIDL: the server ended"),
+    Misbehaviour("drops in a mail", {"RETR 2": cut(_HALF)}, "unreachable", "RETR of mail 2: the", gets=2, skipped=1),
+    Misbehaviour("drops behind a mail", {"RETR 3": cut(_WHOLE)}, None, gets=3),
+    Misbehaviour("drops at DELE", {"DELE": cut()}, "unreachable", "DELE: the server ended", gets=3),
+    Misbehaviour("drops at QUIT", {"QUIT": cut()}, "unreachable", "QUIT: the server ended", gets=3),
+    # garbage
+    Misbehaviour("is something else", {"greeting": say(b"SSH-2.0-x\r\n")}, "protocol", "no answer of a POP3 server"),
+    Misbehaviour(
+        "never ends its greeting", {"greeting": say(b"+OK " + b"x" * 9000)}, "protocol", "a reply line of more"
+    ),
+    Misbehaviour("counts nothing", {"STAT": say(b"+OK many\r\n")}, "protocol", "STAT: no count"),
+    Misbehaviour("counts to infinity", {"STAT": say(b"+OK " + b"9" * 50 + b" 1\r\n")}, "protocol", "STAT: no count"),
+    Misbehaviour("lists noise", {"UIDL": _list(b"\x00\xff", b"x y z", b"-1 a", b"2 two")}, "protocol", "not whole", 1),
+    Misbehaviour("lists too few", {"UIDL": _list(b"2 two")}, "protocol", "STAT counts 3, 1 are", 1),
+    Misbehaviour(
+        "lists one twice", {"UIDL": _list(b"1 one", b"1 x", b"2 two", b"3 three")}, "protocol", "not whole", 3
+    ),
+    Misbehaviour("measures noise", {"LIST": _list(b"1 x", b"\xff", b"2")}, None, gets=3),
+    Misbehaviour("refuses to measure", {"LIST": say(b"-ERR no\r\n")}, None, gets=3),
+    Misbehaviour("sends junk behind a mail", {"RETR 3": say(_WHOLE + b"junk\r\n")}, None, gets=3),
+    Misbehaviour(
+        "greets with an error", {"greeting": cut(b"-ERR too many connections\r\n")}, "busy", "too many connec"
+    ),
+    # sizes
+    Misbehaviour("says too little", {"LIST": _list(b"1 1", b"2 0", b"3 5")}, None, gets=3),
+    Misbehaviour("says somewhat too much", {"LIST": _list(b"1 1900000", b"2 1900000", b"3 5")}, None, gets=3),
+    Misbehaviour("says far too much", {"LIST": _list(b"1 9", b"2 99999999999", b"3 9")}, None, gets=2, skipped=1),
+    Misbehaviour(
+        "sends more than is allowed", {"RETR 2": say(b"+OK 9 octets\r\n" + stuff(LONG[:1500000]))}, None, "", 2, 1
+    ),
+    Misbehaviour("sends a mail without end", {"RETR 2": say(b"+OK\r\n" + LONG)}, "protocol", "is larger than", 2, 1),
+    Misbehaviour(
+        "sends a list line of 30 MB", {"UIDL": _list(b"1 one", b"2 " + LONG[20:-2], b"3 three")}, None, gets=3
+    ),
+    # unique ids
+    Misbehaviour(
+        "has long and odd ids", {"UIDL": _list(b"1 " + b"u" * 3000, b"2 \x00\x01", b"3 \xe9 x")}, None, gets=3
+    ),
+    Misbehaviour("has equal ids", {"UIDL": _list(b"1 a", b"2 a", b"3 a")}, None, gets=3),
+    Misbehaviour("has no ids for some", {"UIDL": _list(b"1", b"2 ", b"3 three")}, None, gets=3),
+    # what is missing
+    Misbehaviour("knows no UIDL", {"UIDL": say(b"-ERR what?\r\n")}, None, gets=3, capabilities=("TOP",)),
+    Misbehaviour("announces UIDL only", {"UIDL": say(b"-ERR not now\r\n")}, "protocol", "does not list them"),
+    Misbehaviour("lists nothing for now", {"UIDL": say(b"-ERR [SYS/TEMP] no\r\n")}, "busy", "lists no mails now"),
+    Misbehaviour("knows no TOP", {"TOP": say(b"-ERR what?\r\n")}, None, gets=3, capabilities=("UIDL",)),
+    Misbehaviour("knows no CAPA", {}, None, gets=3, capabilities=None),
+    # logins
+    Misbehaviour("asks to wait", {"PASS": say(b"-ERR [LOGIN-DELAY] 60 s\r\n")}, "busy", "[LOGIN-DELAY] 60 s"),
+    Misbehaviour("is in use", {"PASS": say(b"-ERR [IN-USE] locked\r\n")}, "busy", "[IN-USE]"),
+    Misbehaviour("is in use, without a code", {"PASS": say(b"-ERR lock busy! Try again.\r\n")}, "busy", "lock busy"),
+    Misbehaviour(
+        "counts logins as Outlook.com does",
+        {"PASS": say(b"-ERR Exceeded the login limit for a 15 minute period.\r\n")},
+        "busy",
+        "login limit",
+    ),
+    Misbehaviour("is down as Office 365 is", {"PASS": say(b"-ERR Server Unavailable. 15\r\n")}, "busy", "Server Unav"),
+    Misbehaviour("has POP switched off", {"PASS": say(b"-ERR [SYS/PERM] POP is off\r\n")}, "refused", "POP is off"),
+    Misbehaviour("wants an app password", {"PASS": say(b"-ERR [AUTH] Web login\r\n")}, "refused", "Web login; paused"),
+    # refusals
+    Misbehaviour("refuses one mail", {"RETR 2": say(b"-ERR corrupt\r\n")}, None, gets=3),
+    Misbehaviour("hands out nothing", {"RETR": say(b"-ERR slow down\r\n")}, "busy", "slow down", 0, 3),
+    Misbehaviour("refuses to delete", {"DELE": say(b"-ERR read-only\r\n")}, "protocol", "refuses to delete 3", 3),
+    Misbehaviour("did not delete", {"QUIT": cut(b"-ERR some left\r\n")}, "protocol", "did not delete 3 mails", 3),
+    # the same one by one, where nothing is sent ahead
+    Misbehaviour("drops in a mail, slowly", {"RETR 2": cut(_HALF)}, "unreachable", "mail 2", 2, 1, capabilities=_SLOW),
+    Misbehaviour("hangs in a mail, slowly", {"RETR 2": hang(_HALF)}, "timeout", "mail 2", 2, 1, capabilities=_SLOW),
+]
+
+
+@contextmanager
+def _full_queue() -> Iterator[int]:
+    """The port of a server that accepts no connection, whose queue is full: who connects hears nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(server.getsockname())
+        try:
+            yield server.getsockname()[1]
+        finally:
+            for each in waiting:
+                each.close()
+
+
+async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_other_accounts_anything(
+    bench: Bench,
+) -> None:
+    scripts = {row.name: ScriptedPop3(mails("one", "two", "three"), row.capabilities, row.answers) for row in TABLE}
+    well = ScriptedPop3({})
+    with structlog.testing.capture_logs() as log, _full_queue() as deaf:
+        async with AsyncExitStack() as stack:
+            for script in (*scripts.values(), well):
+                await stack.enter_async_context(script.running())
+            healthy = await bench.add("healthy", well.port)
+            await until(lambda: polls_well(bench, healthy))
+            # given them all at once, and every mail to be deleted as soon as it is fetched
+            unheard = await bench.add("accepts nothing", deaf)
+            accounts = {
+                row.name: await bench.add(
+                    row.name,
+                    scripts[row.name].port,
+                    pop3_tls=row.tls,
+                    delete_after_days=row.deletes,
+                    delete_history=True,
+                )
+                for row in TABLE
+            }
+            # when a mail comes to an account whose provider works, it is fetched in time, again and again
+            for number in range(1, 4):
+                well.mails[f"in time {number}"] = mail(f"in time {number}")
+                await until(lambda number=number: has(bench, healthy, number), 4.0)  # type: ignore[misc]  # bound now
+            # then each of the others says what is wrong, in words, in a metric and in the log
+            await until(lambda: fails(bench, unheard))
+            wrong = await asyncio.gather(*(_wait_for(bench, accounts[row.name], row) for row in TABLE))
+            assert "\n".join(row for row in wrong if row) == ""
+            for row in TABLE:
+                if row.kind:
+                    assert _count(row.name, row.kind) > 0 and _logged(log, row), row.name
+            # and nothing was deleted that is not here
+            for row in TABLE:
+                here = await bench.subjects(accounts[row.name])
+                assert scripts[row.name].mails.keys() | set(here) == {"one", "two", "three"}, row.name
+            # when they all behave again, every mail is there, once
+            for script in scripts.values():
+                script.answers, script.capabilities = {}, ("PIPELINING", "UIDL", "TOP", "STLS")
+            await bench.rows("update external_accounts set pop3_tls = 'none', delete_after_days = null")
+            await bench.rows("update upstream_mails set next_try_at = now(), octets = 1 where state = 'skipped'")
+            ends = await asyncio.gather(*(_end(bench, accounts[row.name]) for row in TABLE))
+            assert [
+                (row.name, end) for row, end in zip(TABLE, ends, strict=True) if end != (["one", "three", "two"], None)
+            ] == []
+
+
+async def _wait_for(bench: Bench, account: int, row: Misbehaviour) -> str | None:
+    """What is not as the table says, in the end."""
+    try:
+        await until(lambda: _shows(bench, account, row), 30.0)
+    except TimeoutError:
+        async with bench.database.transaction() as connection:
+            polled = (await ledger.polled(connection)).get(account)
+        return f"{row.name}: {await bench.states(account)} {polled}"
+    return None
+
+
+async def _end(bench: Bench, account: int) -> tuple[list[str], str | None]:
+    """What has arrived, and what is wrong, after two more polls."""
+    await bench.poll(account)
+    polled = await bench.poll(account)
+    return sorted(await bench.subjects(account)), trouble(polled)
+
+
+async def _shows(bench: Bench, account: int, row: Misbehaviour) -> bool:
+    async with bench.database.transaction() as connection:
+        polled = (await ledger.polled(connection)).get(account)
+    if polled is None or not (polled.last_success_at or polled.last_error):
+        return False
+    if row.skipped:
+        reasons = await bench.rows(
+            "select reason from upstream_mails where state = 'skipped' and external_id = %s", account
+        )
+        said = len(reasons) == row.skipped == polled.skipped and all(row.words in reason for (reason,) in reasons)
+    else:
+        said = polled.last_error_kind == row.kind and row.words in (trouble(polled) or "")
+    return said and len(await bench.bodies(account)) == row.gets
+
+
+def _count(account: str, kind: str) -> float:
+    return float(scheduler.ERRORS.labels(account, kind)._value.get())
+
+
+def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
+    return any(
+        line["event"] == "poll failed" and line["external"] == row.name and line["kind"] == row.kind for line in log
+    )
+
+
+# ---------------------------------------------------------------------------------- what shows over several polls
+
+
+@pytest.mark.parametrize("knows_uidl", [True, False])
+async def test_where_a_mail_is_known_by_its_place_alone_what_slips_into_a_place_is_fetched(
+    bench: Bench, knows_uidl: bool
+) -> None:
+    # given a server whose UIDLs just count, or that has none
+    script = ScriptedPop3(mails("a", "b", "c"), ("TOP",), name=lambda number, _: str(number), knows_uidl=knows_uidl)
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: has(bench, account, 3))
+        # when one goes and another comes, so that the list looks as before
+        del script.mails["a"]
+        script.mails["d, which is longer"] = mail("d")
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+        # and when what we fetched is deleted, what comes after it is not deleted with it
+        await bench.rows("update external_accounts set delete_after_days = 0, delete_history = true")
+        await bench.poll(account)
+        script.mails["e"] = mail("e")
+        await bench.poll(account)
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["a", "b", "c", "d", "e"]
+        assert not script.mails
+
+
+async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(bench: Bench) -> None:
+    script = ScriptedPop3(mails("old", "older", "oldest"), ("TOP",), knows_uidl=False)
+    async with script.running():
+        account = await bench.add("e@x.test", script.port, history="from_now")
+        await until(lambda: polls_well(bench, account))
+        del script.mails["older"]
+        script.mails["new"] = mail("new", received="Thu, 01 Oct 2099 10:00:00 +0000")
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["new"]
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["new"]
+
+
+async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench: Bench) -> None:
+    script = ScriptedPop3(mails("a", "b", "c"), name=lambda _, uidl: "other" if uidl == "c" else "same")
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: has(bench, account, 3))
+        del script.mails["a"]
+        script.mails["d"] = mail("d")
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+        # and when only one has it any more, that one is not fetched again
+        del script.mails["d"]
+        await bench.poll(account)
+        await bench.poll(account)
+        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+
+
+async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothing_new(bench: Bench) -> None:
+    script = ScriptedPop3(mails("a", "b", "c") | {"twin": mails("a")["a"]})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: has(bench, account, 4))
+        for turn in range(3):
+            script.name = lambda _, uidl, turn=turn: f"{turn}-{uidl}"  # type: ignore[misc]  # bound now
+            script.mails[f"new {turn}"] = mail(f"new {turn}")
+            await bench.poll(account)
+        assert sorted(await bench.subjects(account)) == ["a", "a", "b", "c", "new 0", "new 1", "new 2"]
+
+
+async def test_a_mail_that_was_read_and_could_not_be_kept_is_not_told_to_be_fetched(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a provider that lists nothing again that was read before a QUIT, as Gmail does, and mails too large for us
+    script = ScriptedPop3(mails("one", "two") | {"large": LONG[: 2 * LIMIT - 100]}, pops=True)
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        await until(lambda: has(bench, account, 2))
+        await bench.poll(account)
+        # then that one is still listed there
+        assert "large" in script.mails
+        assert (await bench.states(account))["skipped"] == 1
+        # when the limit grows, it is fetched
+        monkeypatch.setattr(
+            bench.service, "settings", bench.service.settings.model_copy(update={"max_message_bytes": 4 * LIMIT})
+        )
+        await bench.poll(account)
+        assert len(await bench.bodies(account)) == 3
+        assert "large" not in script.mails
+
+
+async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(bench: Bench) -> None:
+    script = ScriptedPop3(mails("one"), answers={"PASS": say(b"-ERR [LOGIN-DELAY] wait\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        for delay in (60, 120, 240):
+            await until(lambda: fails(bench, account))
+            [[learnt, wait]] = await bench.rows(
+                "select login_delay, extract(epoch from next_poll_at - last_error_at)::float8 from polls"
+            )
+            assert learnt == delay and delay - 5 < wait <= delay + 5
+            await bench.rows("update polls set last_error = null, next_poll_at = now()")
+        script.answers = {}
+        await bench.rows("update polls set next_poll_at = now()")
+        await until(lambda: has(bench, account, 1))
+        await until(lambda: polls_well(bench, account))
+        # then it is kept to, until somebody changes or tests the account
+        [[wait]] = await bench.rows("select extract(epoch from next_poll_at - last_success_at)::float8 from polls")
+        assert wait > 200
+        await bench.poll(account)
+        assert await bench.rows("select login_delay from polls") == [(None,)]
+
+
+async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_large_mailbox_suspect(
+    bench: Bench,
+) -> None:
+    script = ScriptedPop3(mails(*(f"m{n}" for n in range(50))), answers={"RETR": say(b"-ERR throttled\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        for _ in range(4):
+            polled = await bench.poll(account)
+        assert polled.last_error_kind == "busy" and "throttled" in str(polled.last_error)
+        assert not await bench.rows("select 1 from inbound")  # nobody was told of a mail that is not at fault
+        script.answers = {}
+        await bench.poll(account)
+        assert len(await bench.bodies(account)) == 50
+
+
+async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_is_fetched(bench: Bench) -> None:
+    # given mails that cannot be fetched
+    script = ScriptedPop3(mails("one", "two", "three"), answers={"RETR 2": say(b"-ERR bad\r\n")})
+    async with script.running():
+        account = await bench.add("e@x.test", script.port)
+        assert (await bench.poll(account)).skipped == 1
+        async with bench.database.transaction() as connection:
+            [external] = await externals(connection)
+            [row] = await hands.skipped(connection, external)
+            assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
+            # when the operator acknowledges it
+            done = await hands.acknowledge(connection, external, [row["id"], 999])
+            assert (done.done, done.left) == ([row["id"]], [999])
+        # then it is no problem while it fails for the same reason, and for another reason it is one again
+        assert (await bench.poll(account)).skipped == 0
+        await scheduler._measure(bench.service)
+        assert scheduler.SKIPPED._value.get() == 0
+        script.answers = {"RETR 2": say(b"-ERR worse\r\n")}
+        await bench.rows("update upstream_mails set next_try_at = now()")
+        assert (await bench.poll(account)).skipped == 1
+        await scheduler._measure(bench.service)
+        assert scheduler.SKIPPED._value.get() == 1
+        # when it is tried again by hand, however often it failed, it arrives
+        script.answers = {}
+        await bench.rows("update upstream_mails set tries = 10, next_try_at = null where state = 'skipped'")
+        async with bench.database.transaction() as connection:
+            assert (await hands.fetch_again(connection, external)).done == [row["id"]]
+        await until(lambda: has(bench, account, 3))
+        assert (await bench.poll(account)).skipped == 0

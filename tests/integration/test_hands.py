@@ -1,0 +1,172 @@
+"""services/admin/hands.py: what the operator does to single mails and accounts, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.admin import hands
+from services.admin.accounts_file import AccountsError
+from services.admin.hands import Done
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import accounts, inbound, maildrops
+from shared.database import Database
+from shared.failures import Permanent
+from shared.stage import MOST_FAULTS
+from shared.vault import Vault, new_key
+from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.scripted_smtp import scripted_smtp
+from tests.send_bench import sending
+
+ALEX, ANN, BOB = "alex@local.com", "ann@customer.org", "bob@customer.org"
+
+
+def mail(to: str = SUPPORT, subject: str = "x") -> bytes:
+    return f"From: anna@x.example\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
+
+
+async def deliver(database: Database, *mails: bytes) -> list[int]:
+    """Fetched, routed and delivered mails; their ids."""
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, mails)
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    return rows
+
+
+async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        # given a mail to two people that waits, one of whom has it already
+        await bench.accounts({SUPPORT: provider.port})
+        provider.by_recipient[BOB] = "451 4.3.0 later"
+        id_ = await bench.submit(ANN, BOB)
+        await bench.until(id_, state="queued", tries=1)
+        # when
+        async with bench.database.transaction() as connection:
+            assert await hands.cancel(connection, [id_, 9_999], "sent by mistake") == Done([id_], [9_999])
+            assert await hands.cancel(connection, [id_]) == Done([], [id_])
+        await bench.upkeep.tell()
+        await bench.upkeep.tell()
+        # then the author is told once, about the other one alone
+        [notice] = await bench.notices("Alex")
+        assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.3.0\r\n" in notice
+        assert b"sent by mistake" in notice and b"rfc822; ann@customer.org" not in notice
+        assert ("cancelled", BOB) in await bench.events(id_) and ("noticed", ALEX) in await bench.events(id_)
+        await bench.make_due()
+        assert len(provider.taken) == 1
+
+
+async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port})
+        provider.gates["END"] = asyncio.Event()
+        id_ = await bench.submit(ANN)
+        await bench.until(id_, state="sent_unanswered")
+        async with bench.database.transaction() as connection:
+            assert await hands.cancel(connection, [id_]) == Done([], [id_])
+        provider.gates["END"].set()
+        await bench.until(id_, state="done")
+
+
+async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_discarded(database: Database) -> None:
+    # given two mails that failed five times in the router
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(), mail()])
+    async with database.transaction() as connection:
+        for row in rows:
+            for _ in range(MOST_FAULTS):
+                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd", MOST_FAULTS)
+        # then both are shown
+        found = await hands.parked(connection)
+        assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
+        assert found[0]["error"].endswith("ValueError: odd") and found[0]["since"].endswith("Z")
+        assert [r["id"] for r in await hands.parked(connection, rows[1:])] == rows[1:]
+        # when one is requeued and the other discarded
+        assert await hands.requeue(connection, [rows[0], 9_999]) == Done([rows[0]], [9_999])
+        assert await hands.discard(connection, [rows[1]], "spam") == Done([rows[1]], [])
+        assert await hands.parked(connection) == []
+    # then the first one goes its way
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    assert len(await mailbox_of(database, ALEX)) == 1
+
+
+async def test_held_mails_say_why(database: Database) -> None:
+    await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
+    [row] = await deliver(database, mail())
+    async with database.transaction() as connection:
+        [found] = await hands.held(connection)
+        assert (found["id"], found["external"]) == (row, SUPPORT) and found["reason"]
+        # it can be ended, too
+        assert await hands.discard(connection, [row], "nobody wants it") == Done([row], [])
+        assert await hands.held(connection) == []
+
+
+async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Database) -> None:
+    # given a mail that Alex deleted
+    await apply(database, COMPANY)
+    [row] = await deliver(database, mail())
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        [entry] = await maildrops.listing(connection, people["Alex"].id)
+        await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
+        [shown] = await hands.deleted(connection, ALEX)
+        assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
+        # when
+        assert await hands.undelete(connection, ALEX, [row, 9_999]) == Done([row], [9_999])
+        # then
+        [back] = await maildrops.listing(connection, people["Alex"].id)
+        assert back.uidl != entry.uidl
+        assert await hands.deleted(connection, ALEX) == []
+        with pytest.raises(Permanent, match="no such local account"):
+            await hands.undelete(connection, "nobody@local.com", [row])
+
+
+async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_was_is_refused(
+    database: Database,
+) -> None:
+    await apply(database, COMPANY)
+    await deliver(database, mail())
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        await accounts.remove(connection, "local", people["Alex"].id)
+    assert await mailbox_of(database, ALEX) == []
+    async with database.transaction() as connection:
+        assert (await hands.restore(connection, ALEX)).id == people["Alex"].id
+    assert len(await mailbox_of(database, ALEX)) == 1
+    for address, said in ((ALEX, "is there already"), ("nobody@local.com", "no removed local account")):
+        with pytest.raises(Permanent, match=said):
+            async with database.transaction() as connection:
+                await hands.restore(connection, address)
+
+
+async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(database: Database) -> None:
+    await apply(database, COMPANY)
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        await accounts.remove(connection, "local", people["Alex"].id)
+    await apply(database, {"external_accounts": [], "local_accounts": [local("Alex", address="alexandra@local.com")]})
+    with pytest.raises(AccountsError, match="a name may belong to one person only"):
+        async with database.transaction() as connection:
+            await hands.restore(connection, ALEX)
+    _, people = await everyone(database)
+    assert people["Alex"].address == "alexandra@local.com"
+
+
+async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(database: Database) -> None:
+    # given two accounts, one of them sealed under a key that is lost
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    async with database.transaction() as connection:
+        lost = Vault(new_key()).seal("secret")
+        await accounts.save_password(connection, externals[SUPPORT].id, lost)
+        # when
+        key = new_key()
+        assert await hands.rotate_key(connection, Vault(f"{key},{KEY}")) == (1, [SUPPORT])
+        # then the new key alone opens the other one
+        sealed = {account.address: account.password for account in await accounts.externals(connection)}
+    assert [Vault(key).open(token) for address, token in sealed.items() if address != SUPPORT] == ["secret"]
+    assert sealed[SUPPORT] == lost

@@ -1,0 +1,191 @@
+"""services/admin/purging.py: what is old goes, by an injected clock, and nothing that is needed goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from services.admin import books, hands, purging
+from services.admin.purging import Purge
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import accounts, leases, maildrops, messages
+from shared.database import Connection, Database
+from shared.failures import Permanent
+from shared.messages import Content
+from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, mailbox_of
+from tests.scripted_smtp import scripted_smtp
+from tests.send_bench import Bench, sending
+
+ALEX, JIM = "alex@local.com", "jim@local.com"
+ANN = "ann@customer.org"
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purging, "PAUSE_SECONDS", 0.0)
+
+
+async def purge(database: Database, days: float, retention_days: int = 14) -> Counter[str]:
+    """A pass as it is done so many days from now; what went, in batches of two."""
+
+    async def clock(connection: Connection) -> datetime.datetime:
+        return await purging.database_time(connection) + datetime.timedelta(days=days)
+
+    return +await Purge(database, retention_days, asyncio.Event(), clock, batch=2).run()
+
+
+async def rows(database: Database, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+    async with database.transaction() as connection:
+        cursor = await connection.execute(sql.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def counts(database: Database, *tables: str) -> list[int]:
+    return [(await rows(database, f"select count(*) from {table}"))[0][0] for table in tables]
+
+
+async def deliver(database: Database, count: int) -> list[int]:
+    """So many mails for Alex and Jim; their ids."""
+    externals, _ = await everyone(database)
+    mails = [f"To: {SUPPORT}\r\nSubject: {n}\r\n\r\n".encode() + b"x" * 300_000 for n in range(count)]
+    ids = await arrive(database, externals[SUPPORT].id, mails)
+    await Router(database, 5).handle(ids)
+    await Mailbox(database, 5).handle(ids)
+    return ids
+
+
+async def delete(database: Database, name: str, ids: list[int]) -> None:
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        entries = await maildrops.listing(connection, people[name].id)
+        wanted = [entry.id for entry in entries if entry.inbound_id in ids]
+        await maildrops.tombstone(connection, people[name].id, wanted)
+
+
+async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(database: Database) -> None:
+    # given five mails: three deleted by both, one by Alex alone
+    await apply(database, COMPANY)
+    ids = await deliver(database, 5)
+    await delete(database, "Alex", ids[:4])
+    await delete(database, "Jim", ids[:3])
+    # then before its time nothing goes
+    assert await purge(database, 13) == Counter()
+    # and after it copies, mails and bytes, but for what somebody has still
+    assert await purge(database, 15) == Counter(copies=7, mails=3, bytes=3)
+    assert await counts(database, "inbound", "messages", "message_chunks", "maildrop_mails") == [2, 2, 2, 3]
+    assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
+    # nothing that was purged comes back, and the books balance still
+    async with database.snapshot() as connection:
+        assert await hands.deleted(connection, ALEX) == []
+        _, found = await books.read(connection, thoroughly=True)
+    assert (found.fetched, found.books.delivered, found.difference) == (5, 5, 0)
+    assert await purge(database, 15) == Counter()
+
+
+async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_back(database: Database) -> None:
+    await apply(database, COMPANY)
+    await deliver(database, 3)
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        await accounts.remove(connection, "local", people["Alex"].id)
+    assert await purge(database, 13) == Counter()
+    assert await purge(database, 15) == Counter(copies=3, secrets=1)
+    assert len(await mailbox_of(database, JIM)) == 3
+    with pytest.raises(Permanent, match="removed longer ago than mail is kept"):
+        async with database.transaction() as connection:
+            await hands.restore(connection, ALEX)
+
+
+async def submit(bench: Bench, *to: str) -> int:
+    id_ = await bench.submit(*to)
+    await bench.until(id_, state="done")
+    return id_
+
+
+async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        # given a mail that was relayed, one that went to Jim too, and one that waits
+        await bench.accounts({SUPPORT: provider.port})
+        await submit(bench, ANN)
+        shared = await submit(bench, ANN, JIM)
+        provider.always("RCPT", "451 4.3.0 later")
+        waiting = await bench.submit(ANN)
+        await bench.until(waiting, state="queued", tries=1)
+        await Mailbox(bench.database, 5).handle([r[0] for r in await bench.rows("select id from inbound")])
+        # then the first two go, and Jim still has his copy
+        assert await purge(bench.database, 15) == Counter(submissions=2, bytes=1)
+        assert len(await mailbox_of(bench.database, JIM)) == 1
+        assert await bench.rows("select id from submissions") == [(waiting,)]
+        assert await bench.rows("select submission_id from inbound") == [(None,)]
+        # and an answer still finds its author, for five years
+        assert len(await bench.rows("select 1 from authors where submission_id = %s", shared)) == 1
+        assert await purge(bench.database, 5 * 365) != Counter()
+        assert len(await bench.rows("select 1 from authors")) == 3
+        assert (await purge(bench.database, 5 * 366 + 1))["authors"] == 3
+
+
+async def test_a_cancelled_mail_is_kept_until_its_author_is_told(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port})
+        provider.always("RCPT", "451 4.3.0 later")
+        id_ = await bench.submit(ANN)
+        await bench.until(id_, state="queued", tries=1)
+        async with bench.database.transaction() as connection:
+            await hands.cancel(connection, [id_])
+        await bench.rows("update submissions set cancelled = 'not told yet'")
+        assert (await purge(bench.database, 15))["submissions"] == 0
+
+
+async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    ids = await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
+    await Router(database, 5).handle(ids)
+    await rows(database, "update inbound set state = 'held'")
+    async with database.transaction() as connection:
+        await hands.discard(connection, ids, "test")
+        [orphan] = await messages.store(connection, [Content.of(b"x" * 300_000)])
+    events = (await counts(database, "events"))[0]
+    # bytes that a transaction may just be about to refer to stay
+    assert await purge(database, 0.5) == Counter()
+    assert await purge(database, 2) == Counter(bytes=1)
+    assert await rows(database, "select id from messages where id = %s", orphan) == []
+    assert await purge(database, 15) == Counter(mails=1, bytes=1)
+    assert await purge(database, 89) == Counter()
+    assert await purge(database, 91) == Counter(events=events)
+    async with database.snapshot() as connection:
+        _, found = await books.read(connection, thoroughly=True)
+    assert (found.fetched, found.difference) == (1, 0)
+
+
+async def test_the_ledger_keeps_what_the_provider_may_list(database: Database) -> None:
+    await apply(database, COMPANY)
+    ids = await deliver(database, 3)
+    for state, id_ in zip(("fetched", "closed", "vanished"), ids, strict=True):
+        await rows(database, "update upstream_mails set state = %s, before = null where inbound_id = %s", state, id_)
+    assert await purge(database, 15) == Counter(ledger=1)
+    assert await rows(database, "select state from upstream_mails order by id") == [("fetched",), ("vanished",)]
+    assert (await purge(database, 366))["ledger"] == 1
+    assert await rows(database, "select state from upstream_mails") == [("fetched",)]
+    # a mail that is purged leaves its digest there
+    await delete(database, "Alex", ids)
+    await delete(database, "Jim", ids)
+    await purge(database, 15)
+    assert await counts(database, "inbound") == [0]
+    assert len(await rows(database, "select 1 from upstream_mails where sha256 is not null and octets > 300000")) == 1
+
+
+async def test_only_one_process_purges(database: Database) -> None:
+    async with database.transaction() as connection:
+        assert await leases.take(connection, purging.LEASE, "first", 60)
+        assert not await leases.take(connection, purging.LEASE, "second", 60)
+        assert await leases.take(connection, purging.LEASE, "first", 60)
+        await leases.give_back(connection, purging.LEASE, "second")
+        assert not await leases.take(connection, purging.LEASE, "second", 60)
+        await leases.give_back(connection, purging.LEASE, "first")
+        assert await leases.take(connection, purging.LEASE, "second", 60)

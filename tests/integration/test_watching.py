@@ -1,0 +1,253 @@
+"""services/admin/watching.py: alarms by mail and webhook, metrics once in the system, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.core import REGISTRY
+
+from services.admin import watching
+from services.admin.watching import Watching
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared.database import Database
+from shared.service import Service
+from shared.settings import Settings
+from shared.vault import Vault
+from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+
+ALEX, JIM = "alex@local.com", "jim@local.com"
+MAIL = f"From: anna@x.example\r\nTo: {SUPPORT}\r\n\r\nHello\r\n".encode()
+
+
+class Webhook:
+    """A web server of the operator's. got: what was posted. status: what it answers."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.status = 200
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length:")[2].partition("\r\n")[0])
+            assert head.startswith("post /hook?team=1 ") and "content-type: application/json" in head
+            body = json.loads(await reader.readexactly(length))
+            if self.status == 200:
+                self.got.append(body)
+            writer.write(f"HTTP/1.1 {self.status} so\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def webhook() -> AsyncIterator[Webhook]:
+    hook = Webhook()
+    server = await asyncio.start_server(hook.serve, "127.0.0.1", 0)
+    hook.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?team=1"
+    yield hook
+    server.close()
+
+
+@asynccontextmanager
+async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIterator[Watching]:
+    """A process that watches; each look is the test's."""
+    chosen = Settings(data=tmp_path, database_url=database_url, broker_url="amqp://127.0.0.1:1/", **settings)
+    service = Service("admin", chosen, Vault(KEY))
+    await service.database.open()
+    yield Watching(service)
+    await service.database.close()
+
+
+async def change(database: Database, sql: str) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sql.encode())
+
+
+async def later(database: Database, minutes: int) -> None:
+    """Let so much time pass for the alarms."""
+    step = f"interval '{minutes} minutes'"
+    await change(database, f"update alarms set changed_at = changed_at - {step}, seen_at = seen_at - {step}")
+
+
+async def alarms_of(database: Database, address: str) -> list[str]:
+    """The subjects of the alarms in a mailbox."""
+    async with database.transaction() as connection:
+        cursor = await connection.execute("select id from inbound where state = 'routed'")
+        rows = [row[0] for row in await cursor.fetchall()]
+    await Mailbox(database, 5).handle(rows)
+    subjects = [body.partition(b"Subject: ")[2].partition(b"\r\n")[0] for body in await mailbox_of(database, address)]
+    return [subject.decode() for subject in subjects if subject.startswith(b"[mailgroup]")]
+
+
+async def hold_a_mail(database: Database) -> list[int]:
+    """A mail that nobody is there to get. Jim shares another account."""
+    people = [local("Alex", enabled=False), local("Jim", "sales@company.com")]
+    await apply(database, {"external_accounts": [external(), external("sales@company.com")], "local_accounts": people})
+    await change(database, "update polls set last_success_at = now()")
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [MAIL])
+    await Router(database, 5).handle(rows)
+    return rows
+
+
+async def test_an_alarm_is_one_mail_and_one_post_and_so_is_its_end_over_a_restart(
+    database: Database, database_url: str, webhook: Webhook, tmp_path: Any
+) -> None:
+    # given a mail that is held, and two processes that watch
+    await hold_a_mail(database)
+    async with (
+        watcher(database_url, tmp_path, alert_webhook=webhook.url) as first,
+        watcher(database_url, tmp_path, alert_webhook=webhook.url) as second,
+    ):
+        for process in (first, second, first):
+            await process.look()
+        assert await alarms_of(database, JIM) == []  # it may mend itself
+        # when it lasts
+        await later(database, 2)
+        for process in (first, second, first):
+            await process.look()
+        # then the first person who is there gets one mail
+        assert await alarms_of(database, JIM) == [
+            "[mailgroup] Alarm: 1 mails are held: nobody enabled shares their external account"
+        ]
+        assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "held")]
+    # and a process that starts anew tells nothing again
+    await change(database, "delete from leases")
+    async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as third:
+        await third.look()
+        assert len(await alarms_of(database, JIM)) == len(webhook.got) == 1
+        # until it is over
+        await change(database, "update inbound set state = 'discarded' where state = 'held'")
+        await third.look()
+        await later(database, 5)
+        await third.look()
+        await third.look()
+    assert [subject.split(":")[0] for subject in await alarms_of(database, JIM)] == [
+        "[mailgroup] Alarm",
+        "[mailgroup] Over",
+    ]
+    assert [post["event"] for post in webhook.got] == ["raised", "cleared"]
+
+
+async def test_a_refused_login_goes_to_whom_the_operator_named(
+    database: Database, database_url: str, tmp_path: Any
+) -> None:
+    await apply(database, COMPANY)
+    await change(database, "update polls set last_success_at = now(), paused_at = now(), last_error = '[AUTH] no'")
+    async with watcher(database_url, tmp_path, alert_to="tom@local.com") as process:
+        await process.look()
+    assert len(await alarms_of(database, "tom@local.com")) == 2
+    assert await alarms_of(database, ALEX) == []
+
+
+async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
+    database: Database, database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a delivered mail
+    monkeypatch.setattr(watching, "BOOKS_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "BOOKS_SHARE", 1e9)
+    await apply(database, COMPANY)
+    await change(database, "update polls set last_success_at = now()")
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [MAIL])
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    async with watcher(database_url, tmp_path) as process:
+        await process.look()
+        assert shown(process)["mailgroup_books_difference_messages"] == 0
+        # when it is taken away behind the system's back
+        await change(database, "delete from maildrop_mails")
+        await change(database, "delete from inbound")
+        await process.look()
+        await later(database, 2)
+        await process.look()
+        assert shown(process)["mailgroup_books_difference_messages"] == 1
+    assert "the books differ: 1 mails were fetched, 0 are accounted for" in (await alarms_of(database, ALEX))[0]
+
+
+def shown(process: Watching) -> dict[str, float]:
+    """What its figures are."""
+    return {sample.name: sample.value for family in process.figures.collect() for sample in family.samples}
+
+
+async def test_only_the_process_that_watches_shows_what_there_is_once(
+    database: Database, database_url: str, tmp_path: Any
+) -> None:
+    await hold_a_mail(database)
+    async with watcher(database_url, tmp_path) as first, watcher(database_url, tmp_path) as second:
+        for process in (first, second):
+            await process.look()
+        assert shown(first)["mailgroup_held_messages"] == 1
+        assert set(shown(first)) == {
+            "mailgroup_relay_queue_messages",
+            "mailgroup_relay_oldest_seconds",
+            "mailgroup_held_messages",
+            "mailgroup_parked_messages",
+            "mailgroup_alarms_raised",
+            "mailgroup_books_difference_messages",
+        }
+        assert shown(second) == {}
+        # when the first one ends, the second one goes on
+        first._service.stopping.set()
+        await first.run()
+        await second.look()
+        assert shown(second)["mailgroup_held_messages"] == 1
+    assert b"mailgroup_held_messages" not in generate_latest(REGISTRY)
+
+
+async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
+    database: Database, database_url: str, webhook: Webhook, tmp_path: Any
+) -> None:
+    webhook.status = 500
+    await hold_a_mail(database)
+    async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as process:
+        await process.look()
+        await later(database, 2)
+        await process.look()
+        assert (len(await alarms_of(database, JIM)), webhook.got) == (1, [])
+        webhook.status = 200
+        await process.look()
+        assert webhook.got == []  # not yet
+        await change(database, "update alarm_posts set next_try_at = now()")
+        await process.look()
+        assert len(webhook.got) == 1
+        # and one that is no web server at all ends after a day
+        webhook.status = 500
+        await change(
+            database,
+            "insert into alarm_posts (body, created_at) values ('{\"kind\": \"x\"}', now() - interval '2 days')",
+        )
+        await process.look()
+    async with database.transaction() as connection:
+        assert (await (await connection.execute("select count(*) from alarm_posts")).fetchone()) == (0,)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "nonsense", "http://example.com:bad/"])
+async def test_a_webhook_that_is_no_url_is_said_in_the_log(database_url: str, tmp_path: Any, url: str) -> None:
+    async with watcher(database_url, tmp_path, alert_webhook=url) as process:
+        assert "URL is needed" in (await process._send({}) or "")
+
+
+async def test_a_database_that_is_away_is_told_by_the_webhook_and_its_return_by_both(
+    database: Database, database_url: str, webhook: Webhook, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await apply(database, COMPANY)
+    await change(database, "update polls set last_success_at = now()")
+    monkeypatch.setattr(watching, "AWAY_SECONDS", 0.0)
+    async with watcher("postgresql://127.0.0.1:1/none", tmp_path, alert_webhook=webhook.url) as process:
+        monkeypatch.setattr(process._database._pool, "timeout", 0.5)
+        await process._look_or_tell()
+        await process._look_or_tell()
+        assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "database")]
+        process._database = database
+        await process.look()
+    assert [post["event"] for post in webhook.got] == ["raised", "cleared"]
+    assert await alarms_of(database, ALEX) == ["[mailgroup] Over: PostgreSQL did not answer for 0 minutes"]

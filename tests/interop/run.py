@@ -1,0 +1,125 @@
+"""Tries clients and servers, prints what came of each, and writes docs/interoperation.md after a full run.
+
+    python -m tests.interop.run                all of them
+    python -m tests.interop.run mutt Courier   these only; nothing is written
+
+The exit status is 1 if anything went wrong, 2 for a name that is not there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.interop import table, upstream
+from tests.interop.mails import difference, difference_in_content
+from tests.interop.programs import PROGRAMS, Client, Failed, run
+from tests.interop.stand import OUTSIDE, WAYS, Stand, Tls, as_relayed, compared, stand
+from tests.interop.table import Row
+from tests.interop.thunderbird import THUNDERBIRD
+from tests.system import System
+
+CLIENTS = (THUNDERBIRD, *PROGRAMS)
+
+
+def reading(stand: Stand, client: Client, tls: Tls) -> str | None:
+    """What was wrong with reading the three mails with a client in one way, in words; empty if nothing was.
+
+    None if the client cannot.
+    """
+    if client.read is None or tls not in client.reads:
+        return None
+    with _folder() as folder:
+        try:
+            return compared(stand.waiting, client.read(stand.account("pop3", tls, folder)))
+        except (Failed, OSError) as error:
+            return str(error)
+
+
+def sending(stand: Stand, client: Client, tls: Tls) -> str | None:
+    """The same for sending the three mails, to a colleague and to a customer."""
+    if client.send is None or tls not in client.sends:
+        return None
+    letters = stand.letters()
+    with _folder() as folder:
+        try:
+            client.send(stand.account("smtp", tls, folder), letters)
+            inside, outside = stand.received(letters)
+        except (Failed, OSError) as error:  # TimeoutError is one
+            return str(error)
+    for letter in letters:
+        for place, expected, got in (
+            ("inside", letter.raw, inside[letter.token]),
+            ("outside", as_relayed(letter.raw, OUTSIDE), outside[letter.token]),
+        ):
+            why = difference_in_content(letter, got) if client.composes else difference(expected, got)
+            if why:
+                return f"the {letter.kind} mail, {place}: {why}"
+    return ""
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="interop-") as name:
+        yield Path(name)
+
+
+def client_row(stand: Stand, client: Client) -> Row:
+    """A client in all its ways."""
+    return Row(
+        client.name,
+        _version_of(client),
+        [reading(stand, client, tls) for tls in WAYS],
+        [sending(stand, client, tls) for tls in WAYS],
+        client.composes,
+    )
+
+
+def server_row(system: System, name: str) -> Row:
+    """A provider's server in all its ways."""
+    try:
+        with upstream.provider(name, system) as provider:
+            return Row(name, provider.version, *upstream.outcomes(system, provider))
+    except Failed as error:
+        return Row(name, "?", [str(error)] * len(WAYS), [None] * len(WAYS))
+
+
+def _version_of(client: Client) -> str:
+    """The first number with dots in what it says of itself."""
+    with _folder() as folder:
+        found = re.search(r"\d+\.[\w.]*\d", run(client.version, folder).decode())
+    return found.group() if found else "?"
+
+
+def main(names: list[str]) -> int:
+    """The exit status."""
+    known = [client.name for client in CLIENTS] + list(upstream.NAMES)
+    if unknown := [name for name in names if name not in known]:
+        print(f"there is no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    clients, servers = [], []
+    with stand() as running:
+        for client in CLIENTS:
+            if not names or client.name in names:
+                clients.append(_told(time.monotonic(), client_row(running, client)))
+        for name in upstream.NAMES:
+            if not names or name in names:
+                servers.append(_told(time.monotonic(), server_row(running.system, name)))
+    if not names:
+        table.write(clients, servers)
+    return 1 if any(row.problems for row in (*clients, *servers)) else 0
+
+
+def _told(started: float, row: Row) -> Row:
+    seconds = time.monotonic() - started
+    print(f"{row.name} {row.version}: {'; '.join(row.problems) or 'all is well'} ({seconds:.0f} s)", flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

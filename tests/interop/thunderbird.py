@@ -1,0 +1,120 @@
+"""Thunderbird, without a screen: it finds its settings by itself, gets mail and sends some."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.machine import ports
+from tests.interop.mails import Letter
+from tests.interop.marionette import Marionette, Refused
+from tests.interop.programs import Client, Failed, mails_in
+from tests.interop.stand import Account
+
+_START_SECONDS = 60.0
+_SECONDS = 60.0
+_HEADLESS = ("--headless", "--marionette", "--remote-allow-system-access", "--no-remote")
+_LIBRARY = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+
+
+def read(account: Account) -> list[bytes]:
+    with _set_up(account) as thunderbird:
+        folder = thunderbird.run(_LIBRARY, "getMail")
+        return mails_in(Path(folder))
+
+
+def send(account: Account, letters: list[Letter]) -> None:
+    with _set_up(account) as thunderbird:
+        for letter in letters:
+            attached = account.folder / "large.bin"
+            attached.write_bytes(letter.attachment or b"")
+            file = str(attached) if letter.attachment is not None else None
+            subject = f"{letter.kind} {letter.token}"
+            thunderbird.run(_LIBRARY, "sendMail", ", ".join(letter.recipients), subject, letter.text, file)
+
+
+@contextmanager
+def _set_up(account: Account) -> Iterator[Marionette]:
+    """A Thunderbird that has found the settings of the account's address, with the account's way in force."""
+    profile = account.folder / "profile"
+    profile.mkdir()
+    (profile / "user.js").write_text(_preferences(account, control := ports.choose(1, str(profile), ports.OURS)[0]))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(account.folder), "LC_ALL": "C.UTF-8", "MOZ_HEADLESS": "1"}
+    with (account.folder / "thunderbird.log").open("wb") as log:
+        program = subprocess.Popen(
+            ["thunderbird", *_HEADLESS, "--profile", str(profile)],
+            cwd=account.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            thunderbird = _connect(program, control)
+            try:
+                name = account.user.partition("@")[0].capitalize()
+                certificate = b64encode(ssl.PEM_cert_to_DER_cert(_certificate(account.ca_file))).decode()
+                words = (account.user, name, account.password, account.tls, account.clear_ports, certificate)
+                thunderbird.run(_LIBRARY, "setUp", *words)
+                yield thunderbird
+            finally:
+                thunderbird.close()
+        except (Refused, OSError) as error:
+            raise Failed(str(error)) from error
+        finally:
+            program.kill()  # it would ask, wait and tidy up; the profile goes with its folder
+            program.wait()
+
+
+def _connect(program: subprocess.Popen[bytes], control: int) -> Marionette:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        if program.poll() is not None:
+            raise Failed(f"it ended with status {program.returncode} before it started")
+        try:
+            return Marionette(control, _SECONDS)
+        except ConnectionRefusedError as error:
+            if time.monotonic() > deadline:
+                raise Failed(f"it does not answer after {_START_SECONDS:g} s") from error
+        time.sleep(0.2)
+
+
+def _certificate(file: Path) -> str:
+    text = file.read_text(encoding="ascii")
+    return text[text.index("-----BEGIN CERTIFICATE") :]
+
+
+def _preferences(account: Account, control: int) -> str:
+    """Every host name is this machine, and the web is the console: as the LAN's DNS and a proxy would have it."""
+    values: dict[str, str | int | bool] = {
+        "marionette.port": control,
+        "network.dns.forceResolve": "127.0.0.1",
+        "network.socket.forcePort": f"80={account.console_port}",
+        "network.connectivity-service.enabled": False,
+        "network.captive-portal-service.enabled": False,
+        "mail.serverDefaultStoreContractID": "@mozilla.org/msgstore/maildirstore;1",
+        "mail.provider.suppress_dialog_on_startup": True,
+        "mailnews.start_page.enabled": False,
+        "mail.spotlight.firstRunDone": True,
+        "datareporting.policy.dataSubmissionEnabled": False,
+        "toolkit.telemetry.enabled": False,
+        "app.update.enabled": False,
+        "app.donation.eoy.version.viewed": 999,
+        "dom.security.https_only_mode": False,
+    }
+    words = {True: "true", False: "false"}
+    shown = {
+        name: words[value] if isinstance(value, bool) else value if isinstance(value, int) else f'"{value}"'
+        for name, value in values.items()
+    }
+    return "".join(f'user_pref("{name}", {value});\n' for name, value in shown.items())
+
+
+THUNDERBIRD = Client("Thunderbird", ("thunderbird", "--version"), read, send, composes=True)

@@ -1,0 +1,154 @@
+"""services/admin/alarming.py and troubles.py: what is told, when, and in which words."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+
+import pytest
+
+from services.admin import alarming, troubles
+from services.admin.alarming import Event
+from services.admin.troubles import Facts, Trouble
+from shared.accounts import External, Server
+from shared.alarms import Alarm
+from shared.ledger import Polled
+
+START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
+HELD = Trouble("held", "", "3 mails are held")
+SERVER = Server("mail.company.com", 110, "none")
+SUPPORT = External(1, "support@company.com", True, "s", b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ())
+
+
+class Story:
+    """Looks at a trouble that comes and goes, by an injected clock. told: minute and event."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], Alarm] = {}
+        self.told: list[tuple[float, str]] = []
+
+    def look(self, minute: float, *found: Trouble) -> None:
+        step = alarming.decide(list(self.known.values()), found, START + datetime.timedelta(minutes=minute))
+        for key in step.gone:
+            del self.known[key]
+        self.known |= {(alarm.kind, alarm.subject): alarm for alarm in step.saved}
+        self.told += [(minute, event.what) for event in step.events]
+
+
+def test_a_trouble_is_told_once_when_it_lasts_and_once_when_it_is_over() -> None:
+    story = Story()
+    for quarter in range(40):
+        story.look(quarter / 4, HELD)
+    for quarter in range(40, 80):
+        story.look(quarter / 4)
+    assert story.told == [(1.0, "raised"), (11.75, "cleared")]
+
+
+def test_a_trouble_that_is_gone_before_it_lasted_is_never_told() -> None:
+    story = Story()
+    for quarter in range(100):
+        story.look(quarter / 4, *([HELD] if quarter % 4 < 2 else []))
+    assert (story.told, story.known) == ([], {})
+
+
+@pytest.mark.parametrize("minutes", [2, 5, 30])
+def test_what_comes_and_goes_all_day_is_told_a_few_times(minutes: int) -> None:
+    story = Story()
+    for quarter in range(24 * 60 * 4):
+        minute = quarter / 4
+        story.look(minute, *([HELD] if minute % (2 * minutes) < minutes else []))
+    assert 1 <= len(story.told) <= 8
+
+
+def test_what_was_over_for_a_day_counts_as_new() -> None:
+    story = Story()
+    for minute in (0, 2, 3, 6):
+        story.look(minute, *([HELD] if minute < 3 else []))
+    assert [what for _, what in story.told] == ["raised", "cleared"]
+    story.look(24 * 60 + 10)
+    assert story.known == {}
+
+
+def test_a_refused_login_is_told_at_once() -> None:
+    story = Story()
+    story.look(0, Trouble("login", "x", "refused", 0.0))
+    assert story.told == [(0, "raised")]
+
+
+def event(number: int, what: alarming.What = "raised") -> Event:
+    return Event(
+        what, Alarm("login", f"a{number}@x", "raised", f"a{number}@x: refused\r\nBcc: evil@x", 0, START, START)
+    )
+
+
+def test_many_events_of_one_look_are_one_mail() -> None:
+    assert [len(letter) for letter in alarming.letters([event(n) for n in range(3)])] == [1, 1, 1]
+    [letter] = alarming.letters([event(n) for n in range(1000)])
+    body, _ = alarming.compose(letter, "alex@local.com", START)
+    assert b"Subject: [mailgroup] 1000 alarms\r\n" in body and body.count(b"Alarm: ") == 1000
+
+
+def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
+    body, header_id = alarming.compose([event(1)], "alex@local.com", START)
+    header, _, text = body.partition(b"\r\n\r\n")
+    assert b"Auto-Submitted: auto-generated" in header and header_id.encode() in header
+    assert not any(line.startswith(b"Bcc:") for line in header.split(b"\r\n"))
+    assert b"mailgroup external set ADDRESS" in text
+
+
+def test_the_webhook_reads_the_same() -> None:
+    found = alarming.message(event(1, "cleared"), START)
+    assert (found["event"], found["kind"], found["subject"]) == ("cleared", "login", "a1@x")
+    assert found["at"] == "2026-11-05T12:00:00Z" and found["text"].startswith("mailgroup: Over: a1@x")
+
+
+# ---------------------------------------------------------------------------------------------- what is wrong
+
+
+def polled(**fields: object) -> Polled:
+    well = Polled(1, START, None, None, None, 0, None, START, 0, 0, START)
+    return replace(well, **fields)  # type: ignore[arg-type]  # by name
+
+
+def facts(poll: Polled, **fields: object) -> Facts:
+    return replace(Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, {}, 0.0, 0, 0.0), **fields)  # type: ignore[arg-type]
+
+
+def kinds(found: list[Trouble]) -> list[tuple[str, str]]:
+    return [(trouble.kind, trouble.subject) for trouble in found]
+
+
+AGO = START - datetime.timedelta(minutes=16)
+
+
+@pytest.mark.parametrize(
+    ("poll", "expected"),
+    [
+        (polled(), []),
+        (polled(last_success_at=AGO), [("poll", "support@company.com")]),
+        (polled(last_success_at=None), [("poll", "support@company.com")]),
+        (polled(last_success_at=AGO, paused_at=AGO, last_error="535"), [("login", "support@company.com fetching")]),
+    ],
+)
+def test_how_polling_goes(poll: Polled, expected: list[tuple[str, str]]) -> None:
+    assert kinds(troubles.find(facts(poll))) == expected
+
+
+def test_mail_that_is_held_parked_or_late() -> None:
+    assert troubles.find(facts(polled())) == []
+    bad = facts(polled(), held=1, parked=2, late={1: 601.0, None: 700.0}, unhanded=601.0)
+    assert kinds(troubles.find(bad)) == [
+        ("held", ""),
+        ("parked", ""),
+        ("late", "support@company.com"),
+        ("late", ""),
+        ("late", "submissions"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "full"),
+    [(10 << 30, 100 << 30, False), (4 << 30, 100 << 30, True), (1 << 29, 2 << 30, True), (2 << 30, 4 << 30, False)],
+)
+def test_a_disk_is_nearly_full(free: int, total: int, full: bool) -> None:
+    assert troubles.is_nearly_full(free, total) is full
