@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz interop soak deploy-check
+.PHONY: demo test check bench fuzz interop soak api screenshots deploy-check faults
 
 demo:
 	./mailgroup demo
@@ -29,3 +29,15 @@ MINUTES = 30
 soak:
 	./mailgroup test --version
 	.venv/bin/python -m bench.soak --minutes $(MINUTES)
+
+api:
+	API_LONG=1 ./mailgroup test tests/integration/test_console_api.py -k whatever
+
+screenshots:
+	SCREENSHOTS=docs/screenshots ./mailgroup test tests/e2e/test_console.py
+
+# Ten thousand mails each way through two hundred kills and all else that goes wrong; needs root, about 25 minutes.
+# SEED=n makes the same choices again.
+faults:
+	./mailgroup test --version
+	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))

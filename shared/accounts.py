@@ -399,6 +399,13 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
     return int(row[0])
 
 
+async def set_password_hash(connection: Connection, local_id: int, password_hash: str) -> None:
+    """Another password of a local account."""
+    await connection.execute(
+        "update local_accounts set password_hash = %s where id = %s and removed_at is null", (password_hash, local_id)
+    )
+
+
 async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
     """Store another sealed form of an external account's password."""
     await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))

@@ -23,6 +23,9 @@ Connection = psycopg.AsyncConnection[Row]
 TRANSACTION_SECONDS = 60.0
 """No transaction lasts longer: a server that hangs is a failed server."""
 
+LATER = "now() + interval '5 seconds'"
+"""SQL: what is said to have happened later than this happened before the server's clock was set back."""
+
 
 def storable(text: str) -> str:
     """The text as PostgreSQL takes it: without NUL and lone surrogates."""

@@ -22,6 +22,10 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
+class Unsettled(Temporary):
+    """The server went away during the commit: it may have happened, or not."""
+
+
 class GroupCommit(Generic[Item, Result]):
     """Writes items of one kind. What was handed in is written also if whoever did so goes away meanwhile."""
 
@@ -63,7 +67,7 @@ class GroupCommit(Generic[Item, Result]):
     async def commit(self, item: Item) -> Result:
         """Hand in an item and wait for its commit.
 
-        :raises Temporary: it was not committed, as far as we know.
+        :raises Unsettled: nobody knows whether it was committed. :raises Temporary: it was not.
         :raises Exception: whatever ``write`` raised for this item alone.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -107,14 +111,17 @@ class GroupCommit(Generic[Item, Result]):
         """Commit a batch; if it fails, each item by itself, so that a bad one harms no other."""
         items = [item for item, _ in batch]
         # A single statement is begun and committed at once: without an answer nobody knows how far it came.
-        written = self._single is not None and self._single(items)
+        single = self._single is not None and self._single(items)
+        written = False
         try:
-            async with self._database.statement() if written else self._database.transaction() as connection:
+            async with self._database.statement() if single else self._database.transaction() as connection:
+                written = single
                 results = await self._write(connection, items)
                 written = True
-        except Exception as error:
+        except Exception as failure:
+            error = Unsettled(str(failure)) if written and _cut_off(failure) else failure
             # A commit without an answer may have happened: repeating it here would double the mails of everybody.
-            if len(batch) == 1 or (written and isinstance(error, Temporary)):
+            if len(batch) == 1 or isinstance(error, Unsettled):
                 for _, future in batch:
                     _fail(future, error)
                 return
@@ -130,6 +137,13 @@ class GroupCommit(Generic[Item, Result]):
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+
+def _cut_off(failure: Exception) -> bool:
+    """Whether the server went away instead of saying what failed. A reason of its own class says that nothing was
+    committed; that it shuts down (57) or that the connection broke (08) says nothing."""
+    code = getattr(failure.__cause__, "sqlstate", None)
+    return isinstance(failure, Temporary) and (code is None or code.startswith(("57", "08")))
 
 
 def _fail(future: asyncio.Future[Result], error: Exception) -> None:

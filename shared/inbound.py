@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shared import arrays
 from shared.arrays import literal
-from shared.database import Connection, storable
+from shared.database import LATER, Connection, storable
 
 SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
@@ -238,10 +238,13 @@ async def overdue(
 
     :return: (id, address of the external account or '', addresses of the recipients).
     """
+    await connection.execute(  # else what is in this state since before the clock was set back would wait for long
+        f"update inbound set state_at = now() where state = %s and state_at > {LATER}", (state,)
+    )
     cursor = await connection.execute(
         """with late as (
                select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
-                 and (swept_at is null or swept_at < now() - make_interval(secs => %s))
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %s) or swept_at > now())
                order by state_at limit %s for update skip locked)
            update inbound i set swept_at = now() from late where i.id = late.id
            returning i.id,
@@ -464,6 +467,93 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
         {"number": number, "what": what, "limit": limit},
     )
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A mail and what became of it. created_at: when it came. message_id: its bytes. octets: of the whole mail."""
+
+    id: int
+    source: str
+    external: str | None
+    header_id: str | None
+    state: str
+    rule: int | None
+    reason: str | None
+    own_copy: bool
+    error: str | None
+    origin: str | None
+    submission_id: int | None
+    message_id: int
+    octets: int
+    created_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Copyholder:
+    """Who was to get a mail, and why. done_at: when it was delivered. there: it lies in the mailbox, not deleted."""
+
+    local_id: int
+    address: str
+    user_name: str
+    rule: int | None
+    reason: str
+    done_at: datetime.datetime | None
+    there: bool
+
+
+async def detail(connection: Connection, id_: int) -> Detail | None:
+    """One mail."""
+    cursor = await connection.execute(
+        """select i.id, i.source, e.address, i.header_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
+                  i.submission_id, i.message_id, m.octets, i.created_at
+           from inbound i join messages m on m.id = i.message_id left join external_accounts e on e.id = i.external_id
+           where i.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Detail(*row)
+
+
+async def holders(connection: Connection, id_: int) -> list[Copyholder]:
+    """Everyone whom a mail was or will be delivered to, by address."""
+    cursor = await connection.execute(
+        """select d.local_id, l.address, l.user_name, d.rule, d.reason, d.done_at,
+                  r.id is not null and r.deleted_at is null
+           from deliveries d join local_accounts l on l.id = d.local_id
+               left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
+           where d.inbound_id = %s order by l.address""",
+        (id_,),
+    )
+    return [Copyholder(*row) for row in await cursor.fetchall()]
+
+
+async def add_holder(connection: Connection, id_: int, local_id: int, reason: str) -> None:
+    """Write down that somebody has a copy by the operator's hand."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at) values (%s, %s, %s, now())
+           on conflict (inbound_id, local_id) do update set done_at = coalesce(deliveries.done_at, now())""",
+        (id_, local_id, reason),
+    )
+
+
+async def add_holders(connection: Connection, ids: Collection[int], local_id: int, reason: str) -> None:
+    """As ``add_holder`` for many mails."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at)
+           select id, %s, %s, now() from unnest(%s::bigint[]) id on conflict do nothing""",
+        (local_id, reason, literal(ids)),
+    )
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were fetched in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from inbound
+           where created_at > now() - make_interval(hours => %s) and source = 'fetched' group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
 
 
 # ---------------------------------------------------------------------------------------------- purging

@@ -13,7 +13,7 @@ from typing import Literal
 
 from shared import presence
 from shared.arrays import literal
-from shared.database import Connection
+from shared.database import LATER, Connection
 from shared.failures import Temporary
 
 LEASE_SECONDS = 15.0
@@ -262,6 +262,15 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
         """update polls set owner = null, lease_expires = null
            where split_part(owner, '/', 1) = any(%s::text[])""",
         (literal(gone),),
+    )
+    return cursor.rowcount
+
+
+async def mend_times(connection: Connection) -> int:
+    """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
+    cursor = await connection.execute(
+        f"""update polls set next_poll_at = now()
+            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {LATER} and owner is null"""
     )
     return cursor.rowcount
 

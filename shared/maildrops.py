@@ -275,6 +275,38 @@ async def summary(connection: Connection, local_id: int) -> Summary:
     return Summary(0, 0, None, 0) if row is None else Summary(*row)
 
 
+async def rows_of(connection: Connection, local_id: int, inbound_ids: Sequence[int]) -> list[int]:
+    """The rows of these mails in a mailbox."""
+    cursor = await connection.execute(
+        "select id from maildrop_mails where local_id = %s and inbound_id = any(%s)", (local_id, list(inbound_ids))
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def renew(connection: Connection, local_id: int, inbound_id: int) -> None:
+    """Make a mail of a mailbox new mail for its clients, also if it was deleted."""
+    rows = await rows_of(connection, local_id, [inbound_id])
+    await tombstone(connection, local_id, rows)
+    await undelete(connection, local_id, rows)
+
+
+async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int]:
+    """Put every mail of a mailbox that is not deleted into another one too. :return: the inbound ids of the new ones.
+
+    :raises Permanent: an account has no mailbox.
+    """
+    await _lock(connection, [from_id, to_id])
+    cursor = await connection.execute(
+        """insert into maildrop_mails (local_id, inbound_id, message_id, octets, version)
+           select m.local_id, r.inbound_id, r.message_id, r.octets, m.version
+           from maildrop_mails r, maildrops m
+           where r.local_id = %s and r.deleted_at is null and m.local_id = %s order by r.uid
+           on conflict (local_id, inbound_id) do nothing returning inbound_id""",
+        (from_id, to_id),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
 # ---------------------------------------------------------------------------------------------- purging
 
 

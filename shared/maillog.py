@@ -22,8 +22,8 @@ ROUTED = Counter("mailgroup_messages_routed_total", "Mails routed, by the rule t
 DELIVERED = Counter("mailgroup_messages_delivered_total", "Copies put into mailboxes.")
 SUBMITTED = Counter("mailgroup_messages_submitted_total", "Mails taken from mail clients.")
 RELAYED = Counter(
-    "mailgroup_messages_relayed_total", "Recipients settled by relaying.", ["result"]
-)  # relayed, failed, delayed, cancelled
+    "mailgroup_messages_relayed_total", "Recipients settled by relaying, and mails that may be there twice.", ["result"]
+)  # relayed, failed, delayed, cancelled, uncertain
 
 log = structlog.get_logger()
 
@@ -100,12 +100,15 @@ def announce(events: Sequence[Event]) -> None:
                 DELIVERED.inc(count)
             case "submitted":
                 SUBMITTED.inc(count)
-            case "relayed" | "delayed" | "failed" | "cancelled":
+            case "relayed" | "delayed" | "failed" | "cancelled" | "uncertain":
                 RELAYED.labels(event).inc(count)
 
 
 def _fields(event: Event) -> dict[str, object]:
-    return {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
+    """One ``trace_id`` goes with a mail from the fetch to the delivery, and from the submission to the relay."""
+    fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
+    fields["trace_id"] = event.submission_id or event.inbound_id
+    return fields
 
 
 async def history(

@@ -14,7 +14,7 @@ from typing import Literal
 
 from shared import maillog, messages, presence
 from shared.arrays import literal
-from shared.database import Connection, Row, storable
+from shared.database import LATER, Connection, Row, storable
 from shared.maillog import Event
 
 
@@ -355,6 +355,21 @@ async def send_again(connection: Connection, submission_id: int) -> None:
            where id = %s and state = 'sent_unanswered'""",
         (submission_id,),
     )
+
+
+async def mend_times(connection: Connection) -> int:
+    """Make due what would wait for a time that was meant before the clock was set back: submissions and accounts.
+    How many those are."""
+    cursor = await connection.execute(
+        f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
+            where state in ('submitted', 'queued') and state_at > {LATER}"""
+    )
+    count = cursor.rowcount
+    cursor = await connection.execute(
+        f"""update relays set next_try_at = now()
+            where next_try_at > now() and greatest(last_success_at, last_error_at) > {LATER}"""
+    )
+    return count + cursor.rowcount
 
 
 async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:

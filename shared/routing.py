@@ -339,6 +339,17 @@ def _why_everyone(facts: Facts, external: External) -> str:
     return f"{external.address} is in neither To nor Cc"
 
 
+def strangers(facts: Facts, external: External, sharers: Sequence[Local]) -> list[str]:
+    """Names beside the account's address, in To and Cc, that nobody who shares it has; as written, each once."""
+    known = {normalise(name) for person in sharers for name in person.names}
+    found: dict[str, str] = {}
+    for mailbox in _candidates((*facts.to, *facts.cc), external):
+        name = normalise(mailbox.name or "")
+        if name and name not in known and not _is_address(mailbox, external):
+            found[name] = mailbox.name or ""
+    return list(found.values())
+
+
 def _is_address(mailbox: Mailbox, external: External) -> bool:
     """Whether the name only repeats the address or its local part, and so is none."""
     name = normalise(mailbox.name or "").strip("<>").removeprefix("mailto:")

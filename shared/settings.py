@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,7 +81,10 @@ def _read_hosts(value: object) -> object:
     """``no``, ``yes``, or host names with commas between them."""
     if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
         return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
-    return frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    names = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    if not all(re.fullmatch(r"[a-z0-9._:-]+", name) for name in names):
+        raise ValueError("has to be yes, no, or host names with commas between them")
+    return names
 
 
 _SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
@@ -222,5 +226,7 @@ def load(**flags: Any) -> Settings:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
             shown = "(secret)" if any(word in name for word in ("KEY", "PASSWORD", "URL")) else repr(problem["input"])
-            lines.append(f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'])}")
+            lines.append(
+                f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"
+            )
         raise SettingsError("; ".join(lines)) from error

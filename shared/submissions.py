@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared import accounts, authors, maillog, messages
+from shared.arrays import literal
 from shared.database import Connection, storable
 from shared.messages import Content
 
@@ -206,6 +207,23 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
     )
 
 
+async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Those of these submissions that their author handed in before, byte for byte and to one of the same people,
+    within a day: a client that got no answer tries again. With each, the earlier one."""
+    cursor = await connection.execute(
+        """select s.id, max(e.id) from submissions s join messages m on m.id = s.message_id
+               join submissions e on e.header_id = s.header_id and e.author_id = s.author_id and e.id < s.id
+                   and e.created_at > s.created_at - interval '1 day'
+               join messages em on em.id = e.message_id and em.sha256 = m.sha256
+           where s.id = any(%s::bigint[]) and exists (
+               select from submission_recipients r join submission_recipients er using (address)
+               where r.submission_id = s.id and er.submission_id = e.id)
+           group by s.id""",
+        (literal(ids),),
+    )
+    return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+
 async def overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
     """Submissions that wait longer than ``grace`` seconds to be handed over: (id, address of the external account).
 
@@ -215,7 +233,7 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
         """with late as (
                select id from submissions
                where state = 'submitted' and state_at < now() - make_interval(secs => %(grace)s)
-                 and (swept_at is null or swept_at < now() - make_interval(secs => %(grace)s))
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %(grace)s) or swept_at > now())
                order by id limit %(limit)s for update skip locked)
            update submissions s set swept_at = now() from late, external_accounts e
            where s.id = late.id and e.id = s.external_id returning s.id, e.address""",
@@ -391,6 +409,52 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
         (sorted(ids),),
     )
     return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+RESENT_DAYS = 5
+"""Older ones would be given up at once."""
+
+
+async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
+    """Send to those recipients again who did not get it, at once; of submissions that are done and not too old.
+
+    :return: the ids of those that are queued again.
+    """
+    cursor = await connection.execute(
+        """update submissions s set state = 'queued', state_at = now(), next_try_at = now(), tries = 0, cancelled = null
+           where id = any(%s) and state = 'done' and created_at > now() - make_interval(days => %s)
+             and exists (select from submission_recipients r where r.submission_id = s.id and r.kind = 'relay'
+                         and r.state in ('failed', 'cancelled')) returning id""",
+        (sorted(ids), RESENT_DAYS),
+    )
+    found = sorted(int(row[0]) for row in await cursor.fetchall())
+    await connection.execute(
+        """update submission_recipients set state = 'waiting', settled_at = null
+           where submission_id = any(%s) and kind = 'relay' and state in ('failed', 'cancelled')""",
+        (found,),
+    )
+    return found
+
+
+async def content_of(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
+    """The id of a submission's bytes, their octets, and when it was taken."""
+    cursor = await connection.execute(
+        """select s.message_id, m.octets, s.created_at from submissions s join messages m on m.id = s.message_id
+           where s.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (int(row[0]), int(row[1]), row[2])
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were handed in in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from submissions
+           where created_at > now() - make_interval(hours => %s) group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
 
 
 # ------------------------------------------------------------------------------------------------ purging

@@ -13,6 +13,8 @@ HANG = "(hang)"
 """Instead of a reply: nothing, for ever."""
 CLOSE = "(close)"
 """Instead of a reply: the end of the connection."""
+SWALLOW = "(swallow)"
+"""Instead of the reply to a final dot: the mail is taken, and the connection ends."""
 PIPELINING = "250-scripted\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN"
 """To EHLO: commands may come in groups."""
 DSN = "250-scripted\r\n250-PIPELINING\r\n250-DSN\r\n250 AUTH PLAIN LOGIN"
@@ -152,6 +154,10 @@ class ScriptedSmtp:
         self.most_mails_at_once = max(self.most_mails_at_once, self.mails_at_once)
         try:
             raw = await self._read_mail(reader, writer)
+            if next(iter(self.answers["END"]), "") == SWALLOW:
+                self.answers["END"].popleft()
+                self.taken.append(Taken(sender, recipients, raw))
+                raise ConnectionError("scripted")
             if await self._reply(writer, "END") == 250:
                 self.taken.append(Taken(sender, recipients, raw))
         finally:

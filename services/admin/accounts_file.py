@@ -190,15 +190,20 @@ def read_file(path: Path) -> AccountsFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AccountsError([f"{path}: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}"]) from error
+    return read_text(text, str(path), path.parent)
+
+
+def read_text(text: str, where: str, folder: Path | None) -> AccountsFile:
+    """As ``read_file``. :param where: begins each mistake's line. :param folder: as ``check``."""
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise AccountsError([f"{path}:{where}: not YAML: {error.problem or error.context}"]) from error
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise AccountsError([f"{where}:{place}: not YAML: {error.problem or error.context}"]) from error
     except (YAMLError, ValueError, RecursionError) as error:
-        raise AccountsError([f"{path}: not YAML: {error}"]) from error
-    return check(_joined(data) if data is not None else {}, str(path), path.parent)
+        raise AccountsError([f"{where}: not YAML: {error}"]) from error
+    return check(_joined(data) if data is not None else {}, where, folder)
 
 
 def _joined(data: Any) -> Any:
@@ -213,8 +218,10 @@ def _joined(data: Any) -> Any:
     return [_joined(value) for value in data] if isinstance(data, list) else data
 
 
-def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:
+def check(data: Any, where: str, folder: Path | None = None) -> AccountsFile:
     """Check what a file, a command or a request gave; passwords are read from their files here.
+
+    :param folder: where password files are found; None: no file of this machine may be named.
 
     :raises AccountsError: every mistake found, a line each; ``where`` begins each line.
     """
@@ -225,9 +232,16 @@ def check(data: Any, where: str, folder: Path = Path()) -> AccountsFile:
     problems = []
     for group in ("external_accounts", "local_accounts"):
         for position, fields in enumerate(getattr(accounts, group)):
-            if fields.password_file is not None:
+            if fields.password_file is not None and folder is None:
+                problems.append(
+                    f"{where}: {group}[{position}].password_file: is for a file beside the accounts file; give the "
+                    "password itself"
+                )
+            elif fields.password_file is not None:
                 try:
-                    fields.password = (folder / fields.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+                    fields.password = (
+                        ((folder or Path()) / fields.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+                    )
                 except (OSError, UnicodeDecodeError) as error:
                     problems.append(
                         f"{where}: {group}[{position}].password_file: {fields.password_file}: "

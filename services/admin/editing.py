@@ -42,10 +42,8 @@ async def prepare(
 
 def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
     """An account by itself, checked as far as that goes without the others. Parameters and errors as ``prepare``."""
-    if folder is None and "password_file" in entry:
-        raise AccountsError(["password_file: is for files beside the accounts file; give the password itself"])
     try:
-        return check({f"{kind}_accounts": [entry]}, f"{kind} account", folder or Path())
+        return check({f"{kind}_accounts": [entry]}, f"{kind} account", folder)
     except AccountsError as error:
         raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
 

@@ -21,6 +21,8 @@ from shared.maillog import Event
 from shared.vault import Vault
 
 WAITING = ("submitted", "queued", "claimed", "sent_unanswered")
+GIVEN = "given by the operator"
+TAKEN = "taken by the operator"
 CANCELLED = "the delivery was cancelled by the operator"
 
 
@@ -245,3 +247,53 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
         except Permanent:
             lost.append(external.address)
     return len(everyone) - len(lost), lost
+
+
+# ---------------------------------------------------------------------------------------------- a mail's copies
+
+
+async def give(connection: Connection, id_: int, address: str) -> None:
+    """Put a mail that arrived into a person's mailbox, as new mail, also if they have it or have deleted it.
+
+    :raises Permanent: there is no such mail or person, or it is not delivered yet.
+    """
+    person = await _person(connection, address)
+    mail = await inbound.detail(connection, id_)
+    if mail is None:
+        raise Permanent(f"{id_}: no mail that arrived has this id")
+    if mail.state != "delivered":
+        raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
+    copy = maildrops.Copy(person.id, id_, mail.message_id, mail.octets)
+    await maildrops.deliver(connection, [copy])
+    if any(holder.local_id == person.id for holder in await inbound.holders(connection, id_)):
+        await maildrops.renew(connection, person.id, id_)
+    await inbound.add_holder(connection, id_, person.id, GIVEN)
+    await maillog.record(connection, [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)])
+
+
+async def take(connection: Connection, id_: int, address: str) -> None:
+    """Delete a person's copy of a mail, as their mail client could. :raises Permanent: there is no such person."""
+    person = await _person(connection, address)
+    rows = await maildrops.rows_of(connection, person.id, [id_])
+    if await maildrops.tombstone(connection, person.id, rows):
+        await maillog.record(connection, [Event("deleted", inbound_id=id_, who=person.address, reply=TAKEN)])
+
+
+async def resend(connection: Connection, ids: Collection[int]) -> Done:
+    """Send mails again to those outside who did not get them."""
+    again = await submissions.resend(connection, ids)
+    await maillog.record(connection, [Event("requeued", submission_id=id_) for id_ in again])
+    return Done.of(again, ids)
+
+
+async def hand_over(connection: Connection, leaver: str, colleague: str) -> int:
+    """Put every mail of one person into another one's mailbox too, as new mail. :return: how many.
+
+    :raises Permanent: there is no such person.
+    """
+    one, other = await _person(connection, leaver), await _person(connection, colleague)
+    if one.id == other.id:
+        raise Permanent(f"{leaver}: is the same account")
+    given = await maildrops.copy_all(connection, one.id, other.id)
+    await inbound.add_holders(connection, given, other.id, f"handed over from {one.user_name}")
+    return len(given)

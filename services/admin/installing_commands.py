@@ -33,7 +33,12 @@ def install_service(
         installing.install(data.absolute(), lan, installing.Machine(), _say)
 
 
-def upgrade() -> None:
+def upgrade(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="The service's data folder, to make sure it is the one you mean."),
+    ] = None,
+) -> None:
     """Make this checkout what the installed service runs: backup, new program, restart. Needs root.
 
     Nothing is lost: mail under way is finished or goes on with the new version.
@@ -44,7 +49,11 @@ def upgrade() -> None:
 
     with told():
         _need_root("upgrade")
-        installing.upgrade(installing.Machine(), _back_up, _say)
+        machine = installing.Machine()
+        installed = installing.installed_data(machine)
+        if data is not None and data.absolute() != installed:
+            raise Permanent(f"--data: {data}: the installed service has its data in {installed}")
+        installing.upgrade(machine, _back_up, _say)
 
 
 def _need_root(command: str) -> None:

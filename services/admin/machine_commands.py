@@ -42,6 +42,7 @@ def up(
         settings = load(data=data)
         if lan:
             settings = for_the_lan(settings)
+        if lan or settings.mail_host is not None:
             tls.cover(settings)
         try:
             Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again

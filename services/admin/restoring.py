@@ -58,6 +58,8 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         queue = asyncio.run(settle(url, backup.made_at, send_queue))
         if backup.key is not None and settings.secret_key is None:
             write_private(settings.data / "secret.key", backup.key + "\n")
+        elif backup.key is not None and backup.key != settings.secret_key:
+            say("MAILGROUP_SECRET_KEY is not the key of the backup, and stays: name that one behind it as well")
         return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
 
 

@@ -6,23 +6,21 @@ import asyncio
 import datetime
 import re
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
-from services.admin import books
+from services.admin import books, troubles
+from services.admin.probing import ask, certificate_problems, health_url
 from services.admin.system import System
-from shared import accounts, inbound, ledger, relays, submissions, topology
+from services.admin.troubles import STALE_SECONDS
+from shared import topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
 from shared.ledger import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 
-CERTIFICATE_DAYS = 14
-"""An automatic renewal happens earlier than that."""
-STALE_SECONDS = 900.0
-"""Nothing polled for longer than this is a problem."""
+OLD_SECONDS = 4 * 3600.0
+"""A mail that waits for longer to be relayed is a problem."""
 CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 """For the broker: where a connection has to be made, and where one is kept."""
 
@@ -37,29 +35,26 @@ async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
     accounted: list[books.Account] = []
     try:
         async with system.database.snapshot(30) as connection:
-            found = await accounts.externals(connection)
-            polls = await ledger.polled(connection)
-            states = await relays.states(connection)
+            facts = await troubles.read(connection)
             accounted = await books.read(connection, thoroughly)
-            held, parked = await inbound.standing(connection)
-            stuck = await submissions.listing(connection, ["parked"])
-            waiting, oldest = await relays.backlog(connection)
-        now = datetime.datetime.now(datetime.UTC)
-        for external in found:
-            externals.append(_external(external, polls.get(external.id), states.get(external.id), now, problems))
+        for external in facts.externals:
+            poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
+            externals.append(_external(external, poll, relay, facts.now, problems))
             _unreadable(system, external, problems)
-        if held:
-            problems.append(f"{held} mails are held: nobody enabled shares their external account (held list)")
-        if parked or stuck:
-            problems.append(f"{parked + len(stuck)} mails are parked after failing five times (parked list)")
+        if facts.held:
+            problems.append(f"{facts.held} mails are held: nobody enabled shares their external account (held list)")
+        if facts.parked:
+            problems.append(f"{facts.parked} mails are parked after failing five times (parked list)")
         for account in accounted:
             problems += [f"{account.address}: {what}" for what in (books.wrong(account), books.late(account)) if what]
-        if waiting and oldest > 4 * 3600:
+        if facts.relaying and facts.relaying_oldest > OLD_SECONDS:
             problems.append(
-                f"{waiting} submissions wait to be relayed, the oldest for {oldest / 3600:.0f} hours (queue list)"
+                f"{facts.relaying} submissions wait to be relayed, the oldest for "
+                f"{facts.relaying_oldest / 3600:.0f} hours (queue list)"
             )
     except Temporary as error:
         problems.append(await system.database.why_not() or str(error))
+    problems += [trouble.what for trouble in troubles.of_disks(system.settings)]
     return {
         "ok": not problems,
         "problems": problems,
@@ -125,7 +120,7 @@ def iso(at: datetime.datetime | None) -> str | None:
 
 
 async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, health_url(settings, name)) for name in SERVICES))
+    answers = await asyncio.gather(*(asyncio.to_thread(ask, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
     for name, (why, metrics) in zip(SERVICES, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
@@ -135,41 +130,6 @@ async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
         problems += [f"service {name}: {problem}" for problem in certificate_problems(metrics, time.time())]
     return services, unacked
-
-
-def certificate_problems(metrics: str, now: float) -> list[str]:
-    """What is wrong with the certificate that a service shows its clients, by its metrics. Pure.
-
-    :param now: seconds of the Unix epoch.
-    """
-    problems = []
-    if re.search(r"^mailgroup_tls_certificate_refused 1\.0$", metrics, re.M):
-        problems.append("the certificate in its files cannot be used, the one before is; the log says why")
-    expires = re.search(r"^mailgroup_tls_certificate_expiry_timestamp_seconds ([\d.e+]+)$", metrics, re.M)
-    if expires and (days := (float(expires[1]) - now) / 86400) < CERTIFICATE_DAYS:
-        problems.append("its certificate has expired" if days < 0 else f"its certificate expires in {days:.0f} days")
-    return problems
-
-
-def health_url(settings: Settings, name: str) -> str:
-    """Where the service of this name tells about itself. Pure."""
-    host = "127.0.0.1" if settings.metrics_host in ("0.0.0.0", "::") else settings.metrics_host  # asked, not bound
-    if settings.service_host is not None:
-        host = settings.service_host.replace("{name}", name).replace("{host}", name.replace("_", "-"))
-    return f"http://{host}:{settings.metrics_port_of(name)}"
-
-
-def _ask(base: str) -> tuple[str, str]:
-    """Why a service is not ready ('' if it is), and its metrics."""
-    try:
-        with urllib.request.urlopen(f"{base}/readyz", timeout=5) as answer:
-            answer.read()
-        with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
-            return "", answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.read().decode().strip(), ""
-    except OSError as error:
-        return f"does not answer at {base} ({getattr(error, 'reason', error)})", ""
 
 
 async def _queues(system: System, unacked: dict[str, int], problems: list[str]) -> list[dict[str, Any]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryptography import x509
-
 from services.admin import books
 from services.admin.books import LATE_SECONDS, Account
+from services.admin.probing import ask, certificate_problems, health_url
 from shared import accounts, inbound, ledger, relays, submissions
 from shared.accounts import External
 from shared.database import Connection
@@ -25,8 +25,7 @@ STALE_SECONDS = 900.0
 """Nothing polled for longer than this is a trouble."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
 """A disk with less free than either is nearly full."""
-CERTIFICATE = datetime.timedelta(days=14)
-"""A certificate that ends sooner is near its end."""
+DOORS = ("pop3_out", "smtp_in")
 
 KINDS = {
     "login": "The provider refuses the login. Correct the password ('mailgroup external set ADDRESS password=-'); "
@@ -143,8 +142,8 @@ def _of(external: External, facts: Facts) -> list[Trouble]:
 # ---------------------------------------------------------------------------------------------- the machine
 
 
-def of_machine(settings: Settings, now: datetime.datetime) -> list[Trouble]:
-    """What is wrong with the disks and the certificate, as far as this process sees them."""
+def of_disks(settings: Settings) -> list[Trouble]:
+    """What is wrong with the disks, as far as this process sees them: of the data folder and the servers in it."""
     found = []
     disks: dict[int, Path] = {}
     for folder in (settings.data, settings.data / "postgres", settings.data / "rabbitmq"):
@@ -157,7 +156,7 @@ def of_machine(settings: Settings, now: datetime.datetime) -> list[Trouble]:
             found.append(
                 Trouble("disk", str(folder), f"disk of {folder}: {usage.free >> 20} MiB ({share:.0f} %) are free")
             )
-    return found + _of_certificate(settings, now)
+    return found
 
 
 def is_nearly_full(free: int, total: int) -> bool:
@@ -165,16 +164,13 @@ def is_nearly_full(free: int, total: int) -> bool:
     return free < max(DISK_OCTETS, int(DISK_SHARE * total))
 
 
-def _of_certificate(settings: Settings, now: datetime.datetime) -> list[Trouble]:
-    file = settings.tls_cert_file or settings.data / "tls" / "self-signed.pem"
-    try:
-        text = file.read_bytes()
-        ends = x509.load_pem_x509_certificate(text[text.index(b"-----BEGIN CERT") :]).not_valid_after_utc
-    except (OSError, ValueError):  # the doors tell of one that cannot be read; in containers it may not be here
-        return []
-    if ends - now > CERTIFICATE:
-        return []
-    return [Trouble("certificate", str(file), f"the certificate {file} ends at {ends:%Y-%m-%d %H:%M} UTC")]
+def of_doors(settings: Settings) -> list[Trouble]:
+    """What is wrong with the certificates that mail clients are shown, as their services tell."""
+    return [
+        Trouble("certificate", name, f"service {name}: {problem}")
+        for name in DOORS
+        for problem in certificate_problems(ask(health_url(settings, name))[1], time.time())
+    ]
 
 
 def gathered(troubles: Sequence[Trouble]) -> list[Trouble]:

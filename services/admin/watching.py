@@ -10,6 +10,7 @@ import asyncio
 import datetime
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import structlog
@@ -52,7 +53,7 @@ class Figures(Collector):
     def __init__(self) -> None:
         self.facts: Facts | None = None
         self.books: Sequence[Account] | None = None
-        self.raised = 0
+        self.raised: Counter[str] = Counter()
 
     def clear(self) -> None:
         """Another process watches."""
@@ -63,13 +64,16 @@ class Figures(Collector):
         facts, found = self.facts, self.books
         if facts is not None:
             for name, what, value in (
-                ("relay_queue_messages", "Submissions that wait to be relayed or are being relayed.", facts.relaying),
-                ("relay_oldest_seconds", "Age of the oldest submission in the relay queue.", facts.relaying_oldest),
-                ("held_messages", "Mails that nobody enabled is there to get.", facts.held),
-                ("parked_messages", "Mails that failed five times by themselves.", facts.parked),
-                ("alarms_raised", "Alarms that stand.", self.raised),
+                ("mailgroup_relay_queue_messages", "Submissions in the relay queue.", facts.relaying),
+                ("mailgroup_relay_oldest_seconds", "Age of the oldest of them.", facts.relaying_oldest),
+                ("mailgroup_held_messages", "Mails that nobody enabled is there to get.", facts.held),
+                ("mailgroup_parked_messages", "Mails that failed five times by themselves.", facts.parked),
             ):
-                yield GaugeMetricFamily(f"mailgroup_{name}", what, value)
+                yield GaugeMetricFamily(name, what, value)
+            raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alarms that stand.", labels=["kind"])
+            for kind in troubles.KINDS:
+                raised.add_metric([kind], self.raised[kind])
+            yield raised
         if found is not None:
             yield GaugeMetricFamily(
                 "mailgroup_books_difference_messages",
@@ -129,7 +133,8 @@ class Watching:
         self.figures.facts = facts
         await self._read_books()
         found = troubles.find(facts, self.figures.books or ())
-        found += await asyncio.to_thread(troubles.of_machine, self._service.settings, facts.now)
+        found += await asyncio.to_thread(troubles.of_disks, self._service.settings)
+        found += await asyncio.to_thread(troubles.of_doors, self._service.settings)
         await self._tell(found, back)
         await self._post()
 
@@ -137,8 +142,11 @@ class Watching:
         if time.monotonic() < self._books_due:
             return
         began = time.monotonic()
-        async with self._database.snapshot(READ_SECONDS) as connection:
-            self.figures.books = await books.read(connection, thoroughly=True)
+        try:
+            async with self._database.snapshot(READ_SECONDS) as connection:
+                self.figures.books = await books.read(connection, thoroughly=True)
+        except Temporary as error:  # alarms do not wait for it
+            log.warning("the books could not be read", reason=str(error))
         now = time.monotonic()
         self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
 
@@ -157,7 +165,7 @@ class Watching:
             told, announced = await self._deliver(connection, letters, now) if events else ([], [])
             if self._service.settings.alert_webhook:
                 await alarms.enqueue(connection, [alarming.message(event, now) for event in events])
-        self.figures.raised = sum(alarm.state == "raised" for alarm in step.saved)
+        self.figures.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
         for event in events:
             log.warning("alarm", what=event.what, kind=event.alarm.kind, subject=event.alarm.subject,
                         text=event.alarm.what)  # fmt: skip

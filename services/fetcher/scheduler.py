@@ -47,6 +47,7 @@ POLL_LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
 SHORTEST_SECONDS = 0.05
 """The shortest: of a thousand accounts some fall due at any time, and one look claims them together."""
+MEND_SECONDS = 5.0
 WRITE_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 """Between two tries to write down how a poll ended."""
@@ -61,6 +62,7 @@ async def serve(service: Service) -> None:
     others = [
         asyncio.create_task(stay(service.database, service.owner), name="presence"),
         asyncio.create_task(_every(LOOK_SECONDS, partial(_inherit, service, Absentees())), name="inherit"),
+        asyncio.create_task(_every(MEND_SECONDS, partial(_mend_times, service)), name="clock"),
         asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
     ]
     try:
@@ -89,6 +91,12 @@ async def _inherit(service: Service, absentees: Absentees) -> None:
         gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
         if gone:
             log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+
+
+async def _mend_times(service: Service) -> None:
+    async with service.database.statement() as connection:
+        if mended := await ledger.mend_times(connection):
+            log.warning("the clock was set back", accounts=mended)
 
 
 async def _measure(service: Service) -> None:

@@ -58,13 +58,14 @@ class Verdict:
     """outcomes: one for each recipient. at_once: some follow in another transaction, no try counted.
 
     count_try: somebody was refused for now. unanswered: the mail was sent, and the connection ended before the reply.
-    reporting: the server tells itself what became of what it took.
+    broken_off: it ended before the mail was sent. reporting: the server tells itself what became of what it took.
     """
 
     outcomes: tuple[Outcome, ...]
     at_once: bool
     count_try: bool
     unanswered: bool = False
+    broken_off: bool = False
     reporting: bool = False
 
 
@@ -255,7 +256,7 @@ def interrupted(recipients: Sequence[Waiting], replies: Replies, reason: str, un
             outcomes.append(Outcome(waiting.position, "failed", str(reply)))
         else:
             outcomes.append(Outcome(waiting.position, "waiting", reason))
-    return Verdict(tuple(outcomes), False, True, unanswered)
+    return Verdict(tuple(outcomes), False, True, unanswered, not unanswered)
 
 
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")

@@ -15,19 +15,22 @@ PAUSE = HOUR
 """Between two careful tries with credentials that were refused."""
 AWAY = 8.0
 """The longest time between two tries to reach a server that does not answer."""
+BROKEN_OFF = 5.0
 
 _FIRST = (1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE)
 _HOURLY_TRIES = 12
 _SPREAD = 0.1
 
 
-def retry_delay(tries: int, chance: float) -> float:
+def retry_delay(tries: int, chance: float, *, broken_off: bool = False) -> float:
     """Seconds until the next try of a mail that was refused for now ``tries`` times (from 1).
 
     After 1, 5, 15, 30 minutes, then hourly for half a day, then every four hours; spread by a tenth to either side.
-    chance: from 0 to 1.
+    chance: from 0 to 1. broken_off: it was not refused, its connection ended; the first time that is mere chance.
     """
-    if tries <= len(_FIRST):
+    if broken_off and tries <= 1:
+        delay = BROKEN_OFF
+    elif tries <= len(_FIRST):
         delay = _FIRST[max(tries, 1) - 1]
     else:
         delay = HOUR if tries <= len(_FIRST) + _HOURLY_TRIES else 4 * HOUR

@@ -75,7 +75,7 @@ class Settled:
             Settlement(
                 group.id,
                 outcomes,
-                0.0 if at_once else schedule.retry_delay(group.tries + 1, chance),
+                0.0 if at_once else schedule.retry_delay(group.tries + 1, chance, broken_off=verdict.broken_off),
                 verdict.count_try and not at_once,
                 verdict.unanswered,
             ),

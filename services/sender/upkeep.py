@@ -44,7 +44,10 @@ class Upkeep:
         """Renew the own claims, then take up those that ran out; give back what lies idle."""
         await self._relaying.claims.renew()
         async with self._database.transaction() as connection:
+            mended = await relays.mend_times(connection)
             after = await settling.take_up(connection)
+        if mended:
+            log.warning("the clock was set back", mails=mended)
         self._relaying.tell(after)
         await self._relaying.tidy()
 

@@ -46,8 +46,18 @@ class Sender:
                 )
             }
             await submissions.hand_over(connection, [mail.id for mail in mails])
+            repeated = await submissions.repeated(connection, [mail.id for mail in mails])
+            doubts = [
+                maillog.Event(
+                    "uncertain",
+                    submission_id=id_,
+                    reply=f"handed in before as {earlier}: its client seems to have got no answer",
+                )
+                for id_, earlier in repeated.items()
+            ]
+            await maillog.record(connection, doubts)
             told = await settling.tell_deliveries(connection, {mail.id: mail.inside for mail in mails if mail.inside})
-        maillog.announce(told.events)
+        maillog.announce([*doubts, *told.events])
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
         placed = list(zip(inbound_ids, arrivals, strict=True))

@@ -11,9 +11,9 @@ Publishes: ``submitted.<external>`` for the sender, after the commit.
 Tables: reads external_accounts, local_accounts, accounts_version; writes submissions, submission_recipients, authors,
 messages, events.
 Security: what comes from the network is bounded in line, header, mail, recipients, time, sessions of an account and in
-all sessions together. Logins are throttled (shared/logins.py). Nobody sends as somebody else; unknown addresses of
-local domains never leave. The end of a mail is CRLF.CRLF and nothing else, so no mail can be smuggled inside another
-(line ends are made CRLF).
+all sessions together. Logins are throttled (shared/logins.py); a load balancer that the settings name is believed who
+the client is (shared/proxy_protocol.py). Nobody sends as somebody else; unknown addresses of local domains never leave.
+The end of a mail is CRLF.CRLF and nothing else, so no mail can be smuggled inside another (line ends are made CRLF).
 On failure: the database away or a commit failed: 451, the client tries again. The broker away: the mail is taken, the
 sender's sweep finds it. A client that is gone after its last dot: the mail is taken all the same.
 """

@@ -23,12 +23,13 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 class Path:
     """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8.
 
-    asked: what is to be told about the delivery (shared/dsn.py).
+    asked: what is to be told about the delivery (shared/dsn.py). size: octets that the client announces.
     """
 
     address: str
     smtputf8: bool = False
     asked: str | None = None
+    size: int = 0
 
 
 def parse_mail(argument: str, most: int) -> Path | Refusal:
@@ -37,10 +38,11 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
     if found is None:
         return Refusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
     address, parameters = found
-    smtputf8, asked = False, []
+    smtputf8, asked, size = False, [], 0
     for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
-            if int(value) > most:
+            size = int(value)
+            if size > most:
                 return Refusal(552, "5.3.4", f"The mail is larger than {most} octets")
         elif name == "SMTPUTF8" and not value:
             smtputf8 = True
@@ -52,7 +54,7 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
             return _wrong(name)
         else:
             return Refusal(555, "5.5.4", "Unknown parameter of MAIL")
-    return Path(address, smtputf8, dsn.text(asked))
+    return Path(address, smtputf8, dsn.text(asked), size)
 
 
 def parse_rcpt(argument: str) -> Path | Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +20,12 @@ from shared.group_commit import GroupCommit
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 
-OCTETS_IN_HAND = 512 * 1024 * 1024
-"""Of all mails that are being received or committed; at least one of the largest size is always let in."""
+OCTETS_IN_HAND = 384 * 1024 * 1024
+"""Of all mails that are being received or committed; at least one of the largest size is always let in. The process
+takes half as much again for them."""
+SMALL_OCTETS = 1024 * 1024
+FOR_SMALL = 32 * 1024 * 1024
+"""Of those, for mails up to ``SMALL_OCTETS``: they find room while large ones come in slowly."""
 
 OCTETS_TOGETHER = 8 * 1024 * 1024
 """In one commit; its statement is in memory several times, here and in the server."""
@@ -101,8 +106,9 @@ class Intake:
         self._running: list[asyncio.Task[None]] = []
         self._untold: list[Taken] = []
         self._news = asyncio.Event()
-        self._budget = max(OCTETS_IN_HAND, largest)
+        self._budget = max(OCTETS_IN_HAND, largest + FOR_SMALL)
         self._in_hand = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def start(self) -> None:
         """Start what writes and what reads."""
@@ -126,21 +132,45 @@ class Intake:
 
     def reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
-        if self._in_hand + octets > self._budget:
+        if self._in_hand + octets > self._budget - (FOR_SMALL if octets > SMALL_OCTETS else 0):
             return False
         self._in_hand += octets
+        return True
+
+    async def make_room(self, octets: int, seconds: float) -> bool:
+        """``reserve``, waiting for it: whoever came before goes first. False: there was no room within ``seconds``."""
+        if self.reserve(octets):
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((octets, turn))
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
+                self.free(octets)
+            if isinstance(error, TimeoutError):
+                return False
+            raise
         return True
 
     def free(self, octets: int) -> None:
         """These octets are no longer kept."""
         self._in_hand -= octets
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.done():
+                if not self.reserve(wanted):
+                    return
+                turn.set_result(None)
+            self._waiting.popleft()
 
     async def commit(self, handed: Handed) -> Taken:
         """Hand in a mail; returns after its commit. Being cancelled does not take it back.
 
         Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
 
-        :raises Temporary: it is not committed.
+        :raises Unsettled: nobody knows whether it is committed. :raises Temporary: it is not.
         """
         return await self._group.commit(handed)
 

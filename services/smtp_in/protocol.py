@@ -25,6 +25,7 @@ from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
 from shared.durations import SECONDS
 from shared.failures import Temporary
+from shared.group_commit import Unsettled
 from shared.logins import Logins, Throttled
 from shared.submissions import Recipient
 from shared.tls import Certificate
@@ -40,8 +41,11 @@ LOGIN_SECONDS = 180.0
 TLS_SECONDS = 20.0
 DATA_SECONDS = 3600.0
 COMMIT_SECONDS = 600.0
+ROOM_SECONDS = 60.0
+"""So long a client waits for its 354 while many large mails come in; it has two minutes (RFC 5321 4.5.3.2.5)."""
 SESSION_SECONDS = 6 * 3600.0
 
+_NO_ROOM = Refusal(452, "4.3.1", "Too many large mails at once, try again later")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 REFUSED = Counter(
@@ -81,6 +85,7 @@ class Draft(smtp.Envelope):
         self.sender: str | None = None
         self.smtputf8 = False
         self.asked_to_tell: str | None = None
+        self.size = 0
         self.directory: Directory | None = None
         self.recipients: dict[tuple[str, object], Recipient] = {}
         self.asked = False
@@ -298,7 +303,7 @@ class Connection(Engine):
             await self.push("504 5.5.4 Unrecognized authentication mechanism")
 
     async def _auth_plain(self, initial: list[str]) -> None:
-        octets = await self._decode(initial[0].encode()) if initial else await self._challenge("")
+        octets = await self._decode(initial[0]) if initial else await self._challenge("")
         if octets is None:
             return
         parts = octets.split(b"\0")
@@ -309,7 +314,7 @@ class Connection(Engine):
         await self._log_in(name, password, allowed=not acting_as or acting_as.casefold() == name.casefold())
 
     async def _auth_login(self, initial: list[str]) -> None:
-        name = await self._decode(initial[0].encode()) if initial else await self._challenge("Username:")
+        name = await self._decode(initial[0]) if initial else await self._challenge("Username:")
         password = None if name is None else await self._challenge("Password:")
         if name is not None and password is not None:
             await self._log_in(_text(name), _text(password), allowed=True)
@@ -327,9 +332,9 @@ class Connection(Engine):
             return None
         return await self._decode(line.strip())
 
-    async def _decode(self, word: bytes) -> bytes | None:
+    async def _decode(self, word: str | bytes) -> bytes | None:
         try:
-            return b"" if word == b"=" else base64.b64decode(word, validate=True)
+            return b"" if word in ("=", b"=") else base64.b64decode(word, validate=True)
         except (binascii.Error, ValueError):
             await self.push("501 5.5.2 Not base64")
             return None
@@ -394,7 +399,7 @@ class Connection(Engine):
             return
         self.session.author = author
         self.envelope.sender, self.envelope.smtputf8, self.envelope.directory = path.address, path.smtputf8, directory
-        self.envelope.asked_to_tell = path.asked
+        self.envelope.asked_to_tell, self.envelope.size = path.asked, path.size
         await self.push("250 2.1.0 Sender ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -429,7 +434,6 @@ class Connection(Engine):
         else:
             self._receiving = True
             try:
-                await self.push("354 End data with <CR><LF>.<CR><LF>")
                 await self._take_mail()
             finally:
                 self._receiving = False
@@ -439,20 +443,26 @@ class Connection(Engine):
                 self.stop()
 
     async def _take_mail(self) -> None:
-        mail, held = Mail(self._octets), 0
+        held = self.envelope.size
+        if not await self._intake.make_room(held, ROOM_SECONDS):
+            await self.push(str(_NO_ROOM))
+            return
+        mail = Mail(self._octets)
         deadline = self.loop.time() + DATA_SECONDS
         try:
+            await self.push("354 End data with <CR><LF>.<CR><LF>")
             while not mail.ended:
                 rest = mail.feed(await self.chunk())
                 if rest:  # commands behind the mail (RFC 2920)
                     self.unread(rest)
                 self._reset_timeout()
                 if mail.kept > held and not self._intake.reserve(mail.kept - held):
-                    mail.refuse(Refusal(452, "4.3.1", "Too many large mails at once, try again later"))
+                    mail.refuse(_NO_ROOM)
+                elif mail.kept > held:
+                    held = mail.kept
+                if mail.refusal is not None:
                     self._intake.free(held)
-                elif mail.kept < held:
-                    self._intake.free(held - mail.kept)
-                held = mail.kept
+                    held = 0
                 if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
                     self.end("421 4.4.2 The mail takes too long, or does not end")
                     return
@@ -481,6 +491,10 @@ class Connection(Engine):
         try:
             with SECONDS.labels("submission").time():
                 taken = await self._intake.commit(handed)
+        except Unsettled as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
+            log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
+            self.cut()
+            return
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
             await self.push(_LATER)

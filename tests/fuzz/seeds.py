@@ -30,6 +30,7 @@ def seeds() -> list[bytes]:
         *(b"To: " + field + b"\r\nFrom: alex@local.com\r\n\r\nbody\r\n.\r\n" for field in fields),
         b"FROM:<alex@local.com> SIZE=10 BODY=8BITMIME SMTPUTF8",
         b"TO:<support+tag@company.com>",
+        b"\0EHLO x\r\nAUTH PLAIN \xff\r\nAUTH LOGIN \xfe\r\nMAIL FROM:<\xff>\r\nAUTH PLAIN\r\n\xff\r\n",
         b"\0EHLO x\r\nAUTH PLAIN AGFsZXhAbG9jYWwuY29tAHNlY3JldA==\r\nMAIL FROM:<alex@local.com>\r\n"
         b"RCPT TO:<jim@local.com>\r\nDATA\r\nSubject: x\r\n\r\n..\r\n.\r\nQUIT\r\n",
         b"\0USER alex@local.com\r\nPASS secret\r\nLIST\r\nUIDL 2\r\nTOP 2 1\r\nRETR 1\r\nDELE 1\r\nRSET\r\nDELE 2\r\n"

@@ -170,6 +170,9 @@ class Hands:
     def reserve(self, octets: int) -> bool:
         return True
 
+    async def make_room(self, octets: int, seconds: float) -> bool:
+        return True
+
     def free(self, octets: int) -> None:
         """There is room."""
 

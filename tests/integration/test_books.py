@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
+from typer.testing import CliRunner
 
 from services.admin import books
 from services.admin.books import Account
+from services.admin.cli import app
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared import inbound, maildrops
@@ -91,6 +97,29 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
     assert (await support(database)).difference == 0
     await change(database, "delete from maildrop_mails where local_id = %s", people["Alex"].id)
     assert (await support(database)).difference == 0
+
+
+def test_status_tells_of_a_difference(database_url: str, tmp_path: Path) -> None:
+    async def lose() -> None:
+        database = Database(database_url, "test")
+        await database.open()
+        await delivered(database, 2)
+        await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
+        await database.close()
+
+    asyncio.run(lose())
+    where = {"MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_BROKER_URL": "amqp://127.0.0.1:1/"}
+    done = CliRunner(env={**where, "MAILGROUP_DATA": str(tmp_path)}).invoke(app, ["status", "--json"])
+    found = json.loads(done.stdout)
+    assert found["books"][SUPPORT] == {
+        "fetched": 2,
+        "delivered": 1,
+        "held": 0,
+        "parked": 0,
+        "own_copies": 0,
+        "in_flight": 0,
+    }
+    assert done.exit_code == 1 and any("the books differ" in problem for problem in found["problems"])
 
 
 async def test_mail_in_flight_for_over_ten_minutes_shows(database: Database) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from services.admin import hands
 from services.admin.accounts_file import AccountsError
+from services.admin.cli import app
 from services.admin.hands import Done
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
@@ -20,6 +26,7 @@ from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, extern
 from tests.scripted_smtp import scripted_smtp
 from tests.send_bench import sending
 
+T = TypeVar("T")
 ALEX, ANN, BOB = "alex@local.com", "ann@customer.org", "bob@customer.org"
 
 
@@ -170,3 +177,94 @@ async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(da
         sealed = {account.address: account.password for account in await accounts.externals(connection)}
     assert [Vault(key).open(token) for address, token in sealed.items() if address != SUPPORT] == ["secret"]
     assert sealed[SUPPORT] == lost
+
+
+# ---------------------------------------------------------------------------------------------- the commands
+
+
+@dataclass
+class Commands:
+    """The command line on a database."""
+
+    url: str
+    key: str = KEY
+
+    def __call__(self, *words: str) -> Result:
+        return CliRunner(env={"MAILGROUP_DATABASE_URL": self.url, "MAILGROUP_SECRET_KEY": self.key}).invoke(app, words)
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json").stdout)
+
+
+def prepared(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Work on the database, from a test that is no coroutine: commands have an event loop of their own."""
+
+    async def opened() -> T:
+        database = Database(url, "test")
+        await database.open()
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(opened())
+
+
+def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was_left(database_url: str) -> None:
+    async def prepare(database: Database) -> list[int]:
+        await apply(database, COMPANY)
+        rows = await deliver(database, mail())
+        externals, people = await everyone(database)
+        parked = await arrive(database, externals[SUPPORT].id, [mail(), mail()])
+        async with database.transaction() as connection:
+            for row in parked:
+                for _ in range(MOST_FAULTS):
+                    await inbound.blame(connection, row, "router: router", "boom", MOST_FAULTS)
+            [entry] = await maildrops.listing(connection, people["Alex"].id)
+            await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
+        return [*rows, *parked]
+
+    deleted, first, second = prepared(database_url, prepare)
+    run = Commands(database_url)
+    assert [row["id"] for row in run.json("parked", "list")] == [first, second]
+    assert run.json("parked", "show", str(first))["error"] == "boom"
+    assert run("parked", "show", str(deleted)).exit_code == 1
+    assert run.json("parked", "requeue", str(first), "9999") == {"requeued": [first], "left": [9999]}
+    assert run.json("parked", "discard", str(second), "--reason", "spam") == {"discarded": [second], "left": []}
+    again = run("parked", "discard", str(second), "--reason", "spam")
+    assert again.exit_code == 1 and f"not discarded: {second}: no such mail in a state that allows it" in again.stderr
+    assert [row["id"] for row in run.json("undelete", ALEX)] == [deleted]
+    assert run.json("undelete", ALEX, str(deleted)) == {"brought_back": [deleted], "left": []}
+    assert run("undelete", "nobody@local.com").exit_code == 1
+    assert run.json("held", "list") == run.json("queue", "list") == []
+    assert run.json("queue", "retry") == {"tried_now": [], "left": []}
+    assert run("queue", "cancel", "9999").exit_code == 1
+
+
+def test_a_key_is_rotated_while_both_are_named_and_what_no_key_opens_is_said(database_url: str) -> None:
+    async def prepare(database: Database) -> None:
+        await apply(database, COMPANY)
+
+    prepared(database_url, prepare)
+    key = new_key()
+    # as the lines of a file, the new one first
+    done = Commands(database_url, f"{key}\n{KEY}\n")("rotate-key")
+    assert done.exit_code == 0 and "2 passwords are sealed under the first key" in done.stdout
+    done = Commands(database_url, new_key())("rotate-key")
+    assert done.exit_code == 1
+    assert "opened by none of the keys" in done.stderr and SUPPORT in done.stderr
+    assert Commands(database_url, key)("rotate-key").exit_code == 0
+
+
+def test_a_removed_account_is_restored_once(database_url: str) -> None:
+    async def prepare(database: Database) -> None:
+        await apply(database, COMPANY)
+        await deliver(database, mail())
+
+    prepared(database_url, prepare)
+    run = Commands(database_url)
+    assert run("local", "remove", ALEX).exit_code == 0
+    assert run("local", "restore", ALEX).exit_code == 0
+    again = run("local", "restore", ALEX)
+    assert again.exit_code == 1 and "is there already, not removed" in again.stderr
+    assert prepared(database_url, lambda database: mailbox_of(database, ALEX)) == [mail()]

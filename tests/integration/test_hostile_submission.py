@@ -163,6 +163,7 @@ async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise.randbytes(500),
         b"EHLO x\r\nAUTH LOGIN\r\n" + base64.b64encode(noise.randbytes(9_000)) + b"\r\n" * 3,
+        b"EHLO x\r\nAUTH PLAIN \xff\r\nAUTH LOGIN \xfe\r\nAUTH \xfd\r\nAUTH PLAIN\r\n\xfc\r\n",
         b"EHLO \xff\xfe\r\nMAIL FROM:<\xff@\xfe>\r\nRCPT TO:<\xff>\r\nDATA\r\n.\r\n",
     ]
     for port in ("smtp", "submission", "smtps"):

@@ -503,6 +503,8 @@ async def test_guessing_ends_the_connection_and_is_counted(server: Running) -> N
 async def test_open_sessions_are_a_metric_and_passwords_are_in_no_log(server: Running) -> None:
     clients = [await asyncio.to_thread(server.login, tls) for tls in ("none", "starttls", "implicit")]
     assert await asyncio.to_thread(metric, server, "mailgroup_pop3_sessions") == 3
+    assert await asyncio.to_thread(metric, server, "mailgroup_tls_certificate_expiry_timestamp_seconds") > time.time()
+    assert await asyncio.to_thread(metric, server, "mailgroup_tls_certificate_refused") == 0
     for client in clients:
         await asyncio.to_thread(client.quit)
     await asyncio.sleep(0.2)

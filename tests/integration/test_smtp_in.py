@@ -19,11 +19,14 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.errors import DiskFull
 
 from deploy.machine import ports as free_ports
 from services.smtp_in import engine
 from services.smtp_in import listener as listening
+from services.smtp_in import protocol as smtp_protocol
 from services.smtp_in.intake import Handed, Intake, Taken
 from services.smtp_in.listener import Listener, watch
 from shared import accounts, messages, submissions, tls, topology
@@ -31,7 +34,6 @@ from shared.accounts import External, Local, Server
 from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.envelopes import Submitted, read
-from shared.failures import Temporary
 from shared.logins import LOGINS, Logins
 from shared.passwords import hash_password
 from shared.settings import Settings, load
@@ -355,7 +357,7 @@ async def test_no_250_precedes_the_commit(server: Running, octets: int) -> None:
     assert (await sending).startswith("250") and len(await server.stored()) == 1
 
 
-@pytest.mark.parametrize("error", [Temporary("away"), RuntimeError("of ours"), ValueError("secret detail")])
+@pytest.mark.parametrize("error", [DiskFull("no room"), RuntimeError("of ours"), ValueError("secret detail")])
 async def test_a_failing_commit_is_a_temporary_failure_without_details(
     server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -370,6 +372,24 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
     assert reply == "451 4.3.0 The server cannot take it now, try again later"
     monkeypatch.undo()
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
+
+
+async def test_a_client_gets_no_answer_where_nobody_knows_whether_its_mail_is_committed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database that goes away with the answer to a commit
+    record = submissions.record
+
+    async def cut_off(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
+        await record(connection, batch)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(submissions, "record", cut_off)
+    client = await Client.logged_in(server)
+
+    # then neither a yes nor a no is said, so the client tries again
+    assert await client.send(b"Subject: x\r\n\r\n.\r\n") == ""
+    assert len(await server.stored()) == 1
 
 
 async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,6 +576,38 @@ async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch
     assert (await client.reply())[0].startswith("250")
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
     assert server.intake._in_hand == 0
+
+
+async def test_large_mails_whose_size_is_announced_wait_for_room(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.intake, "_budget", 100_000)
+    mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
+    clients = [await Client.logged_in(server) for _ in range(6)]
+
+    async def send(client: Client) -> str:
+        await client.ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+        assert (await client.ask("DATA")).startswith("354")
+        client.writer.write(mail)
+        return (await client.reply())[-1]
+
+    # when six come at once, where there is room for one
+    replies = await asyncio.gather(*map(send, clients))
+    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.intake._in_hand == 0
+
+    # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
+    await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
+    await clients[1].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    clients[1].writer.write(b"DATA\r\n")
+    await asyncio.sleep(0.1)
+    clients[1].writer.transport.abort()
+    monkeypatch.setattr(smtp_protocol, "ROOM_SECONDS", 0.2)
+    await clients[2].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    assert (await clients[2].ask("DATA")).startswith("452 4.3.1")
+    assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
+    clients[0].writer.write(mail)
+    assert (await clients[0].reply())[-1].startswith("250")
+    assert server.intake._in_hand == 0 and (await send(clients[2])).startswith("250")
 
 
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

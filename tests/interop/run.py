@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.interop import table, upstream
+from tests.interop.claws import CLAWS
 from tests.interop.mails import difference, difference_in_content
 from tests.interop.programs import PROGRAMS, Client, Failed, run
 from tests.interop.stand import OUTSIDE, WAYS, Stand, Tls, as_relayed, compared, stand
@@ -24,7 +25,7 @@ from tests.interop.table import Row
 from tests.interop.thunderbird import THUNDERBIRD
 from tests.system import System
 
-CLIENTS = (THUNDERBIRD, *PROGRAMS)
+CLIENTS = (THUNDERBIRD, CLAWS, *PROGRAMS)
 
 
 def reading(stand: Stand, client: Client, tls: Tls) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import poplib
 import secrets
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ class Account:
     folder: Path
     console_port: int
     clear_ports: tuple[int, int]
+
+    @property
+    def certificate(self) -> bytes:
+        """The one in ca_file, without the key behind which it stands there; DER."""
+        pem = self.ca_file.read_text(encoding="ascii")
+        return ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
 
 
 class Stand:

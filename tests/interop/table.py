@@ -29,14 +29,14 @@ where it writes the mail itself (*), its text and the octets of its attachment a
 
 Thunderbird is given a name, an address and a password only: it finds the servers by itself, as [mail
 clients](mail-clients.md) tells, and is driven without a screen; the ports without TLS, which it is never told, are
-set by hand.
+set by hand. Claws Mail is driven by its command line on a virtual screen; it sends what lies in its queue.
 
 """
 _SERVERS = """
 ## Providers' servers
 
-Fetched: by our fetcher, every octet compared. Sent: relayed by our sender, with a password; every octet compared but
-for the replaced address and for header fields that the server puts on.
+Fetched: by our fetcher, every octet compared, and deleted from the server then. Sent: relayed by our sender, with a
+password; every octet compared but for the replaced address and for header fields that the server puts on.
 
 """
 _CLIENT_HEAD = ("client", "version", "read: in clear", "STLS", "TLS", "sent: in clear", "STARTTLS", "TLS")

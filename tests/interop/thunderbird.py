@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import subprocess
 import time
 from base64 import b64encode
@@ -60,7 +59,7 @@ def _set_up(account: Account) -> Iterator[Marionette]:
             thunderbird = _connect(program, control)
             try:
                 name = account.user.partition("@")[0].capitalize()
-                certificate = b64encode(ssl.PEM_cert_to_DER_cert(_certificate(account.ca_file))).decode()
+                certificate = b64encode(account.certificate).decode()
                 words = (account.user, name, account.password, account.tls, account.clear_ports, certificate)
                 thunderbird.run(_LIBRARY, "setUp", *words)
                 yield thunderbird
@@ -84,11 +83,6 @@ def _connect(program: subprocess.Popen[bytes], control: int) -> Marionette:
             if time.monotonic() > deadline:
                 raise Failed(f"it does not answer after {_START_SECONDS:g} s") from error
         time.sleep(0.2)
-
-
-def _certificate(file: Path) -> str:
-    text = file.read_text(encoding="ascii")
-    return text[text.index("-----BEGIN CERTIFICATE") :]
 
 
 def _preferences(account: Account, control: int) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from services.admin import alarming, troubles
 from services.admin.alarming import Event
 from services.admin.troubles import Facts, Trouble
-from shared.accounts import External, Server
+from shared.accounts import External, Issuer, OAuth, Server
 from shared.alarms import Alarm
 from shared.ledger import Polled
+from shared.settings import Settings
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
 HELD = Trouble("held", "", "3 mails are held")
@@ -152,3 +155,27 @@ def test_mail_that_is_held_parked_or_late() -> None:
 )
 def test_a_disk_is_nearly_full(free: int, total: int, full: bool) -> None:
     assert troubles.is_nearly_full(free, total) is full
+
+
+def test_the_end_of_a_certificate_is_told_by_the_service_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = time.time() + 13 * 86_400
+    said = {"9104": "", "9105": f"mailgroup_tls_certificate_expiry_timestamp_seconds {ends}\n"}
+    monkeypatch.setattr(troubles, "ask", lambda url: ("", said[url.rpartition(":")[2]]))
+    [found] = troubles.of_doors(Settings())
+    assert (found.kind, found.subject) == ("certificate", "smtp_in")
+    assert found.what == "service smtp_in: its certificate expires in 13 days"
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert troubles.of_disks(Settings(data=tmp_path / "none")) == []
+    monkeypatch.setattr(troubles, "DISK_OCTETS", 2**60)
+    [found] = troubles.of_disks(Settings(data=tmp_path))
+    assert (found.kind, found.subject) == ("disk", str(tmp_path)) and "are free" in found.what
+
+
+def test_a_refused_grant_is_not_a_wrong_password() -> None:
+    issuer = Issuer("https://issuer.example/token", "mail")
+    account = replace(SUPPORT, oauth=OAuth("", issuer, "client"))
+    found = troubles.find(facts(polled(paused_at=AGO, last_error="no token"), externals=[account]))
+    assert kinds(found) == [("grant", "support@company.com fetching")]
+    assert troubles.find(facts(polled(paused_at=AGO), externals=[replace(SUPPORT, enabled=False)])) == []

@@ -18,12 +18,12 @@ from services.smtp_in.data import Refusal
         ("FROM:a@b.c", Path("a@b.c")),
         ("FROM:<>", Path("")),
         ("FROM:<> ", Path("")),
-        ("FROM:<> SIZE=10", Path("")),
-        ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", Path("a@b.c")),
+        ("FROM:<> SIZE=10", Path("", size=10)),
+        ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", Path("a@b.c", size=1000)),
         ("FROM:<a@b.c> BODY=7BIT SMTPUTF8", Path("a@b.c", True)),
         ('FROM:<"a b>c"@d.e>', Path('"a b>c"@d.e')),
         ("FROM:<@x,@y:a@b.c>", Path("@x,@y:a@b.c")),
-        ("FROM:<a@b.c> ret=hdrs SIZE=9 ENVID=QQ+3D1", Path("a@b.c", False, "RET=HDRS ENVID=QQ+3D1")),
+        ("FROM:<a@b.c> ret=hdrs SIZE=9 ENVID=QQ+3D1", Path("a@b.c", False, "RET=HDRS ENVID=QQ+3D1", 9)),
     ],
 )
 def test_mail_is_understood(argument: str, expected: Path) -> None:

@@ -62,6 +62,20 @@ def test_the_certificate_is_for_the_host_that_clients_are_set_up_with(tmp_path: 
         assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
 
 
+def test_a_host_name_that_comes_later_makes_another_certificate_once(tmp_path: Path) -> None:
+    before = tls.self_signed_file(settings(tmp_path)).read_bytes()
+    named = settings(tmp_path, mail_host="mail.local.com")
+
+    tls.cover(named)
+    after = tls.self_signed_file(named).read_bytes()
+    tls.cover(named)
+
+    assert after != before
+    assert tls.self_signed_file(named).read_bytes() == after
+    trusting = ssl.create_default_context(cafile=str(tls.self_signed_file(named)))
+    assert shake_hands(tls.server_context(named), trusting, "mail.local.com") in ("TLSv1.2", "TLSv1.3")
+
+
 def test_services_that_start_together_share_one_certificate(tmp_path: Path) -> None:
     def start(_: int) -> bytes:
         tls.server_context(settings(tmp_path))

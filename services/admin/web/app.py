@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
-from services.admin.web import externals, locals, mine, overview, setting_up, signing
+from services.admin.accounts_file import AccountsError
+from services.admin.web import (
+    answers,
+    api,
+    externals,
+    locals,
+    mails,
+    management,
+    mine,
+    overview,
+    setting_up,
+    signing,
+    waiting,
+)
 from services.admin.web.desk import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
 from services.admin.web.guard import Guard
-from shared.failures import Temporary
+from shared.failures import Permanent, Temporary
 
-ROUTERS = (signing.router, overview.router, externals.router, locals.router, mine.router, setting_up.router)
+ROUTERS = (
+    signing.router,
+    overview.router,
+    externals.router,
+    locals.router,
+    mails.router,
+    answers.router,
+    waiting.router,
+    management.router,
+    mine.router,
+    setting_up.router,
+    api.router,
+)
 
 _NAMES = {404: "Not found", 405: "Not allowed"}
 
@@ -33,7 +61,14 @@ class _Kept(StaticFiles):
 
 def build(desk: Desk) -> Guard:
     """The console of this desk."""
-    app = FastAPI(title="mailgroup", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="mailgroup",
+        version="1",
+        description=api.DESCRIPTION,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.desk = desk
     for router in ROUTERS:
         app.include_router(router)
@@ -42,7 +77,10 @@ def build(desk: Desk) -> Guard:
     app.add_exception_handler(NotAllowed, _refuse)
     app.add_exception_handler(NotFound, _missing)
     app.add_exception_handler(Temporary, _away)
+    app.add_exception_handler(Permanent, _conflict)
     app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(AccountsError, _unacceptable)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
     return Guard(app)
 
@@ -70,13 +108,50 @@ async def _missing(request: Request, error: Exception) -> Response:
     return await _tell(request, 404, "Not found", str(error))
 
 
+async def _conflict(request: Request, error: Exception) -> Response:
+    return await _tell(request, 409, "That did not work", str(error))
+
+
 async def _away(request: Request, error: Exception) -> Response:
     return await _tell(request, 503, "Not now", f"{error}. Try again in a moment.")
 
 
+async def _unacceptable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AccountsError)
+    return JSONResponse({"detail": "; ".join(error.lines), "problems": error.lines}, 422)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+    if _is_api(request):  # what was given is not sent back: it may be a password
+        return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
+    return await _tell(request, 422, "That does not fit", "; ".join(lines))
+
+
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+    answer = await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+    answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # of all routes with this path, not of the first one alone (RFC 9110 section 10.2.1)
+        answer.headers["allow"] = ", ".join(sorted(_methods(request)))
+    return answer
+
+
+def _methods(request: Request) -> set[str]:
+    whole = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    found: set[str] = set()
+    for route in _routes(request.app.routes):
+        for method in route.methods or ():
+            if route.matches(whole | {"method": method})[0] == Match.FULL:
+                found.add(method)
+    return found
+
+
+def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+    for route in routes:
+        if isinstance(route, Route):
+            yield route
 
 
 async def _fault(request: Request, error: Exception) -> Response:

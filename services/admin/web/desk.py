@@ -57,7 +57,14 @@ class Desk:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.filters |= {"ago": _ago, "moment": _moment, "octets": _octets, "path": _path, "pair": _pair}
+        self._templates.filters |= {
+            "ago": _ago,
+            "moment": _moment,
+            "octets": _octets,
+            "path": _path,
+            "pair": _pair,
+            "browser": _browser,
+        }
         self._templates.globals |= {"static": _static_names(), "viewer_pages": viewer_pages}
 
     def close(self) -> None:
@@ -114,7 +121,11 @@ Here = Annotated[Desk, Depends(desk)]
 
 
 async def viewer(request: Request, here: Here) -> Viewer | None:
-    """Who is signed in."""
+    """Who is signed in, or shows a token (a script, which asks the API)."""
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
+        async with here.system.database.statement() as connection:
+            return await users.token_viewer(connection, shown.strip())
     token = request.cookies.get(COOKIE)
     if not token:
         return None
@@ -161,11 +172,17 @@ Administrator = Annotated[Viewer, Depends(administrator)]
 Person = Annotated[Viewer, Depends(person)]
 
 
-def viewer_pages(who: Viewer) -> list[tuple[str, str]]:
-    """The pages of the menu: path and name."""
+def viewer_pages(who: Viewer) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The menu: groups of pages, each with its path and name."""
     if who.role == "person":
-        return [("/mine", "My mailbox")]
-    return [("/", "Overview"), ("/external", "External accounts"), ("/local", "Local accounts")]
+        return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
+    settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
+    return [
+        ("", [("/", "Overview")]),
+        ("Accounts", [("/external", "External accounts"), ("/local", "Local accounts"), ("/names", "Unknown names")]),
+        ("Mail", [("/mail", "Find mail"), ("/answers", "Who answered"), ("/queue", "Queue and stuck mail")]),
+        ("Console", [("/audit", "Who did what"), *(settings if who.role == "administrator" else [])]),
+    ]
 
 
 def home(who: Viewer) -> str:
@@ -203,6 +220,21 @@ def _octets(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} octets"
+
+
+def _browser(agent: str) -> str:
+    """What a browser calls itself, in two words."""
+    names = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+    systems = (
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Android", "Android"),
+        ("Windows", "Windows"),
+        ("Mac OS", "Mac"),
+    )
+    name = next((shown for word, shown in names if word in agent), "another program")
+    system = next((shown for word, shown in (*systems, ("Linux", "Linux")) if word in agent), "")
+    return f"{name} on {system}" if system else name
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -39,6 +39,7 @@ _NEW: dict[str, Any] = {
     "delegate": "",
     "kept": "",
 }
+HAND_OVER_SECONDS = 600.0
 CHOICES = 200
 """As many external accounts or people are offered in a list; of more, the address is typed."""
 
@@ -110,6 +111,21 @@ async def show(request: Request, here: Here, who: Reader, address: Address) -> R
 async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
     """Save what was changed."""
     return await _submit(request, here, who, await find(here, address))
+
+
+@router.post("/{address}/hand-over")
+async def hand_over(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Give every mail of this person to a colleague too."""
+    person = await find(here, address)
+    to = here.text(Form(await request.form()).text("to"))
+    try:
+        async with here.system.database.transaction(HAND_OVER_SECONDS) as connection:
+            count = await hands.hand_over(connection, person.address, to)
+            await audit.record(connection, who.name, "handed mail over", person.address, f"{count} mails to {to}")
+        said = f"{count} mails of {person.user_name} are in the mailbox of {to} now, as new mail."
+    except Permanent as error:
+        said = str(error)
+    return await here.go(who, here.at("/local", person.address), said)
 
 
 @router.post("/{address}/remove")

@@ -9,9 +9,10 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 import uvicorn
 
-from services.admin import users
+from services.admin import catalogue, users
 from services.admin.system import System
 from services.admin.upkeep import tend
 from services.admin.web.app import build
@@ -24,7 +25,14 @@ from shared.settings import Settings
 
 GRACE_SECONDS = 5
 _AGAIN_SECONDS = 1.0
+CATALOGUE_SECONDS = 3.0
+"""Between two batches of at most catalogue.BATCH mails."""
+FORGET_ROUNDS = 1200
+"""Once an hour what was purged is forgotten."""
 _BACKLOG = 256
+
+
+log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
@@ -48,6 +56,7 @@ async def serve(service: Service) -> None:
         desk = Desk(system, service.stopping)
         server = _Server(_configuration(settings, build(desk)))
         watching = asyncio.create_task(desk.watch.run(), name="watch")
+        cataloguing = asyncio.create_task(_catalogue(service), name="catalogue")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
         stopping = asyncio.create_task(service.stopping.wait())
         try:
@@ -56,6 +65,7 @@ async def serve(service: Service) -> None:
             server.should_exit = True
             stopping.cancel()
             watching.cancel()
+            cataloguing.cancel()
             await serving
             desk.close()
             if not service.stopping.is_set():
@@ -63,6 +73,22 @@ async def serve(service: Service) -> None:
             await asyncio.gather(tending, return_exceptions=True)
         if watching.done() and not watching.cancelled():
             await watching  # it ended by itself: tell why
+
+
+async def _catalogue(service: Service) -> None:
+    """Take new mail into the catalogue, a little at a time: nothing on a mail's way waits for it."""
+    rounds = 0
+    while not await service.stop_within(CATALOGUE_SECONDS):
+        try:
+            async with service.database.transaction() as connection:
+                await catalogue.go_on(connection)
+                if rounds % FORGET_ROUNDS == 0:
+                    await catalogue.forget(connection)
+            rounds += 1
+        except Temporary:
+            continue
+        except Exception:  # a mail that cannot be read must not end it; the log tells which batch
+            log.exception("the catalogue does not go on")
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from typing import Any
 
 import structlog
 
-from services.admin import status
+from services.admin import day, status
+from services.admin.day import Day
 from services.admin.system import System
+from shared.database import Connection
+from shared.failures import Temporary
 
 SECONDS, IDLE_SECONDS = 4.0, 30.0
 """Between two looks: while somebody looks at it, and while nobody does."""
@@ -19,13 +23,14 @@ log = structlog.get_logger()
 
 
 class Watch:
-    """The latest status. found: in the form of CONTRACT "JSON"; empty until the first look is done.
+    """The latest status. found: in the form of CONTRACT "JSON"; empty until the first look is done. day: in numbers.
 
     number: how many looks there have been.
     """
 
     def __init__(self, system: System, stopping: asyncio.Event) -> None:
         self.found: dict[str, Any] = {}
+        self.day: Day | None = None
         self.at = 0.0
         self.number = 0
         self._system = system
@@ -63,12 +68,20 @@ class Watch:
             pass
         return self.number
 
+    async def count(self, connection: Connection) -> None:
+        """Count the last day anew."""
+        self.day = await day.read(connection, datetime.datetime.now(datetime.UTC))
+
     async def run(self) -> None:
         """Look until stopped."""
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 self.found = await status.gather(self._system)
+                async with self._system.database.transaction() as connection:
+                    await self.count(connection)
+            except Temporary:
+                pass  # what was found says that the database is away
             except Exception:  # whatever it is, the next look may succeed; what was found before would be no news
                 log.exception("the status cannot be told")
                 self.found = {"ok": False, "problems": ["the status cannot be told; see the log of the service admin"]}

@@ -1,0 +1,303 @@
+"""What mails are found by, which mail to everyone was answered, and names that nobody has: all SQL on the tables
+mail_terms, common_mails, unknown_names, catalogued.
+
+Nothing here is on the way of a mail: the console's process reads what has come since, some hundred mails at a time, and
+writes down what people will ask for. What is lost is made again from the mails.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
+
+from services.admin import letters
+from services.admin.letters import Letter
+from shared import accounts, messages, routing
+from shared.accounts import External, Local
+from shared.database import Connection, storable
+from shared.names import normalise
+
+BATCH = 500
+SETTLED_SECONDS = 120
+"""A mail is looked at when it has been routed; one that has not been after this time is looked at as it is."""
+PAGE = 50
+_OCTETS = 32 * 1024
+_WORD = re.compile(r"\w+", re.UNICODE)
+_TERM_CHARACTERS, _MOST_TERMS = 200, 120
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mail in a list. sent: it is a submission. state: of the mail."""
+
+    id: int
+    at: datetime.datetime
+    external: str | None
+    sender: str
+    subject: str
+    sent: bool
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """A mail that went to everyone. author: who answered it, None: nobody has."""
+
+    mail_id: int
+    external: str
+    at: datetime.datetime
+    sender: str
+    subject: str
+    author: str | None
+    answered_at: datetime.datetime | None
+    submission_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownName:
+    """A name that nobody has. mails: how many were addressed so."""
+
+    external: str
+    name: str
+    mails: int
+    last_mail_id: int
+    last_at: datetime.datetime
+
+
+def terms(letter: Letter, ids: Collection[str]) -> list[str]:
+    """What a mail is found by: words of its subject, addresses and names, and its ids. Pure."""
+    found: dict[str, None] = {}
+    people = [*([letter.sender] if letter.sender else []), *letter.to]
+    for text in (*ids, *(mailbox.address for mailbox in people)):
+        found[text.casefold()] = None
+    for text in (letter.subject, *(mailbox.name or "" for mailbox in people), *(m.address for m in people)):
+        for word in _WORD.findall(text.casefold()):
+            found[word] = None
+    return [storable(term)[:_TERM_CHARACTERS] for term in list(found)[:_MOST_TERMS]]
+
+
+def asked(text: str) -> list[str]:
+    """The terms of a search: addresses and ids as a whole, everything else word by word. Pure."""
+    wanted: list[str] = []
+    for part in storable(text).casefold().split():
+        part = part.strip("<>,;\"'()")
+        wanted += [part[:_TERM_CHARACTERS]] if "@" in part else _WORD.findall(part)
+    return wanted
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+async def go_on(connection: Connection) -> int:
+    """Take the next mails into the catalogue, in a transaction. :return: how many there were."""
+    cursor = await connection.execute("select up_to from catalogued for update skip locked")
+    row = await cursor.fetchone()
+    if row is None:
+        return 0  # another console does it
+    rows = await _next(connection, int(row[0]))
+    if not rows:
+        return 0
+    heads = await messages.beginnings(connection, [each[3] for each in rows], _OCTETS)
+    externals = {e.id: e for e in await accounts.externals(connection)}
+    sharers = await accounts.sharers(connection, list({each[2] for each in rows if each[2] in externals}))
+    await _write_terms(connection, rows, heads)
+    for id_, sent, external_id, message_id, at, rule, header_id, author_id in rows:
+        head = heads.get(message_id, b"")
+        if sent:
+            await _note_answer(connection, id_, at, author_id, head)
+        elif external_id in externals:
+            await _note_names(connection, id_, at, externals[external_id], sharers[external_id], head)
+            if rule == 5 and header_id:
+                await connection.execute(
+                    """insert into common_mails (mail_id, external_id, header_id, at) values (%s, %s, %s, %s)
+                       on conflict do nothing""",
+                    (id_, external_id, header_id, at),
+                )
+    await connection.execute("update catalogued set up_to = %s", (rows[-1][0],))
+    return len(rows)
+
+
+async def _next(
+    connection: Connection, after: int
+) -> list[tuple[int, bool, int | None, int, datetime.datetime, int | None, str | None, int | None]]:
+    """Mails after this id, up to the first that is too young: one that commits late must not be passed by."""
+    cursor = await connection.execute(
+        """select id, sent, external_id, message_id, created_at, rule, header_id, author_id,
+                  settled or created_at < now() - make_interval(secs => %(settled)s) as ready,
+                  created_at < now() - interval '2 seconds' as old
+           from (
+               (select id, false as sent, external_id, message_id, created_at, rule, header_id, author_id,
+                       state not in ('fetched', 'routed') as settled
+                from inbound where id > %(after)s order by id limit %(most)s)
+               union all
+               (select id, true, external_id, message_id, created_at, null, header_id, author_id, true
+                from submissions where id > %(after)s order by id limit %(most)s)) m
+           order by id limit %(most)s""",
+        {"after": after, "most": BATCH, "settled": SETTLED_SECONDS},
+    )
+    found = []
+    for *row, ready, old in await cursor.fetchall():
+        if not (ready and old):
+            break
+        found.append(tuple(row))
+    return found
+
+
+async def _write_terms(connection: Connection, rows: Sequence[tuple[object, ...]], heads: dict[int, bytes]) -> None:
+    values = []
+    for id_, _, external_id, message_id, at, _, header_id, _ in rows:
+        letter = letters.read(heads.get(message_id, b""))  # type: ignore[call-overload]  # bytes of this mail
+        values.append(
+            {
+                "mail_id": id_,
+                "at": at.isoformat(),  # type: ignore[attr-defined]  # a time
+                "external_id": external_id,
+                "sender": storable(letter.author)[:300],
+                "subject": storable(letter.subject),
+                "terms": terms(letter, [str(header_id)] if header_id else []),
+            }
+        )
+    await connection.execute(
+        """insert into mail_terms (mail_id, at, external_id, sender, subject, terms)
+           select mail_id, at, external_id, sender, subject, terms
+           from jsonb_to_recordset(%s) as r (mail_id bigint, at timestamptz, external_id bigint, sender text,
+               subject text, terms text[])
+           on conflict (mail_id) do nothing""",
+        (Jsonb(values),),
+    )
+
+
+async def _note_answer(
+    connection: Connection, submission_id: int, at: datetime.datetime, author_id: int | None, head: bytes
+) -> None:
+    facts = routing.read(head)
+    answered = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
+    if answered:
+        await connection.execute(
+            """update common_mails set answered_by = %s, answered_at = %s, submission_id = %s
+               where header_id = any(%s) and answered_at is null""",
+            (author_id, at, submission_id, [storable(id_) for id_ in answered]),
+        )
+
+
+async def _note_names(
+    connection: Connection, id_: int, at: datetime.datetime, external: External, sharers: list[Local], head: bytes
+) -> None:
+    for written in routing.strangers(routing.read(head), external, sharers):
+        name = storable(normalise(written))[:200]
+        await connection.execute(
+            """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
+               values (%s, %s, %s, 1, %s, %s)
+               on conflict (external_id, name) do update set mails = unknown_names.mails + 1,
+                   shown = excluded.shown, last_mail_id = excluded.last_mail_id, last_at = excluded.last_at""",
+            (external.id, name, storable(" ".join(written.split()))[:200], id_, at),
+        )
+
+
+async def forget(connection: Connection, limit: int = 10_000) -> int:
+    """Drop what is known of mails that were purged. :return: of how many."""
+    cursor = await connection.execute(
+        """delete from mail_terms where mail_id in (
+               select mail_id from mail_terms t
+               where not exists (select from inbound i where i.id = t.mail_id)
+                 and not exists (select from submissions s where s.id = t.mail_id) limit %s)""",
+        (limit,),
+    )
+    return cursor.rowcount
+
+
+# ------------------------------------------------------------------------------------------ asking
+
+
+async def search(
+    connection: Connection,
+    text: str = "",
+    day: datetime.date | None = None,
+    before: int | None = None,
+    limit: int = PAGE,
+) -> list[Found]:
+    """Mails with all of these words, of a day (UTC), the latest first."""
+    person = await accounts.local_by_login(connection, storable(text.strip())) if "@" in text else None
+    external = await accounts.external_by_address(connection, storable(text.strip())) if "@" in text else None
+    parameters: dict[str, object] = {
+        "before": before,
+        "from": day,
+        "until": day + datetime.timedelta(days=1) if day else None,
+        "limit": limit,
+        "terms": asked(text),
+        "external": external.id if external else None,
+        "person": person.id if person else None,
+    }
+    if person is not None:  # what they got, and what they sent
+        chosen = """select r.inbound_id as mail_id from maildrop_mails r where r.local_id = %(person)s
+                union select s.id from submissions s where s.author_id = %(person)s"""
+        condition = f"t.mail_id in ({chosen})"
+    elif external is not None:
+        condition = "t.external_id = %(external)s"
+    elif parameters["terms"]:
+        condition = "t.terms @> %(terms)s::text[]"
+    else:
+        condition = "true"
+    cursor = await connection.execute(
+        f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
+                   coalesce(s.state, i.state)
+            from mail_terms t left join external_accounts e on e.id = t.external_id
+                left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
+            where {condition} and (s.id is not null or i.id is not null)
+                and (%(before)s::bigint is null or t.mail_id < %(before)s)
+                and (%(from)s::date is null or t.at >= %(from)s::date at time zone 'utc'
+                                               and t.at < %(until)s::date at time zone 'utc')
+            order by t.mail_id desc limit %(limit)s""".encode(),
+        parameters,
+    )
+    return [Found(*row) for row in await cursor.fetchall()]
+
+
+async def open_ones(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[Common]:
+    """Mails to everyone, those that nobody has answered first of all, the oldest first; or what was answered."""
+    return await _common(connection, "c.answered_at is null", "c.mail_id > %(before)s", "c.mail_id", before, limit)
+
+
+async def answered_ones(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[Common]:
+    """Mails to everyone that somebody has answered, the latest first."""
+    return await _common(
+        connection, "c.answered_at is not null", "c.mail_id < %(before)s", "c.mail_id desc", before, limit
+    )
+
+
+async def _common(
+    connection: Connection, which: str, place: str, order: str, before: int | None, limit: int
+) -> list[Common]:
+    cursor = await connection.execute(
+        f"""select c.mail_id, e.address, c.at, coalesce(t.sender, ''), coalesce(t.subject, ''), l.user_name,
+                   c.answered_at, c.submission_id
+            from common_mails c join external_accounts e on e.id = c.external_id
+                left join mail_terms t on t.mail_id = c.mail_id left join local_accounts l on l.id = c.answered_by
+            where {which} and (%(before)s::bigint is null or {place})
+            order by {order} limit %(limit)s""".encode(),
+        {"before": before, "limit": limit},
+    )
+    return [Common(*row) for row in await cursor.fetchall()]
+
+
+async def unknown_names(connection: Connection, limit: int = 200) -> list[UnknownName]:
+    """Names that nobody has, the most frequent first; those that somebody has by now are left out."""
+    cursor = await connection.execute(
+        """select e.address, u.shown, u.mails, u.last_mail_id, u.last_at
+           from unknown_names u join external_accounts e on e.id = u.external_id and e.removed_at is null
+           order by u.mails desc, u.last_at desc limit %s""",
+        (limit,),
+    )
+    return [UnknownName(*row) for row in await cursor.fetchall()]
+
+
+async def forget_name(connection: Connection, external_id: int, name: str) -> None:
+    """Somebody has this name now, or it is not worth being shown."""
+    await connection.execute(
+        "delete from unknown_names where external_id = %s and name = %s",
+        (external_id, storable(normalise(name))[:200]),
+    )

@@ -1,0 +1,50 @@
+"""The last day in numbers, for the first page of the console."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from shared import accounts, inbound, relays, submissions
+from shared.database import Connection
+
+HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """externals, people: accounts. hours: beginning, mails fetched, mails handed in; the oldest first.
+
+    waiting: submissions to be sent, oldest: seconds. held, parked: mails.
+    """
+
+    externals: int
+    people: int
+    hours: list[tuple[datetime.datetime, int, int]]
+    waiting: int
+    oldest: float
+    held: int
+    parked: int
+
+    @property
+    def fetched(self) -> int:
+        """In all hours."""
+        return sum(fetched for _, fetched, _ in self.hours)
+
+    @property
+    def sent(self) -> int:
+        """In all hours."""
+        return sum(sent for _, _, sent in self.hours)
+
+
+async def read(connection: Connection, now: datetime.datetime) -> Day:
+    """:param now: UTC."""
+    externals, people = await accounts.counts(connection)
+    fetched, sent = await inbound.per_hour(connection, HOURS), await submissions.per_hour(connection, HOURS)
+    waiting, oldest = await relays.backlog(connection)
+    held, parked = await inbound.standing(connection)
+    stuck = len(await submissions.listing(connection, ["parked"]))
+    this = now.replace(minute=0, second=0, microsecond=0)
+    hours = [this - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
+    rows = [(hour, fetched.get(hour, 0), sent.get(hour, 0)) for hour in hours]
+    return Day(externals, people, rows, waiting, oldest, held, parked + stuck)

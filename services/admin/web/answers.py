@@ -1,0 +1,62 @@
+"""Mail that went to everyone: who answered it. And the names in To that nobody has."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.admin import audit, catalogue, changes, documents, editing
+from services.admin.accounts_file import AccountsError
+from services.admin.web.desk import Administrator, Here, Reader
+from services.admin.web.forms import Form
+from services.admin.web.mails import Before
+from shared import accounts
+from shared.failures import Permanent
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/answers")
+async def show(request: Request, here: Here, who: Reader, before: Before = None, done: bool = False) -> Response:
+    """What nobody has answered, the oldest first; or what was answered."""
+    async with here.system.database.transaction() as connection:
+        ask = catalogue.answered_ones if done else catalogue.open_ones
+        found = await ask(connection, before, catalogue.PAGE + 1)
+    shown = found[: catalogue.PAGE]
+    more = shown[-1].mail_id if len(found) > len(shown) else None
+    return await here.page(request, who, "answers.html", mails=shown, more=more, before=before, done=done)
+
+
+@router.get("/names")
+async def names(request: Request, here: Here, who: Reader) -> Response:
+    """Names that nobody has, and who could have them."""
+    async with here.system.database.transaction() as connection:
+        found = await catalogue.unknown_names(connection)
+        externals = {e.address: e.id for e in await accounts.externals(connection)}
+        sharers = await accounts.sharers(connection, [externals[each.external] for each in found])
+    rows = [(each, sharers[externals[each.external]]) for each in found]
+    return await here.page(request, who, "names.html", rows=rows)
+
+
+@router.post("/names")
+async def take(request: Request, here: Here, who: Administrator) -> Response:
+    """Make a name an alias of a person, or forget it."""
+    form = Form(await request.form())
+    name, external, to = form.text("name"), here.text(form.text("external")), here.text(form.text("to"))
+    said = f"“{name}” is not shown any more."
+    try:
+        async with here.system.database.transaction() as connection:
+            account = await accounts.external_by_address(connection, external)
+            if account is None:
+                raise Permanent(f"There is no external account {external}.")
+            if to:
+                entry = await documents.find(connection, "local", to)
+                fields = {"aliases": [*entry["aliases"], name]}
+                wanted = await editing.prepare(connection, "local", to, fields, new=False)
+                outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
+                await audit.record_lines(connection, who.name, outcome.lines)
+                said = f"Mail to “{name}” goes to {entry['user_name']} from now on."
+            await catalogue.forget_name(connection, account.id, name)
+    except (Permanent, AccountsError) as error:
+        said = str(error)
+    return await here.go(who, "/names", said)

@@ -1,0 +1,498 @@
+"""The REST API under /api/v1: what the console does, for scripts. Forms are those of the command line's JSON.
+
+A script shows a token (``Authorization: Bearer …``); a browser that is signed in may look, too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from services.admin import audit, catalogue, changes, contact, documents, editing, hands, stories
+from services.admin import trace as trace_page
+from services.admin.accounts_file import Address, ExternalFields, LocalFields, Name
+from services.admin.status import iso
+from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
+from services.admin.web.mails import Id
+from shared import accounts, messages
+from shared.failures import Permanent
+
+DESCRIPTION = (
+    "Accounts, mail and the state of a mailgroup. Make a token in the console under *Users and tokens*. Times are "
+    "ISO 8601 in UTC; lists come in pages, the next one begins `after` or `before` the last entry of the one before."
+)
+
+
+class Problem(BaseModel):
+    """What is wrong, for people. problems: a line for each mistake."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"detail": "there is no such account"}]})
+    detail: str
+    problems: list[str] | None = None
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The request cannot be read."},
+    401: {"model": Problem, "description": "Nobody is signed in, and no good token was shown."},
+    403: {"model": Problem, "description": "The role of who asks does not allow it."},
+    404: {"model": Problem, "description": "There is no such thing."},
+    409: {"model": Problem, "description": "The state of things does not allow it."},
+    413: {"description": "More was sent than is taken."},
+    422: {"model": Problem, "description": "Something is not as it may be; it is named."},
+    503: {"model": Problem, "description": "The database does not answer now."},
+}
+_bearer = HTTPBearer(auto_error=False, description="A token made in the console.")
+router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(_bearer)])
+
+At = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
+Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
+Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Entries before this id.")]
+Text = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
+_Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # as JSON's readers keep them exactly
+Ids = Annotated[list[_Whole], Field(max_length=1000, examples=[[42]])]
+
+
+def _date(given: object) -> object:
+    if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", given, re.ASCII):
+        raise ValueError("a day has the form 2026-11-30")  # a number would be taken for seconds
+    return given
+
+
+Day = Annotated[datetime.date, BeforeValidator(_date)]
+
+
+class Shown(BaseModel):
+    """What is answered. Fields as in the command line's JSON."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ExternalAccount(Shown):
+    """An external account as in the accounts file, without its password."""
+
+    address: str = Field(examples=["support@company.com"])
+    enabled: bool
+    login: str = Field(examples=["support@company.com"])
+    pop3: dict[str, Any] = Field(examples=[{"host": "pop3.company.com", "port": 995, "tls": "implicit"}])
+    smtp: dict[str, Any] = Field(examples=[{"host": "smtp.company.com", "port": 465, "tls": "implicit", "auth": True}])
+    poll_seconds: int = Field(examples=[60])
+    history: Literal["all", "from_now"]
+    delete_after_days: int | None
+    delete_history: bool
+    reply_to_author: bool
+    aliases: list[str]
+
+
+class LocalAccount(Shown):
+    """A local account as in the accounts file, without its password."""
+
+    address: str = Field(examples=["alex@local.com"])
+    enabled: bool
+    user_name: str = Field(examples=["Alex"])
+    aliases: list[str]
+    addresses: list[str]
+    external: str | None = Field(examples=["support@company.com"])
+    delegate: str | None
+
+
+class Changed(BaseModel):
+    """What was changed, a line each."""
+
+    changed: list[str] = Field(examples=[["external account support@company.com: added"]])
+
+
+class StepShown(BaseModel):
+    """A step of a test."""
+
+    step: str = Field(examples=["POP3: log in"])
+    ok: bool
+    result: str = Field(examples=["as support@company.com"])
+    seconds: float
+
+
+class Status(Shown):
+    """Whether mail flows."""
+
+    ok: bool
+    problems: list[str]
+
+
+class MailShown(BaseModel):
+    """A mail in a list."""
+
+    id: int
+    at: datetime.datetime
+    external: str | None
+    sender: str = Field(examples=["Anna Customer"])
+    subject: str = Field(examples=["My printer does not print"])
+    sent: bool
+    state: str = Field(examples=["delivered"])
+
+
+class StoryShown(Shown):
+    """A mail with its history. sentences: who got it, and why."""
+
+    id: int
+    message_id: str | None
+    sentences: list[str] = Field(examples=[["Jim got this because To names nobody (rule 5)."]])
+    events: list[dict[str, Any]]
+
+
+class Waiting(Shown):
+    """A submission that waits to be sent."""
+
+    id: int
+    author: str
+    why: str | None
+
+
+class Held(Shown):
+    """A mail that nobody is there to get."""
+
+    id: int
+    reason: str | None
+
+
+class Parked(Shown):
+    """A mail that failed five times here."""
+
+    id: int
+    kind: Literal["inbound", "submission"]
+    error: str | None
+
+
+class Deleted(BaseModel):
+    """A deleted mail that is still kept."""
+
+    id: int
+    octets: int
+    deleted_at: str
+
+
+class Chosen(BaseModel):
+    """Mails, by their ids. reason: where one is needed; the author is told."""
+
+    model_config = ConfigDict(extra="forbid")
+    ids: Ids
+    reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$", examples=["sent by mistake"])] = ""
+
+
+class Given(BaseModel):
+    """Who is to have a mail, and from whom it is taken."""
+
+    model_config = ConfigDict(extra="forbid")
+    to: Address = Field(examples=["jim@local.com"])
+    away_from: Address | None = None
+
+
+class NameTaken(BaseModel):
+    """A further name for a person."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name = Field(examples=["Alexander"])
+
+
+class DoneShown(BaseModel):
+    """done: to these it was done. left: no such mail in a state that allows it."""
+
+    done: list[int]
+    left: list[int]
+
+
+class AuditShown(BaseModel):
+    """What somebody did."""
+
+    id: int
+    at: datetime.datetime
+    who: str
+    did: str
+    target: str
+    detail: str
+
+
+# ------------------------------------------------------------------------------------------ state
+
+
+@router.get("/status", response_model=Status, tags=["state"])
+async def status(here: Here, who: Reader) -> Any:
+    """Whether mail flows: services, queues, accounts and books, and what is wrong in words."""
+    return await here.watch.first()
+
+
+@router.get("/audit", response_model=list[AuditShown], tags=["state"])
+async def show_audit(here: Here, who: Reader, q: Text = "", before: Before = None, limit: Limit = 100) -> Any:
+    """Who did what, the latest first. q: a user, an address or a mail's id."""
+    async with here.system.database.transaction() as connection:
+        return await audit.page(connection, before, here.text(q), limit)
+
+
+# ------------------------------------------------------------------------------------------ accounts
+
+
+@router.get("/external-accounts", response_model=list[ExternalAccount], tags=["accounts"])
+async def list_externals(here: Here, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
+    """By address. q: a part of it."""
+    async with here.system.database.transaction() as connection:
+        found = await accounts.page_of_externals(connection, here.text(after), here.text(q), limit)
+    return [documents.external_fields(external) for external in found]
+
+
+@router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
+async def show_external(here: Here, who: Reader, address: At) -> Any:
+    """One."""
+    return documents.external_fields(await _external(here, address))
+
+
+@router.put("/external-accounts", response_model=Changed, tags=["accounts"])
+async def save_external(here: Here, who: Administrator, fields: ExternalFields) -> Any:
+    """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
+    return await _save(here, who.name, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+
+
+@router.delete("/external-accounts/{address}", response_model=Changed, tags=["accounts"])
+async def remove_external(here: Here, who: Administrator, address: At) -> Any:
+    """Remove it, unless somebody shares it."""
+    await _external(here, address)
+    return await _remove(here, who.name, "external", address)
+
+
+@router.post("/external-accounts/{address}/test", response_model=list[StepShown], tags=["accounts"])
+async def test_external(here: Here, who: Administrator, address: At) -> Any:
+    """Try both directions step by step. Nothing is fetched or sent."""
+    steps = await contact.test(here.system, await _external(here, address))
+    return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+
+
+@router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])
+async def list_locals(here: Here, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
+    """By address. q: a part of it, or of the user name."""
+    async with here.system.database.transaction() as connection:
+        found = await accounts.page_of_locals(connection, here.text(after), here.text(q), limit=limit)
+        externals = await accounts.externals(connection, sorted({person.external_id for person in found}))
+        delegates = await accounts.locals_(connection, [p.delegate_id for p in found if p.delegate_id])
+    return [documents.local_fields(person, externals, delegates) for person in found]
+
+
+@router.get("/local-accounts/{address}", response_model=LocalAccount, tags=["accounts"])
+async def show_local(here: Here, who: Reader, address: At) -> Any:
+    """One."""
+    async with here.system.database.transaction() as connection:
+        person = await accounts.local_by_login(connection, here.text(address))
+        if person is None:
+            raise NotFound(f"{address}: there is no such local account")
+        externals = await accounts.externals(connection, [person.external_id])
+        delegates = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
+    return documents.local_fields(person, externals, delegates)
+
+
+@router.put("/local-accounts", response_model=Changed, tags=["accounts"])
+async def save_local(here: Here, who: Administrator, fields: LocalFields) -> Any:
+    """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
+    return await _save(here, who.name, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+
+
+@router.delete("/local-accounts/{address}", response_model=Changed, tags=["accounts"])
+async def remove_local(here: Here, who: Administrator, address: At) -> Any:
+    """Remove it; its mail is kept for the retention time."""
+    await show_local(here, who, address)
+    return await _remove(here, who.name, "local", address)
+
+
+@router.post("/local-accounts/{address}/restore", response_model=Changed, tags=["accounts"])
+async def restore_local(here: Here, who: Administrator, address: At) -> Any:
+    """Bring back one that was removed, with its mail."""
+    async with here.system.database.transaction() as connection:
+        person = await hands.restore(connection, here.text(address))
+        await audit.record(connection, who.name, "restored local account", person.address)
+    return {"changed": [f"local account {person.address}: restored"]}
+
+
+@router.post("/local-accounts/{address}/names", response_model=Changed, tags=["accounts"])
+async def add_name(here: Here, who: Administrator, address: At, taken: NameTaken) -> Any:
+    """Give a person a further name, for example one that customers write and that nobody has."""
+    known = await show_local(here, who, address)
+    async with here.system.database.transaction() as connection:
+        fields = {"aliases": [*known["aliases"], taken.name]}
+        wanted = await editing.prepare(connection, "local", known["address"], fields, new=False)
+        outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
+        await audit.record_lines(connection, who.name, outcome.lines)
+    return {"changed": outcome.lines}
+
+
+@router.get("/local-accounts/{address}/deleted-mails", response_model=list[Deleted], tags=["mail"])
+async def deleted(here: Here, who: Reader, address: At) -> Any:
+    """Mail that this person deleted and that is still kept."""
+    await show_local(here, who, address)
+    async with here.system.database.transaction() as connection:
+        return await hands.deleted(connection, here.text(address))
+
+
+@router.post("/local-accounts/{address}/undelete", response_model=DoneShown, tags=["mail"])
+async def undelete(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+    """Bring some of it back, as new mail."""
+    await show_local(here, who, address)
+    async with here.system.database.transaction() as connection:
+        done = await hands.undelete(connection, here.text(address), chosen.ids)
+        await audit.record_mails(connection, who.name, "brought back deleted mail", done.done, f"of {address}")
+    return done
+
+
+@router.get("/accounts-file", tags=["accounts"], responses={200: {"content": {"application/yaml": {}}}})
+async def export(here: Here, who: Administrator) -> Response:
+    """The accounts file, passwords left out."""
+    async with here.system.database.transaction() as connection:
+        text = documents.as_yaml(await documents.document(connection))
+    return Response(text, media_type="application/yaml")
+
+
+async def _external(here: Desk, address: str) -> accounts.External:
+    async with here.system.database.transaction() as connection:
+        found = await accounts.external_by_address(connection, here.text(address))
+    if found is None:
+        raise NotFound(f"{address}: there is no such external account")
+    return found
+
+
+async def _save(here: Desk, who: str, kind: documents.Kind, entry: dict[str, Any]) -> Any:
+    wanted = editing.check_entry(kind, entry)
+    async with here.system.database.transaction() as connection:
+        outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
+        await audit.record_lines(connection, who, outcome.lines)
+    return {"changed": outcome.lines}
+
+
+async def _remove(here: Desk, who: str, kind: documents.Kind, address: str) -> Any:
+    async with here.system.database.transaction() as connection:
+        lines = await editing.remove(connection, kind, address)
+        await audit.record(connection, who, f"removed {kind} account", address)
+    return {"changed": lines}
+
+
+# ------------------------------------------------------------------------------------------ mail
+
+
+@router.get("/mails", response_model=list[MailShown], tags=["mail"])
+async def search(
+    here: Here, who: Reader, q: Text = "", day: Day | None = None, before: Before = None, limit: Limit = 50
+) -> Any:
+    """The latest mail with all of these words in its subject, names and addresses; or of an account's address."""
+    async with here.system.database.transaction() as connection:
+        return await catalogue.search(connection, q, day, before, limit)
+
+
+@router.get("/mails/{id}", response_model=StoryShown, tags=["mail"])
+async def show_mail(here: Here, who: Reader, id: Id) -> Any:
+    """One mail: who got it and why, and what happened when."""
+    async with here.system.database.transaction() as connection:
+        story = await stories.tell(connection, id)
+        if story is None:
+            raise NotFound(f"{id}: there is no such mail")
+        [traced] = await trace_page.trace(connection, str(id))
+    return {
+        **traced,
+        "at": iso(story.at),
+        "sender": story.letter.author,
+        "subject": story.letter.subject,
+        "octets": story.octets,
+        "state": story.arrived.state if story.arrived else story.sent.state if story.sent else "",
+        "sentences": story.sentences,
+    }
+
+
+@router.get(
+    "/mails/{id}/raw",
+    tags=["mail"],
+    response_class=StreamingResponse,
+    responses={200: {"content": {"message/rfc822": {}}, "description": "The mail itself."}},
+)
+async def raw(here: Here, who: Administrator, id: Id) -> Response:
+    """The whole mail. That it was looked into is written down."""
+    async with here.system.database.transaction() as connection:
+        story = await stories.tell(connection, id)
+        if story is None:
+            raise NotFound(f"{id}: there is no such mail")
+        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
+    return StreamingResponse(messages.stream(here.system.database, story.message_id), media_type="message/rfc822")
+
+
+@router.post("/mails/{id}/give", response_model=Changed, tags=["mail"])
+async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
+    """Put a mail that was delivered into a person's mailbox, as new mail; and take it from another one."""
+    async with here.system.database.transaction() as connection:
+        await hands.give(connection, id, given.to)
+        if given.away_from:
+            await hands.take(connection, id, given.away_from)
+        await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {given.to}")
+    return {"changed": [f"mail {id}: {given.to} has it"]}
+
+
+@router.post("/submissions/resend", response_model=DoneShown, tags=["mail"])
+async def resend(here: Here, who: Administrator, chosen: Chosen) -> Any:
+    """Send submissions again to those outside who did not get them."""
+    return await _act(here, who.name, "sent again", hands.resend, chosen)
+
+
+@router.get("/queue", response_model=list[Waiting], tags=["mail"])
+async def queue(here: Here, who: Reader) -> Any:
+    """What waits to be sent, the oldest first."""
+    async with here.system.database.transaction() as connection:
+        return await hands.queue(connection)
+
+
+@router.post("/queue/retry", response_model=DoneShown, tags=["mail"])
+async def retry(here: Here, who: Administrator, chosen: Chosen) -> Any:
+    """Try these now."""
+    return await _act(here, who.name, "tried now", hands.retry, chosen)
+
+
+@router.post("/queue/cancel", response_model=DoneShown, tags=["mail"])
+async def cancel(here: Here, who: Administrator, chosen: Chosen) -> Any:
+    """End these without a further try; their authors are told."""
+    async with here.system.database.transaction() as connection:
+        done = await hands.cancel(connection, chosen.ids, chosen.reason or hands.CANCELLED)
+        await audit.record_mails(connection, who.name, "cancelled", done.done, chosen.reason)
+    return done
+
+
+@router.get("/held", response_model=list[Held], tags=["mail"])
+async def held(here: Here, who: Reader) -> Any:
+    """What nobody is there to get."""
+    async with here.system.database.transaction() as connection:
+        return await hands.held(connection)
+
+
+@router.get("/parked", response_model=list[Parked], tags=["mail"])
+async def parked(here: Here, who: Reader) -> Any:
+    """What failed five times here."""
+    async with here.system.database.transaction() as connection:
+        return await hands.parked(connection)
+
+
+@router.post("/parked/requeue", response_model=DoneShown, tags=["mail"])
+async def requeue(here: Here, who: Administrator, chosen: Chosen) -> Any:
+    """Give these another five tries."""
+    return await _act(here, who.name, "given five more tries", hands.requeue, chosen)
+
+
+@router.post("/parked/discard", response_model=DoneShown, tags=["mail"])
+async def discard(here: Here, who: Administrator, chosen: Chosen) -> Any:
+    """End parked or held mails undelivered, for a reason."""
+    if not chosen.reason.strip():
+        raise Permanent("reason: is needed to discard a mail")
+    async with here.system.database.transaction() as connection:
+        done = await hands.discard(connection, chosen.ids, chosen.reason)
+        await audit.record_mails(connection, who.name, "discarded", done.done, chosen.reason)
+    return done
+
+
+async def _act(here: Desk, who: str, did: str, act: Any, chosen: Chosen) -> Any:
+    async with here.system.database.transaction() as connection:
+        done = await act(connection, chosen.ids)
+        await audit.record_mails(connection, who, did, done.done)
+    return done

@@ -1,0 +1,50 @@
+"""A chart as SVG, drawn here. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT, FOOT, LEFT = 720, 190, 22, 34
+_STEPS = (1, 2, 5)
+
+
+def top(most: int) -> int:
+    """The end of the scale: 1, 2 or 5 times a power of ten, at least ``most`` and at least 5."""
+    power = 1
+    while True:
+        for step in _STEPS:
+            if step * power >= max(most, 5):
+                return step * power
+        power *= 10
+
+
+def bars(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:
+    """Two bars an hour. first, second: what they count. Told in words to who cannot see it."""
+    end = top(max((max(one, other) for _, one, other in hours), default=0))
+    slot = (WIDTH - LEFT) / max(len(hours), 1)
+    height = HEIGHT - FOOT - 8
+    parts = []
+    for part in (0, 0.5, 1):
+        y = HEIGHT - FOOT - height * part
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{end * part:g}</text>')
+    for index, (hour, one, other) in enumerate(hours):
+        x = LEFT + index * slot
+        for number, count, name in ((0, one, first), (1, other, second)):
+            tall = height * count / end
+            place = x + slot * (0.12 + 0.38 * number)
+            parts.append(
+                f'<rect class="bar{" second" if number else ""}" x="{place:.1f}" y="{HEIGHT - FOOT - tall:.1f}" '
+                f'width="{slot * 0.34:.1f}" height="{tall:.1f}" rx="1.5"><title>{hour:%H}:00 UTC: {count} '
+                f"{escape(name)}</title></rect>"
+            )
+        if hour.hour % 3 == 0:
+            parts.append(f'<text x="{x + slot / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{hour:%H}:00</text>')
+    said = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
+    label = escape(f"Mails in the last {len(hours)} hours: {said}")
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    )

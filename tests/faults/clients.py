@@ -1,0 +1,129 @@
+"""Mail clients as real ones are: whoever gets no final answer tries again, and deletes only what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.faults.books import Copies, Submitted, digest
+from tests.faults.mails import stuffed
+
+PATIENCE_SECONDS = 40.0
+PAUSE_SECONDS = 0.3
+PASSWORD = "secret"
+
+
+class Gone(Exception):
+    """The other side went away, took too long, or said what nobody expects."""
+
+
+class Line:
+    """A connection that is read line by line."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, port: int) -> AsyncIterator[Line]:
+        """Connect. Everything that goes wrong while the block lasts is Gone."""
+        writer = None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+            yield cls(reader, writer)
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            raise Gone(repr(error)) from error
+        finally:
+            if writer is not None:
+                writer.close()
+
+    async def ask(self, octets: bytes | None = None) -> bytes:
+        """Send this, and read a line."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            if octets is not None:
+                self._writer.write(octets)
+                await self._writer.drain()
+            line = await self._reader.readline()
+        if not line.endswith(b"\n"):
+            raise Gone("the connection ended")
+        return line
+
+    async def block(self) -> bytes:
+        """What follows up to the final dot, which is not alone (RFC 1939 section 3)."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            octets = b"\r\n" + await self._reader.readuntil(b"\r\n.\r\n")
+        return octets.removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.")[2:]
+
+    async def reply(self, command: bytes | None = None) -> bytes:
+        """An SMTP reply's last line."""
+        line = await self.ask(command)
+        while line[3:4] == b"-":
+            line = await self.ask()
+        return line
+
+
+async def submit(port: int, mail: Submitted) -> None:
+    """Hand a mail in, again and again until it is taken. Counts the transactions that ended without a final reply."""
+    while not mail.accepted:
+        try:
+            async with Line.to(port) as line:
+                await _hand_in(line, mail)
+        except Gone:
+            pass
+        if not mail.accepted:
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _hand_in(line: Line, mail: Submitted) -> None:
+    await _wanted(line, None, b"2")
+    await _wanted(line, b"EHLO client\r\n", b"2")
+    word = base64.b64encode(b"\0".join((b"", mail.author.encode(), PASSWORD.encode())))
+    await _wanted(line, b"AUTH PLAIN " + word + b"\r\n", b"2")
+    await _wanted(line, b"MAIL FROM:<" + mail.author.encode() + b"> BODY=8BITMIME\r\n", b"2")
+    for address in (*mail.relayed, *mail.refused, *mail.inside):
+        await _wanted(line, b"RCPT TO:<" + address.encode() + b">\r\n", b"2")
+    await _wanted(line, b"DATA\r\n", b"3")
+    mail.outstanding += 1
+    reply = await line.reply(stuffed(mail.mail))
+    mail.outstanding -= 1  # this transaction was answered
+    if reply[:1] == b"2":
+        mail.accepted = True
+    elif reply[:1] == b"5":
+        raise AssertionError(f"{mail.token} was refused: {reply!r}")
+
+
+async def _wanted(line: Line, command: bytes | None, code: bytes) -> None:
+    reply = await line.reply(command)
+    if reply[:1] != code:
+        raise Gone(reply.decode("latin-1"))
+
+
+async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool) -> None:
+    """Read what lies in a mailbox and is not in ``got`` yet, by UIDL. :raises Gone: it was not all of it."""
+    async with Line.to(port) as line:
+        for command in (None, f"USER {address}\r\n".encode(), f"PASS {PASSWORD}\r\n".encode(), b"UIDL\r\n"):
+            reply = await line.ask(command)
+            if not reply.startswith(b"+OK"):
+                raise Gone(reply.decode("latin-1"))
+        listed: list[tuple[bytes, bytes]] = []
+        while (entry := await line.ask()) != b".\r\n":
+            number, uidl = entry.split()
+            listed.append((number, uidl))
+        for number, uidl in listed:
+            if uidl not in got:
+                reply = await line.ask(b"RETR " + number + b"\r\n")
+                if not reply.startswith(b"+OK"):
+                    raise Gone(reply.decode("latin-1"))
+                got[uidl] = await line.block()
+            if delete and not (reply := await line.ask(b"DELE " + number + b"\r\n")).startswith(b"+OK"):
+                raise Gone(reply.decode("latin-1"))
+        await line.ask(b"QUIT\r\n")
+
+
+def copies(mailboxes: dict[str, dict[bytes, bytes]]) -> Copies:
+    """What was read, by digest and mailbox."""
+    return Counter((digest(mail), address) for address, got in mailboxes.items() for mail in got.values())

@@ -1,0 +1,295 @@
+"""Offers mail from both sides, lets the faults happen meanwhile, and judges by its own books.
+
+``python -m tests.faults.drive [--seed N] [--short]``; ``make faults`` runs it in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from tests.faults import clients
+from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
+from tests.faults.clients import Gone, copies
+from tests.faults.faults import Faults
+from tests.faults.mails import CUSTOMERS, PEOPLE, SUPPORT, incoming, outgoing
+from tests.faults.plan import FULL, SHORT, Plan
+from tests.faults.stand import Stand
+from tests.servers import scratch
+
+READER = PEOPLE["Tom"]
+"""Reads and deletes all the time; the others keep their mail at the gateway, and are read at the end."""
+SENDING = 12
+"""Clients at work at the same time."""
+HANDS_OFF_SECONDS = 100.0
+"""So long after the last fault everything has to go by itself; then retries that are due later are hurried."""
+
+
+class Drive:
+    """One run. lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected."""
+
+    def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
+        self.lines: list[str] = []
+        self.clean = False
+        self._stand, self._plan, self._seed = stand, plan, seed
+        self._run = f"run{seed}"
+        self._expected: Copies = Counter()
+        self._offered: set[str] = set()
+        self._submitted: dict[str, Submitted] = {}
+        self._mailboxes: dict[str, dict[bytes, bytes]] = {address: {} for address in PEOPLE.values()}
+        self._uidls = itertools.count(1)
+        self._offering = True
+
+    async def run(self) -> None:
+        """Offer, break, heal, wait, judge."""
+        faults = Faults(self._stand, self._plan, self._seed)
+        keeper = asyncio.create_task(faults.keep())
+        reader = asyncio.create_task(self._read_and_delete())
+        started = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._offer_mails())
+                group.create_task(self._offer_submissions())
+                group.create_task(faults.happen())
+            await faults.heal()
+            healed = time.monotonic()
+            self._offering = False
+            await reader
+            await self._settle()
+            settled = time.monotonic()
+        finally:
+            keeper.cancel()
+            reader.cancel()
+        self.lines += [
+            f"seed {self._seed}: {self._plan.mails} mails and {self._plan.submissions} submissions in "
+            f"{healed - started:.0f} s; all at rest {settled - healed:.0f} s after the last fault",
+            "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
+        ]
+        await asyncio.to_thread(self._judge)
+
+    # ------------------------------------------------------------------------------------------ offering
+
+    async def _offer_mails(self) -> None:
+        chance = Random(f"{self._seed} mails")
+        pace = Pace(self._plan.seconds, self._plan.mails)
+        for mail in itertools.islice(incoming(chance, self._run), self._plan.mails):
+            await pace.next()
+            if mail.account == SUPPORT:
+                await asyncio.to_thread(self._stand.provider.put, SUPPORT, mail.mail)
+            else:
+                self._stand.pop3.mails[f"{next(self._uidls)}"] = mail.mail
+            self._offered.add(digest(mail.mail))
+            self._expected.update((digest(mail.mail), address) for address in mail.people)
+
+    async def _offer_submissions(self) -> None:
+        chance = Random(f"{self._seed} submissions")
+        pace = Pace(self._plan.seconds, self._plan.submissions)
+        room = asyncio.Semaphore(SENDING)
+        async with asyncio.TaskGroup() as group:
+            for named in itertools.islice(outgoing(chance, self._run), self._plan.submissions):
+                await pace.next()
+                name, author, mail, relayed, refused, inside = named
+                mine = Submitted(name, author, mail, relayed, refused, (inside,) if inside else ())
+                self._submitted[name] = mine
+                self._stand.smtp.by_recipient |= dict.fromkeys(refused, "550 5.1.1 no such user")
+                await room.acquire()
+                task = group.create_task(clients.submit(self._stand.system.settings.smtp_port, mine))
+                task.add_done_callback(lambda _: room.release())
+
+    async def _read_and_delete(self) -> None:
+        while self._offering:
+            with suppress(Gone):
+                await self._read(READER, delete=True)
+            await asyncio.sleep(1.0)
+
+    async def _read(self, address: str, *, delete: bool = False) -> None:
+        await clients.read(self._stand.system.settings.pop3_port, address, self._mailboxes[address], delete=delete)
+
+    # ------------------------------------------------------------------------------------------ judging
+
+    async def _settle(self) -> None:
+        """Wait until everything is where it belongs, and look once more a moment later."""
+        started = time.monotonic()
+        hurried = False
+        while time.monotonic() < started + self._plan.settle_seconds:
+            for address in PEOPLE.values():
+                try:
+                    await self._read(address)
+                except Gone as error:
+                    print(f"not read: {error}", file=sys.stderr)
+            if not self._missing():
+                break
+            if not hurried and time.monotonic() > started + HANDS_OFF_SECONDS:
+                hurried = True
+                waiting = self._stand.ask("select count(*)::int from submissions where state = 'queued'")
+                self.lines.append(f"waiting for a later retry, hurried by the operator: {waiting[0][0]}")
+                print(await asyncio.to_thread(self._stand.system.run, "queue", "retry"), file=sys.stderr)
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(3.0)
+        for address in PEOPLE.values():
+            await self._read(address)
+
+    def _missing(self) -> int:
+        delivered, relayed = self._delivered(), self._relayed()
+        lost = (self._wanted() - delivered).total() + (relays_expected(self._submitted) - relayed.found).total()
+        open_ = self._stand.ask("select count(*)::int from submissions where state not in ('done', 'parked')")
+        return lost + int(str(open_[0][0]))
+
+    def _wanted(self) -> Copies:
+        """What has to be in mailboxes: what came in, and what colleagues were sent."""
+        local = ((digest(each.mail), address) for each in self._submitted.values() for address in each.inside)
+        return self._expected + Counter(local)
+
+    def _delivered(self) -> Copies:
+        return copies(
+            {
+                address: {uidl: mail for uidl, mail in got.items() if not _is_notice(mail)}
+                for address, got in self._mailboxes.items()
+            }
+        )
+
+    def _relayed(self) -> Relayed:
+        relayed = Relayed(self._submitted)
+        for taken in self._stand.smtp.taken:
+            for address in taken.recipients:
+                relayed.add(address, taken.mail)
+        for address in CUSTOMERS:
+            for mail in self._stand.provider.mail_of(address):
+                relayed.add(address, mail.replace(b"\n", b"\r\n"))
+        return relayed
+
+    def _judge(self) -> None:
+        again: Copies = Counter(
+            {
+                (digest(each.mail), address): each.outstanding
+                for each in self._submitted.values()
+                for address in each.inside
+            }
+        )
+        offered = self._offered | {digest(each.mail) for each in self._submitted.values()}
+        inward = judge(self._wanted(), self._delivered(), offered, again)
+        relayed = self._relayed()
+        told = self._told_of()
+        outward = judge(
+            relays_expected(self._submitted),
+            relayed.found,
+            self._submitted.keys(),
+            Counter({key: 1_000 for key in relayed.found if key[0] in told}),
+        )
+        outward.altered += relayed.altered
+        notices = self._judge_notices()
+        outstanding = sum(each.outstanding for each in self._submitted.values())
+        self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
+        self.lines.append(
+            f"clients' transactions without a final reply: {outstanding}; mails told of as uncertain: {len(told)}"
+        )
+        status = self._stand.system.json("status")
+        self.lines.append(f"the gateway's own status: {'ok' if status['ok'] else status['problems']}")
+        self.clean = inward.clean and outward.clean and notices.clean
+
+    def _told_of(self) -> set[str]:
+        """Mails of which the gateway has told that they may be there twice."""
+        rows = self._stand.ask(
+            """select distinct split_part(s.header_id, '@', 1)
+               from events e join submissions s on s.id = e.submission_id where e.event = 'uncertain'"""
+        )
+        return {str(row[0]) for row in rows}
+
+    def _judge_notices(self) -> Findings:
+        """One notice for each refused recipient, to the author."""
+        refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
+        wanted = Counter(dict.fromkeys(refused, 1))
+        found: Copies = Counter()
+        for address, got in self._mailboxes.items():
+            for mail in got.values():
+                if _is_notice(mail):
+                    named = re.findall(rb"^Final-Recipient: rfc822; *(\S+)", mail, re.M)
+                    found.update((name.decode(), address) for name in named)
+        again = Counter(
+            {(name, each.author): each.outstanding for each in self._submitted.values() for name in each.refused}
+        )
+        return judge(wanted, found, {name for name, _ in refused}, again)
+
+
+class Relayed:
+    """What the providers took. found: by token and recipient."""
+
+    def __init__(self, submitted: dict[str, Submitted]) -> None:
+        self.found: Copies = Counter()
+        self.altered: Copies = Counter()
+        self._submitted = submitted
+
+    def add(self, address: str, mail: bytes) -> None:
+        """Count a mail; one whose body is another is altered."""
+        name = token(mail)
+        self.found[name, address] += 1
+        known = self._submitted.get(name)
+        if known is None or _body(known.mail) != _body(mail):
+            self.altered[name, address] += 1
+
+
+class Pace:
+    """Spreads so many things over a time."""
+
+    def __init__(self, seconds: float, count: int) -> None:
+        self._start, self._step, self._number = time.monotonic(), seconds / count, 0
+
+    async def next(self) -> None:
+        """Wait for the turn of the next one."""
+        self._number += 1
+        await asyncio.sleep(max(0.0, self._start + self._number * self._step - time.monotonic()))
+
+
+def _body(mail: bytes) -> bytes:
+    return mail.partition(b"\r\n\r\n")[2]
+
+
+def _is_notice(mail: bytes) -> bool:
+    return b"\r\nContent-Type: multipart/report" in mail[: mail.find(b"\r\n\r\n") + 2]
+
+
+def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
+    """Run in full, on servers of its own. From the main thread, as root.
+
+    :param logs: a folder that is to be made, for what the services said.
+    """
+    with scratch() as folder, Stand(folder).running() as stand:
+
+        async def work() -> Drive:
+            async with stand.open():
+                run = Drive(stand, plan, seed)
+                try:
+                    await run.run()
+                finally:
+                    if logs is not None:
+                        await asyncio.to_thread(shutil.copytree, stand.system.settings.data / "log", logs)
+                return run
+
+        return asyncio.run(work())
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.drive", description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="repeats the choices of a run")
+    parser.add_argument("--short", action="store_true", help="some hundred mails instead of ten thousand")
+    parser.add_argument("--logs", type=Path, help="a folder to be made, for the services' logs")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    run = drive(SHORT if arguments.short else FULL, arguments.seed, arguments.logs)
+    print("\n".join(run.lines))
+    sys.exit(0 if run.clean else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The mails of the driver: who gets each, and that some are twins and some share a Message-ID."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+SUPPORT, SALES = "support@company.com", "sales@company.com"
+SHARERS = {SUPPORT: ("Alex", "Jim"), SALES: ("Kim", "Tom", "Eve")}
+PEOPLE = {name: f"{name.lower()}@local.com" for names in SHARERS.values() for name in names}
+CUSTOMERS = ("anna@customer.example", "bert@customer.example", "cleo@elsewhere.example")
+
+_LINE = b"A line of some length, so that the mail has a size, and then some.\r\n"
+_HARD = b"..two dots\r\n.\r\n\xff\xfe eight bits \x80\r\nFrom the beginning\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A mail for the provider's mailbox of ``account``. people: addresses that have to get it."""
+
+    account: str
+    mail: bytes
+    people: tuple[str, ...]
+
+
+def incoming(chance: Random, run: str) -> Iterator[Incoming]:
+    """Without end: one in twenty comes twice, byte for byte, one in twenty has the Message-ID of another one."""
+    before: str | None = None
+    for number in itertools.count(1):
+        token = f"{run}-in-{number}"
+        account = chance.choice((SUPPORT, SALES))
+        team = SHARERS[account]
+        named = chance.choice(([], [chance.choice(team)], [chance.choice(team)], chance.sample(team, 2)))
+        to = ", ".join(f'"{name}" <{account}>' for name in named) or account
+        reused = before is not None and chance.random() < 0.05
+        header_id = before if reused else f"{token}@customer.example"
+        mail = (
+            f"Received: from mx.example by provider; Thu, 01 Oct 2026 10:00:00 +0000\r\n"
+            f"From: {chance.choice(CUSTOMERS)}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{header_id}>\r\n\r\n"
+        ).encode() + _body(chance)
+        before = header_id
+        found = Incoming(account, mail, tuple(PEOPLE[name] for name in dict.fromkeys(named or team)))
+        yield found
+        if chance.random() < 0.05:
+            yield found
+
+
+def outgoing(chance: Random, run: str) -> Iterator[tuple[str, str, bytes, tuple[str, ...], tuple[str, ...], str]]:
+    """Without end: token, author, mail, outside recipients, refused ones, a local recipient or ''."""
+    for number in itertools.count(1):
+        token = f"{run}-out-{number}"
+        author = chance.choice(list(PEOPLE.values()))
+        relayed = tuple(chance.sample(CUSTOMERS, chance.choice((1, 1, 1, 2))))
+        refused = (f"nobody-{number}@customer.example",) if chance.random() < 0.03 else ()
+        inside = chance.choice([each for each in PEOPLE.values() if each != author]) if chance.random() < 0.1 else ""
+        mail = (
+            f"From: {author}\r\nTo: {', '.join(relayed)}\r\nSubject: {token}\r\n"
+            f"Date: Thu, 01 Oct 2026 10:00:00 +0000\r\nMessage-ID: <{token}@local.com>\r\n\r\n"
+        ).encode() + _body(chance)
+        yield token, author, mail, relayed, refused, inside
+
+
+def _body(chance: Random) -> bytes:
+    lines = _LINE * (chance.choice((1, 10, 50)) if chance.random() < 0.98 else 6000)
+    return lines + (_HARD if chance.random() < 0.3 else b"")
+
+
+def stuffed(mail: bytes) -> bytes:
+    """As it goes over the wire, with the final dot."""
+    return b"\r\n".join(b"." + line if line.startswith(b".") else line for line in mail.split(b"\r\n")) + b".\r\n"

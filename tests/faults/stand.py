@@ -1,0 +1,264 @@
+"""The system under fault: servers that the driver owns, every connection between the parts through a proxy of its own.
+
+PostgreSQL and RabbitMQ keep their data on small disks (tmpfs, which takes root), so that a disk can be full. The
+database has a clock that the driver can move: functions that stand before PostgreSQL's own in the search path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from deploy.machine import ports
+from deploy.machine.folders import make_sockets
+from deploy.machine.instance import Instance, with_free_ports
+from deploy.machine.postgres import SOCKET, USER, Postgres
+from deploy.machine.programs import Process, Program, give
+from deploy.machine.provider import Provider
+from deploy.machine.rabbitmq import RabbitMQ
+from shared.settings import Settings
+from tests.company import local
+from tests.faults.mails import CUSTOMERS, SALES, SHARERS, SUPPORT
+from tests.faults.proxy import Proxy
+from tests.faults.steps import ORDERS
+from tests.scripted_pop3 import ScriptedPop3
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.system import PASSWORD, System
+
+DISK_MIB = {"postgres": 4096, "rabbitmq": 512}
+
+_CLOCK = """
+create schema skewed;
+create table skewed.clock (ahead interval not null);
+insert into skewed.clock values ('0');
+create function skewed.now() returns timestamptz stable language sql as
+    'select pg_catalog.now() + ahead from skewed.clock';
+create function skewed.clock_timestamp() returns timestamptz volatile language sql as
+    'select pg_catalog.clock_timestamp() + ahead from skewed.clock';
+alter database mailgroup set search_path = public, skewed, pg_catalog;
+"""
+
+
+class Disk:
+    """A small disk of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with self._ballast.open("wb", buffering=0) as file:
+            for octets in (1 << 24, 1 << 16, 1 << 12):
+                with suppress(OSError):
+                    while file.write(bytes(octets)) == octets:
+                        pass
+
+    def empty(self) -> None:
+        """Give the room back."""
+        self._ballast.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=755", "tmpfs", str(folder)], check=True)
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+class Server:
+    """A server that runs by the driver's will. To be started from the main thread."""
+
+    def __init__(self, program: Program, log: Path) -> None:
+        self.program, self._log = program, log
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it, unless it runs."""
+        if self._process is None or self._process.child.poll() is not None:
+            self._process = self.program.start(self._log)
+
+    async def end(self, number: signal.Signals, seconds: float = 30.0) -> None:
+        """End it by this signal, by SIGKILL if that takes too long."""
+        assert self._process is not None
+        self._process.child.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.child.wait, seconds)
+        self._process.kill()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.child.poll() is None
+
+    def stop(self) -> None:
+        """In order, at the end."""
+        if self._process is not None:
+            self._process.stop()
+
+
+class Stand:
+    """system: gateway and provider, as users and operators meet them. pop3, smtp: the faulty provider of sales@.
+
+    proxies: by what they lead to. disks, servers: by name. orders: where steps are ordered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.orders = folder / "orders"
+        self.orders.mkdir()
+        self.disks: dict[str, Disk] = {}
+        self.servers: dict[str, Server] = {}
+        self.proxies: dict[str, Proxy] = {}
+        self.pop3 = ScriptedPop3()
+        self.smtp = ScriptedSmtp()
+        self.postgres: Postgres
+        self.rabbitmq: RabbitMQ
+        self.provider: Provider
+        self.instance: Instance
+        self.system: System
+
+    # ------------------------------------------------------------------------------------------ starting
+
+    @contextmanager
+    def running(self) -> Iterator[Stand]:
+        """The servers, and the provider of support@."""
+        with ExitStack() as stack:
+            for name, mebibytes in DISK_MIB.items():
+                self.disks[name] = stack.enter_context(_disk(self.folder / name, mebibytes))
+            port, *three = ports.choose(4, str(self.folder))
+            home = self.folder / "postgres" / "cluster"
+            home.mkdir()
+            give(home, USER)
+            self.postgres = Postgres(home, make_sockets(home, USER, SOCKET), port, secrets.token_hex(16))
+            self.postgres.prepare()
+            self.rabbitmq = RabbitMQ(
+                self.folder / "rabbitmq" / "node", (three[0], three[1], three[2]), secrets.token_hex(16)
+            )
+            self.rabbitmq.prepare()
+            mapper, node = self.rabbitmq.programs()
+            for program in (self.postgres.program(), mapper, node):
+                server = Server(program, self.folder / f"{program.name}.log")
+                stack.callback(server.stop)
+                server.start()
+                self.servers[program.name] = server
+            self.provider = stack.enter_context(Provider(self.folder / "provider"))
+            yield self
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Stand]:
+        """Everything: proxies, the faulty provider, the gateway, its accounts."""
+        async with AsyncExitStack() as stack:
+            await self.answering(self.postgres.answers)
+            self.postgres.create("mailgroup")
+            with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+                connection.execute(_CLOCK)
+            await stack.enter_async_context(self.pop3.running())
+            self.smtp = await stack.enter_async_context(scripted_smtp())
+            targets = {
+                "database": self.postgres.port,
+                "broker": self.rabbitmq.ports[0],
+                "dovecot": self.provider.pop3_port,
+                "postfix": self.provider.smtp_port,
+                "pop3": self.pop3.port,
+                "smtp": self.smtp.port,
+            }
+            chosen = ports.choose(len(targets), f"{self.folder} proxies", taken=targets.values())
+            for (name, target), port in zip(targets.items(), chosen, strict=True):
+                self.proxies[name] = await stack.enter_async_context(Proxy(port, target).running())
+            settings = Settings(
+                data=self.folder / "data",
+                allow_private_upstream=True,
+                sweep_grace_seconds=2,
+                database_url=(
+                    f"postgresql://mailgroup:{self.postgres.password}@127.0.0.1:{self.proxies['database'].port}/mailgroup"
+                ),
+                broker_url=self.rabbitmq.url.replace(f":{self.rabbitmq.ports[0]}/", f":{self.proxies['broker'].port}/"),
+            )
+            self.instance = Instance(with_free_ports(settings), say=lambda line: print(line, file=sys.stderr))
+            with _armed(self.orders):
+                await asyncio.to_thread(self.instance.__enter__)
+            stack.push_async_callback(asyncio.to_thread, self.instance.__exit__, None, None, None)
+            self.system = System(self.instance, self.provider, self.folder)
+            await asyncio.to_thread(self._accounts)
+            yield self
+
+    def _accounts(self) -> None:
+        for address in CUSTOMERS:
+            self.provider.add_mailbox(address, PASSWORD)
+        server = {"host": "127.0.0.1", "tls": "none"}
+        accounts = []
+        for address, pop3, smtp in ((SUPPORT, "dovecot", "postfix"), (SALES, "pop3", "smtp")):
+            accounts.append(
+                self.system.external(
+                    address,
+                    pop3=server | {"port": self.proxies[pop3].port},
+                    smtp=server | {"port": self.proxies[smtp].port, "connections": 4},
+                )
+            )
+        accounts[1]["delete_after_days"] = 0
+        people = [local(name, account) for account, names in SHARERS.items() for name in names]
+        self.system.apply({"external_accounts": accounts, "local_accounts": people})
+
+    # ------------------------------------------------------------------------------------------ at hand
+
+    def ask(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Ask the database past the proxy."""
+        with psycopg.connect(self.postgres.url, autocommit=True, connect_timeout=5) as connection:
+            cursor = connection.execute(sql.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    async def answering(self, answers: Callable[[], bool], seconds: float = 90.0) -> None:
+        """Wait until a server answers."""
+        async with asyncio.timeout(seconds):
+            while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.1)
+
+    def wipe_broker(self) -> None:
+        """The node forgets everything. It must not run."""
+        mnesia = self.rabbitmq.folder / "mnesia"
+        shutil.rmtree(mnesia, ignore_errors=True)
+        mnesia.mkdir()
+        shutil.chown(mnesia, "rabbitmq", "rabbitmq")
+
+    def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Send a service a signal, if it runs now."""
+        pid = self.instance.pids().get(service)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, number)
+        except OSError as error:
+            assert error.errno == errno.ESRCH
+            return False
+        return True
+
+
+@contextmanager
+def _armed(orders: Path) -> Iterator[None]:
+    """While the gateway starts: what it starts finds the steps."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "inject")
+    os.environ[ORDERS] = str(orders)
+    try:
+        yield
+    finally:
+        del os.environ[ORDERS]
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

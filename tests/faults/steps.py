@@ -1,0 +1,147 @@
+"""Named step boundaries at which a service can be made to die.
+
+The services know nothing of this. A process that is started with the folder ``inject`` on its PYTHONPATH wraps the
+functions named here when it starts. Each time one of them is reached it looks for an order, a file with the name of the
+service that holds the name of the step; it takes the file away and kills itself, as SIGKILL from outside would.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ORDERS = "FAULTS_ORDERS"
+"""Of the environment: the folder of the orders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """when: before or after the call of ``target`` (module:name or module:Class.name)."""
+
+    service: str
+    name: str
+    target: str
+    when: Literal["before", "after"]
+
+
+def _steps(service: str, **steps: str) -> tuple[Step, ...]:
+    return tuple(
+        Step(service, name.replace("_", " "), target[1:], "before" if target[0] == "<" else "after")
+        for name, target in steps.items()
+    )
+
+
+STEPS = (
+    *_steps(
+        "fetcher",
+        account_claimed=">shared.ledger:claim",
+        bytes_stored_not_in_the_ledger=">shared.messages:store",
+        ledger_written_not_committed=">shared.ledger:record_fetched",
+        committed_not_published="<shared.broker:Broker.publish_behind",
+        committed_not_deleted="<shared.pop3_client:Pop3Client.delete",
+        deleted_no_quit=">shared.pop3_client:Pop3Client.delete",
+        before_quit="<shared.pop3_client:Pop3Client.quit",
+        quit_not_recorded="<shared.ledger:finish",
+    ),
+    *_steps(
+        "router",
+        batch_taken="<services.router.worker:Router.handle",
+        decided_not_committed=">shared.inbound:settle",
+        committed_not_published="<shared.broker:Broker.publish_behind",
+        published_not_acknowledged="<shared.broker:Consumer.ack",
+        acknowledged=">shared.broker:Consumer.ack",
+    ),
+    *_steps(
+        "mailbox",
+        batch_taken="<services.mailbox.worker:Mailbox.handle",
+        copies_written_not_committed=">shared.maildrops:deliver",
+        finished_not_committed=">shared.inbound:finish",
+        committed_not_acknowledged="<shared.broker:Consumer.ack",
+    ),
+    *_steps(
+        "smtp_in",
+        mail_received_not_written="<shared.submissions:record",
+        written_not_known=">shared.submissions:record",
+        committed_not_answered="<services.smtp_in.intake:Intake._committed",
+        answered_not_published="<services.smtp_in.intake:Intake._tell",
+    ),
+    *_steps(
+        "sender",
+        inside_written_not_committed=">shared.inbound:add",
+        handed_over_not_committed=">shared.submissions:hand_over",
+        handed_over_not_acknowledged="<shared.broker:Consumer.ack",
+        claimed_not_committed=">shared.relays:claim",
+        before_the_mark="<services.sender.claims:Claims.mark",
+        marked_no_final_dot=">services.sender.claims:Claims.mark",
+        final_dot_no_answer="<shared.smtp_session:SmtpClient._answer",
+        answered_not_written="<services.sender.claims:Claims.settle",
+        settled=">services.sender.claims:Claims.settle",
+    ),
+    *_steps(
+        "pop3_out",
+        tombstones_not_committed=">shared.maildrops:tombstone",
+        mailbox_read=">shared.maildrops:contents",
+    ),
+)
+
+
+def order(folder: Path, step: Step) -> Path:
+    """Make the service die when it reaches the step; the file is gone when it did."""
+    part, file = folder / f"{step.service}.part", folder / step.service
+    part.write_text(step.name, encoding="ascii")
+    part.rename(file)
+    return file
+
+
+def arm(service: str) -> None:
+    """Wrap the steps of this service, in this process."""
+    for step in STEPS:
+        if step.service == service:
+            _wrap(step, Path(os.environ[ORDERS]) / service)
+
+
+def _wrap(step: Step, file: Path) -> None:
+    module, _, path = step.target.partition(":")
+    owner: Any = importlib.import_module(module)
+    *classes, name = path.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    setattr(owner, name, _wrapped(getattr(owner, name), step, file))
+
+
+def _wrapped(function: Callable[..., Any], step: Step, file: Path) -> Callable[..., Any]:
+    def reached() -> None:
+        if file.exists() and file.read_text(encoding="ascii") == step.name:
+            file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def waits(*arguments: Any, **named: Any) -> Any:
+            if step.when == "before":
+                reached()
+            result = await function(*arguments, **named)
+            if step.when == "after":
+                reached()
+            return result
+
+        return waits
+
+    @functools.wraps(function)
+    def calls(*arguments: Any, **named: Any) -> Any:
+        if step.when == "before":
+            reached()
+        result = function(*arguments, **named)
+        if step.when == "after":
+            reached()
+        return result
+
+    return calls

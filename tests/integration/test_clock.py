@@ -1,0 +1,63 @@
+"""The server's clock set back: what was to happen at a time of before happens now, and not hours later."""
+
+from __future__ import annotations
+
+from services.router.worker import Router
+from shared import ledger, relays
+from shared.database import Database
+from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
+from tests.scripted_smtp import scripted_smtp
+from tests.send_bench import sending
+
+
+async def test_accounts_and_mails_that_wait_for_a_time_of_before_are_due(database: Database) -> None:
+    # given an account that was polled, a mail that was fetched and swept, all of it in an hour from now
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
+    async with database.transaction() as connection:
+        await connection.execute(
+            """update polls set next_poll_at = now() + interval '61 minutes',
+                      last_success_at = now() + interval '1 hour' where external_id = %s""",
+            (externals[SUPPORT].id,),
+        )
+        await connection.execute(
+            "update inbound set state_at = now() + interval '1 hour', swept_at = now() + interval '1 hour'"
+        )
+    # when
+    async with database.transaction() as connection:
+        assert await ledger.mend_times(connection) == 1
+        polls, _ = await ledger.claim(connection, "one/1", 10)
+    assert externals[SUPPORT].id in [poll.external_id for poll in polls]
+    # then the mail is swept, after a grace period that begins now
+    assert await Router(database, 0.0).sweep() == []
+    assert len(await Router(database, 0.0).sweep()) == 1
+
+
+async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database: Database) -> None:
+    await apply(database, COMPANY)
+    async with database.transaction() as connection:
+        await connection.execute(
+            "update polls set next_poll_at = now() + interval '1 hour', last_error_at = now() - interval '1 minute'"
+        )
+        assert await ledger.mend_times(connection) == 0
+
+
+async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port})
+        await bench.rows("update external_accounts set enabled = false")
+        id_ = await bench.submit("ann@customer.org")
+        await bench.rows(
+            """update submissions set state_at = now() + interval '1 hour', next_try_at = now() + interval '2 hours',
+               swept_at = now() + interval '1 hour'"""
+        )
+        await bench.rows(
+            """update relays set last_success_at = now() + interval '1 hour',
+               next_try_at = now() + interval '1 hour'"""
+        )
+        await bench.rows("update external_accounts set enabled = true")
+        await bench.upkeep.hold()
+        await bench.until(id_, state="done")
+        async with bench.database.transaction() as connection:
+            assert await relays.mend_times(connection) == 0

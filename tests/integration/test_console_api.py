@@ -1,0 +1,168 @@
+"""The REST API: tokens, roles, the round trip of an account, and that no request whatever breaks it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from shared.database import Database
+from tests import console, servers
+from tests.company import COMPANY, SUPPORT, apply, external, local
+from tests.console import Browser, text
+from tests.integration.test_console_accounts import stored
+
+LONG = "API_LONG" in os.environ  # make api
+HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
+LEFT_OUT = ("--exclude-checks", "positive_data_acceptance")
+"""No schema tells that a name has to be nobody else's, or a domain not a public provider's."""
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(store: str) -> Iterator[str]:
+    with console.running(store) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(url: str) -> Browser:
+    browser = Browser(url)
+    browser.sign_in()
+    return browser
+
+
+@pytest.fixture
+async def people(store: str) -> None:
+    database = Database(store, "test")
+    await database.open()
+    await apply(database, COMPANY)
+    await database.close()
+
+
+def token(browser: Browser, role: str) -> str:
+    """A new token, as the page shows it."""
+    shown = text(browser.post("/users", {"do": "token", "name": f"{role} script", "role": role}))
+    found = re.search(r"mg_[\w-]{40,}", shown)
+    assert found, shown
+    return found[0]
+
+
+class Script:
+    """A program that shows a token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url, self.headers = f"{url}/api/v1", {"Authorization": f"Bearer {token}"}
+
+    def call(self, method: str, path: str, json: Any = None) -> requests.Response:
+        return requests.request(method, self.url + path, json=json, headers=self.headers, timeout=60)
+
+
+def test_nobody_asks_without_a_token(url: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer mg_wrong"}, {"Authorization": "Basic YTpi"}):
+        answer = requests.get(f"{url}/api/v1/status", headers=headers, timeout=60)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_token_is_shown_once_ends_and_is_stored_as_a_digest(browser: Browser, url: str, store: str) -> None:
+    secret = token(browser, "observer")
+    assert secret not in browser.get("/users").text
+    assert secret not in str(stored(store, "select name, encode(token_sha256, 'escape') from api_tokens"))
+    assert Script(url, secret).call("GET", "/held").ok
+    for (id_,) in stored(store, "select id from api_tokens"):
+        browser.post("/users", {"do": "end-token", "id": str(id_)})
+    assert Script(url, secret).call("GET", "/held").status_code == 401
+
+
+def test_a_token_opens_no_page(browser: Browser, url: str) -> None:
+    headers = {"Authorization": f"Bearer {token(browser, 'administrator')}"}
+    page = requests.get(f"{url}/users", headers=headers, timeout=60, allow_redirects=False)
+    assert page.status_code == 303
+
+
+def test_an_account_makes_the_round_trip(browser: Browser, url: str, store: str) -> None:
+    script = Script(url, token(browser, "administrator"))
+    added = script.call("PUT", "/external-accounts", external()).json()
+    assert added == {"changed": [f"external account {SUPPORT}: added"]}
+    assert script.call("PUT", "/local-accounts", local("Alex")).ok
+    shown = script.call("GET", f"/external-accounts/{SUPPORT}").json()
+    assert shown["pop3"] == {"host": "127.0.0.1", "port": 1, "tls": "none"}
+    assert "password" not in shown
+    assert script.call("PUT", "/external-accounts", shown).json() == {"changed": []}
+    assert [row["address"] for row in script.call("GET", "/local-accounts").json()] == ["alex@local.com"]
+    named = script.call("POST", "/local-accounts/alex@local.com/names", {"name": "Al"})
+    assert named.json()["changed"] == ["local account alex@local.com: changed aliases none -> Al"]
+    assert script.call("DELETE", f"/external-accounts/{SUPPORT}").status_code == 409
+    assert script.call("DELETE", "/local-accounts/alex@local.com").ok
+    assert script.call("GET", "/local-accounts/alex@local.com").status_code == 404
+    assert script.call("POST", "/local-accounts/alex@local.com/restore").ok
+    told = script.call("GET", "/audit?q=alex@local.com").json()
+    assert [row["did"] for row in told][:2] == ["restored local account", "removed local account"]
+    assert told[0]["who"] == "token administrator script"
+
+
+def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: str) -> None:
+    script = Script(url, token(browser, "administrator"))
+    answer = script.call("PUT", "/external-accounts", external(password="the-secret", poll_seconds="often"))
+    assert answer.status_code == 422
+    assert "poll_seconds" in answer.json()["detail"]
+    assert "the-secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "json"),
+    [
+        ("PUT", "/local-accounts", local("Eve")),
+        ("DELETE", "/local-accounts/alex@local.com", None),
+        ("POST", f"/external-accounts/{SUPPORT}/test", None),
+        ("POST", "/queue/retry", {"ids": [1]}),
+        ("POST", "/mails/1/give", {"to": "alex@local.com"}),
+        ("GET", "/mails/1/raw", None),
+        ("GET", "/accounts-file", None),
+    ],
+)
+def test_an_observer_s_token_changes_nothing_and_reads_no_body(
+    browser: Browser, url: str, method: str, path: str, json: Any
+) -> None:
+    assert Script(url, token(browser, "observer")).call(method, path, json).status_code == 403
+
+
+def test_the_description_is_complete(url: str) -> None:
+    found = requests.get(f"{url}/api/openapi.json", timeout=60).json()
+    assert len(found["paths"]) > 20
+    for path, methods in found["paths"].items():
+        for method, operation in methods.items():
+            assert operation["description"], f"{method} {path}"
+            assert operation["security"], f"{method} {path}"
+            assert operation["responses"]["200"]["content"], f"{method} {path}"
+    bodies = {name: schema for name, schema in found["components"]["schemas"].items() if "Shown" in name}
+    assert all(schema.get("description") for schema in bodies.values())
+
+
+@pytest.mark.timeout(1800)
+def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
+    browser: Browser, url: str, people: None
+) -> None:
+    words = ["run", f"{url}/api/openapi.json", "--header", f"Authorization: Bearer {token(browser, 'administrator')}"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("schemathesis"), *words, *HOW, "--seed", "1", *LEFT_OUT],
+        capture_output=True,
+        text=True,
+        timeout=1800 if LONG else 280,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-40_000:]

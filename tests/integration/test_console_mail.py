@@ -1,0 +1,331 @@
+"""The console's pages of mail: found, explained, given on, answered, and the names that nobody has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from services.admin import catalogue
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import accounts, inbound, messages, submissions
+from shared.database import Database
+from shared.inbound import Arrival
+from shared.maillog import Event
+from shared.messages import Content
+from shared.submissions import Recipient, Submission
+from tests import console, servers
+from tests.company import COMPANY, SUPPORT, apply, everyone, mailbox_of
+from tests.console import Browser, text
+from tests.integration.test_router_and_mailbox import ids
+
+QUESTION = b"From: Anna <anna@customer.example>\r\nTo: support@company.com\r\nSubject: Printer smokes\r\n"
+BY_NAME = (
+    b'From: Anna <anna@customer.example>\r\nTo: "Alex" <support@company.com>\r\nSubject: =?utf-8?q?F=C3=BCr?= Alex\r\n'
+)
+STRANGER = b'From: Bob <bob@customer.example>\r\nTo: "Alexander" <support@company.com>\r\nSubject: Hello there\r\n'
+BODY = b"Message-ID: <%s@customer.example>\r\n\r\nthe-body-of-%s\r\n"
+
+
+async def fill(url: str) -> None:
+    """Three mails that were delivered, and an answer of Alex that one recipient did not get."""
+    database = Database(url, "test")
+    await database.open()
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    async with database.transaction() as connection:
+        mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
+        stored = await messages.store(connection, [Content.of(mail) for mail in mails])
+        rows = await inbound.add(
+            connection,
+            [
+                Arrival("fetched", id_, externals[SUPPORT].id, f"{name}@customer.example")
+                for id_, name in zip(stored, "qns", strict=True)
+            ],
+        )
+    await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
+    answer = b"From: alex@local.com\r\nSubject: Re: Printer smokes\r\nIn-Reply-To: <q@customer.example>\r\n\r\nHi\r\n"
+    async with database.transaction() as connection:
+        [sent] = await submissions.record(
+            connection,
+            [
+                Submission(
+                    people["Alex"].id,
+                    externals[SUPPORT].id,
+                    Content.of(answer),
+                    "alex@local.com",
+                    "answer@local.com",
+                    False,
+                    False,
+                    (Recipient("anna@customer.example", "relay"), Recipient("gone@customer.example", "relay")),
+                    event=Event("submitted", who="alex@local.com"),
+                )
+            ],
+        )
+        await connection.execute("update inbound set created_at = now() - interval '1 minute'")
+        await connection.execute(
+            "update submissions set state = 'done', created_at = now() - interval '50 seconds' where id = %s", (sent,)
+        )
+        await connection.execute(
+            """update submission_recipients set state = case position when 0 then 'relayed' else 'failed' end,
+               reply = '550 5.1.1 no such user'"""
+        )
+    async with database.transaction() as connection:
+        assert await catalogue.go_on(connection) == 4
+    async with database.transaction() as connection:
+        assert await catalogue.go_on(connection) == 0
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        asyncio.run(fill(url))
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(store: str) -> Iterator[str]:
+    with console.running(store) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(url: str) -> Browser:
+    browser = Browser(url)
+    browser.sign_in()
+    return browser
+
+
+@pytest.fixture(scope="module")
+def observer(url: str, browser: Browser) -> Browser:
+    browser.post("/users", {"do": "add", "name": "watcher", "role": "observer", "password": "watches-only"})
+    observer = Browser(url)
+    observer.sign_in("watcher", "watches-only")
+    return observer
+
+
+def id_of(store: str, header_id: str) -> int:
+    with psycopg.connect(store) as connection:
+        row = connection.execute(
+            """select id from inbound where header_id = %(id)s
+               union select id from submissions where header_id = %(id)s""",
+            {"id": header_id},
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "subjects"),
+    [
+        ("", {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}),
+        ("printer", {"Printer smokes", "Re: Printer smokes"}),
+        ("SMOKES anna", {"Printer smokes"}),
+        ("für", {"Für Alex"}),
+        ("anna@customer.example", {"Printer smokes", "Für Alex"}),
+        ("<s@customer.example>", {"Hello there"}),
+        ("jim@local.com", {"Printer smokes", "Hello there"}),
+        ("support@company.com", {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}),
+        ("prin", set()),
+        ("' or \x00 %", set()),
+    ],
+)
+def test_mail_is_found_by_words_addresses_and_ids(browser: Browser, asked: str, subjects: set[str]) -> None:
+    page = browser.get("/mail", params={"q": asked})
+    every = {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}
+    assert {s for s in every if f">{s}</a>" in page.text} == subjects
+
+
+def test_mail_is_found_by_its_day(browser: Browser) -> None:
+    assert "Printer smokes" not in browser.get("/mail?day=2020-01-01").text
+    assert "a day has the form" in text(browser.get("/mail?day=yesterday"))
+
+
+def test_a_mail_tells_in_sentences_who_got_it_and_why(browser: Browser, store: str) -> None:
+    question, named = id_of(store, "q@customer.example"), id_of(store, "n@customer.example")
+    told = text(browser.get(f"/mail?q={question}"))
+    assert "Jim got this because To names nobody, so everyone who shares it gets it (rule 5)." in told
+    assert "Alex got this because To names nobody, so everyone who shares it gets it (rule 5)." in told
+    assert "Put into the mailbox of jim@local.com" in told
+    assert "Alex got this because To names Alex (rule 1)." in text(browser.get(f"/mail/{named}"))
+    assert "the-body-of" not in told
+
+
+def test_a_mail_that_is_not_there_is_not_found(browser: Browser) -> None:
+    assert browser.get("/mail/999999").status_code == 404
+    assert browser.get("/mail/0").status_code == 422
+
+
+def test_a_body_is_read_by_administrators_only_and_that_is_written_down(
+    browser: Browser, observer: Browser, store: str
+) -> None:
+    id_ = id_of(store, "n@customer.example")
+    assert observer.get(f"/mail/{id_}").ok
+    assert observer.post(f"/mail/{id_}/raw").status_code == 403
+    raw = browser.post(f"/mail/{id_}/raw")
+    assert raw.content == BY_NAME + BODY % (b"n", b"n")
+    assert f"looked into a mail {id_} Anna" in text(browser.get("/audit"))
+
+
+async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, store: str) -> None:
+    id_ = id_of(store, "n@customer.example")
+    page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "alex@local.com"})
+    assert "jim@local.com has it now" in text(page)
+    database = Database(store, "test")
+    await database.open()
+    assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
+    assert not any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "alex@local.com"))
+    assert "Jim got this because given by the operator." in text(page)
+    # and once more: it is new mail again, and there once
+    browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com"})
+    found = await mailbox_of(database, "jim@local.com")
+    assert sum(b"the-body-of-n" in mail for mail in found) == 1
+    assert b"the-body-of-n" in found[-1]
+    await database.close()
+
+
+def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store: str) -> None:
+    id_ = id_of(store, "answer@local.com")
+    assert "550 5.1.1 no such user" in text(browser.get(f"/mail/{id_}"))
+    assert "sent again" in text(browser.post(f"/mail/{id_}", {"do": "resend"}))
+    with psycopg.connect(store) as connection:
+        assert connection.execute("select state from submissions").fetchall() == [("queued",)]
+        states = connection.execute("select state from submission_recipients order by position").fetchall()
+    assert states == [("relayed",), ("waiting",)]
+    assert "nobody to send it to" in text(browser.post(f"/mail/{id_}", {"do": "resend"}))
+    assert "alex@local.com" in text(browser.get("/queue"))
+
+
+def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> None:
+    done = text(browser.get("/answers?done=true"))
+    assert "Printer smokes Anna support@company.com" in done
+    assert "Alex after 10 s" in done
+    waits = text(browser.get("/answers"))
+    assert "Hello there" in waits
+    assert "Printer smokes" not in waits
+    assert "The oldest waits for" in waits
+
+
+async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, store: str) -> None:
+    assert "Alexander support@company.com 1" in text(browser.get("/names"))
+    page = browser.post("/names", {"name": "Alexander", "external": SUPPORT, "to": "alex@local.com"})
+    assert "Mail to “Alexander” goes to Alex" in text(page)
+    assert "There is none" in text(page)
+    database = Database(store, "test")
+    await database.open()
+    async with database.transaction() as connection:
+        alex = await accounts.local_by_login(connection, "alex@local.com")
+    await database.close()
+    assert alex is not None
+    assert alex.aliases == ("Alexander",)
+
+
+async def test_the_mail_of_somebody_who_leaves_is_handed_over(browser: Browser, store: str) -> None:
+    page = browser.post("/local/jim@local.com/hand-over", {"to": "kim@local.com"})
+    assert "mails of Jim are in the mailbox of kim@local.com" in text(page)
+    database = Database(store, "test")
+    await database.open()
+    kim, jim = await mailbox_of(database, "kim@local.com"), await mailbox_of(database, "jim@local.com")
+    await database.close()
+    assert sorted(kim) == sorted(jim) != []
+
+
+def test_stuck_mail_is_listed_tried_again_and_ended_for_a_reason(browser: Browser, store: str) -> None:
+    id_ = id_of(store, "s@customer.example")
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """update inbound set state = 'parked', error = E'Trace\\nValueError: it broke', origin = 'router'
+               where id = %s""",
+            (id_,),
+        )
+    assert "ValueError: it broke" in text(browser.get("/queue"))
+    assert "for a reason" in text(browser.post("/queue", {"do": "discard", "id": str(id_)}))
+    assert "given five more tries" in text(browser.post("/queue", {"do": "requeue", "id": str(id_)}))
+    with psycopg.connect(store) as connection:
+        connection.execute("update inbound set state = 'held', reason = 'held: nobody' where id = %s", (id_,))
+    page = browser.post("/queue", {"do": "discard", "id": str(id_), "reason": "spam"})
+    assert "1 mails: discarded" in text(page)
+    assert f"discarded {id_} spam" in text(browser.get("/audit"))
+
+
+def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Browser, url: str, store: str) -> None:
+    person = Browser(url)
+    person.sign_in("tom@local.com", "secret")
+    settings = text(person.get("/mine"))
+    assert "Settings of the mail client" in settings
+    assert "Login user name tom@local.com" in settings
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """insert into maildrop_mails (local_id, message_id, inbound_id, octets, version, deleted_at)
+               select l.id, i.message_id, i.id, 1, 1, now() from local_accounts l, inbound i
+               where l.address = 'tom@local.com' and i.header_id = 'q@customer.example'"""
+        )
+    assert "Printer smokes" in text(person.get("/mine/deleted"))
+    back = person.post("/mine/deleted", {"id": str(id_of(store, "q@customer.example"))})
+    assert "1 mails are back" in text(back)
+    other = Browser(url)
+    other.sign_in("tom@local.com", "secret")
+    wrong = person.post("/mine/password", {"old": "guess", "new": "another-one", "again": "another-one"})
+    assert "it is another one" in text(wrong)
+    done = person.post("/mine/password", {"old": "secret", "new": "another-one", "again": "another-one"})
+    assert "Your password is changed" in text(done)
+    assert person.get("/mine").url.endswith("/mine")
+    assert "sign-in" in other.get("/mine").url  # every session of before has ended
+    assert Browser(url).sign_in("tom@local.com", "another-one").ok
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/external", "/local", "/mail", "/queue", "/answers", "/names", "/audit", "/users", "/accounts-file"]
+)
+def test_a_person_sees_no_page_of_others(url: str, path: str) -> None:
+    person = Browser(url)
+    person.sign_in("kim@local.com", "secret")
+    assert person.get(path).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/queue", {"do": "retry-all"}),
+        ("/names", {"name": "x", "external": SUPPORT}),
+        ("/mail/1", {"do": "give", "to": "jim@local.com"}),
+        ("/users", {"do": "add", "name": "x", "role": "administrator", "password": "long-enough-1"}),
+        ("/local/jim@local.com/hand-over", {"to": "kim@local.com"}),
+        ("/local/jim@local.com/deleted", {"id": "1"}),
+        ("/accounts-file", {"do": "apply"}),
+    ],
+)
+def test_an_observer_changes_nothing(observer: Browser, path: str, fields: dict[str, str]) -> None:
+    assert observer.post(path, fields).status_code == 403
+
+
+def test_users_are_added_and_the_last_administrator_stays(browser: Browser, observer: Browser, store: str) -> None:
+    with psycopg.connect(store) as connection:
+        rows: dict[str, int] = dict(connection.execute("select name, id from console_users").fetchall())
+    assert "Somebody has to stay administrator" in text(browser.post("/users", {"do": "remove", "id": rows["admin"]}))
+    refused = browser.post("/users", {"do": "add", "name": "a@b", "role": "observer", "password": "long-enough"})
+    assert "no @" in text(refused)
+    short = browser.post("/users", {"do": "add", "name": "x", "role": "observer", "password": "short"})
+    assert "at least 10 characters" in text(short)
+    # another password ends the sessions of before
+    browser.post("/users", {"do": "password", "id": rows["watcher"], "password": "another-password"})
+    assert "sign-in" in observer.get("/").url
+
+
+def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> None:
+    exported = browser.get("/accounts-file/accounts.yaml").text
+    assert "address: support@company.com" in exported
+    assert "password" not in exported
+    changed = exported.replace("poll_seconds: 60", "poll_seconds: 77")
+    tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", changed)})
+    assert "poll_seconds 60 -> 77" in text(tried)
+    assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
+    browser.post("/accounts-file", {"do": "apply"}, files={"file": ("accounts.yaml", changed)})
+    assert "poll_seconds: 77" in browser.get("/accounts-file/accounts.yaml").text
+    spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
+    refused = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", spy)})
+    assert "is for a file beside the accounts file" in text(refused)

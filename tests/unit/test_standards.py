@@ -1,0 +1,106 @@
+"""docs/standards.md names files, settings and limits as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.pop3_out import listener as pop3_listener
+from services.pop3_out import protocol as pop3
+from services.pop3_out import readahead
+from services.pop3_out import session as pop3_session
+from services.smtp_in import data, engine, intake
+from services.smtp_in import listener as smtp_listener
+from services.smtp_in import protocol as smtp
+from shared import passwords, throttle
+from shared.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TEXT = (ROOT / "docs" / "standards.md").read_text(encoding="utf-8")
+MIB = 1024 * 1024
+
+
+def test_every_row_says_how_far_and_where() -> None:
+    rows = re.findall(r"^\| ((?:RFC|PROXY)[^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", TEXT, re.M)
+    assert len(rows) >= 25
+    for standard, how_far, _, where in rows:
+        assert how_far in ("yes", "partial", "no"), standard
+        assert how_far == "no" or "`" in where, standard
+
+
+def test_every_file_that_it_names_is_there() -> None:
+    folder = ""
+    for row in TEXT.splitlines():
+        cells = row.split(" | ")
+        for name in re.findall(r"`([\w/*]+\.py)`", cells[-1]):
+            folder = name.rpartition("/")[0] or folder
+            path = name if "/" in name else f"{folder}/{name}"
+            assert list(ROOT.glob(path)), f"{path}: {row}"
+
+
+def test_every_setting_that_it_names_is_one_with_that_default() -> None:
+    for name, default in re.findall(r"`MAILGROUP_(\w+)`(?: (\d+)(?: MiB)?)?", TEXT):
+        field = Settings.model_fields[name.lower()]
+        if default:
+            assert field.default in (int(default), int(default) * MIB)
+
+
+@pytest.mark.parametrize(
+    ("row", "pop3_value", "smtp_value"),
+    [
+        ("connections in all", f"{pop3_listener.CONNECTIONS:,}", f"{smtp_listener.CONNECTIONS:,}"),
+        ("until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{smtp.LOGIN_SECONDS:g} s"),
+        (
+            "between two commands; an unfinished line is none",
+            f"{pop3.IDLE_SECONDS / 60:g} minutes",
+            f"{smtp.IDLE_SECONDS / 60:g} minutes",
+        ),
+        ("a TLS handshake", f"{pop3.TLS_SECONDS:g} s", f"{smtp.TLS_SECONDS:g} s"),
+        (
+            "a mail in DATA",
+            "",
+            f"{smtp.DATA_SECONDS / 3600:g} hour, {smtp.IDLE_SECONDS / 60:g} minutes without an octet",
+        ),
+        ("a session", f"{pop3.SESSION_SECONDS / 3600:g} hours", f"{smtp.SESSION_SECONDS / 3600:g} hours"),
+        (
+            "a line of a command",
+            f"{pop3_session.COMMAND_OCTETS} octets, {pop3_session.AUTH_OCTETS:,} of AUTH",
+            f"{engine.COMMAND_OCTETS:,} octets, {engine.AUTH_OCTETS:,} of AUTH",
+        ),
+        (
+            "commands of a session",
+            f"{pop3_session.MISTAKES} that are wrong",
+            f"{engine.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {engine.CALLS['RCPT']:,} of RCPT; "
+            f"{engine.OTHER_CALLS} of any other; {engine.UNKNOWN_COMMANDS} unknown",
+        ),
+        ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
+        (
+            "guesses at an account, or from an address",
+            f"{throttle.BURST}, then one each {throttle.SECONDS_A_TOKEN:g} s",
+            "the same, for itself",
+        ),
+        ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
+        ("its header", "", f"{data.HEADER_OCTETS // MIB} MiB, {data.FIELDS:,} fields"),
+        ("its lines", "", f"{data.LINE_OCTETS // MIB} MiB each"),
+        (
+            "memory for mails that come in",
+            "",
+            f"{intake.OCTETS_IN_HAND // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
+        ),
+        (
+            "memory for mails that go out",
+            f"{readahead.ALL_OCTETS // MIB} MiB beside {pop3.OUTPUT_OCTETS // 1024} KiB a client",
+            "",
+        ),
+    ],
+)
+def test_a_limit_is_what_the_code_says(row: str, pop3_value: str, smtp_value: str) -> None:
+    cells = [re.sub(" +", " ", cell) for cell in (row, pop3_value, smtp_value)]
+    line = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |"))
+    assert [cell.strip() for cell in line.strip("|").split("|")] == cells
+
+
+def test_passwords_are_hashed_two_at_a_time() -> None:
+    assert passwords.THREADS == 2 and "two at a time" in TEXT
