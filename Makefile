@@ -36,8 +36,9 @@ api:
 screenshots:
 	SCREENSHOTS=docs/screenshots ./mailgroup test tests/e2e/test_console.py
 
-# Ten thousand mails each way through two hundred kills and all else that goes wrong; needs root, about 25 minutes.
-# SEED=n makes the same choices again.
+# Ten thousand mails each way through two hundred kills and all else that goes wrong; then how soon mail flows again after
+# each single fault. Needs root, half an hour. SEED=n makes the same choices again.
 faults:
 	./mailgroup test --version
 	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.faults.recovery

@@ -53,7 +53,8 @@ class OAuth:
 class External:
     """A mailbox at a provider (manual 4.1). Times in seconds or days as named.
 
-    password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/credentials.py.
+    password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/credentials.py. smtp_size: octets that
+    its server announces as the most that it takes; smtp_refused: of the smallest mail that it refused as too large.
     """
 
     id: int
@@ -72,6 +73,14 @@ class External:
     reply_to_author: bool
     aliases: tuple[str, ...]
     oauth: OAuth | None = None
+    smtp_size: int | None = field(default=None, compare=False)
+    smtp_refused: int | None = field(default=None, compare=False)
+
+    @property
+    def most_octets(self) -> int | None:
+        """Of a mail that the provider takes, as far as is known."""
+        known = [self.smtp_size, self.smtp_refused and self.smtp_refused - 1]
+        return min((octets for octets in known if octets), default=None)
 
     @property
     def own_addresses(self) -> frozenset[str]:
@@ -110,14 +119,15 @@ class Local:
 
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
-    delete_after_days, delete_history, reply_to_author, aliases, oauth from external_accounts"""
+    delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused
+    from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names from local_accounts"""
 
 
 def _external(row: Row) -> External:
     id_, address, enabled, login, password, *servers = row[:13]
-    auth, connections, poll, history, days, old, reply, aliases, oauth = row[13:]
+    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused = row[13:]
     return External(
         id_,
         address,
@@ -135,6 +145,8 @@ def _external(row: Row) -> External:
         reply,
         tuple(aliases),
         None if oauth is None else OAuth(oauth["name"], Issuer(**oauth["issuer"]), oauth["client_id"]),
+        size,
+        refused,
     )
 
 
@@ -360,8 +372,39 @@ async def save_external(connection: Connection, external: External) -> int:
         "reply_to_author": external.reply_to_author,
         "aliases": list(external.aliases),
         "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),
+        **dict.fromkeys(_LEARNT),
     }
     return await _save(connection, "external_accounts", values)
+
+
+_LEARNT = ("smtp_size", "smtp_refused", "smtp_refused_at")
+
+
+async def learn_size(connection: Connection, external_id: int, octets: int | None) -> None:
+    """What the account's SMTP server announces as the most that it takes; None: nothing."""
+    await connection.execute("update external_accounts set smtp_size = %s where id = %s", (octets, external_id))
+
+
+async def learn_refused(connection: Connection, external_id: int, octets: int) -> None:
+    """The provider refused a mail of so many octets as too large."""
+    await connection.execute(
+        "update external_accounts set smtp_refused = least(smtp_refused, %s), smtp_refused_at = now() where id = %s",
+        (octets, external_id),
+    )
+
+
+async def forget_size(connection: Connection, external_id: int) -> None:
+    """What was learnt of the size of mails may be wrong by now."""
+    nothing = ", ".join(f"{name} = null" for name in _LEARNT)
+    await connection.execute(f"update external_accounts set {nothing} where id = %s", (external_id,))
+
+
+async def forget_refused(connection: Connection) -> None:
+    """… and is after a week."""
+    await connection.execute(
+        """update external_accounts set smtp_refused = null, smtp_refused_at = null
+           where smtp_refused_at < now() - interval '7 days'"""
+    )
 
 
 async def save_local(connection: Connection, local: Local) -> int:

@@ -1,6 +1,8 @@
 """What an external account logs in with: its password, or an access token that is got for it when one is needed.
 
 An access token lives in the memory of the process that needs it; the refresh token is sealed where a password would be.
+Some providers renew that one too, each time, and take a second use of the old one for theft: so all processes take
+turns, and each begins with what is stored by then.
 """
 
 from __future__ import annotations
@@ -9,18 +11,30 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+
+from prometheus_client import Gauge
 
 from shared import accounts, oauth
 from shared.accounts import External
 from shared.database import Database
-from shared.failures import Permanent
-from shared.oauth import Client, Tokens, Unauthorized
+from shared.failures import Permanent, Temporary
+from shared.oauth import Client, Unauthorized
 from shared.settings import PrivateHosts
 from shared.vault import Vault
 
+EXPIRY = Gauge(
+    "mailgroup_oauth_token_expiry_timestamp_seconds", "Until when an account's access token is good.", ["external"]
+)
+
 MARGIN_SECONDS = 120.0
-"""A token that is good for less is not used any more."""
+"""A token that is good for less is renewed, and used only if that does not work now."""
+LEAST_SECONDS = 5.0
+"""… or it would end during the login."""
+TURNS = 0x6F617574
+"""Names the advisory locks by which processes take turns."""
+AT_ONCE = 2
+"""Accounts of one token endpoint that are asked for at the same time: one that hangs holds up no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +48,27 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is sealed for an account with ``oauth``. refresh_token: '' until somebody has authorized it."""
+    """What is sealed for an account with ``oauth``. refresh_token: '' until somebody has authorized it.
+
+    authorized: another one for each authorization; it stays when the provider renews the refresh token.
+    """
 
     refresh_token: str = field(default="", repr=False)
     client_secret: str = field(default="", repr=False)
+    authorized: str = ""
 
     @classmethod
     def open(cls, vault: Vault, sealed: bytes) -> Grant:
         """:raises Permanent: sealed under a key that is not here."""
         try:
             found = json.loads(vault.open(sealed))
-            return cls(str(found["refresh_token"]), str(found["client_secret"]))
+            return cls(str(found["refresh_token"]), str(found["client_secret"]), str(found.get("authorized", "")))
         except (ValueError, TypeError, KeyError):
             return cls()  # a password of the time before the account had ``oauth``
 
     def seal(self, vault: Vault) -> bytes:
         """As it is stored."""
-        return vault.seal(json.dumps({"refresh_token": self.refresh_token, "client_secret": self.client_secret}))
+        return vault.seal(json.dumps(asdict(self)))
 
 
 def client_of(external: External, grant: Grant) -> Client:
@@ -60,6 +78,15 @@ def client_of(external: External, grant: Grant) -> Client:
     return Client(external.oauth.issuer, external.oauth.client_id, grant.client_secret)
 
 
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """An access token. origin: what it was got with. ends: by the monotonic clock: no clock set wrong matters."""
+
+    access: str = field(repr=False)
+    origin: tuple[object, ...]
+    ends: float
+
+
 class Credentials:
     """Gets credentials, and keeps access tokens as long as they are good."""
 
@@ -67,8 +94,9 @@ class Credentials:
         self._database = database
         self._vault = vault
         self._allow_private = allow_private
-        self._tokens: dict[int, tuple[bytes, str, float]] = {}  # what was sealed then, token, until when
+        self._tokens: dict[int, _Token] = {}
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
 
     async def of(self, external: External) -> Credential:
         """What to log in with now.
@@ -79,31 +107,46 @@ class Credentials:
         if external.oauth is None:
             return Credential(external.login, self._vault.open(external.password))
         async with self._locks[external.id]:
-            sealed, token, until = self._tokens.get(external.id, (b"", "", 0.0))
-            if sealed != external.password or until < time.monotonic():
-                token = await self._refresh(external)
-        return Credential(external.login, token, token=True)
+            token = self._tokens.get(external.id)
+            if token is not None and token.origin != _origin(external, Grant.open(self._vault, external.password)):
+                token = None
+            if token is None or token.ends < time.monotonic() + MARGIN_SECONDS:
+                token = await self._renew(external, token)
+        return Credential(external.login, token.access, token=True)
 
     def refused(self, external: External) -> None:
         """The provider did not take what ``of`` gave: a token is not used again."""
         self._tokens.pop(external.id, None)
 
-    async def _refresh(self, external: External) -> str:
-        grant = Grant.open(self._vault, external.password)
-        if not grant.refresh_token:
-            raise Unauthorized(f"nobody has authorized it; run: mailgroup external authorize {external.address}")
-        tokens = await oauth.refresh(client_of(external, grant), grant.refresh_token, self._allow_private)
-        sealed = await self._keep(external, grant, tokens)
-        until = time.monotonic() + max(0.0, tokens.seconds - MARGIN_SECONDS)
-        self._tokens[external.id] = (sealed, tokens.access, until)
-        return tokens.access
+    async def _renew(self, external: External, old: _Token | None) -> _Token:
+        try:
+            return await self._refresh(external)
+        except Unauthorized as error:
+            raise Unauthorized(f"{error}; run: mailgroup external authorize {external.address}") from error
+        except Temporary:
+            if old is None or old.ends < time.monotonic() + LEAST_SECONDS:
+                raise
+            return old
 
-    async def _keep(self, external: External, grant: Grant, tokens: Tokens) -> bytes:
-        """Store another refresh token, if one came with the access token; what is stored afterwards."""
-        if tokens.refresh in (None, grant.refresh_token):
-            return external.password
-        sealed = Grant(tokens.refresh or "", grant.client_secret).seal(self._vault)
-        async with self._database.transaction() as connection:
-            # Somebody may have authorized it anew meanwhile: that stays.
-            replaced = await accounts.replace_password(connection, external.id, external.password, sealed)
-        return sealed if replaced else external.password
+    async def _refresh(self, external: External) -> _Token:
+        """In turn with every other process, from the grant as it is stored then."""
+        gate = self._gates[external.oauth.issuer.token_url if external.oauth is not None else ""]
+        async with gate, self._database.session() as connection:
+            await connection.execute("select pg_advisory_lock(%s, %s)", (TURNS, external.id % 2**31))
+            stored = next(iter(await accounts.externals(connection, [external.id])), external)
+            grant = Grant.open(self._vault, stored.password)
+            if not grant.refresh_token:
+                raise Unauthorized("nobody has authorized it")
+            tokens = await oauth.refresh(client_of(stored, grant), grant.refresh_token, self._allow_private)
+            if tokens.refresh not in (None, grant.refresh_token):
+                sealed = replace(grant, refresh_token=tokens.refresh).seal(self._vault)
+                # Somebody may have authorized it anew meanwhile: that stays.
+                await accounts.replace_password(connection, external.id, stored.password, sealed)
+        token = _Token(tokens.access, _origin(stored, grant), time.monotonic() + tokens.seconds)
+        self._tokens[external.id] = token
+        EXPIRY.labels(external.address).set(time.time() + tokens.seconds)
+        return token
+
+
+def _origin(external: External, grant: Grant) -> tuple[object, ...]:
+    return external.oauth, external.login, grant.client_secret, grant.authorized

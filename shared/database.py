@@ -22,6 +22,8 @@ Connection = psycopg.AsyncConnection[Row]
 
 TRANSACTION_SECONDS = 60.0
 """No transaction lasts longer: a server that hangs is a failed server."""
+IDLE_SECONDS = 75.0
+"""So long the server lets a process do nothing within a transaction: it is stopped, or its machine is gone."""
 
 LATER = "now() + interval '5 seconds'"
 """SQL: what is said to have happened later than this happened before the server's clock was set back."""
@@ -55,6 +57,7 @@ class Database:
             min_size=1,
             max_size=connections,
             open=False,
+            configure=_configure,
             timeout=20,
             reconnect_timeout=0,
             name=name,
@@ -96,6 +99,7 @@ class Database:
         """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
         with _failures(None):
             async with await psycopg.AsyncConnection.connect(self._url, **self._options) as connection:
+                await _configure(connection)
                 yield connection
 
     @asynccontextmanager
@@ -124,6 +128,14 @@ class Database:
         return True
 
 
+async def _configure(connection: Connection) -> None:
+    """How the server watches this connection from its side."""
+    await connection.execute(
+        f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"""
+    )
+
+
 @contextmanager
 def _failures(seconds: float | None) -> Iterator[None]:
     """What goes wrong with the server, as Temporary."""
@@ -131,7 +143,12 @@ def _failures(seconds: float | None) -> Iterator[None]:
         yield
     except psycopg.errors.ProgramLimitExceeded:
         raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        psycopg.errors.IdleInTransactionSessionTimeout,  # an InternalError to psycopg
+        PoolTimeout,
+    ) as error:
         raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
     except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
         # An upgrade is under way, or has not been run: no mail is at fault.

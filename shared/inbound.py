@@ -24,6 +24,8 @@ SWEEP_AGAIN_SECONDS = 30.0
 """A mail that was swept and is still unfinished is swept again after this time."""
 REMOVED = "held: its recipient's account was removed before the delivery"
 
+REQUEUED = "requeued by the operator"
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -43,13 +45,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A mail that waits for the router (state fetched). octets of the whole mail; head: its first 256 KiB."""
+    """A mail that waits for the router (state fetched). requeued: the operator wants it to go on, whatever it is."""
 
     id: int
     source: str
     external_id: int | None
     author_id: int | None
     message_id: int
+    requeued: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,9 @@ async def _decide(connection: Connection, rows: Sequence[tuple[int, int, int | N
 async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
     cursor = await connection.execute(
-        """select id, source, external_id, author_id, message_id from inbound
+        """select id, source, external_id, author_id, message_id, reason is not distinct from %s from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
-        (literal(ids),),
+        (REQUEUED, literal(ids)),
     )
     return [Waiting(*row) for row in await cursor.fetchall()]
 
@@ -266,6 +269,15 @@ async def blame(connection: Connection, row: int, origin: str, trace: str, most:
     )
     found = await cursor.fetchone()
     return bool(found and found[0])
+
+
+async def park(connection: Connection, rows: Sequence[int], origin: str, reason: str) -> None:
+    """Set mails that wait for the router apart, without a try: nothing that they could be repeated for is wrong."""
+    await connection.execute(
+        """update inbound set state = 'parked', error = %s, origin = %s, state_at = now()
+           where id = any(%s::bigint[]) and state || '' = 'fetched'""",
+        (reason, origin, literal(rows)),
+    )
 
 
 async def standing(connection: Connection) -> tuple[int, int]:
@@ -432,11 +444,13 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
     cursor = await connection.execute(
         """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
                   state_at = now() - interval '1 hour',
-                  state = case when exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)
-                               then 'routed'
-                               else 'fetched' end
-           where id = any(%s) and state = 'parked' returning id""",
-        (list(ids),),
+                  state = case when to_do.copies then 'routed' else 'fetched' end,
+                  reason = case when to_do.copies then i.reason else %s end
+           from inbound as parked cross join lateral (
+               select exists (select from deliveries d where d.inbound_id = parked.id and d.done_at is null) as copies
+           ) as to_do
+           where i.id = parked.id and i.id = any(%s) and i.state = 'parked' returning i.id""",
+        (REQUEUED, list(ids)),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 

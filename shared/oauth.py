@@ -20,9 +20,11 @@ from shared import web_client
 from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
 from shared.settings import PrivateHosts
+from shared.upstream import Unreachable
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
+_FOR_NOW = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
 
 
 class Unauthorized(Temporary):
@@ -129,7 +131,11 @@ async def finish_device(client: Client, code: DeviceCode, allow_private: Private
         async with asyncio.timeout(code.expires):
             while True:
                 await asyncio.sleep(interval)
-                status, found = await _exchange(client.issuer.token_url, fields, allow_private)
+                try:
+                    status, found = await _exchange(client.issuer.token_url, fields, allow_private)
+                except Unreachable:  # … and so it is told by section 3.5
+                    interval += _SLOWER_SECONDS
+                    continue
                 if found.get("error") == "slow_down":
                     interval += _SLOWER_SECONDS
                 elif found.get("error") != "authorization_pending":
@@ -194,9 +200,11 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
     if status == http.client.OK and isinstance(access, str) and access:
         again = found.get("refresh_token")
         return Tokens(access, _number(found.get("expires_in"), 300.0), again if isinstance(again, str) else None)
-    if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
+    code = found.get("error")
+    ours = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
+    if not ours or not isinstance(code, str) or code in _FOR_NOW:  # a proxy's page is no refusal either
         raise IssuerUnwilling(f"{host}: no token now ({_problem(status, found)})")
-    raise Unauthorized(f"{host}: no token is given ({_problem(status, found)}); authorize the account again")
+    raise Unauthorized(f"{host}: no token is given ({_problem(status, found)})")
 
 
 async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
@@ -51,14 +51,20 @@ CONNECT_SECONDS = 20.0
 READ_SECONDS = 60.0
 SESSION_SECONDS = 3600.0
 
-WINDOW_COMMANDS = 100
+WINDOW_COMMANDS = 200
 WINDOW_OCTETS = 4 * 1024 * 1024
 LINE_OCTETS = 4096
 """The longest reply line taken; RFC 2449 section 4 allows 512 octets."""
 LIST_OCTETS = 64 * 1024 * 1024
 
+STEP_OCTETS = 1024 * 1024
+"""A mail that is longer asks for room, and again each time it has grown by so much."""
+
 _BUFFER_HIGH = 1024 * 1024
 _TOGETHER = ("gmail.com", "googlemail.com")
+
+
+Room = Callable[[int], Awaitable[None]]
 
 
 class Refused(Permanent):
@@ -324,17 +330,24 @@ class Pop3Client:
         return parse_list(await self._lines()) if ok else {}
 
     async def retrieve(
-        self, wanted: Sequence[Wanted], limit: int, stop: Callable[[], bool] = lambda: False
+        self,
+        wanted: Sequence[Wanted],
+        limit: int,
+        stop: Callable[[], bool] = lambda: False,
+        room: Room | None = None,
     ) -> AsyncIterator[Retrieved]:
-        """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for."""
+        """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for.
+
+        :param room: awaited with octets before a large mail grows by these.
+        """
         requests = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in wanted]
-        async for retrieved in self._fetch("RETR", requests, limit, stop):
+        async for retrieved in self._fetch("RETR", requests, limit, stop, room):
             yield retrieved
 
     async def tops(self, numbers: Sequence[int], limit: int) -> AsyncIterator[Retrieved]:
         """TOP n 0: the header of each, in order; a refusal where the server knows no TOP."""
         requests = [(number, 8192, b"TOP %d 0\r\n" % number) for number in numbers]
-        async for retrieved in self._fetch("TOP", requests, limit, lambda: False):
+        async for retrieved in self._fetch("TOP", requests, limit, lambda: False, None):
             yield retrieved
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
@@ -374,7 +387,12 @@ class Pop3Client:
     # ------------------------------------------------------------------------------------------ replies
 
     async def _fetch(
-        self, verb: str, requests: Sequence[tuple[int, int, bytes]], limit: int, stop: Callable[[], bool]
+        self,
+        verb: str,
+        requests: Sequence[tuple[int, int, bytes]],
+        limit: int,
+        stop: Callable[[], bool],
+        room: Room | None,
     ) -> AsyncIterator[Retrieved]:
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         flying: deque[tuple[int, int]] = deque()
@@ -401,7 +419,7 @@ class Pop3Client:
             self.reading = number
             ok, line = await self._reply()
             if ok:
-                body = await self._body(limit)
+                body = await self._body(limit, room)
                 kept = None if body.too_large else body.kept
                 retrieved = Retrieved(number, kept, body.octets, body.sha256, None, body.head)
                 del body, kept  # or a mail would be held while the next one is read
@@ -411,17 +429,21 @@ class Pop3Client:
             yield retrieved
             del retrieved
 
-    async def _body(self, limit: int) -> Body:
+    async def _body(self, limit: int, room: Room | None = None) -> Body:
         """The text of a multi-line reply whose status line has just been read."""
         if self._data[self._at - 2 : self._at] == b"\r\n":
             self._at -= 2
         else:  # a status line that ended with a lone LF
             self._data, self._at = b"\r\n" + self._data[self._at :], 0
         body = Body(limit)
+        allowed = STEP_OCTETS
         while True:
             ended, self._at = body.take(self._data, self._at)
             if ended:
                 return body
+            if room is not None and len(body.kept) > allowed:
+                await room(STEP_OCTETS)
+                allowed += STEP_OCTETS
             if body.octets > 2 * limit + _BUFFER_HIGH:
                 raise Endless(
                     f"{place(self.server)}: {self._doing}: the reply has no end; given up after {body.octets} octets",

@@ -36,7 +36,7 @@ class Facts:
 
     readable: False if reading failed; then nothing else is known. original_ids: what Google and Microsoft call it after
     giving it another Message-ID. references: oldest first. reported: the mails that a notice is about. has_transit: a
-    field shows that it was delivered or passed on by somebody.
+    field shows that it was delivered or passed on by somebody. hops: servers that it has passed (RFC 5321 section 6.3).
     """
 
     readable: bool = True
@@ -50,6 +50,7 @@ class Facts:
     is_notice: bool = False
     reported: tuple[str, ...] = ()
     has_transit: bool = False
+    hops: int = 0
 
 
 def read(head: bytes) -> Facts:
@@ -84,6 +85,7 @@ def _read(head: bytes) -> Facts:
         is_notice=is_notice,
         reported=tuple(reports.reported_ids(head)) if is_notice else (),
         has_transit=any(name == "delivered-to" or name.startswith(("list-", "resent-")) for name in header),
+        hops=len(header.get("received", [])),
     )
 
 

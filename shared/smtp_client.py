@@ -25,6 +25,8 @@ CONNECT_SECONDS = 60.0
 MECHANISMS = ("plain", "login", "cram-md5")
 """In order of preference. One is tried, so a wrong password costs one failed login and not three."""
 MECHANISM_UNKNOWN = 504
+_RECENT = "recent:"
+"""Before the login name it asks Gmail's POP3 server for the mail of the last 30 days. No SMTP server knows it."""
 _SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
 
 
@@ -88,6 +90,8 @@ async def connect(
     except ssl.SSLError as error:
         raise upstream.explain_tls(server, error) from error
     except aiosmtplib.SMTPResponseException as error:
+        if error.code < 0:  # what came is not shown: it may be anything that this machine can reach
+            raise Unwilling(f"{where}: that is no answer of a mail server; check host, port and tls") from error
         raise Unwilling(f"{where}: the server answered {error.code}", error.code) from error
     except (aiosmtplib.SMTPException, OSError) as error:
         if isinstance(error.__cause__, ssl.SSLError):
@@ -152,7 +156,7 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
                 "xoauth2": smtp.auth_xoauth2,
             }[name]
             try:
-                await log_in(credential.login, credential.secret)
+                await log_in(credential.login.removeprefix(_RECENT), credential.secret)
                 return
             except aiosmtplib.SMTPAuthenticationError as error:
                 if error.code == MECHANISM_UNKNOWN and name != offered[-1]:

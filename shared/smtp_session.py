@@ -55,6 +55,11 @@ class Reply:
         return 500 <= self.code < 600  # RFC 5321 4.2.1
 
     @property
+    def for_now(self) -> bool:
+        """4xx: not now, perhaps later, on a connection that stands."""
+        return 400 <= self.code < 500 and self.code != SERVER_FULL  # RFC 5321 4.2.1
+
+    @property
     def status(self) -> str:
         """The enhanced status code (RFC 3463), made from the code where there is none."""
         found = re.match(r"([245]\.\d{1,3}\.\d{1,3})(?!\S)", self.text)

@@ -2,7 +2,7 @@
 
     batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
                                │ Temporary: it waits and is tried again, in halves, as it may have been too much
-                               └ anything else: mail by mail; the one at fault is blamed, parked at its fifth fault
+                               └ anything else: in halves, down to the one at fault: blamed, parked at the fifth fault
     queue empty ─▶ sweep: what is committed and waits for this stage is published again
 
 A batch may be handled twice (a crash before the acknowledgement, a sweep beside a slow worker): handling is idempotent.
@@ -110,9 +110,8 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
             if len(ids) == 1:
                 await _blame(service, stage, ids[0], error)
             else:
-                log.warning("batch failed, going mail by mail", stage=stage.name, mails=len(ids), reason=repr(error))
-                for row in ids:
-                    await _handle_one(service, stage, row)
+                log.warning("batch failed, going by halves", stage=stage.name, mails=len(ids), reason=repr(error))
+                await _handle_halves(service, stage, ids)
         else:
             SECONDS.labels(stage.name).observe(time.perf_counter() - started)
             service.broker.publish_behind(publications)
@@ -120,14 +119,22 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
     consumer.ack(batch)
 
 
-async def _handle_one(service: Service, stage: Stage, row: int) -> None:
-    """A mail of a batch that failed. What cannot be done now is left to the sweep: it is committed and unfinished."""
-    try:
-        service.broker.publish_behind(await stage.handle([row]))
-    except Temporary as error:
-        log.warning("left to the sweep", stage=stage.name, id=row, reason=str(error))
-    except Exception as error:
-        await _blame(service, stage, row, error)
+async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> None:
+    """A batch that failed: whoever is not at fault is not to wait for as many transactions as there are mails.
+
+    What cannot be done now is left to the sweep: it is committed and unfinished.
+    """
+    middle = len(ids) // 2
+    for half in (ids[:middle], ids[middle:]):
+        try:
+            service.broker.publish_behind(await stage.handle(half))
+        except Temporary as error:
+            log.warning("left to the sweep", stage=stage.name, mails=len(half), first=half[0], reason=str(error))
+        except Exception as error:
+            if len(half) > 1:
+                await _handle_halves(service, stage, half)
+            else:
+                await _blame(service, stage, half[0], error)
 
 
 async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> None:

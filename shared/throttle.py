@@ -1,8 +1,9 @@
 """How fast one may guess passwords: a bucket of tokens each for a client address and for an account.
 
 A check takes a token before it starts, and gets it back if the password was right, so honest logins, however many
-come from one office, cost nothing. Who finds the bucket empty waits; nobody is locked out. Those who failed least
-against this account from this address go first, so an honest client beside an attacker waits for one token at most.
+come from one office, cost nothing. Who finds the bucket empty waits; nobody is locked out. Those who came in from this
+address before go first, then those who failed least from there, so an honest client beside an attacker waits for one
+token at most. Only who was never here, and comes while many addresses guess at the same account, waits among them.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Throttle:
         self._clock = clock
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._failures: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # lanes by which somebody came in
         self._count = 0
 
     async def enter(self, network: str, account: str, seconds: float) -> None:
@@ -64,7 +66,7 @@ class Throttle:
 
         :raises TimeoutError: there was none within ``seconds``; nothing is taken then.
         """
-        rank = self.failures(network, account)
+        rank = self.rank(network, account)
         async with asyncio.timeout(seconds):
             await self._take(f"address {network}", rank)
             try:
@@ -77,6 +79,10 @@ class Throttle:
         """The password was right: the tokens come back and the failures of this lane are forgotten."""
         self.leave(network, account)
         self._failures.pop((network, account), None)
+        self._known[network, account] = None
+        self._known.move_to_end((network, account))
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
 
     def leave(self, network: str, account: str) -> None:
         """No guess was made after all: the tokens come back."""
@@ -96,9 +102,14 @@ class Throttle:
         count, at = self._failures.get((network, account), (0, 0.0))
         return count if self._clock() - at < FORGIVEN_AFTER_SECONDS else 0
 
+    def rank(self, network: str, account: str) -> int:
+        """Where a guess stands in a line: those who came in by this lane before, then those who failed least."""
+        failures = self.failures(network, account)
+        return -1 if failures == 0 and (network, account) in self._known else failures
+
     def suspicion(self, network: str, account: str) -> int:
         """How far a guess is to stand behind others where all of them wait: who guesses at many accounts counts too."""
-        return self.failures(network, account) + self.failures(network, "")
+        return self.rank(network, account) + self.failures(network, "")
 
     async def _take(self, key: str, rank: int) -> None:
         bucket = self._bucket(key)

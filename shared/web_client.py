@@ -10,6 +10,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from shared import upstream
@@ -54,12 +55,16 @@ async def post(
         sock.close()
         raise Permanent(f"{url[:200]!r}: a public host is reached by https only")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    try:
-        async with asyncio.timeout(2 * SECONDS):
-            # in a thread: http.client waits, and this happens seldom
-            return await asyncio.to_thread(_post, sock, server, path, body, headers)
-    except TimeoutError as error:
-        raise upstream.Late(f"{upstream.place(server)}: the answer takes too long") from error
+    with sock.dup() as other:
+        try:
+            async with asyncio.timeout(2 * SECONDS):
+                # in a thread: http.client waits, and this happens seldom
+                return await asyncio.to_thread(_post, sock, server, path, body, headers)
+        except TimeoutError as error:
+            raise upstream.Late(f"{upstream.place(server)}: the answer takes too long") from error
+        finally:
+            with suppress(OSError):  # a server that drips on and on would keep the thread
+                other.shutdown(socket.SHUT_RDWR)
 
 
 def _post(sock: socket.socket, server: Server, path: str, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:

@@ -55,7 +55,8 @@ class ScriptedSmtp:
     answers: by command (GREETING and END, after the final dot, too), used up one by one before the standing ones.
     gates: a command waits for its gate before it is answered. room: so many connections at once, 421 for more.
     mails_at_once: between the answers to DATA and END. discards: mails are counted and not kept. pause: seconds between
-    two reads of a mail. early: said when 100,000 octets of a mail are there; nothing more is read then.
+    two reads of a mail. hangs_up: behind each mail. early: said when 100,000 octets of a mail are there; then nothing
+    more is read.
     """
 
     port: int = 0
@@ -72,6 +73,7 @@ class ScriptedSmtp:
     discards: bool = False
     pause: float = 0.0
     early: str = ""
+    hangs_up: bool = False
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
     standing: dict[str, str] = field(default_factory=lambda: dict(_DEFAULTS))
@@ -101,7 +103,7 @@ class ScriptedSmtp:
             raise ConnectionError("scripted")
         writer.write(reply.encode() + b"\r\n")
         await writer.drain()
-        code = int(reply[:3])
+        code = int(reply[:3]) if reply[:3].isdigit() else 0
         if code == 421:
             raise ConnectionError("scripted")
         return code
@@ -160,6 +162,8 @@ class ScriptedSmtp:
                 raise ConnectionError("scripted")
             if await self._reply(writer, "END") == 250:
                 self.taken.append(Taken(sender, recipients, raw))
+                if self.hangs_up:
+                    raise ConnectionError("scripted")
         finally:
             self.mails_at_once -= 1
 

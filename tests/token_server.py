@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,19 +17,34 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class TokenServer:
-    """answers: for the next requests, in order; afterwards a fresh access token each. requests: path and fields."""
+    """answers: for the next requests, in order; afterwards a fresh access token each. requests: path and fields.
+
+    meanwhile: called, in a thread, before each answer. rotating: a refresh token is good once, and gives the next one;
+    ``good`` is the one that is good now.
+    """
 
     def __init__(self) -> None:
         self.answers: list[Answer | str] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.meanwhile: Callable[[], object] = bool
+        self.rotating = False
+        self.good = "again"
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.issuer = Issuer(f"{self.url}/token", "mail", f"{self.url}/device", f"{self.url}/agree")
 
     def answer(self) -> Answer | str:
         """The next one: status and JSON, or a page that is none."""
+        self.meanwhile()
         if self.answers:
             return self.answers.pop(0)
+        if self.rotating:
+            used, number = self.requests[-1][1]["refresh_token"], len(self.requests)
+            if used != self.good:
+                self.good = "none: stolen"
+                return 400, {"error": "invalid_grant"}
+            self.good = f"again-{number}"
+            return 200, {"access_token": f"access-{number}", "expires_in": 3600, "refresh_token": self.good}
         return 200, {"access_token": f"access-{len(self.requests)}", "expires_in": 3600}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -9,6 +9,7 @@ import secrets
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,8 @@ from shared.vault import new_key
 _START_SECONDS = 120.0
 _STOP_SECONDS = 58.0
 _LOCK_SECONDS = 1.0
+_USELESS_SECONDS = 20.0
+"""A RabbitMQ that answers for so long while services cannot use it is started again."""
 _MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
 
 
@@ -59,6 +62,7 @@ class Instance:
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._stack = ExitStack()
         self._end = threading.Event()
+        self._rabbitmq_looked_at = self._rabbitmq_useful_at = time.monotonic()
 
     def __enter__(self) -> Self:
         """Start everything, and wait until every service says that it is ready.
@@ -178,9 +182,24 @@ class Instance:
                 self._say("supervisord has ended; starting again")
                 _end_leftovers(self._data, self._say)
                 self._bring_up()
+            self._mend_rabbitmq()
             self._write_run_file()
         except (Temporary, OSError) as error:
             self._say(f"{error}; trying again")
+
+    def _mend_rabbitmq(self) -> None:
+        """A node whose disk was full runs on without its queues, for ever: it answers, and no service can use it."""
+        rabbitmq = self._servers.rabbitmq
+        if rabbitmq is None or not self._services or time.monotonic() < self._rabbitmq_looked_at + _USELESS_SECONDS / 5:
+            return
+        self._rabbitmq_looked_at = time.monotonic()
+        if not (_lacks_broker(self.settings, self._services[0]) and rabbitmq.answers()):
+            self._rabbitmq_useful_at = time.monotonic()
+        elif time.monotonic() > self._rabbitmq_useful_at + _USELESS_SECONDS:
+            self._say("RabbitMQ answers, and no service can use it; starting it again")
+            self._running().stop_program("rabbitmq")
+            self._running().start_program("rabbitmq")
+            self._rabbitmq_useful_at = time.monotonic()
 
     def _bring_up(self) -> None:
         supervisor, started = self._running(), time.monotonic()
@@ -298,6 +317,17 @@ def _is_ready(settings: Settings, name: str) -> bool:
     except OSError:  # URLError, and HTTPError for 503, are among them
         return False
     return True
+
+
+def _lacks_broker(settings: Settings, name: str) -> bool:
+    """Whether a service says that it waits for the broker, and for nothing else."""
+    try:
+        urllib.request.urlopen(f"{_health_url(settings, name)}/readyz", timeout=3).close()
+    except urllib.error.HTTPError as error:
+        return error.read().strip() == b"waiting for broker"
+    except OSError:
+        return False
+    return False
 
 
 def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:

@@ -7,6 +7,7 @@ of ours on loopback; if it runs on another machine, the address that it shows in
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,9 +36,12 @@ async def authorize(system: System, external: External, say: Callable[[str], Non
     tokens = await (_by_device if client.issuer.device_url else _by_browser)(client, external, allow, say)
     if not tokens.refresh:
         raise Permanent("the provider gave no refresh token; its application has to be allowed offline access")
-    sealed = Grant(tokens.refresh, grant.client_secret).seal(system.vault)
+    sealed = Grant(tokens.refresh, grant.client_secret, secrets.token_hex(8)).seal(system.vault)
     async with system.database.transaction() as connection:
-        if not await accounts.replace_password(connection, external.id, external.password, sealed):
+        # the grant of before may have been renewed meanwhile; another client or login is another matter
+        now = next(iter(await accounts.externals(connection, [external.id])), None)
+        same = now is not None and (now.oauth, now.login) == (external.oauth, external.login)
+        if now is None or not same or not await accounts.replace_password(connection, now.id, now.password, sealed):
             raise Permanent(f"{external.address}: was changed meanwhile; authorize it again")
         await ledger.resume(connection, external.id)
         await relays.resume(connection, external.id)

@@ -51,6 +51,7 @@ async def test(system: System, external: External) -> list[Step]:
             await ledger.resume(connection, external.id)
         if saved and relaying.well:
             await relays.resume(connection, external.id)
+            await accounts.forget_size(connection, external.id)
     return [*fetching.steps, *relaying.steps]
 
 

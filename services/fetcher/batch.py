@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from services.fetcher import notices
+from services.fetcher.budget import Share
 from services.fetcher.plan import MOST_TRIES, NOTICE_TRIES, Want, is_deleted, next_try
 from shared import inbound, ledger, maillog, messages, publications
 from shared.accounts import External
@@ -32,11 +33,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail that was read. renumbered: the vanished mail that it is, if its bytes are known."""
+    """A mail that was read. renumbered: the vanished mail that it is, if its bytes are known.
+
+    room: octets of the budget that it takes until it is committed.
+    """
 
     want: Want
     content: Content
     renumbered: Known | None
+    room: int = 0
 
     def header(self) -> bytes:
         """Its header, or as much of it as the first 256 KiB hold."""
@@ -50,10 +55,11 @@ class Intake:
     lost: a mail was read, and is not kept: the provider has to go on listing it.
     """
 
-    def __init__(self, service: Service, account: External, poll: Poll) -> None:
+    def __init__(self, service: Service, account: External, poll: Poll, share: Share) -> None:
         self._service = service
         self._account = account
         self._poll = poll
+        self._share = share
         self._mails: list[Mail] = []
         self._octets = 0
         self._committing: asyncio.Task[None] | None = None
@@ -93,6 +99,12 @@ class Intake:
             await task
 
     async def _commit(self, mails: list[Mail]) -> None:
+        try:
+            await self._commit_all(mails)
+        finally:
+            self._share.free(sum(mail.room for mail in mails))
+
+    async def _commit_all(self, mails: list[Mail]) -> None:
         try:
             await self._store(mails)
         except Temporary:

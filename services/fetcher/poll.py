@@ -1,4 +1,4 @@
-"""One poll of one account: sessions of at most 500 mails, each planned afresh from the provider's list and the ledger.
+"""One poll of one account: sessions of some hundred mails, each planned afresh from the provider's list and the ledger.
 
 The order in ``_session_as`` is the promise: bytes and ledger are committed, then DELE, then QUIT. Some providers
 (Gmail) count whatever was read before a QUIT as fetched and list it no more: a session that read a mail and could not
@@ -7,6 +7,7 @@ keep it ends without.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import structlog
 
 from services.fetcher import notices
 from services.fetcher.batch import Intake, Mail
+from services.fetcher.budget import Budget, Share
 from services.fetcher.plan import (
     NOTICE_TRIES,
     Listed,
@@ -37,12 +39,17 @@ from shared.headers import header_end
 from shared.ledger import Known, Poll
 from shared.messages import Content
 from shared.oauth import Unauthorized
-from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Wanted, open_session
+from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Room, Wanted, open_session
 from shared.service import Service
 from shared.upstream import Unreachable, place
 
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
+SESSION_SECONDS = 5.0
+"""Where nothing is deleted, QUIT does nothing but cost round trips: then a session that is quicker than this goes on
+beyond those mails. New mail, which the next session finds first, waits no longer."""
+MOST_MAILS = 5_000
+"""… but to no more than these."""
 HEADER_OCTETS = 1024 * 1024
 SAMPLES = 3
 """Mails that are read to tell one maildrop from another."""
@@ -72,8 +79,9 @@ class Polling:
     that did not end the poll.
     """
 
-    def __init__(self, service: Service, account: External, poll: Poll) -> None:
+    def __init__(self, service: Service, account: External, poll: Poll, budget: Budget) -> None:
         self._service = service
+        self._share = Share(budget)
         self._account = account
         self._poll = poll
         self._limit = service.settings.max_message_bytes
@@ -82,6 +90,7 @@ class Polling:
         self._lost_history: deque[Known] = deque()
         self._renumbered = Renumbered()
         self._refused: list[Refusal] = []
+        self._share_ends = 0.0
         # a server that announces PIPELINING and stumbles over it is asked one thing at a time
         self._careful = poll.failures > 0 and poll.last_error_kind == Broken.kind
         self.login_delay = poll.login_delay
@@ -96,11 +105,14 @@ class Polling:
 
         :raises Temporary: with a ``kind``, or because of the database. :raises Permanent: with a ``kind``.
         """
-        while await self._session():
-            if self.login_delay or self._service.stopping.is_set():
-                self.more = True
-                break
-            self._careful = False
+        try:
+            while await self._session():
+                if self.login_delay or self._service.stopping.is_set():
+                    self.more = True
+                    break
+                self._careful = False
+        finally:
+            self._share.close()
         if self.complaints:
             raise Broken("; ".join(f"{place(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints)))
 
@@ -136,7 +148,7 @@ class Polling:
             strangers = await self._find_strangers(client, maildrop)
             plan = await self._compare(maildrop, strangers, reply.digest)
             self.in_hand = bool(plan.fetch or plan.delete)
-            intake = Intake(self._service, account, self._poll)
+            intake = Intake(self._service, account, self._poll, self._share)
             handled = 0
             if plan.fetch:
                 try:
@@ -287,10 +299,13 @@ class Polling:
     async def _fetch(self, client: Pop3Client, plan: Plan, intake: Intake) -> int:
         """Fetch a session's share of the plan. Returns how many mails are done with."""
         left = len(plan.fetch)
+        deletes = bool(plan.delete) or self._account.delete_after_days == 0
+        most_mails = SESSION_MAILS if deletes or self._lost_history else MOST_MAILS
+        self._share_ends = time.monotonic() + SESSION_SECONDS
         wants: list[Want] = []
         taken = 0
-        while taken < left and len(wants) < SESSION_MAILS and not self._stops(client):
-            chunk = plan.fetch[taken : taken + SESSION_MAILS - len(wants)]
+        while taken < left and len(wants) < most_mails and not self._stops(client):
+            chunk = plan.fetch[taken : taken + most_mails - len(wants)]
             wants += await self._sift(client, chunk, intake)
             taken += len(chunk)
         sizes = await client.sizes()
@@ -306,7 +321,7 @@ class Polling:
             await self._skip_large(intake, want, octets, headers.get(want.listed.number))
         done += len(large)
         for want in last_chance:  # one by one: a mail that ends each session is blamed alone
-            if self._stops(client):
+            if self._stops(client, done):
                 break
             headers = await self._headers(client, [want], intake)
             done += await self._retrieve(client, [want], sizes, intake, headers)
@@ -314,8 +329,10 @@ class Polling:
         self.backlog = left - done
         return done
 
-    def _stops(self, client: Pop3Client) -> bool:
-        return self._service.stopping.is_set() or client.half_spent
+    def _stops(self, client: Pop3Client, done: int = 0) -> bool:
+        """Whether no further mail is to be asked for in this session, which has fetched ``done`` mails."""
+        long = done >= SESSION_MAILS and time.monotonic() > self._share_ends
+        return long or self._service.stopping.is_set() or client.half_spent
 
     # ------------------------------------------------------------------------------------------ mails
 
@@ -334,8 +351,13 @@ class Polling:
         by_number = {want.listed.number: want for want in wants}
         asked = [Wanted(number, sizes.get(number, 0)) for number in by_number]
         done = 0
+
+        def stop() -> bool:
+            return self._stops(client, len(asked) - len(by_number))
+
         try:
-            async for got in client.retrieve(asked, self._limit, lambda: self._stops(client)):
+            async for got in client.retrieve(asked, self._limit, stop, self._room(intake)):
+                room = self._share.keep()
                 want = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
@@ -350,8 +372,10 @@ class Polling:
                     content = Content(got.body, got.octets, got.sha256)
                     met = want.row is None or want.row.state == "history"  # for the first time
                     known = self._renumbered.take(got.sha256, got.octets) if met else None
-                    await intake.add(Mail(want, content, known))
+                    await intake.add(Mail(want, content, known, room))
+                    room = 0
                     del content
+                self._share.free(room)
                 del got  # or this mail would be held while the next one is read
         except Temporary as error:
             if client.reading in by_number:
@@ -359,6 +383,16 @@ class Polling:
             raise
         await intake.close()
         return done
+
+    def _room(self, intake: Intake) -> Room:
+        """What a large mail waits for. Meanwhile nothing is held up that was read before it."""
+
+        async def grow(octets: int) -> None:
+            if self._share.waits(octets):
+                await intake.close()
+            await self._share.grow(octets)
+
+        return grow
 
     async def _settle_refused(self, intake: Intake) -> None:
         """:raises Busy: the provider handed out nothing any more; one mail is blamed all the same, so that in the end

@@ -18,6 +18,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge
 
+from services.fetcher.budget import Budget
 from services.fetcher.poll import Polling
 from services.fetcher.schedule import Course, after_failure, after_success, kind_of
 from shared import ledger
@@ -43,6 +44,8 @@ SKIPPED = Gauge(
 MEASURE_SECONDS = 15.0
 POLLS = 64
 """Polls at the same time in one process."""
+LARGE_MAILS = 2
+"""So many of the largest mails are held at once in one process, whoever's they are, and one more."""
 POLL_LOOK_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
 SHORTEST_SECONDS = 0.05
@@ -106,13 +109,14 @@ async def _measure(service: Service) -> None:
 
 async def _poll_all(service: Service) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
+    budget = Budget(LARGE_MAILS * service.settings.max_message_bytes)
     for turn in itertools.count():
         pause = POLL_LOOK_SECONDS
         try:
             if len(running) < POLLS:
                 claimed, pause = await _look(service, f"{service.owner}/{turn}", POLLS - len(running))
                 for account, poll in claimed:
-                    polling = Polling(service, account, poll)
+                    polling = Polling(service, account, poll, budget)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
                     running[task] = polling
                     task.add_done_callback(running.pop)

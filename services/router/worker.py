@@ -13,6 +13,8 @@ from shared.database import Connection, Database
 from shared.headers import header_end
 from shared.inbound import Verdict, Waiting
 
+MOST_HOPS = 50
+LOOP = f"a mail loop: more than {MOST_HOPS} servers have passed it on (Received)"
 BEGINNING_OCTETS = 8192
 """Of each mail so much is read at first."""
 SLOW_SECONDS = 0.005
@@ -37,6 +39,10 @@ class Router:
             if not mails:
                 return []
             facts = await _read(connection, mails)
+            looping = [mail.id for mail in mails if facts[mail.id].hops > MOST_HOPS and not mail.requeued]
+            if looping:
+                await inbound.park(connection, looping, "router: mail loop", LOOP)
+                mails = [mail for mail in mails if mail.id not in looping]
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
             sharers = await accounts.sharers(connection, external_ids)
@@ -55,6 +61,7 @@ class Router:
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _tell(mails, verdicts, externals, addresses)
+            events += [maillog.Event("parked", inbound_id=id_, reply=LOOP) for id_ in looping]
             await maillog.record(connection, events)
         maillog.announce(events)
         return publications.routed(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from services.sender import schedule
 from shared import dsn
 from shared.relays import Outcome, Waiting
 from shared.smtp_client import LoginRefused
@@ -21,6 +23,8 @@ from shared.smtp_session import (
     SmtpClient,
 )
 
+SLOWER = 432
+TOO_LARGE = 552
 _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 
 
@@ -54,11 +58,25 @@ class Replies:
 
 
 @dataclass(frozen=True, slots=True)
+class Objection:
+    """What a provider has against an account whose mail it refuses. pause: a person has to mend it; or else it passes.
+
+    kind: label of relay_errors_total. seconds: no mail of the account is tried for so long.
+    """
+
+    kind: Literal["sender", "throttled"]
+    text: str
+    pause: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """outcomes: one for each recipient. at_once: some follow in another transaction, no try counted.
 
     count_try: somebody was refused for now. unanswered: the mail was sent, and the connection ended before the reply.
     broken_off: it ended before the mail was sent. reporting: the server tells itself what became of what it took.
+    too_large: it takes no mail of this size. objection: to the account, and not to this mail.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -67,6 +85,8 @@ class Verdict:
     unanswered: bool = False
     broken_off: bool = False
     reporting: bool = False
+    too_large: bool = False
+    objection: Objection | None = None
 
 
 class Envelope:
@@ -218,6 +238,7 @@ def judge(recipients: Sequence[Waiting], replies: Replies) -> Verdict:
     final = replies.final
     sent = final is not None and final.accepted
     outcomes = []
+    objection = None if final is None else objection_of(final)
     crowded = refused = False
     some = any(reply.accepted for reply in replies.recipients.values())
     for waiting in recipients:
@@ -229,12 +250,46 @@ def judge(recipients: Sequence[Waiting], replies: Replies) -> Verdict:
         elif some and _too_many(reply):
             crowded, refused = crowded or sent, refused or not sent
             outcomes.append(Outcome(waiting.position, "waiting", str(reply)))
-        elif reply.refused:
+        elif reply.refused and (objection is None or reply is not final):
             outcomes.append(Outcome(waiting.position, "failed", str(reply)))
         else:
             refused = True
             outcomes.append(Outcome(waiting.position, "waiting", str(reply)))
-    return Verdict(tuple(outcomes), crowded, refused and not crowded, reporting=replies.reporting)
+    return Verdict(
+        tuple(outcomes),
+        crowded,
+        refused and not crowded,
+        reporting=replies.reporting,
+        too_large=final is not None and _is_too_large(final),
+        objection=objection,
+    )
+
+
+_NOT_THIS_SENDER = {"5.2.252", "5.7.60"}
+_QUOTA = {"5.4.5", "5.1.90"}
+_QUOTA_IN_WORDS = re.compile(r"SubmissionQuotaExceeded|daily (user )?(sending|message) (limit|quota)", re.IGNORECASE)
+_TOO_LARGE = {"5.3.4", "5.2.3"}
+
+
+def objection_of(reply: Reply) -> Objection | None:
+    """What a reply about a mail as a whole says against the account that it came through.
+
+    Microsoft's SendAsDenied: whatever is sent as this address is refused, so nobody's mail is at fault. The daily
+    limits of Google and Microsoft are told as permanent errors (550 5.4.5, 5.1.90) and pass; so does 432 4.3.2
+    ("concurrent connections", "sender thread limit") and 4.7.x ("server busy").
+    """
+    if reply.refused and (reply.status in _NOT_THIS_SENDER or "SendAsDenied" in reply.text):
+        text = f"the provider does not let this login send as the account's address; correct one of them ({reply})"
+        return Objection("sender", text, True, schedule.PAUSE)
+    if reply.refused and (reply.status in _QUOTA or _QUOTA_IN_WORDS.search(reply.text)):
+        return Objection("throttled", f"the provider's limit for sending is reached ({reply})", False, schedule.QUOTA)
+    if reply.code == SLOWER or (reply.for_now and (reply.status == "4.3.2" or reply.status.startswith("4.7."))):
+        return Objection("throttled", f"the provider slows us down ({reply})", False, schedule.SLOWER)
+    return None
+
+
+def _is_too_large(reply: Reply) -> bool:
+    return reply.refused and (reply.status in _TOO_LARGE or (reply.code == TOO_LARGE and reply.status == "5.0.0"))
 
 
 def _too_many(reply: Reply) -> bool:

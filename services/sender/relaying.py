@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 import structlog
+from prometheus_client import Counter
 
 from services.sender import letters, relay, schedule
 from services.sender.claims import GIVE_BACK_SECONDS, SETTLE_SECONDS, ClaimLost, Claims
 from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
-from services.sender.relay import Envelope, Letter, Replies, Verdict
+from services.sender.relay import Envelope, Letter, Objection, Replies, Verdict
 from services.sender.settling import Aftermath
 from shared import accounts, maillog, relays, upstream
 from shared.accounts import External
@@ -44,6 +46,13 @@ FINISH_SECONDS = 8.0
 AccountFailure = (upstream.Unreachable, upstream.Untrusted, upstream.Forbidden, Unwilling, LoginRefused)
 """It concerns the account as a whole, not the mail at hand."""
 
+ERRORS = Counter(
+    "mailgroup_relay_errors_total",
+    "Times that an account's provider could not be used for sending.",
+    ["external", "kind"],
+)  # unreachable, timeout, tls, policy, server, credentials, sender, throttled
+SIZE_DIGITS = 18
+
 log = structlog.get_logger()
 
 
@@ -68,6 +77,7 @@ class Relaying:
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._again: set[int] = set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._sizes: dict[int, int | None] = {}
         self._stopping = False
 
     def tell(self, after: Aftermath) -> None:
@@ -205,6 +215,10 @@ class Relaying:
             await self.claims.blame(work.group, error)
         else:
             outlet.relayed += any(outcome.state == "relayed" for outcome in verdict.outcomes)
+            if verdict.objection is not None:
+                await self.claims.settle(work.external, work.group, verdict)
+                await self._provider_objects(outlet, line, verdict.objection)
+                return False
             task = asyncio.create_task(self._settle(outlet, work, verdict), name="settle")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
@@ -214,6 +228,10 @@ class Relaying:
         await self.claims.settle(work.external, work.group, verdict)
         if verdict.at_once or verdict.unanswered:
             self.wake(outlet.external_id)
+        if verdict.too_large and work.letter is not None:
+            await self._learn(
+                partial(accounts.learn_refused, external_id=outlet.external_id, octets=work.letter.octets)
+            )
 
     async def _attempt(self, outlet: Outlet, line: Line, work: Work) -> Verdict:
         """Send the mail; what that came to.
@@ -312,7 +330,49 @@ class Relaying:
         async with self._database.transaction() as connection:
             if await relays.works(connection, line.external.id):
                 self.wake(outlet.external_id)  # after failures one lane tries alone
+        await self._learn_size(line.external, line.client)
         return line.client
+
+    async def _learn_size(self, external: External, client: SmtpClient) -> None:
+        """Keep what the server announces as the most that it takes (RFC 1870): submissions are judged by it."""
+        told = client.extensions.get("size", "")
+        octets = (int(told) if told.isdecimal() and len(told) < SIZE_DIGITS else 0) or None
+        if self._sizes.get(external.id, external.smtp_size) != octets:
+            self._sizes[external.id] = octets
+            await self._learn(partial(accounts.learn_size, external_id=external.id, octets=octets))
+
+    async def _learn(self, write: Callable[[Connection], Awaitable[None]]) -> None:
+        """Write something down that helps, and is learnt again if it cannot be."""
+        try:
+            async with self._database.transaction() as connection:
+                await write(connection)
+        except Temporary as error:
+            log.warning("not learnt", reason=str(error))
+
+    async def _provider_objects(self, outlet: Outlet, line: Line, objection: Objection) -> None:
+        """Leave the account alone for a while; what it has queued waits. The mail in hand is settled already."""
+        external = line.external
+        outlet.allowed = 0
+        self._take_back(outlet, line)
+        if line.client is not None:
+            line.client.close()  # whether it works again is told by a new login
+        dropped = outlet.drop()
+        try:
+            async with self._database.transaction() as connection:
+                await relays.release(connection, [group.id for group in dropped], self._owner)
+                await relays.fails(
+                    connection, external.id, objection.kind, objection.text, objection.seconds, pause=objection.pause
+                )
+        except Temporary as error:
+            log.warning("waiting", stage="relay", reason=str(error))
+            await self.claims.give_back(dropped)
+        self.claims.in_hand.difference_update(group.id for group in dropped)
+        self._tell_failure(external, objection.kind, objection.text, objection.pause)
+
+    def _tell_failure(self, external: External, kind: str, reason: str, paused: bool) -> None:
+        ERRORS.labels(external.address, kind).inc()
+        tell = log.error if paused else log.warning
+        tell("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, reason=reason)
 
     async def _account_fails(self, outlet: Outlet, line: Line, work: Work, error: Exception) -> None:
         """Back off the account, not the mail; a server that only takes fewer connections gets fewer."""
@@ -349,10 +409,7 @@ class Relaying:
             await self.claims.give_back(groups)
             return
         self.claims.in_hand.difference_update(group.id for group in groups)
-        tell = log.error if refused else log.warning
-        tell(
-            "relaying paused" if refused else "relaying failed", external=external.address, kind=kind, reason=str(error)
-        )
+        self._tell_failure(external, kind, str(error), refused)
 
     # ------------------------------------------------------------------------------------------ by the clock
 

@@ -13,6 +13,8 @@ NEXT_NOTICE = DAY
 """Notices of delay: after four hours, then daily."""
 PAUSE = HOUR
 """Between two careful tries with credentials that were refused."""
+SLOWER, QUOTA = MINUTE, 30 * MINUTE
+"""No mail of an account is tried for so long when its provider slows it down, or its quota is used up."""
 AWAY = 8.0
 """The longest time between two tries to reach a server that does not answer."""
 BROKEN_OFF = 5.0

@@ -9,7 +9,7 @@ import structlog
 
 from services.sender import settling
 from services.sender.relaying import Relaying
-from shared import presence, relays
+from shared import accounts, presence, relays
 from shared.database import Database
 from shared.failures import Temporary
 from shared.presence import Absentees, stay
@@ -71,9 +71,10 @@ class Upkeep:
             self._relaying.tell(after)
 
     async def lift(self) -> None:
-        """Try all the connections of accounts that were limited."""
+        """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
         async with self._database.transaction() as connection:
             await relays.lift_limits(connection)
+            await accounts.forget_refused(connection)
 
 
 async def keep_up(service: Service, relaying: Relaying) -> None:

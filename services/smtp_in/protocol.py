@@ -20,7 +20,7 @@ from services.smtp_in.commands import Path, parse_mail, parse_rcpt
 from services.smtp_in.data import Mail, Refusal
 from services.smtp_in.engine import CLOSING_SECONDS, Engine, LineTooLong
 from services.smtp_in.intake import Intake, handed_over
-from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
+from services.smtp_in.recipients import Directory, check_size, check_syntax, decide, same_place
 from services.smtp_in.senders import check_envelope, check_header
 from shared.accounts import Local
 from shared.durations import SECONDS
@@ -416,6 +416,10 @@ class Connection(Engine):
         if refusal is None and len(draft.recipients) >= RECIPIENTS:
             refusal = Refusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
         recipient = refusal or decide(draft.directory, cast(Path, path).address)
+        if isinstance(recipient, Recipient):
+            author = self.session.author
+            external = draft.directory.external_ids.get(author.external_id) if author is not None else None
+            recipient = check_size(external, [recipient], draft.size) or recipient
         if isinstance(recipient, Refusal):
             await self._refuse(recipient, self.session.author)
             return
@@ -476,6 +480,7 @@ class Connection(Engine):
         assert draft.directory is not None and author is not None and draft.sender is not None
         refusal = mail.refusal or check_header(draft.directory, author, mail.values)
         external = draft.directory.external_ids.get(author.external_id)
+        refusal = refusal or check_size(external, draft.recipients.values(), mail.octets)
         if refusal or external is None:
             await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
             return

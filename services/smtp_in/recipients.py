@@ -6,7 +6,7 @@ Pure functions over the accounts as they are at MAIL.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.smtp_in.data import Refusal
@@ -77,6 +77,17 @@ def _inside(directory: Directory, local: Local, address: str) -> Recipient | Ref
     if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
         return Recipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
     return Refusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
+
+
+def check_size(external: External | None, recipients: Iterable[Recipient], octets: int) -> Refusal | None:
+    """Whether the author's provider takes a mail of this size, if it goes outside only.
+
+    What goes inside too is taken: the others fail by themselves then, with a notice.
+    """
+    most = external.most_octets if external is not None else None
+    if most is None or octets <= most or any(recipient.kind != "relay" for recipient in recipients):
+        return None
+    return Refusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
 
 
 def same_place(recipient: Recipient) -> tuple[str, object]:

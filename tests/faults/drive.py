@@ -153,7 +153,7 @@ class Drive:
     def _delivered(self) -> Copies:
         return copies(
             {
-                address: {uidl: mail for uidl, mail in got.items() if not _is_notice(mail)}
+                address: {uidl: mail for uidl, mail in got.items() if not (_is_notice(mail) or _is_alarm(mail))}
                 for address, got in self._mailboxes.items()
             }
         )
@@ -193,6 +193,8 @@ class Drive:
         self.lines.append(
             f"clients' transactions without a final reply: {outstanding}; mails told of as uncertain: {len(told)}"
         )
+        alarms = sum(_is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
+        self.lines.append(f"alarms that the gateway mailed: {alarms}")
         status = self._stand.system.json("status")
         self.lines.append(f"the gateway's own status: {'ok' if status['ok'] else status['problems']}")
         self.clean = inward.clean and outward.clean and notices.clean
@@ -256,6 +258,12 @@ def _body(mail: bytes) -> bytes:
 
 def _is_notice(mail: bytes) -> bool:
     return b"\r\nContent-Type: multipart/report" in mail[: mail.find(b"\r\n\r\n") + 2]
+
+
+def _is_alarm(mail: bytes) -> bool:
+    """Whether the gateway tells the first person of a company what is wrong, or that it is over."""
+    header = mail[: mail.find(b"\r\n\r\n") + 2]
+    return b"\r\nAuto-Submitted: auto-generated\r\n" in header and b"mailer-daemon@" in header
 
 
 def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:

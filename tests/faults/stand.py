@@ -57,13 +57,14 @@ class Disk:
         self.folder = folder
         self._ballast = folder / "ballast"
 
-    def fill(self) -> None:
-        """Leave no room."""
+    def fill(self, leaving: int = 0) -> None:
+        """Leave no room, or so many octets."""
         with self._ballast.open("wb", buffering=0) as file:
             for octets in (1 << 24, 1 << 16, 1 << 12):
                 with suppress(OSError):
                     while file.write(bytes(octets)) == octets:
                         pass
+            file.truncate(file.tell() - leaving)
 
     def empty(self) -> None:
         """Give the room back."""
@@ -71,7 +72,8 @@ class Disk:
 
 
 @contextmanager
-def _disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
+def disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
+    """A new folder that is a disk of this size while the block lasts. Takes root."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=755", "tmpfs", str(folder)], check=True)
     try:
@@ -139,7 +141,7 @@ class Stand:
         """The servers, and the provider of support@."""
         with ExitStack() as stack:
             for name, mebibytes in DISK_MIB.items():
-                self.disks[name] = stack.enter_context(_disk(self.folder / name, mebibytes))
+                self.disks[name] = stack.enter_context(disk(self.folder / name, mebibytes))
             port, *three = ports.choose(4, str(self.folder))
             home = self.folder / "postgres" / "cluster"
             home.mkdir()

@@ -160,6 +160,30 @@ def test_a_broker_that_lost_everything_loses_no_mail_whichever_step_it_was_at(sy
     until(lambda: system.json("status")["ok"], 60)
 
 
+def test_a_rolling_restart_repeats_no_mail_and_cuts_none_off(system: System) -> None:
+    # given mail under way on both sides
+    system.provider.add_mailbox(CUSTOMER, "secret")
+    expected: dict[str, list[str]] = {}
+    with submitting(system, "roll", 0.02) as accepted:
+        # when each service is stopped in order and started again
+        for name in SERVICES:
+            expected |= offer(system, 60, f"roll-{name}")
+            time.sleep(0.5)
+            began = time.monotonic()
+            system.instance.stop_program(name)
+            assert time.monotonic() - began < 15
+            system.instance.start_program(name)
+    wanted = settled(system, expected, "roll")
+    # then each mail is there once, nothing is in doubt, and nobody had to be killed
+    assert in_mailboxes(system, "roll") == wanted
+    until(lambda: at_customer(system, "roll") >= Counter(accepted), 60)
+    assert at_customer(system, "roll") == Counter(accepted)
+    for token in at_customer(system, "roll"):
+        [*found] = system.json("trace", f"{token}@customer.example")
+        assert "uncertain" not in [event["event"] for mail in found for event in mail["events"]], token
+    assert "with SIGKILL" not in (system.settings.data / "log" / "supervisord.log").read_text()
+
+
 def _queue(system: System, name: str) -> int:
     return int(next(queue["ready"] for queue in system.json("status")["queues"] if queue["name"] == name))
 

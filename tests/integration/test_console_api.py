@@ -154,7 +154,7 @@ def test_the_description_is_complete(url: str) -> None:
 
 @pytest.mark.timeout(1800)
 def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
-    browser: Browser, url: str, people: None
+    browser: Browser, url: str, people: None, tmp_path: Path
 ) -> None:
     words = ["run", f"{url}/api/openapi.json", "--header", f"Authorization: Bearer {token(browser, 'administrator')}"]
     done = subprocess.run(
@@ -163,6 +163,7 @@ def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
         text=True,
         timeout=1800 if LONG else 280,
         check=False,
+        cwd=tmp_path,  # it keeps what it found beside it
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stdout[-40_000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,12 +16,12 @@ from services.admin.accounts_file import AccountsError, check
 from services.admin.documents import external_fields
 from services.admin.system import System
 from services.sender.connections import Connections
-from shared import accounts, ledger, oauth
+from shared import accounts, credentials, ledger, oauth
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
 from shared.failures import Permanent
-from shared.oauth import Unauthorized
+from shared.oauth import IssuerUnwilling, Unauthorized
 from shared.passwords import Pool
 from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
@@ -63,7 +64,8 @@ async def account(database: Database, server: TokenServer) -> External:
 async def grant(database: Database, refresh_token: str) -> None:
     found = await stored(database)
     async with database.transaction() as connection:
-        sealed = replace(Grant.open(VAULT, found.password), refresh_token=refresh_token).seal(VAULT)
+        old = Grant.open(VAULT, found.password)
+        sealed = replace(old, refresh_token=refresh_token, authorized=refresh_token).seal(VAULT)
         await accounts.replace_password(connection, found.id, found.password, sealed)
 
 
@@ -92,7 +94,7 @@ async def test_a_token_about_to_end_or_refused_is_not_used_again(
 ) -> None:
     # given
     server.answers = [(200, {"access_token": "short", "expires_in": 30})]
-    await ours.of(account)
+    assert (await ours.of(account)).secret == "short"
     # then
     assert (await ours.of(account)).secret == "access-2"
     ours.refused(account)
@@ -108,8 +110,11 @@ async def test_another_refresh_token_replaces_the_stored_one(
     await ours.of(account)
     # then
     after = await stored(database)
-    assert Grant.open(VAULT, after.password) == Grant("newer", "hush")
+    assert Grant.open(VAULT, after.password) == Grant("newer", "hush", "again")
     assert (await ours.of(after)).secret == "first"
+    # nor does another process that got one token before need another one now
+    assert (await ours.of(account)).secret == "first"
+    assert len(server.requests) == 1
 
 
 async def test_an_authorization_made_meanwhile_stays(
@@ -117,13 +122,62 @@ async def test_an_authorization_made_meanwhile_stays(
 ) -> None:
     # given
     server.answers = [(200, {"access_token": "first", "refresh_token": "newer", "expires_in": 3600})]
-    await grant(database, "authorized anew")
+    loop = asyncio.get_running_loop()
+    server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(grant(database, "authorized anew"), loop).result()
     # when
-    await ours.of(account)  # as it was read before
+    await ours.of(account)
+    server.meanwhile = bool
     # then
     after = await stored(database)
     assert Grant.open(VAULT, after.password).refresh_token == "authorized anew"
     assert (await ours.of(after)).secret == "access-2"
+
+
+async def test_processes_that_renew_at_the_same_time_take_turns(
+    server: TokenServer, account: External, database: Database
+) -> None:
+    # given an issuer that takes a second use of a refresh token for theft, and three processes
+    server.rotating = True
+    processes = [Credentials(database, VAULT, True) for _ in range(3)]
+    # when they all need a token, again and again, each with the account as it read it
+    for _ in range(2):
+        found = await stored(database)
+        got = await asyncio.gather(*(process.of(found) for process in processes))
+        assert len({credential.secret for credential in got}) == 3
+        for process in processes:
+            process.refused(found)
+    # then the last refresh token is the stored one
+    assert Grant.open(VAULT, (await stored(database)).password).refresh_token == server.good == "again-6"
+
+
+async def test_while_the_issuer_is_away_a_token_is_used_as_long_as_it_is_good(
+    server: TokenServer, account: External, ours: Credentials
+) -> None:
+    # given a token that is soon to be renewed, and an issuer that is not there
+    server.answers = [(200, {"access_token": "short", "expires_in": 60}), (503, {}), "a proxy's page"]
+    await ours.of(account)
+    # then
+    assert (await ours.of(account)).secret == "short"
+    assert (await ours.of(account)).secret == "short"
+    ours.refused(account)
+    server.answers = [(502, {})]
+    with pytest.raises(IssuerUnwilling):
+        await ours.of(account)
+    # and when it was found to be withdrawn, that is said, with what to do, though the old one is good
+    server.answers = [(200, {"access_token": "short", "expires_in": 60}), (400, {"error": "invalid_grant"})]
+    await ours.of(account)
+    with pytest.raises(Unauthorized, match=f"invalid_grant.*run: mailgroup external authorize {SUPPORT}"):
+        await ours.of(account)
+
+
+async def test_the_end_of_a_token_is_a_metric_and_no_secret_is_shown(
+    server: TokenServer, account: External, ours: Credentials
+) -> None:
+    credential = await ours.of(account)
+    ends = credentials.EXPIRY.labels(SUPPORT)._value.get()
+    assert time.time() + 3500 < ends < time.time() + 3700
+    shown = repr((credential, Grant("a-secret", "another-secret"), ours._tokens))
+    assert "secret" not in shown.replace("client_secret", "") and credential.secret not in shown
 
 
 async def test_an_account_that_nobody_authorized_says_so(
@@ -141,7 +195,7 @@ async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
     exported = external_fields(account)
     assert await apply(database, {"external_accounts": [exported]}) == []
     # then
-    assert Grant.open(VAULT, (await stored(database)).password) == Grant("again", "hush")
+    assert Grant.open(VAULT, (await stored(database)).password) == Grant("again", "hush", "again")
     # when
     [line] = await apply(database, {"external_accounts": [fields(server, client_id="other")]})
     # then

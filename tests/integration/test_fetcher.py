@@ -335,7 +335,10 @@ async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider
         await again.poll(account)
 
 
-async def test_many_sessions_fetch_a_big_mailbox_once(bench: Bench, provider: Provider, box: str) -> None:
+async def test_many_sessions_fetch_a_big_mailbox_once(
+    bench: Bench, provider: Provider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
     for number in range(1201):
         provider.put(box, mail(f"m{number}"))
     account = await bench.add(box, provider.pop3_port)

@@ -212,6 +212,8 @@ async def is_paused(bench: Bench, account: int) -> bool:
 
 async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
+    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
+    monkeypatch.setattr("shared.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -223,6 +225,25 @@ async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch
         assert 1.5 < wait < 2.5 and backlog == 1
         await until(lambda: has(bench, account, 3))
         assert script.sessions == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "seconds", "sessions"),
+    [(None, 60.0, 1), (None, 0.0, 3), (0, 60.0, 3)],
+    ids=["nothing is deleted", "it takes long", "all is deleted"],
+)
+async def test_a_session_goes_on_beyond_its_share_where_that_is_quick_and_nothing_waits_for_quit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
+) -> None:
+    monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
+    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", seconds)
+    monkeypatch.setattr("shared.pop3_client.WINDOW_COMMANDS", 1)
+    script = ScriptedPop3(mails("a", "b", "c", "d", "e"))
+    async with script.running():
+        account = await bench.add("e@x.test", script.port, delete_after_days=days, poll_seconds=60)
+        await until(lambda: polls_well(bench, account))
+        assert sorted(await bench.subjects(account)) == ["a", "b", "c", "d", "e"]
+        assert script.sessions == sessions
 
 
 async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(bench: Bench) -> None:

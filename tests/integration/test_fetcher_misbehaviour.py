@@ -15,6 +15,7 @@ import structlog
 from services.admin import hands
 from services.admin.status import trouble
 from services.fetcher import poll, scheduler
+from services.fetcher.budget import Budget, Share
 from shared import ledger, pop3_client
 from shared.accounts import Tls, externals
 from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
@@ -421,3 +422,24 @@ async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_i
             assert (await hands.fetch_again(connection, external)).done == [row["id"]]
         await until(lambda: has(bench, account, 3))
         assert (await bench.poll(account)).skipped == 0
+
+
+async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given room for two of the largest mails, and ten accounts that get one each, and small ones beside
+    held = list[int]()
+    take = Budget.take
+
+    async def watch(self: Budget, share: Share, octets: int) -> None:
+        await take(self, share, octets)
+        held.append(self.held)
+
+    monkeypatch.setattr(Budget, "take", watch)
+    large = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 8000
+    script = ScriptedPop3(mails("a") | {"large": large, "other": large} | mails("b"))
+    async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as bench:
+        accounts = [await bench.add(f"e{number}@x.test", script.port) for number in range(10)]
+        for account in accounts:
+            await until(lambda account=account: has(bench, account, 4), 60)  # type: ignore[misc]  # bound now
+    assert 9_000_000 < max(held) <= 28_000_000 and len(held) >= 10 * 2 * 6

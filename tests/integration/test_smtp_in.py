@@ -515,6 +515,28 @@ async def test_a_mail_that_is_too_large_is_refused_and_the_session_goes_on(
         assert (await client.send(head + b".\r\n")).startswith("250")
 
 
+async def test_a_mail_larger_than_its_provider_takes_is_refused_for_outside_recipients(server: Running) -> None:
+    # given a provider of which that was learnt while the client is logged in
+    client = await Client.logged_in(server)
+    async with server.database.transaction() as connection:
+        await accounts.learn_size(connection, server.ids["support"], 5000)
+    # when the size is announced, then it is refused recipient by recipient
+    await client.ask("MAIL FROM:<alex@local.com> SIZE=6000")
+    assert (await client.ask("RCPT TO:<ann@customer.org>")).startswith("552 5.3.4 The mail is larger than the 5000")
+    assert (await client.ask("RCPT TO:<jim@local.com>")).startswith("250")
+    await client.ask("RSET")
+    # and when it is not, as a whole if it is for nobody inside, and else it is taken: the others get their notice
+    mail = b"Subject: x\r\n\r\n" + b"x" * 6000 + b"\r\n.\r\n"
+    assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4")
+    assert (await client.send(mail, "ann@customer.org", "jim@local.com")).startswith("250")
+    # when a mail was refused, the same size is not tried again, and a smaller one is
+    async with server.database.transaction() as connection:
+        await accounts.forget_size(connection, server.ids["support"])
+        await accounts.learn_refused(connection, server.ids["support"], 4000)
+    assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4 The mail is larger than the 3999")
+    assert (await client.send(b"Subject: x\r\n\r\n.\r\n", "ann@customer.org")).startswith("250")
+
+
 async def test_a_mail_takes_at_most_a_thousand_recipients(server: Running) -> None:
     client = await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>")

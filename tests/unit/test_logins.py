@@ -237,3 +237,19 @@ def test_guesses_at_many_accounts_from_one_address_add_up() -> None:
     assert brakes.suspicion("192.0.2.1", "another") == 3
     assert brakes.suspicion("192.0.2.2", "account 1") == 0
     assert brakes.failures("192.0.2.1", "another") == 0  # who is honest beside it waits no longer for a token
+
+
+async def test_who_came_in_from_there_before_goes_before_a_crowd_of_strangers(brakes: Throttle) -> None:
+    # given somebody who was here before, and guesses at the account from a hundred addresses
+    await brakes.enter("192.0.2.1", "alex", 10)
+    brakes.succeed("192.0.2.1", "alex")
+    crowd = [asyncio.create_task(guess(brakes, f"198.51.100.{number}", "alex")) for number in range(100)]
+    await asyncio.sleep(FAST)
+    # when the one comes again
+    started = time.monotonic()
+    await brakes.enter("192.0.2.1", "alex", 10)
+    # then it is the next
+    assert time.monotonic() - started < 10 * FAST  # behind the crowd it would wait for a hundred tokens
+    for task in crowd:
+        task.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)

@@ -53,8 +53,11 @@ async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> Non
         ((401, {"error": "invalid_client", "error_description": "\x1b[31mred"}), Unauthorized, "invalid_client"),
         ((503, {}), IssuerUnwilling, "503"),
         ((429, {"error": "slow_down"}), IssuerUnwilling, "slow_down"),
-        ("<html>a proxy's page</html>", Unauthorized, "200"),
-        ((200, {"access_token": ""}), Unauthorized, "200"),
+        ("<html>a proxy's page</html>", IssuerUnwilling, "200"),
+        ((200, {"access_token": ""}), IssuerUnwilling, "200"),
+        ((403, {}), IssuerUnwilling, "403"),
+        ((400, {"error": "temporarily_unavailable"}), IssuerUnwilling, "temporarily_unavailable"),
+        ((400, {"error": "consent_missing"}), Unauthorized, "consent_missing"),
         ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
     ],
 )

@@ -1,0 +1,241 @@
+"""How soon mail flows again after each single fault, without a hand: ``python -m tests.faults.recovery [NAME …]``.
+
+A fault lasts a while; mail is offered meanwhile. From the moment at which the part that failed answers again a new mail
+is to be readable, and a new submission at the provider, within ten seconds; after a full disk within a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from tests.faults import clients
+from tests.faults.books import Submitted
+from tests.faults.clients import Gone
+from tests.faults.faults import SERVICES
+from tests.faults.mails import CUSTOMERS, PEOPLE, SUPPORT
+from tests.faults.stand import Stand
+from tests.servers import scratch
+
+LASTS_SECONDS = 12.0
+MOST_SECONDS = 10.0
+MOST_AFTER_A_FULL_DISK = 60.0
+GIVE_UP_SECONDS = 180.0
+LEFT = 32 * 1024 * 1024
+"""Of a full disk RabbitMQ keeps so much for itself. A node that has lost even that never works again by itself: see
+test_full_disk.py."""
+
+Act = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """begin: it is there. end: returns as soon as the part answers again. most: seconds that may pass then."""
+
+    name: str
+    begin: Act
+    end: Act
+    most: float = MOST_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Seconds from the end of a fault: until a new mail was readable, a new submission at the provider, all that was
+    offered meanwhile."""
+
+    fault: Fault
+    inward: float
+    outward: float
+    all: float
+
+    @property
+    def well(self) -> bool:
+        """Whether new mail flowed in time."""
+        return max(self.inward, self.outward) <= self.fault.most
+
+    def __str__(self) -> str:
+        figures = f"{self.inward:8.1f} {self.outward:8.1f} {self.all:8.1f}"
+        return f"{self.fault.name:42} {figures} {self.fault.most:6.0f}  {'ok' if self.well else 'TOO LATE'}"
+
+
+class Recovery:
+    """Measures on one running system, one fault after the other."""
+
+    def __init__(self, stand: Stand) -> None:
+        self._stand = stand
+        self._numbers = itertools.count(1)
+        self._got: dict[bytes, bytes] = {}
+
+    def faults(self) -> list[Fault]:
+        """All single faults."""
+        found = [Fault(f"{name} killed", self._kill(name), _nothing) for name in SERVICES]
+        found += [
+            Fault(f"{name} stopped", self._signal(name, signal.SIGSTOP), self._signal(name, signal.SIGCONT))
+            for name in SERVICES
+        ]
+        postgres, rabbitmq = self._stand.postgres.answers, self._stand.rabbitmq.answers
+        found += [
+            Fault(
+                "postgres away (fast shutdown)", self._end("postgres", signal.SIGINT), self._start("postgres", postgres)
+            ),
+            Fault(
+                "postgres away (immediate)", self._end("postgres", signal.SIGQUIT), self._start("postgres", postgres)
+            ),
+            Fault(
+                "rabbitmq away (terminated)", self._end("rabbitmq", signal.SIGTERM), self._start("rabbitmq", rabbitmq)
+            ),
+            Fault("rabbitmq away (killed)", self._end("rabbitmq", signal.SIGKILL), self._start("rabbitmq", rabbitmq)),
+            Fault("rabbitmq wiped", self._wipe, self._start("rabbitmq", rabbitmq)),
+        ]
+        for name in ("database", "broker", "dovecot", "postfix"):
+            proxy = self._stand.proxies[name]
+            found += [
+                Fault(f"connections to the {name} cut", _sync(proxy.cut), _nothing),
+                Fault(f"network to the {name} silent", _sync(proxy.silence), proxy.resume),
+                Fault(f"network to the {name} away", proxy.leave, proxy.resume),
+            ]
+        for name, left in (("postgres", 0), ("rabbitmq", LEFT)):
+            fill = partial(asyncio.to_thread, self._stand.disks[name].fill, left)
+            found.append(Fault(f"disk of {name} full", fill, self._make_room(name), MOST_AFTER_A_FULL_DISK))
+        found += [Fault(f"clock moved by {by}", self._clock(by), _nothing) for by in ("2 hours", "-2 hours", "0 hours")]
+        return found
+
+    async def measure(self, fault: Fault) -> Recovered:
+        """Let it happen, and measure."""
+        await fault.begin()
+        tasks = []
+        meanwhile: list[tuple[str, str]] = []
+        if fault.end is not _nothing:
+            for _ in range(3):
+                offered, task = await self._offer()
+                meanwhile.append(offered)
+                tasks.append(task)
+                await asyncio.sleep(LASTS_SECONDS / 3)
+        await fault.end()
+        ended = time.monotonic()
+        (inward, outward), task = await self._offer()
+        try:
+            times = await asyncio.gather(
+                self._until_read(inward, ended),
+                self._until_relayed(outward, ended),
+                *(self._until_read(name, ended) for name, _ in meanwhile),
+                *(self._until_relayed(name, ended) for _, name in meanwhile),
+            )
+            return Recovered(fault, times[0], times[1], max(times))
+        finally:
+            for each in (*tasks, task):
+                each.cancel()
+
+    # ------------------------------------------------------------------------------------------ mail
+
+    async def _offer(self) -> tuple[tuple[str, str], asyncio.Task[None]]:
+        """A mail for Alex, and one by Alex that is handed in until it is taken."""
+        inward, outward = f"rec-in-{next(self._numbers)}", f"rec-out-{next(self._numbers)}"
+        mail = f'From: {CUSTOMERS[0]}\r\nTo: "Alex" <{SUPPORT}>\r\nSubject: {inward}\r\n\r\nHello\r\n'
+        await asyncio.to_thread(self._stand.provider.put, SUPPORT, mail.encode())
+        alex = PEOPLE["Alex"]
+        mine = f"From: {alex}\r\nTo: {CUSTOMERS[0]}\r\nSubject: {outward}\r\n\r\nHi\r\n"
+        submitted = Submitted(outward, alex, mine.encode(), (CUSTOMERS[0],))
+        task = asyncio.create_task(clients.submit(self._stand.system.settings.smtp_port, submitted))
+        return (inward, outward), task
+
+    async def _until_read(self, name: str, since: float) -> float:
+        while time.monotonic() < since + GIVE_UP_SECONDS:
+            with suppress(Gone):
+                await clients.read(self._stand.system.settings.pop3_port, PEOPLE["Alex"], self._got, delete=False)
+            if any(name.encode() + b"\r" in mail for mail in self._got.values()):
+                return time.monotonic() - since
+            await asyncio.sleep(0.2)
+        return float("inf")
+
+    async def _until_relayed(self, name: str, since: float) -> float:
+        while time.monotonic() < since + GIVE_UP_SECONDS:
+            mails = await asyncio.to_thread(self._stand.provider.mail_of, CUSTOMERS[0])
+            if any(name.encode() + b"\n" in mail for mail in mails):
+                return time.monotonic() - since
+            await asyncio.sleep(0.2)
+        return float("inf")
+
+    # ------------------------------------------------------------------------------------------ faults
+
+    def _kill(self, service: str) -> Act:
+        return self._signal(service, signal.SIGKILL)
+
+    def _signal(self, service: str, number: signal.Signals) -> Act:
+        async def act() -> None:
+            await asyncio.to_thread(self._stand.kill, service, number)
+
+        return act
+
+    def _end(self, name: str, way: signal.Signals) -> Act:
+        async def act() -> None:
+            await self._stand.servers[name].end(way)
+
+        return act
+
+    async def _wipe(self) -> None:
+        await self._stand.servers["rabbitmq"].end(signal.SIGKILL)
+        await asyncio.to_thread(self._stand.wipe_broker)
+
+    def _start(self, name: str, answers: Callable[[], bool]) -> Act:
+        async def act() -> None:
+            self._stand.servers[name].start()
+            await self._stand.answering(answers)
+
+        return act
+
+    def _make_room(self, name: str) -> Act:
+        async def act() -> None:
+            await asyncio.to_thread(self._stand.disks[name].empty)
+            self._stand.servers[name].start()  # unless it has survived
+
+        return act
+
+    def _clock(self, by: str) -> Act:
+        async def act() -> None:
+            await asyncio.to_thread(self._stand.ask, "update skewed.clock set ahead = %s::interval", by)
+
+        return act
+
+
+async def _nothing() -> None:
+    """It is over at once."""
+
+
+def _sync(act: Callable[[], object]) -> Act:
+    async def acts() -> None:
+        act()
+
+    return acts
+
+
+def main() -> None:
+    """The command. The exit status is 1 if mail flowed too late after a fault."""
+    wanted = sys.argv[1:]
+    with scratch() as folder, Stand(folder).running() as stand:
+
+        async def work() -> list[Recovered]:
+            found = []
+            async with stand.open():
+                recovery = Recovery(stand)
+                for fault in recovery.faults():
+                    if not wanted or any(word in fault.name for word in wanted):
+                        found.append(await recovery.measure(fault))
+                        print(found[-1], flush=True)
+            return found
+
+        print(
+            f"{'fault':42} {'mail in':>8} {'mail out':>8} {'all':>8} {'most':>6}  (seconds after its end)", flush=True
+        )
+        sys.exit(0 if all(each.well for each in asyncio.run(work())) else 1)
+
+
+if __name__ == "__main__":
+    main()

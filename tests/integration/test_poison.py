@@ -1,0 +1,125 @@
+"""Mail that cannot go on: it is parked, shown and given another chance, and no other mail waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.mailbox.worker import Mailbox
+from services.router import worker
+from services.router.worker import Router
+from shared import inbound, publications, stage
+from shared.database import Database
+from shared.service import Service
+from shared.settings import Settings
+from shared.stage import run_stage
+from shared.vault import Vault
+from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
+
+ALEX = "alex@local.com"
+
+
+def mail(subject: str, hops: int = 1) -> bytes:
+    received = "Received: from here by there; Thu, 01 Oct 2026 10:00:00 +0000\r\n" * hops
+    return f'{received}To: "Alex" <{SUPPORT}>\r\nSubject: {subject}\r\n\r\nHello\r\n'.encode()
+
+
+@pytest.fixture
+async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
+    """A router at work on a real broker, and the mailbox service behind it."""
+    services = [
+        Service(name, Settings(database_url=database_url, broker_url=broker_url, secret_key=KEY), Vault(KEY))
+        for name in ("router", "mailbox")
+    ]
+    for service in services:
+        await service.database.open()
+    work = [
+        asyncio.create_task(run_stage(services[0], Router(services[0].database, 0.5))),
+        asyncio.create_task(run_stage(services[1], Mailbox(services[1].database, 0.5))),
+    ]
+    await asyncio.sleep(0)
+    for service in services:
+        await service.broker.open()
+        await service.broker.until_ready(20)
+    yield services[0]
+    for service in services:
+        service.stopping.set()
+    await asyncio.gather(*work)
+    for service in services:
+        await service.broker.close()
+        await service.database.close()
+
+
+async def listed(database: Database) -> list[inbound.Listed]:
+    async with database.transaction() as connection:
+        return await inbound.listing(connection, "parked")
+
+
+async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_no_other(
+    routing: Service, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail that the router cannot decide about, among others
+    decide = worker._decide
+
+    def fails(mail: inbound.Waiting, facts: Any, *rest: Any) -> Any:
+        if mail.id == poison:
+            raise ZeroDivisionError("of our own")
+        return decide(mail, facts, *rest)
+
+    monkeypatch.setattr(worker, "_decide", fails)
+    monkeypatch.setattr(inbound, "SWEEP_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(stage, "SWEEP_SECONDS", 0.3)
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f"m{number}") for number in range(200)])
+    poison = rows[100]
+    began = time.monotonic()
+    await routing.broker.publish(publications.fetched((row, SUPPORT) for row in rows))
+    # then the others are there at once
+    while len(await mailbox_of(database, ALEX)) < 199:  # nobody tells
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 5
+    # and so is what comes while it is tried again and again, until it is parked
+    later = await arrive(database, externals[SUPPORT].id, [mail("later")])
+    offered = time.monotonic()
+    await routing.broker.publish(publications.fetched((row, SUPPORT) for row in later))
+    while len(await mailbox_of(database, ALEX)) < 200:
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - offered < 5
+    while not (parked := await listed(database)):
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 30
+    assert [(each.id, each.faults) for each in parked] == [(poison, 5)]
+    assert "ZeroDivisionError: of our own" in str(parked[0].error)
+    # when what was wrong is mended and the operator requeues it, it arrives
+    monkeypatch.setattr(worker, "_decide", decide)
+    async with database.transaction() as connection:
+        assert await inbound.requeue(connection, [poison]) == [poison]
+    while len(await mailbox_of(database, ALEX)) < 201:
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 60
+    assert await listed(database) == []
+
+
+@pytest.mark.parametrize(("hops", "loops"), [(50, False), (51, True)])
+async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: bool) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail("round and round", hops), mail("another")])
+    await Router(database, 5).handle(rows)
+    await Mailbox(database, 5).handle(rows)
+    parked = await listed(database)
+    assert [each.id for each in parked] == (rows[:1] if loops else [])
+    assert len(await mailbox_of(database, ALEX)) == (1 if loops else 2)
+    if loops:
+        # the operator may let it go on all the same
+        assert "mail loop" in str(parked[0].error)
+        async with database.transaction() as connection:
+            await inbound.requeue(connection, rows[:1])
+        await Router(database, 5).handle(rows)
+        await Mailbox(database, 5).handle(rows)
+        assert len(await mailbox_of(database, ALEX)) == 2

@@ -1,0 +1,228 @@
+"""Providers that do to the sender what providers do: nothing lost, nothing twice, nothing stuck in silence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from services.admin.status import trouble
+from services.sender import relay, relaying, schedule
+from shared import accounts, relays, smtp_client, smtp_session
+from shared.accounts import External
+from shared.relays import Relay
+from tests.company import SALES, SUPPORT
+from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
+from tests.send_bench import MAIL, Bench, sending, until
+
+ANN = "ann@customer.org"
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as running:
+        yield running
+
+
+@pytest.fixture
+async def bench(database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(smtp_client, "connect", partial(smtp_client.connect, seconds=1.0))
+    monkeypatch.setattr(smtp_session.SmtpClient.reply, "__defaults__", (1.0,))
+    monkeypatch.setattr(smtp_session.SmtpClient.command, "__defaults__", (1.0,))
+    monkeypatch.setattr(relay, "DATA_SECONDS", 1.0)
+    for name in ("DATA_SECONDS", "BLOCK_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(smtp_session, name, 1.0)
+    async with scripted_smtp() as well, sending(database_url) as running:
+        await running.accounts({SUPPORT: provider.port, SALES: well.port})
+        running.well = well  # type: ignore[attr-defined]
+        yield running
+
+
+async def relay_of(bench: Bench) -> Relay:
+    async with bench.database.transaction() as connection:
+        return (await relays.states(connection))[bench.externals[SUPPORT].id]
+
+
+async def account(bench: Bench) -> External:
+    async with bench.database.transaction() as connection:
+        [found] = await accounts.externals(connection, [bench.externals[SUPPORT].id])
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """verb, reply: what the provider does, always. words: of what is said about the mail or the account.
+
+    kind: of the account's failure, None if it is the mail's.
+    """
+
+    verb: str
+    reply: str
+    words: str
+    kind: str | None = None
+
+
+TABLE = [
+    Row("GREETING", HANG, "did not answer within", "timeout"),
+    Row("GREETING", CLOSE, "the connection ended before the login", "server"),
+    Row("GREETING", "SSH-2.0-x", "no answer of a mail server", "server"),
+    Row("GREETING", "421 4.7.0 too many connections", "the server answered 421", "server"),
+    Row("GREETING", "554 5.7.1 go away", "the server answered 554", "server"),
+    Row("EHLO", HANG, "did not answer within", "timeout"),
+    Row("EHLO", CLOSE, "ended before the login", "server"),
+    Row("AUTH", HANG, "did not answer within", "timeout"),
+    Row("AUTH", CLOSE, "ended before the login", "server"),
+    Row("AUTH", "454 4.7.0 Too many login attempts", "the login does not work now (454 4.7.0", "server"),
+    Row("AUTH", "432 4.3.2 Concurrent connections limit exceeded", "does not work now (432 4.3.2", "server"),
+    Row("AUTH", "535 5.7.139 SmtpClientAuthentication is disabled", "refused (535 5.7.139 Smtp", "credentials"),
+    Row("AUTH", "535 5.7.3 Authentication unsuccessful", "check login and password", "credentials"),
+    Row("MAIL", HANG, "no answer"),
+    Row("MAIL", CLOSE, "the connection was lost"),
+    Row("MAIL", "421 4.7.0 Try again later, closing connection", "the server ended the connection: 421 4.7.0"),
+    Row("MAIL", "530 5.7.57 Client not authenticated", "the server wants a login (530 5.7.57", "credentials"),
+    Row("MAIL", "451 4.7.500 Server busy", "slows us down (451 4.7.500", "throttled"),
+    Row("RCPT", HANG, "no answer"),
+    Row("RCPT", CLOSE, "the connection was lost"),
+    Row("RCPT", "421 4.3.2 shutting down", "the server ended the connection: 421"),
+    Row("RCPT", "450 4.2.1 receiving mail too quickly", "450 4.2.1"),
+    Row("DATA", HANG, "no answer"),
+    Row("DATA", CLOSE, "the connection was lost"),
+    Row("DATA", "noise", "none of SMTP"),
+    Row("END", "421 4.7.28 unusual rate", "421 4.7.28"),
+    Row("END", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", "slows us down (432", "throttled"),
+    Row("END", "550 5.4.5 Daily user sending limit exceeded", "limit for sending is reached (550 5.4.5", "throttled"),
+    Row("END", "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", "limit", "throttled"),
+    Row("END", "554 5.2.252 SendAsDenied; a not allowed to send as b", "send as the account's address", "sender"),
+]
+
+
+@pytest.mark.parametrize("pipelining", [False, True])
+async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
+    bench: Bench, provider: ScriptedSmtp, pipelining: bool
+) -> None:
+    well: ScriptedSmtp = bench.well  # type: ignore[attr-defined]
+    provider.always("EHLO", PIPELINING if pipelining else None)
+    for row in TABLE:
+        # given a mail through the account whose provider does that, and one through another account
+        if row.verb == "EHLO" and pipelining:
+            continue
+        await bench.relaying.connections.close_idle(0.0)
+        usual = provider.standing[row.verb]
+        provider.always(row.verb, row.reply)
+        failures = _count(row.kind)
+        before, sent_well = len(provider.taken), len(well.taken)
+        id_ = await bench.submit(ANN)
+        await bench.submit(ANN, author="Kim")
+        # then the other one leaves at once
+        await until(lambda sent=sent_well: _leaves(well, sent), 2.0)  # type: ignore[misc]  # bound now
+        # and what is wrong is said: of the account, with a metric, or of the mail
+        if row.kind:
+            await until(lambda row=row: _says(bench, row), 10.0)  # type: ignore[misc]
+            assert _count(row.kind) > failures, row
+        else:
+            await until(lambda id_=id_, row=row: _waits(bench, id_, row.words), 10.0)  # type: ignore[misc]
+        assert (await bench.listed(id_)).state in ("queued", "claimed"), row
+        assert not await bench.notices("Alex"), row
+        # when it behaves again the mail leaves, once
+        provider.always(row.verb, None)
+        provider.standing[row.verb] = usual
+        await bench.make_due()
+        await bench.until(id_, state="done")
+        assert len(provider.taken) == before + 1, row
+        assert trouble(await relay_of(bench)) is None, row
+
+
+async def _leaves(well: ScriptedSmtp, sent: int) -> bool:
+    return len(well.taken) > sent
+
+
+async def _says(bench: Bench, row: Row) -> bool:
+    state = await relay_of(bench)
+    return state.last_error_kind == row.kind and row.words in (trouble(state) or "")
+
+
+async def _waits(bench: Bench, id_: int, words: str) -> bool:
+    found = await bench.listed(id_)
+    events = await bench.rows("select reply from events where submission_id = %s", id_)
+    said = [recipient.reply for recipient in found.recipients] + [reply for (reply,) in events]
+    return any(words in (reply or "") for reply in said)
+
+
+def _count(kind: str | None) -> float:
+    return float(relaying.ERRORS.labels(SUPPORT, kind or "")._value.get())
+
+
+async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pauses_where_a_person_is_wanted(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given
+    provider.always("END", "554 5.2.252 SendAsDenied; x not allowed to send as y")
+    ids = [await bench.submit(ANN) for _ in range(3)]
+    await bench.until(ids[0], tries=1)
+    # then
+    assert (await relay_of(bench)).paused_at is not None
+    seconds = await bench.rows(
+        "select extract(epoch from next_try_at - now())::float8 from relays where paused_at is not null"
+    )
+    assert schedule.PAUSE - 60 < seconds[0][0] <= schedule.PAUSE
+    # when the account is corrected, everything leaves
+    provider.always("END", None)
+    async with bench.database.transaction() as connection:
+        await relays.resume(connection, bench.externals[SUPPORT].id)
+    await bench.rows("update submissions set next_try_at = now()")
+    for id_ in ids:
+        await bench.until(id_, state="done")
+    assert len(provider.taken) == 3 and not await bench.notices("Alex")
+
+
+@pytest.mark.parametrize(
+    ("announced", "verb", "reply", "learnt"),
+    [
+        ("250-x\r\n250 SIZE 5000", "END", "250 ok", 5000),
+        ("250-x\r\n250 SIZE 0", "END", "250 ok", None),
+        ("250-x\r\n250 SIZE", "END", "250 ok", None),
+        ("250-x\r\n250 SIZE many", "END", "250 ok", None),
+        ("250-x\r\n250-8BITMIME\r\n250 HELP", "END", "552 5.3.4 too big", -1),
+        ("250-x\r\n250-8BITMIME\r\n250 HELP", "END", "552-5.2.3 exceeded Google's message size limits", -1),
+        ("250-x\r\n250 SIZE 999999", "MAIL", "552 message too large", -1),
+        ("250-x\r\n250 HELP", "END", "552 5.2.2 mailbox full", None),
+        ("250-x\r\n250 HELP", "RCPT", "552 5.2.3 too large for this one", None),
+    ],
+)
+async def test_how_large_a_mail_the_provider_takes_is_learnt(
+    bench: Bench, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
+) -> None:
+    # given
+    provider.always("EHLO", announced.replace("\r\n250 ", "\r\n250-AUTH PLAIN\r\n250 "))
+    provider.always(verb, reply.replace("552-", "552 "))
+    # when
+    id_ = await bench.submit(ANN, mail=MAIL + b"x" * 3000 + b"\r\n")
+    await bench.until(id_, state="done")
+
+    # then
+    async def known() -> bool:
+        most = (await account(bench)).most_octets
+        return most == learnt if learnt != -1 else most is not None and 3000 < most < 3400
+
+    await until(known, 5.0)
+    # and what is configured stays as it is
+    assert await account(bench) == bench.externals[SUPPORT]
+
+
+async def test_the_login_for_gmails_recent_mode_is_none_of_smtp(bench: Bench, provider: ScriptedSmtp) -> None:
+    await bench.rows("update external_accounts set login = 'recent:support@company.com'")
+    id_ = await bench.submit(ANN)
+    await bench.until(id_, state="done")
+    assert {login.split()[0] for login in provider.logins} == {"support@company.com"}
+
+
+async def test_a_provider_that_hangs_up_behind_each_mail_gets_them_all_once(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    provider.hangs_up = True
+    ids = [await bench.submit(ANN) for _ in range(5)]
+    for id_ in ids:
+        await bench.until(id_, state="done", uncertain=False)
+    assert len(provider.taken) == 5 and trouble(await relay_of(bench)) is None

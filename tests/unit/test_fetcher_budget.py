@@ -1,0 +1,55 @@
+"""services/fetcher/budget.py: large mails of many accounts share what may be held at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.fetcher import budget
+from services.fetcher.budget import Budget, Share
+
+
+async def read(share: Share, steps: int, most: list[int], whole: Budget) -> None:
+    """A mail that grows step by step, is committed, and is forgotten."""
+    for _ in range(steps):
+        await share.grow(1)
+        most.append(whole.held)
+        await asyncio.sleep(0)
+    taken = share.keep()
+    await asyncio.sleep(0)
+    share.free(taken)
+
+
+async def test_many_that_grow_at_once_all_end_and_hold_no_more_than_allowed_and_one_more() -> None:
+    whole, most = Budget(100), list[int]()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(read(Share(whole), 50, most, whole) for _ in range(30)))
+    assert max(most) <= 150 and whole.held == 0
+
+
+async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given one that has taken everything, and the place beyond it
+    monkeypatch.setattr(budget, "PATIENCE_SECONDS", 0.2)
+    whole = Budget(10)
+    slow, other = Share(whole), Share(whole)
+    await slow.grow(10)
+    await slow.grow(1)
+    # when another one wants to grow
+    started = asyncio.get_running_loop().time()
+    await other.grow(1)
+    # then it waits for a while only
+    assert 0.15 < asyncio.get_running_loop().time() - started < 1.0
+
+
+async def test_a_poll_that_ends_gives_everything_back_and_wakes_who_waits() -> None:
+    whole = Budget(10)
+    first, second = Share(whole), Share(whole)
+    await first.grow(11)
+    waiting = asyncio.create_task(second.grow(1))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    first.close()
+    await asyncio.wait_for(waiting, 1)
+    second.close()
+    assert whole.held == 0
