@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import poplib
 import smtplib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.message import Message
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +41,14 @@ class System:
     def run(self, *words: str, stdin: str = "") -> Result:
         """Run a command of the command line, in this process: starting one takes longer than most commands."""
         with structlog.testing.capture_logs():  # a command silences the log; afterwards it is as it was
-            return CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, "--data", str(self.settings.data)], stdin)
+            command = partial(CliRunner(env={"COLUMNS": "200"}).invoke, app, [*words, *self._data()], stdin)
+            if not _in_a_loop():
+                return command()
+            with ThreadPoolExecutor(1) as beside:  # Playwright's loop runs in this thread; a command has its own
+                return beside.submit(command).result()
+
+    def _data(self) -> list[str]:
+        return ["--data", str(self.settings.data)]
 
     def json(self, *words: str) -> Any:
         """What a command prints with --json."""
@@ -107,6 +117,14 @@ class System:
         for folder in ("new", "cur"):
             for mail in (self.provider.folder / "mail").glob(f"*/{folder}/*"):
                 mail.unlink(missing_ok=True)
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def until(what: Callable[[], T], seconds: float = 60.0) -> T:

@@ -104,7 +104,7 @@ class Provider:
         """The mails that lie in a mailbox, in the order of their arrival, with LF line ends as Maildirs have them."""
         found = []
         for name in ("new", "cur"):
-            for path in (self._maildir(address) / name).iterdir():
+            for path in (self.maildir(address) / name).iterdir():
                 found.append((path.stat().st_mtime_ns, path.name, path.read_bytes()))
         return [content for _, _, content in sorted(found)]
 
@@ -119,13 +119,14 @@ class Provider:
 
     def put(self, address: str, message: bytes) -> None:
         """Put a mail straight into a mailbox, past Postfix: fast, and byte for byte (LF or CRLF)."""
-        maildir, name = self._maildir(address), f"{time.time_ns()}.{secrets.token_hex(4)}.provider"
+        maildir, name = self.maildir(address), f"{time.time_ns()}.{secrets.token_hex(4)}.provider"
         draft = maildir / "tmp" / name
         draft.write_bytes(message)
         _give_to_mail_user(draft)
         draft.rename(maildir / "new" / name)
 
-    def _maildir(self, address: str) -> Path:
+    def maildir(self, address: str) -> Path:
+        """Where the mails of a mailbox lie."""
         if address not in self._passwords:
             raise KeyError(f"the provider has no mailbox {address}")
         return self.folder / "mail" / address

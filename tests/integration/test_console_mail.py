@@ -278,6 +278,16 @@ def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Bro
     assert Browser(url).sign_in("tom@local.com", "another-one").ok
 
 
+def test_an_administrator_sees_where_a_person_is_signed_in_and_ends_it(browser: Browser, url: str) -> None:
+    person = Browser(url)
+    person.sign_in("alex@local.com", "secret")
+    shown = text(browser.get("/local/alex@local.com"))
+    assert "127.0.0.1 another program, last seen" in shown
+    assert "Login user name alex@local.com" in shown
+    assert "Alex is signed out" in text(browser.post("/local/alex@local.com/sign-out"))
+    assert "sign-in" in person.get("/mine").url
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/external", "/local", "/mail", "/queue", "/answers", "/names", "/audit", "/users", "/accounts-file"]
 )

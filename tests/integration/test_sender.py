@@ -102,6 +102,19 @@ async def test_handing_over_twice_delivers_once(bench: Bench) -> None:
     assert await bench.rows("select count(*)::int from inbound") == [(1,)]
 
 
+async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, provider: ScriptedSmtp) -> None:
+    # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
+    first = await bench.submit(ANN, header_id="one@local.com")
+    again = await bench.submit(ANN, header_id="one@local.com")
+    hidden = await bench.submit(BOB, header_id="one@local.com")
+    for id_ in (first, again, hidden):
+        await bench.until(id_, state="done")
+    # then all of them leave, and the trace says which may be a repetition
+    assert len(provider.taken) == 3
+    told = {id_: "uncertain" in [event for event, _ in await bench.events(id_)] for id_ in (first, again, hidden)}
+    assert told == {first: False, again: True, hidden: False}
+
+
 async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: Bench) -> None:
     # given a submission whose message was lost
     id_ = await bench.submit(ANN)

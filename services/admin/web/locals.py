@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from services.admin import audit, changes, documents, editing, hands, letters
+from services.admin import audit, changes, documents, editing, hands, letters, users
 from services.admin.accounts_file import AccountsError
 from services.admin.users import Viewer
+from services.admin.web import setting_up
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.externals import Address
 from services.admin.web.forms import Form, explain
@@ -111,6 +112,17 @@ async def show(request: Request, here: Here, who: Reader, address: Address) -> R
 async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
     """Save what was changed."""
     return await _submit(request, here, who, await find(here, address))
+
+
+@router.post("/{address}/sign-out")
+async def sign_out(here: Here, who: Administrator, address: Address) -> Response:
+    """End every session of this person in the console."""
+    person = await find(here, address)
+    async with here.system.database.transaction() as connection:
+        for session in await users.sessions(connection, person.id):
+            await users.end_session(connection, session.id)
+        await audit.record(connection, who.name, "signed out everywhere", person.address)
+    return await here.go(who, here.at("/local", person.address), f"{person.user_name} is signed out of the console.")
 
 
 @router.post("/{address}/hand-over")
@@ -254,6 +266,8 @@ async def _dialog(
         )
         drop = await maildrops.summary(connection, person.id) if person is not None else None
         waiting = await inbound.held_for(connection, person.external_id) if person is not None else 0
+        sessions = await users.sessions(connection, person.id) if person is not None else []
+    servers, links = setting_up.facts(request, here, person.address) if person is not None else (None, None)
     return await here.page(
         request,
         who,
@@ -265,6 +279,9 @@ async def _dialog(
         sharers=[each for each in sharers if person is not None and each.id != person.id],
         drop=drop,
         waiting=waiting,
+        sessions=sessions,
+        servers=servers,
+        links=links,
         problems=problems or [],
         invalid=invalid or set(),
     )

@@ -1,0 +1,227 @@
+"""The console in a real browser on the whole system: the manual's chapter 4 by mouse and keyboard, every page on a
+phone and on a desktop, and nothing that a checker of accessibility finds serious."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.system import PASSWORD, System, until
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+)
+CUSTOMER = "anna@customer.example"
+ADMIN_PASSWORD = "the console's password"
+PHONE, DESKTOP = 390, 1280
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+"""A folder, where they are to be made anew (make screenshots)."""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser, system: System) -> Iterator[Page]:
+    """A new browser at the sign-in of the console of an empty system."""
+    context = chromium.new_context(viewport={"width": DESKTOP, "height": 900})
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.goto(system.instance.urls()["console"])
+    yield page
+    context.close()
+    assert [fault for fault in faults if "status of 4" not in fault] == []  # a refused form is no fault
+
+
+def sign_in(page: Page, system: System) -> None:
+    """By keyboard alone."""
+    page.keyboard.type("admin")
+    page.keyboard.press("Tab")
+    page.keyboard.type(system.settings.admin_password or "")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def open_page(page: Page, name: str) -> None:
+    """By the menu."""
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
+
+
+def add_external(page: Page, system: System, address: str) -> None:
+    """Manual 4.1 and figure 4-3-1-1."""
+    open_page(page, "External accounts")
+    page.get_by_role("link", name="Add external account").click()
+    page.get_by_label("Email address").fill(address)
+    page.get_by_label("Login password").fill(PASSWORD)
+    for protocol, port in (("POP3", system.provider.pop3_port), ("SMTP", system.provider.smtp_port)):
+        page.get_by_label(f"{protocol} server").fill(system.provider.host)
+        page.get_by_label(f"{protocol} port").fill(str(port))
+        page.get_by_label(f"{protocol} security").select_option("None")
+    page.get_by_text("More: interval").click()
+    page.get_by_label("Look for new mail every").fill("1")
+
+
+def add_local(page: Page, name: str, external: str) -> None:
+    """Manual 4.2 and figures 4-3-2-1 to 4-3-2-4."""
+    open_page(page, "Local accounts")
+    page.get_by_role("link", name="Add local account").click()
+    page.get_by_label("Email address", exact=True).fill(f"{name.lower()}@local.com")
+    page.get_by_label("Login password").fill(PASSWORD)
+    page.get_by_label("User name", exact=True).fill(name)
+    page.get_by_label("External email address").select_option(external)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("status").first).to_contain_text("added")
+
+
+def customer_writes(system: System, to: str, subject: str, answers: str | None = None) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = f"Anna Customer <{CUSTOMER}>", to, subject
+    message["Message-ID"] = f"<{subject.replace(' ', '-')}@customer.example>"
+    if answers:
+        message["In-Reply-To"] = answers
+    message.set_content("Hello\n")
+    system.provider.put(re.findall(r"[\w.]+@[\w.]+", to)[-1], message.as_bytes())
+
+
+def test_the_manual_s_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(
+    page: Page, system: System
+) -> None:
+    for address in ("support@company.com", "sales@company.com"):
+        system.provider.add_mailbox(address, PASSWORD)
+    # given an empty system, which says what to do first
+    sign_in(page, system)
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
+    # when the accounts of 4.3.1 and 4.3.2 are made in its dialogs, tested before they are saved
+    for address in ("support@company.com", "sales@company.com"):
+        add_external(page, system, address)
+        page.get_by_role("button", name="Test").click()
+        expect(page.locator("#test")).to_contain_text("works")
+        expect(page.locator("#test")).to_contain_text("Nothing was fetched and nothing was sent")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(address)
+    for name, external in (("Alex", "support"), ("Jim", "support"), ("Kim", "sales"), ("Tom", "sales")):
+        add_local(page, name, f"{external}@company.com")
+    # then the sharers stand side by side (">>")
+    page.goto(f"{system.instance.urls()['console']}/external/support@company.com")
+    expect(page.locator(".people li")).to_have_text([re.compile("Alex"), re.compile("Jim")])
+    # and a new customer's mail reaches both, and their reply to Alex only Alex
+    people = [f"{name}@local.com" for name in ("alex", "jim", "kim", "tom")]
+    customer_writes(system, "support@company.com", "printer smokes")
+    until(lambda: system.who_has("printer smokes", people) == people[:2])
+    system.submit(
+        "alex@local.com",
+        [CUSTOMER],
+        b"From: alex@local.com\r\nTo: anna@customer.example\r\nSubject: Re: printer smokes\r\n"
+        b"Message-ID: <answer@local.com>\r\nIn-Reply-To: <printer-smokes@customer.example>\r\n\r\nSwitch it off\r\n",
+    )
+    customer_writes(system, '"Alex" <support@company.com>', "it is off", "<answer@local.com>")
+    until(lambda: system.who_has("it is off", people) == people[:1])
+    # and the console tells why, and who answered
+    open_page(page, "Find mail")
+    until(lambda: _search(page, "off"), 30)
+    page.get_by_role("link", name="it is off").click()
+    expect(page.locator(".sentences")).to_contain_text("Alex got this because To names Alex")
+    open_page(page, "Who answered")
+    page.get_by_role("link", name="Answered", exact=True).click()
+    expect(page.locator("tbody")).to_contain_text("printer smokes")
+    expect(page.locator("tbody")).to_contain_text("Alex after")
+    _look_at_every_page(page, system)
+
+
+def _search(page: Page, words: str) -> bool:
+    page.get_by_role("searchbox").fill(words)
+    page.keyboard.press("Enter")
+    page.wait_for_load_state()
+    return page.get_by_role("link", name="it is off").count() > 0
+
+
+PAGES = (
+    "/",
+    "/external",
+    "/external/new",
+    "/external/support@company.com",
+    "/local",
+    "/local/new",
+    "/local/alex@local.com",
+    "/local/alex@local.com/deleted",
+    "/local/removed",
+    "/names",
+    "/mail",
+    "/answers",
+    "/queue",
+    "/audit",
+    "/users",
+    "/accounts-file",
+    "/nothing",
+)
+
+
+def _look_at_every_page(page: Page, system: System) -> None:
+    """On a phone and on a desktop, light and dark: nothing is wider than the screen, no serious fault."""
+    mail = re.search(r"/mail/\d+", page.content())
+    paths = [*PAGES, *([mail[0]] if mail else [])]
+    for path in paths:
+        _look(page, system, path)
+    page.get_by_role("button", name="Sign out").click()
+    _look(page, system, "/sign-in")
+    page.get_by_label("Name or email address").fill("alex@local.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Alex")
+    for path in ("/mine", "/mine/deleted"):
+        _look(page, system, path)
+
+
+def _look(page: Page, system: System, path: str) -> None:
+    faults: list[Any] = []
+    for width, scheme in ((DESKTOP, "light"), (PHONE, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of its words
+        page.goto(system.instance.urls()["console"] + path)
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{path} is {wide} pixels too wide at {width}"
+        if SCREENSHOTS:
+            name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"/mail/\d+", "/mail-story", path)).strip("-") or "overview"
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}.png", full_page=True)
+        for found in Axe().run(page).response["violations"]:
+            if found["impact"] in ("serious", "critical"):
+                faults.append((path, width, found["id"], [node["target"] for node in found["nodes"]]))
+    assert faults == []
+    page.set_viewport_size({"width": DESKTOP, "height": 900})
+
+
+def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: System) -> None:
+    sign_in(page, system)
+    add_external(page, system, "support@company.com")
+    page.get_by_label("POP3 port").fill("many")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("POP3 port: 'many': has to be a whole number")
+    expect(page.get_by_label("POP3 port")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Email address")).to_have_value("support@company.com")
+
+
+def test_the_state_on_the_first_page_is_renewed_by_itself(page: Page, system: System) -> None:
+    system.apply(system.company())
+    sign_in(page, system)
+    expect(page.get_by_text("All is well")).to_be_visible(timeout=60_000)
+    system.run("local", "disable", "alex@local.com")
+    system.run("local", "disable", "jim@local.com")
+    customer_writes(system, "support@company.com", "for nobody")
+    expect(page.get_by_text("mails are held")).to_be_visible(timeout=60_000)
