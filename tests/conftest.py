@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from deploy.machine.postgres import Postgres
@@ -11,6 +12,10 @@ from deploy.machine.provider import Provider
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.database import Database
 from tests import servers
+
+# A slow machine is no fault: how long a single example takes says nothing while another test has the core.
+hypothesis.settings.register_profile("mailgroup", deadline=None)
+hypothesis.settings.load_profile("mailgroup")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What authors ask to be told about deliveries; the SQL stands beside this file."""
+"""What is wrong and who was told, and work that one process does for all; the SQL stands beside this file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0004"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

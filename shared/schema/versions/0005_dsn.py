@@ -1,4 +1,4 @@
-"""Finding the accounts that are due without reading all of them; the SQL stands beside this file."""
+"""What authors ask to be told about deliveries; the SQL stands beside this file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0005"
-down_revision = "0008"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,4 +1,4 @@
-"""What is wrong and who was told, and work that one process does for all; the SQL stands beside this file."""
+"""Finding the accounts that are due without reading all of them; the SQL stands beside this file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0009"
+revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
