@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from shared.connections import PatientConnection
 from shared.failures import Temporary
 
 Row = tuple[Any, ...]
@@ -51,6 +52,7 @@ class Database:
         }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
+            connection_class=PatientConnection,
             kwargs=self._options,
             min_size=1,
             max_size=connections,

@@ -193,7 +193,8 @@ class Instance:
         if rabbitmq is None or not self._services or time.monotonic() < self._rabbitmq_looked_at + _USELESS_SECONDS / 5:
             return
         self._rabbitmq_looked_at = time.monotonic()
-        if not (_lacks_broker(self.settings, self._services[0]) and rabbitmq.answers()):
+        # Those that only publish find nothing wrong: any may lack it.
+        if not (any(_lacks_broker(self.settings, name) for name in self._services) and rabbitmq.answers()):
             self._rabbitmq_useful_at = time.monotonic()
         elif time.monotonic() > self._rabbitmq_useful_at + _USELESS_SECONDS:
             self._say("RabbitMQ answers, and no service can use it; starting it again")

@@ -27,6 +27,9 @@ USER = "postgres"
 SOCKET = ".s.PGSQL.65535"
 """The name of its socket on the highest port: no name is longer."""
 _INSTALLED = Path("/usr/lib/postgresql")
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
+"""For glibc: a server process keeps up to 4 MiB that it has freed. Otherwise it gets the memory for each value of some
+100 KB from the kernel anew, page by page, which is a sixth of what it costs to read a large mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class Postgres:
         return Program(
             "postgres",
             (str(binary), "-D", str(data), *options),
-            {"PATH": PATH, "LANG": "C.UTF-8"},
+            {"PATH": PATH, "LANG": "C.UTF-8", **_MEMORY},
             self.folder,
             priority=10,
             user=USER,

@@ -34,8 +34,8 @@ MISTAKES = 10
 """Commands that are none before the connection ends."""
 PIECE_OCTETS = 16 * 1024
 """Of a long answer, read and sent at once for a slow client, or when the budget is used up."""
-FIRST_PIECE_OCTETS = 128 * 1024
-LARGE_PIECE_OCTETS = 512 * 1024
+FIRST_PIECE_OCTETS = 256 * 1024
+LARGE_PIECE_OCTETS = 1024 * 1024
 """For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
 QUICK_SECONDS = 0.5
 DIGITS = 9

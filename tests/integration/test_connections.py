@@ -1,0 +1,121 @@
+"""shared/connections.py against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from shared.connections import PatientConnection
+from shared.database import Database, Row
+
+LARGE = 20 * 1024 * 1024
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[PatientConnection[Row]]:
+    connection: PatientConnection[Row] = await PatientConnection.connect(url, autocommit=True)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def value(connection: PatientConnection[Row], sql: str, *parameters: object) -> object:
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(sql.encode(), parameters)
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def end(url: str, connection: PatientConnection[Row]) -> None:
+    """Let the server end a connection."""
+    async with connected(url) as other:
+        assert await value(other, "select pg_terminate_backend(%s)", connection.info.backend_pid)
+
+
+async def test_what_is_larger_than_any_buffer_goes_and_comes_whole(database_url: str) -> None:
+    octets = os.urandom(LARGE)
+    async with connected(database_url) as connection:
+        assert await value(connection, "select %b::bytea", octets) == octets
+
+
+async def test_others_have_their_turn_while_an_answer_comes(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        asked = asyncio.create_task(value(connection, "select repeat('x', %s)", LARGE))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(str(asked.result())) == LARGE
+        assert turns > 3
+
+
+async def test_a_query_that_is_cancelled_ends_and_its_connection_goes_on(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        asked = asyncio.create_task(value(connection, "select pg_sleep(30)"))
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert await value(connection, "select 42") == 42
+        assert time.monotonic() - began < 5
+
+
+async def test_an_answer_that_is_cancelled_half_way_does_not_come_to_the_next_question(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        for turns in range(20):
+            asked = asyncio.create_task(value(connection, "select repeat('x', %s)", LARGE))
+            for _ in range(turns):
+                await asyncio.sleep(0.002)
+            asked.cancel()
+            await asyncio.wait([asked])
+            assert await value(connection, "select 42") == 42
+
+
+async def test_who_waits_hears_of_the_end_of_the_connection(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        asked = asyncio.create_task(value(connection, "select pg_sleep(30)"))
+        await asyncio.sleep(0.2)
+        await end(database_url, connection)
+        with pytest.raises(psycopg.OperationalError):
+            await asked
+
+
+async def test_a_connection_that_ends_while_nobody_uses_it_costs_nothing(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await value(connection, "select 1")
+        await end(database_url, connection)
+        await asyncio.sleep(0.1)
+        before = time.process_time()
+        await asyncio.sleep(0.5)
+        assert time.process_time() - before < 0.2
+        with pytest.raises(psycopg.OperationalError):
+            await value(connection, "select 1")
+
+
+async def test_no_descriptor_is_left_open(database_url: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        async with connected(database_url) as connection:
+            await value(connection, "select 1")
+    # also not by one that nobody closes, as the pool does with those that broke
+    forgotten: PatientConnection[Row] = await PatientConnection.connect(database_url, autocommit=True)
+    await value(forgotten, "select 1")
+    await end(database_url, forgotten)
+    with pytest.raises(psycopg.OperationalError):
+        await value(forgotten, "select 1")
+    del forgotten
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+async def test_the_pool_uses_them(database: Database) -> None:
+    async with database.statement() as connection:
+        assert isinstance(connection, PatientConnection)
