@@ -23,6 +23,7 @@ from shared.accounts import Local
 from shared.database import Database
 from shared.durations import SECONDS
 from shared.group_reading import GroupReading
+from shared.last_logins import LastLogins
 from shared.passwords import Pool
 from shared.settings import Settings
 from shared.throttle import Throttle, network_of
@@ -85,13 +86,19 @@ class Logins:
     """Checks logins for one service process."""
 
     def __init__(
-        self, database: Database, settings: Settings, service: str, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        settings: Settings,
+        service: str,
+        clock: Callable[[], float] = time.monotonic,
+        last: LastLogins | None = None,
     ) -> None:
-        """:param service: label of the metric. :param clock: monotonic seconds."""
+        """:param service: label of the metric. :param clock: monotonic seconds. :param last: is told of each login."""
         self.settings = settings
         self._database = database
         self._service = service
         self._clock = clock
+        self._last = last
         self._pool = Pool()
         self._accounts: GroupReading[str, Local] = GroupReading(self._read, readers=2)
         self._throttle = Throttle(clock)
@@ -106,7 +113,10 @@ class Logins:
         :raises Throttled: the client has to wait, and did so in vain.
         """
         with SECONDS.labels(f"{self._service}_login").time():
-            return await self._verify(address, password, peer)
+            local = await self._verify(address, password, peer)
+        if local is not None and self._last is not None:
+            self._last.note(local.id, peer)
+        return local
 
     async def _verify(self, address: str, password: str, peer: str) -> Local | None:
         local = await self._account(address)

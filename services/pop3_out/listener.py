@@ -21,6 +21,7 @@ from shared import accounts, proxy_protocol, tls
 from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
+from shared.last_logins import LAST_SECONDS, LastLogins
 from shared.logins import Logins, plaintext_allowed
 from shared.service import Service
 from shared.settings import Settings, SettingsError
@@ -284,7 +285,8 @@ def may_open() -> int:
 
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
-    logins = Logins(service.database, service.settings, service.name)
+    last = LastLogins(service.database, "pop3")
+    logins = Logins(service.database, service.settings, service.name, last=last)
     certificate = tls.Certificate(service.settings)
     listener = Listener(service.settings, DatabaseStore(service.database), logins, certificate, may_open())
     await listener.open()
@@ -295,7 +297,8 @@ async def serve(service: Service) -> None:
         pop3s_port=service.settings.pop3s_port,
     )
     background = [
-        asyncio.create_task(work) for work in (tend(listener), watch(listener, service.database), certificate.watch())
+        asyncio.create_task(work)
+        for work in (tend(listener), watch(listener, service.database), certificate.watch(), last.run(service))
     ]
     try:
         await service.stopping.wait()
@@ -304,4 +307,5 @@ async def serve(service: Service) -> None:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await last.write(LAST_SECONDS)
         logins.close()

@@ -23,6 +23,7 @@ from shared import accounts, proxy_protocol, tls
 from shared.accounts import Local
 from shared.database import Database
 from shared.failures import Temporary
+from shared.last_logins import LAST_SECONDS, LastLogins
 from shared.logins import Logins, plaintext_allowed
 from shared.service import Service
 from shared.settings import Settings, SettingsError
@@ -279,14 +280,18 @@ def may_open() -> int:
 
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
-    logins = Logins(service.database, service.settings, service.name)
+    last = LastLogins(service.database, "smtp")
+    logins = Logins(service.database, service.settings, service.name, last=last)
     intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
     certificate = tls.Certificate(service.settings)
     listener = Listener(service.settings, intake, logins, certificate, may_open())
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
-    background = [asyncio.create_task(watch(listener, service.database)), asyncio.create_task(certificate.watch())]
+    background = [
+        asyncio.create_task(work)
+        for work in (watch(listener, service.database), certificate.watch(), last.run(service))
+    ]
     try:
         await service.stopping.wait()
     finally:
@@ -295,4 +300,5 @@ async def serve(service: Service) -> None:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await intake.stop()
+        await last.write(LAST_SECONDS)
         logins.close()

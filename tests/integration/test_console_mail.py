@@ -288,6 +288,27 @@ def test_an_administrator_sees_where_a_person_is_signed_in_and_ends_it(browser: 
     assert "sign-in" in person.get("/mine").url
 
 
+def test_a_person_s_page_and_the_api_tell_the_last_logins(browser: Browser, url: str, store: str) -> None:
+    assert "Last logins of mail clients none yet" in text(browser.get("/local/jim@local.com"))
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """insert into last_logins (local_id, protocol, at, peer)
+               select id, protocol, now() - interval '3 hours', '192.0.2.9'
+               from local_accounts, unnest('{pop3,smtp}'::text[]) protocol where address = 'jim@local.com'"""
+        )
+    Browser(url).sign_in("jim@local.com", "secret")
+    shown = text(browser.get("/local/jim@local.com"))
+    assert "POP3 3 h ago" in shown
+    assert shown.count("from 192.0.2.9") == 2
+    told = browser.get("/api/v1/local-accounts/jim@local.com/logins").json()
+    assert [(login["protocol"], login["peer"]) for login in told["last"]] == [
+        ("pop3", "192.0.2.9"),
+        ("smtp", "192.0.2.9"),
+    ]
+    assert [session["peer"] for session in told["sessions"]] == ["127.0.0.1"]
+    assert browser.get("/api/v1/local-accounts/nobody@local.com/logins").status_code == 404
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/external", "/local", "/mail", "/queue", "/answers", "/names", "/audit", "/users", "/accounts-file"]
 )

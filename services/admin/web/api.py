@@ -14,13 +14,13 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.admin import audit, catalogue, changes, contact, documents, editing, hands, stories
+from services.admin import audit, catalogue, changes, contact, documents, editing, hands, stories, users
 from services.admin import trace as trace_page
 from services.admin.accounts_file import Address, ExternalFields, LocalFields, Name
 from services.admin.status import iso
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.mails import Id
-from shared import accounts, messages
+from shared import accounts, last_logins, messages
 from shared.failures import Permanent
 
 DESCRIPTION = (
@@ -99,6 +99,30 @@ class LocalAccount(Shown):
     addresses: list[str]
     external: str | None = Field(examples=["support@company.com"])
     delegate: str | None
+
+
+class LoginShown(BaseModel):
+    """A mail client's last login. peer: its IP address."""
+
+    protocol: Literal["pop3", "smtp"]
+    at: datetime.datetime
+    peer: str = Field(examples=["192.168.0.17"])
+
+
+class SessionShown(BaseModel):
+    """A browser that is signed in to the console."""
+
+    peer: str = Field(examples=["192.168.0.17"])
+    agent: str
+    created_at: datetime.datetime
+    seen_at: datetime.datetime
+
+
+class Logins(BaseModel):
+    """Where a person is. last: of mail clients, up to a few minutes behind. sessions: in the console."""
+
+    last: list[LoginShown]
+    sessions: list[SessionShown]
 
 
 class Changed(BaseModel):
@@ -289,6 +313,18 @@ async def show_local(here: Here, who: Reader, address: At) -> Any:
         externals = await accounts.externals(connection, [person.external_id])
         delegates = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
     return documents.local_fields(person, externals, delegates)
+
+
+@router.get("/local-accounts/{address}/logins", response_model=Logins, tags=["accounts"])
+async def logins(here: Here, who: Reader, address: At) -> Any:
+    """When this person's mail client logged in last, by POP3 and by SMTP, and who is signed in to the console so."""
+    async with here.system.database.transaction() as connection:
+        person = await accounts.local_by_login(connection, here.text(address))
+        if person is None:
+            raise NotFound(f"{address}: there is no such local account")
+        last = await last_logins.of(connection, person.id)
+        sessions = await users.sessions(connection, person.id)
+    return {"last": last, "sessions": sessions}
 
 
 @router.put("/local-accounts", response_model=Changed, tags=["accounts"])

@@ -14,7 +14,7 @@ from services.admin.web import setting_up
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.externals import Address
 from services.admin.web.forms import Form, explain
-from shared import accounts, inbound, maildrops
+from shared import accounts, inbound, last_logins, maildrops
 from shared.accounts import Local
 from shared.failures import Permanent
 
@@ -267,6 +267,7 @@ async def _dialog(
         drop = await maildrops.summary(connection, person.id) if person is not None else None
         waiting = await inbound.held_for(connection, person.external_id) if person is not None else 0
         sessions = await users.sessions(connection, person.id) if person is not None else []
+        logins = await last_logins.of(connection, person.id) if person is not None else []
     servers, links = setting_up.facts(request, here, person.address) if person is not None else (None, None)
     return await here.page(
         request,
@@ -280,6 +281,7 @@ async def _dialog(
         drop=drop,
         waiting=waiting,
         sessions=sessions,
+        logins=logins,
         servers=servers,
         links=links,
         problems=problems or [],

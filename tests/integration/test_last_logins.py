@@ -1,0 +1,139 @@
+"""When mail clients logged in last: remembered without the database, written for many at once, the latest time wins."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import last_logins
+from shared.database import Database
+from shared.failures import Temporary
+from shared.last_logins import LastLogin, LastLogins, Protocol
+from shared.logins import Logins
+from tests.company import COMPANY, apply, everyone
+from tests.integration.test_smtp_in import make_settings
+
+HERE, THERE = "192.0.2.1", "2001:db8::7"
+
+
+class Clock:
+    """Monotonic seconds that stand still."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def shown(database: Database, name: str) -> list[LastLogin]:
+    person = (await everyone(database))[1][name]
+    async with database.transaction() as connection:
+        return await last_logins.of(connection, person.id)
+
+
+async def age(database: Database, login: LastLogin) -> float:
+    async with database.transaction() as connection:
+        row = await (await connection.execute("select extract(epoch from now() - %s)", (login.at,))).fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+@pytest.mark.parametrize("protocol", ["pop3", "smtp"])
+async def test_who_logs_in_is_written_later_and_who_is_refused_is_not(
+    database: Database, tmp_path: Path, protocol: Protocol
+) -> None:
+    await apply(database, COMPANY)
+    clock = Clock()
+    last = LastLogins(database, protocol, clock)
+    logins = Logins(database, make_settings(tmp_path), "test", last=last)
+    assert await logins.verify("alex@local.com", "secret", HERE)
+    clock.now += 40
+    assert await logins.verify("alex@local.com", "secret", THERE)  # from memory of passwords, and it counts as well
+    assert await logins.verify("jim@local.com", "wrong", HERE) is None
+    assert await shown(database, "Alex") == []  # no login waits for the table
+
+    clock.now += 60
+    await last.write()
+
+    [login] = await shown(database, "Alex")
+    assert (login.protocol, login.peer) == (protocol, THERE)
+    assert 59 < await age(database, login) < 80
+    assert await shown(database, "Jim") == []
+    logins.close()
+
+
+async def test_of_two_replicas_the_later_login_stays_whoever_writes_last(database: Database) -> None:
+    await apply(database, COMPANY)
+    alex = (await everyone(database))[1]["Alex"].id
+    clock = Clock()
+    early, late, smtp = (LastLogins(database, p, clock) for p in ("pop3", "pop3", "smtp"))
+    early.note(alex, HERE)
+    smtp.note(alex, HERE)
+    clock.now += 100
+    late.note(alex, THERE)
+    await late.write()
+    await early.write()
+    await smtp.write()
+    assert [(login.protocol, login.peer) for login in await shown(database, "Alex")] == [
+        ("pop3", THERE),
+        ("smtp", HERE),
+    ]
+
+
+async def test_replicas_that_write_thousands_at_once_do_not_lock_each_other_out(database: Database) -> None:
+    await apply(database, COMPANY)
+    async with database.transaction() as connection:
+        await connection.execute(
+            """insert into local_accounts (address, password_hash, user_name, external_id)
+               select 'many' || n || '@local.com', 'x', 'Many ' || n, (select min(id) from external_accounts)
+               from generate_series(1, 3000) n"""
+        )
+        ids = [row[0] for row in await (await connection.execute("select id from local_accounts")).fetchall()]
+    replicas = [LastLogins(database, "pop3") for _ in range(4)]
+    for number, replica in enumerate(replicas):
+        for id_ in ids if number % 2 else reversed(ids):
+            replica.note(id_, f"192.0.2.{number}")
+    await asyncio.gather(*(replica.write() for replica in replicas))
+    async with database.transaction() as connection:
+        row = await (await connection.execute("select count(*) from last_logins")).fetchone()
+    assert row == (len(ids),)
+
+
+async def test_an_account_that_is_gone_does_not_hinder_the_others(database: Database) -> None:
+    await apply(database, COMPANY)
+    alex = (await everyone(database))[1]["Alex"].id
+    last = LastLogins(database, "pop3")
+    last.note(2**40, HERE)
+    last.note(alex, HERE)
+    await last.write()
+    assert [login.peer for login in await shown(database, "Alex")] == [HERE]
+
+
+async def test_what_could_not_be_written_is_written_later_and_quiet_times_ask_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await apply(database, COMPANY)
+    people = (await everyone(database))[1]
+    last = LastLogins(database, "pop3")
+    real, tries = last_logins.record, []
+
+    async def record(*arguments: Any) -> None:
+        tries.append(arguments)
+        if len(tries) == 1:
+            last.note(people["Jim"].id, THERE)  # comes while the database is asked
+            raise Temporary("the database is away")
+        await real(*arguments)
+
+    monkeypatch.setattr(last_logins, "record", record)
+    last.note(people["Alex"].id, HERE)
+    last.note(people["Jim"].id, HERE)
+    await last.write()
+    assert await shown(database, "Alex") == []
+    await last.write()
+    await last.write()
+    assert len(tries) == 2
+    assert [login.peer for login in await shown(database, "Alex")] == [HERE]
+    assert [login.peer for login in await shown(database, "Jim")] == [THERE]
