@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ PUBLISH_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 """What is not confirmed by then is left to the sweeps."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0)
+REFUSING_SECONDS, FORGOTTEN_SECONDS = 5.0, 30.0
+"""A broker that has refused everything for so long is of no use; what it refused so long ago says nothing about now."""
 
 UNACKED = Gauge("mailgroup_queue_unacked_messages", "Messages this process has and has not acknowledged.", ["queue"])
 
@@ -50,6 +53,28 @@ class Publication:
     key: str
     body: bytes
     copies: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Refusals:
+    """When a broker refused messages without taking any between. Times are monotonic seconds."""
+
+    first: float | None = None
+    latest: float = 0.0
+
+    def add(self, now: float) -> None:
+        """It refused one."""
+        if self.first is None or now > self.latest + FORGOTTEN_SECONDS:
+            self.first = now
+        self.latest = now
+
+    def end(self) -> None:
+        """It took one."""
+        self.first = None
+
+    def last(self, now: float) -> bool:
+        """Whether they have gone on for REFUSING_SECONDS, and up to now as far as is known."""
+        return self.first is not None and now < self.latest + FORGOTTEN_SECONDS and now >= self.first + REFUSING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +227,7 @@ class Broker:
         self._behind: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[str] | None = None
         self._up = asyncio.Event()
+        self._refusals = Refusals()
 
     # ------------------------------------------------------------------------------------------ connection
 
@@ -209,6 +235,11 @@ class Broker:
     def ready(self) -> bool:
         """Whether the topology is declared and the channel open."""
         return self._up.is_set()
+
+    @property
+    def useful(self) -> bool:
+        """Whether it takes messages, too: a node whose disk was full may answer, and refuse every one."""
+        return self.ready and not self._refusals.last(time.monotonic())
 
     async def until_ready(self, seconds: float) -> None:
         """Wait for the connection. :raises Temporary: there is none within ``seconds``."""
@@ -426,6 +457,7 @@ class Broker:
         self._room.set()
 
     def _confirm(self, tag: int, multiple: bool) -> None:
+        self._refusals.end()
         for each in self._up_to(tag) if multiple else [tag]:
             group = self._unconfirmed.pop(each, None)
             if group is not None:
@@ -440,6 +472,7 @@ class Broker:
         if isinstance(frame.method, pika.spec.Basic.Ack):
             self._confirm(tag, multiple)
             return
+        self._refusals.add(time.monotonic())
         for each in self._up_to(tag) if multiple else [tag]:
             group = self._unconfirmed.pop(each, None)
             if group is not None:

@@ -25,6 +25,8 @@ ADDRESS_OCTETS = 1000
 """A longer address is none (RFC 5321 section 4.5.3.1 allows 254)."""
 DOMAIN_OCTETS = 255
 """The longest domain (RFC 1035 section 2.3.4)."""
+MOST_HOPS = 50
+"""Servers that have passed a mail on (Received fields); with more of them it goes round (RFC 5321 section 6.3)."""
 LINE = 76
 """Written lines are no longer, where they can be folded (RFC 5322 section 2.1.1, RFC 2047 section 2)."""
 FIRST_LINE = 45

@@ -10,10 +10,9 @@ from shared import accounts, authors, inbound, maillog, messages, publications, 
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Connection, Database
-from shared.headers import header_end
+from shared.headers import MOST_HOPS, header_end
 from shared.inbound import Verdict, Waiting
 
-MOST_HOPS = 50
 LOOP = f"a mail loop: more than {MOST_HOPS} servers have passed it on (Received)"
 BEGINNING_OCTETS = 8192
 """Of each mail so much is read at first."""

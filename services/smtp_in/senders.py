@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from services.smtp_in.data import Refusal, Values
 from services.smtp_in.recipients import Directory
 from shared.accounts import Local
-from shared.headers import fold_address, mailboxes, message_ids
+from shared.headers import MOST_HOPS, fold_address, mailboxes, message_ids
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 ID_OCTETS = 500
@@ -26,8 +26,10 @@ def check_envelope(directory: Directory, author: Local, address: str) -> Refusal
 def check_header(directory: Directory, author: Local, header: Values) -> Refusal | None:
     """From: at most one field, nothing in it but mailboxes of the author or the external account. None: one is added.
 
-    Sender may be anybody but another local account.
+    Sender may be anybody but another local account. A mail that goes round is refused (RFC 5321 section 6.3).
     """
+    if len(header.get("received", [])) > MOST_HOPS:
+        return Refusal(554, "5.4.6", f"A mail loop: more than {MOST_HOPS} servers have passed it on")
     own = directory.addresses_of(author)
     from_fields = header.get("from", [])
     if len(from_fields) > 1:

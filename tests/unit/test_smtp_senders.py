@@ -94,3 +94,9 @@ def test_a_header_of_somebody_else_is_refused(header: bytes, code: str) -> None:
 )
 def test_a_message_id_counts_only_if_it_is_well_formed(field: bytes, id_: str | None) -> None:
     assert header_id(values_of(field + END)) == id_
+
+
+def test_a_mail_that_goes_round_is_refused() -> None:
+    hop = b"Received: from a.example by b.example; Thu, 1 Jan 2026 00:00:00 +0000\r\n"
+    assert check_header(OFFICE, ALEX, values_of(50 * hop + END)) is None
+    assert str(check_header(OFFICE, ALEX, values_of(51 * hop + END))).startswith("554 5.4.6")

@@ -1,0 +1,30 @@
+"""A broker that answers and refuses every message."""
+
+from __future__ import annotations
+
+from shared.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, Refusals
+
+
+def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> None:
+    refusals = Refusals()
+    refusals.add(100.0)
+    assert not refusals.last(100.0 + REFUSING_SECONDS - 0.1)
+    refusals.add(100.0 + REFUSING_SECONDS)
+    assert refusals.last(100.0 + REFUSING_SECONDS)
+
+
+def test_one_message_that_it_takes_ends_that() -> None:
+    refusals = Refusals()
+    refusals.add(100.0)
+    refusals.end()
+    refusals.add(104.0)
+    assert not refusals.last(106.0)
+
+
+def test_refusals_of_long_ago_say_nothing() -> None:
+    refusals = Refusals()
+    refusals.add(100.0)
+    later = 100.0 + FORGOTTEN_SECONDS + 1
+    assert not refusals.last(later)
+    refusals.add(later)
+    assert not refusals.last(later + 1)
