@@ -55,6 +55,7 @@ class External:
 
     password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/credentials.py. smtp_size: octets that
     its server announces as the most that it takes; smtp_refused: of the smallest mail that it refused as too large.
+    answer_notes: its sharers are told when one of them has answered a mail to everyone.
     """
 
     id: int
@@ -75,6 +76,7 @@ class External:
     oauth: OAuth | None = None
     smtp_size: int | None = field(default=None, compare=False)
     smtp_refused: int | None = field(default=None, compare=False)
+    answer_notes: bool = False
 
     @property
     def most_octets(self) -> int | None:
@@ -119,15 +121,15 @@ class Local:
 
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
-    delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused
-    from external_accounts"""
+    delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
+    answer_notes from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names from local_accounts"""
 
 
 def _external(row: Row) -> External:
     id_, address, enabled, login, password, *servers = row[:13]
-    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused = row[13:]
+    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes = row[13:]
     return External(
         id_,
         address,
@@ -147,6 +149,7 @@ def _external(row: Row) -> External:
         None if oauth is None else OAuth(oauth["name"], Issuer(**oauth["issuer"]), oauth["client_id"]),
         size,
         refused,
+        notes,
     )
 
 
@@ -370,6 +373,7 @@ async def save_external(connection: Connection, external: External) -> int:
         "delete_after_days": external.delete_after_days,
         "delete_history": external.delete_history,
         "reply_to_author": external.reply_to_author,
+        "answer_notes": external.answer_notes,
         "aliases": list(external.aliases),
         "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),
         **dict.fromkeys(_LEARNT),

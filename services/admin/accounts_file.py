@@ -137,6 +137,7 @@ class ExternalFields(_Strict):
     delete_after_days: int | None = Field(None, ge=0, le=36_500)
     delete_history: bool = False
     reply_to_author: bool = True
+    answer_notes: bool = False
     aliases: list[Address] = []
 
     @model_validator(mode="after")

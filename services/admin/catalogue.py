@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
-from services.admin import letters
+from services.admin import answer_notes, letters
+from services.admin.answer_notes import Answered, Note
 from services.admin.letters import Letter
 from shared import accounts, messages, routing
 from shared.accounts import External, Local
@@ -24,6 +25,8 @@ from shared.names import normalise
 BATCH = 500
 SETTLED_SECONDS = 120
 """A mail is looked at when it has been routed; one that has not been after this time is looked at as it is."""
+NEWS = datetime.timedelta(days=1)
+"""Nobody is told of an answer that is older."""
 PAGE = 50
 _OCTETS = 32 * 1024
 _WORD = re.compile(r"\w+", re.UNICODE)
@@ -92,23 +95,33 @@ def asked(text: str) -> list[str]:
 # ------------------------------------------------------------------------------------------ writing
 
 
-async def go_on(connection: Connection) -> int:
-    """Take the next mails into the catalogue, in a transaction. :return: how many there were."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was taken in: how many mails. notes: to be announced after the commit."""
+
+    mails: int = 0
+    notes: tuple[Note, ...] = ()
+
+
+async def go_on(connection: Connection) -> Step:
+    """Take the next mails into the catalogue, in a transaction, with the notes that somebody has answered."""
     cursor = await connection.execute("select up_to from catalogued for update skip locked")
     row = await cursor.fetchone()
     if row is None:
-        return 0  # another console does it
+        return Step()  # another console does it
     rows = await _next(connection, int(row[0]))
     if not rows:
-        return 0
+        return Step()
     heads = await messages.beginnings(connection, [each[3] for each in rows], _OCTETS)
     externals = {e.id: e for e in await accounts.externals(connection)}
     sharers = await accounts.sharers(connection, list({each[2] for each in rows if each[2] in externals}))
     await _write_terms(connection, rows, heads)
+    notes: list[Note] = []
     for id_, sent, external_id, message_id, at, rule, header_id, author_id in rows:
         head = heads.get(message_id, b"")
         if sent:
-            await _note_answer(connection, id_, at, author_id, head)
+            for answered in await _note_answer(connection, id_, at, author_id, head):
+                notes += await _tell_of(connection, answered, externals, author_id, at, head)
         elif external_id in externals:
             await _note_names(connection, id_, at, externals[external_id], sharers[external_id], head)
             if rule == 5 and header_id:
@@ -118,7 +131,7 @@ async def go_on(connection: Connection) -> int:
                     (id_, external_id, header_id, at),
                 )
     await connection.execute("update catalogued set up_to = %s", (rows[-1][0],))
-    return len(rows)
+    return Step(len(rows), tuple(notes))
 
 
 async def _next(
@@ -173,15 +186,45 @@ async def _write_terms(connection: Connection, rows: Sequence[tuple[object, ...]
 
 async def _note_answer(
     connection: Connection, submission_id: int, at: datetime.datetime, author_id: int | None, head: bytes
-) -> None:
+) -> list[int]:
+    """Write down what this mail is the first answer to. :return: the ids of those mails to everyone."""
     facts = routing.read(head)
     answered = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
-    if answered:
-        await connection.execute(
-            """update common_mails set answered_by = %s, answered_at = %s, submission_id = %s
-               where header_id = any(%s) and answered_at is null""",
-            (author_id, at, submission_id, [storable(id_) for id_ in answered]),
-        )
+    if not answered:
+        return []
+    cursor = await connection.execute(
+        """update common_mails set answered_by = %s, answered_at = %s, submission_id = %s
+           where header_id = any(%s) and answered_at is null returning mail_id""",
+        (author_id, at, submission_id, [storable(id_) for id_ in answered]),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def _tell_of(
+    connection: Connection,
+    mail_id: int,
+    externals: Mapping[int, External],
+    author_id: int | None,
+    at: datetime.datetime,
+    head: bytes,
+) -> list[Note]:
+    """Tell the others of an answer, if the account wants that, and the answer is news: a catalogue that is made anew
+    tells nobody of last year."""
+    if author_id is None or at < datetime.datetime.now(datetime.UTC) - NEWS:
+        return []
+    cursor = await connection.execute(
+        """select c.external_id, c.header_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
+           from common_mails c left join mail_terms t using (mail_id) where c.mail_id = %s""",
+        (mail_id,),
+    )
+    [(external_id, header_id, sender, subject, came_at)] = await cursor.fetchall()
+    external = externals.get(external_id)
+    people = await accounts.locals_(connection, [author_id])
+    if external is None or not external.answer_notes or not people:
+        return []
+    sharers = await accounts.sharers(connection, [external_id])
+    answered = Answered(external.address, header_id, sender, subject, came_at, people[0], letters.read(head), at)
+    return await answer_notes.send(connection, answered, sharers[external_id])
 
 
 async def _note_names(

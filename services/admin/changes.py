@@ -204,6 +204,7 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, id_:
         wanted.reply_to_author,
         tuple(wanted.aliases),
         oauth,
+        answer_notes=wanted.answer_notes,
     )
 
 

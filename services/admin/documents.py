@@ -50,6 +50,7 @@ def external_fields(account: External) -> dict[str, Any]:
         "delete_after_days": account.delete_after_days,
         "delete_history": account.delete_history,
         "reply_to_author": account.reply_to_author,
+        "answer_notes": account.answer_notes,
         "aliases": list(account.aliases),
     }
 

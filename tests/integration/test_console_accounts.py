@@ -86,8 +86,11 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "added" in text(page)
     assert "not reachable now: 127.0.0.1:1: connection refused" in text(page)
 
-    page = browser.post(f"/external/{SUPPORT}", external(password="", poll_seconds="30", aliases="help@pages.example"))
+    fields = external(password="", poll_seconds="30", aliases="help@pages.example", answer_notes="on")
+    page = browser.post(f"/external/{SUPPORT}", fields)
     assert "poll_seconds 60 -> 30" in text(page)
+    assert "answer_notes false -> true" in text(page)
+    assert re.search(r'name="answer_notes"[^>]* checked', page.text)
     assert 'value="30"' in page.text
     assert SUPPORT in text(browser.get("/external"))
     # and who did what is written down, without the secret

@@ -101,6 +101,10 @@ def test_an_account_makes_the_round_trip(browser: Browser, url: str, store: str)
     shown = script.call("GET", f"/external-accounts/{SUPPORT}").json()
     assert shown["pop3"] == {"host": "127.0.0.1", "port": 1, "tls": "none"}
     assert "password" not in shown
+    assert shown["answer_notes"] is False
+    told = script.call("PUT", "/external-accounts", shown | {"answer_notes": True}).json()
+    assert told["changed"] == [f"external account {SUPPORT}: changed answer_notes false -> true"]
+    shown = script.call("GET", f"/external-accounts/{SUPPORT}").json()
     assert script.call("PUT", "/external-accounts", shown).json() == {"changed": []}
     assert [row["address"] for row in script.call("GET", "/local-accounts").json()] == ["alex@local.com"]
     named = script.call("POST", "/local-accounts/alex@local.com/names", {"name": "Al"})

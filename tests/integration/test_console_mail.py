@@ -74,9 +74,9 @@ async def fill(url: str) -> None:
                reply = '550 5.1.1 no such user'"""
         )
     async with database.transaction() as connection:
-        assert await catalogue.go_on(connection) == 4
+        assert (await catalogue.go_on(connection)).mails == 4
     async with database.transaction() as connection:
-        assert await catalogue.go_on(connection) == 0
+        assert (await catalogue.go_on(connection)).mails == 0
     await database.close()
 
 

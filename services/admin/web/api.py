@@ -86,6 +86,7 @@ class ExternalAccount(Shown):
     delete_after_days: int | None
     delete_history: bool
     reply_to_author: bool
+    answer_notes: bool
     aliases: list[str]
 
 

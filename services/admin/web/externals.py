@@ -67,6 +67,7 @@ _NEW: dict[str, Any] = {
     "delete_after_days": "",
     "delete_history": False,
     "reply_to_author": True,
+    "answer_notes": False,
     "aliases": "",
     "kept": "",
 }
@@ -170,6 +171,7 @@ def _fields(form: Form, password: str | None, old: External | None) -> dict[str,
         "delete_after_days": form.number("delete_after_days"),
         "delete_history": form.flag("delete_history"),
         "reply_to_author": form.flag("reply_to_author"),
+        "answer_notes": form.flag("answer_notes"),
         "aliases": form.lines("aliases"),
     }
     if login := form.text("login"):

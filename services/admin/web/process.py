@@ -17,7 +17,7 @@ from services.admin.system import System
 from services.admin.upkeep import tend
 from services.admin.web.app import build
 from services.admin.web.desk import Desk
-from shared import tls
+from shared import maillog, publications, tls
 from shared.failures import Permanent, Temporary
 from shared.passwords import Pool
 from shared.service import Service, run
@@ -81,10 +81,12 @@ async def _catalogue(service: Service) -> None:
     while not await service.stop_within(CATALOGUE_SECONDS):
         try:
             async with service.database.transaction() as connection:
-                await catalogue.go_on(connection)
+                step = await catalogue.go_on(connection)
                 if rounds % FORGET_ROUNDS == 0:
                     await catalogue.forget(connection)
             rounds += 1
+            maillog.announce([note.event for note in step.notes])
+            service.broker.publish_behind(publications.routed((n.inbound_id, n.recipients) for n in step.notes))
         except Temporary:
             continue
         except Exception:  # a mail that cannot be read must not end it; the log tells which batch

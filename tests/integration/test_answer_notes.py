@@ -1,0 +1,185 @@
+"""Notes to the others when somebody has answered a mail to everyone: once, to the right people, never outside."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import email
+import email.policy
+from dataclasses import replace
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from services.admin import answer_notes, catalogue
+from services.admin.answer_notes import Answered
+from services.admin.letters import Letter
+from services.mailbox.worker import Mailbox
+from services.router.worker import Router
+from shared import inbound, messages, submissions
+from shared.accounts import Local
+from shared.database import Database
+from shared.inbound import Arrival
+from shared.maillog import Event
+from shared.messages import Content
+from shared.submissions import Recipient, Submission
+from tests.company import COMPANY, HASH, SALES, SUPPORT, apply, everyone, external, local, mailbox_of
+from tests.integration.test_router_and_mailbox import ids
+
+QUESTION = (
+    b"From: Anna <anna@customer.example>\r\nTo: %s<support@company.com>\r\nSubject: Printer smokes\r\n"
+    b"Message-ID: <q@customer.example>\r\n\r\nHelp!\r\n"
+)
+ANSWER = (
+    b"From: %s@local.com\r\nSubject: =?utf-8?q?Re=3A_F=C3=BCr_alle?=\r\nIn-Reply-To: <q@customer.example>\r\n\r\nHi\r\n"
+)
+
+
+def people(notes: bool = True, **jim: Any) -> dict[str, Any]:
+    return COMPANY | {
+        "external_accounts": [external(SUPPORT, answer_notes=notes), external(SALES, answer_notes=True)],
+        "local_accounts": [local("Alex"), local("Jim", **jim), local("Eve"), local("Kim", SALES)],
+    }
+
+
+async def ask(database: Database, name: bytes = b"") -> None:
+    """A customer's mail is delivered."""
+    externals, _ = await everyone(database)
+    async with database.transaction() as connection:
+        stored = await messages.store(connection, [Content.of(QUESTION % name)])
+        arrival = Arrival("fetched", stored[0], externals[SUPPORT].id, "q@customer.example")
+        rows = await inbound.add(connection, [arrival])
+    await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
+
+
+async def answer(database: Database, name: str, ago: str = "10 seconds") -> None:
+    """Somebody answers it."""
+    externals, everybody = await everyone(database)
+    address = f"{name.lower()}@local.com"
+    async with database.transaction() as connection:
+        [sent] = await submissions.record(
+            connection,
+            [
+                Submission(
+                    everybody[name].id,
+                    externals[SUPPORT].id,
+                    Content.of(ANSWER % name.lower().encode()),
+                    address,
+                    f"answer.{name}@local.com",
+                    False,
+                    False,
+                    (Recipient("anna@customer.example", "relay"),),
+                    event=Event("submitted", who=address),
+                )
+            ],
+        )
+        await connection.execute("update inbound set created_at = now() - interval '1 minute'")
+        await connection.execute("update submissions set created_at = now() - %s::interval where id = %s", (ago, sent))
+
+
+async def look(database: Database) -> list[str]:
+    """The catalogue goes on, and what it sends is delivered. :return: who is told."""
+    async with database.transaction() as connection:
+        step = await catalogue.go_on(connection)
+    await Mailbox(database, 5).handle([note.inbound_id for note in step.notes])
+    return sorted(address for note in step.notes for address in note.recipients)
+
+
+async def notes_of(database: Database, name: str) -> list[EmailMessage]:
+    mails = [
+        email.message_from_bytes(mail, policy=email.policy.default)
+        for mail in await mailbox_of(database, f"{name}@local.com")
+    ]
+    return [mail for mail in mails if mail["Auto-Submitted"]]
+
+
+async def count(database: Database, query: str) -> int:
+    async with database.transaction() as connection:
+        row = await (await connection.execute(query.encode())).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_the_others_are_told_who_answered_and_nobody_else_is(database: Database) -> None:
+    await apply(database, people())
+    await ask(database)
+    await answer(database, "Alex")
+
+    assert await look(database) == ["eve@local.com", "jim@local.com"]
+
+    [note] = await notes_of(database, "jim")
+    assert note["Subject"] == "Alex answered: Re: Für alle"
+    assert note["Auto-Submitted"] == "auto-generated"
+    assert note["In-Reply-To"] == "<q@customer.example>"
+    body = note.get_content()
+    assert "which went to everyone who shares support@company.com" in body
+    assert "Subject: Printer smokes" in body
+    assert len(await notes_of(database, "eve")) == 1
+    assert await notes_of(database, "alex") == []
+    assert await notes_of(database, "kim") == []
+    assert await count(database, "select count(*) from submissions") == 1  # the answer itself: nothing is relayed
+
+
+async def test_there_is_one_note_whoever_else_answers_and_however_many_look(database: Database) -> None:
+    await apply(database, people())
+    await ask(database)
+    await answer(database, "Alex")
+    told = await asyncio.gather(*(look(database) for _ in range(4)))
+    assert [name for names in told for name in names] == ["eve@local.com", "jim@local.com"]
+    await answer(database, "Jim")
+    assert await look(database) == []
+    assert len(await notes_of(database, "eve")) == 1
+
+
+async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database: Database) -> None:
+    await apply(database, people())
+    await ask(database)
+    await answer(database, "Alex")
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as connection:
+            assert (await catalogue.go_on(connection)).notes
+            raise ZeroDivisionError
+    assert await count(database, "select count(*) from inbound where source = 'notice'") == 0
+    assert await look(database) == ["eve@local.com", "jim@local.com"]
+
+
+async def test_nobody_is_told_unless_the_account_wants_it(database: Database) -> None:
+    await apply(database, people(notes=False))
+    await ask(database)
+    await answer(database, "Alex")
+    assert await look(database) == []
+    assert await count(database, "select count(*) from common_mails where answered_at is not null") == 1
+
+
+async def test_an_answer_to_a_mail_to_one_person_is_no_news(database: Database) -> None:
+    await apply(database, people())
+    await ask(database, b'"Alex" ')
+    await answer(database, "Alex")
+    assert await look(database) == []
+
+
+async def test_an_answer_of_last_week_is_no_news(database: Database) -> None:
+    await apply(database, people())
+    await ask(database)
+    await answer(database, "Alex", "7 days")
+    assert await look(database) == []
+
+
+async def test_who_is_disabled_is_not_told(database: Database) -> None:
+    await apply(database, people(enabled=False))
+    await ask(database)
+    await answer(database, "Alex")
+    assert await look(database) == ["eve@local.com"]
+
+
+def test_no_strangers_text_begins_a_line_of_the_note() -> None:
+    now = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
+    alex = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None)
+    evil = "x\r\nBcc: eve@evil.example\r\n\r\n<b>" + "é" * 300
+    told = Answered(SUPPORT, "q@x>\r\nBcc: <e@x", evil, evil, now, alex, Letter(None, (), evil), now)
+    head, _, body = answer_notes.compose(told)[0].partition(b"\r\n\r\n")
+    assert b"\nBcc" not in head + body
+    assert b"In-Reply-To" not in head
+    assert max(map(len, head.split(b"\r\n"))) <= 78
+    assert answer_notes.compose(replace(told, header_id="q@x"))[0].count(b"<q@x>") == 2
