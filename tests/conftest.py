@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 from deploy.machine.postgres import Postgres
 from deploy.machine.provider import Provider
@@ -16,6 +17,14 @@ from tests import servers
 # A slow machine is no fault: how long a single example takes says nothing while another test has the core.
 hypothesis.settings.register_profile("mailgroup", deadline=None)
 hypothesis.settings.load_profile("mailgroup")
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command that runs in this process silences the log; the next test is to hear it again."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -202,9 +202,11 @@ class Client:
 
     async def closed(self) -> bool:
         """Whether the server has closed the connection, after anything that it still said."""
-        with suppress(ConnectionError):
+        try:
             async with asyncio.timeout(10):
                 await self.reader.read()
+        except ConnectionError:  # closed with something of ours unread
+            return True
         return self.reader.at_eof()
 
 
