@@ -28,6 +28,8 @@ SETTLED_SECONDS = 120
 NEWS = datetime.timedelta(days=1)
 """Nobody is told of an answer that is older."""
 PAGE = 50
+RARE = 5_000
+"""Mails with a word; so many are sorted at once, where there are more the latest are soon found one by one."""
 _OCTETS = 32 * 1024
 _WORD = re.compile(r"\w+", re.UNICODE)
 _TERM_CHARACTERS, _MOST_TERMS = 200, 120
@@ -283,6 +285,10 @@ async def search(
         condition = "t.external_id = %(external)s"
     elif parameters["terms"]:
         condition = "t.terms @> %(terms)s::text[]"
+        rare = await _rare(connection, parameters)
+        if rare is not None:
+            parameters["rare"] = rare
+            condition = "t.mail_id = any(%(rare)s::bigint[])"
     else:
         condition = "true"
     cursor = await connection.execute(
@@ -298,6 +304,16 @@ async def search(
         parameters,
     )
     return [Found(*row) for row in await cursor.fetchall()]
+
+
+async def _rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:
+    """The mails with these terms, if they are few: the planner knows no word's frequency, and would walk all mails."""
+    cursor = await connection.execute(
+        "select mail_id from mail_terms where terms @> %(terms)s::text[] limit %(most)s",
+        {"terms": parameters["terms"], "most": RARE + 1},
+    )
+    found = [row[0] for row in await cursor.fetchall()]
+    return found if len(found) <= RARE else None
 
 
 async def open_ones(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[Common]:

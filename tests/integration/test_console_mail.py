@@ -134,7 +134,11 @@ def id_of(store: str, header_id: str) -> int:
         ("' or \x00 %", set()),
     ],
 )
-def test_mail_is_found_by_words_addresses_and_ids(browser: Browser, asked: str, subjects: set[str]) -> None:
+@pytest.mark.parametrize("rare", [catalogue.RARE, 0])
+def test_mail_is_found_by_words_addresses_and_ids_rare_or_not(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, asked: str, subjects: set[str], rare: int
+) -> None:
+    monkeypatch.setattr(catalogue, "RARE", rare)
     page = browser.get("/mail", params={"q": asked})
     every = {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}
     assert {s for s in every if f">{s}</a>" in page.text} == subjects
