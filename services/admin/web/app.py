@@ -32,6 +32,7 @@ from services.admin.web.guard import Guard
 from shared.failures import Permanent, Temporary
 
 ROUTERS = (
+    setting_up.router,  # its paths are those of the mail clients; /mail/{number} would take one of them
     signing.router,
     overview.router,
     externals.router,
@@ -41,7 +42,6 @@ ROUTERS = (
     waiting.router,
     management.router,
     mine.router,
-    setting_up.router,
     api.router,
 )
 
