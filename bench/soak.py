@@ -115,7 +115,7 @@ class Clients:
         body = mail(token, CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: alex@local.com")
         try:
             self._smtp.sendmail("alex@local.com", [CUSTOMER], body)
-        except Exception:
+        except Exception:  # whatever it is: the next mail takes a new connection
             self._smtp = None
             raise
         self._sent += 1

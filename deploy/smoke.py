@@ -127,7 +127,7 @@ def _headers(session: poplib.POP3, user: str) -> list[EmailMessage]:
         session.pass_(PASSWORD)
         parser = BytesHeaderParser()
         return [
-            parser.parsebytes(b"\n".join(session.top(number, 0)[1]))  # type: ignore[misc]
+            parser.parsebytes(b"\n".join(session.top(number, 0)[1]))  # type: ignore[misc]  # typeshed has the parser make Message
             for number in range(1, session.stat()[0] + 1)
         ]
     finally:
@@ -246,7 +246,7 @@ def ask_prometheus(path: str, **words: str) -> dict[str, object]:
 
 def targets_down() -> str:
     """What Prometheus cannot scrape."""
-    active: list[dict[str, object]] = ask_prometheus("targets")["activeTargets"]  # type: ignore[assignment]
+    active: list[dict[str, object]] = ask_prometheus("targets")["activeTargets"]  # type: ignore[assignment]  # JSON
     return ", ".join(f"{target['scrapePool']}: {target['lastError']}" for target in active if target["health"] != "up")
 
 
@@ -272,7 +272,7 @@ def look_at_prometheus() -> None:
     """Everything is scraped; every expression returns data; the rules are loaded."""
     say("Prometheus")
     until("targets", targets_down)
-    groups: list[dict[str, object]] = ask_prometheus("rules")["groups"]  # type: ignore[assignment]
+    groups: list[dict[str, object]] = ask_prometheus("rules")["groups"]  # type: ignore[assignment]  # JSON
     if not groups:
         sys.exit("smoke: no rules are loaded")
     with urllib.request.urlopen(f"http://127.0.0.1:{port('ADMIN', 8080)}/", timeout=20) as answer:

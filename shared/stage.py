@@ -27,7 +27,7 @@ from shared.service import Service
 
 FAILURES = Counter(
     "mailgroup_stage_failures_total", "Tries of a stage that failed.", ["stage", "kind"]
-)  # temporary (database or broker), mail (a fault of its own)
+)  # temporary (database or broker), mail (a fault of its own), fault (of a look or a purge of the service admin)
 
 SWEEP_SECONDS = 2.0
 """Between two looks whether the queue is empty."""

@@ -18,6 +18,7 @@ from shared import accounts, authors, inbound, leases, ledger, maildrops, maillo
 from shared.database import Connection, Database
 from shared.failures import Temporary
 from shared.service import Service
+from shared.stage import FAILURES
 
 PURGED = Counter(
     "mailgroup_purged_total", "Rows that were older than they are kept.", ["kind"]
@@ -64,7 +65,8 @@ async def purge_for_ever(service: Service) -> None:
         except Temporary as error:
             log.warning("waiting", stage="purge", reason=str(error))
             pause = FIRST_SECONDS
-        except Exception:
+        except Exception:  # a fault here is no reason to end the console and the alarms
+            FAILURES.labels("purge", "fault").inc()
             log.exception("purge failed")
     try:
         async with service.database.transaction(5.0) as connection:

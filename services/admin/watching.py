@@ -30,6 +30,7 @@ from shared.failures import Permanent, Temporary
 from shared.inbound import Arrival
 from shared.messages import Content
 from shared.service import Service
+from shared.stage import FAILURES
 
 LOOK_SECONDS = 15.0
 LEASE, LEASE_SECONDS = "watch", 60.0
@@ -114,7 +115,8 @@ class Watching:
         except Temporary as error:
             log.warning("waiting", stage="watch", reason=str(error))
             await self._database_is_away(str(error))
-        except Exception:
+        except Exception:  # the next look may go well, and nobody else would alarm
+            FAILURES.labels("watch", "fault").inc()
             log.exception("watch failed")
 
     async def look(self) -> None:
