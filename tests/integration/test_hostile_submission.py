@@ -219,7 +219,7 @@ async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
 
     async def drip(client: Client) -> float:
         with suppress(ConnectionError):
-            while not client.reader.at_eof():
+            while not (client.reader.at_eof() or client.writer.is_closing()):  # a reset is no end of file
                 client.writer.write(b"E")
                 await asyncio.sleep(0.02)
         return time.monotonic() - started
