@@ -385,7 +385,14 @@ async def test_too_many_connections_lower_their_number(database_url: str) -> Non
         provider.room = 1
         await bench.accounts({SUPPORT: provider.port}, connections=3)
         provider.gates["MAIL"] = asyncio.Event()
-        ids = [await bench.submit(ANN) for _ in range(4)]
+        ids = [await bench.submit(ANN)]
+
+        async def connected() -> bool:
+            return bool(provider.said("MAIL"))
+
+        # when more mail comes while one connection stands: a first one that is refused is the account's failure
+        await until(connected)
+        ids += [await bench.submit(ANN) for _ in range(3)]
 
         async def lowered() -> bool:
             return bool(await bench.rows("select 1 from relays where connections_limit = 1"))
