@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import structlog
 from typer.testing import CliRunner, Result
 
@@ -112,8 +113,17 @@ class System:
             smtp.sendmail(author, recipients, body)
 
     def empty(self) -> None:
-        """No accounts, and no mail at the provider: an account that is added anew goes on with what it knew of it."""
+        """No accounts, and no mail at the provider: an account that is added anew goes on with what it knew of it.
+
+        Nothing held, which the next test's people would get, and no alarms: the first of them would be told that those
+        of an earlier test are over.
+        """
         self.apply({})
+        for mail in self.json("held", "list"):
+            done = self.run("parked", "discard", str(mail["id"]), "--reason", "of an earlier test")
+            assert done.exit_code == 0, done.output
+        with psycopg.connect(str(self.settings.database_url), autocommit=True) as connection:
+            connection.execute("delete from alarms")
         for folder in ("new", "cur"):
             for mail in (self.provider.folder / "mail").glob(f"*/{folder}/*"):
                 mail.unlink(missing_ok=True)
