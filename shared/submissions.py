@@ -209,17 +209,21 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
 
 async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """Those of these submissions that their author handed in before, byte for byte and to one of the same people,
-    within a day: a client that got no answer tries again. With each, the earlier one."""
+    within a day: a client that got no answer tries again. With each, the other one.
+
+    They may be committed in another order than that of their ids, so one that was handed over already counts, too.
+    """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join messages m on m.id = s.message_id
-               join submissions e on e.header_id = s.header_id and e.author_id = s.author_id and e.id < s.id
-                   and e.created_at > s.created_at - interval '1 day'
+               join submissions e on e.header_id = s.header_id and e.author_id = s.author_id
+                   and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
+                   and e.created_at between s.created_at - interval '1 day' and s.created_at + interval '1 day'
                join messages em on em.id = e.message_id and em.sha256 = m.sha256
-           where s.id = any(%s::bigint[]) and exists (
+           where s.id = any(%(ids)s::bigint[]) and exists (
                select from submission_recipients r join submission_recipients er using (address)
                where r.submission_id = s.id and er.submission_id = e.id)
            group by s.id""",
-        (literal(ids),),
+        {"ids": literal(ids)},
     )
     return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
 

@@ -115,6 +115,23 @@ async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, 
     assert told == {first: False, again: True, hidden: False}
 
 
+async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_committed_first(bench: Bench) -> None:
+    first, again = [await bench.submit(ANN, header_id="one@local.com") for _ in range(2)]
+    for id_ in (first, again):
+        await bench.until(id_, state="done")
+
+    async def told(*ids: int) -> dict[int, int]:
+        async with bench.database.transaction() as connection:
+            return await submissions.repeated(connection, ids)
+
+    # when the second one was handed over before the first one was committed
+    assert await told(first) == {first: again}
+    # or both are handed over at once, by one process or by two
+    assert await told(first, again) == {again: first}
+    await bench.rows("update submissions set state = 'submitted'")
+    assert (await told(first), await told(again)) == ({}, {again: first})
+
+
 async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: Bench) -> None:
     # given a submission whose message was lost
     id_ = await bench.submit(ANN)
