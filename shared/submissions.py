@@ -208,16 +208,16 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
 
 
 async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
-    """Those of these submissions that their author handed in before, byte for byte and to one of the same people,
-    within a day: a client that got no answer tries again. With each, the other one.
+    """Those of these submissions that their author handed in before, byte for byte and to one of the same people: a
+    client that got no answer tries again. With each, the other one.
 
-    They may be committed in another order than that of their ids, so one that was handed over already counts, too.
+    They may be committed in another order than that of their ids, so one that was handed over already counts, too; and
+    a clock may have been set between them, so their times do not.
     """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join messages m on m.id = s.message_id
                join submissions e on e.header_id = s.header_id and e.author_id = s.author_id
                    and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
-                   and e.created_at between s.created_at - interval '1 day' and s.created_at + interval '1 day'
                join messages em on em.id = e.message_id and em.sha256 = m.sha256
            where s.id = any(%(ids)s::bigint[]) and exists (
                select from submission_recipients r join submission_recipients er using (address)

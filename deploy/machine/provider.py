@@ -125,6 +125,16 @@ class Provider:
         _give_to_mail_user(draft)
         draft.rename(maildir / "new" / name)
 
+    def queue(self) -> str:
+        """What Postfix has taken and not delivered yet, in its own words."""
+        return subprocess.run(
+            ["postqueue", "-c", str(self.folder / "etc"), "-p"],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={"PATH": PATH},
+        ).stdout
+
     def maildir(self, address: str) -> Path:
         """Where the mails of a mailbox lie."""
         if address not in self._passwords:

@@ -95,6 +95,11 @@ virtual_mailbox_limit = 0
 mailbox_size_limit = 0
 message_size_limit = 102400000
 queue_minfree = 0
+# What is in the middle of a delivery when the server is stopped may be deferred: it goes on soon, not in five minutes.
+queue_run_delay = 2s
+minimal_backoff_time = 2s
+maximal_backoff_time = 10s
+transport_retry_time = 2s
 recipient_delimiter = +
 
 local_header_rewrite_clients =

@@ -31,8 +31,6 @@ READER = PEOPLE["Tom"]
 """Reads and deletes all the time; the others keep their mail at the gateway, and are read at the end."""
 SENDING = 12
 """Clients at work at the same time."""
-HANDS_OFF_SECONDS = 100.0
-"""So long after the last fault everything has to go by itself; then retries that are due later are hurried."""
 
 
 class Drive:
@@ -132,7 +130,7 @@ class Drive:
                     print(f"not read: {error}", file=sys.stderr)
             if not await asyncio.to_thread(self._missing):  # beside the proxies, which carry what is missing
                 break
-            if not hurried and time.monotonic() > started + HANDS_OFF_SECONDS:
+            if not hurried and time.monotonic() > started + self._plan.hands_off_seconds:
                 hurried = True
                 waiting = self._stand.ask("select count(*)::int from submissions where state = 'queued'")
                 self.lines.append(f"waiting for a later retry, hurried by the operator: {waiting[0][0]}")
@@ -205,6 +203,15 @@ class Drive:
         status = self._stand.system.json("status")
         self.lines.append(f"the gateway's own status: {'ok' if status['ok'] else status['problems']}")
         self.clean = inward.clean and outward.clean and notices.clean
+        self.lines += self._stories(outward)
+
+    def _stories(self, outward: Findings) -> list[str]:
+        """What the gateway and the provider know of mails at which the driver wonders."""
+        names = sorted({name for name, _ in outward.lost | outward.duplicate})[:10]
+        stories = [self._stand.system.run("trace", f"<{name}@local.com>").output for name in names]
+        if names:
+            stories.append(self._stand.provider.queue())
+        return stories
 
     def _told_of(self) -> set[str]:
         """Mails of which the gateway has told that they may be there twice."""

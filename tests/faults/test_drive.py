@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.faults.drive import drive
 from tests.faults.plan import SHORT
 
 
-@pytest.mark.skipif("FAULTS_LONG" not in os.environ, reason="make faults runs it: it needs the machine for itself")
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_doubled_altered_or_misdirected_through_faults_of_every_part() -> None:
     run = drive(SHORT, seed=4)
