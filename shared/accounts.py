@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
@@ -303,8 +303,13 @@ async def local_by_login(connection: Connection, address: str) -> Local | None:
 
 async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
     """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
+    return {asked: local for asked, (local, _) in (await logins(connection, addresses, "null")).items()}
+
+
+async def logins(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
+    """As ``locals_by_login``, each with one thing more. :param more: an expression of SQL about the account ``l``."""
     cursor = await connection.execute(
-        f"""select g.asked, l.* from unnest(%s::text[]) g (asked), lateral (
+        f"""select g.asked, {more}, l.* from unnest(%s::text[]) g (asked), lateral (
                 {_LOCAL} where removed_at is null and lower(address) = lower(g.asked)
                 union all
                 {_LOCAL} where removed_at is null and addresses <> '{{}}'
@@ -312,7 +317,7 @@ async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> d
                 limit 1) l""",
         (list(addresses),),
     )
-    return {str(row[0]): _local(row[1:]) for row in await cursor.fetchall()}
+    return {str(row[0]): (_local(row[2:]), row[1]) for row in await cursor.fetchall()}
 
 
 async def locals_by_address(connection: Connection, addresses: Collection[str]) -> list[Local]:

@@ -27,6 +27,8 @@ WRITE_SECONDS = 180.0
 STATEMENT_SECONDS = 30.0
 LAST_SECONDS = 5.0
 """For what is written when a process ends."""
+PEERS = "array(select peer from last_logins where local_id = l.id)"
+"""Where an account's last logins came from, for ``accounts.logins``."""
 
 log = structlog.get_logger()
 

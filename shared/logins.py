@@ -3,6 +3,14 @@
 The account is read afresh at every login, so a disabled account or a changed password is refused at once. A password
 that was verified is remembered for minutes, as a hash under a key that this process made up and that covers the stored
 hash: mail clients log in every few minutes and would cost 30 ms of a core each time.
+
+While others guess, a login takes under a second wherever it can be told from a guess. One that is remembered does not
+wait. One from where the account came in last (the table of last logins tells all processes) goes before all that are
+not. One from elsewhere goes before whoever failed, and of the others before all that came earlier; at an account that
+is guessed at it needs the next token, which takes about a second. Only one from elsewhere that comes in the same
+instant as guesses from many addresses, of which none has failed yet, waits among them: with 150 of them for up to three
+seconds (docs/standards.md). How long an answer takes tells whether an account exists to those alone who share the
+address of its last login.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from functools import lru_cache
 import structlog
 from prometheus_client import Counter
 
-from shared import accounts
+from shared import accounts, last_logins
 from shared.accounts import Local
 from shared.database import Database
 from shared.durations import SECONDS
@@ -100,7 +108,7 @@ class Logins:
         self._clock = clock
         self._last = last
         self._pool = Pool()
-        self._accounts: GroupReading[str, Local] = GroupReading(self._read, readers=2)
+        self._accounts: GroupReading[str, tuple[Local, Sequence[str]]] = GroupReading(self._read, readers=2)
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()  # digest -> good until
@@ -119,12 +127,14 @@ class Logins:
         return local
 
     async def _verify(self, address: str, password: str, peer: str) -> Local | None:
-        local = await self._account(address)
+        local, peers = await self._account(address)
         if local is not None and local.enabled and self._recall(local, password):
             self._count("ok", address, peer)
             return local
         account = str(local.id) if local is not None else address.casefold()[:ADDRESS_OCTETS]
         network = network_of(peer)
+        if any(network_of(known) == network for known in peers):
+            self._throttle.know(network, account)
         try:
             await self._throttle.enter(network, account, WAIT_SECONDS)
         except TimeoutError:
@@ -135,7 +145,7 @@ class Logins:
         right = await self._pool.matches(
             local.password_hash if local is not None and sane else None,
             password,
-            self._throttle.suspicion(network, account),
+            (self._throttle.suspicion(network, account), not _is_private(peer)),
         )
         if local is None or not right or not local.enabled:
             self._throttle.fail(network, account)
@@ -159,14 +169,15 @@ class Logins:
         """Let go of the threads."""
         self._pool.close()
 
-    async def _account(self, address: str) -> Local | None:
+    async def _account(self, address: str) -> tuple[Local | None, Sequence[str]]:
+        """Who has this address, and from where he came in last."""
         if "\0" in address or len(address.encode("utf-8", "surrogatepass")) > ADDRESS_OCTETS or not _encodable(address):
-            return None  # PostgreSQL takes neither NUL nor lone surrogates; no account has such an address
-        return (await self._accounts.get([address])).get(address)
+            return None, ()  # PostgreSQL takes neither NUL nor lone surrogates; no account has such an address
+        return (await self._accounts.get([address])).get(address, (None, ()))
 
-    async def _read(self, addresses: Sequence[str]) -> dict[str, Local]:
+    async def _read(self, addresses: Sequence[str]) -> dict[str, tuple[Local, Sequence[str]]]:
         async with self._database.statement(READ_SECONDS) as connection:
-            return await accounts.locals_by_login(connection, addresses)
+            return await accounts.logins(connection, addresses, last_logins.PEERS)
 
     def _digest(self, local: Local, password: str) -> bytes:
         parts = (str(local.id), local.password_hash, password)

@@ -14,8 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+Rank = tuple[int, ...]
+"""Where somebody stands in the line: the lowest first."""
+
 THREADS = 2
+# OWASP's parameters with less memory are faster by half, two at a time. But hashes that are stored would stay as slow
+# as they are, and who has one could be told from who is unknown.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
+_DECOY = "$argon2id$v=19$m=19456,t=2,p=1$vL1y5YWVxPtOZtRIKWCumQ$iztQBmtC3WpTYLFFNlFVNUBm96x+27nNhZmwxV25LSQ"
+"""Of a password that nobody knows: what is checked for a user who does not exist."""
 
 
 def hash_password(password: str) -> str:
@@ -45,41 +52,35 @@ def _octets(password: str) -> bytes:
 
 
 class Pool:
-    """Hashes and checks passwords beside the event loop, at most ``threads`` at a time; the rest wait."""
+    """Hashes and checks passwords beside the event loop, at most ``threads`` at a time; the rest wait.
+
+    The lowest rank is next, and of equals who came last: a crowd that waits holds up nobody who comes after it.
+    """
 
     def __init__(self, threads: int = THREADS) -> None:
         """Starts its threads when they are needed."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._idle = threads
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # the lowest rank first, then in order
+        self._waiting: list[tuple[Rank, int, asyncio.Future[None]]] = []  # a heap
         self._count = 0
-        self._decoy: asyncio.Future[str] | None = None
 
     async def hash(self, password: str) -> str:
         """Hash a password, as a PHC string."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
 
-    async def matches(self, stored: str | None, password: str, rank: int = 0) -> bool:
-        """Whether this is the password. None (there is no such user) costs the same and matches nothing.
+    async def matches(self, stored: str | None, password: str, rank: Rank = (0,)) -> bool:
+        """Whether this is the password. None (there is no such user) costs the same and matches nothing."""
+        checked = _DECOY if stored is None else stored
+        return await self._in_turn(rank, lambda: matches(checked, password)) and stored is not None
 
-        :param rank: where many wait, the lowest one is next.
-        """
-        if stored is not None:
-            return await self._in_turn(rank, lambda: matches(stored, password))
-        if self._decoy is None:
-            self._decoy = asyncio.get_running_loop().run_in_executor(self._threads, hash_password, "nobody's password")
-        decoy = await asyncio.shield(self._decoy)
-        await self._in_turn(rank, lambda: matches(decoy, password))
-        return False
-
-    async def _in_turn(self, rank: int, work: Callable[[], bool]) -> bool:
+    async def _in_turn(self, rank: Rank, work: Callable[[], bool]) -> bool:
         loop = asyncio.get_running_loop()
         if self._idle:
             self._idle -= 1
         else:
             turn: asyncio.Future[None] = loop.create_future()
             self._count += 1
-            heapq.heappush(self._waiting, (rank, self._count, turn))
+            heapq.heappush(self._waiting, (rank, -self._count, turn))
             try:
                 await turn
             except asyncio.CancelledError:

@@ -2,8 +2,11 @@
 
 A check takes a token before it starts, and gets it back if the password was right, so honest logins, however many
 come from one office, cost nothing. Who finds the bucket empty waits; nobody is locked out. Those who came in from this
-address before go first, then those who failed least from there, so an honest client beside an attacker waits for one
-token at most. Only who was never here, and comes while many addresses guess at the same account, waits among them.
+address before are known: they go first, and the last token is kept for them, so guesses from elsewhere, or at other
+accounts from their own address, do not make them wait. Next are those who failed least from there, and of equals who
+came last: a crowd that stands in line holds up nobody who comes after it, so an honest client beside it waits for one
+token at most. Who was never here and comes together with a crowd that was not either cannot be told from it, and waits
+among it: at an account that they guess at perhaps in vain, elsewhere as shared/logins.py tells.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ BURST = 2
 SECONDS_A_TOKEN = 0.9
 """POP3 and SMTP count apart: both together stay under three guesses a second. And whoever waits for
 one token, being honest, is in within a second."""
+KEPT = 1
+"""Of the tokens, for those who are known."""
 FORGIVEN_AFTER_SECONDS = 900.0
 REMEMBERED = 20_000
 """Buckets and lanes kept at most. The oldest idle ones go first: a bucket that idles is full again anyway."""
@@ -27,25 +32,29 @@ REMEMBERED = 20_000
 
 @dataclass(slots=True)
 class Bucket:
-    """Tokens, filled up as time goes by; those who wait stand in order of their failures, then of their coming."""
+    """Tokens, filled up as time goes by; those who wait stand in order of their rank, who came last before equals."""
 
     tokens: float = BURST
     filled_at: float = 0.0
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
-    def take(self, now: float) -> bool:
-        """Take a token if there is one. :param now: seconds of a monotonic clock."""
+    def take(self, now: float, rank: int) -> bool:
+        """Take a token if there is one for this rank. :param now: seconds of a monotonic clock."""
         self.tokens = min(float(BURST), self.tokens + (now - self.filled_at) / SECONDS_A_TOKEN)
         self.filled_at = now
-        if self.tokens < 1:
+        if self.tokens < _needed(rank):
             return False
         self.tokens -= 1
         return True
 
-    def seconds_left(self) -> float:
-        """How long until the next token."""
-        return max(0.0, (1 - self.tokens) * SECONDS_A_TOKEN)
+    def seconds_left(self, rank: int) -> float:
+        """How long until the next token for this rank."""
+        return max(0.0, (_needed(rank) - self.tokens) * SECONDS_A_TOKEN)
+
+
+def _needed(rank: int) -> int:
+    return 1 if rank < 0 else 1 + KEPT
 
 
 class Throttle:
@@ -79,6 +88,10 @@ class Throttle:
         """The password was right: the tokens come back and the failures of this lane are forgotten."""
         self.leave(network, account)
         self._failures.pop((network, account), None)
+        self.know(network, account)
+
+    def know(self, network: str, account: str) -> None:
+        """Somebody came in by this lane, now or before."""
         self._known[network, account] = None
         self._known.move_to_end((network, account))
         if len(self._known) > REMEMBERED:
@@ -103,21 +116,22 @@ class Throttle:
         return count if self._clock() - at < FORGIVEN_AFTER_SECONDS else 0
 
     def rank(self, network: str, account: str) -> int:
-        """Where a guess stands in a line: those who came in by this lane before, then those who failed least."""
+        """Where a guess stands in a line: below zero who is known and did not fail since, then who failed least."""
         failures = self.failures(network, account)
         return -1 if failures == 0 and (network, account) in self._known else failures
 
     def suspicion(self, network: str, account: str) -> int:
         """How far a guess is to stand behind others where all of them wait: who guesses at many accounts counts too."""
-        return self.rank(network, account) + self.failures(network, "")
+        rank = self.rank(network, account)
+        return rank if rank < 0 else rank + self.failures(network, "")
 
     async def _take(self, key: str, rank: int) -> None:
         bucket = self._bucket(key)
-        if not bucket.waiting and bucket.take(self._clock()):
+        if not bucket.waiting and bucket.take(self._clock(), rank):
             return
         self._count += 1
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(bucket.waiting, (rank, self._count, turn))
+        heapq.heappush(bucket.waiting, (rank, -self._count, turn))
         self._serve(bucket)
         try:
             await turn
@@ -137,12 +151,15 @@ class Throttle:
             bucket.timer.cancel()
             bucket.timer = None
         while bucket.waiting:
-            if bucket.waiting[0][2].done():  # has gone away
+            rank, _, turn = bucket.waiting[0]
+            if turn.done():  # has gone away
                 heapq.heappop(bucket.waiting)
-            elif bucket.take(self._clock()):
-                heapq.heappop(bucket.waiting)[2].set_result(None)
+            elif bucket.take(self._clock(), rank):
+                heapq.heappop(bucket.waiting)
+                turn.set_result(None)
             else:
-                bucket.timer = asyncio.get_running_loop().call_later(bucket.seconds_left() + 0.001, self._serve, bucket)
+                left = bucket.seconds_left(rank) + 0.001
+                bucket.timer = asyncio.get_running_loop().call_later(left, self._serve, bucket)
                 return
 
     def _bucket(self, key: str) -> Bucket:

@@ -8,8 +8,8 @@ together. What a client asks to be told about the delivery (RFC 3461) is kept fo
 
 Consumes: SMTP.
 Publishes: ``submitted.<external>`` for the sender, after the commit.
-Tables: reads external_accounts, local_accounts, accounts_version; writes submissions, submission_recipients, authors,
-messages, events.
+Tables: reads external_accounts, local_accounts, accounts_version, last_logins; writes submissions,
+submission_recipients, authors, messages, last_logins, events.
 Security: what comes from the network is bounded in line, header, mail, recipients, time, sessions of an account and in
 all sessions together. Logins are throttled (shared/logins.py); a load balancer that the settings name is believed who
 the client is (shared/proxy_protocol.py). Nobody sends as somebody else; unknown addresses of local domains never leave.

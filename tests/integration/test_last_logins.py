@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared import last_logins
+from shared import last_logins, passwords
 from shared.database import Database
 from shared.failures import Temporary
 from shared.last_logins import LastLogin, LastLogins, Protocol
@@ -137,3 +138,42 @@ async def test_what_could_not_be_written_is_written_later_and_quiet_times_ask_no
     assert len(tries) == 2
     assert [login.peer for login in await shown(database, "Alex")] == [HERE]
     assert [login.peer for login in await shown(database, "Jim")] == [THERE]
+
+
+@pytest.mark.parametrize(("peer", "first"), [("2001:db8::8", True), (HERE, False)])
+async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_has_just_started(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, first: bool
+) -> None:
+    # given somebody who came in before, and a process with nothing in memory that is busy
+    await apply(database, COMPANY)
+    last = LastLogins(database, "pop3")
+    last.note((await everyone(database))[1]["Alex"].id, THERE)
+    await last.write()
+    free, checked = threading.Event(), list[str]()
+
+    def check(_: str, password: str) -> bool:
+        checked.append(password)
+        return free.wait(60)
+
+    monkeypatch.setattr(passwords, "matches", check)
+    logins = Logins(database, make_settings(tmp_path), "test")
+    # when the one comes, from the same network or from another, and then a crowd guesses
+    busy = [asyncio.create_task(logins.verify(f"busy{n}@local.com", "busy", f"198.51.100.{n}")) for n in range(2)]
+    await until_waiting(logins, 0, busy=2, checked=checked)
+    tasks = [asyncio.create_task(logins.verify("alex@local.com", "secret", peer))]
+    await until_waiting(logins, 1, busy=2, checked=checked)
+    tasks += [asyncio.create_task(logins.verify(f"{n}@local.com", "guess", f"203.0.113.{n}")) for n in range(20)]
+    await until_waiting(logins, 21, busy=2, checked=checked)
+    free.set()
+    await asyncio.gather(*busy, *tasks)
+    # then who is known is next (of two threads, either may be the first to start)
+    assert (checked.index("secret") < 4) is first
+    assert len(checked) == 23
+    logins.close()
+
+
+async def until_waiting(logins: Logins, waiting: int, busy: int, checked: list[str]) -> None:
+    """Until so many wait for their check, while so many are checked."""
+    async with asyncio.timeout(60):
+        while (len(logins._pool._waiting), len(checked)) != (waiting, busy):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

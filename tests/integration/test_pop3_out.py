@@ -514,6 +514,31 @@ async def test_open_sessions_are_a_metric_and_passwords_are_in_no_log(server: Ru
     assert PASSWORD not in log
 
 
+async def passes(server: Running, source: str, user: str, password: str) -> bytes:
+    """The answer to a login from an address of this machine."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.clear, local_addr=(source, 0))
+    writer.write(f"USER {user}\r\nPASS {password}\r\n".encode())
+    answers = [await reader.readline() for _ in range(3)]
+    writer.close()
+    return answers[-1]
+
+
+async def test_guesses_from_a_hundred_addresses_that_stand_in_line_do_not_hold_up_who_comes_after_them(
+    server: Running,
+) -> None:
+    # given a crowd that was never seen, and the first of them have been answered
+    crowd = [
+        asyncio.create_task(passes(server, f"127.3.{number}.1", f"user{number}@local.com", "guess"))
+        for number in range(100)
+    ]
+    await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+    # when somebody comes who was never seen either
+    assert (await passes(server, "127.4.0.1", "alex@local.com", PASSWORD)).startswith(b"+OK")
+    # then most of the crowd wait still, and are answered as well
+    assert sum(not guess.done() for guess in crowd) > 50
+    assert all(answer.startswith(b"-ERR [AUTH]") for answer in await asyncio.gather(*crowd))
+
+
 def metric(server: Running, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from shared import passwords, throttle
 from shared.logins import plaintext_allowed
-from shared.passwords import Pool
+from shared.passwords import Pool, Rank
 from shared.settings import load
 from shared.throttle import BURST, Throttle, network_of
 
@@ -209,25 +211,126 @@ async def test_checks_do_not_hold_up_the_loop() -> None:
     pool.close()
 
 
-async def test_who_has_not_failed_is_checked_before_those_who_have() -> None:
-    # given a pool that is busy, with guesses from many addresses waiting
-    pool, done = Pool(threads=1), list[str]()
+async def order_of_checks(
+    monkeypatch: pytest.MonkeyPatch, clients: Sequence[tuple[str, Rank]], leaves: Sequence[str] = ()
+) -> list[str]:
+    """In which order a pool of one thread checks these clients' passwords, who all come while it checks another one."""
+    free, checked = threading.Event(), list[str]()
 
-    async def check(name: str, rank: int) -> None:
-        await pool.matches(None, name, rank)
-        done.append(name)
+    def check(_: str, password: str) -> bool:
+        if password != "the first":
+            checked.append(password)
+        return free.wait(60)
 
-    tasks = [asyncio.create_task(check(f"guess {number}", 1)) for number in range(5)]
-    await asyncio.sleep(0)
-    # when an honest client comes, and one of the guessers leaves
-    tasks.append(asyncio.create_task(check("honest", 0)))
-    await asyncio.sleep(0)
-    tasks[4].cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    # then it waits for the one that is being checked, at most
-    assert done.index("honest") <= 1 and len(done) == 5
-    await asyncio.wait_for(pool.matches(None, "later"), 10)
+    monkeypatch.setattr(passwords, "matches", check)
+    pool = Pool(threads=1)
+    tasks = {}
+    for name, rank in (("the first", (0,)), *clients):
+        tasks[name] = asyncio.create_task(pool.matches(None, name, rank))
+        await asyncio.sleep(0)
+    for name in leaves:
+        tasks[name].cancel()
+    free.set()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    await asyncio.wait_for(pool.matches(None, "the first"), 60)  # nobody who left has kept the thread
     pool.close()
+    return checked
+
+
+async def test_who_has_not_failed_is_checked_before_those_who_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [("failed often", (7, False)), ("failed once", (1, False)), ("leaves", (0, False)), ("new", (0, False))]
+    assert await order_of_checks(monkeypatch, clients, leaves=["leaves"]) == ["new", "failed once", "failed often"]
+
+
+async def test_a_crowd_that_was_never_seen_does_not_hold_up_who_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [(f"guess {number}", (0, True)) for number in range(150)]
+    checked = await order_of_checks(monkeypatch, [*crowd, ("never seen", (0, True))])
+    assert checked[0] == "never seen" and len(checked) == 151
+
+
+async def test_who_is_known_and_who_is_of_the_lan_goes_before_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, lan = ("known", (-1, True)), ("of the LAN", (0, False))
+    crowd = [(f"guess {number}", (0, True)) for number in range(150)]
+    checked = await order_of_checks(monkeypatch, [lan, known, *crowd])
+    assert checked[:3] == ["known", "of the LAN", "guess 149"]
+
+
+async def test_an_unknown_user_s_password_is_checked_against_a_hash_of_the_same_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    against = list[str]()
+
+    def check(stored: str, _: str) -> bool:
+        against.append(stored)
+        return True
+
+    monkeypatch.setattr(passwords, "matches", check)
+    pool = Pool()
+    assert not await pool.matches(None, "secret")
+    assert against[0].rsplit("$", 2)[0] == passwords.hash_password("secret").rsplit("$", 2)[0]
+    pool.close()
+
+
+async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Who of these gets tokens at once, and who when tokens come back one by one; their networks. They come in turn."""
+    served = list[str]()
+
+    async def come(network: str, account: str) -> None:
+        await brakes.enter(network, account, 60)
+        served.append(network)
+
+    async def settle() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    tasks = []
+    for lane in lanes:
+        tasks.append(asyncio.create_task(come(*lane)))
+        await settle()
+    at_once, accounts = list(served), dict(lanes)
+    for _ in range(2 * len(lanes)):
+        for network in served:
+            if network in accounts:
+                brakes.leave(network, accounts.pop(network))
+        await settle()
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    return at_once, served[len(at_once) :]
+
+
+async def test_guesses_from_elsewhere_leave_a_token_to_who_is_known() -> None:
+    # given somebody who is known, and guesses at the account from many addresses (the clock stands still)
+    brakes = Throttle(lambda: 0.0)
+    brakes.know("192.0.2.1", "alex")
+    brakes.fail("198.51.100.7", "alex")
+    crowd = [(f"198.51.100.{number}", "alex") for number in range(10)]
+    # when the one comes, and then somebody who is not
+    at_once, later = await in_order(brakes, [*crowd, ("192.0.2.1", "alex"), ("203.0.113.1", "alex")])
+    # then the one does not wait, the other is next, and who failed is last
+    assert at_once == ["198.51.100.0", "192.0.2.1"]
+    assert later[0] == "203.0.113.1" and later[-1] == "198.51.100.7" and len(later) == 10
+
+
+async def test_guesses_from_the_same_address_leave_a_token_to_who_is_known() -> None:
+    brakes = Throttle(lambda: 0.0)
+    brakes.know("192.0.2.1", "alex")
+    await brakes.enter("192.0.2.1", "jim", 60)
+    waiting = [asyncio.create_task(brakes.enter("192.0.2.1", f"user{number}", 60)) for number in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(brakes.enter("192.0.2.1", "alex", 60), 60)
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_is_known_and_fails_is_a_stranger() -> None:
+    brakes = Throttle(lambda: 0.0)
+    brakes.know("192.0.2.1", "alex")
+    assert brakes.rank("192.0.2.1", "alex") == brakes.suspicion("192.0.2.1", "alex") == -1
+    brakes.fail("192.0.2.1", "jim")
+    assert brakes.suspicion("192.0.2.1", "alex") == -1  # beside somebody who guesses
+    brakes.fail("192.0.2.1", "alex")
+    assert brakes.rank("192.0.2.1", "alex") == 1
 
 
 def test_guesses_at_many_accounts_from_one_address_add_up() -> None:

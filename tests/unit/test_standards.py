@@ -78,7 +78,8 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
         (
             "guesses at an account, or from an address",
-            f"{throttle.BURST}, then one each {throttle.SECONDS_A_TOKEN:g} s",
+            f"{throttle.BURST}, {throttle.KEPT} of them for who came in from there before, "
+            f"then one each {throttle.SECONDS_A_TOKEN:g} s",
             "the same, for itself",
         ),
         ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
