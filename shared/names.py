@@ -34,11 +34,6 @@ def normalise(name: str) -> str:
     return folded
 
 
-def same_name(one: str, other: str) -> bool:
-    """Whether these are the same name; a name without any visible character is nobody's."""
-    return normalise(one) == normalise(other) != ""
-
-
 def _fold(name: str) -> str:
     if name.isascii() and "=?" not in name:
         return " ".join(name.lower().split())

@@ -387,8 +387,10 @@ class Connection(Engine):
             log.warning("accounts not readable", peer=self.peer, reason=str(failure))
             await self.push(_LATER)
             return
-        old, author = self.session.author, directory.local_ids.get(self.session.author.id)  # type: ignore[union-attr]
-        if author is None or not author.enabled or author.password_hash != old.password_hash:  # type: ignore[union-attr]
+        old = self.session.author
+        assert old is not None  # check_auth_needed saw to that
+        author = directory.local_ids.get(old.id)
+        if author is None or not author.enabled or author.password_hash != old.password_hash:
             self.end("421 4.7.0 The account was changed, log in again")
             return
         refusal = (check_syntax(path.address, path.smtputf8) if path.address else None) or check_envelope(
