@@ -1,4 +1,4 @@
-"""People's names as routing compares them (DESIGN "Rules of routing"): whole, and equal if they look equal."""
+"""People's names as routing compares them: whole, and equal if they look equal."""
 
 from __future__ import annotations
 
