@@ -185,7 +185,7 @@ class Held(Shown):
 
 
 class Parked(Shown):
-    """A mail that failed five times here."""
+    """A mail that is set apart until somebody decides. error: the traceback of its last failure, or why else."""
 
     id: int
     kind: Literal["inbound", "submission"]
@@ -506,7 +506,7 @@ async def held(here: Here, who: Reader) -> Any:
 
 @router.get("/parked", response_model=list[Parked], tags=["mail"])
 async def parked(here: Here, who: Reader) -> Any:
-    """What failed five times here."""
+    """What is set apart until somebody decides."""
     async with here.system.database.transaction() as connection:
         return await hands.parked(connection)
 

@@ -90,6 +90,7 @@ create sequence mail_ids;
 --        claimed | sent_unanswered -> done     every recipient is settled
 --        queued -> done                 given up after five days; or cancelled by the operator
 --        submitted | queued | claimed | sent_unanswered -> parked   five tries of its own failed in us (error, origin)
+--                                       or a restore held it (origin restore)
 --        parked -> submitted | queued   requeued by the operator
 --        parked -> done                 cancelled by the operator
 create table submissions (
