@@ -54,14 +54,13 @@ def text(answer: requests.Response) -> str:
 def running(database_url: str, **settings: Any) -> Iterator[str]:
     """A console on this database; its URL."""
     port = ports.choose(1, database_url, ports.OURS)[0]
-    nobodys = ports.choose_run(len(SERVICES), database_url, ports.OURS, taken=[port])  # no other system's services
     values: dict[str, Any] = {
         "database_url": database_url,
         "broker_url": "amqp://127.0.0.1:1/",
         "secret_key": KEY,
         "admin_password": PASSWORD,
         "admin_port": port,
-        "metrics_port": nobodys,
+        "metrics_port": ports.choose_run(len(SERVICES), database_url, ports.OURS, taken=[port]),
         "allow_private_upstream": True,
     }
     wanted = Settings(**values | settings)
