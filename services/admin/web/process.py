@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Set the date of the answers once a second; uvicorn's own loop wakes up ten times for that."""
-        while not await self.on_tick(0):  # noqa: ASYNC110  # a tick is a matter of time
+        while not await self.on_tick(0):  # noqa: ASYNC110  # it waits for time, not for an event
             await asyncio.sleep(1.0)
 
     @contextlib.contextmanager
