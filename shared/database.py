@@ -98,7 +98,7 @@ class Database:
     async def session(self) -> AsyncIterator[Connection]:
         """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
         with _failures(None):
-            async with await psycopg.AsyncConnection.connect(self._url, **self._options) as connection:
+            async with await PatientConnection.connect(self._url, **self._options) as connection:
                 await _configure(connection)
                 yield connection
 
@@ -121,7 +121,7 @@ class Database:
     async def ready(self) -> bool:
         """Whether the server answers a query within two seconds."""
         try:
-            async with self.transaction(2.0) as connection:
+            async with self.statement(2.0) as connection:
                 await connection.execute("select 1")
         except Temporary:
             return False

@@ -23,7 +23,8 @@ SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
 """A mail that was swept and is still unfinished is swept again after this time."""
 REMOVED = "held: its recipient's account was removed before the delivery"
-
+LOOP = "router: mail loop"
+"""The origin of those that too many servers have passed on, none of which has failed."""
 REQUEUED = "requeued by the operator"
 
 
@@ -285,14 +286,16 @@ async def park(connection: Connection, rows: Sequence[int], origin: str, reason:
     )
 
 
-async def standing(connection: Connection) -> tuple[int, int]:
-    """How many mails are held, and how many are parked."""
+async def standing(connection: Connection) -> tuple[int, int, int]:
+    """How many mails are held, how many are parked, and how many of these for a mail loop."""
     cursor = await connection.execute(
-        """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked')
-           from inbound where state in ('held', 'parked')"""
+        """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked'),
+               count(*) filter (where state = 'parked' and origin = %s)
+           from inbound where state in ('held', 'parked')""",
+        (LOOP,),
     )
-    row = await cursor.fetchone()
-    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+    held, parked, looping = await cursor.fetchone() or (0, 0, 0)
+    return int(held), int(parked), int(looping)
 
 
 async def held_for(connection: Connection, external_id: int) -> int:

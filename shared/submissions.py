@@ -21,6 +21,8 @@ Kind = Literal["relay", "local", "external"]
 
 FAULTS = 5
 """After so many failures of our own a submission is parked."""
+RESTORE = "restore"
+"""The origin of those that a restore parked, none of which has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,11 +329,13 @@ async def listing(
     return [Listed(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
 
 
-async def count_parked(connection: Connection) -> int:
-    """How many are parked."""
-    cursor = await connection.execute("select count(*) from submissions where state = 'parked'")
-    [count] = await cursor.fetchone() or (0,)
-    return int(count)
+async def count_parked(connection: Connection) -> tuple[int, int]:
+    """How many are parked, and how many of these by a restore."""
+    cursor = await connection.execute(
+        "select count(*), count(*) filter (where origin = %s) from submissions where state = 'parked'", (RESTORE,)
+    )
+    parked, restored = await cursor.fetchone() or (0, 0)
+    return int(parked), int(restored)
 
 
 async def oldest_submitted(connection: Connection) -> float:
@@ -494,12 +498,12 @@ async def purge(
 async def hold_restored(connection: Connection, reason: str) -> list[int]:
     """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
     cursor = await connection.execute(
-        """update submissions s set state = 'parked', error = %s, origin = 'restore', uncertain = true,
+        """update submissions s set state = 'parked', error = %s, origin = %s, uncertain = true,
                state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
            where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') and exists (
                select from submission_recipients r
                where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting') returning id""",
-        (reason,),
+        (reason, RESTORE),
     )
     return sorted(int(row[0]) for row in await cursor.fetchall())
 

@@ -16,7 +16,7 @@ import requests
 from deploy.machine import ports
 from services.admin.web.process import serve
 from shared.service import Service
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 from shared.vault import Vault
 from tests.company import KEY
 
@@ -60,6 +60,7 @@ def running(database_url: str, **settings: Any) -> Iterator[str]:
         "secret_key": KEY,
         "admin_password": PASSWORD,
         "admin_port": port,
+        "metrics_port": ports.choose_run(len(SERVICES), database_url, ports.OURS, taken=[port]),
         "allow_private_upstream": True,
     }
     wanted = Settings(**values | settings)

@@ -37,7 +37,7 @@ FLOW = Board(
             figure("Held", "Mails that nobody enabled is there to get.", "short", "max(mailgroup_held_messages)", 1),
             figure(
                 "Parked",
-                "Mails that failed five times by themselves; somebody has to decide.",
+                "Mails that are set apart until somebody decides.",
                 "short",
                 "max(mailgroup_parked_messages)",
                 1,

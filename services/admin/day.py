@@ -42,8 +42,8 @@ async def read(connection: Connection, now: datetime.datetime) -> Day:
     externals, people = await accounts.counts(connection)
     fetched, sent = await inbound.per_hour(connection, HOURS), await submissions.per_hour(connection, HOURS)
     waiting, oldest = await relays.backlog(connection)
-    held, parked = await inbound.standing(connection)
-    stuck = len(await submissions.listing(connection, ["parked"]))
+    held, parked, _ = await inbound.standing(connection)
+    stuck, _ = await submissions.count_parked(connection)
     this = now.replace(minute=0, second=0, microsecond=0)
     hours = [this - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     rows = [(hour, fetched.get(hour, 0), sent.get(hour, 0)) for hour in hours]

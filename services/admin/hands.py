@@ -125,7 +125,7 @@ async def fetch_again(connection: Connection, external: External, ids: Collectio
 
 
 async def parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """Mails and submissions that failed five times in us (these, or all); ``error``: the traceback of the last time."""
+    """Mails and submissions that are set apart (these, or all); ``error``: the last traceback, or why else."""
     return [
         {
             "id": m.id,

@@ -20,7 +20,7 @@ from shared.database import Connection
 from shared.failures import Permanent
 
 queue = group("Submissions that wait to be relayed.")
-parked = group("Mails that failed five times in us.")
+parked = group("Mails that are set apart until somebody decides: they failed here, go in a loop, or were restored.")
 held = group("Mails that nobody enabled is there to get.")
 Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
 Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...", min=1, max=2**63 - 1)]
@@ -266,7 +266,7 @@ def _act(word: str, data: Path | None, json: bool, act: Callable[[Connection], A
 
 @parked.command("list")
 def parked_list(data: Data = None, json: Json = False) -> None:
-    """Mails that failed five times, with where they failed.
+    """Mails that are set apart until somebody decides, with what set them apart.
 
     Example: mailgroup parked list
     """
@@ -279,7 +279,7 @@ def parked_list(data: Data = None, json: Json = False) -> None:
         else:
             print_table(
                 "Parked",
-                ("Id", "Kind", "Message-ID", "Since (UTC)", "Failed in", "Error"),
+                ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error"),
                 (
                     (
                         r["id"],
@@ -298,7 +298,7 @@ def parked_list(data: Data = None, json: Json = False) -> None:
 
 @parked.command("show")
 def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) -> None:
-    """A parked mail with the traceback of its last failure.
+    """A parked mail with the traceback of its last failure, or why it is parked without one.
 
     Example: mailgroup parked show 42
     """

@@ -26,7 +26,7 @@ CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 
 
 async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
-    """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
+    """The whole status in the form of ``status --json``. :param thoroughly: as ``books.read``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
@@ -43,8 +43,7 @@ async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
             _unreadable(system, external, problems)
         if facts.held:
             problems.append(f"{facts.held} mails are held: nobody enabled shares their external account (held list)")
-        if facts.parked:
-            problems.append(f"{facts.parked} mails are parked after failing five times (parked list)")
+        problems += [f"{trouble.what} (parked list)" for trouble in troubles.of_parked(facts)]
         for account in accounted:
             problems += [f"{account.address}: {what}" for what in (books.wrong(account), books.late(account)) if what]
         if facts.relaying and facts.relaying_oldest > OLD_SECONDS:

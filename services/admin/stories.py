@@ -90,7 +90,7 @@ _SENTENCES = {
     "cancelled": "Ended undelivered for {who}: {reply}",
     "uncertain": "Sent without an answer, and once more: {reply}",
     "noticed": "{who} was told: {reply}",
-    "parked": "Failed five times here and parked: {reply}",
+    "parked": "Parked until somebody decides: {reply}",
     "requeued": "Tried again by the operator",
     "deleted": "Deleted from the mailbox of {who}",
     "undeleted": "Brought back into the mailbox of {who}",

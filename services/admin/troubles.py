@@ -34,7 +34,7 @@ KINDS = {
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' tells step by step what is wrong.",
     "held": "Nobody enabled shares the external account of these mails ('mailgroup held list'). They are delivered as "
     "soon as somebody does.",
-    "parked": "These mails failed five times ('mailgroup parked list', 'parked show ID'). They wait for 'parked "
+    "parked": "These mails are set apart; 'mailgroup parked list' and 'parked show ID' tell why. They wait for 'parked "
     "requeue' or 'parked discard'.",
     "books": "Mails were fetched that are nowhere now, or are there without having been fetched. Something outside "
     "of mailgroup changed its database; compare with the latest backup.",
@@ -61,6 +61,7 @@ class Facts:
     """How the system is, by its database. late: seconds of the oldest mail on its way, by id of the external account,
     None for mail between local accounts. unhanded: seconds of the oldest submission that nobody took up.
 
+    parked: of whatever reason, restored and looping among them.
     relaying, relaying_oldest: mails in the relay queue, and the age of the oldest.
     """
 
@@ -70,6 +71,8 @@ class Facts:
     relays: dict[int, Relay]
     held: int
     parked: int
+    restored: int
+    looping: int
     late: dict[int | None, float]
     unhanded: float
     relaying: int
@@ -78,8 +81,8 @@ class Facts:
 
 async def read(connection: Connection) -> Facts:
     """The facts of this moment; cheap, however many mails there are."""
-    held, parked = await inbound.standing(connection)
-    stuck = await submissions.count_parked(connection)
+    held, parked, looping = await inbound.standing(connection)
+    stuck, restored = await submissions.count_parked(connection)
     waiting, oldest = await relays.backlog(connection)
     return Facts(
         datetime.datetime.now(datetime.UTC),
@@ -88,6 +91,8 @@ async def read(connection: Connection) -> Facts:
         await relays.states(connection),
         held,
         parked + stuck,
+        restored,
+        looping,
         await inbound.oldest_in_flight(connection),
         await submissions.oldest_submitted(connection),
         waiting,
@@ -100,8 +105,7 @@ def find(facts: Facts, accounted: Iterable[Account] = ()) -> list[Trouble]:
     found = [trouble for external in facts.externals if external.enabled for trouble in _of(external, facts)]
     if facts.held:
         found.append(Trouble("held", "", f"{facts.held} mails are held: nobody enabled shares their external account"))
-    if facts.parked:
-        found.append(Trouble("parked", "", f"{facts.parked} mails are parked after failing five times"))
+    found += of_parked(facts)
     found += [
         Trouble("books", account.address, f"{account.address}: {what}")
         for account in accounted
@@ -117,6 +121,16 @@ def find(facts: Facts, accounted: Iterable[Account] = ()) -> list[Trouble]:
             Trouble("late", "submissions", f"a submission is taken up by no sender for {facts.unhanded / 60:.0f} min")
         )
     return found
+
+
+def of_parked(facts: Facts) -> list[Trouble]:
+    """The mails that wait for somebody to decide, by what set them apart. Pure."""
+    counted = (
+        ("", facts.parked - facts.restored - facts.looping, "are parked after failing here"),
+        ("restored", facts.restored, "are parked by a restore from a backup: they may have been relayed since"),
+        ("mail loop", facts.looping, "are parked for going round in a loop"),
+    )
+    return [Trouble("parked", subject, f"{count} mails {why}") for subject, count, why in counted if count]
 
 
 def _of(external: External, facts: Facts) -> list[Trouble]:

@@ -68,7 +68,7 @@ class Figures(Collector):
                 ("mailgroup_relay_queue_messages", "Submissions in the relay queue.", facts.relaying),
                 ("mailgroup_relay_oldest_seconds", "Age of the oldest of them.", facts.relaying_oldest),
                 ("mailgroup_held_messages", "Mails that nobody enabled is there to get.", facts.held),
-                ("mailgroup_parked_messages", "Mails that failed five times by themselves.", facts.parked),
+                ("mailgroup_parked_messages", "Mails that are set apart until somebody decides.", facts.parked),
             ):
                 yield GaugeMetricFamily(name, what, value)
             raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alarms that stand.", labels=["kind"])

@@ -40,7 +40,7 @@ class Router:
             facts = await _read(connection, mails)
             looping = [mail.id for mail in mails if facts[mail.id].hops > MOST_HOPS and not mail.requeued]
             if looping:
-                await inbound.park(connection, looping, "router: mail loop", LOOP)
+                await inbound.park(connection, looping, inbound.LOOP, LOOP)
                 mails = [mail for mail in mails if mail.id not in looping]
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}

@@ -126,9 +126,14 @@ class Intake:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._tell()
 
-    async def directory(self) -> Directory:
-        """The accounts as they are now. :raises Temporary: the database is away."""
-        return await self._register.directory()
+    @property
+    def known(self) -> Directory:
+        """The accounts as they were when they were last asked for."""
+        return self._register.known
+
+    def ask(self) -> asyncio.Future[Directory]:
+        """The accounts as they are now, as ``Register.ask``."""
+        return self._register.ask()
 
     def reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""

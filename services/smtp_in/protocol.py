@@ -46,6 +46,7 @@ ROOM_SECONDS = 60.0
 SESSION_SECONDS = 6 * 3600.0
 
 _NO_ROOM = Refusal(452, "4.3.1", "Too many large mails at once, try again later")
+_CHANGED = Refusal(421, "4.7.0", "The account was changed, log in again")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 REFUSED = Counter(
@@ -78,7 +79,11 @@ class Session(smtp.Session):
 
 
 class Draft(smtp.Envelope):
-    """The envelope so far. sender: None before MAIL, '' for ``<>``. recipients: one for each place they go to."""
+    """The envelope so far. sender: None before MAIL, '' for ``<>``. recipients: one for each place they go to.
+
+    addresses: as they were asked for and taken, each with what is to be told about it. directory: by which the envelope
+    was judged. coming: the accounts as they are since MAIL.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +92,8 @@ class Draft(smtp.Envelope):
         self.asked_to_tell: str | None = None
         self.size = 0
         self.directory: Directory | None = None
+        self.coming: asyncio.Future[Directory] | None = None
+        self.addresses: list[tuple[str, str | None]] = []
         self.recipients: dict[tuple[str, object], Recipient] = {}
         self.asked = False
 
@@ -371,7 +378,7 @@ class Connection(Engine):
     # ------------------------------------------------------------------------------------------ mail
 
     async def smtp_MAIL(self, arg: str | None) -> None:
-        """RFC 5321 section 4.1.1.2. The accounts are read here, once for each mail."""
+        """RFC 5321 section 4.1.1.2. From here on the accounts are asked for, once for each mail."""
         if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
             return
         if self.envelope.sender is not None:
@@ -381,26 +388,56 @@ class Connection(Engine):
         if isinstance(path, Refusal):
             await self.push(str(path))
             return
+        draft = self.envelope
+        draft.sender, draft.smtputf8 = path.address, path.smtputf8
+        draft.asked_to_tell, draft.size = path.asked, path.size
+        draft.coming = self._intake.ask()
+        if self._judge_sender(self._intake.known) is None or await self._look_again():
+            await self.push("250 2.1.0 Sender ok")
+
+    def _judge_sender(self, directory: Directory) -> Refusal | None:
+        """Take who logged in, and what MAIL said, by these accounts. Or say what is against it."""
+        draft, before = self.envelope, cast(Local, self.session.author)
+        author = directory.local_ids.get(before.id)
+        if author is None or not author.enabled or author.password_hash != before.password_hash:
+            return _CHANGED
+        address = cast(str, draft.sender)
+        refusal = check_syntax(address, draft.smtputf8) if address else None
+        refusal = refusal or check_envelope(directory, author, address)
+        if refusal is None:
+            self.session.author, draft.directory = author, directory
+        return refusal
+
+    async def _look_again(self) -> bool:
+        """Wait for the accounts as they are since MAIL. If they are not those by which the envelope was judged, it is
+        judged anew. False: it is not taken, and that is said.
+
+        What is accepted by accounts that are known already costs no time, and is looked at again before the mail is
+        taken; what is refused is refused by the accounts as they are.
+        """
+        draft = self.envelope
         try:
-            directory = await self._intake.directory()
+            directory = await cast(asyncio.Future[Directory], draft.coming)
         except Temporary as failure:
             log.warning("accounts not readable", peer=self.peer, reason=str(failure))
+            self._set_rset_state()
             await self.push(_LATER)
-            return
-        old, author = self.session.author, directory.local_ids.get(self.session.author.id)  # type: ignore[union-attr]
-        if author is None or not author.enabled or author.password_hash != old.password_hash:  # type: ignore[union-attr]
-            self.end("421 4.7.0 The account was changed, log in again")
-            return
-        refusal = (check_syntax(path.address, path.smtputf8) if path.address else None) or check_envelope(
-            directory, author, path.address
-        )
-        if refusal:
+            return False
+        if directory is draft.directory:
+            return True
+        refusal = self._judge_sender(directory)
+        addresses, draft.addresses, draft.recipients = draft.addresses, [], {}
+        for address, asked in addresses:
+            refusal = refusal or self._add(address, asked)
+        if refusal is None:
+            return True
+        author = self.session.author
+        self._set_rset_state()
+        if refusal is _CHANGED:
+            self.end(str(refusal))
+        else:
             await self._refuse(refusal, author)
-            return
-        self.session.author = author
-        self.envelope.sender, self.envelope.smtputf8, self.envelope.directory = path.address, path.smtputf8, directory
-        self.envelope.asked_to_tell, self.envelope.size = path.asked, path.size
-        await self.push("250 2.1.0 Sender ok")
+        return False
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.3."""
@@ -413,19 +450,33 @@ class Connection(Engine):
         draft.asked = True
         path = parse_rcpt(arg or "")
         refusal = path if isinstance(path, Refusal) else check_syntax(path.address, draft.smtputf8)
-        if refusal is None and len(draft.recipients) >= RECIPIENTS:
+        if refusal is None and len(draft.addresses) >= RECIPIENTS:
             refusal = Refusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
-        recipient = refusal or decide(draft.directory, cast(Path, path).address)
+        if refusal is None:
+            address, asked = cast(Path, path).address, cast(Path, path).asked
+            refusal = self._add(address, asked)
+            if refusal is not None:
+                if not await self._look_again():
+                    return
+                refusal = self._add(address, asked)
+        if refusal is not None:
+            await self._refuse(refusal, self.session.author)
+            return
+        await self.push("250 2.1.5 Recipient ok")
+
+    def _add(self, address: str, asked: str | None) -> Refusal | None:
+        """Take a recipient by the accounts of the draft, or say what is against it."""
+        draft, author = self.envelope, cast(Local, self.session.author)
+        directory = cast(Directory, draft.directory)
+        recipient = decide(directory, address)
         if isinstance(recipient, Recipient):
-            author = self.session.author
-            external = draft.directory.external_ids.get(author.external_id) if author is not None else None
+            external = directory.external_ids.get(author.external_id)
             recipient = check_size(external, [recipient], draft.size) or recipient
         if isinstance(recipient, Refusal):
-            await self._refuse(recipient, self.session.author)
-            return
-        asked = cast(Path, path).asked
+            return recipient
+        draft.addresses.append((address, asked))
         draft.recipients.setdefault(same_place(recipient), replace(recipient, asked=asked) if asked else recipient)
-        await self.push("250 2.1.5 Recipient ok")
+        return None
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.4: read, check, commit, answer, in this order."""
@@ -435,7 +486,7 @@ class Connection(Engine):
             await self.push("501 5.5.4 DATA takes no parameter")
         elif not self.envelope.recipients:
             await self.push("554 5.5.1 No valid recipients" if self.envelope.asked else "503 5.5.1 RCPT first")
-        else:
+        elif await self._look_again():
             self._receiving = True
             try:
                 await self._take_mail()
@@ -505,7 +556,7 @@ class Connection(Engine):
             await self.push(_LATER)
             return
         if taken.id is None:
-            self.end("421 4.7.0 The account was changed, log in again")
+            self.end(str(_CHANGED))
         else:
             await self.push(f"250 2.0.0 Queued as {taken.id}")
 

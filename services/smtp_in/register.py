@@ -1,7 +1,8 @@
 """The accounts as they are now, in memory: every time somebody asks, the database is asked whether they changed.
 
 One question serves all sessions that wait for it, over a connection that is kept: to take one from the pool costs more
-than the answer. The accounts themselves are read only when they changed, so their number costs nothing.
+than the answer. The accounts themselves are read only when they changed, so their number costs nothing. Until the
+answer comes, ``known`` tells how they were when somebody last asked: mostly as they are.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ log = structlog.get_logger()
 
 
 class Register:
-    """Answers with a directory. ``run`` is to run beside."""
+    """Answers with a directory. ``run`` is to run beside. known: the latest answer, at first nobody."""
 
     def __init__(self, database: Database) -> None:
         """Asks nothing yet."""
         self._database = database
-        self._directory, self._version = Directory.of([], []), ""
+        self.known, self._version = Directory.of([], []), ""
         self._waiting: list[asyncio.Future[Directory]] = []
         self._asked = asyncio.Event()
         self._worked = False  # whether the connection in use has answered
 
-    async def directory(self) -> Directory:
-        """The accounts as they are after this call began, so that a change that was committed before it counts.
+    def ask(self) -> asyncio.Future[Directory]:
+        """The accounts as they are after this call, so that a change that was committed before it counts. It is
+        ``known`` itself if there was none.
 
-        :raises Temporary: the database is away.
+        :raises Temporary: (the future) the database is away.
         """
         future: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._asked.set()
-        return await future
+        return future
 
     async def run(self) -> None:
         """Answer for ever; cancel to end."""
@@ -74,13 +76,13 @@ class Register:
             self._worked = True
             for future in asking:
                 if not future.done():
-                    future.set_result(self._directory)
+                    future.set_result(self.known)
 
     async def _look(self, connection: Connection) -> None:
         version = await accounts.version(connection)
         if version != self._version:
             found = await accounts.externals(connection), await accounts.locals_(connection)
-            self._directory, self._version = Directory.of(*found), version
+            self.known, self._version = Directory.of(*found), version
 
     def _fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, []

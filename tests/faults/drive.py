@@ -192,7 +192,7 @@ class Drive:
             Counter({key: 1_000 for key in relayed.found if key[0] in told}),
         )
         outward.altered += relayed.altered
-        notices = self._judge_notices()
+        notices = self._judge_notices(told)
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
         self.lines.append(
@@ -221,19 +221,29 @@ class Drive:
         )
         return {str(row[0]) for row in rows}
 
-    def _judge_notices(self) -> Findings:
-        """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays."""
+    def _judge_notices(self, told: set[str]) -> Findings:
+        """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays.
+
+        Who was told that a mail may have arrived or not, after two tries without an answer, is told the truth.
+        """
         refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
         wanted = Counter(dict.fromkeys(refused, 1))
         found: Copies = Counter()
+        nobody_knows = 0
         for address, got in self._mailboxes.items():
             for mail in got.values():
                 if _is_notice(mail):
                     named = re.findall(rb"^Final-Recipient: rfc822; *(\S+)\r\nAction: failed\r", mail, re.M)
-                    found.update((name.decode(), address) for name in named)
+                    of = re.search(rb"^In-Reply-To: <([^@]*)@", mail, re.M)
+                    for name in map(bytes.decode, named):
+                        if of is not None and of[1].decode() in told and name in CUSTOMERS:
+                            nobody_knows += 1
+                        else:
+                            found[name, address] += 1
         again = Counter(
             {(name, each.author): each.outstanding for each in self._submitted.values() for name in each.refused}
         )
+        self.lines.append(f"notices that nobody knows whether a mail arrived: {nobody_knows}")
         return judge(wanted, found, {name for name, _ in refused}, again)
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from deploy.machine import backups, servers
 from deploy.machine.postgres import Postgres
-from services.admin import books, hands, restoring
+from services.admin import books, hands, restoring, troubles
 from services.admin.cli import app
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
@@ -169,12 +169,17 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
                 listed = await maildrops.listing(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
                 stuck = await hands.parked(connection)
+                problems = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
                 assert [book.difference for book in await books.read(connection, thoroughly=True)] == [0, 0]
                 assert len(await hands.held(connection)) == 1
                 assert await hands.queue(connection) == []
         # what was to be relayed is held, and says why
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
+        assert problems == [
+            "1 mails are parked after failing here",
+            "2 mails are parked by a restore from a backup: they may have been relayed since",
+        ]
         # one is sent when the operator says so
         async with scripted_smtp() as provider, sending(url) as bench:
             await bench.rows("update external_accounts set smtp_port = %s", provider.port)

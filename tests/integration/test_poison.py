@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.admin import troubles
 from services.admin.status import trouble
 from services.mailbox.worker import Mailbox
 from services.router import worker
@@ -122,6 +123,8 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         # the operator may let it go on all the same
         assert "mail loop" in str(parked[0].error)
         async with database.transaction() as connection:
+            told = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
+            assert told == ["1 mails are parked for going round in a loop"]
             await inbound.requeue(connection, rows[:1])
         await Router(database, 5).handle(rows)
         await Mailbox(database, 5).handle(rows)

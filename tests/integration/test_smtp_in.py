@@ -29,6 +29,7 @@ from services.smtp_in import listener as listening
 from services.smtp_in import protocol as smtp_protocol
 from services.smtp_in.intake import Handed, Intake, Taken
 from services.smtp_in.listener import Listener, watch
+from services.smtp_in.recipients import Directory
 from shared import accounts, messages, submissions, tls, topology
 from shared.accounts import External, Local, Server
 from shared.broker import Broker
@@ -451,7 +452,7 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
 
     await change(enabled=False)
 
-    assert (await first.ask("MAIL FROM:<alex@local.com>")).startswith("421 4.7.0")
+    assert (await first.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")).startswith("421 4.7.0")
     assert await first.closed()
     second.writer.write(b"Subject: x\r\n\r\n.\r\n")
     assert (await second.reply())[-1].startswith("421 4.7.0")
@@ -460,14 +461,50 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
 
 async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) -> None:
     client = await Client.logged_in(server)
-    for enabled, expected in ((True, "250"), (False, "550 5.2.1"), (True, "250")):
+    for enabled, expected in ((True, "354"), (False, "550 5.2.1"), (True, "354")):
         async with server.database.transaction() as connection:
             [gone] = await accounts.locals_(connection, [server.ids["gone"]])
             await accounts.save_local(connection, replace(gone, enabled=enabled))
 
-        await client.ask("MAIL FROM:<alex@local.com>")
-        assert (await client.ask("RCPT TO:<gone@local.com>")).startswith(expected)
-        await client.ask("RSET")
+        # then a recipient is refused by the accounts as they are, and one that was taken is looked at again
+        await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<gone@local.com>")
+        assert (await client.ask("DATA")).startswith(expected)
+        await client.ask(*(["Subject: x\r\n\r\n."] if expected == "354" else ["RSET"]))
+
+
+async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before_the_mail_is(server: Running) -> None:
+    async def name_for_jim(*former: str) -> None:
+        async with server.database.transaction() as connection:
+            [jim] = await accounts.locals_(connection, [server.ids["jim"]])
+            await accounts.save_local(connection, replace(jim, addresses=former))
+
+    # given two addresses that are the same person's
+    await name_for_jim("info@local.com")
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "RSET")
+    question: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.intake, "ask", lambda: question)
+        assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
+    # then who is taken does not wait, who is refused does
+    assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
+    client.writer.write(b"RCPT TO:<nobody@local.com>\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.reply(), 0.3)
+    # and when they are two people's by then, both get the mail
+    await name_for_jim()
+    async with server.database.transaction() as connection:
+        [gone] = await accounts.locals_(connection, [server.ids["gone"]])
+        await accounts.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
+    question.set_result(await server.intake.ask())
+    assert (await client.reply())[-1].startswith("550 5.1.1")
+    assert (await client.ask("DATA")).startswith("354")
+    assert (await client.ask("Subject: x\r\n\r\n.")).startswith("250")
+    [(stored, _)] = await server.stored()
+    assert {(each.address, each.kind) for each in stored.recipients} == {
+        ("jim@local.com", "local"),
+        ("info@local.com", "local"),
+    }
 
 
 async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server: Running) -> None:

@@ -114,7 +114,8 @@ def polled(**fields: object) -> Polled:
 
 
 def facts(poll: Polled, **fields: object) -> Facts:
-    return replace(Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, {}, 0.0, 0, 0.0), **fields)  # type: ignore[arg-type]
+    well = Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0)
+    return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 
 def kinds(found: list[Trouble]) -> list[tuple[str, str]]:
@@ -147,6 +148,16 @@ def test_mail_that_is_held_parked_or_late() -> None:
         ("late", ""),
         ("late", "submissions"),
     ]
+
+
+def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
+    found = troubles.of_parked(facts(polled(), parked=6, restored=2, looping=1))
+    assert [trouble.what for trouble in found] == [
+        "3 mails are parked after failing here",
+        "2 mails are parked by a restore from a backup: they may have been relayed since",
+        "1 mails are parked for going round in a loop",
+    ]
+    assert kinds(found) == [("parked", ""), ("parked", "restored"), ("parked", "mail loop")]
 
 
 @pytest.mark.parametrize(

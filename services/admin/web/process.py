@@ -38,6 +38,11 @@ log = structlog.get_logger()
 class _Server(uvicorn.Server):
     """Stopped by the service, which has the signals."""
 
+    async def main_loop(self) -> None:
+        """Set the date of the answers once a second; uvicorn's own loop wakes up ten times for that."""
+        while not await self.on_tick(0):  # noqa: ASYNC110  # it waits for time, not for an event
+            await asyncio.sleep(1.0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield

@@ -90,6 +90,7 @@ create sequence mail_ids;
 --        claimed | sent_unanswered -> done     every recipient is settled
 --        queued -> done                 given up after five days; or cancelled by the operator
 --        submitted | queued | claimed | sent_unanswered -> parked   five tries of its own failed in us (error, origin)
+--                                       or a restore held it (origin restore)
 --        parked -> submitted | queued   requeued by the operator
 --        parked -> done                 cancelled by the operator
 create table submissions (
@@ -186,7 +187,7 @@ create table inbound (
     header_id      text,                             -- Message-ID without the angle brackets, if it has one
     state          text not null
                    check (state in ('fetched', 'routed', 'delivered', 'held', 'parked', 'discarded')),
-    rule           smallint,                         -- 1 to 5, DESIGN "Rules of routing"
+    rule           smallint,                         -- 1 to 5, see shared/routing.py
     reason         text,
     own_copy       boolean not null default false,   -- a mail of ours that came back: stored as already deleted
     faults         integer not null default 0,       -- exceptions in us while working on it alone
