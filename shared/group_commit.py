@@ -118,7 +118,7 @@ class GroupCommit(Generic[Item, Result]):
                 written = single
                 results = await self._write(connection, items)
                 written = True
-        except Exception as failure:
+        except Exception as failure:  # whatever it is: who waits is to hear of it
             error = Unsettled(str(failure)) if written and _cut_off(failure) else failure
             # A commit without an answer may have happened: repeating it here would double the mails of everybody.
             if len(batch) == 1 or isinstance(error, Unsettled):

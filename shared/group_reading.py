@@ -91,7 +91,7 @@ class GroupReading(Generic[Key, Value]):
             for _, _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is: who waits is to hear of it
             if len(batch) > 1 and not isinstance(error, Temporary):  # a bad key harms nobody else
                 for wish in batch:
                     await self._answer([wish])

@@ -71,7 +71,6 @@ class Entry:
     message_id: int
     uidl: str
     octets: int
-    delivered_at: datetime
     deleted_at: datetime | None
 
 
@@ -226,14 +225,12 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
 async def listing(connection: Connection, local_id: int, deleted: bool = False) -> list[Entry]:
     """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
+        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""",
         (local_id, deleted),
     )
-    return [
-        Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
-    ]
+    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()]
 
 
 DELETED_SHOWN = 500
@@ -242,14 +239,12 @@ DELETED_SHOWN = 500
 async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
     """The tombstones of a mailbox that are still kept, what was deleted last first."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.delivered_at, r.deleted_at
+        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
         (local_id, limit),
     )
-    return [
-        Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6], row[7]) for row in await cursor.fetchall()
-    ]
+    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ log = structlog.get_logger()
 class Event:
     """One thing that happened to one mail.
 
-    event: fetched, renumbered, skipped, routed, held, delivered, submitted, relayed, delayed, failed, cancelled,
-    uncertain, noticed, parked, requeued, deleted, undeleted.
+    event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
+    failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted.
     external: address of the external account. who: address of the person or recipient it concerns.
     reply: the other side's answer, or the reason.
     """

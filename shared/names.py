@@ -1,4 +1,4 @@
-"""People's names as routing compares them (DESIGN "Rules of routing"): whole, and equal if they look equal."""
+"""People's names as routing compares them: whole, and equal if they look equal."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ def normalise(name: str) -> str:
     if len(folded) > 1 and folded[0] in _QUOTES and folded[-1] == folded[0]:
         folded = folded[1:-1].strip()
     return folded
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether these are the same name; a name without any visible character is nobody's."""
-    return normalise(one) == normalise(other) != ""
 
 
 def _fold(name: str) -> str:

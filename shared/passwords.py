@@ -23,15 +23,6 @@ def hash_password(password: str) -> str:
     return _HASHER.hash(_octets(password))
 
 
-def is_hash(text: str) -> bool:
-    """Whether a text is an argon2id hash that can be stored as it is (accounts file, ``password_hash``)."""
-    try:
-        _HASHER.check_needs_rehash(text)
-    except InvalidHashError:
-        return False
-    return text.startswith("$argon2id$")
-
-
 def matches(stored: str, password: str) -> bool:
     """Whether this is the password. Blocks for about 30 ms. A stored text that is no hash matches nothing."""
     try:

@@ -1,4 +1,4 @@
-"""Who gets a mail that came for an external account (DESIGN "Rules of routing", manual chapter 3): pure functions.
+"""Who gets a mail that came for an external account (the manual's chapter 3); pure functions.
 
 ``read`` takes from the bytes all that the rules ask for, ``ids_asked`` names the mails whose authors have to be looked
 up, ``decide`` applies the five rules. What cannot be read goes to everyone, and nobody gets a mail only if nobody is

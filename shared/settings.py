@@ -98,7 +98,7 @@ PrivateHosts = Annotated[
 
 
 class Settings(BaseSettings):
-    """See CONTRACT "Settings". Ports are TCP ports; 0 is not allowed.
+    """What the environment, files and flags set. Ports are TCP ports; 0 is not allowed.
 
     service_host: where commands find a service's metrics port, with its name for ``{name}``, or for ``{host}`` (the
     same with ``-`` for ``_``, which host names do not have); None: at ``bind``.

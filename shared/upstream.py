@@ -231,8 +231,8 @@ def describe_tls(secured: ssl.SSLObject | None) -> str:
     """What was agreed on, in words; the certificate was checked, or is the pinned one."""
     if secured is None:
         return "no TLS"
-    shown = secured.getpeercert() or {}
-    names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]  # type: ignore[str-unpack]
+    shown: dict[str, Any] = secured.getpeercert() or {}  # typeshed does not tell one field's type from another's
+    names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     until = f", valid until {shown['notAfter']}" if "notAfter" in shown else ", which is the pinned one"
     return f"{secured.version()}; the certificate is for {', '.join(names[:3]) or 'this server'}{until}"
 

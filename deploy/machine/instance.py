@@ -207,20 +207,21 @@ class Instance:
         supervisor.start()
         self._await("supervisord", supervisor.answers)
         if self._servers.postgres is not None:
-            self._await("PostgreSQL", self._servers.postgres.answers)
+            self._await("PostgreSQL", self._servers.postgres.answers, "postgres")
             self._servers.postgres.create("mailgroup")
         for revision in migrate(str(self.settings.database_url)):
             self._say(f"Database brought to revision {revision}")
         for name in self._services:  # they wait for RabbitMQ themselves, and use the time to load
             supervisor.start_program(name)
         if self._servers.rabbitmq is not None:
-            self._await("RabbitMQ", self._servers.rabbitmq.answers)
+            self._await("RabbitMQ", self._servers.rabbitmq.answers, "rabbitmq")
         for name in self._services:
             self._await(name, partial(_is_ready, self.settings, name))
         self._write_run_file()
         self._say(f"Ready after {time.monotonic() - started:.1f} s")
 
-    def _await(self, what: str, answers: Callable[[], bool]) -> None:
+    def _await(self, what: str, answers: Callable[[], bool], program: str | None = None) -> None:
+        """:param program: the name of what runs, where people call it by another one."""
         supervisor = self._running()
         deadline = time.monotonic() + _START_SECONDS
         self._say(f"Waiting for {what}")
@@ -230,7 +231,7 @@ class Instance:
             if supervisor.pid is None:
                 raise Temporary(f"supervisord ended: {supervisor.problem()}")
             if time.monotonic() > deadline:
-                log = self._data / "log" / f"{what.lower()}.log"
+                log = self._data / "log" / f"{program or what}.log"
                 raise Temporary(f"{what} is not ready after {_START_SECONDS:g} s; {log} ends: {tail(log)}")
             time.sleep(0.1)
 

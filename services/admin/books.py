@@ -36,7 +36,7 @@ class Account:
         return self.fetched - self.books.found + self.lost
 
     def shown(self) -> dict[str, int]:
-        """In the form of CONTRACT "JSON"."""
+        """In the form of ``status --json``."""
         books = self.books
         return {
             "fetched": self.fetched,

@@ -53,3 +53,12 @@ def bench() -> None:
     Example: ./mailgroup bench poll relay --pairs 3
     """
     raise typer.BadParameter("the benchmark is run by the script ./mailgroup of a checkout")
+
+
+@app.command(name="interop", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def interop() -> None:
+    """In a checkout: set up all that is missing and try mail clients and providers' servers with it, or those named.
+
+    Example: ./mailgroup interop mutt Courier
+    """
+    raise typer.BadParameter("clients and servers are tried by the script ./mailgroup of a checkout")

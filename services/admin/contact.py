@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from services.admin.system import System
@@ -12,9 +13,9 @@ from shared import accounts, ledger, relays
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials
 from shared.failures import Permanent, Temporary
-from shared.pop3_client import open_session
+from shared.pop3_client import Pop3Client, open_session
 from shared.smtp_client import probe_smtp
-from shared.upstream import place, unheard
+from shared.upstream import Told, place, unheard
 
 SECONDS = 20.0
 
@@ -105,14 +106,7 @@ async def _try_pop3(system: System, external: External, credential: Credential, 
     keys = []
     for again in (False, True):
         told = unheard if again else walk.done
-        async with open_session(
-            external.pop3,
-            system.settings.allow_private_upstream,
-            connect_seconds=SECONDS,
-            read_seconds=SECONDS,
-            session_seconds=3 * SECONDS,
-            told=told,
-        ) as session:
+        async with _session(system, external, told) as session:
             await session.login(credential)
             if not again:
                 walk.done("logged in", f"as {credential.login}")
@@ -132,6 +126,17 @@ async def _try_pop3(system: System, external: External, credential: Credential, 
     walk.done("stable", "their unique ids (UIDL) are the same in a second session")
 
 
+def _session(system: System, external: External, told: Told = unheard) -> AbstractAsyncContextManager[Pop3Client]:
+    return open_session(
+        external.pop3,
+        system.settings.allow_private_upstream,
+        connect_seconds=SECONDS,
+        read_seconds=SECONDS,
+        session_seconds=3 * SECONDS,
+        told=told,
+    )
+
+
 async def _credential(system: System, external: External) -> Credential:
     allow = system.settings.allow_private_upstream
     return await Credentials(system.database, system.vault, allow).of(external)
@@ -139,13 +144,7 @@ async def _credential(system: System, external: External) -> Credential:
 
 async def _pop3(system: System, external: External, credential: Credential) -> str:
     """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
-    async with open_session(
-        external.pop3,
-        system.settings.allow_private_upstream,
-        connect_seconds=SECONDS,
-        read_seconds=SECONDS,
-        session_seconds=3 * SECONDS,
-    ) as session:
+    async with _session(system, external) as session:
         await session.login(credential)
         count, octets = await session.stat()
         listed = await session.listing()

@@ -40,6 +40,12 @@ async def prepare(
     return check_entry(kind, entry, folder)
 
 
+async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
+    """What ``changes.apply`` is to make of a person who gets a further name. Errors as ``prepare``."""
+    entry = await documents.find(connection, "local", address)
+    return await prepare(connection, "local", address, {"aliases": [*entry["aliases"], name]}, new=False)
+
+
 def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
     """An account by itself, checked as far as that goes without the others. Parameters and errors as ``prepare``."""
     try:

@@ -34,7 +34,7 @@ def up(
 
     Example: mailgroup up --data /srv/mail
     """
-    from deploy.machine import instance  # only these two commands need what starts servers
+    from deploy.machine import instance  # only what starts servers needs it
     from deploy.machine.lan import for_the_lan
     from shared import tls
 

@@ -26,7 +26,7 @@ CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 
 
 async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
-    """The whole status in the form of CONTRACT "JSON". :param thoroughly: as ``books.read``."""
+    """The whole status in the form of ``status --json``. :param thoroughly: as ``books.read``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]

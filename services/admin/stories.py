@@ -28,7 +28,7 @@ class Story:
     holders: list[Copyholder]
     sentences: list[str]
     events: list[tuple[str, str, str]]
-    """Time (ISO 8601, UTC), the sentence, and how it is to be marked: good, bad or ''."""
+    """Time (ISO 8601, UTC), the sentence, and how it is to be marked: done, waits or failed."""
 
 
 async def tell(connection: Connection, id_: int) -> Story | None:
@@ -83,12 +83,14 @@ _SENTENCES = {
     "routed": "Routed: {reply}",
     "held": "Held: {reply}",
     "delivered": "Put into the mailbox of {who}: {reply}",
+    "own_copy": "Of us and came back, so {who} has it as deleted mail: {reply}",
+    "returned": "Not put into the mailbox of {who}: {reply}",
     "submitted": "Handed in by {who}",
     "relayed": "Sent to {who}: {reply}",
     "delayed": "Not sent to {who} yet: {reply}",
     "failed": "Not sent to {who}: {reply}",
     "cancelled": "Ended undelivered for {who}: {reply}",
-    "uncertain": "Sent without an answer, and once more: {reply}",
+    "uncertain": "Perhaps sent twice: {reply}",
     "noticed": "{who} was told: {reply}",
     "parked": "Parked until somebody decides: {reply}",
     "requeued": "Tried again by the operator",

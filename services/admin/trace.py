@@ -12,7 +12,7 @@ MOST = 100
 
 
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
-    """The history of each mail found, in the form of CONTRACT "JSON": a mail is an inbound mail or a submission."""
+    """The history of each mail found, in the form of ``trace --json``: a mail is an inbound mail or a submission."""
     what = what.strip().removeprefix("<").removesuffix(">")
     arrived = await inbound.found(connection, what, MOST)
     sent = await submissions.found(connection, what, MOST)

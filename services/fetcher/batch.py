@@ -109,7 +109,7 @@ class Intake:
             await self._store(mails)
         except Temporary:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is: one of these mails may be at fault, the others are not
             log.warning(
                 "batch failed, going mail by mail", external=self._account.address, mails=len(mails), reason=repr(error)
             )
@@ -121,7 +121,7 @@ class Intake:
             await self._store([mail])
         except Temporary:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever is wrong with this mail, it stays at the provider, and the next ones come
             log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.listed.key)
             self.lost = True
             await self.skip(

@@ -1,4 +1,4 @@
-"""What is to be done with a maildrop: pure decisions from its list and our ledger (DESIGN "Rules of fetching").
+"""What is to be done with a maildrop: pure decisions from its list and our ledger.
 
 A mail is known by its key: its UIDL, with a number behind it where a list repeats one. UIDLs hold no blanks, so a
 repeated one never takes the key of another. Such a key, and a UIDL that just counts the mails, tells a mail's place in

@@ -1,4 +1,4 @@
-"""When an account is polled next, and when it is paused: pure decisions (DESIGN "Rules of fetching")."""
+"""When an account is polled next, and when it is paused: pure decisions."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Temporary as error:
             log.warning("waiting", reason=str(error))
-        except Exception:
+        except Exception:  # a fault here is no reason to end the fetcher
             log.exception("upkeep failed")
         await asyncio.sleep(seconds)
 
@@ -160,7 +160,7 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     except (Temporary, Permanent) as error:
         failure = error
         log.warning("poll failed", external=account.address, kind=kind_of(error), reason=str(error))
-    except Exception as error:
+    except Exception as error:  # whatever it is: this account waits and is tried again, the others are not touched
         failure = error
         log.exception("poll failed", external=account.address, kind=kind_of(error))
     SECONDS.labels("poll").observe(time.monotonic() - began)

@@ -201,7 +201,7 @@ class Session:
         except ConnectionError:
             self.ended = True
             return b""
-        except Exception:
+        except Exception:  # whatever it is: this session ends, the others go on
             log.exception("pop3 command failed", local=self._name, peer=self._peer)
             self.ended = True
             answer = answers.error("[SYS/TEMP] internal error")
@@ -432,7 +432,7 @@ class Session:
         """Read ahead; whatever fails here fails again, and is answered, when it is asked for."""
         try:
             await self._read(numbers)
-        except Exception as failure:
+        except Exception as failure:  # whatever it is: nobody has asked for it yet
             log.info("pop3 read ahead failed", local=self._name, peer=self._peer, error=str(failure))
         finally:
             self._reading = None
@@ -521,7 +521,7 @@ class Session:
         self.release()
         try:
             await self._store.remove(local, [self._box.rows[number - 1] for number in sorted(self._deleted)])
-        except Exception as failure:
+        except Exception as failure:  # whatever it is: the answer must not say that mail is gone that is not
             if not isinstance(failure, Temporary):
                 log.exception("pop3 deletions failed", local=self._name, peer=self._peer)
             else:

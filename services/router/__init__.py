@@ -1,7 +1,7 @@
 """Decides who gets a fetched mail.
 
 Summary: reads the header of each mail and the accounts as they are now, and writes down the recipients with the rule
-that chose each (DESIGN "Rules of routing"; the decision itself is ``shared.routing``, a pure function).
+that chose each (``shared.routing.decide``, a pure function).
 
 Consumes: queue ``router`` (``fetched.<external>``).
 Publishes: ``routed.<local>`` for the mailbox service.

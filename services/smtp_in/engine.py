@@ -158,7 +158,8 @@ class Engine(smtp.SMTP):
         if bare and bare[1] in _STATUS:
             text = f"{bare[1]} {_STATUS[bare[1]]} {text[4:]}"
         self.write(text)
-        if self.transport is not None and self.transport.get_write_buffer_size() > REPLIES_OCTETS:  # type: ignore[attr-defined]
+        transport = cast(asyncio.Transport | None, self.transport)
+        if transport is not None and transport.get_write_buffer_size() > REPLIES_OCTETS:
             await self._drain()
 
     async def _drain(self) -> None:
@@ -208,7 +209,7 @@ class Engine(smtp.SMTP):
             self._reset_timeout()
             try:
                 await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
-            except Exception as error:
+            except Exception as error:  # it is for handle_exception to tell one from another
                 await self.push(await self.handle_exception(error))
 
     # ------------------------------------------------------------------------------------------ ends

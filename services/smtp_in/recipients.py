@@ -1,4 +1,4 @@
-"""Where a recipient is: inside, at an external account of ours, or outside (DESIGN "Rules of submission").
+"""Where a recipient is: inside, at an external account of ours, or outside.
 
 Pure functions over the accounts as they are at MAIL.
 """

@@ -1,4 +1,4 @@
-"""Who may be the sender of a mail (DESIGN "Rules of submission"): pure functions over the header section."""
+"""Who may be the sender of a mail; pure functions over the header section."""
 
 from __future__ import annotations
 

@@ -54,13 +54,6 @@ def pending(database_url: str, seconds: float = 5.0) -> list[str]:
         return _due(connection, _config())
 
 
-def newest() -> str:
-    """The revision that this code needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "shared/schema/versions holds no revision"
-    return head
-
-
 def _config() -> Config:
     config = Config()
     # A "%" in the path would be read as an interpolation.

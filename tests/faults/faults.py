@@ -121,7 +121,7 @@ class Faults:
     async def _reached(self, file: Path) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + STEP_SECONDS
-        while not (gone := not await asyncio.to_thread(file.exists)) and loop.time() < deadline:  # noqa: ASYNC110
+        while not (gone := not await asyncio.to_thread(file.exists)) and loop.time() < deadline:  # noqa: ASYNC110  # a file
             await asyncio.sleep(0.05)
         await asyncio.to_thread(file.unlink, missing_ok=True)
         return gone

@@ -329,3 +329,8 @@ def test_an_observer_sees_and_changes_nothing(browser: Browser, store: str) -> N
 )
 def test_an_account_that_is_not_there_is_not_found(browser: Browser, path: str) -> None:
     assert browser.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("page", ["/external", "/local"])
+def test_a_list_may_be_searched_for_anything(browser: Browser, page: str) -> None:
+    assert browser.get(page, params={"q": "\x00%'", "after": "\x00"}).ok

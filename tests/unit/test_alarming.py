@@ -114,7 +114,8 @@ def polled(**fields: object) -> Polled:
 
 
 def facts(poll: Polled, **fields: object) -> Facts:
-    return replace(Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0), **fields)  # type: ignore[arg-type]
+    well = Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0)
+    return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 
 def kinds(found: list[Trouble]) -> list[tuple[str, str]]:

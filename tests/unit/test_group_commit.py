@@ -145,7 +145,7 @@ async def test_a_statement_without_an_answer_is_not_repeated() -> None:
         raise Temporary("the connection was lost")
 
     table = Table()
-    table.write = lost  # type: ignore[method-assign]
+    table.write = lost  # type: ignore[method-assign]  # as if the server went away
     async with group(transactions, table, single=lambda _: True) as writer:
         failures = await results(writer.commit("a"), writer.commit("b"))
 

@@ -373,7 +373,7 @@ def test_a_flood_of_commands_leaves_the_others_their_turn(tmp_path: Path, loop: 
                 turns += 1
                 advance()
 
-            connection._advance = counted  # type: ignore[method-assign]
+            connection._advance = counted  # type: ignore[method-assign]  # watched from outside
             writer.write(b"NOOP\r\n" * 3000)
             got = await asyncio.wait_for(reader.readexactly(5 * 3000), 5)
             assert got == b"+OK\r\n" * 3000 and turns >= 3000 // protocol.COMMANDS_IN_TURN
@@ -519,13 +519,14 @@ def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_
             [connection] = opened(server)
             session = connection.session
             assert session is not None
-            before, server.store.whole = server.store.whole, failing(gate := asyncio.Event())  # type: ignore[method-assign]
+            before = server.store.whole
+            server.store.whole = failing(gate := asyncio.Event())  # type: ignore[method-assign]  # this read fails
             writer.write(b"RETR 3\r\n")
             await answer(reader)
             assert 7 in session._shelf
             # when it pauses, and asks for one of them while that read fails
             session.release()
-            server.store.whole = slow(before, gate)  # type: ignore[method-assign]
+            server.store.whole = slow(before, gate)  # type: ignore[method-assign]  # the next one waits
             writer.write(b"RETR 7\r\n")
             # then it gets it
             assert await answer(reader) == b"7\r\n" * 900

@@ -1,4 +1,4 @@
-"""Who gets a mail: each sentence of DESIGN "Rules of routing" (shared/routing.py, shared/reports.py)."""
+"""Who gets a mail: the five rules, a test a sentence (shared/routing.py, shared/reports.py)."""
 
 from __future__ import annotations
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from deploy.machine.instance import _environment
-from shared.settings import load
+from shared.settings import PREFIX, Settings, load
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_told_to_those_who_run_it(name: str) -> None:
+    assert f"{PREFIX}{name.upper()}" in PAGES
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import audit, catalogue, changes, documents, editing
+from services.admin import catalogue, editing
 from services.admin.accounts_file import AccountsError
 from services.admin.web.desk import Administrator, Here, Reader
 from services.admin.web.forms import Form
@@ -50,12 +50,9 @@ async def take(request: Request, here: Here, who: Administrator) -> Response:
             if account is None:
                 raise Permanent(f"There is no external account {external}.")
             if to:
-                entry = await documents.find(connection, "local", to)
-                fields = {"aliases": [*entry["aliases"], name]}
-                wanted = await editing.prepare(connection, "local", to, fields, new=False)
-                outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
-                await audit.record_lines(connection, who.name, outcome.lines)
-                said = f"Mail to “{name}” goes to {entry['user_name']} from now on."
+                wanted = await editing.add_name(connection, to, name)
+                await here.apply(connection, wanted, who)
+                said = f"Mail to “{name}” goes to {wanted.local_accounts[0].user_name} from now on."
             await catalogue.forget_name(connection, account.id, name)
     except (Permanent, AccountsError) as error:
         said = str(error)

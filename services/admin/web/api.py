@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -14,13 +15,15 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.admin import audit, catalogue, changes, contact, documents, editing, hands, stories, users
+from services.admin import audit, catalogue, contact, documents, editing, hands, stories, users
 from services.admin import trace as trace_page
 from services.admin.accounts_file import Address, ExternalFields, LocalFields, Name
 from services.admin.status import iso
+from services.admin.users import Viewer
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.mails import Id
 from shared import accounts, last_logins, messages
+from shared.database import Connection
 from shared.failures import Permanent
 
 DESCRIPTION = (
@@ -271,26 +274,28 @@ async def list_externals(here: Here, who: Reader, after: Text = "", q: Text = ""
 @router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
 async def show_external(here: Here, who: Reader, address: At) -> Any:
     """One."""
-    return documents.external_fields(await _external(here, address))
+    async with here.system.database.transaction() as connection:
+        return documents.external_fields(await _external(connection, address))
 
 
 @router.put("/external-accounts", response_model=Changed, tags=["accounts"])
 async def save_external(here: Here, who: Administrator, fields: ExternalFields) -> Any:
     """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
-    return await _save(here, who.name, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+    return await _save(here, who, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/external-accounts/{address}", response_model=Changed, tags=["accounts"])
 async def remove_external(here: Here, who: Administrator, address: At) -> Any:
     """Remove it, unless somebody shares it."""
-    await _external(here, address)
-    return await _remove(here, who.name, "external", address)
+    return await _remove(here, who, "external", address)
 
 
 @router.post("/external-accounts/{address}/test", response_model=list[StepShown], tags=["accounts"])
 async def test_external(here: Here, who: Administrator, address: At) -> Any:
     """Try both directions step by step. Nothing is fetched or sent."""
-    steps = await contact.test(here.system, await _external(here, address))
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    steps = await contact.test(here.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
 
 
@@ -308,9 +313,7 @@ async def list_locals(here: Here, who: Reader, after: Text = "", q: Text = "", l
 async def show_local(here: Here, who: Reader, address: At) -> Any:
     """One."""
     async with here.system.database.transaction() as connection:
-        person = await accounts.local_by_login(connection, here.text(address))
-        if person is None:
-            raise NotFound(f"{address}: there is no such local account")
+        person = await _local(connection, address)
         externals = await accounts.externals(connection, [person.external_id])
         delegates = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
     return documents.local_fields(person, externals, delegates)
@@ -320,9 +323,7 @@ async def show_local(here: Here, who: Reader, address: At) -> Any:
 async def logins(here: Here, who: Reader, address: At) -> Any:
     """When this person's mail client logged in last, by POP3 and by SMTP, and who is signed in to the console so."""
     async with here.system.database.transaction() as connection:
-        person = await accounts.local_by_login(connection, here.text(address))
-        if person is None:
-            raise NotFound(f"{address}: there is no such local account")
+        person = await _local(connection, address)
         last = await last_logins.of(connection, person.id)
         sessions = await users.sessions(connection, person.id)
     return {"last": last, "sessions": sessions}
@@ -331,14 +332,13 @@ async def logins(here: Here, who: Reader, address: At) -> Any:
 @router.put("/local-accounts", response_model=Changed, tags=["accounts"])
 async def save_local(here: Here, who: Administrator, fields: LocalFields) -> Any:
     """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
-    return await _save(here, who.name, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+    return await _save(here, who, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/local-accounts/{address}", response_model=Changed, tags=["accounts"])
 async def remove_local(here: Here, who: Administrator, address: At) -> Any:
     """Remove it; its mail is kept for the retention time."""
-    await show_local(here, who, address)
-    return await _remove(here, who.name, "local", address)
+    return await _remove(here, who, "local", address)
 
 
 @router.post("/local-accounts/{address}/restore", response_model=Changed, tags=["accounts"])
@@ -353,28 +353,26 @@ async def restore_local(here: Here, who: Administrator, address: At) -> Any:
 @router.post("/local-accounts/{address}/names", response_model=Changed, tags=["accounts"])
 async def add_name(here: Here, who: Administrator, address: At, taken: NameTaken) -> Any:
     """Give a person a further name, for example one that customers write and that nobody has."""
-    known = await show_local(here, who, address)
     async with here.system.database.transaction() as connection:
-        fields = {"aliases": [*known["aliases"], taken.name]}
-        wanted = await editing.prepare(connection, "local", known["address"], fields, new=False)
-        outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
-        await audit.record_lines(connection, who.name, outcome.lines)
+        person = await _local(connection, address)
+        wanted = await editing.add_name(connection, person.address, taken.name)
+        outcome = await here.apply(connection, wanted, who)
     return {"changed": outcome.lines}
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[Deleted], tags=["mail"])
 async def deleted(here: Here, who: Reader, address: At) -> Any:
     """Mail that this person deleted and that is still kept."""
-    await show_local(here, who, address)
     async with here.system.database.transaction() as connection:
+        await _local(connection, address)
         return await hands.deleted(connection, here.text(address))
 
 
 @router.post("/local-accounts/{address}/undelete", response_model=DoneShown, tags=["mail"])
 async def undelete(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
     """Bring some of it back, as new mail."""
-    await show_local(here, who, address)
     async with here.system.database.transaction() as connection:
+        await _local(connection, address)
         done = await hands.undelete(connection, here.text(address), chosen.ids)
         await audit.record_mails(connection, who.name, "brought back deleted mail", done.done, f"of {address}")
     return done
@@ -388,26 +386,37 @@ async def export(here: Here, who: Administrator) -> Response:
     return Response(text, media_type="application/yaml")
 
 
-async def _external(here: Desk, address: str) -> accounts.External:
-    async with here.system.database.transaction() as connection:
-        found = await accounts.external_by_address(connection, here.text(address))
+async def _external(connection: Connection, address: str) -> accounts.External:
+    """:raises NotFound: there is none."""
+    found = await accounts.external_by_address(connection, Desk.text(address))
     if found is None:
         raise NotFound(f"{address}: there is no such external account")
     return found
 
 
-async def _save(here: Desk, who: str, kind: documents.Kind, entry: dict[str, Any]) -> Any:
+async def _local(connection: Connection, address: str) -> accounts.Local:
+    """:raises NotFound: there is none."""
+    found = await accounts.local_by_login(connection, Desk.text(address))
+    if found is None:
+        raise NotFound(f"{address}: there is no such local account")
+    return found
+
+
+async def _save(here: Desk, who: Viewer, kind: documents.Kind, entry: dict[str, Any]) -> Any:
     wanted = editing.check_entry(kind, entry)
     async with here.system.database.transaction() as connection:
-        outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
-        await audit.record_lines(connection, who, outcome.lines)
+        outcome = await here.apply(connection, wanted, who)
     return {"changed": outcome.lines}
 
 
-async def _remove(here: Desk, who: str, kind: documents.Kind, address: str) -> Any:
+async def _remove(here: Desk, who: Viewer, kind: documents.Kind, address: str) -> Any:
     async with here.system.database.transaction() as connection:
+        if kind == "external":
+            await _external(connection, address)
+        else:
+            await _local(connection, address)
         lines = await editing.remove(connection, kind, address)
-        await audit.record(connection, who, f"removed {kind} account", address)
+        await audit.record(connection, who.name, f"removed {kind} account", address)
     return {"changed": lines}
 
 
@@ -427,9 +436,7 @@ async def search(
 async def show_mail(here: Here, who: Reader, id: Id) -> Any:
     """One mail: who got it and why, and what happened when."""
     async with here.system.database.transaction() as connection:
-        story = await stories.tell(connection, id)
-        if story is None:
-            raise NotFound(f"{id}: there is no such mail")
+        story = await _story(connection, id)
         [traced] = await trace_page.trace(connection, str(id))
     return {
         **traced,
@@ -451,9 +458,7 @@ async def show_mail(here: Here, who: Reader, id: Id) -> Any:
 async def raw(here: Here, who: Administrator, id: Id) -> Response:
     """The whole mail. That it was looked into is written down."""
     async with here.system.database.transaction() as connection:
-        story = await stories.tell(connection, id)
-        if story is None:
-            raise NotFound(f"{id}: there is no such mail")
+        story = await _story(connection, id)
         await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
     return StreamingResponse(messages.stream(here.system.database, story.message_id), media_type="message/rfc822")
 
@@ -472,7 +477,7 @@ async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
 @router.post("/submissions/resend", response_model=DoneShown, tags=["mail"])
 async def resend(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Send submissions again to those outside who did not get them."""
-    return await _act(here, who.name, "sent again", hands.resend, chosen)
+    return await _act(here, who, "sent again", hands.resend, chosen)
 
 
 @router.get("/queue", response_model=list[Waiting], tags=["mail"])
@@ -485,7 +490,7 @@ async def queue(here: Here, who: Reader) -> Any:
 @router.post("/queue/retry", response_model=DoneShown, tags=["mail"])
 async def retry(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Try these now."""
-    return await _act(here, who.name, "tried now", hands.retry, chosen)
+    return await _act(here, who, "tried now", hands.retry, chosen)
 
 
 @router.post("/queue/cancel", response_model=DoneShown, tags=["mail"])
@@ -514,7 +519,7 @@ async def parked(here: Here, who: Reader) -> Any:
 @router.post("/parked/requeue", response_model=DoneShown, tags=["mail"])
 async def requeue(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Give these another five tries."""
-    return await _act(here, who.name, "given five more tries", hands.requeue, chosen)
+    return await _act(here, who, "given five more tries", hands.requeue, chosen)
 
 
 @router.post("/parked/discard", response_model=DoneShown, tags=["mail"])
@@ -528,8 +533,19 @@ async def discard(here: Here, who: Administrator, chosen: Chosen) -> Any:
     return done
 
 
-async def _act(here: Desk, who: str, did: str, act: Any, chosen: Chosen) -> Any:
+async def _story(connection: Connection, id_: int) -> stories.Story:
+    """:raises NotFound: there is none."""
+    story = await stories.tell(connection, id_)
+    if story is None:
+        raise NotFound(f"{id_}: there is no such mail")
+    return story
+
+
+async def _act(
+    here: Desk, who: Viewer, did: str, act: Callable[[Connection, list[int]], Awaitable[hands.Done]], chosen: Chosen
+) -> Any:
+    """For what takes nothing but the mails."""
     async with here.system.database.transaction() as connection:
         done = await act(connection, chosen.ids)
-        await audit.record_mails(connection, who, did, done.done)
+        await audit.record_mails(connection, who.name, did, done.done)
     return done

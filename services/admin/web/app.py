@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -53,8 +54,9 @@ log = structlog.get_logger()
 class _Kept(StaticFiles):
     """Static files: their URLs change with them."""
 
-    def file_response(self, *args: object, **options: object) -> Response:
-        answer = super().file_response(*args, **options)  # type: ignore[arg-type]
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """An answer that browsers keep for a year."""
+        answer = super().file_response(*args, **options)
         answer.headers["cache-control"] = "public, max-age=31536000, immutable"
         return answer
 

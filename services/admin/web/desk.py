@@ -11,18 +11,21 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import jinja2
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from markupsafe import Markup
 
-from services.admin import users
+from services.admin import audit, changes, users
+from services.admin.accounts_file import AccountsFile
+from services.admin.changes import Outcome
 from services.admin.printing import ago
 from services.admin.sign_ins import SignIns
 from services.admin.system import System
 from services.admin.users import Viewer
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.watch import Watch
-from shared.database import storable
+from shared.database import Connection, storable
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
@@ -93,6 +96,12 @@ class Desk:
         }
         return HTMLResponse(self.render(template, **(shown | facts)), status)
 
+    async def apply(self, connection: Connection, wanted: AccountsFile, who: Viewer, prune: bool = False) -> Outcome:
+        """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``changes.apply``."""
+        outcome = await changes.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
+        await audit.record_lines(connection, who.name, outcome.lines)
+        return outcome
+
     @staticmethod
     def text(given: str) -> str:
         """What came in a URL, as the database takes it."""
@@ -118,6 +127,10 @@ def desk(request: Request) -> Desk:
 
 
 Here = Annotated[Desk, Depends(desk)]
+Words = Annotated[str, Query(max_length=400)]
+"""What is looked for, or the address that a list goes on after."""
+Address = Annotated[str, PathParameter(max_length=400)]
+"""Whose page is asked for."""
 
 
 async def viewer(request: Request, here: Here) -> Viewer | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin import audit, changes, contact, documents, editing, providers, status
 from services.admin.accounts_file import AccountsError
 from services.admin.contact import Step
 from services.admin.users import Viewer
-from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
-from services.admin.web.forms import Form, explain
+from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
+from services.admin.web.forms import Form, explain, shown
 from shared import accounts, ledger, relays
 from shared.accounts import External
 from shared.database import Connection
@@ -21,7 +21,6 @@ from shared.failures import Permanent
 
 router = APIRouter(include_in_schema=False, prefix="/external")
 
-Address = Annotated[str, Path(max_length=400)]
 DESCRIBE_SECONDS = 8.0
 LABELS = {
     "address": "Email address",
@@ -74,26 +73,20 @@ _NEW: dict[str, Any] = {
 
 
 @router.get("")
-async def list_(
-    request: Request,
-    here: Here,
-    who: Reader,
-    after: Annotated[str, Query(max_length=400)] = "",
-    q: Annotated[str, Query(max_length=400)] = "",
-) -> Response:
+async def list_(request: Request, here: Here, who: Reader, after: Words = "", q: Words = "") -> Response:
     """All of them, a page at a time."""
     async with here.system.database.transaction() as connection:
-        found = await accounts.page_of_externals(connection, after, q, accounts.PAGE + 1)
-        shown = found[: accounts.PAGE]
-        ids = [external.id for external in shown]
+        found = await accounts.page_of_externals(connection, here.text(after), here.text(q), accounts.PAGE + 1)
+        page = found[: accounts.PAGE]
+        ids = [external.id for external in page]
         polls = await ledger.polled(connection, ids)
         states = await relays.states(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
         (e, polls.get(e.id), status.trouble(polls.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
-        for e in shown
+        for e in page
     ]
-    more = shown[-1].address if len(found) > len(shown) else None
+    more = page[-1].address if len(found) > len(page) else None
     return await here.page(request, who, "externals.html", rows=rows, more=more, after=after, q=q)
 
 
@@ -150,15 +143,10 @@ def _values(external: External) -> dict[str, Any]:
         if isinstance(value, dict):
             values |= {f"{name}.{part}": each for part, each in value.items()}
         else:
-            values[name] = "\n".join(value) if isinstance(value, list) else "" if value is None else value
+            values[name] = shown(value)
     if external.oauth is not None:
         values["method"] = external.oauth.name or "other"
     return values
-
-
-def _typed(form: Form) -> dict[str, Any]:
-    """What was typed, for showing it again."""
-    return {name: form.flag(name) if isinstance(value, bool) else form.text(name) for name, value in _NEW.items()}
 
 
 def _fields(form: Form, password: str | None, old: External | None) -> dict[str, Any]:
@@ -197,7 +185,7 @@ def _fields(form: Form, password: str | None, old: External | None) -> dict[str,
 
 async def _submit(request: Request, here: Desk, who: Viewer, old: External | None) -> Response:
     form = Form(await request.form())
-    values = _typed(form)
+    values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
     password = form.secret("password") or here.kept.find(who.session_id, values["kept"])
@@ -208,16 +196,15 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: External | Non
         if form.text("do") == "test":
             external = changes.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
             steps = await contact.test(here.system, external)
-            values["kept"] = here.kept.keep(who.session_id, password) if password else ""
+            values["kept"] = here.kept.keep(who.session_id, password)
             return await _dialog(request, here, who, old, values, steps=steps)
         async with here.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
                 raise AccountsError([f"external account: address: {values['address']}: is there already"])
-            outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
-            await audit.record_lines(connection, who.name, outcome.lines)
+            outcome = await here.apply(connection, wanted, who)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
-        values["kept"] = here.kept.keep(who.session_id, password) if password else ""
+        values["kept"] = here.kept.keep(who.session_id, password)
         return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
     address = wanted.external_accounts[0].address
     lines = outcome.lines or ["Nothing was changed."]

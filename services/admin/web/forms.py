@@ -52,9 +52,14 @@ class Form:
         values = self._data.getlist(name) if isinstance(self._data, FormData) else []
         return [int(v) for v in values if isinstance(v, str) and re.fullmatch(r"\d{1,18}", v, re.ASCII)]
 
-    def typed(self, names: Sequence[str]) -> dict[str, Any]:
-        """What was typed into these fields, to be shown again; not for secrets."""
-        return {name: self.text(name) for name in names}
+    def typed(self, empty: Mapping[str, Any]) -> dict[str, Any]:
+        """What was typed, to be shown again; not for secrets. :param empty: what an empty form shows in each field."""
+        return {name: self.flag(name) if isinstance(old, bool) else self.text(name) for name, old in empty.items()}
+
+
+def shown(value: Any) -> Any:
+    """A value of the accounts file as a field of a form shows it. Pure."""
+    return "\n".join(value) if isinstance(value, list) else "" if value is None else value
 
 
 def explain(lines: Sequence[str], labels: Mapping[str, str]) -> tuple[list[str], set[str]]:
@@ -80,8 +85,10 @@ class KeptSecrets:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[int, str, float]] = OrderedDict()
 
-    def keep(self, session_id: int, secret: str) -> str:
-        """:return: what stands for it in the form."""
+    def keep(self, session_id: int, secret: str | None) -> str:
+        """:return: what stands for it in the form; '' for none."""
+        if not secret:
+            return ""
         handle = secrets.token_urlsafe(16)
         self._kept[handle] = (session_id, secret, time.monotonic() + KEPT_SECONDS)
         while len(self._kept) > _KEPT or next(iter(self._kept.values()))[2] < time.monotonic():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import audit, changes, documents, editing, hands, letters, users
+from services.admin import audit, documents, editing, hands, letters, users
 from services.admin.accounts_file import AccountsError
 from services.admin.users import Viewer
 from services.admin.web import setting_up
-from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
-from services.admin.web.externals import Address
-from services.admin.web.forms import Form, explain
+from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
+from services.admin.web.forms import Form, explain, shown
 from shared import accounts, inbound, last_logins, maildrops
 from shared.accounts import Local
 from shared.failures import Permanent
@@ -46,23 +45,17 @@ CHOICES = 200
 
 
 @router.get("")
-async def list_(
-    request: Request,
-    here: Here,
-    who: Reader,
-    after: Annotated[str, Query(max_length=400)] = "",
-    q: Annotated[str, Query(max_length=400)] = "",
-) -> Response:
+async def list_(request: Request, here: Here, who: Reader, after: Words = "", q: Words = "") -> Response:
     """All of them, a page at a time."""
     async with here.system.database.transaction() as connection:
         found = await accounts.page_of_locals(connection, here.text(after), here.text(q), limit=accounts.PAGE + 1)
-        shown = found[: accounts.PAGE]
-        ids = {person.external_id for person in shown}
+        page = found[: accounts.PAGE]
+        ids = {person.external_id for person in page}
         externals = {e.id: e.address for e in await accounts.externals(connection, sorted(ids))}
         removed = await accounts.removed_locals(connection, 1)
-    more = shown[-1].address if len(found) > len(shown) else None
+    more = page[-1].address if len(found) > len(page) else None
     return await here.page(
-        request, who, "locals.html", people=shown, externals=externals, more=more, after=after, q=q, removed=removed
+        request, who, "locals.html", people=page, externals=externals, more=more, after=after, q=q, removed=removed
     )
 
 
@@ -88,9 +81,7 @@ async def restore(request: Request, here: Here, who: Administrator) -> Response:
 
 
 @router.get("/new")
-async def new(
-    request: Request, here: Here, who: Administrator, external: Annotated[str, Query(max_length=400)] = ""
-) -> Response:
+async def new(request: Request, here: Here, who: Administrator, external: Words = "") -> Response:
     """The empty dialog."""
     return await _dialog(request, here, who, None, _NEW | {"external": external})
 
@@ -205,10 +196,7 @@ async def _values(here: Desk, person: Local) -> dict[str, Any]:
         externals = await accounts.externals(connection, [person.external_id])
         people = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
     entry = documents.local_fields(person, externals, people)
-    return _NEW | {
-        name: "\n".join(value) if isinstance(value, list) else value if value is not None else ""
-        for name, value in entry.items()
-    }
+    return _NEW | {name: shown(value) for name, value in entry.items()}
 
 
 def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, Any]:
@@ -228,7 +216,7 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
 
 async def _submit(request: Request, here: Desk, who: Viewer, old: Local | None) -> Response:
     form = Form(await request.form())
-    values: dict[str, Any] = form.typed(tuple(_NEW)) | {"enabled": form.flag("enabled")}
+    values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
     password = form.secret("password") or here.kept.find(who.session_id, values["kept"])
@@ -237,11 +225,10 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: Local | None) 
         async with here.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError([f"local account: address: {values['address']}: is there already"])
-            outcome = await changes.apply(connection, wanted, here.system.vault, here.system.passwords)
-            await audit.record_lines(connection, who.name, outcome.lines)
+            outcome = await here.apply(connection, wanted, who)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
-        values["kept"] = here.kept.keep(who.session_id, password) if password else ""
+        values["kept"] = here.kept.keep(who.session_id, password)
         return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
     address = wanted.local_accounts[0].address
     return await here.go(who, here.at("/local", address), *(outcome.lines or ["Nothing was changed."]))

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from services.admin import audit, catalogue, hands, stories
 from services.admin.stories import Story
-from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
+from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form
 from shared import accounts, messages
 from shared.failures import Permanent
@@ -26,7 +26,7 @@ async def search(
     request: Request,
     here: Here,
     who: Reader,
-    q: Annotated[str, Query(max_length=400)] = "",
+    q: Words = "",
     day: Annotated[str, Query(max_length=20)] = "",
     before: Before = None,
 ) -> Response:

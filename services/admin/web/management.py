@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from services.admin import audit, changes, documents, users
+from services.admin import audit, documents, users
 from services.admin.accounts_file import AccountsError, read_text
-from services.admin.web.desk import Administrator, Here, Reader
+from services.admin.web.desk import Administrator, Here, Reader, Words
 from services.admin.web.forms import Form
 from services.admin.web.mails import Before
 from shared.failures import Permanent
@@ -23,9 +21,7 @@ SHORTEST = 10
 
 
 @router.get("/audit")
-async def show_audit(
-    request: Request, here: Here, who: Reader, q: Annotated[str, Query(max_length=400)] = "", before: Before = None
-) -> Response:
+async def show_audit(request: Request, here: Here, who: Reader, q: Words = "", before: Before = None) -> Response:
     """Who did what, the latest first."""
     async with here.system.database.transaction() as connection:
         found = await audit.page(connection, before, here.text(q.strip()), audit.PAGE + 1)
@@ -130,10 +126,7 @@ async def import_(request: Request, here: Here, who: Administrator) -> Response:
     try:
         wanted = read_text(content.decode(), "file", None)
         async with here.system.database.transaction(CHANGE_SECONDS) as connection:
-            outcome = await changes.apply(
-                connection, wanted, here.system.vault, here.system.passwords, form.flag("prune")
-            )
-            await audit.record_lines(connection, who.name, outcome.lines)
+            outcome = await here.apply(connection, wanted, who, form.flag("prune"))
             if form.text("do") != "apply":
                 raise _Undo
     except (AccountsError, UnicodeDecodeError) as error:

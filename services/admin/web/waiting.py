@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin import audit, hands
@@ -17,7 +15,7 @@ SHOWN = 200
 
 
 @router.get("/queue")
-async def show(request: Request, here: Here, who: Reader, tab: Annotated[str, Query(max_length=20)] = "") -> Response:
+async def show(request: Request, here: Here, who: Reader) -> Response:
     """All three."""
     async with here.system.database.transaction() as connection:
         queue = await hands.queue(connection)

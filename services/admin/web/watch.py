@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Watch:
-    """The latest status. found: in the form of CONTRACT "JSON"; empty until the first look is done. day: in numbers.
+    """The latest status. found: in the form of ``status --json``; empty until the first look is done. day: in numbers.
 
     number: how many looks there have been.
     """

@@ -187,7 +187,7 @@ create table inbound (
     header_id      text,                             -- Message-ID without the angle brackets, if it has one
     state          text not null
                    check (state in ('fetched', 'routed', 'delivered', 'held', 'parked', 'discarded')),
-    rule           smallint,                         -- 1 to 5, DESIGN "Rules of routing"
+    rule           smallint,                         -- 1 to 5, see shared/routing.py
     reason         text,
     own_copy       boolean not null default false,   -- a mail of ours that came back: stored as already deleted
     faults         integer not null default 0,       -- exceptions in us while working on it alone
