@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import arrays
+from shared import arrays, suspects
 from shared.arrays import literal
 from shared.database import LATER, Connection, storable
 
@@ -235,6 +235,9 @@ async def finish(
 # ---------------------------------------------------------------------------------------------- sweeps and faults
 
 
+_STAGES = {"fetched": "router", "routed": "mailbox"}  # which stage waits for mails in a state
+
+
 async def overdue(
     connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float
 ) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -245,28 +248,30 @@ async def overdue(
     await connection.execute(  # else what is in this state since before the clock was set back would wait for long
         f"update inbound set state_at = now() where state = %s and state_at > {LATER}", (state,)
     )
+    unsuspected = suspects.UNSUSPECTED.format(id="id", stage=_STAGES[state])
     cursor = await connection.execute(
-        """with late as (
+        f"""with late as (
                select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
                  and (swept_at is null or swept_at < now() - make_interval(secs => %s) or swept_at > now())
+                 and {unsuspected}
                order by state_at limit %s for update skip locked)
            update inbound i set swept_at = now() from late where i.id = late.id
            returning i.id,
                coalesce((select address from external_accounts e where e.id = i.external_id), ''),
                coalesce((select array_agg(l.address order by l.address) from deliveries d
-                         join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{}')""",
+                         join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{{}}')""",
         (state, grace_seconds, max(SWEEP_AGAIN_SECONDS, grace_seconds), SWEEP_LIMIT),
     )
     return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
 
 
-async def blame(connection: Connection, row: int, origin: str, trace: str, most: int) -> bool:
-    """Count a fault; at ``most`` the mail is parked. True if it was parked now."""
+async def blame(connection: Connection, row: int, origin: str, trace: str, most: int, faults: int = 1) -> bool:
+    """Count faults; at ``most`` the mail is parked. True if it was parked now."""
     cursor = await connection.execute(
-        """update inbound set faults = faults + 1, error = %s, origin = %s, swept_at = now(),
-                  state = case when faults + 1 >= %s then 'parked' else state end, state_at = now()
-           where id = %s and state in ('fetched', 'routed') returning state = 'parked'""",
-        (storable(trace), origin, most, row),
+        """update inbound set faults = faults + %(faults)s, error = %(error)s, origin = %(origin)s, swept_at = now(),
+                  state = case when faults + %(faults)s >= %(most)s then 'parked' else state end, state_at = now()
+           where id = %(id)s and state in ('fetched', 'routed') returning state = 'parked'""",
+        {"faults": faults, "error": storable(trace), "origin": origin, "most": most, "id": row},
     )
     found = await cursor.fetchone()
     return bool(found and found[0])

@@ -19,6 +19,11 @@ from shared.failures import Temporary
 LEASE_SECONDS = 15.0
 """After so long without a sign of life of its owner an account may be polled by another process."""
 
+ENDED = "ended"
+"""Kind of an error of the account: the process that polled it died, for whatever reason."""
+ENDED_TIMES = 5
+"""So many of them, one after the other, are no chance any more."""
+
 State = Literal["history", "fetched", "skipped", "deleting", "vanished", "closed"]
 
 
@@ -46,6 +51,11 @@ class Poll:
     login_delay: int | None
     quiet_list: bytes | None = None
     quiet_until: datetime.datetime | None = None
+
+    @property
+    def deadly(self) -> bool:
+        """Whether polling this account seems to be what ends processes."""
+        return self.last_error_kind == ENDED and self.failures >= ENDED_TIMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +267,21 @@ async def absent_owners(connection: Connection, owner: str) -> list[str]:
 
 
 async def free(connection: Connection, gone: Collection[str]) -> int:
-    """Give back the accounts of processes that are gone, due as before. Returns how many that were."""
+    """Give back the accounts of processes that are gone, due as before. Returns how many that were.
+
+    An account whose poll ends the process each time waits longer and longer, up to a minute, so that others have their
+    polls between. Its next poll that ends otherwise makes that good.
+    """
     cursor = await connection.execute(
-        """update polls set owner = null, lease_expires = null
-           where split_part(owner, '/', 1) = any(%s::text[])""",
-        (literal(gone),),
+        """update polls set owner = null, lease_expires = null, last_error_at = now(), last_error_kind = %(kind)s,
+                  failures = case when last_error_kind = %(kind)s then failures + 1 else 1 end,
+                  last_error = case when paused_at is null then 'the fetcher ended while it polled this account'
+                                    else last_error end,
+                  next_poll_at = case when last_error_kind = %(kind)s and failures > 1
+                                      then now() + make_interval(secs => least(60, 2 ^ least(failures, 6)))
+                                      else next_poll_at end
+           where split_part(owner, '/', 1) = any(%(gone)s::text[])""",
+        {"gone": literal(gone), "kind": ENDED},
     )
     return cursor.rowcount
 

@@ -12,10 +12,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import maillog, messages, presence
+from shared import maillog, messages, presence, suspects
 from shared.arrays import literal
 from shared.database import LATER, Connection, Row, storable
 from shared.maillog import Event
+
+STAGE = "relay"
+"""What relaying is called where a mail is suspected of ending the process (shared/suspects.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,15 @@ def _by_id(row: Row) -> int:
     return int(row[0])
 
 
+async def queued(connection: Connection, id_: int) -> Group | None:
+    """This submission, if it is queued."""
+    cursor = await connection.execute(
+        f"select {_GROUP} from {_GROUP_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
+    )
+    found = await _groups(connection, await cursor.fetchall())
+    return found[0] if found else None
+
+
 async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
     """These submissions, in whatever state they are."""
     cursor = await connection.execute(
@@ -106,9 +118,10 @@ async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
 async def due(connection: Connection) -> list[int]:
     """External accounts that may be tried now and have something to relay."""
     cursor = await connection.execute(
-        """select external_id from relays r where r.next_try_at <= now() and exists (
+        f"""select external_id from relays r where r.next_try_at <= now() and exists (
                select from submissions s
-               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now())"""
+               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
+                   and {suspects.UNSUSPECTED.format(id="s.id", stage=STAGE)})"""
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
@@ -170,7 +183,7 @@ async def claim(
         f"""with due as materialized (
                 select id, message_id, next_try_at from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
-                    and id <> all(%(in_hand)s::bigint[])
+                    and id <> all(%(in_hand)s::bigint[]) and {suspects.UNSUSPECTED.format(id="id", stage=STAGE)}
                 order by next_try_at, id limit %(wanted)s for update skip locked),
             sized as (
                 select due.id, row_number() over nth as place,

@@ -36,6 +36,7 @@ class Service:
     """What a service works with.
 
     name: of the service. owner: unique to this process, for claims. stopping: set by SIGTERM and SIGINT.
+    alone: held while mails of a stage are in hand, so that a death of the process is about them.
     """
 
     def __init__(self, name: str, settings: Settings, vault: Vault) -> None:
@@ -51,6 +52,7 @@ class Service:
         self.credentials = Credentials(self.database, vault, settings.allow_private_upstream)
         self.broker = Broker(settings.broker_url, name)
         self.stopping = asyncio.Event()
+        self.alone = asyncio.Lock()
 
     async def stop_within(self, seconds: float) -> bool:
         """Wait up to ``seconds``; True as soon as the service is to stop."""

@@ -3,6 +3,7 @@
     batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
                                │ Temporary: it waits and is tried again, in halves, as it may have been too much
                                └ anything else: in halves, down to the one at fault: blamed, parked at the fifth fault
+    death ─▶ what was in hand comes back: noted, and handled; what comes back once more is tried alone (suspects.py)
     queue empty ─▶ sweep: what is committed and waits for this stage is published again
 
 A batch may be handled twice (a crash before the acknowledgement, a sweep beside a slow worker): handling is idempotent.
@@ -13,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import structlog
 from prometheus_client import Counter
 
+from shared import suspects
 from shared.broker import Consumer, Delivery, Publication
 from shared.durations import SECONDS
 from shared.envelopes import Envelope, read
 from shared.failures import Permanent, Temporary
 from shared.service import Service
+from shared.suspects import Suspect
 
 FAILURES = Counter(
     "mailgroup_stage_failures_total", "Tries of a stage that failed.", ["stage", "kind"]
@@ -51,8 +54,8 @@ class Stage(Protocol):
     async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
         """Work on these rows in one transaction and return what is to be published after its commit."""
 
-    async def blame(self, row: int, origin: str, trace: str) -> None:
-        """Count a fault of this one row; park it at MOST_FAULTS, with where and how it failed."""
+    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+        """Count faults of this one row; park it at MOST_FAULTS, with where and how it failed."""
 
     async def sweep(self) -> Sequence[Publication]:
         """Publications for rows that wait for this stage past the grace period; at most 1,000, their time recorded."""
@@ -82,40 +85,55 @@ async def _work(service: Service, stage: Stage, consumer: Consumer, idle_since: 
 
 async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: list[Delivery]) -> None:
     wanted: list[int] = []
+    returned: set[int] = set()  # somebody had them before
+    noted: set[int] = set()
     for delivery in batch:
         try:
-            wanted.extend(read(Envelope, delivery.body).ids)
+            ids = read(Envelope, delivery.body).ids
         except Permanent as error:
             log.error("stray message", stage=stage.name, reason=str(error))
             consumer.reject(delivery)
             batch = [other for other in batch if other is not delivery]
+            continue
+        wanted.extend(ids)
+        if delivery.redelivered:
+            returned.update(ids)
     left = list(dict.fromkeys(wanted))
     most = min(len(left), stage.batch)
     pauses = iter(PAUSES)
     while left:
-        ids = left[:most]
+        part = left[:most]
         started = time.perf_counter()
         try:
-            publications = await stage.handle(ids)
+            if doubtful := returned.intersection(part):
+                aside = await _note(service, stage, doubtful)
+                returned -= doubtful
+                noted |= doubtful - aside
+                left = [row for row in left if row not in aside]
+                continue
+            async with service.alone:
+                publications = await stage.handle(part)
         except Temporary as error:
             FAILURES.labels(stage.name, "temporary").inc()
             pause = next(pauses, PAUSES[-1])
-            log.warning("waiting", stage=stage.name, mails=len(ids), seconds=pause, reason=str(error))
+            log.warning("waiting", stage=stage.name, mails=len(part), seconds=pause, reason=str(error))
             if await service.stop_within(pause):
                 consumer.requeue(batch)
                 return
             most = max(1, most // 2)
             continue
         except Exception as error:
-            if len(ids) == 1:
-                await _blame(service, stage, ids[0], error)
+            if len(part) == 1:
+                await _blame(service, stage, part[0], error)
             else:
-                log.warning("batch failed, going by halves", stage=stage.name, mails=len(ids), reason=repr(error))
-                await _handle_halves(service, stage, ids)
+                log.warning("batch failed, going by halves", stage=stage.name, mails=len(part), reason=repr(error))
+                await _handle_halves(service, stage, part)
         else:
             SECONDS.labels(stage.name).observe(time.perf_counter() - started)
             service.broker.publish_behind(publications)
-        left = left[len(ids) :]
+        if survived := noted.intersection(part):
+            await _clear(service, stage, survived)
+        left = left[len(part) :]
     consumer.ack(batch)
 
 
@@ -127,7 +145,8 @@ async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> 
     middle = len(ids) // 2
     for half in (ids[:middle], ids[middle:]):
         try:
-            service.broker.publish_behind(await stage.handle(half))
+            async with service.alone:
+                service.broker.publish_behind(await stage.handle(half))
         except Temporary as error:
             log.warning("left to the sweep", stage=stage.name, mails=len(half), first=half[0], reason=str(error))
         except Exception as error:
@@ -149,9 +168,67 @@ async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> 
         log.exception("fault not counted", stage=stage.name, id=row)
 
 
+# ------------------------------------------------------------------------------------------------ after a death
+
+
+async def _note(service: Service, stage: Stage, ids: Collection[int]) -> set[int]:
+    """Note what came back; those that came back before are tried alone, and not with others."""
+    async with service.database.statement() as connection:
+        aside = await suspects.note(connection, stage.name, ids)
+    if aside:
+        log.warning("in hand at two deaths, to be tried alone", stage=stage.name, mails=len(aside), first=min(aside))
+    return aside
+
+
+async def _clear(service: Service, stage: Stage, ids: Collection[int]) -> None:
+    try:
+        async with service.database.statement() as connection:
+            await suspects.clear(connection, stage.name, ids)
+    except Temporary as error:
+        log.warning("left to be tried alone", stage=stage.name, mails=len(ids), reason=str(error))
+
+
+async def _try_suspects(service: Service, stage: Stage) -> None:
+    """Handle those that are due, each with nothing else in hand; what comes meanwhile has its turn between."""
+    try:
+        while not service.stopping.is_set():
+            async with service.alone:
+                async with service.database.statement() as connection:
+                    suspect = await suspects.take(connection, stage.name)
+                if suspect is None:
+                    return
+                await _try_alone(service, stage, suspect)
+    except Temporary as error:
+        log.warning("suspects not tried", stage=stage.name, reason=str(error))
+    except Exception:
+        log.exception("suspects not tried", stage=stage.name)
+
+
+async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
+    if suspect.guilty:
+        log.error("mail ends the process", stage=stage.name, id=suspect.id, deaths=suspect.deaths)
+        await stage.blame(suspect.id, f"{service.name}: {stage.name}", suspect.reason, MOST_FAULTS)
+    else:
+        if suspect.deaths:
+            log.warning("tried alone", stage=stage.name, id=suspect.id, deaths=suspect.deaths)
+        try:
+            service.broker.publish_behind(await stage.handle([suspect.id]))
+        except Temporary:
+            async with service.database.statement() as connection:
+                await suspects.put_back(connection, stage.name, suspect)
+            raise
+        except Exception as error:
+            await _blame(service, stage, suspect.id, error)
+    await _clear(service, stage, [suspect.id])
+
+
+# ------------------------------------------------------------------------------------------------ sweeping
+
+
 async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> None:
     swept = time.monotonic()
     while not await service.stop_within(SWEEP_SECONDS):
+        await _try_suspects(service, stage)
         now = time.monotonic()
         busy = now - idle_since[0] < SWEEP_SECONDS and now - swept < BUSY_SECONDS
         if busy or not service.broker.ready:

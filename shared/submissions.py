@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import accounts, authors, maillog, messages
+from shared import accounts, authors, maillog, messages, suspects
 from shared.arrays import literal
 from shared.database import Connection, storable
 from shared.messages import Content
@@ -236,10 +236,11 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
     They are marked, so the next sweep comes back to them only after another ``grace`` seconds.
     """
     cursor = await connection.execute(
-        """with late as (
+        f"""with late as (
                select id from submissions
                where state = 'submitted' and state_at < now() - make_interval(secs => %(grace)s)
                  and (swept_at is null or swept_at < now() - make_interval(secs => %(grace)s) or swept_at > now())
+                 and {suspects.UNSUSPECTED.format(id="id", stage="sender")}
                order by id limit %(limit)s for update skip locked)
            update submissions s set swept_at = now() from late, external_accounts e
            where s.id = late.id and e.id = s.external_id returning s.id, e.address""",

@@ -57,7 +57,7 @@ class Bench:
             self.database, self.service.credentials, self.service.owner, True, self.publications.extend
         )
         self.stage = Sender(self.database, 5.0, self.relaying.wake)
-        self.upkeep = Upkeep(self.database, self.relaying, self.service.owner)
+        self.upkeep = Upkeep(self.service, self.relaying)
 
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
         """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""

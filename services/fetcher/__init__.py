@@ -13,5 +13,6 @@ read has a deadline and a bound, replies are shown trimmed. Passwords are opened
 On failure: a failed poll is recorded with its kind and tried again after a pause; refused credentials pause the
 account. A mail that cannot be fetched or stored is skipped, stays upstream, is tried again where that may help, and its
 people get a notice. Without the database nothing is deleted. A killed process loses its leases to another one within
-seconds.
+seconds. An account whose polls end the process again and again is shown in ``status`` and in the end polled
+once a minute; from the fifth time on its mails are stored without a look into their headers.
 """

@@ -144,7 +144,7 @@ class Intake:
             arrived = await inbound.add(
                 connection,
                 [
-                    inbound.Arrival("fetched", message_id, self._account.id, _header_id(mail.header()))
+                    inbound.Arrival("fetched", message_id, self._account.id, self._header_id(mail))
                     for mail, message_id in zip(new, stored, strict=True)
                 ],
             )
@@ -192,6 +192,10 @@ class Intake:
         maillog.announce(events)
         self._service.broker.publish_behind(publications.fetched((id_, self._account.address) for id_ in arrived))
         self.deleting += deleting
+
+    def _header_id(self, mail: Mail) -> str | None:
+        """None also where looking may be deadly: the router, which looks next, parks the one mail that is to blame."""
+        return None if self._poll.deadly else _header_id(mail.header())
 
     async def skip_large(
         self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: Known | None

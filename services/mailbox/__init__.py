@@ -6,8 +6,9 @@ Consumes: queue ``mailbox`` (``routed.<local>``).
 Publishes: ``fetched.<external>`` for a mail whose recipient was removed between decision and delivery. One
 that was sent to that person's local address is held instead: it is nobody else's.
 Tables: reads deliveries, inbound, messages; writes maildrops, maildrop_mails, deliveries (done_at),
-inbound (state), events.
+inbound (state), suspects, events.
 Security: works on ids alone; no part of a mail is read.
 On failure: a copy is delivered once however often its message comes: deliveries.done_at and a unique key guard it,
-and a tombstone keeps a deleted mail deleted. A mail that fails here five times by itself is parked; the others go on.
+and a tombstone keeps a deleted mail deleted. A mail that fails here five times by itself, or
+five times ends the process, is parked; the others go on.
 """

@@ -67,10 +67,10 @@ class Router:
             (verdict.id, [addresses[local_id] for local_id, *_ in verdict.recipients]) for verdict in verdicts
         )
 
-    async def blame(self, row: int, origin: str, trace: str) -> None:
-        """Count a fault of this mail; park it at the fifth."""
+    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+        """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS)
+            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS, faults)
             events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -10,12 +10,12 @@ Consumes: queue ``sender`` (``submitted.<external>``). What is to be relayed is 
 Publishes: ``routed.<local>`` for the mailbox service (local recipients, notices), ``fetched.<external>`` for the
 router.
 Tables: reads external_accounts, local_accounts, messages; writes submissions, submission_recipients, authors, relays,
-inbound, deliveries, messages (notices), events, and in external_accounts a refresh token that the provider renewed and
-the size of mails that it takes.
+suspects, inbound, deliveries, messages (notices), events, and in external_accounts a refresh token that the provider
+renewed and the size of mails that it takes.
 Security: opens the sealed passwords of the external accounts, and connects only where shared/upstream.py allows it,
 never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.
 On failure: a temporary refusal is tried again for five days; one provider that is slow or away holds back no other
 account; refused credentials pause the account and bounce nothing. What a sender had claimed that dies, others take up
-within seconds; what it had sent without an answer is sent once more, marked uncertain. Five failures of our own park
-the mail.
+within seconds; what it had sent without an answer is sent once more, marked uncertain. Before that each is rehearsed
+alone, as it may be what ended the sender (``rehearsal``). Five failures of our own, or five such ends, park the mail.
 """

@@ -149,14 +149,21 @@ class Claims:
         log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
         self.in_hand.discard(group.id)
         try:
-            async with self._database.transaction() as connection:
-                parked = await submissions.blame(connection, group.id, "sender: relay", trace, faults)
-                events = [maillog.Event("parked", submission_id=group.id, reply="sender: relay")] if parked else []
-                await maillog.record(connection, events)
+            await self._count(group.id, trace, faults)
         except Temporary as unavailable:
             log.warning("fault not counted", submission_id=group.id, reason=str(unavailable))
-        else:
-            maillog.announce(events)
+
+    async def park(self, id_: int, reason: str) -> None:
+        """Park a mail that nobody holds. :raises Temporary: the database is away."""
+        log.error("mail parked", stage="relay", id=id_, reason=reason)
+        await self._count(id_, reason, submissions.FAULTS)
+
+    async def _count(self, id_: int, trace: str, faults: int) -> None:
+        async with self._database.transaction() as connection:
+            parked = await submissions.blame(connection, id_, "sender: relay", trace, faults)
+            events = [maillog.Event("parked", submission_id=id_, reply="sender: relay")] if parked else []
+            await maillog.record(connection, events)
+        maillog.announce(events)
 
 
 def _settled(batch: Sequence[Group | Settled]) -> list[Settled]:

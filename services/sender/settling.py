@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.sender import notices, schedule
-from services.sender.notices import About, Original
+from services.sender.notices import About, Notice, Original
 from services.sender.relay import Verdict, further_ids
-from shared import accounts, authors, dsn, headers, inbound, maillog, messages, publications, relays
+from shared import accounts, authors, dsn, headers, inbound, maillog, messages, publications, relays, suspects
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection
@@ -171,11 +171,14 @@ async def settle(
 
 async def take_up(connection: Connection, gone: Collection[str] = ()) -> Aftermath:
     """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
-    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told.
+    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told. Each may
+    have ended its sender, so it is rehearsed before it is claimed again.
 
     :param gone: owners known to be so, whose claims have not run out yet.
     """
     orphans = await relays.orphaned_claims(connection, gone)
+    if orphans:
+        await suspects.add(connection, relays.STAGE, [group.id for group, _ in orphans])
     unsent = [group.id for group, unanswered in orphans if not unanswered]
     if unsent:
         await relays.release(connection, unsent)
@@ -282,15 +285,7 @@ async def _notify(connection: Connection, group: Group, action: dsn.Action, abou
     abouts = [about for about in abouts if dsn.wants(about.asked, action)]
     if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
         return Aftermath()
-    now = datetime.datetime.now(datetime.UTC)
-    head = (await messages.heads(connection, [group.message_id])).get(group.message_id, b"")
-    submitted_at = now - datetime.timedelta(seconds=group.age)
-    # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
-    whole = head if action == "failed" and dsn.wants_whole(group.asked) and len(head) == group.octets else None
-    original = Original(
-        group.author_address, head[: headers.header_end(head)], submitted_at, whole, dsn.envelope_id(group.asked)
-    )
-    notice = notices.report(action, original, abouts, now)
+    notice = await _compose(connection, group, action, abouts)
     [message_id] = await messages.store(connection, [Content.of(notice.body)])
     reason = _REASONS[action]
     [inbound_id] = await inbound.add(
@@ -308,6 +303,24 @@ async def _notify(connection: Connection, group: Group, action: dsn.Action, abou
     event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
     await maillog.record(connection, [event])
     return Aftermath((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
+
+
+async def rehearse(connection: Connection, group: Group) -> None:
+    """Write the notice that the author would get if the mail failed; it goes nowhere."""
+    abouts = [About(w.address, EXPIRED, _last(w.reply, None), asked=w.asked) for w in group.recipients]
+    await _compose(connection, group, "failed", abouts)
+
+
+async def _compose(connection: Connection, group: Group, action: dsn.Action, abouts: Sequence[About]) -> Notice:
+    now = datetime.datetime.now(datetime.UTC)
+    head = (await messages.heads(connection, [group.message_id])).get(group.message_id, b"")
+    submitted_at = now - datetime.timedelta(seconds=group.age)
+    # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
+    whole = head if action == "failed" and dsn.wants_whole(group.asked) and len(head) == group.octets else None
+    original = Original(
+        group.author_address, head[: headers.header_end(head)], submitted_at, whole, dsn.envelope_id(group.asked)
+    )
+    return notices.report(action, original, abouts, now)
 
 
 def _uncertain(group: Group, external: str | None, reason: str) -> Event:

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.sender import settling
+from services.sender import rehearsal, settling
 from services.sender.relaying import Relaying
 from shared import accounts, presence, relays
-from shared.database import Database
 from shared.failures import Temporary
 from shared.presence import Absentees, stay
 from shared.service import Service
@@ -26,11 +25,10 @@ log = structlog.get_logger()
 class Upkeep:
     """The repeated work; each part is safe beside another sender's."""
 
-    def __init__(self, database: Database, relaying: Relaying, owner: str) -> None:
-        """:param owner: this process, as it claims."""
-        self._database = database
+    def __init__(self, service: Service, relaying: Relaying) -> None:
+        self._service = service
+        self._database = service.database
         self._relaying = relaying
-        self._owner = owner
         self._absentees = Absentees()
 
     async def look(self) -> None:
@@ -54,12 +52,23 @@ class Upkeep:
     async def inherit(self) -> None:
         """Take up what senders held that died."""
         async with self._database.statement() as connection:
-            gone = self._absentees.gone(await relays.absent_owners(connection, self._owner))
+            gone = self._absentees.gone(await relays.absent_owners(connection, self._service.owner))
         if gone:
             log.warning("senders are gone", owners=gone)
             async with self._database.transaction() as connection:
                 after = await settling.take_up(connection, gone)
             self._relaying.tell(after)
+            await self.rehearse()
+
+    async def rehearse(self) -> None:
+        """Rehearse what dead senders held, one mail after the other; then it may be claimed."""
+        rehearsed = False
+        while not self._service.stopping.is_set():
+            async with self._service.alone:
+                if not await rehearsal.rehearse_next(self._database, self._relaying.claims):
+                    break
+            rehearsed = True
+        if rehearsed:
             await self.look()
 
     async def tell(self) -> None:
@@ -79,7 +88,7 @@ class Upkeep:
 
 async def keep_up(service: Service, relaying: Relaying) -> None:
     """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = Upkeep(service.database, relaying, service.owner)
+    upkeep = Upkeep(service, relaying)
     staying = asyncio.create_task(stay(service.database, service.owner), name="presence")
     writer = asyncio.create_task(relaying.claims.run(), name="claims")
     holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.hold, until_cancelled=True))
@@ -87,6 +96,7 @@ async def keep_up(service: Service, relaying: Relaying) -> None:
         await asyncio.gather(
             _every(service, LOOK_SECONDS, upkeep.look),
             _every(service, presence.LOOK_SECONDS, upkeep.inherit),
+            _every(service, LOOK_SECONDS, upkeep.rehearse),
             _every(service, TELL_SECONDS, upkeep.tell),
             _every(service, LIFT_SECONDS, upkeep.lift, first=LIFT_SECONDS),
         )

@@ -30,6 +30,9 @@ FOR_SMALL = 32 * 1024 * 1024
 OCTETS_TOGETHER = 8 * 1024 * 1024
 """In one commit; its statement is in memory several times, here and in the server."""
 
+TOGETHER_SECONDS = 0.01
+"""Between two announcements; the first mail after a pause is announced at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handed:
@@ -195,11 +198,13 @@ class Intake:
         self._news.set()
 
     async def _tell_on(self) -> None:
-        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first."""
+        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first; where
+        mails follow each other closely, some are told of together."""
         while True:
             await self._news.wait()
             await asyncio.sleep(0)  # those who wait for the commit answer now
             self._tell()
+            await asyncio.sleep(TOGETHER_SECONDS)
 
     def _tell(self) -> None:
         batch, self._untold = self._untold, []

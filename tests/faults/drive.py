@@ -161,11 +161,11 @@ class Drive:
 
     def _relayed(self) -> Relayed:
         """What the providers have; each mail is looked at once."""
-        taken = self._stand.smtp.taken
-        for mail in taken[self._counted_taken :]:
+        taken = self._stand.smtp.taken[self._counted_taken :]  # which grows meanwhile, in another thread
+        for mail in taken:
             for address in mail.recipients:
                 self._at_providers.add(address, mail.mail)
-        self._counted_taken = len(taken)
+        self._counted_taken += len(taken)
         for address in CUSTOMERS:
             for path in self._stand.provider.maildir(address).glob("[nc]*/*"):
                 if path not in self._counted_files:

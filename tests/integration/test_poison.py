@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 
 from services.admin import troubles
+from services.admin.status import trouble
 from services.mailbox.worker import Mailbox
 from services.router import worker
 from services.router.worker import Router
-from shared import inbound, publications, stage
+from shared import inbound, ledger, publications, stage, suspects
 from shared.database import Database
+from shared.ledger import Outcome
 from shared.service import Service
 from shared.settings import Settings
 from shared.stage import run_stage
+from shared.suspects import Suspect
 from shared.vault import Vault
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
 
@@ -126,3 +129,61 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         await Router(database, 5).handle(rows)
         await Mailbox(database, 5).handle(rows)
         assert len(await mailbox_of(database, ALEX)) == 2
+
+
+async def test_what_is_in_hand_at_two_deaths_is_tried_alone_and_only_its_own_deaths_count(database: Database) -> None:
+    async with database.transaction() as connection:
+        # given three mails that came back, two of them twice
+        assert await suspects.note(connection, "router", [1, 2, 3]) == set()
+        assert await suspects.note(connection, "router", [2, 1]) == {1, 2}
+        # then those have their turn, each once for now
+        assert await suspects.take(connection, "router") == Suspect(1, 0)
+        assert await suspects.take(connection, "router") == Suspect(2, 0)
+        assert await suspects.take(connection, "router") is None
+        assert await suspects.take(connection, "mailbox") is None
+        # and one that comes back from its own try is not tried again at once
+        assert await suspects.note(connection, "router", [1]) == {1}
+        assert await suspects.take(connection, "router") is None
+        # when one was survived, and the other one's try came to nothing
+        await suspects.clear(connection, "router", [1])
+        await suspects.put_back(connection, "router", Suspect(2, 0))
+        await connection.execute("update suspects set next_try_at = now() - interval '1 second' where id = 2")
+        # then nothing is left of either
+        assert await suspects.take(connection, "router") == Suspect(2, 0)
+        assert await suspects.note(connection, "router", [1]) == set()
+
+
+async def test_no_sweep_brings_a_suspect_back_among_others(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail("one"), mail("two")])
+    async with database.transaction() as connection:
+        await connection.execute("update inbound set state_at = now() - interval '1 hour'")
+        await suspects.add(connection, "router", rows[:1])
+        assert [row for row, *_ in await inbound.overdue(connection, "fetched", 1.0)] == rows[1:]
+
+
+async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_others_time(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    support = externals[SUPPORT].id
+    waits = []
+    async with database.transaction() as connection:
+        # and its provider was away for long
+        await connection.execute("update polls set active = external_id = %s, failures = 5000", (support,))
+        for number in range(8):
+            # given a fetcher that polls the account, and dies
+            await connection.execute("update polls set next_poll_at = now()")
+            [poll], _ = await ledger.claim(connection, f"fetcher{number}/1", 10)
+            assert poll.deadly == (number >= 5)
+            assert await ledger.free(connection, [f"fetcher{number}"]) == 1
+            polled = (await ledger.polled(connection, [support]))[support]
+            assert trouble(polled) == "fetching: the fetcher ended while it polled this account"
+            waits.append(round((polled.next_poll_at - poll.now).total_seconds()))
+        # then it is due at once at first, as anyone may have killed that fetcher, and later and later from then on
+        assert waits == [0, 0, 4, 8, 16, 32, 60, 60]
+        # when a poll ends well, all is forgotten
+        await connection.execute("update polls set next_poll_at = now()")
+        [poll], _ = await ledger.claim(connection, "another/1", 10)
+        await ledger.finish(connection, poll, Outcome(poll.now, 0, (), None, None, 0))
+        assert trouble((await ledger.polled(connection, [support]))[support]) is None

@@ -526,6 +526,23 @@ async def test_what_a_dead_sender_held_is_taken_up(
     assert [event for event, _ in await bench.events(id_)] == (["uncertain"] if uncertain else []) + ["relayed"]
 
 
+async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    await bench.rows("update external_accounts set enabled = false")
+    id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
+    await bench.rows(
+        "insert into suspects (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent
+    )
+    await bench.rows("update external_accounts set enabled = true")
+    found = await bench.until(id_, state="parked")
+    assert "Each of the 5 times" in str(found.error)
+    # one that survives a try is sent as ever, and forgotten
+    await bench.until(innocent, state="done")
+    assert len(provider.taken) == 1
+    assert await bench.rows("select id from suspects") == []
+
+
 async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
     # given a mail in hand
     provider.gates["DATA"] = asyncio.Event()

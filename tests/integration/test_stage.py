@@ -41,9 +41,9 @@ class Recorder:
         self.handled.update(ids)
         return []
 
-    async def blame(self, row: int, origin: str, trace: str) -> None:
+    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
         assert "ZeroDivisionError: boom" in trace
-        self.blamed[row] += 1
+        self.blamed[row] += faults
 
     async def sweep(self) -> list[Publication]:
         swept, self.overdue = self.overdue, []

@@ -3,7 +3,13 @@
 import os
 import sys
 
-if "FAULTS_ORDERS" in os.environ and sys.orig_argv[-1].startswith("services."):
-    from tests.faults import steps
+if sys.orig_argv[-1].startswith("services."):
+    service = sys.orig_argv[-1].removeprefix("services.")
+    if "FAULTS_ORDERS" in os.environ:
+        from tests.faults import steps
 
-    steps.arm(sys.orig_argv[-1].removeprefix("services."))
+        steps.arm(service)
+    if "FAULTS_POISONS" in os.environ:
+        from tests.faults import poison
+
+        poison.arm(service)
