@@ -122,7 +122,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
                 return
             most = max(1, most // 2)
             continue
-        except Exception as error:
+        except Exception as error:  # whatever it is: one mail is at fault, and is to be found
             if len(part) == 1:
                 await _blame(service, stage, part[0], error)
             else:
@@ -149,7 +149,7 @@ async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> 
                 service.broker.publish_behind(await stage.handle(half))
         except Temporary as error:
             log.warning("left to the sweep", stage=stage.name, mails=len(half), first=half[0], reason=str(error))
-        except Exception as error:
+        except Exception as error:  # as above
             if len(half) > 1:
                 await _handle_halves(service, stage, half)
             else:
@@ -200,7 +200,7 @@ async def _try_suspects(service: Service, stage: Stage) -> None:
                 await _try_alone(service, stage, suspect)
     except Temporary as error:
         log.warning("suspects not tried", stage=stage.name, reason=str(error))
-    except Exception:
+    except Exception:  # the next look may go well, and the sweep goes on in any case
         log.exception("suspects not tried", stage=stage.name)
 
 
@@ -217,7 +217,7 @@ async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
             async with service.database.statement() as connection:
                 await suspects.put_back(connection, stage.name, suspect)
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, this mail is at fault
             await _blame(service, stage, suspect.id, error)
     await _clear(service, stage, [suspect.id])
 
@@ -243,5 +243,5 @@ async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> Non
                     await service.broker.publish(publications)
         except Temporary as error:
             log.warning("not swept", stage=stage.name, reason=str(error))
-        except Exception:
+        except Exception:  # the next sweep may go well, and nobody else would find what was lost
             log.exception("sweep failed", stage=stage.name)

@@ -53,7 +53,7 @@ async def _rehearse(database: Database, claims: Claims, suspect: Suspect) -> Non
                     await settling.rehearse(connection, group)
         except Temporary:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, this mail is at fault
             await claims.blame(group, error)
     except Temporary:
         async with database.statement() as connection:

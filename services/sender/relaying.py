@@ -103,7 +103,7 @@ class Relaying:
             self._fill(outlet)
         except Temporary as error:
             log.warning("waiting", stage="relay", reason=str(error))
-        except Exception:
+        except Exception:  # the next wake may go well, and other accounts are to go on
             log.exception("relaying not started", external_id=external_id)
         finally:
             del self._starting[external_id]
@@ -135,7 +135,7 @@ class Relaying:
         except Temporary:
             await self.claims.give_back(claimed.groups)
             raise
-        except Exception as error:
+        except Exception as error:  # one mail is at fault, and is to be found
             log.warning("batch failed, mail by mail", stage="relay", mails=len(claimed.groups), reason=repr(error))
             return await self._take_one_by_one(claimed.groups, external)
         return [Work(group, external, sources.get(group.id)) for group in claimed.groups]
@@ -147,7 +147,7 @@ class Relaying:
                 sources = await letters.read(self._database, [group], external)
             except Temporary:
                 await self.claims.give_back([group])
-            except Exception as error:
+            except Exception as error:  # whatever it is, this mail is at fault
                 await self.claims.blame(group, error)
             else:
                 works.append(Work(group, external, sources.get(group.id)))
@@ -173,7 +173,7 @@ class Relaying:
         try:
             while work is not None:
                 work = self._next(outlet, line) if await self._relay(outlet, line, work) else None
-        except Exception:
+        except Exception:  # the account's other lanes go on
             log.exception("lane failed", external=line.external.address)
             if work is not None:
                 self.claims.in_hand.discard(work.group.id)  # or its claim would be renewed for ever
@@ -211,7 +211,7 @@ class Relaying:
             self._take_back(outlet, line)
             await self.claims.give_back([work.group, *outlet.drop()])
             return False
-        except Exception as error:
+        except Exception as error:  # whatever it is, this mail is at fault
             await self.claims.blame(work.group, error)
         else:
             outlet.relayed += any(outcome.state == "relayed" for outcome in verdict.outcomes)

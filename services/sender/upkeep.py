@@ -125,5 +125,5 @@ async def _every(
             await work()
         except Temporary as error:
             log.warning("waiting", stage="upkeep", work=work.__name__, reason=str(error))
-        except Exception:
+        except Exception:  # the next time may go well, and nobody else does this work
             log.exception("upkeep failed", work=work.__name__)
