@@ -1,4 +1,4 @@
-"""Logins of mail clients by POP3 and SMTP: the password check, its memory and its brakes (DESIGN "Security").
+"""Logins of mail clients by POP3 and SMTP: the password check, its memory and its brakes.
 
 The account is read afresh at every login, so a disabled account or a changed password is refused at once. A password
 that was verified is remembered for minutes, as a hash under a key that this process made up and that covers the stored
@@ -155,15 +155,6 @@ class Logins:
         self._remember(local, password)
         self._count("ok", address, peer)
         return local
-
-    async def still_valid(self, local: Local) -> bool:
-        """Whether a session of this account may go on: it is there, enabled and has the same password.
-
-        :raises Temporary: the database is away.
-        """
-        async with self._database.transaction() as connection:
-            found = await accounts.locals_(connection, [local.id])
-        return bool(found) and found[0].enabled and found[0].password_hash == local.password_hash
 
     def close(self) -> None:
         """Let go of the threads."""
