@@ -420,6 +420,18 @@ def fold_address(address: str) -> str:
     return f"{local}@{domain}"
 
 
+def spellings(address: str) -> set[str]:
+    """How an address may be written where it is compared letter by letter in lower case: as it stands, with a domain of
+    A-labels, and as ``fold_address`` has it."""
+    folded = fold_address(address)
+    local, _, domain = folded.rpartition("@")
+    found = {address.lower(), folded}
+    if not domain.isascii():
+        with suppress(UnicodeError):
+            found.add(f"{local}@{domain.encode('idna').decode('ascii')}")
+    return found
+
+
 _BLANKS = re.compile("[ \t]+")
 
 

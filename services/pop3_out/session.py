@@ -227,7 +227,9 @@ class Session:
     def _capa(self, _: bytes) -> Answer:
         return answers.capabilities(self._passwords, not self._tls and self.local is None, self._login_delay)
 
-    def _quit(self, _: bytes) -> Answer:
+    def _quit(self, argument: bytes) -> Answer:
+        if argument:  # nothing is deleted by a line that is not quite the command
+            return self._mistaken("QUIT takes no argument")
         self.ended = True
         if self.local is None or not self._deleted:
             return answers.ok("bye")

@@ -52,13 +52,14 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
 
 
 async def _people(connection: Connection, asked: set[str], external: External) -> _People:
-    people = await accounts.locals_by_address(connection, sorted(asked))
+    written = {spelling for address in asked for spelling in headers.spellings(address)}
+    people = await accounts.locals_by_address(connection, sorted(written))
     theirs = {external.id: external.address}
     others = {local.external_id for local in people} - {external.id}
     if others:
         theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
     return {
-        address.lower(): (local.user_name, theirs.get(local.external_id, external.address))
+        headers.fold_address(address): (local.user_name, theirs.get(local.external_id, external.address))
         for local in people
         for address in (local.address, *local.addresses)
     }
@@ -71,9 +72,12 @@ def write(database: Database, group: Group, external: External, source: Source |
     beginning, end = source.beginning, len(source.parsed.header)
     # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
     own = (group.author_address, *group.author_addresses)
-    people = {**source.people, **{address.lower(): (group.author_name, external.address) for address in own}}
+    people = {
+        **source.people,
+        **{headers.fold_address(address): (group.author_name, external.address) for address in own},
+    }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
-    author = Author(group.author_name, external.address, frozenset(a.lower() for a in external.own_addresses))
+    author = Author(group.author_name, external.address, frozenset(map(headers.fold_address, external.own_addresses)))
     header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from email.utils import format_datetime
 
 from shared import headers
-from shared.headers import Field, Mailbox
+from shared.headers import Field, Mailbox, fold_address
 
 SENDERS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
@@ -28,7 +28,7 @@ _Person = tuple[str, str]  # user name, external address
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who sends. external_address: of the account it leaves by. external_addresses: with its aliases, lower-case."""
+    """Who sends. external_address: of the account it leaves by. external_addresses: with its aliases, folded."""
 
     user_name: str
     external_address: str
@@ -57,8 +57,8 @@ def parse(header: bytes) -> Parsed:
 
 
 def addresses(parsed: Parsed) -> set[str]:
-    """The lower-case addresses that ``rewrite`` looks up in its directory."""
-    return {mailbox.address.lower() for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
+    """The addresses that ``rewrite`` looks up in its directory, folded (``headers.fold_address``)."""
+    return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 
 def rewrite(
@@ -66,7 +66,7 @@ def rewrite(
 ) -> bytes:
     """The header as it leaves.
 
-    :param directory: lower-case local address to (user name, external address); the author's own addresses too.
+    :param directory: folded local address to (user name, external address); the author's own addresses too.
     :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
     sender = [
@@ -110,14 +110,15 @@ def _missing(seen: Collection[str], author: Author, header_id: str, date: dateti
 
 def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author | None) -> Mailbox:
     """The mailbox as it leaves: a local one with its person's name and external address, others as they are."""
-    person = directory.get(mailbox.address.lower())
-    if person is None and author is not None and mailbox.address.lower() in author.external_addresses:
-        person = author.user_name, mailbox.address
+    address = fold_address(mailbox.address)
+    person = directory.get(address)
+    if person is None and author is not None and address in author.external_addresses:
+        person = author.user_name, mailbox.address.rstrip(".")
     return mailbox if person is None else mailbox._replace(name=person[0], address=person[1])
 
 
 def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
-    return [(mailbox.name, mailbox.address.lower()) for mailbox in mailboxes]
+    return [(mailbox.name, fold_address(mailbox.address)) for mailbox in mailboxes]
 
 
 def _edits(

@@ -163,9 +163,14 @@ class Hands:
         self.handed: list[Handed] = []
         self._office, self._author = office, author
 
-    async def directory(self) -> Directory:
-        await asyncio.sleep(0)
+    @property
+    def known(self) -> Directory:
         return self._office
+
+    def ask(self) -> asyncio.Future[Directory]:
+        answer: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(answer.set_result, self._office)
+        return answer
 
     def reserve(self, octets: int) -> bool:
         return True

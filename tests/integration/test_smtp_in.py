@@ -1063,6 +1063,7 @@ async def test_every_taken_mail_was_written_by_one_batch_or_another(server: Runn
 
     async def counted(connection: Connection, batch: Sequence[Handed]) -> Sequence[Taken]:
         batches.append(len(batch))
+        await asyncio.sleep(0.005)  # so that others come meanwhile, however fast the disk is
         return await write(connection, batch)
 
     server.intake._group._write = counted

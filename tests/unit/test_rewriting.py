@@ -35,6 +35,9 @@ def leaves(header: bytes, header_id: str = "m@local") -> bytes:
         (b"From: Alexander the Great <Alex@LOCAL.com>", b'From: "Alex" <support@company.com>'),
         (b"From:a.further@local.com (me)", b'From:"Alex" <support@company.com>'),
         (b"From : alex@local.com", b'From : "Alex" <support@company.com>'),
+        # an address that is written in another way is the same one
+        (b"From: alex@local.com.", b'From: "Alex" <support@company.com>'),
+        (b"From: help@company.com.", b'From: "Alex" <help@company.com>'),
         # whoever writes as the external account is still named: only that makes answers reach the author
         (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
         (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
