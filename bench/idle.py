@@ -31,6 +31,7 @@ def idle(stand: Stand, pairs: int) -> list[Line]:
         people,
         due_in=0.0,
     )
+    gateway.settle()
     for service in gateway.services():
         gateway.restart(service)
     time.sleep(_SETTLE_SECONDS)
