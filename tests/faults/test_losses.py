@@ -81,7 +81,7 @@ def submitting(system: System, run: str, pause: float) -> Iterator[list[str]]:
                         [CUSTOMER],
                         mail(token, CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: alex@local.com"),
                     )
-                accepted.append(token)
+                    accepted.append(token)  # whatever comes of QUIT
             except (OSError, smtplib.SMTPException):
                 time.sleep(0.2)  # killed, or not back yet: this one was not answered
             time.sleep(pause)
