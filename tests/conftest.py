@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -17,6 +18,16 @@ from tests import servers
 # A slow machine is no fault: how long a single example takes says nothing while another test has the core.
 hypothesis.settings.register_profile("mailgroup", deadline=None)
 hypothesis.settings.load_profile("mailgroup")
+
+_configure = structlog.configure
+
+
+def _configure_anew(*given: Any, **wanted: Any) -> None:
+    """Loggers that are kept after their first use would not hear that a later test listens to the log."""
+    _configure(*given, **wanted | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_anew
 
 
 @pytest.fixture(autouse=True)
