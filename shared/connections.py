@@ -32,11 +32,11 @@ class PatientConnection(psycopg.AsyncConnection[Row]):
 
     _watch: _Watch | None = None
 
-    async def wait(  # the signature is psycopg's
+    async def wait(
         self,
         gen: PQGen[Value],
         interval: float = 0.1,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109  # the signature is psycopg's
     ) -> Value:
         """Let one of psycopg's generators do its work whenever the socket is ready for it.
 

@@ -264,8 +264,7 @@ class Connection(Engine):
             self.cut()
             return
         self.transport = transport
-        # asyncio's streams have no public way to change the transport.
-        self._writer._transport = transport  # type: ignore[attr-defined]
+        self._writer._transport = transport  # type: ignore[attr-defined]  # asyncio has no public way to change it
         self._over_ssl = True
         self._set_rset_state()
         self.session = self._create_session()
