@@ -352,6 +352,7 @@ class Relaying:
     async def _provider_objects(self, outlet: Outlet, line: Line, objection: Objection) -> None:
         """Leave the account alone for a while; what it has queued waits. The mail in hand is settled already."""
         external = line.external
+        self._tell_failure(external, objection.kind, objection.text, objection.pause)
         outlet.allowed = 0
         self._take_back(outlet, line)
         if line.client is not None:
@@ -367,9 +368,9 @@ class Relaying:
             log.warning("waiting", stage="relay", reason=str(error))
             await self.claims.give_back(dropped)
         self.claims.in_hand.difference_update(group.id for group in dropped)
-        self._tell_failure(external, objection.kind, objection.text, objection.pause)
 
     def _tell_failure(self, external: External, kind: str, reason: str, paused: bool) -> None:
+        """In the metric and the log: before it is written down, which the database may not take now."""
         ERRORS.labels(external.address, kind).inc()
         tell = log.error if paused else log.warning
         tell("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, reason=reason)
@@ -383,6 +384,7 @@ class Relaying:
         crowded = isinstance(error, Unwilling) and error.reply_code == SERVER_FULL and others > 0
         refused = isinstance(error, LoginRefused)
         kind = str(getattr(error, "kind", "server"))
+        self._tell_failure(external, kind, str(error), refused)
         outlet.allowed = min(outlet.allowed, others) if crowded else 0
         self._take_back(outlet, line)
         groups = [work.group] if crowded else [work.group, *outlet.drop()]
@@ -409,7 +411,6 @@ class Relaying:
             await self.claims.give_back(groups)
             return
         self.claims.in_hand.difference_update(group.id for group in groups)
-        self._tell_failure(external, kind, str(error), refused)
 
     # ------------------------------------------------------------------------------------------ by the clock
 
