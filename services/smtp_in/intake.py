@@ -17,6 +17,7 @@ from shared.accounts import External, Local
 from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.group_commit import GroupCommit
+from shared.headers import ascii_address
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 
@@ -69,7 +70,7 @@ def handed_over(
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
-    found = header_id(mail.values) or f"{uuid.uuid4()}@{external.address.rpartition('@')[2]}"
+    found = header_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
     event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
     return Handed(
         Submission(
