@@ -11,14 +11,15 @@ from typing import Any
 from services.sender.relaying import Relaying
 from services.sender.upkeep import Upkeep, keep_up
 from services.sender.worker import Sender
-from shared import submissions
+from shared import submission_records, submissions
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Database
 from shared.messages import Content
 from shared.service import Service
 from shared.settings import Settings
-from shared.submissions import Kind, Listed, Recipient, Submission
+from shared.submission_records import Listed
+from shared.submissions import Kind, Recipient, Submission
 from shared.vault import Vault
 from tests import company
 from tests.company import SALES, SUPPORT
@@ -139,7 +140,7 @@ class Bench:
     async def listed(self, submission_id: int) -> Listed:
         """A submission as the operator sees it."""
         async with self.database.transaction() as connection:
-            [found] = await submissions.listing(connection, ids=[submission_id])
+            [found] = await submission_records.listing(connection, ids=[submission_id])
         return found
 
     async def until(self, submission_id: int, **wanted: object) -> Listed:

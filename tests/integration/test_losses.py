@@ -14,7 +14,7 @@ import shared.broker
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from services.sender import settling
-from shared import accounts, inbound, messages, publications, stage, topology
+from shared import accounts, inbound, inbound_records, messages, publications, stage, topology
 from shared.broker import Broker, Publication
 from shared.database import Database
 from shared.failures import Temporary
@@ -108,7 +108,7 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
         await Router(database, 5).blame(rows[0], "router", "boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        await inbound.requeue(connection, rows)
+        await inbound_records.requeue(connection, rows)
     # when it is requeued, then the router decides about it again, and Jim keeps his one copy
     assert await states(database) == ["fetched"]
     await Router(database, 5).handle(rows)
@@ -159,8 +159,8 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
         await connection.execute("update inbound set state = 'parked', own_copy = true")
-        await inbound.discard(connection, rows, "test")
-        found = (await inbound.books(connection))[externals[SUPPORT].id]
+        await inbound_records.discard(connection, rows, "test")
+        found = (await inbound_records.books(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.found) == (1, 1)
 
 

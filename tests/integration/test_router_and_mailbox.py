@@ -8,7 +8,7 @@ import pytest
 
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, maildrops, messages, submissions
+from shared import inbound, inbound_records, maildrops, messages, submissions
 from shared.broker import Publication
 from shared.database import Database
 from shared.envelopes import Envelope, Fetched, Routed, read
@@ -127,9 +127,9 @@ async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database
         await Router(database, 5).blame(rows[0], "router: test", "Traceback: boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        [listed] = await inbound.listing(connection, "parked")
+        [listed] = await inbound_records.listing(connection, "parked")
         assert (listed.origin, listed.error) == ("router: test", "Traceback: boom")
-        assert await inbound.requeue(connection, rows) == rows
+        assert await inbound_records.requeue(connection, rows) == rows
     await deliver(database, rows)
     assert await states(database) == ["delivered"]
 
@@ -142,7 +142,7 @@ async def test_the_books_balance(database: Database) -> None:
     for _ in range(5):
         await Router(database, 5).blame(rows[2], "router", "boom")
     async with database.transaction() as connection:
-        found = (await inbound.books(connection))[externals[SUPPORT].id]
+        found = (await inbound_records.books(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.parked, found.in_flight, found.found) == (2, 1, 2, 5)
 
 
@@ -207,7 +207,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     assert await mailbox_of(database, "alex@local.com") == []
     async with database.transaction() as connection:
         [entry] = await maildrops.listing(connection, people["Alex"].id, deleted=True)
-        assert (await inbound.books(connection))[externals[SUPPORT].id].own_copies == 1
+        assert (await inbound_records.books(connection))[externals[SUPPORT].id].own_copies == 1
         await maildrops.undelete(connection, people["Alex"].id, [entry.id])
     assert await mailbox_of(database, "alex@local.com") == [copy]
     answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"

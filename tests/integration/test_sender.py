@@ -12,7 +12,7 @@ import pytest
 from services.sender import letters
 from services.sender.letters import Source
 from services.sender.relay import Letter
-from shared import authors, relays, submissions
+from shared import authors, relays, submission_records, submissions
 from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
@@ -656,7 +656,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     # and leaves when it is mended and requeued
     monkeypatch.undo()
     async with bench.database.transaction() as connection:
-        assert await submissions.requeue(connection, [bad]) == [bad]
+        assert await submission_records.requeue(connection, [bad]) == [bad]
     await bench.until(bad, state="done")
     assert len(provider.taken) == 2
 
@@ -699,12 +699,12 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
     for id_ in (first, second):
         await bench.until(id_, state="queued", tries=1)
     async with bench.database.transaction() as connection:
-        assert [found.id for found in await submissions.listing(connection)] == [first, second]
-        assert list(await submissions.found(connection, BOB)) == [second]
-        assert list(await submissions.found(connection, str(first))) == [first]
+        assert [found.id for found in await submission_records.listing(connection)] == [first, second]
+        assert list(await submission_records.found(connection, BOB)) == [second]
+        assert list(await submission_records.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
-        assert await submissions.retry(connection) == [second]
+        assert await submission_records.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
+        assert await submission_records.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]

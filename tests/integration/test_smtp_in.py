@@ -30,7 +30,7 @@ from services.smtp_in import protocol as smtp_protocol
 from services.smtp_in.intake import Handed, Intake, Taken
 from services.smtp_in.listener import Listener, watch
 from services.smtp_in.recipients import Directory
-from shared import accounts, messages, submissions, tls, topology
+from shared import accounts, messages, submission_records, submissions, tls, topology
 from shared.accounts import External, Local, Server
 from shared.broker import Broker
 from shared.database import Connection, Database
@@ -96,10 +96,10 @@ class Running:
         """Of smtp, submission, smtps."""
         return int(getattr(self.settings, f"{name}_port"))
 
-    async def stored(self) -> list[tuple[submissions.Listed, bytes]]:
+    async def stored(self) -> list[tuple[submission_records.Listed, bytes]]:
         """All submissions with their bytes."""
         async with self.database.transaction() as connection:
-            listed = await submissions.listing(connection, ["submitted"])
+            listed = await submission_records.listing(connection, ["submitted"])
             cursor = await connection.execute("select id, message_id from submissions")
             message_ids = dict(await cursor.fetchall())
         return [
@@ -1034,7 +1034,7 @@ async def test_mail_clients_get_along_with_the_process(
     sent = await send(served)
 
     async with served.database.transaction() as connection:
-        assert len(await submissions.listing(connection, ["submitted"])) == sent
+        assert len(await submission_records.listing(connection, ["submitted"])) == sent
 
 
 def peak_octets(process: asyncio.subprocess.Process) -> int:
