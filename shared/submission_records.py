@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from shared import relay_states
 from shared.database import Connection, storable
 from shared.submissions import Kind
 
@@ -156,10 +157,7 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
         {"ids": None if ids is None else list(ids)},
     )
     rows = await cursor.fetchall()
-    await connection.execute(
-        "update relays set next_try_at = now(), failures = 0 where external_id = any(%s)",
-        (sorted({row[1] for row in rows}),),
-    )
+    await relay_states.try_now(connection, {row[1] for row in rows})
     return sorted(int(row[0]) for row in rows)
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 from services.admin.system import System
-from shared import accounts, oauth, polls, relays
+from shared import accounts, oauth, polls, relay_states
 from shared.accounts import External
 from shared.credentials import Grant, client_of
 from shared.failures import Permanent
@@ -44,7 +44,7 @@ async def authorize(system: System, external: External, say: Callable[[str], Non
         if now is None or not same or not await accounts.replace_password(connection, now.id, now.password, sealed):
             raise Permanent(f"{external.address}: was changed meanwhile; authorize it again")
         await polls.resume(connection, external.id)
-        await relays.resume(connection, external.id)
+        await relay_states.resume(connection, external.id)
 
 
 async def _by_device(client: Client, external: External, allow: PrivateHosts, say: Callable[[str], None]) -> Tokens:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
-from shared import accounts, inbound, maildrops, polls, relays
+from shared import accounts, inbound, maildrops, polls, relay_states
 from shared.accounts import External, Issuer, Local, OAuth, Server
 from shared.credentials import Grant
 from shared.database import Connection
@@ -171,7 +171,7 @@ async def _save_external(
     await polls.resume(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
         await polls.restart(connection, new.id)
-    await relays.resume(connection, new.id)
+    await relay_states.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)

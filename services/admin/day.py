@@ -40,10 +40,8 @@ class Day:
 async def read(connection: Connection, now: datetime.datetime) -> Day:
     """:param now: UTC."""
     externals, people = await accounts.counts(connection)
-    fetched, sent = (
-        await inbound_records.per_hour(connection, HOURS),
-        await submission_records.per_hour(connection, HOURS),
-    )
+    fetched = await inbound_records.per_hour(connection, HOURS)
+    sent = await submission_records.per_hour(connection, HOURS)
     waiting, oldest = await relays.backlog(connection)
     held, parked, _ = await inbound_records.standing(connection)
     stuck, _ = await submission_records.count_parked(connection)

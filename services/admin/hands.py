@@ -20,7 +20,7 @@ from shared import (
     ledger,
     maildrops,
     maillog,
-    relays,
+    relay_states,
     submission_records,
 )
 from shared.accounts import External, Local
@@ -55,7 +55,7 @@ async def queue(connection: Connection) -> list[dict[str, Any]]:
     """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
     found = await submission_records.listing(connection, WAITING)
     addresses = {external.id: external.address for external in await accounts.externals(connection)}
-    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relays.states(connection)).items()}
+    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relay_states.states(connection)).items()}
     return [
         {
             "id": s.id,

@@ -12,11 +12,11 @@ from pathlib import Path
 from services.admin import books
 from services.admin.books import LATE_SECONDS, Account
 from services.admin.probing import ask, certificate_problems, health_url
-from shared import accounts, inbound_records, polls, relays, submission_records
+from shared import accounts, inbound_records, polls, relay_states, relays, submission_records
 from shared.accounts import External
 from shared.database import Connection
 from shared.polls import Polled
-from shared.relays import Relay
+from shared.relay_states import Relay
 from shared.settings import Settings
 
 LASTING_SECONDS = 60.0
@@ -88,7 +88,7 @@ async def read(connection: Connection) -> Facts:
         datetime.datetime.now(datetime.UTC),
         await accounts.externals(connection),
         await polls.polled(connection),
-        await relays.states(connection),
+        await relay_states.states(connection),
         held,
         parked + stuck,
         restored,

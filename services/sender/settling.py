@@ -10,7 +10,19 @@ from typing import Literal
 from services.sender import notices, schedule
 from services.sender.notices import About, Notice, Original
 from services.sender.relay import Verdict, further_ids
-from shared import accounts, authors, dsn, headers, inbound, maillog, messages, publications, relays, suspects
+from shared import (
+    accounts,
+    authors,
+    dsn,
+    headers,
+    inbound,
+    maillog,
+    messages,
+    publications,
+    relay_states,
+    relays,
+    suspects,
+)
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection
@@ -201,7 +213,7 @@ async def give_up(connection: Connection) -> Aftermath:
     groups = await relays.too_old(connection, schedule.GIVE_UP)
     if not groups:
         return after
-    states = await relays.states(connection, {group.external_id for group in groups})
+    states = await relay_states.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [
@@ -230,7 +242,7 @@ async def tell_delays(connection: Connection) -> Aftermath:
     groups = await relays.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
     if not groups:
         return after
-    states = await relays.states(connection, {group.external_id for group in groups})
+    states = await relay_states.states(connection, {group.external_id for group in groups})
     for group in groups:
         problem = states[group.external_id].last_error if group.external_id in states else None
         abouts = [

@@ -12,7 +12,7 @@ import pytest
 from services.sender import letters
 from services.sender.letters import Source
 from services.sender.relay import Letter
-from shared import authors, relays, submission_records, submissions
+from shared import authors, relay_states, submission_records, submissions
 from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
@@ -322,7 +322,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await relays.states(connection))[support]
+        relay = (await relay_states.states(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
@@ -333,7 +333,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relays.resume(connection, support)
+        await relay_states.resume(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 

@@ -10,9 +10,9 @@ import pytest
 
 from services.admin.status import trouble
 from services.sender import relay, relaying, schedule
-from shared import accounts, relays, smtp_client, smtp_session
+from shared import accounts, relay_states, smtp_client, smtp_session
 from shared.accounts import External
-from shared.relays import Relay
+from shared.relay_states import Relay
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
 from tests.send_bench import MAIL, Bench, sending, until
@@ -42,7 +42,7 @@ async def bench(database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.M
 
 async def relay_of(bench: Bench) -> Relay:
     async with bench.database.transaction() as connection:
-        return (await relays.states(connection))[bench.externals[SUPPORT].id]
+        return (await relay_states.states(connection))[bench.externals[SUPPORT].id]
 
 
 async def account(bench: Bench) -> External:
@@ -174,7 +174,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
     # when the account is corrected, everything leaves
     provider.always("END", None)
     async with bench.database.transaction() as connection:
-        await relays.resume(connection, bench.externals[SUPPORT].id)
+        await relay_states.resume(connection, bench.externals[SUPPORT].id)
     await bench.rows("update submissions set next_try_at = now()")
     for id_ in ids:
         await bench.until(id_, state="done")
