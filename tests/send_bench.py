@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from shared.submissions import Kind, Recipient, Submission
 from shared.vault import Vault
 from tests import company
 from tests.company import SALES, SUPPORT
+from tests.waiting import until
 
 _numbers = itertools.count(1)
 
@@ -181,13 +182,6 @@ class Bench:
         """Let every back-off end now."""
         await self.rows("update submissions set next_try_at = now()")
         await self.rows("update relays set next_try_at = now()")
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait for a condition. :raises TimeoutError: it never came."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110  # the database tells nobody
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -29,8 +29,9 @@ from shared.stage import MOST_FAULTS, Stage, run_stage
 from shared.vault import Vault, new_key
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import Bench, sending, until
+from tests.send_bench import Bench, sending
 from tests.servers import scratch, wait_for
+from tests.waiting import until
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"

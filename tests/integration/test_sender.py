@@ -18,7 +18,8 @@ from shared.database import Database
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending, until
+from tests.send_bench import MAIL, Bench, replies, sending
+from tests.waiting import until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
@@ -328,7 +329,8 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     # when an hour has passed, one careful try is made
     tries = len(provider.said("AUTH"))
     await bench.make_due()
-    await asyncio.sleep(2.5)
+    await until(lambda: len(provider.said("AUTH")) > tries)
+    await asyncio.sleep(1.0)
     assert len(provider.said("AUTH")) == tries + 1
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)

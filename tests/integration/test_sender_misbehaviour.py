@@ -18,7 +18,8 @@ from shared.relay_states import Relay
 from tests import company
 from tests.company import SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, sending, until
+from tests.send_bench import MAIL, Bench, sending
+from tests.waiting import until
 
 ANN = "ann@customer.org"
 _connect = smtp_client.connect
@@ -136,7 +137,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
         for number, (id_, row, provider) in enumerate(zip(ids, rows, providers, strict=True)):
             await bench.until(id_, state="done")
             assert len(provider.taken) == 1, row
-            await until(lambda number=number: _untroubled(bench, number))  # type: ignore[misc]  # bound now
+            await until(lambda number=number: _untroubled(bench, number))
 
 
 async def _share_out(bench: Bench, providers: list[ScriptedSmtp]) -> None:

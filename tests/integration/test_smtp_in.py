@@ -38,6 +38,7 @@ from shared.envelopes import Submitted, read
 from shared.logins import LOGINS, Logins
 from shared.passwords import hash_password
 from shared.settings import Settings, load
+from tests.waiting import until
 
 DIALOGUES = {
     path.stem: path.read_text().splitlines()
@@ -126,10 +127,7 @@ async def running(
     settings = make_settings(folder, **more)
     broker = Broker(broker_url, "test")
     await broker.open()
-    for _ in range(1000):
-        if broker.ready:
-            break
-        await asyncio.sleep(0.01)
+    await broker.until_ready(20)
     logins = Logins(database, settings, "smtp_in")
     intake = Intake(database, broker, settings.max_message_bytes)
     listener = Listener(settings, intake, logins, tls.Certificate(settings), connections)
@@ -437,7 +435,7 @@ async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
     client.writer.transport.abort()
 
     await sending
-    await asyncio.sleep(0.6)
+    await until(server.stored)
     assert len(await server.stored()) == 1
 
 
@@ -614,13 +612,13 @@ async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_fa
 ) -> None:
     async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:
         silent = [await Client.connect(server.port("smtps")) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        await until(lambda: listening.SESSIONS._value.get() == 2)
 
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("421")
 
         for client in silent:
             client.writer.close()
-        await asyncio.sleep(0.1)
+        await until(lambda: listening.SESSIONS._value.get() == 0)
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
@@ -629,7 +627,7 @@ async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch
     client, other = await Client.logged_in(server), await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 70_000 + b"\r\n")
-    await asyncio.sleep(0.1)
+    await until(lambda: server.intake._in_hand >= 70_000)
 
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("452 4.3.1")
 
@@ -695,9 +693,8 @@ async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: 
     await asyncio.sleep(0.2)
 
     connection.stop()
-    await asyncio.sleep(0.6)
 
-    assert listening.SESSIONS._value.get() == 0
+    await until(lambda: listening.SESSIONS._value.get() == 0, 5.0)
 
 
 async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:
@@ -879,8 +876,7 @@ async def test_a_handshake_that_fails_ends_the_connection(server: Running) -> No
     for client in (starttls, implicit):
         client.writer.write(b"this is no handshake\r\n" * 10)
         assert await client.closed()
-    await asyncio.sleep(0.1)
-    assert listening.SESSIONS._value.get() == 0
+    await until(lambda: listening.SESSIONS._value.get() == 0)
 
 
 # ------------------------------------------------------------------------------------------------ stopping
