@@ -21,7 +21,7 @@ from services.smtp_in import protocol
 from shared import tls
 from shared.database import Database
 from shared.settings import load
-from tests.integration.test_smtp_in import Client, Running, plain, running
+from tests.submission_bench import Client, Running, plain, running
 from tests.waiting import until
 
 SMUGGLED = b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n.\r\n"
