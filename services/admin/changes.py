@@ -44,15 +44,7 @@ async def apply(
     problems: list[str] = []
     externals = {external.address.casefold(): external for external in await accounts.externals(connection)}
     locals_ = {local.address.casefold(): local for local in await accounts.locals_(connection)}
-    problems += _repeated(wanted)
-    for fields_ in wanted.external_accounts:
-        old = externals.get(fields_.address.casefold())
-        stored = old is not None and old.oauth is None
-        if fields_.password is None and fields_.oauth is None and not stored:
-            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
-    for person in wanted.local_accounts:
-        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
-            problems.append(f"local account {person.address}: password: is missing, and none is stored")
+    problems += _repeated(wanted) + _without_password(wanted, externals, locals_)
     if problems:
         raise AccountsError(problems)
     # Before anything is written: hashing takes long, and what is written is locked, for the pollers and senders too.
@@ -140,6 +132,21 @@ def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[s
                 f"local account {local.address}: delegate: has to be another local account that shares "
                 "the same external account"
             )
+    return problems
+
+
+def _without_password(
+    wanted: AccountsFile, externals: Mapping[str, External], locals_: Mapping[str, Local]
+) -> list[str]:
+    problems = []
+    for fields_ in wanted.external_accounts:
+        old = externals.get(fields_.address.casefold())
+        stored = old is not None and old.oauth is None
+        if fields_.password is None and fields_.oauth is None and not stored:
+            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
+    for person in wanted.local_accounts:
+        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
+            problems.append(f"local account {person.address}: password: is missing, and none is stored")
     return problems
 
 
