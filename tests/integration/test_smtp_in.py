@@ -42,7 +42,7 @@ async def server(database: Database, broker_url: str, tmp_path: Path) -> AsyncIt
 
 
 @pytest.mark.parametrize("name", DIALOGUES)
-async def test_dialogue(name: str, server: Running) -> None:
+async def test_the_dialogue_goes_as_written(name: str, server: Running) -> None:
     """C: says a line, C> too, without waiting. S: the next reply begins so; S+ and S- what its lines hold or do not.
 
     TLS: shake hands. CLOSED: the server closes.
