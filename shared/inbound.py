@@ -17,6 +17,7 @@ from typing import Literal
 from shared import arrays, suspects
 from shared.arrays import literal
 from shared.database import LATER, Connection, storable
+from shared.failures import MOST_FAULTS
 
 SWEEP_LIMIT = 1000
 SWEEP_AGAIN_SECONDS = 30.0
@@ -264,13 +265,13 @@ async def overdue(
     return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
 
 
-async def blame(connection: Connection, row: int, origin: str, trace: str, most: int, faults: int = 1) -> bool:
-    """Count faults; at ``most`` the mail is parked. True if it was parked now."""
+async def blame(connection: Connection, row: int, origin: str, trace: str, faults: int = 1) -> bool:
+    """Count faults of ours on this mail; whether it is parked now."""
     cursor = await connection.execute(
         """update inbound set faults = faults + %(faults)s, error = %(error)s, origin = %(origin)s, swept_at = now(),
                   state = case when faults + %(faults)s >= %(most)s then 'parked' else state end, state_at = now()
            where id = %(id)s and state in ('fetched', 'routed') returning state = 'parked'""",
-        {"faults": faults, "error": storable(trace), "origin": origin, "most": most, "id": row},
+        {"faults": faults, "error": storable(trace), "origin": origin, "most": MOST_FAULTS, "id": row},
     )
     found = await cursor.fetchone()
     return bool(found and found[0])

@@ -15,12 +15,10 @@ from typing import Literal
 from shared import accounts, authors, maillog, messages, suspects
 from shared.arrays import literal
 from shared.database import Connection, storable
+from shared.failures import MOST_FAULTS
 from shared.messages import Content
 
 Kind = Literal["relay", "local", "external"]
-
-FAULTS = 5
-"""After so many failures of our own a submission is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +254,7 @@ async def blame(connection: Connection, submission_id: int, origin: str, traceba
                state = case when faults + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
            where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (faults, storable(traceback), origin, faults, FAULTS, submission_id),
+        (faults, storable(traceback), origin, faults, MOST_FAULTS, submission_id),
     )
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"

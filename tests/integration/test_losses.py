@@ -17,7 +17,7 @@ from services.sender import settling
 from shared import accounts, inbound, inbound_records, messages, publications, stage, topology
 from shared.broker import Broker, Publication
 from shared.database import Database
-from shared.failures import Temporary
+from shared.failures import MOST_FAULTS, Temporary
 from shared.inbound import Arrival
 from shared.messages import Content
 from shared.passwords import Pool
@@ -195,7 +195,7 @@ async def test_a_traceback_with_a_nul_or_half_a_character_is_counted_like_any_ot
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    for _ in range(stage.MOST_FAULTS):
+    for _ in range(MOST_FAULTS):
         await Router(database, 5).blame(rows[0], "router", "bad header: \0 \ud800")
     assert await states(database) == ["parked"]
 
