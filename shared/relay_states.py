@@ -27,6 +27,15 @@ class Relay:
     last_error_at: datetime.datetime | None
 
 
+async def begin(connection: Connection, submission_ids: Collection[int]) -> None:
+    """The accounts that these submissions leave by are relayed through, from now on if they were not before."""
+    await connection.execute(
+        """insert into relays (external_id) select distinct external_id from submissions where id = any(%s)
+           on conflict (external_id) do nothing""",
+        (list(submission_ids),),
+    )
+
+
 async def states(connection: Connection, external_ids: Collection[int] | None = None) -> dict[int, Relay]:
     """By id of the external account; only these, if any are given."""
     cursor = await connection.execute(

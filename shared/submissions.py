@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import accounts, authors, maillog, messages, suspects
+from shared import accounts, authors, maillog, messages, relay_states, suspects
 from shared.arrays import literal
 from shared.database import Connection, storable
 from shared.failures import MOST_FAULTS
@@ -198,11 +198,7 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
            where id = any(%s) and state = 'submitted'""",
         (list(ids),),
     )
-    await connection.execute(
-        """insert into relays (external_id) select distinct external_id from submissions where id = any(%s)
-           on conflict (external_id) do nothing""",
-        (list(ids),),
-    )
+    await relay_states.begin(connection, ids)
 
 
 async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
