@@ -62,8 +62,8 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
     with backups.opened(file) as backup, _target(settings, replace, say) as url:
         say("Restoring the database")
         backups.load(backup, url)
-        for revision in migrate(url):
-            say(f"Database brought to revision {revision}")
+        if revisions := migrate(url):
+            say(f"Database brought to revision {revisions[-1]}")
         queue = asyncio.run(settle(url, backup.made_at, send_queue))
         if backup.key is not None and settings.secret_key is None:
             write_private(settings.data / "secret.key", backup.key + "\n")
