@@ -14,7 +14,7 @@ from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 from services.admin.system import System
-from shared import accounts, ledger, oauth, relays
+from shared import accounts, oauth, polls, relays
 from shared.accounts import External
 from shared.credentials import Grant, client_of
 from shared.failures import Permanent
@@ -43,7 +43,7 @@ async def authorize(system: System, external: External, say: Callable[[str], Non
         same = now is not None and (now.oauth, now.login) == (external.oauth, external.login)
         if now is None or not same or not await accounts.replace_password(connection, now.id, now.password, sealed):
             raise Permanent(f"{external.address}: was changed meanwhile; authorize it again")
-        await ledger.resume(connection, external.id)
+        await polls.resume(connection, external.id)
         await relays.resume(connection, external.id)
 
 

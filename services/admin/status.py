@@ -15,7 +15,7 @@ from services.admin.troubles import STALE_SECONDS
 from shared import topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
-from shared.ledger import Polled
+from shared.polls import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 

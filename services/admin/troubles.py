@@ -12,10 +12,10 @@ from pathlib import Path
 from services.admin import books
 from services.admin.books import LATE_SECONDS, Account
 from services.admin.probing import ask, certificate_problems, health_url
-from shared import accounts, inbound, ledger, relays, submissions
+from shared import accounts, inbound, polls, relays, submissions
 from shared.accounts import External
 from shared.database import Connection
-from shared.ledger import Polled
+from shared.polls import Polled
 from shared.relays import Relay
 from shared.settings import Settings
 
@@ -87,7 +87,7 @@ async def read(connection: Connection) -> Facts:
     return Facts(
         datetime.datetime.now(datetime.UTC),
         await accounts.externals(connection),
-        await ledger.polled(connection),
+        await polls.polled(connection),
         await relays.states(connection),
         held,
         parked + stuck,

@@ -16,7 +16,7 @@ from services.admin.accounts_file import AccountsError, check
 from services.admin.documents import external_fields
 from services.admin.system import System
 from services.sender.connections import Connections
-from shared import accounts, credentials, ledger, oauth
+from shared import accounts, credentials, oauth, polls
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
@@ -323,7 +323,7 @@ async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
         account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
         await until(lambda: fails(bench, account))
         async with bench.database.transaction() as connection:
-            polled = (await ledger.polled(connection))[account]
+            polled = (await polls.polled(connection))[account]
     assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
     assert not script.commands
 

@@ -14,7 +14,7 @@ from services.admin.contact import Step
 from services.admin.users import Viewer
 from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form, explain, shown
-from shared import accounts, ledger, relays
+from shared import accounts, polls, relays
 from shared.accounts import External
 from shared.database import Connection
 from shared.failures import Permanent
@@ -79,11 +79,11 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
         found = await accounts.page_of_externals(connection, here.text(after), here.text(q), accounts.PAGE + 1)
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
-        polls = await ledger.polled(connection, ids)
+        polled = await polls.polled(connection, ids)
         states = await relays.states(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
-        (e, polls.get(e.id), status.trouble(polls.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
+        (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
         for e in page
     ]
     more = page[-1].address if len(found) > len(page) else None
@@ -273,7 +273,7 @@ async def _dialog(
 
 
 async def _state(connection: Connection, external: External) -> dict[str, Any]:
-    poll = (await ledger.polled(connection, [external.id])).get(external.id)
+    poll = (await polls.polled(connection, [external.id])).get(external.id)
     relay = (await relays.states(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
