@@ -221,9 +221,10 @@ async def detail(connection: Connection, id_: int) -> Detail | None:
 async def holders(connection: Connection, id_: int) -> list[Copyholder]:
     """Everyone whom a mail was or will be delivered to, by address."""
     cursor = await connection.execute(
-        """select d.local_id, l.address, l.user_name, d.rule, d.reason, d.done_at,
+        """select d.local_id, l.address, l.user_name, d.rule, d.reason,
+                  coalesce(d.done_at, case i.state when 'delivered' then i.state_at end),
                   r.id is not null and r.deleted_at is null
-           from deliveries d join local_accounts l on l.id = d.local_id
+           from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
                left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
            where d.inbound_id = %s order by l.address""",
         (id_,),

@@ -30,7 +30,8 @@ DOORS = ("pop3_out", "smtp_in")
 KINDS = {
     "login": "The provider refuses the login. Correct the password ('mailgroup external set ADDRESS password=-'); "
     "until then one try an hour is made, and nothing is bounced.",
-    "grant": "The provider gives no access token. Authorize the account again: 'mailgroup external authorize ADDRESS'.",
+    "grant": "The provider gives no access token. Authorize the account again, on its page in the console or by "
+    "'mailgroup external authorize ADDRESS'.",
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' tells step by step what is wrong.",
     "held": "Nobody enabled shares the external account of these mails ('mailgroup held list'). They are delivered as "
     "soon as somebody does.",

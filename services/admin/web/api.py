@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 
-from services.admin import audit, catalogue, contact, documents, editing, hands, stories, users
+from services.admin import audit, authorizing, catalogue, contact, documents, editing, hands, stories, users
 from services.admin import trace as trace_page
 from services.admin.accounts_file import ExternalFields, LocalFields
 from services.admin.status import iso
@@ -20,7 +20,9 @@ from services.admin.users import Viewer
 from services.admin.web.api_schemas import (
     At,
     AuditShown,
+    AuthorizationShown,
     Before,
+    Brought,
     Changed,
     Chosen,
     Day,
@@ -42,6 +44,7 @@ from services.admin.web.api_schemas import (
     Text,
     Waiting,
 )
+from services.admin.web.authorization import redirect_for
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.mails import Id
 from shared import accounts, last_logins, messages
@@ -120,6 +123,42 @@ async def test_external(here: Here, who: Administrator, address: At) -> Any:
         external = await _external(connection, address)
     steps = await contact.test(here.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+
+
+@router.post("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def authorize(request: Request, here: Here, who: Administrator, address: At) -> Any:
+    """Begin to authorize an account with access tokens, or join the authorization that waits already."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    return await authorizing.begin(here.system, external, who.name, redirect_for(request, here))
+
+
+@router.get("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def show_authorization(here: Here, who: Administrator, address: At) -> Any:
+    """The one that waits for a person, or how the latest one ended."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    progress = await authorizing.look(here.system, external)
+    if progress is None:
+        raise NotFound(f"{address}: nobody has begun to authorize it here")
+    return progress
+
+
+@router.post("/external-accounts/{address}/authorization/answer", response_model=AuthorizationShown, tags=["accounts"])
+async def answer_authorization(here: Here, who: Administrator, address: At, brought: Brought) -> Any:
+    """Give the address to which the provider sent the browser, where that could not be reached."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    return await authorizing.bring(here.system, external, brought.url)
+
+
+@router.delete("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def stop_authorization(here: Here, who: Administrator, address: At) -> Any:
+    """Wait for nobody any more; what was authorized before stays."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    await authorizing.stop(here.system, external, who.name)
+    return await show_authorization(here, who, address)
 
 
 @router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])

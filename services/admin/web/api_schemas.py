@@ -111,6 +111,33 @@ class StepShown(BaseModel):
     seconds: float
 
 
+class AuthorizationShown(BaseModel):
+    """How an account's authorization stands. flow, url, user_code: what the person is to do, while it waits for one.
+
+    flow: device: the code is typed at that page. browser: the provider sends the browser to an address with the answer;
+    if that is not reached, it is given to `answer`. words: why it failed, or what was wrong at the latest try.
+    """
+
+    state: Literal["waits", "authorized", "failed"]
+    flow: Literal["device", "browser"] | None
+    url: str = Field(examples=["https://microsoft.com/devicelogin"])
+    user_code: str = Field(examples=["ABCD-EFGH"])
+    words: str
+    begun_by: str = Field(examples=["token script"])
+    begun_at: datetime.datetime
+    ends_at: datetime.datetime
+
+
+class Brought(BaseModel):
+    """The address to which the provider sent the browser in the end."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: Annotated[
+        str,
+        Field(max_length=8000, pattern=r"^[^\x00]*$", examples=["http://127.0.0.1:8080/authorized?state=x&code=y"]),
+    ]
+
+
 class Status(Shown):
     """Whether mail flows."""
 
