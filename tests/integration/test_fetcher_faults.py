@@ -17,8 +17,9 @@ from shared.polls import LeaseLost, Outcome
 from shared.service import Service
 from shared.settings import Settings
 from shared.vault import Vault, new_key
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
 from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -384,7 +385,7 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
                 sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
             )
             # when it is killed after a batch, and another one takes over, long before its lease has ended
-            await until(lambda least=least: has(bench, account, least))  # type: ignore[misc]  # bound now
+            await until(lambda least=least: has(bench, account, least))
             process.kill()
             await process.wait()
             await bench.rows("update polls set lease_expires = now() + interval '1 hour' where owner is not null")

@@ -18,8 +18,9 @@ from services.fetcher import poll, scheduler
 from services.fetcher.budget import Budget, Share
 from shared import ledger, polls, pop3_client
 from shared.accounts import Tls, externals
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
+from tests.waiting import until
 
 LIMIT = 1_000_000
 LONG = b"Subject: long\r\n\r\n" + b"x" * 30_000_000 + b"\r\n"
@@ -207,7 +208,7 @@ async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_ot
             # when a mail comes to an account whose provider works, it is fetched in time, again and again
             for number in range(1, 4):
                 well.mails[f"in time {number}"] = mail(f"in time {number}")
-                await until(lambda number=number: has(bench, healthy, number), 10.0)  # type: ignore[misc]  # bound now
+                await until(lambda number=number: has(bench, healthy, number), 10.0)
             # then each of the others says what is wrong, in words, in a metric and in the log
             await until(lambda: fails(bench, unheard))
             wrong = await asyncio.gather(*(_wait_for(bench, accounts[row.name], row) for row in TABLE))
@@ -452,5 +453,5 @@ async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
     async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as bench:
         accounts = [await bench.add(f"e{number}@x.test", script.port) for number in range(10)]
         for account in accounts:
-            await until(lambda account=account: has(bench, account, 4), 60)  # type: ignore[misc]  # bound now
+            await until(lambda account=account: has(bench, account, 4), 60)
     assert 9_000_000 < max(held) <= 28_000_000 and len(held) >= 10 * 2 * 6

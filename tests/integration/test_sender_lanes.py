@@ -19,7 +19,8 @@ from shared.presence import LOOK_SECONDS, LOOKS, stay
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending, until
+from tests.send_bench import MAIL, Bench, replies, sending
+from tests.waiting import until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 
