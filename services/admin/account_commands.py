@@ -289,7 +289,7 @@ def authorize(address: Address, data: Data = None) -> None:
     async def work() -> None:
         async with reach(data) as system:
             account = await _external(system, address)
-            await authorizing.authorize(system, account, lambda line: print(line, flush=True))
+            await authorizing.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
     run(work)
@@ -300,7 +300,9 @@ def skipped(
     address: Address,
     acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
-    ids: Annotated[list[int] | None, typer.Option("--id", help="These mails only; may be given often.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="This mail only; may be given often.", metavar="ID")
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:

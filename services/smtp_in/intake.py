@@ -23,7 +23,7 @@ from shared.submissions import Recipient, Submission
 
 OCTETS_IN_HAND = 384 * 1024 * 1024
 """Of all mails that are being received or committed; at least one of the largest size is always let in. The process
-takes half as much again for them."""
+takes a fifth more for them (``shared/service.py`` keeps them apart)."""
 SMALL_OCTETS = 1024 * 1024
 FOR_SMALL = 32 * 1024 * 1024
 """Of those, for mails up to ``SMALL_OCTETS``: they find room while large ones come in slowly."""

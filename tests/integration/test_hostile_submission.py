@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import itertools
 import random
 import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +20,12 @@ import pytest
 
 from services.smtp_in import listener as listening
 from services.smtp_in import protocol
+from services.smtp_in.data import Mail
 from shared import tls
 from shared.database import Database
 from shared.settings import load
-from tests.integration.test_smtp_in import Client, Running, plain, running
+from tests.submission_bench import Client, Running, plain, running
+from tests.waiting import until
 
 SMUGGLED = b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n.\r\n"
 BEFORE = [b"\n", b"\r", b"\r\n", b"\n\r", b"\0\n", b"\r\0\n", b"\r\n\0", b"\0", b"\n\n", b"\r\r"]
@@ -145,8 +149,7 @@ async def test_what_was_said_in_clear_counts_for_nothing_under_tls(server: Runni
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("530")
         assert (await client.ask("STARTTLS")).startswith("503")
         client.writer.close()
-    await asyncio.sleep(0.1)
-    assert listening.SESSIONS._value.get() == 0 and not server.listener._by_account
+    await until(lambda: listening.SESSIONS._value.get() == 0 and not server.listener._by_account)
 
 
 async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
@@ -205,9 +208,54 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
     await asyncio.sleep(0.3)
     assert not await server.stored()
     await cut_after(len(rest), reset=False)
-    await asyncio.sleep(0.5)
+    await until(server.stored)
     [(_, stored)] = await server.stored()
     assert stored == b"Subject: x\r\n\r\nbody\r\n"
+
+
+async def test_a_mail_that_is_cut_off_leaves_memory_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    mails: list[weakref.ref[Mail]] = []
+
+    class Watched(Mail):
+        def __init__(self, octets: int) -> None:
+            super().__init__(octets)
+            mails.append(weakref.ref(self))
+
+    monkeypatch.setattr(protocol, "Mail", Watched)
+    trusting = ssl.create_default_context(cafile=str(server.cafile))
+    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    try:
+        for port, how in itertools.product(("smtp", "smtps"), ("reset", "closed", "late", "stopped")):
+            client = await Client.connect(server.port(port), context=trusting if port == "smtps" else None)
+            await client.reply()
+            await client.ask("EHLO x", plain("alex@local.com"), "MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>")
+            await client.ask("DATA")
+            client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
+            [connection] = server.listener._open
+            for _ in range(1000):
+                if server.intake._in_hand >= 100_000:
+                    break
+                await asyncio.sleep(0.01)
+            assert mails[-1]() is not None
+            match how:
+                case "reset":
+                    client.writer.transport.abort()
+                case "closed":
+                    client.writer.close()
+                case "late":
+                    connection.end("421 4.4.2 Timeout")
+                case "stopped":
+                    connection.cut()
+            async with asyncio.timeout(10):
+                await server.listener._empty.wait()
+            for _ in range(500):
+                if mails[-1]() is None:
+                    break
+                await asyncio.sleep(0.01)
+            assert mails[-1]() is None and server.intake._in_hand == 0, (port, how)
+    finally:
+        gc.enable()
+    assert len(mails) == 8
 
 
 async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -11,21 +10,9 @@ import pytest
 
 from deploy.machine.provider import Provider
 from tests import console, servers
-from tests.console import Browser, text
+from tests.console import Browser, stored, text
 
 SUPPORT = "support@pages.example"
-
-
-@pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def url(store: str) -> Iterator[str]:
-    with console.running(store) as found:
-        yield found
 
 
 def empty(store: str) -> None:
@@ -45,9 +32,7 @@ def empty(store: str) -> None:
 def browser(url: str, store: str) -> Browser:
     """An administrator, and no accounts."""
     empty(store)
-    browser = Browser(url)
-    browser.sign_in()
-    return browser
+    return console.signed_in(url)
 
 
 def external(**fields: Any) -> dict[str, Any]:
@@ -87,11 +72,6 @@ def local(name: str, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def stored(store: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(store) as connection:
-        return connection.execute(query.encode()).fetchall()
-
-
 def test_an_external_account_is_added_shown_and_changed(browser: Browser, store: str) -> None:
     page = browser.post("/external/new", external())
     assert page.url.endswith(f"/external/{SUPPORT}")
@@ -110,6 +90,24 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "('admin', 'changed external account', 'support@pages.example', 'added')" in told
     assert "poll_seconds 60 -> 30" in told
     assert "secret" not in told
+
+
+def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_takes(
+    browser: Browser, store: str
+) -> None:
+    # given an account of which nothing has failed yet
+    browser.post("/external/new", external())
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last good look never" in state and "Last failed" not in state and "Connections that it takes" not in state
+    # when a poll and a try to send fail, and the provider takes one connection at a time
+    with psycopg.connect(store) as connection:
+        connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
+        connection.execute("update relays set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
+    # then it is told when
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last failed look 2026-01-02 03:04:05" in state
+    assert "Last failed try to send 2026-01-02 04:05:06" in state
+    assert "Connections that it takes 1 of 2" in state
 
 
 def test_no_page_shows_a_secret_again(browser: Browser) -> None:
@@ -157,8 +155,7 @@ def test_what_was_typed_is_saved_after_it_was_refused_without_typing_the_passwor
     done = browser.post("/external/new", external(password="", kept=kept))
     assert "added" in text(done)
     # and nobody else can use what stands for it
-    other = Browser(browser.url)
-    other.sign_in()
+    other = console.signed_in(browser.url)
     stolen = other.post("/external/new", external(address="b@pages.example", password="", kept=kept))
     assert "password: is missing" in text(stolen)
 
@@ -245,8 +242,7 @@ def test_each_failure_is_at_its_step_and_says_what_to_change(
 
 def test_test_reaches_no_private_host_unless_the_operator_allows_it(databases: servers.Databases) -> None:
     with databases.fresh() as database, console.running(database, allow_private_upstream=False) as url:
-        browser = Browser(url)
-        browser.sign_in()
+        browser = console.signed_in(url)
         told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
         assert told.count("failed") == 2
         assert "127.0.0.1 is a private address, and those are not allowed" in told
@@ -305,17 +301,9 @@ def test_an_external_account_is_not_removed_while_somebody_shares_it(browser: Br
     assert browser.post(f"/external/{SUPPORT}/remove").url.endswith("/external")
 
 
-def test_an_observer_sees_and_changes_nothing(browser: Browser, store: str) -> None:
+def test_an_observer_sees_and_changes_nothing(browser: Browser, observer: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
-    with psycopg.connect(store) as connection:
-        connection.execute(
-            """insert into console_users (name, role, password_hash)
-               select 'watcher', 'observer', password_hash from console_users where name = 'admin'
-               on conflict do nothing"""
-        )
-    observer = Browser(browser.url)
-    observer.sign_in("watcher")
     for path in ("/", "/external", f"/external/{SUPPORT}", "/local", "/local/alex@local.com", "/local/removed"):
         assert observer.get(path).ok
     for path in ("/external/new", "/local/new"):
