@@ -134,7 +134,9 @@ AGO = START - datetime.timedelta(minutes=16)
         (polled(last_success_at=AGO, paused_at=AGO, last_error="535"), [("login", "support@company.com fetching")]),
     ],
 )
-def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(poll: Polled, expected: list[tuple[str, str]]) -> None:
+def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(
+    poll: Polled, expected: list[tuple[str, str]]
+) -> None:
     assert kinds(troubles.find(facts(poll))) == expected
 
 
