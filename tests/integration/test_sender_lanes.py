@@ -408,16 +408,18 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
         await _cut_off(bench)
         provider.gates["END"].set()
         await asyncio.sleep(0.05 * number)
-    await bench.make_due()
     # then each is sent once; what was cut off between its mark and its dot runs out, and is sent too
 
     async def done() -> bool:
-        await bench.rows(
-            """update submissions set claim_expires = now() - interval '1 second'
-               where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
-        )
-        await bench.upkeep.hold()
-        return await states(bench) == Counter(done=30)
+        with suppress(Temporary):  # a connection that was cut off may be used once more before anybody sees it
+            await bench.make_due()
+            await bench.rows(
+                """update submissions set claim_expires = now() - interval '1 second'
+                   where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
+            )
+            await bench.upkeep.hold()
+            return await states(bench) == Counter(done=30)
+        return False
 
     await until(done, 60)
     sent = copies(provider)
