@@ -72,6 +72,14 @@ _CODECS = {
     "iso8859_1": "",
     "unknown_8bit": "",
     "x_unknown": "",
+    "windows_31j": "cp932",
+    "x_mac_roman": "mac_roman",
+    "x_mac_cyrillic": "mac_cyrillic",
+}
+_CODECS |= {  # Windows' character sets go by all of these
+    spelling: _CODECS[f"cp{number}"]
+    for number in (866, 874, 932, 936, 949, 950, *range(1250, 1259))
+    for spelling in (f"windows_{number}", f"cp_{number}", f"x_cp{number}", f"x_windows_{number}")
 }
 
 

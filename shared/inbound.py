@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,18 +69,21 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A copy to be delivered. gone: its account was removed, or disabled, since that was decided."""
+    """Copies of one mail that are to be delivered for one reason. local_ids, addresses: whose they are.
+
+    gone: their accounts were removed, or disabled, since that was decided.
+    """
 
     inbound_id: int
-    local_id: int
-    address: str
     message_id: int
     octets: int
     own_copy: bool
+    external: str | None
     rule: int | None
     reason: str
     gone: bool
-    external: str | None
+    local_ids: Sequence[int]
+    addresses: Sequence[str]
 
 
 _ARRIVAL_COLUMNS = {
@@ -126,13 +129,21 @@ async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
     return ids
 
 
-async def _decide(connection: Connection, rows: Sequence[tuple[int, int, int | None, str]]) -> None:
-    if rows:
+async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | None, str]]) -> None:
+    """Rows of deliveries; those who get a mail for the same reason travel together."""
+    people: dict[tuple[int, int | None, str], list[int]] = {}
+    for id_, local, rule, reason in rows:
+        people.setdefault((id_, rule, reason), []).append(local)
+    if people:
         await connection.execute(
             """insert into deliveries (inbound_id, local_id, rule, reason)
-               select * from unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[])
+               select d.inbound_id, unnest(d.local_ids::bigint[]), d.rule, d.reason
+               from unnest(%s::bigint[], %s::int[], %s::text[], %s::text[]) d (inbound_id, rule, reason, local_ids)
                on conflict (inbound_id, local_id) do nothing""",
-            [literal(column) for column in zip(*rows, strict=True)],
+            [
+                *(literal(column) for column in zip(*people, strict=True)),
+                literal(literal(locals_) for locals_ in people.values()),
+            ],
         )
 
 
@@ -151,7 +162,7 @@ async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
 
 async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
     """Write decisions: deliveries and state routed, or state held where there is nobody."""
-    await _decide(connection, [(v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients])
+    await _decide(connection, ((v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients))
     await connection.execute(
         """update inbound set state = v.state, rule = v.rule, reason = v.reason, own_copy = v.own_copy,
                   state_at = now(), swept_at = null
@@ -178,13 +189,18 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
         (literal(ids),),
     )
     cursor = await connection.execute(
-        """select d.inbound_id, d.local_id, l.address, i.message_id, m.octets, i.own_copy, d.rule, d.reason,
-                  l.removed_at is not null
-                      or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted'), e.address
-           from deliveries d join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
-           join local_accounts l on l.id = d.local_id left join external_accounts e on e.id = i.external_id
-           where d.inbound_id = any(%s::bigint[]) and i.state || '' = 'routed' and d.done_at is null
-           order by d.inbound_id, d.local_id""",
+        """select i.id, i.message_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
+                  d.addresses
+           from (select d.inbound_id, d.rule, d.reason,
+                        l.removed_at is not null
+                            or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,
+                        array_agg(l.id order by l.id) as local_ids, array_agg(l.address order by l.id) as addresses
+                 from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
+                 where d.inbound_id = any(%s::bigint[]) and i.state || '' = 'routed' and d.done_at is null
+                 group by 1, 2, 3, 4) d
+           join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
+           left join external_accounts e on e.id = i.external_id
+           order by i.id, d.local_ids""",
         (literal(ids),),
     )
     return [Pending(*row) for row in await cursor.fetchall()]
@@ -193,7 +209,9 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
 async def finish(
     connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending], ids: Sequence[int]
 ) -> None:
-    """Mark copies as delivered, give back those whose account is removed, and settle the mails' states.
+    """Settle the mails' states, and give copies back whose account is removed.
+
+    A mail that is delivered says so for its copies; those of a mail that is not are marked one by one.
 
     A mail of an external account with such a copy goes back to the router (state fetched). One that was sent to a local
     address is nobody else's: it is held, its copy kept, until that account is back. The others are delivered, unless a
@@ -201,17 +219,21 @@ async def finish(
     """
     decided_anew = [p for p in returned if p.external is not None]
     kept = [p for p in returned if p.external is None]
-    if delivered:
+    unfinished = {p.inbound_id for p in returned}
+    if marked := [(p.inbound_id, local) for p in delivered if p.inbound_id in unfinished for local in p.local_ids]:
         await connection.execute(
             """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            (literal(p.inbound_id for p in delivered), literal(p.local_id for p in delivered)),
+            [literal(column) for column in zip(*marked, strict=True)],
         )
     if decided_anew:
         await connection.execute(
             """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            ([p.inbound_id for p in decided_anew], [p.local_id for p in decided_anew]),
+            [
+                literal(column)
+                for column in zip(*((p.inbound_id, local) for p in decided_anew for local in p.local_ids), strict=True)
+            ],
         )
         await connection.execute(
             """update inbound set state = 'fetched', state_at = now(), swept_at = null
@@ -226,9 +248,9 @@ async def finish(
         )
     await connection.execute(
         """update inbound i set state = 'delivered', state_at = now(), swept_at = null
-           where id = any(%s::bigint[]) and state || '' = 'routed'
-             and not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null)""",
-        (literal(ids),),
+           where id = any(%s::bigint[]) and state || '' = 'routed' and (id = any(%s::bigint[])
+             or not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null))""",
+        (literal(ids), literal({p.inbound_id for p in delivered} - unfinished)),
     )
 
 
@@ -540,9 +562,10 @@ async def detail(connection: Connection, id_: int) -> Detail | None:
 async def holders(connection: Connection, id_: int) -> list[Copyholder]:
     """Everyone whom a mail was or will be delivered to, by address."""
     cursor = await connection.execute(
-        """select d.local_id, l.address, l.user_name, d.rule, d.reason, d.done_at,
+        """select d.local_id, l.address, l.user_name, d.rule, d.reason,
+                  coalesce(d.done_at, case i.state when 'delivered' then i.state_at end),
                   r.id is not null and r.deleted_at is null
-           from deliveries d join local_accounts l on l.id = d.local_id
+           from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
                left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
            where d.inbound_id = %s order by l.address""",
         (id_,),

@@ -11,14 +11,16 @@ from html import unescape
 from typing import Any
 from urllib.parse import urljoin
 
+import psycopg
 import requests
 
 from deploy.machine import ports
 from services.admin.web.process import serve
+from shared.database import Database
 from shared.service import Service
 from shared.settings import SERVICES, Settings
 from shared.vault import Vault
-from tests.company import KEY
+from tests.company import COMPANY, KEY, apply
 
 PASSWORD = "the console's password"
 
@@ -42,6 +44,27 @@ class Browser:
     def sign_in(self, name: str = "admin", password: str = PASSWORD) -> requests.Response:
         """Sign in; the page that follows."""
         return self.post("/sign-in", {"name": name, "password": password})
+
+
+def signed_in(url: str, name: str = "admin", password: str = PASSWORD) -> Browser:
+    """A browser of its own for somebody."""
+    browser = Browser(url)
+    browser.sign_in(name, password)
+    return browser
+
+
+async def make(store: str, accounts: dict[str, Any] = COMPANY) -> None:
+    """Apply an accounts file to the database of a console."""
+    database = Database(store, "test")
+    await database.open()
+    await apply(database, accounts)
+    await database.close()
+
+
+def stored(store: str, query: str) -> list[tuple[Any, ...]]:
+    """What the database of a console has."""
+    with psycopg.connect(store) as connection:
+        return connection.execute(query.encode()).fetchall()
 
 
 def text(answer: requests.Response) -> str:

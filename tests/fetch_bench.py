@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.fetcher import scheduler
-from shared import ledger
+from shared import polls
 from shared.broker import Publication
 from shared.database import Database
 from shared.service import Service
@@ -83,7 +83,7 @@ class Bench:
             )
         )
 
-    async def poll(self, external_id: int) -> ledger.Polled:
+    async def poll(self, external_id: int) -> polls.Polled:
         """Make the account due, and wait until a poll that began after that has ended."""
         busy = await self._owner(external_id)
         if busy is not None:  # it may have seen the list before the test changed it
@@ -93,14 +93,14 @@ class Bench:
 
             await until(over)
         async with self.database.transaction() as connection:
-            await ledger.resume(connection, external_id)
+            await polls.resume(connection, external_id)
         return await self.polled(external_id)
 
     async def _owner(self, external_id: int) -> str | None:
         found = await self.rows("select owner from polls where external_id = %s", external_id)
         return str(found[0][0]) if found and found[0][0] is not None else None
 
-    async def polled(self, external_id: int) -> ledger.Polled:
+    async def polled(self, external_id: int) -> polls.Polled:
         """Wait until one more poll that begins now or later has ended."""
         [[start]] = await self.rows("select clock_timestamp()")
 
@@ -112,7 +112,7 @@ class Bench:
 
         await until(ended)
         async with self.database.transaction() as connection:
-            return (await ledger.polled(connection))[external_id]
+            return (await polls.polled(connection))[external_id]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:

@@ -289,7 +289,7 @@ def authorize(address: Address, data: Data = None) -> None:
     async def work() -> None:
         async with reach(data) as system:
             account = await _external(system, address)
-            await authorizing.authorize(system, account, lambda line: print(line, flush=True))
+            await authorizing.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
     run(work)

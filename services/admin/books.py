@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import accounts, inbound, ledger
+from shared import accounts, inbound, polls
 from shared.database import Connection
 from shared.inbound import Books
 
@@ -54,7 +54,7 @@ async def read(connection: Connection, thoroughly: bool = False) -> list[Account
 
     :param thoroughly: look for each mail in the mailboxes, which takes about a second for a million mails.
     """
-    fetched = await ledger.fetched(connection)
+    fetched = await polls.fetched(connection)
     found = await inbound.books(connection)
     oldest = await inbound.oldest_in_flight(connection)
     lost = await inbound.lost(connection) if thoroughly else {}

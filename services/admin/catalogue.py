@@ -189,15 +189,26 @@ async def _write_terms(connection: Connection, rows: Sequence[tuple[object, ...]
 async def _note_answer(
     connection: Connection, submission_id: int, at: datetime.datetime, author_id: int | None, head: bytes
 ) -> list[int]:
-    """Write down what this mail is the first answer to. :return: the ids of those mails to everyone."""
+    """Write down what this mail is the first answer to. :return: the ids of those mails to everyone.
+
+    A word to those who have the mail as well ("can you take this?") is no answer, unless one of them wrote it.
+    """
     facts = routing.read(head)
     answered = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
     if not answered:
         return []
     cursor = await connection.execute(
-        """update common_mails set answered_by = %s, answered_at = %s, submission_id = %s
-           where header_id = any(%s) and answered_at is null returning mail_id""",
-        (author_id, at, submission_id, [storable(id_) for id_ in answered]),
+        """update common_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
+           where header_id = any(%(answered)s) and answered_at is null and exists (
+               select from submission_recipients r
+                   left join local_accounts l on r.kind = 'local' and l.id = r.target_id
+                   left join inbound i on i.id = c.mail_id
+               where r.submission_id = %(id)s and case r.kind
+                   when 'relay' then true
+                   when 'external' then r.target_id <> c.external_id
+                   else l.external_id <> c.external_id or l.id = i.author_id end)
+           returning mail_id""",
+        {"author": author_id, "at": at, "id": submission_id, "answered": [storable(id_) for id_ in answered]},
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
-from shared import accounts, inbound, ledger, maildrops, relays
+from shared import accounts, inbound, maildrops, polls, relays
 from shared.accounts import External, Issuer, Local, OAuth, Server
 from shared.credentials import Grant
 from shared.database import Connection
 from shared.failures import Permanent
+from shared.headers import fold_address
 from shared.names import normalise
 from shared.oauth import ISSUERS
 from shared.passwords import Pool
@@ -90,7 +91,7 @@ async def apply(
     if problems:
         raise AccountsError(problems)
     await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
-    await _hand_names_on(connection)
+    await hand_names_on(connection)
     problems = conflicts(await accounts.externals(connection), await accounts.locals_(connection))
     if problems:
         raise AccountsError(problems)
@@ -108,7 +109,7 @@ def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[s
     claims += [(f"local account {p.address}", (p.address, *p.addresses)) for p in locals_]
     for label, own in claims:
         for address in own:
-            other = owners.setdefault(address.casefold(), label)
+            other = owners.setdefault(fold_address(address), label)
             if other != label:
                 problems.append(f"{label}: address {address!r}: is an address of {other} already")
     by_id = {external.id: external for external in externals}
@@ -168,9 +169,9 @@ async def _save_external(
         return new
     new = replace(new, id=await accounts.save_external(connection, new))
     # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
-    await ledger.resume(connection, new.id)
+    await polls.resume(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
-        await ledger.restart(connection, new.id)
+        await polls.restart(connection, new.id)
     await relays.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
@@ -298,7 +299,7 @@ def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
     return tuple(names.values())
 
 
-async def _hand_names_on(connection: Connection) -> None:
+async def hand_names_on(connection: Connection) -> None:
     """A former name that somebody else of the share has now is theirs alone."""
     everyone = await accounts.locals_(connection)
     owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}

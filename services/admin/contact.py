@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from services.admin.system import System
-from shared import accounts, ledger, relays
+from shared import accounts, ledger, polls, relays
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials
 from shared.failures import Permanent, Temporary
@@ -49,7 +49,7 @@ async def test(system: System, external: External) -> list[Step]:
     async with system.database.transaction() as connection:
         saved = [account for account in await accounts.externals(connection, [external.id]) if account == external]
         if saved and fetching.well:
-            await ledger.resume(connection, external.id)
+            await polls.resume(connection, external.id)
         if saved and relaying.well:
             await relays.resume(connection, external.id)
             await accounts.forget_size(connection, external.id)
@@ -154,7 +154,7 @@ async def _pop3(system: System, external: External, credential: Credential) -> s
 
 async def _expected(system: System, external: External, listed: Sequence[str]) -> str:
     async with system.database.transaction() as connection:
-        polled = (await ledger.polled(connection)).get(external.id)
+        polled = (await polls.polled(connection)).get(external.id)
         known = await ledger.known(connection, external.id)
     return expectation(external, listed, known, polled is not None and polled.first_contact_at is not None)
 

@@ -7,7 +7,7 @@ in the form that JSON shows. Who calls them prints.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.admin import changes
@@ -223,6 +223,11 @@ async def restore(connection: Connection, address: str) -> Local:
         raise Permanent(f"{address}: no removed local account has this address")
     if not await maildrops.versions(connection, [person.id]):
         raise Permanent(f"{address}: was removed longer ago than mail is kept, which is purged; add the account anew")
+    sharers = await accounts.sharers(connection, [person.external_id])
+    if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
+        person = replace(person, delegate_id=None)  # who shares another account by now
+        await accounts.save_local(connection, person)
+    await changes.hand_names_on(connection)
     problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
     if problems:
         raise AccountsError(problems)
@@ -263,7 +268,7 @@ async def give(connection: Connection, id_: int, address: str) -> None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
     if mail.state != "delivered":
         raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
-    copy = maildrops.Copy(person.id, id_, mail.message_id, mail.octets)
+    copy = maildrops.Copy([person.id], id_, mail.message_id, mail.octets)
     await maildrops.deliver(connection, [copy])
     if any(holder.local_id == person.id for holder in await inbound.holders(connection, id_)):
         await maildrops.renew(connection, person.id, id_)

@@ -19,7 +19,7 @@ from deploy.machine import backups, folders, servers
 from deploy.machine.instance import locked
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
-from shared import accounts, alarms, inbound, leases, ledger, maildrops, maillog, submissions
+from shared import accounts, alarms, inbound, leases, maildrops, maillog, polls, submissions
 from shared.database import Database
 from shared.failures import Permanent, Temporary
 from shared.maillog import Event
@@ -119,7 +119,7 @@ async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
         async with database.transaction(3600.0) as connection:
             await maildrops.skip_uids(connection)
             await inbound.skip_ids(connection)
-            await ledger.poll_anew(connection)
+            await polls.poll_anew(connection)
             await accounts.renew_version(connection)
             await leases.end_all(connection)
             await alarms.drop_posts(connection)

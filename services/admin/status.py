@@ -15,7 +15,7 @@ from services.admin.troubles import STALE_SECONDS
 from shared import topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
-from shared.ledger import Polled
+from shared.polls import Polled
 from shared.relays import Relay
 from shared.settings import SERVICES, Settings
 
@@ -88,6 +88,7 @@ def _external(
         "last_success": iso(last_success),
         "last_error": error,
         "backlog": poll.backlog if poll else None,
+        "authorize": external.enabled and external.oauth is not None and any(d and d.paused_at for d in (poll, relay)),
     }
 
 

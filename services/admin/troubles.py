@@ -12,10 +12,10 @@ from pathlib import Path
 from services.admin import books
 from services.admin.books import LATE_SECONDS, Account
 from services.admin.probing import ask, certificate_problems, health_url
-from shared import accounts, inbound, ledger, relays, submissions
+from shared import accounts, inbound, polls, relays, submissions
 from shared.accounts import External
 from shared.database import Connection
-from shared.ledger import Polled
+from shared.polls import Polled
 from shared.relays import Relay
 from shared.settings import Settings
 
@@ -30,7 +30,8 @@ DOORS = ("pop3_out", "smtp_in")
 KINDS = {
     "login": "The provider refuses the login. Correct the password ('mailgroup external set ADDRESS password=-'); "
     "until then one try an hour is made, and nothing is bounced.",
-    "grant": "The provider gives no access token. Authorize the account again: 'mailgroup external authorize ADDRESS'.",
+    "grant": "The provider gives no access token. Authorize the account again, on its page in the console or by "
+    "'mailgroup external authorize ADDRESS'.",
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' tells step by step what is wrong.",
     "held": "Nobody enabled shares the external account of these mails ('mailgroup held list'). They are delivered as "
     "soon as somebody does.",
@@ -87,7 +88,7 @@ async def read(connection: Connection) -> Facts:
     return Facts(
         datetime.datetime.now(datetime.UTC),
         await accounts.externals(connection),
-        await ledger.polled(connection),
+        await polls.polled(connection),
         await relays.states(connection),
         held,
         parked + stuck,

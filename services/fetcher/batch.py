@@ -16,13 +16,14 @@ import structlog
 from services.fetcher import notices
 from services.fetcher.budget import Share
 from services.fetcher.plan import MOST_TRIES, NOTICE_TRIES, Want, is_deleted, next_try
-from shared import inbound, ledger, maillog, messages, publications
+from shared import inbound, ledger, maillog, messages, polls, publications
 from shared.accounts import External
 from shared.failures import Temporary
 from shared.headers import header_end, message_ids, values
-from shared.ledger import Known, Poll
+from shared.ledger import Known
 from shared.maillog import Event
 from shared.messages import HEAD_OCTETS, Content
+from shared.polls import Poll
 from shared.service import Service
 
 BATCH_MAILS = 200
@@ -139,7 +140,7 @@ class Intake:
         ]
         at_once = {want.listed.key for want in deleting}
         async with self._service.database.transaction() as connection:
-            await ledger.hold(connection, self._poll)
+            await polls.hold(connection, self._poll)
             stored = await messages.store(connection, [mail.content for mail in new])
             arrived = await inbound.add(
                 connection,
@@ -235,7 +236,7 @@ class Intake:
         address, reason = self._account.address, skipped.reason
         events: list[Event] = []
         async with self._service.database.transaction() as connection:
-            await ledger.hold(connection, self._poll)
+            await polls.hold(connection, self._poll)
             await ledger.record_skipped(connection, self._account.id, skipped)
             if told:
                 notice, header_id = notices.compose(address, header, skipped.octets, reason, self._poll.now)

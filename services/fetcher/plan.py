@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shared.accounts import External
-from shared.ledger import Known, Poll
+from shared.ledger import Known
+from shared.polls import Poll
 
 MOST_TRIES = 10
 """A mail that cannot be fetched is tried so often; then it stays skipped."""

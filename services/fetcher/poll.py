@@ -31,14 +31,15 @@ from services.fetcher.plan import (
     history,
     quiet_until,
 )
-from shared import ledger
+from shared import ledger, polls
 from shared.accounts import External
 from shared.credentials import Credential
 from shared.failures import Temporary
 from shared.headers import header_end
-from shared.ledger import Known, Poll
+from shared.ledger import Known
 from shared.messages import Content
 from shared.oauth import Unauthorized
+from shared.polls import Poll
 from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Room, Wanted, open_session
 from shared.service import Service
 from shared.upstream import Unreachable, place
@@ -263,7 +264,7 @@ class Polling:
         """
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
-            await ledger.hold(connection, poll)
+            await polls.hold(connection, poll)
             if strangers:
                 await ledger.set_apart(connection, strangers)
             if self._first_contact is None:
@@ -480,7 +481,7 @@ class Polling:
     async def _record_old(self, pairs: Sequence[tuple[Known, str]]) -> None:
         if pairs:
             async with self._service.database.transaction() as connection:
-                await ledger.hold(connection, self._poll)
+                await polls.hold(connection, self._poll)
                 await ledger.record_renumbered_history(connection, pairs)
             log.info("renumbered mails of the first contact", external=self._account.address, mails=len(pairs))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shared.accounts import External
 from shared.failures import Temporary
-from shared.ledger import Outcome, Poll
+from shared.polls import Outcome, Poll
 from shared.pop3_client import Busy, Refused
 from shared.upstream import Unreachable
 

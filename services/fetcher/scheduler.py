@@ -21,12 +21,12 @@ from prometheus_client import Counter, Gauge
 from services.fetcher.budget import Budget
 from services.fetcher.poll import Polling
 from services.fetcher.schedule import Course, after_failure, after_success, kind_of
-from shared import ledger
+from shared import ledger, polls
 from shared.accounts import External, externals
 from shared.database import Connection
 from shared.durations import SECONDS
 from shared.failures import Permanent, Temporary
-from shared.ledger import LEASE_SECONDS, LeaseLost, Outcome, Poll
+from shared.polls import LEASE_SECONDS, LeaseLost, Outcome, Poll
 from shared.presence import LOOK_SECONDS, Absentees, stay
 from shared.service import Service
 
@@ -91,14 +91,14 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 async def _inherit(service: Service, absentees: Absentees) -> None:
     """Free the accounts of fetchers that died."""
     async with service.database.statement() as connection:
-        gone = absentees.gone(await ledger.absent_owners(connection, service.owner))
+        gone = absentees.gone(await polls.absent_owners(connection, service.owner))
         if gone:
-            log.warning("fetchers are gone", owners=gone, accounts=await ledger.free(connection, gone))
+            log.warning("fetchers are gone", owners=gone, accounts=await polls.free(connection, gone))
 
 
 async def _mend_times(service: Service) -> None:
     async with service.database.statement() as connection:
-        if mended := await ledger.mend_times(connection):
+        if mended := await polls.mend_times(connection):
             log.warning("the clock was set back", accounts=mended)
 
 
@@ -137,11 +137,11 @@ async def _poll_all(service: Service) -> None:
 async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
     async with service.database.statement() as connection:
-        claimed, seconds = await ledger.claim(connection, owner, most)
-        polls = {poll.external_id: poll for poll in claimed}
-        accounts = await externals(connection, list(polls)) if polls else []
+        claimed, seconds = await polls.claim(connection, owner, most)
+        by_account = {poll.external_id: poll for poll in claimed}
+        accounts = await externals(connection, list(by_account)) if by_account else []
     pause = POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
-    return [(account, polls[account.id]) for account in accounts], pause
+    return [(account, by_account[account.id]) for account in accounts], pause
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
@@ -200,7 +200,7 @@ async def _keep(service: Service, poll: Poll) -> None:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
             async with service.database.statement(LEASE_SECONDS / 3) as connection:
-                await ledger.hold(connection, poll)
+                await polls.hold(connection, poll)
         except LeaseLost:
             raise
         except Temporary as error:  # the next commit will tell
@@ -208,11 +208,11 @@ async def _keep(service: Service, poll: Poll) -> None:
 
 
 async def _finish(service: Service, account: External, poll: Poll, outcome: Outcome) -> None:
-    await _write(service, account, partial(ledger.finish, poll=poll, outcome=outcome))
+    await _write(service, account, partial(polls.finish, poll=poll, outcome=outcome))
 
 
 async def _give_back(service: Service, account: External, poll: Poll) -> None:
-    await _write(service, account, partial(ledger.release, poll=poll))
+    await _write(service, account, partial(polls.release, poll=poll))
 
 
 async def _write(service: Service, account: External, work: Callable[[Connection], Awaitable[None]]) -> None:

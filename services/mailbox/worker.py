@@ -29,7 +29,7 @@ class Mailbox:
             gone = [copy for copy in copies if copy.gone]
             await maildrops.deliver(
                 connection,
-                [Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
+                [Copy(copy.local_ids, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
             )
             await inbound.finish(connection, here, gone, ids)
             events = [
@@ -37,7 +37,7 @@ class Mailbox:
                     "own_copy" if copy.own_copy else "delivered",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
-                    who=copy.address,
+                    who=maillog.people(copy.addresses),
                     rule=copy.rule,
                     reply=copy.reason,
                 )
@@ -48,10 +48,11 @@ class Mailbox:
                     "returned",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
-                    who=copy.address,
+                    who=address,
                     reply="the account was removed or disabled before the delivery",
                 )
                 for copy in gone
+                for address in copy.addresses
             ]
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -140,14 +140,13 @@ def _tell(
     for mail, verdict in zip(mails, verdicts, strict=True):
         external = externals.get(mail.external_id or 0)
         address = external.address if external else None
-        people = ", ".join(addresses[recipient[0]] for recipient in verdict.recipients)
         events.append(
             maillog.Event(
                 "routed" if verdict.recipients else "held",
                 inbound_id=mail.id,
                 submission_id=None,
                 external=address,
-                who=people or None,
+                who=maillog.people([addresses[recipient[0]] for recipient in verdict.recipients]),
                 rule=verdict.rule,
                 reply=verdict.reason,
             )

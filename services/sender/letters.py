@@ -90,7 +90,7 @@ def write(database: Database, group: Group, external: External, source: Source |
                     yield piece
 
     return Letter(
-        external.address,
+        headers.ascii_address(external.address),
         group.recipients,
         group.octets - end + len(header),
         group.body_8bit,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from email.utils import format_datetime
 
 from shared import headers
-from shared.headers import Field, Mailbox, fold_address
+from shared.headers import Field, Mailbox, ascii_address, fold_address
 
 SENDERS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
@@ -102,19 +102,20 @@ def _missing(seen: Collection[str], author: Author, header_id: str, date: dateti
     if "date" not in seen:
         lines += b"Date: " + format_datetime(date).encode() + b"\r\n"
     if "from" not in seen:
-        lines += b"From: " + headers.format_mailbox(author.user_name, author.external_address) + b"\r\n"
+        lines += b"From: " + headers.format_mailbox(author.user_name, ascii_address(author.external_address)) + b"\r\n"
     if "message-id" not in seen:
         lines += b"Message-ID: <" + header_id.encode("utf-8", "replace") + b">\r\n"
     return lines
 
 
 def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author | None) -> Mailbox:
-    """The mailbox as it leaves: a local one with its person's name and external address, others as they are."""
+    """The mailbox as it leaves: a local one with its person's name and external address, others as they are. In ASCII
+    if that is possible: few servers take more in a header (RFC 6532)."""
     address = fold_address(mailbox.address)
     person = directory.get(address)
     if person is None and author is not None and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
-    return mailbox if person is None else mailbox._replace(name=person[0], address=person[1])
+    return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
 
 def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:

@@ -180,8 +180,8 @@ class Engine(smtp.SMTP):
                     self._in_turn = 0
                     await asyncio.sleep(0)
         except asyncio.CancelledError:  # the client is gone, or the session was ended
+            # Raised further, it would be kept by the task, and with it the mail in hand, until the collector comes.
             self._writer.close()
-            raise
 
     async def _next_command(self) -> None:
         try:

@@ -41,14 +41,14 @@ def _steps(service: str, **steps: str) -> tuple[Step, ...]:
 STEPS = (
     *_steps(
         "fetcher",
-        account_claimed=">shared.ledger:claim",
+        account_claimed=">shared.polls:claim",
         bytes_stored_not_in_the_ledger=">shared.messages:store",
         ledger_written_not_committed=">shared.ledger:record_fetched",
         committed_not_published="<shared.broker:Broker.publish_behind",
         committed_not_deleted="<shared.pop3_client:Pop3Client.delete",
         deleted_no_quit=">shared.pop3_client:Pop3Client.delete",
         before_quit="<shared.pop3_client:Pop3Client.quit",
-        quit_not_recorded="<shared.ledger:finish",
+        quit_not_recorded="<shared.polls:finish",
     ),
     *_steps(
         "router",
@@ -108,12 +108,18 @@ def arm(service: str) -> None:
 
 
 def _wrap(step: Step, file: Path) -> None:
+    owner, name = locate(step)
+    setattr(owner, name, _wrapped(getattr(owner, name), step, file))
+
+
+def locate(step: Step) -> tuple[Any, str]:
+    """The module or class that has the function of this step, and the function's name."""
     module, _, path = step.target.partition(":")
     owner: Any = importlib.import_module(module)
     *classes, name = path.split(".")
     for each in classes:
         owner = getattr(owner, each)
-    setattr(owner, name, _wrapped(getattr(owner, name), step, file))
+    return owner, name
 
 
 def _wrapped(function: Callable[..., Any], step: Step, file: Path) -> Callable[..., Any]:

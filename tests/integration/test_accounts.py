@@ -67,6 +67,10 @@ async def test_a_password_left_out_keeps_the_stored_one_and_is_an_error_on_creat
         ([local("Alex", address="alex@gmail.com")], ["gmail.com is a public mail provider's domain"]),
         ([local("Alex", address=SUPPORT)], ["is an address of external account"]),
         (
+            [local("Alex", address="a@xn--bcher-kva.example"), local("Jim", addresses=["a@bücher.example"])],
+            ["is an address of local account a@xn--bcher-kva.example"],
+        ),
+        (
             [local("Alex"), local("Jim", addresses=["ALEX@local.com"])],
             ["is an address of local account alex@local.com"],
         ),

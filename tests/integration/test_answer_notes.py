@@ -43,19 +43,23 @@ def people(notes: bool = True, **jim: Any) -> dict[str, Any]:
     }
 
 
-async def ask(database: Database, name: bytes = b"") -> None:
-    """A customer's mail is delivered."""
-    externals, _ = await everyone(database)
+async def ask(database: Database, name: bytes = b"", author: str | None = None) -> None:
+    """A customer's mail, or that of a person here, is delivered."""
+    externals, everybody = await everyone(database)
     async with database.transaction() as connection:
         stored = await messages.store(connection, [Content.of(QUESTION % name)])
         arrival = Arrival("fetched", stored[0], externals[SUPPORT].id, "q@customer.example")
+        if author is not None:
+            arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
         rows = await inbound.add(connection, [arrival])
     await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
 
 
-async def answer(database: Database, name: str, ago: str = "10 seconds") -> None:
-    """Somebody answers it."""
+async def answer(database: Database, name: str, ago: str = "10 seconds", to: str = "anna@customer.example") -> None:
+    """Somebody answers it, to the customer or ``to`` a person."""
     externals, everybody = await everyone(database)
+    inside = [person.id for person in everybody.values() if person.address == to]
+    recipient = Recipient(to, "local", inside[0]) if inside else Recipient(to, "relay")
     address = f"{name.lower()}@local.com"
     async with database.transaction() as connection:
         [sent] = await submissions.record(
@@ -69,7 +73,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds") -> None
                     f"answer.{name}@local.com",
                     False,
                     False,
-                    (Recipient("anna@customer.example", "relay"),),
+                    (recipient,),
                     event=Event("submitted", who=address),
                 )
             ],
@@ -157,6 +161,31 @@ async def test_an_answer_to_a_mail_to_one_person_is_no_news(database: Database) 
     await ask(database, b'"Alex" ')
     await answer(database, "Alex")
     assert await look(database) == []
+
+
+async def test_a_word_among_those_who_have_the_mail_is_no_answer(database: Database) -> None:
+    # given
+    await apply(database, people())
+    await ask(database)
+    # when Alex asks Jim whether he takes it
+    await answer(database, "Alex", to="jim@local.com")
+    # then it is not answered
+    assert await look(database) == []
+    assert await count(database, "select count(*) from common_mails where answered_at is not null") == 0
+    # until Jim writes to the customer
+    await answer(database, "Jim")
+    assert await look(database) == ["alex@local.com", "eve@local.com"]
+
+
+@pytest.mark.parametrize("asker", ["Kim", "Jim"])
+async def test_a_colleague_who_wrote_to_everyone_is_answered(database: Database, asker: str) -> None:
+    # given a mail to everyone from a colleague who has another address, or the same
+    await apply(database, people())
+    await ask(database, author=asker)
+    # when Alex answers
+    await answer(database, "Alex", to=f"{asker.lower()}@local.com")
+    # then that is known
+    assert "eve@local.com" in await look(database)
 
 
 async def test_an_answer_of_last_week_is_no_news(database: Database) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.router.worker import Router
-from shared import ledger, relays
+from shared import polls, relays
 from shared.database import Database
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.scripted_smtp import scripted_smtp
@@ -26,9 +26,9 @@ async def test_accounts_and_mails_that_wait_for_a_time_of_before_are_due(databas
         )
     # when
     async with database.transaction() as connection:
-        assert await ledger.mend_times(connection) == 1
-        polls, _ = await ledger.claim(connection, "one/1", 10)
-    assert externals[SUPPORT].id in [poll.external_id for poll in polls]
+        assert await polls.mend_times(connection) == 1
+        claimed, _ = await polls.claim(connection, "one/1", 10)
+    assert externals[SUPPORT].id in [poll.external_id for poll in claimed]
     # then the mail is swept, after a grace period that begins now
     assert await Router(database, 0.0).sweep() == []
     assert len(await Router(database, 0.0).sweep()) == 1
@@ -40,7 +40,7 @@ async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database:
         await connection.execute(
             "update polls set next_poll_at = now() + interval '1 hour', last_error_at = now() - interval '1 minute'"
         )
-        assert await ledger.mend_times(connection) == 0
+        assert await polls.mend_times(connection) == 0
 
 
 async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from deploy.machine.provider import Provider
-from shared import ledger
+from shared import ledger, polls
 from shared.database import Connection
 from shared.envelopes import Fetched, read
 from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
@@ -397,7 +397,7 @@ async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(bench: Bench, p
     account = await bench.add(box, provider.pop3_port)
     await until(lambda: is_quiet(bench, account))
     async with bench.database.transaction() as connection:
-        await ledger.restart(connection, account)
+        await polls.restart(connection, account)
     await bench.polled(account)
     [[met]] = await bench.rows("select first_contact_at is not null from polls where external_id = %s", account)
     assert met

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deploy.machine import ports
-from shared import ledger
+from shared import polls
 from shared.database import Database
-from shared.ledger import LeaseLost
+from shared.polls import LeaseLost
 from shared.service import Service
 from shared.settings import Settings
 from shared.vault import Vault, new_key
@@ -127,7 +127,7 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
             await connection.execute(
                 "update external_accounts set pop3_port = %s, delete_after_days = 0", (second.port,)
             )
-            await ledger.restart(connection, account)
+            await polls.restart(connection, account)
         await bench.poll(account)
         await until(lambda: has(bench, account, 3))
         await bench.poll(account)
@@ -141,7 +141,7 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
         # when it is the same maildrop under another name, what is unknown is new
         second.mails["newer"] = mail("newer")
         async with bench.database.transaction() as connection:
-            await ledger.restart(connection, account)
+            await polls.restart(connection, account)
         await until(lambda: has(bench, account, 5))
         await bench.poll(account)
         assert second.mails.keys() == {"moved", "unknown"}
@@ -164,7 +164,7 @@ async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_
             account,
         )
         async with bench.database.transaction() as connection:
-            await ledger.restart(connection, account)
+            await polls.restart(connection, account)
         await bench.poll(account)
         await bench.poll(account)
         # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
@@ -286,23 +286,23 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
     )
     await bench.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
-        assert (await ledger.claim(connection, "other", 10))[0] == []
+        assert (await polls.claim(connection, "other", 10))[0] == []
         # when that one is silent for too long
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [poll], _ = await ledger.claim(connection, "first", 10)
-        await ledger.hold(connection, poll)
+        [poll], _ = await polls.claim(connection, "first", 10)
+        await polls.hold(connection, poll)
     # and so is the next one
     async with database.transaction() as connection:
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [second], _ = await ledger.claim(connection, "second", 10)
+        [second], _ = await polls.claim(connection, "second", 10)
     # then the first one can commit nothing, not even how its poll ended
     with pytest.raises(LeaseLost):
         async with database.transaction() as connection:
-            await ledger.hold(connection, poll)
+            await polls.hold(connection, poll)
     async with database.transaction() as connection:
-        await ledger.release(connection, poll)
-        await ledger.hold(connection, second)
-        await ledger.release(connection, second)
+        await polls.release(connection, poll)
+        await polls.hold(connection, second)
+        await polls.release(connection, second)
 
 
 async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench: Bench, database: Database) -> None:
@@ -317,8 +317,8 @@ async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench
 
     async def look(most: int) -> tuple[list[int], float | None]:
         async with database.statement() as connection:
-            polls, seconds = await ledger.claim(connection, "owner", most)
-        return [poll.external_id for poll in polls], seconds
+            claimed, seconds = await polls.claim(connection, "owner", most)
+        return [poll.external_id for poll in claimed], seconds
 
     # when it takes one, then that which is due for longest, and there is more to do at once
     taken, seconds = await look(1)

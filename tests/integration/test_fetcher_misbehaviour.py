@@ -16,7 +16,7 @@ from services.admin import hands
 from services.admin.status import trouble
 from services.fetcher import poll, scheduler
 from services.fetcher.budget import Budget, Share
-from shared import ledger, pop3_client
+from shared import polls, pop3_client
 from shared.accounts import Tls, externals
 from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
@@ -230,7 +230,7 @@ async def _wait_for(bench: Bench, account: int, row: Misbehaviour) -> str | None
         await until(lambda: _shows(bench, account, row), 30.0)
     except TimeoutError:
         async with bench.database.transaction() as connection:
-            polled = (await ledger.polled(connection)).get(account)
+            polled = (await polls.polled(connection)).get(account)
         return f"{row.name}: {await bench.states(account)} {polled}"
     return None
 
@@ -244,7 +244,7 @@ async def _end(bench: Bench, account: int) -> tuple[list[str], str | None]:
 
 async def _shows(bench: Bench, account: int, row: Misbehaviour) -> bool:
     async with bench.database.transaction() as connection:
-        polled = (await ledger.polled(connection)).get(account)
+        polled = (await polls.polled(connection)).get(account)
     if polled is None or not (polled.last_success_at or polled.last_error):
         return False
     if row.skipped:

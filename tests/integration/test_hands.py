@@ -22,7 +22,7 @@ from shared.database import Database
 from shared.failures import Permanent
 from shared.stage import MOST_FAULTS
 from shared.vault import Vault, new_key
-from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.send_bench import sending
 
@@ -148,6 +148,27 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
         with pytest.raises(Permanent, match=said):
             async with database.transaction() as connection:
                 await hands.restore(connection, address)
+
+
+async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_delegate_elsewhere(
+    database: Database,
+) -> None:
+    # given Alex, once Lex, whose delegate is Jim
+    alex = local("Alex", address=ALEX, delegate="jim@local.com")
+    await apply(database, COMPANY | {"local_accounts": [local("Lex", address=ALEX), local("Jim")]})
+    await apply(database, COMPANY | {"local_accounts": [alex, local("Jim")]})
+    _, people = await everyone(database)
+    assert people["Alex"].former_names == ("Lex",)
+    # when, while Alex is removed, Lex is somebody else, and Jim shares another account
+    async with database.transaction() as connection:
+        await accounts.remove(connection, "local", people["Alex"].id)
+    await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})
+    async with database.transaction() as connection:
+        await hands.restore(connection, ALEX)
+    # then mail to Lex is that one's alone
+    _, people = await everyone(database)
+    assert (people["Alex"].former_names, people["Alex"].delegate_id) == ((), None)
+    assert people["Lex"].address == "lex@local.com"
 
 
 async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(database: Database) -> None:

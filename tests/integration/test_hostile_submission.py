@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import itertools
 import random
 import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from services.smtp_in import listener as listening
 from services.smtp_in import protocol
+from services.smtp_in.data import Mail
 from shared import tls
 from shared.database import Database
 from shared.settings import load
@@ -208,6 +211,51 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
     await asyncio.sleep(0.5)
     [(_, stored)] = await server.stored()
     assert stored == b"Subject: x\r\n\r\nbody\r\n"
+
+
+async def test_a_mail_that_is_cut_off_leaves_memory_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    mails: list[weakref.ref[Mail]] = []
+
+    class Watched(Mail):
+        def __init__(self, octets: int) -> None:
+            super().__init__(octets)
+            mails.append(weakref.ref(self))
+
+    monkeypatch.setattr(protocol, "Mail", Watched)
+    trusting = ssl.create_default_context(cafile=str(server.cafile))
+    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    try:
+        for port, how in itertools.product(("smtp", "smtps"), ("reset", "closed", "late", "stopped")):
+            client = await Client.connect(server.port(port), context=trusting if port == "smtps" else None)
+            await client.reply()
+            await client.ask("EHLO x", plain("alex@local.com"), "MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>")
+            await client.ask("DATA")
+            client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
+            [connection] = server.listener._open
+            for _ in range(1000):
+                if server.intake._in_hand >= 100_000:
+                    break
+                await asyncio.sleep(0.01)
+            assert mails[-1]() is not None
+            match how:
+                case "reset":
+                    client.writer.transport.abort()
+                case "closed":
+                    client.writer.close()
+                case "late":
+                    connection.end("421 4.4.2 Timeout")
+                case "stopped":
+                    connection.cut()
+            async with asyncio.timeout(10):
+                await server.listener._empty.wait()
+            for _ in range(500):
+                if mails[-1]() is None:
+                    break
+                await asyncio.sleep(0.01)
+            assert mails[-1]() is None and server.intake._in_hand == 0, (port, how)
+    finally:
+        gc.enable()
+    assert len(mails) == 8
 
 
 async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(

@@ -14,9 +14,9 @@ from services.admin.status import trouble
 from services.mailbox.worker import Mailbox
 from services.router import worker
 from services.router.worker import Router
-from shared import inbound, ledger, publications, stage, suspects
+from shared import inbound, polls, publications, stage, suspects
 from shared.database import Database
-from shared.ledger import Outcome
+from shared.polls import Outcome
 from shared.service import Service
 from shared.settings import Settings
 from shared.stage import run_stage
@@ -174,16 +174,16 @@ async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_ot
         for number in range(8):
             # given a fetcher that polls the account, and dies
             await connection.execute("update polls set next_poll_at = now()")
-            [poll], _ = await ledger.claim(connection, f"fetcher{number}/1", 10)
+            [poll], _ = await polls.claim(connection, f"fetcher{number}/1", 10)
             assert poll.deadly == (number >= 5)
-            assert await ledger.free(connection, [f"fetcher{number}"]) == 1
-            polled = (await ledger.polled(connection, [support]))[support]
+            assert await polls.free(connection, [f"fetcher{number}"]) == 1
+            polled = (await polls.polled(connection, [support]))[support]
             assert trouble(polled) == "fetching: the fetcher ended while it polled this account"
             waits.append(round((polled.next_poll_at - poll.now).total_seconds()))
         # then it is due at once at first, as anyone may have killed that fetcher, and later and later from then on
         assert waits == [0, 0, 4, 8, 16, 32, 60, 60]
         # when a poll ends well, all is forgotten
         await connection.execute("update polls set next_poll_at = now()")
-        [poll], _ = await ledger.claim(connection, "another/1", 10)
-        await ledger.finish(connection, poll, Outcome(poll.now, 0, (), None, None, 0))
-        assert trouble((await ledger.polled(connection, [support]))[support]) is None
+        [poll], _ = await polls.claim(connection, "another/1", 10)
+        await polls.finish(connection, poll, Outcome(poll.now, 0, (), None, None, 0))
+        assert trouble((await polls.polled(connection, [support]))[support]) is None

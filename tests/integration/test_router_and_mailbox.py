@@ -8,7 +8,7 @@ import pytest
 
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, maildrops, messages, submissions
+from shared import inbound, maildrops, maillog, messages, submissions
 from shared.broker import Publication
 from shared.database import Database
 from shared.envelopes import Envelope, Fetched, Routed, read
@@ -49,6 +49,45 @@ async def test_a_batch_is_routed_by_the_names_in_to_and_delivered(database: Data
     assert await mailbox_of(database, "kim@local.com") == [mail(f"kim <{SALES}>")]
     assert await mailbox_of(database, "tom@local.com") == []
     assert await states(database) == ["delivered"] * 3
+
+
+async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(database: Database) -> None:
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    [row] = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    await deliver(database, [row])
+    async with database.transaction() as connection:
+        cursor = await connection.execute("select who from events where event = 'delivered'")
+        assert await cursor.fetchall() == [("alex@local.com, jim@local.com",)]
+        history = await maillog.history(connection, [row], [])
+        holders = await inbound.holders(connection, row)
+    assert [(event.event, event.who, event.rule) for _, event in history][-2:] == [
+        ("delivered", "alex@local.com", 5),
+        ("delivered", "jim@local.com", 5),
+    ]
+    assert [holder.address for holder in holders if holder.there and holder.done_at] == [
+        "alex@local.com",
+        "jim@local.com",
+    ]
+
+
+async def test_of_a_mail_that_goes_back_to_the_router_it_is_known_who_has_it(database: Database) -> None:
+    # given a mail to Alex and Jim, and Alex was removed before the delivery
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    [row] = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    await Router(database, 5).handle([row])
+    await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
+    # when Jim gets it
+    back = await Mailbox(database, 5).handle([row])
+    # then it is to be decided anew, and Jim's copy counts as delivered already
+    assert ids(back) == [row]
+    async with database.transaction() as connection:
+        holders = await inbound.holders(connection, row)
+    assert [(holder.address, holder.done_at is not None) for holder in holders] == [("jim@local.com", True)]
+    await deliver(database, [row])
+    assert await states(database) == ["delivered"]
+    assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
 async def test_handling_again_delivers_nothing_twice(database: Database) -> None:

@@ -287,6 +287,19 @@ async def test_an_international_address_needs_a_provider_that_takes_it(bench: Be
     assert provider.said("MAIL")[-1].endswith(" SMTPUTF8")
 
 
+async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given an account of such a domain, and a provider that takes ASCII alone
+    await bench.rows("update external_accounts set address = 'support@bücher.example' where address = %s", SUPPORT)
+    # when Alex sends a mail
+    await bench.until(await bench.submit(ANN), state="done")
+    # then its domain is written so that every server understands it
+    [taken] = provider.taken
+    assert taken.sender == "support@xn--bcher-kva.example"
+    assert b'From: "Alex" <support@xn--bcher-kva.example>' in taken.mail
+
+
 async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, provider: ScriptedSmtp) -> None:
     provider.always("END", f"250 2.0.0 OK <Made.Up@provider.example> for <{ANN}>")
     id_ = await bench.submit(ANN, header_id="own@local.com")

@@ -14,7 +14,7 @@ from services.admin.alarming import Event
 from services.admin.troubles import Facts, Trouble
 from shared.accounts import External, Issuer, OAuth, Server
 from shared.alarms import Alarm
-from shared.ledger import Polled
+from shared.polls import Polled
 from shared.settings import Settings
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)

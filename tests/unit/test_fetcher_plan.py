@@ -13,7 +13,8 @@ from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, dige
 from services.fetcher.schedule import Course, after_failure, after_success
 from shared.accounts import External, Server
 from shared.failures import Temporary
-from shared.ledger import Known, Poll, State
+from shared.ledger import Known, State
+from shared.polls import Poll
 from shared.pop3_client import Broken, Busy, Refused
 from shared.upstream import Unreachable
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shared import encoded_words, headers
 from shared.headers import (
+    ascii_address,
     field_text,
     fields,
     fold_address,
@@ -22,6 +23,7 @@ from shared.headers import (
     header_end,
     mailboxes,
     message_ids,
+    spellings,
     splice,
     values,
 )
@@ -261,6 +263,9 @@ def test_mailboxes_are_read(value: str, expected: list[tuple[str | None, str]]) 
         ("=?gb2312?B?6Iw=?= <a@b.c>", "鑼"),  # beyond gb2312, sent under its name
         ("=?ISO-2022-JP?B?GyRCOzNFRBsoQg==?= <a@b.c>", "山田"),
         ("=?windows-1252?Q?=93Alex=94?= <a@b.c>", "“Alex”"),
+        ("=?windows-874?B?ysGq0sI=?= <a@b.c>", "สมชาย"),  # what Outlook calls the Thai one
+        ("=?windows-31j?B?7uCLtA==?= <a@b.c>", "髙橋"),
+        ("=?x-mac-roman?Q?Jos=8E?= <a@b.c>", "José"),
         ("=?iso-8859-1?Q?=93Alex=94?= <a@b.c>", "“Alex”"),
         ("=?us-ascii?Q?Jos=C3=A9?= <a@b.c>", "José"),
         ("=?utf-8?q?Alex_?=\r\n =?utf-8?q?Smith?= <a@b.c>", "Alex Smith"),
@@ -388,10 +393,43 @@ def test_three_thousand_mailboxes_are_all_read() -> None:
         ("support@company.com.", "support@company.com"),
         ("a@xn--e1afmkfd.xn--p1ai", "a@пример.рф"),
         ("jose\u0301@x.example", "josé@x.example"),
+        # letters that RFC 3490 has no A-label for, and RFC 5891 has
+        ("a@xn--strae-oqa.example", "a@Straße.example"),
+        ("a@xn--qxaegecap6byf.gr", "a@ελληνικός.gr"),
     ],
 )
 def test_the_same_address_in_two_spellings_folds_alike(one: str, other: str) -> None:
     assert fold_address(one) == fold_address(other)
+    assert spellings(one) & spellings(other)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "support@xn--company-.com",
+        "support@xn--Kompany-.com",
+        "support@xn--Bcher-kva.com",
+        "support@xn--\u212aompany.com",
+    ],
+)
+def test_what_is_no_a_label_is_no_other_domain(address: str) -> None:
+    assert fold_address(address) not in {"support@company.com", "support@kompany.com"}
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("support@bücher.example", "support@xn--bcher-kva.example"),
+        ("support@Bu\u0308cher.example", "support@xn--bcher-kva.example"),
+        ("support@straße.example", "support@xn--strae-oqa.example"),
+        ("support@xn--bcher-kva.example", "support@xn--bcher-kva.example"),
+        ("Support@Company.com", "Support@Company.com"),
+        ("jörg@bücher.example", "jörg@bücher.example"),  # no server takes it without SMTPUTF8
+        ("nothing", "nothing"),
+    ],
+)
+def test_an_address_is_written_in_ascii_where_that_is_possible(address: str, written: str) -> None:
+    assert ascii_address(address) == written
 
 
 @pytest.mark.parametrize("address", ["a@xn--" + "9" * 50, "a@xn--\u00e9", "no at", "@", "a@xn--" + "a" * 5000])

@@ -100,6 +100,20 @@ def test_a_name_beyond_ascii_leaves_as_an_encoded_word() -> None:
     assert [(m.name, m.address) for m in headers.mailboxes(value)] == [("Jörg Müller", "sales@company.com")]
 
 
+def test_a_domain_beyond_ascii_leaves_in_a_labels() -> None:
+    author = Author("Alex", "support@bücher.example", frozenset({"support@bücher.example", "help@bücher.example"}))
+    for written, left in (
+        ("From: alex@local.com", b'From: "Alex" <support@xn--bcher-kva.example>'),
+        ("From: help@bücher.example", b'From: "Alex" <help@xn--bcher-kva.example>'),
+        ("X-Y: 1", b'From: "Alex" <support@xn--bcher-kva.example>\r\nX-Y: 1'),
+    ):
+        header = COMPLETE + written.encode() + b"\r\n\r\n"
+        rewritten = rewrite(
+            parse(header), {"alex@local.com": ("Alex", "support@bücher.example")}, author, "m@local", DATE
+        )
+        assert set(rewritten.split(b"\r\n")) == set((COMPLETE + left + b"\r\n\r\n").split(b"\r\n"))
+
+
 def test_what_a_mail_must_have_is_added_at_the_top() -> None:
     assert leaves(b"Subject: hello\r\n\r\n") == (
         b"Date: Tue, 03 Nov 2026 09:30:00 +0000\r\n" + FROM + b"Message-ID: <m@local>\r\nSubject: hello\r\n\r\n"

@@ -10,16 +10,17 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.admin import audit, catalogue, contact, documents, editing, hands, stories, users
+from services.admin import audit, authorizing, catalogue, contact, documents, editing, hands, stories, users
 from services.admin import trace as trace_page
 from services.admin.accounts_file import Address, ExternalFields, LocalFields, Name
 from services.admin.status import iso
 from services.admin.users import Viewer
+from services.admin.web.authorization import redirect_for
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.mails import Id
 from shared import accounts, last_logins, messages
@@ -142,6 +143,33 @@ class StepShown(BaseModel):
     ok: bool
     result: str = Field(examples=["as support@company.com"])
     seconds: float
+
+
+class AuthorizationShown(BaseModel):
+    """How an account's authorization stands. flow, url, user_code: what the person is to do, while it waits for one.
+
+    flow: device: the code is typed at that page. browser: the provider sends the browser to an address with the answer;
+    if that is not reached, it is given to `answer`. words: why it failed, or what was wrong at the latest try.
+    """
+
+    state: Literal["waits", "authorized", "failed"]
+    flow: Literal["device", "browser"] | None
+    url: str = Field(examples=["https://microsoft.com/devicelogin"])
+    user_code: str = Field(examples=["ABCD-EFGH"])
+    words: str
+    begun_by: str = Field(examples=["token script"])
+    begun_at: datetime.datetime
+    ends_at: datetime.datetime
+
+
+class Brought(BaseModel):
+    """The address to which the provider sent the browser in the end."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: Annotated[
+        str,
+        Field(max_length=8000, pattern=r"^[^\x00]*$", examples=["http://127.0.0.1:8080/authorized?state=x&code=y"]),
+    ]
 
 
 class Status(Shown):
@@ -297,6 +325,42 @@ async def test_external(here: Here, who: Administrator, address: At) -> Any:
         external = await _external(connection, address)
     steps = await contact.test(here.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+
+
+@router.post("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def authorize(request: Request, here: Here, who: Administrator, address: At) -> Any:
+    """Begin to authorize an account with access tokens, or join the authorization that waits already."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    return await authorizing.begin(here.system, external, who.name, redirect_for(request, here))
+
+
+@router.get("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def show_authorization(here: Here, who: Administrator, address: At) -> Any:
+    """The one that waits for a person, or how the latest one ended."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    progress = await authorizing.look(here.system, external)
+    if progress is None:
+        raise NotFound(f"{address}: nobody has begun to authorize it here")
+    return progress
+
+
+@router.post("/external-accounts/{address}/authorization/answer", response_model=AuthorizationShown, tags=["accounts"])
+async def answer_authorization(here: Here, who: Administrator, address: At, brought: Brought) -> Any:
+    """Give the address to which the provider sent the browser, where that could not be reached."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    return await authorizing.bring(here.system, external, brought.url)
+
+
+@router.delete("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
+async def stop_authorization(here: Here, who: Administrator, address: At) -> Any:
+    """Wait for nobody any more; what was authorized before stays."""
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+    await authorizing.stop(here.system, external, who.name)
+    return await show_authorization(here, who, address)
 
 
 @router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])

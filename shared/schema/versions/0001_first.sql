@@ -243,7 +243,7 @@ create index maildrop_mails_message on maildrop_mails (message_id);
 create index maildrop_mails_deleted on maildrop_mails (deleted_at) where deleted_at is not null;
 
 -- ---------------------------------------------------------------------------------------------- fetching
--- Owner: shared/ledger.py
+-- Owners: shared/polls.py, shared/ledger.py
 
 -- How polling an external account goes; one row an account, made with it.
 create table polls (

@@ -1,4 +1,4 @@
--- Owner: shared/ledger.py
+-- Owner: shared/polls.py
 
 -- A maildrop whose list is the same as when there was nothing to do with it needs no comparison with the ledger, which
 -- may have a hundred thousand rows. Every transaction of a poll that may write the ledger clears the mark first.

@@ -1,4 +1,4 @@
--- Owner: shared/ledger.py
+-- Owner: shared/polls.py
 -- Mails ever fetched for an account, counted with the ledger's rows: what the books compare with what became of them.
 alter table polls add column fetched bigint not null default 0;
 update polls p set fetched = (

@@ -1,4 +1,4 @@
--- Owner: shared/ledger.py
+-- Owner: shared/polls.py
 
 -- Whoever looks for accounts that are due, up to twenty times a second, reads those and the one that is due next, not a
 -- thousand others. So a poll's row tells whether its account is there and enabled; whoever changes an account, the row

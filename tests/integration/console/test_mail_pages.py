@@ -18,7 +18,7 @@ from shared.maillog import Event
 from shared.messages import Content
 from shared.submissions import Recipient, Submission
 from tests import console, servers
-from tests.company import COMPANY, SUPPORT, apply, everyone, mailbox_of
+from tests.company import SUPPORT, everyone, mailbox_of
 from tests.console import Browser, text
 from tests.integration.test_router_and_mailbox import ids
 
@@ -32,9 +32,9 @@ BODY = b"Message-ID: <%s@customer.example>\r\n\r\nthe-body-of-%s\r\n"
 
 async def fill(url: str) -> None:
     """Three mails that were delivered, and an answer of Alex that one recipient did not get."""
+    await console.make(url)
     database = Database(url, "test")
     await database.open()
-    await apply(database, COMPANY)
     externals, people = await everyone(database)
     async with database.transaction() as connection:
         mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
@@ -85,27 +85,6 @@ def store(databases: servers.Databases) -> Iterator[str]:
     with databases.fresh() as url:
         asyncio.run(fill(url))
         yield url
-
-
-@pytest.fixture(scope="module")
-def url(store: str) -> Iterator[str]:
-    with console.running(store) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser(url: str) -> Browser:
-    browser = Browser(url)
-    browser.sign_in()
-    return browser
-
-
-@pytest.fixture(scope="module")
-def observer(url: str, browser: Browser) -> Browser:
-    browser.post("/users", {"do": "add", "name": "watcher", "role": "observer", "password": "watches-only"})
-    observer = Browser(url)
-    observer.sign_in("watcher", "watches-only")
-    return observer
 
 
 def id_of(store: str, header_id: str) -> int:

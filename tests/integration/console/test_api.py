@@ -6,50 +6,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from shared.database import Database
-from tests import console, servers
-from tests.company import COMPANY, SUPPORT, apply, external, local
-from tests.console import Browser, text
-from tests.integration.test_console_accounts import stored
+from tests.company import SUPPORT, external, local
+from tests.console import Browser, stored, text
 
 LONG = "API_LONG" in os.environ  # make api
 HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
 LEFT_OUT = ("--exclude-checks", "positive_data_acceptance")
 """No schema tells that a name has to be nobody else's, or a domain not a public provider's."""
-
-
-@pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def url(store: str) -> Iterator[str]:
-    with console.running(store) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser(url: str) -> Browser:
-    browser = Browser(url)
-    browser.sign_in()
-    return browser
-
-
-@pytest.fixture
-async def people(store: str) -> None:
-    database = Database(store, "test")
-    await database.open()
-    await apply(database, COMPANY)
-    await database.close()
 
 
 def token(browser: Browser, role: str) -> str:

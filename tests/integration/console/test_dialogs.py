@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -11,21 +10,9 @@ import pytest
 
 from deploy.machine.provider import Provider
 from tests import console, servers
-from tests.console import Browser, text
+from tests.console import Browser, stored, text
 
 SUPPORT = "support@pages.example"
-
-
-@pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def url(store: str) -> Iterator[str]:
-    with console.running(store) as found:
-        yield found
 
 
 def empty(store: str) -> None:
@@ -45,9 +32,7 @@ def empty(store: str) -> None:
 def browser(url: str, store: str) -> Browser:
     """An administrator, and no accounts."""
     empty(store)
-    browser = Browser(url)
-    browser.sign_in()
-    return browser
+    return console.signed_in(url)
 
 
 def external(**fields: Any) -> dict[str, Any]:
@@ -85,11 +70,6 @@ def local(name: str, **fields: Any) -> dict[str, Any]:
         "user_name": name,
         "external": SUPPORT,
     } | fields
-
-
-def stored(store: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(store) as connection:
-        return connection.execute(query.encode()).fetchall()
 
 
 def test_an_external_account_is_added_shown_and_changed(browser: Browser, store: str) -> None:
@@ -157,8 +137,7 @@ def test_what_was_typed_is_saved_after_it_was_refused_without_typing_the_passwor
     done = browser.post("/external/new", external(password="", kept=kept))
     assert "added" in text(done)
     # and nobody else can use what stands for it
-    other = Browser(browser.url)
-    other.sign_in()
+    other = console.signed_in(browser.url)
     stolen = other.post("/external/new", external(address="b@pages.example", password="", kept=kept))
     assert "password: is missing" in text(stolen)
 
@@ -245,8 +224,7 @@ def test_each_failure_is_at_its_step_and_says_what_to_change(
 
 def test_test_reaches_no_private_host_unless_the_operator_allows_it(databases: servers.Databases) -> None:
     with databases.fresh() as database, console.running(database, allow_private_upstream=False) as url:
-        browser = Browser(url)
-        browser.sign_in()
+        browser = console.signed_in(url)
         told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
         assert told.count("failed") == 2
         assert "127.0.0.1 is a private address, and those are not allowed" in told
@@ -305,17 +283,9 @@ def test_an_external_account_is_not_removed_while_somebody_shares_it(browser: Br
     assert browser.post(f"/external/{SUPPORT}/remove").url.endswith("/external")
 
 
-def test_an_observer_sees_and_changes_nothing(browser: Browser, store: str) -> None:
+def test_an_observer_sees_and_changes_nothing(browser: Browser, observer: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
-    with psycopg.connect(store) as connection:
-        connection.execute(
-            """insert into console_users (name, role, password_hash)
-               select 'watcher', 'observer', password_hash from console_users where name = 'admin'
-               on conflict do nothing"""
-        )
-    observer = Browser(browser.url)
-    observer.sign_in("watcher")
     for path in ("/", "/external", f"/external/{SUPPORT}", "/local", "/local/alex@local.com", "/local/removed"):
         assert observer.get(path).ok
     for path in ("/external/new", "/local/new"):

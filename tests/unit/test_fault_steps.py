@@ -1,0 +1,13 @@
+"""The steps at which the fault driver kills a service are functions of that service, whatever else is renamed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.steps import STEPS, Step, locate
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.service}: {step.name}")
+def test_a_service_is_killed_at_a_function_that_is_there(step: Step) -> None:
+    owner, name = locate(step)
+    assert callable(getattr(owner, name))
