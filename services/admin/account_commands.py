@@ -300,7 +300,9 @@ def skipped(
     address: Address,
     acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
-    ids: Annotated[list[int] | None, typer.Option("--id", help="These mails only; may be given often.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="This mail only; may be given often.", metavar="ID")
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:

@@ -23,7 +23,7 @@ from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Objection, Replies, Verdict
 from services.sender.settling import Aftermath
-from shared import accounts, maillog, relays, upstream
+from shared import accounts, maillog, relay_states, relays, upstream
 from shared.accounts import External
 from shared.broker import Publication
 from shared.credentials import Credentials
@@ -337,7 +337,7 @@ class Relaying:
     async def _connect(self, outlet: Outlet, line: Line) -> SmtpClient:
         line.client = await self.connections.connect(line.external)
         async with self._database.transaction() as connection:
-            if await relays.works(connection, line.external.id):
+            if await relay_states.works(connection, line.external.id):
                 self.wake(outlet.external_id)  # after failures one lane tries alone
         await self._learn_size(line.external, line.client)
         return line.client
@@ -370,7 +370,7 @@ class Relaying:
         try:
             async with self._database.transaction() as connection:
                 await relays.release(connection, [group.id for group in dropped], self._owner)
-                await relays.fails(
+                await relay_states.fails(
                     connection, external.id, objection.kind, objection.text, objection.seconds, pause=objection.pause
                 )
         except Temporary as error:
@@ -402,9 +402,9 @@ class Relaying:
                 # mail first, then account: no deadlock
                 await relays.release(connection, [group.id for group in groups], self._owner)
                 if crowded:
-                    await relays.lower_connections(connection, external.id, others)
+                    await relay_states.lower_connections(connection, external.id, others)
                 else:
-                    state = (await relays.states(connection, [external.id])).get(external.id)
+                    state = (await relay_states.states(connection, [external.id])).get(external.id)
                     delay = (
                         schedule.PAUSE
                         if refused
@@ -414,7 +414,7 @@ class Relaying:
                             away=isinstance(error, upstream.Unreachable),
                         )
                     )
-                    await relays.fails(connection, external.id, kind, str(error), delay, pause=refused)
+                    await relay_states.fails(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
             log.warning("waiting", stage="relay", reason=str(unavailable))
             await self.claims.give_back(groups)

@@ -21,16 +21,17 @@ from services.router.worker import Router
 from services.sender.worker import Sender
 from shared import accounts, maildrops
 from shared.database import Database
-from shared.failures import Permanent
+from shared.failures import MOST_FAULTS, Permanent
 from shared.schema.migrate import migrate
 from shared.service import Service
 from shared.settings import Settings
-from shared.stage import MOST_FAULTS, Stage, run_stage
+from shared.stage import Stage, run_stage
 from shared.vault import Vault, new_key
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import Bench, sending, until
+from tests.send_bench import Bench, sending
 from tests.servers import scratch, wait_for
+from tests.waiting import until
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"

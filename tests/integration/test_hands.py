@@ -19,8 +19,7 @@ from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared import accounts, inbound, maildrops
 from shared.database import Database
-from shared.failures import Permanent
-from shared.stage import MOST_FAULTS
+from shared.failures import MOST_FAULTS, Permanent
 from shared.vault import Vault, new_key
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
@@ -85,7 +84,7 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
     async with database.transaction() as connection:
         for row in rows:
             for _ in range(MOST_FAULTS):
-                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd", MOST_FAULTS)
+                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd")
         # then both are shown
         found = await hands.parked(connection)
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
@@ -240,7 +239,7 @@ def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was
         async with database.transaction() as connection:
             for row in parked:
                 for _ in range(MOST_FAULTS):
-                    await inbound.blame(connection, row, "router: router", "boom", MOST_FAULTS)
+                    await inbound.blame(connection, row, "router: router", "boom")
             [entry] = await maildrops.listing(connection, people["Alex"].id)
             await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
         return [*rows, *parked]

@@ -12,13 +12,14 @@ import pytest
 from services.sender import letters
 from services.sender.letters import Source
 from services.sender.relay import Letter
-from shared import authors, relays, submissions
+from shared import authors, relay_states, submission_records, submissions
 from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending, until
+from tests.send_bench import MAIL, Bench, replies, sending
+from tests.waiting import until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
@@ -335,18 +336,19 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await relays.states(connection))[support]
+        relay = (await relay_states.states(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
     tries = len(provider.said("AUTH"))
     await bench.make_due()
-    await asyncio.sleep(2.5)
+    await until(lambda: len(provider.said("AUTH")) > tries)
+    await asyncio.sleep(1.0)
     assert len(provider.said("AUTH")) == tries + 1
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relays.resume(connection, support)
+        await relay_states.resume(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 
@@ -711,7 +713,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     # and leaves when it is mended and requeued
     monkeypatch.undo()
     async with bench.database.transaction() as connection:
-        assert await submissions.requeue(connection, [bad]) == [bad]
+        assert await submission_records.requeue(connection, [bad]) == [bad]
     await bench.until(bad, state="done")
     assert len(provider.taken) == 2
 
@@ -754,12 +756,12 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
     for id_ in (first, second):
         await bench.until(id_, state="queued", tries=1)
     async with bench.database.transaction() as connection:
-        assert [found.id for found in await submissions.listing(connection)] == [first, second]
-        assert list(await submissions.found(connection, BOB)) == [second]
-        assert list(await submissions.found(connection, str(first))) == [first]
+        assert [found.id for found in await submission_records.listing(connection)] == [first, second]
+        assert list(await submission_records.found(connection, BOB)) == [second]
+        assert list(await submission_records.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
-        assert await submissions.retry(connection) == [second]
+        assert await submission_records.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
+        assert await submission_records.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]

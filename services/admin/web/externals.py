@@ -15,7 +15,7 @@ from services.admin.contact import Step
 from services.admin.users import Viewer
 from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form, explain, shown
-from shared import accounts, polls, relays
+from shared import accounts, polls, relay_states
 from shared.accounts import External
 from shared.database import Connection
 from shared.failures import Permanent
@@ -90,7 +90,7 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.polled(connection, ids)
-        states = await relays.states(connection, ids)
+        states = await relay_states.states(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
         (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
@@ -289,7 +289,7 @@ async def _dialog(
 
 async def _state(connection: Connection, external: External) -> dict[str, Any]:
     poll = (await polls.polled(connection, [external.id])).get(external.id)
-    relay = (await relays.states(connection, [external.id])).get(external.id)
+    relay = (await relay_states.states(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
         "poll": poll,

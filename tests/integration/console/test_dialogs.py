@@ -92,6 +92,24 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "secret" not in told
 
 
+def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_takes(
+    browser: Browser, store: str
+) -> None:
+    # given an account of which nothing has failed yet
+    browser.post("/external/new", external())
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last good look never" in state and "Last failed" not in state and "Connections that it takes" not in state
+    # when a poll and a try to send fail, and the provider takes one connection at a time
+    with psycopg.connect(store) as connection:
+        connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
+        connection.execute("update relays set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
+    # then it is told when
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last failed look 2026-01-02 03:04:05" in state
+    assert "Last failed try to send 2026-01-02 04:05:06" in state
+    assert "Connections that it takes 1 of 2" in state
+
+
 def test_no_page_shows_a_secret_again(browser: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex", password="secret-of-alex"))
