@@ -617,6 +617,48 @@ async def test_stopping_gives_back_what_has_not_been_sent(database_url: str) -> 
             assert (found.uncertain, len(provider.taken)) == (False, 1)
 
 
+async def test_stopping_waits_longer_for_a_mail_whose_final_dot_has_gone_out(database_url: str) -> None:
+    async with scripted_smtp() as provider:
+        async with sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            # given a mail that only wants its answer, and one that has not come so far
+            provider.gates["END"] = asyncio.Event()
+            owed = await bench.submit(ANN)
+            await bench.until(owed, state="sent_unanswered")
+            provider.gates["RCPT"] = asyncio.Event()
+            other = await bench.submit(CAT)
+            await bench.until(other, state="claimed")
+            # when the sender stops, and the answer comes late
+            stopping = asyncio.create_task(bench.relaying.stop(0.2, 20.0))
+            await asyncio.sleep(0.5)
+            assert not stopping.done() and (await bench.listed(owed)).state == "sent_unanswered"
+            provider.gates["END"].set()
+            await stopping
+            # then that mail is done, and the other one was given back
+            assert ((await bench.listed(owed)).state, (await bench.listed(other)).state) == ("done", "queued")
+            assert [taken.recipients for taken in provider.taken] == [[ANN]]
+        # and the next sender sends that one alone
+        provider.gates["RCPT"].set()
+        async with sending(database_url) as bench:
+            await bench.until(other, state="done", uncertain=False)
+        assert [taken.recipients for taken in provider.taken] == [[ANN], [CAT]]
+
+
+async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) -> None:
+    async with scripted_smtp() as provider:
+        async with sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            provider.say("END", HANG)
+            id_ = await bench.submit(ANN)
+            await bench.until(id_, state="sent_unanswered")
+            await bench.relaying.stop(0.1, 0.3)
+            assert (await bench.listed(id_)).state == "sent_unanswered"
+        # then it is sent once more, and marked
+        async with sending(database_url) as bench:
+            await bench.until(id_, state="done", uncertain=True)
+        assert len(provider.taken) == 1  # of two that came
+
+
 # ---------------------------------------------------------------------------------------------- time
 
 
