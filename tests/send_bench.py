@@ -194,7 +194,7 @@ async def sending(database_url: str) -> AsyncIterator[Bench]:
         yield bench
     finally:
         bench.service.stopping.set()
-        await asyncio.wait_for(bench.relaying.stop(1.0), 20)
+        await asyncio.wait_for(bench.relaying.stop(1.0, 1.0), 20)
         await work
         await bench.database.close()
 
