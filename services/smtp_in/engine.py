@@ -69,6 +69,8 @@ class Engine(smtp.SMTP):
         self._input = b""
         self._read = 0  # octets of the input that are read
         self._held = False  # whether the transport reads no more for now
+        self._end_of_input = False
+        self._under_tls = False
         self._arrived: asyncio.Future[None] | None = None
         self._calls: dict[str, int] = {}
         self._unknown = self._in_turn = 0
@@ -95,12 +97,21 @@ class Engine(smtp.SMTP):
             cast(asyncio.Transport, self.transport).pause_reading()
             self._held = True
 
+    def eof_received(self) -> bool:
+        """The client sends no more; under TCP alone it may still read the answers to what it sent."""
+        self._end_of_input = True
+        if self._arrived is not None:
+            self._arrived.cancel()
+        return not self._under_tls
+
     async def _arrival(self) -> None:
         """Wait until the client has sent more than there is. Cancelled when it sends nothing more."""
         if self._held and self.transport is not None:
             cast(asyncio.Transport, self.transport).resume_reading()
             self._held = False
         self._arrived = self.loop.create_future()
+        if self._end_of_input:
+            self._arrived.cancel()
         try:
             await self._arrived
         finally:
