@@ -38,8 +38,6 @@ FIRST_PIECE_OCTETS = 256 * 1024
 LARGE_PIECE_OCTETS = 1024 * 1024
 """For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
 QUICK_SECONDS = 0.5
-DIGITS = 9
-"""Of a number in a command."""
 TOP_OCTETS = 16 * 1024
 """First piece that TOP reads: most headers are shorter."""
 
@@ -544,8 +542,8 @@ def _text(octets: bytes) -> str:
 
 
 def _count(digits: bytes) -> int | None:
-    """A number of up to nine digits; None if it is none."""
-    return int(digits) if digits.isdigit() and len(digits) <= DIGITS else None
+    """A number, as long as the line that it comes in lets it be; None if it is none."""
+    return int(digits) if digits.isdigit() else None
 
 
 def _no_such() -> bytes:
