@@ -23,8 +23,8 @@ COMMANDS_IN_TURN = 100
 COMMAND_OCTETS = 2048
 AUTH_OCTETS = 12_288  # RFC 4954 section 4
 CLOSING_SECONDS = 5.0
-UNKNOWN_COMMANDS = 5
-"""The connection ends with the fifth."""
+MISTAKES = 5
+"""Lines that are no command: the connection ends with the fifth."""
 
 CALLS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
 OTHER_CALLS = 100
@@ -73,7 +73,7 @@ class Engine(smtp.SMTP):
         self._under_tls = False
         self._arrived: asyncio.Future[None] | None = None
         self._calls: dict[str, int] = {}
-        self._unknown = self._in_turn = 0
+        self._mistakes = self._in_turn = 0
         self._quiet_until = self._timer_at = 0.0
 
     def __init_subclass__(cls) -> None:
@@ -198,21 +198,17 @@ class Engine(smtp.SMTP):
         try:
             line = await self.line()
         except LineTooLong:
-            await self.push("500 Command line too long")
+            await self._mistaken("500 Command line too long")
             return
         word, _, rest = line.partition(b" ")
         command = word.upper().decode("ascii", "replace")
         method = self._smtp_methods.get(command)
         if not line:
-            await self.push("500 Error: bad syntax")
+            await self._mistaken("500 Error: bad syntax")
         elif len(line) > (AUTH_OCTETS if command == "AUTH" and self.session.extended_smtp else COMMAND_OCTETS):
-            await self.push("500 Command line too long")
+            await self._mistaken("500 Command line too long")
         elif method is None:
-            self._unknown += 1
-            if self._unknown < UNKNOWN_COMMANDS:
-                await self.push("500 Error: command not recognized")
-            else:
-                self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
+            await self._mistaken("500 Error: command not recognized")
         elif self._calls.get(command, 0) >= CALLS.get(command, OTHER_CALLS):
             self.end(f"421 4.7.0 {command} sent too many times")
         else:
@@ -222,6 +218,13 @@ class Engine(smtp.SMTP):
                 await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
             except Exception as error:  # it is for handle_exception to tell one from another
                 await self.push(await self.handle_exception(error))
+
+    async def _mistaken(self, reply: str) -> None:
+        self._mistakes += 1
+        if self._mistakes < MISTAKES:
+            await self.push(reply)
+        else:
+            self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
 
     # ------------------------------------------------------------------------------------------ ends
 

@@ -102,6 +102,14 @@ FORMS = [
 ]
 
 
+async def test_lines_that_are_no_command_end_the_connection_whatever_they_are(server: Running) -> None:
+    for line in (b"", b" ", b"x", b"NOOP " + b"x" * 3_000, b"x" * 20_000):
+        client = await Client.connect(server.port("smtp"))
+        client.writer.write((line + b"\r\n") * 10)
+        assert [(await client.reply())[-1][:3] for _ in range(6)] == ["220", "500", "500", "500", "500", "502"], line
+        assert await client.closed()
+
+
 async def test_without_a_login_no_form_of_address_is_relayed(server: Running) -> None:
     for port in ("smtp", "submission"):
         client = await Client.connect(server.port(port))

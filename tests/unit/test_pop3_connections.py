@@ -393,6 +393,19 @@ def test_commands_before_the_login_that_need_one_are_counted(tmp_path: Path, loo
 
 
 @LOOPS
+@pytest.mark.parametrize("line", [b"CAPA", b"AUTH", b"USER alex@local.com", b"PASS secret", b"AUTH PLAIN\r\n*"])
+def test_who_talks_without_end_before_the_login_is_cut(tmp_path: Path, loop: str, line: bytes) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            writer.write((line + b"\r\n") * 150)
+            said = await asyncio.wait_for(reader.read(), 5)
+            assert said.endswith(b"\r\n-ERR too many commands before the login\r\n")
+
+    on_loop(loop, work)
+
+
+@LOOPS
 def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
