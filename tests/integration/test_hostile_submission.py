@@ -105,7 +105,7 @@ FORMS = [
 async def test_lines_that_are_no_command_end_the_connection_whatever_they_are(server: Running) -> None:
     for line in (b"", b" ", b"x", b"NOOP " + b"x" * 3_000, b"x" * 20_000):
         client = await Client.connect(server.port("smtp"))
-        client.writer.write((line + b"\r\n") * 10)
+        client.writer.write((line + b"\r\n") * 5)
         assert [(await client.reply())[-1][:3] for _ in range(6)] == ["220", "500", "500", "500", "500", "502"], line
         assert await client.closed()
 

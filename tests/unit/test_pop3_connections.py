@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -430,6 +432,38 @@ def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str)
 
 def late(seconds: float) -> float:
     return time.monotonic() + seconds
+
+
+@LOOPS
+@TLS
+@pytest.mark.parametrize("how", ["quit", "reset"])
+def test_a_connection_that_has_ended_leaves_memory_at_once(tmp_path: Path, loop: str, tls: bool, how: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = {1: LARGE}
+            reader, writer = await server.logged_in(tls)
+            receiving(writer).pause_reading()
+            writer.write(b"RETR 1\r\nRETR 1\r\n")
+            [connection] = map(weakref.ref, opened(server))
+            await asyncio.sleep(0.1)
+            if how == "reset":
+                writer.transport.abort()
+            else:
+                receiving(writer).resume_reading()
+                writer.write(b"QUIT\r\n")
+                await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+            for _ in range(500):
+                if connection() is None:
+                    break
+                await asyncio.sleep(0.01)
+            assert connection() is None and not opened(server)
+
+    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    try:
+        on_loop(loop, work)
+    finally:
+        gc.enable()
 
 
 @LOOPS
