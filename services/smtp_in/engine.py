@@ -192,7 +192,8 @@ class Engine(smtp.SMTP):
                     await asyncio.sleep(0)
         except asyncio.CancelledError:  # the client is gone, or the session was ended
             # Raised further, it would be kept by the task, and with it the mail in hand, until the collector comes.
-            self._writer.close()
+            if self.transport is not None:
+                self.transport.close()
 
     async def _next_command(self) -> None:
         try:
@@ -251,6 +252,13 @@ class Engine(smtp.SMTP):
         if self._raw is not None:
             self._raw.abort()
         self.connection_lost(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let go of what it holds: aiosmtpd's connections refer to themselves, and wait for the collector."""
+        super().connection_lost(error)
+        self.forget_input()
+        self._raw = None
+        del self._reader, self._writer
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Wait for the client so long from now on. The timer is let run, and looks when it ends whether it may."""

@@ -221,7 +221,9 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
     assert stored == b"Subject: x\r\n\r\nbody\r\n"
 
 
-async def test_a_mail_that_is_cut_off_leaves_memory_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_transport(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mails: list[weakref.ref[Mail]] = []
 
     class Watched(Mail):
@@ -245,6 +247,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once(server: Running, mon
                     break
                 await asyncio.sleep(0.01)
             assert mails[-1]() is not None
+            transport = weakref.ref(connection.transport)
             match how:
                 case "reset":
                     client.writer.transport.abort()
@@ -254,13 +257,16 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once(server: Running, mon
                     connection.end("421 4.4.2 Timeout")
                 case "stopped":
                     connection.cut()
+            del connection
             async with asyncio.timeout(10):
                 await server.listener._empty.wait()
+            client.writer.close()
+            kept = transport if how != "late" else lambda: None  # for some seconds, until the client has read why
             for _ in range(500):
-                if mails[-1]() is None:
+                if mails[-1]() is None and kept() is None:
                     break
                 await asyncio.sleep(0.01)
-            assert mails[-1]() is None and server.intake._in_hand == 0, (port, how)
+            assert mails[-1]() is None and kept() is None and server.intake._in_hand == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8
