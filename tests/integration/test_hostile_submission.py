@@ -15,6 +15,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,12 +262,15 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
             async with asyncio.timeout(10):
                 await server.listener._empty.wait()
             client.writer.close()
-            kept = transport if how != "late" else lambda: None  # for some seconds, until the client has read why
+            # of asyncio's own ones those of TLS alone go by themselves; and who is late may read why for some seconds
+            expected: list[weakref.ref[Any]] = (
+                [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
+            )
             for _ in range(500):
-                if mails[-1]() is None and kept() is None:
+                if not any(gone() for gone in expected):
                     break
                 await asyncio.sleep(0.01)
-            assert mails[-1]() is None and kept() is None and server.intake._in_hand == 0, (port, how)
+            assert not any(gone() for gone in expected) and server.intake._in_hand == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8
