@@ -31,7 +31,7 @@ soak:
 	.venv/bin/python -m bench.soak --minutes $(MINUTES)
 
 api:
-	API_LONG=1 ./mailgroup test tests/integration/test_console_api.py -k whatever
+	API_LONG=1 ./mailgroup test tests/integration/console/test_api.py -k whatever
 
 screenshots:
 	SCREENSHOTS=docs/screenshots ./mailgroup test tests/e2e/test_console.py

@@ -68,8 +68,8 @@ _STEPS = (
     (
         "",
         "mails",
-        """insert into deliveries (inbound_id, local_id, rule, reason, done_at)
-           select %(inbound)s + n, %(local_accounts)s + n %% %(people)s, 5, 'everyone', now()
+        """insert into deliveries (inbound_id, local_id, rule, reason)
+           select %(inbound)s + n, %(local_accounts)s + n %% %(people)s, 5, 'everyone'
            from generate_series(0, %(mails)s - 1) n""",
     ),
     (

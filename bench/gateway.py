@@ -201,7 +201,7 @@ class Gateway:
                 ids = await inbound.add(connection, arrivals)
                 copies = await inbound.pending(connection, ids)
                 await maildrops.deliver(
-                    connection, [Copy(local_id, copy.inbound_id, copy.message_id, copy.octets) for copy in copies]
+                    connection, [Copy([local_id], copy.inbound_id, copy.message_id, copy.octets) for copy in copies]
                 )
                 await inbound.finish(connection, copies, [], ids)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,9 +21,9 @@ from shared.failures import Permanent
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A mail that goes into a mailbox. octets: of the whole mail. as_deleted: it is stored as already deleted."""
+    """A mail that goes into mailboxes. octets: of the whole mail. as_deleted: it is stored as already deleted."""
 
-    local_id: int
+    local_ids: Sequence[int]
     inbound_id: int
     message_id: int
     octets: int
@@ -87,7 +87,7 @@ async def create_maildrop(connection: Connection, local_id: int) -> None:
     )
 
 
-async def _lock(connection: Connection, local_ids: Sequence[int]) -> None:
+async def _lock(connection: Connection, local_ids: Collection[int]) -> None:
     """Lock mailboxes, always in the same order, and count their versions up by one.
 
     :raises Permanent: an account has no mailbox.
@@ -103,23 +103,23 @@ async def _lock(connection: Connection, local_ids: Sequence[int]) -> None:
 
 
 async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
-    """Put mails into mailboxes. A copy that was put there before is left as it is, deleted or not.
+    """Put mails into mailboxes, in this order. What was put there before is left as it is, deleted or not.
 
     :raises Permanent: an account has no mailbox.
     """
     if not copies:
         return
-    await _lock(connection, [copy.local_id for copy in copies])
+    await _lock(connection, {local_id for copy in copies for local_id in copy.local_ids})
     await connection.execute(
         """insert into maildrop_mails (local_id, inbound_id, message_id, octets, deleted_at, version)
-           select c.local_id, c.inbound_id, c.message_id, c.octets, case when c.as_deleted then now() end, m.version
-           from unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
-                with ordinality as c (local_id, inbound_id, message_id, octets, as_deleted, position)
-           join maildrops m on m.local_id = c.local_id
+           select m.local_id, c.inbound_id, c.message_id, c.octets, case when c.as_deleted then now() end, m.version
+           from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
+                with ordinality as c (local_ids, inbound_id, message_id, octets, as_deleted, position)
+           cross join unnest(c.local_ids::bigint[]) as l (id) join maildrops m on m.local_id = l.id
            order by c.position
            on conflict (local_id, inbound_id) do nothing""",
         (
-            literal(copy.local_id for copy in copies),
+            literal(literal(copy.local_ids) for copy in copies),
             literal(copy.inbound_id for copy in copies),
             literal(copy.message_id for copy in copies),
             literal(copy.octets for copy in copies),

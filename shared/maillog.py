@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter as Counts
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import structlog
 from prometheus_client import Counter
@@ -34,8 +34,8 @@ class Event:
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
     failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted.
-    external: address of the external account. who: address of the person or recipient it concerns.
-    reply: the other side's answer, or the reason.
+    external: address of the external account. who: address of the person or recipient it concerns, or those of several
+    (``people``). reply: the other side's answer, or the reason.
     """
 
     event: str
@@ -45,6 +45,17 @@ class Event:
     who: str | None = None
     rule: int | None = None
     reply: str | None = None
+
+
+_BETWEEN = ", "
+"""Addresses; no account's address has a comma."""
+_COPIES = ("delivered", "own_copy")
+"""Each is told of every copy of a mail, and kept once for those that have the same reason."""
+
+
+def people(addresses: Sequence[str]) -> str | None:
+    """Several people as ``Event.who``."""
+    return _BETWEEN.join(addresses) or None
 
 
 _NAMES = tuple(field.name for field in fields(Event))
@@ -90,7 +101,10 @@ def announce(events: Sequence[Event]) -> None:
     if not events:
         return
     log.info("mails", lines=[_fields(event) for event in events])
-    for (event, external, rule), count in Counts((e.event, e.external, e.rule) for e in events).items():
+    counts: Counts[tuple[str, str | None, int | None]] = Counts()
+    for e in events:
+        counts[e.event, e.external, e.rule] += len(_each(e))
+    for (event, external, rule), count in counts.items():
         match event:
             case "fetched":
                 FETCHED.labels(external).inc(count)
@@ -104,6 +118,11 @@ def announce(events: Sequence[Event]) -> None:
                 RELAYED.labels(event).inc(count)
 
 
+def _each(event: Event) -> Sequence[str | None]:
+    """Whom an event is told of one by one."""
+    return event.who.split(_BETWEEN) if event.who and event.event in _COPIES else [event.who]
+
+
 def _fields(event: Event) -> dict[str, object]:
     """One ``trace_id`` goes with a mail from the fetch to the delivery, and from the submission to the relay."""
     fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
@@ -114,14 +133,15 @@ def _fields(event: Event) -> dict[str, object]:
 async def history(
     connection: Connection, inbound: Sequence[int], submissions: Sequence[int]
 ) -> list[tuple[str, Event]]:
-    """The events of these mails in order, each with its time (ISO 8601, UTC)."""
+    """The events of these mails in order, each with its time (ISO 8601, UTC); those of copies one by one."""
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                   event, inbound_id, submission_id, external, who, rule, reply
            from events where inbound_id = any(%s) or submission_id = any(%s) order by id""",
         (list(inbound), list(submissions)),
     )
-    return [(row[0], Event(*row[1:])) for row in await cursor.fetchall()]
+    found = [(str(row[0]), Event(*row[1:])) for row in await cursor.fetchall()]
+    return [(at, replace(event, who=who)) for at, event in found for who in _each(event)]
 
 
 RECORD_HELD = """insert into events (event, submission_id, external, who, reply)

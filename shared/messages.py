@@ -205,5 +205,5 @@ async def orphans(
 
 
 _UNREFERENCED = """not exists (select from inbound i where i.message_id = m.id)
-    and not exists (select from submissions s where s.message_id = m.id)
-    and not exists (select from maildrop_mails r where r.message_id = m.id)"""
+    and not exists (select from submissions s where s.message_id = m.id)"""
+"""A mailbox refers to the mail (``inbound``) whose bytes these are."""

@@ -6,13 +6,12 @@ token. This module speaks with the provider's endpoints and keeps nothing: ``sha
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import http.client
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -20,11 +19,24 @@ from shared import web_client
 from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
 from shared.settings import PrivateHosts
-from shared.upstream import Unreachable
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
+_LONGEST_CODE = 100
 _FOR_NOW = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
+LONGEST_SECONDS = 3600.0
+"""A person is waited for, whatever the issuer says."""
+MEANINGS = {  # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5
+    "access_denied": "the person, or the provider, said no",
+    "expired_token": "the code was not used in time",
+    "invalid_client": "the provider does not know this client id, or the client secret is another one",
+    "invalid_grant": "what was agreed to has ended, or was revoked at the provider",
+    "invalid_scope": "the provider does not give this application access to mail",
+    "unauthorized_client": "this application may not ask in this way; see its settings at the provider",
+    "interaction_required": "somebody has to agree again at the provider's page",
+    "consent_required": "somebody has to agree at the provider's page",
+}
+"""What the codes of a refusal mean."""
 
 
 class Unauthorized(Temporary):
@@ -111,37 +123,38 @@ async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCod
         raise Permanent("this provider has no device flow for mail")
     fields = {"client_id": client.id, "scope": client.issuer.scope}
     status, found = await _exchange(client.issuer.device_url, fields, allow_private)
-    url = found.get("verification_uri") or found.get("verification_url")
-    if status != http.client.OK or not isinstance(url, str):
+    url = str(found.get("verification_uri") or found.get("verification_url") or "")
+    user_code = str(found.get("user_code", ""))
+    if status != http.client.OK or not _is_page(url) or not user_code.isprintable() or len(user_code) > _LONGEST_CODE:
         raise Permanent(f"{_host(client.issuer.device_url)}: no code was given ({_problem(status, found)})")
     return DeviceCode(
         str(found.get("device_code", "")),
-        str(found.get("user_code", "")),
+        user_code,
         url,
         _number(found.get("interval"), _SLOWER_SECONDS),
-        _number(found.get("expires_in"), 900.0),
+        min(_number(found.get("expires_in"), 900.0), LONGEST_SECONDS),
     )
 
 
-async def finish_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens:
-    """Wait until the person has agreed (RFC 8628 section 3.4). :raises Unauthorized: refused, or too late."""
-    interval = code.interval
+async def ask_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens | DeviceCode:
+    """Whether the person has agreed by now (RFC 8628 section 3.4).
+
+    :return: what was given; or the code, with the interval after which to ask again. :raises Unauthorized: refused, or
+        too late. :raises Temporary: no answer to that; section 3.5 wants it to be asked again later.
+    """
     fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
-    try:
-        async with asyncio.timeout(code.expires):
-            while True:
-                await asyncio.sleep(interval)
-                try:
-                    status, found = await _exchange(client.issuer.token_url, fields, allow_private)
-                except Unreachable:  # … and so it is told by section 3.5
-                    interval += _SLOWER_SECONDS
-                    continue
-                if found.get("error") == "slow_down":
-                    interval += _SLOWER_SECONDS
-                elif found.get("error") != "authorization_pending":
-                    return _tokens(client, (status, found))
-    except TimeoutError as error:
-        raise Unauthorized("nobody agreed at the provider's page in time; authorize it again") from error
+    status, found = await _exchange(client.issuer.token_url, fields, allow_private)
+    match found.get("error"):
+        case "slow_down":
+            return slower(code)
+        case "authorization_pending":
+            return code
+    return _tokens(client, (status, found))
+
+
+def slower(code: DeviceCode) -> DeviceCode:
+    """The code, to be asked about less often (RFC 8628 section 3.5). Pure."""
+    return replace(code, interval=code.interval + _SLOWER_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------ code flow
@@ -232,7 +245,23 @@ def _number(value: object, otherwise: float) -> float:
 def _problem(status: int, found: dict[str, Any]) -> str:
     """The issuer's own code, which names no secret; its text might be a stranger's."""
     code = found.get("error")
-    return code[:100] if isinstance(code, str) and code.isascii() and code.isprintable() else f"HTTP status {status}"
+    return (meaning(code) if isinstance(code, str) else "") or f"HTTP status {status}"
+
+
+def meaning(code: str) -> str:
+    """A code of a refusal with what it means, for people; '' for what no issuer may send as one. Pure."""
+    if not code.isascii() or not code.isprintable():
+        return ""
+    return f"{code[:100]}: {MEANINGS[code]}" if code in MEANINGS else code[:100]
+
+
+def _is_page(url: str) -> bool:
+    """Whether a person may be sent there. Pure."""
+    try:
+        web_client.server_of(url)
+    except Permanent:
+        return False
+    return url.isascii() and url.isprintable()
 
 
 def _host(url: str) -> str:

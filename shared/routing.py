@@ -244,6 +244,8 @@ def _folded(addresses: tuple[str, ...]) -> list[tuple[str, str, str]]:
 def _named(candidates: Sequence[Mailbox], field: str, sharers: Sequence[Local]) -> tuple[tuple[Local, str], ...]:
     """The sharers that these mailboxes name, each once, in the order of the sharers."""
     written = {normalise(mailbox.name): mailbox.name for mailbox in reversed(candidates) if mailbox.name}
+    if not written:
+        return ()
     found = []
     for local in sharers:
         names = [normalise(name) for name in local.names]

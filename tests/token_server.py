@@ -7,11 +7,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from shared.accounts import Issuer
+from tests.company import external
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -20,7 +22,7 @@ class TokenServer:
     """answers: for the next requests, in order; afterwards a fresh access token each. requests: path and fields.
 
     meanwhile: called, in a thread, before each answer. rotating: a refresh token is good once, and gives the next one;
-    ``good`` is the one that is good now.
+    ``good`` is the one that is good now. agreeing: False: whoever shows a device code is told to wait.
     """
 
     def __init__(self) -> None:
@@ -29,17 +31,20 @@ class TokenServer:
         self.meanwhile: Callable[[], object] = bool
         self.rotating = False
         self.good = "again"
+        self.agreeing = True
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.issuer = Issuer(f"{self.url}/token", "mail", f"{self.url}/device", f"{self.url}/agree")
 
-    def answer(self) -> Answer | str:
-        """The next one: status and JSON, or a page that is none."""
+    def answer(self, fields: dict[str, str]) -> Answer | str:
+        """The next one, to these fields: status and JSON, or a page that is none."""
         self.meanwhile()
+        if not self.agreeing and "device_code" in fields:
+            return 400, {"error": "authorization_pending"}
         if self.answers:
             return self.answers.pop(0)
         if self.rotating:
-            used, number = self.requests[-1][1]["refresh_token"], len(self.requests)
+            used, number = fields["refresh_token"], len(self.requests)
             if used != self.good:
                 self.good = "none: stolen"
                 return 400, {"error": "invalid_grant"}
@@ -52,9 +57,9 @@ class TokenServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                server.requests.append((urlsplit(self.path).path, dict(parse_qsl(form))))
-                found = server.answer()
+                form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                server.requests.append((urlsplit(self.path).path, form))
+                found = server.answer(form)
                 status, body = (200, found) if isinstance(found, str) else (found[0], json.dumps(found[1]))
                 self.send_response(status)
                 self.end_headers()
@@ -73,6 +78,20 @@ class TokenServer:
         """End it."""
         self._http.shutdown()
         self._http.server_close()
+
+
+def account_fields(server: TokenServer, **changes: Any) -> dict[str, Any]:
+    """An external account of this issuer in the accounts file."""
+    issuer = {name: value for name, value in asdict(server.issuer).items() if value is not None}
+    account = external(oauth={"issuer": issuer, "client_id": "us", "client_secret": "hush"} | changes)
+    del account["password"]
+    return account
+
+
+def device_code(**fields: Any) -> Answer:
+    """What is answered to whoever asks for a code (RFC 8628 section 3.2)."""
+    code = {"device_code": "d", "user_code": "ABCD", "verification_uri": "https://x.example/device", "interval": 0.01}
+    return 200, code | fields
 
 
 @contextmanager

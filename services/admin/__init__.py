@@ -6,8 +6,8 @@ repeats what is stuck, and brings the whole system up on one machine.
 Consumes: nothing.
 Publishes: nothing; what it changes is found by the sweeps within seconds.
 Tables: reads all of them; writes alarms, alarm_posts, leases, console_users, console_sessions, api_tokens, audit,
-mail_terms, common_mails, unknown_names, catalogued, external_accounts, local_accounts, states of inbound and
-submissions, and inbound (alarms as mail); purges what is old from all of them.
+authorizations, mail_terms, common_mails, unknown_names, catalogued, external_accounts, local_accounts, states of
+inbound and submissions, and inbound (alarms as mail); purges what is old from all of them.
 Security: the command line needs the database's URL and the key, so whoever runs it is the operator. The console asks
 for a password (argon2id, slowed down as the mail doors are), keeps sessions in the database, takes changes from its own
 pages only, and forbids browsers all that it does not need (web/guard.py). It listens on a loopback address unless the

@@ -1,60 +1,359 @@
-"""``external authorize``: a person agrees at the provider's page, and we get a refresh token for the account.
+"""A person agrees at the provider's page that mailgroup may read and send an account's mail; we get a refresh token.
 
-Where the provider has a device flow, the page may be opened anywhere. Otherwise a browser brings the answer to a port
-of ours on loopback; if it runs on another machine, the address that it shows in the end is pasted here.
+Where the provider has a device flow, the person types a code at its page, which may be opened anywhere. Otherwise a
+browser brings the answer to an address on loopback; if it runs on another machine, the address that it shows in the end
+is pasted. What was asked is kept in the database (authorizations.py), so whoever asks later, the command or whichever
+process of the console is there, goes on with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+import structlog
+
+from services.admin import audit, authorizations
+from services.admin.authorizations import Authorization, State
 from services.admin.system import System
-from shared import accounts, oauth, polls, relays
+from shared import accounts, oauth, polls, relay_states
 from shared.accounts import External
 from shared.credentials import Grant, client_of
-from shared.failures import Permanent
-from shared.oauth import Client, Request, Tokens, Unauthorized
-from shared.settings import PrivateHosts
+from shared.failures import Permanent, Temporary
+from shared.oauth import DeviceCode, Request, Tokens, Unauthorized
 
 WAIT_SECONDS = 900.0
+"""For a browser to bring the answer."""
+LOOK_SECONDS = 0.5
+"""How often the command looks whether something has come."""
 _PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
+_LATE = "nobody agreed at the provider's page in time; authorize it again"
+
+log = structlog.get_logger()
 
 
-async def authorize(system: System, external: External, say: Callable[[str], None]) -> None:
-    """Get a refresh token and store it; both directions are tried at once then.
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How an authorization stands, for people. words: why it failed, or what was wrong at the latest try.
 
-    :param say: told what the person is to do. :raises Unauthorized: (Temporary) nobody agreed. :raises Permanent: …
+    url: of the provider's page. user_code: what is typed there. Both are '' once it has ended.
     """
-    grant = Grant.open(system.vault, external.password)
-    client = client_of(external, grant)
+
+    key: str
+    state: State
+    flow: Literal["device", "browser"] | None
+    url: str
+    user_code: str
+    words: str
+    begun_by: str
+    begun_at: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is sealed while it waits. account: as it was then; another client or login is another matter."""
+
+    what: DeviceCode | Request
+    account: Any
+
+    @classmethod
+    def open(cls, system: System, found: Authorization) -> _Asked:
+        """:raises Permanent: sealed under a key that is not here."""
+        stored = json.loads(system.vault.open(found.asked))
+        what = stored["what"]
+        return cls(DeviceCode(**what) if "device_code" in what else Request(**what), stored["account"])
+
+    def seal(self, system: System) -> bytes:
+        """As it is stored."""
+        return system.vault.seal(json.dumps({"what": asdict(self.what), "account": self.account}))
+
+
+def _account(external: External) -> Any:
+    return [external.login, None if external.oauth is None else asdict(external.oauth)]
+
+
+async def begin(system: System, external: External, who: str, redirect: str) -> Progress:
+    """Ask the provider; the one that waits for the same already, whoever began it, is joined.
+
+    :param redirect: on loopback, where a browser brings the answer if the provider has no device flow.
+    :raises Permanent, Temporary: the account or the provider does not allow it.
+    """
+    client = client_of(external, Grant.open(system.vault, external.password))
+    async with system.database.transaction() as connection:
+        old = await authorizations.latest(connection, external.id)
+    if old is not None and old.state == "waits" and not old.late:
+        with suppress(Permanent):  # sealed under a key that is lost: begun anew
+            asked = _Asked.open(system, old)
+            elsewhere = isinstance(asked.what, Request) and asked.what.redirect != redirect
+            if asked.account == _account(external) and not elsewhere:
+                return _progress(system, old)
+    what: DeviceCode | Request
+    if client.issuer.device_url:
+        what = await oauth.begin_device(client, system.settings.allow_private_upstream)
+        seconds, first = what.expires, what.interval
+    else:
+        what, seconds, first = oauth.begin_code(client, external.login, redirect), WAIT_SECONDS, None
+    async with system.database.transaction() as connection:
+        if await authorizations.begin(
+            connection,
+            external.id,
+            secrets.token_urlsafe(12),
+            _Asked(what, _account(external)).seal(system),
+            who,
+            seconds=seconds,
+            first_try=first,
+            instead_of=old.key if old else "",
+        ):
+            await audit.record(connection, who, "began to authorize external account", external.address)
+        found = await authorizations.latest(connection, external.id)
+    assert found is not None
+    return _progress(system, found)
+
+
+def is_authorized(system: System, external: External) -> bool:
+    """Whether somebody has; it may have ended at the provider since."""
+    with suppress(Permanent):  # sealed under a key that is lost
+        return bool(Grant.open(system.vault, external.password).refresh_token)
+    return False
+
+
+async def look(system: System, external: External) -> Progress | None:
+    """How this account's latest authorization stands."""
+    async with system.database.transaction() as connection:
+        found = await authorizations.latest(connection, external.id)
+    return None if found is None else _progress(system, found)
+
+
+async def stop(system: System, external: External, who: str) -> None:
+    """Wait for nobody any more."""
+    async with system.database.transaction() as connection:
+        found = await authorizations.latest(connection, external.id)
+        if found is not None and await authorizations.end(connection, found.key, "failed", f"it was stopped by {who}"):
+            await audit.record(connection, who, "stopped authorizing external account", external.address)
+
+
+async def go_on(system: System, external: External | None = None) -> None:
+    """Ask the providers whether somebody has agreed, where it is time to; end what is too late.
+
+    :raises Temporary: the database is away.
+    """
+    async with system.database.transaction() as connection:
+        due = await authorizations.claim(connection, external.id if external else None)
+    await asyncio.gather(*(_ask(system, found) for found in due))
+
+
+async def bring(system: System, external: External, url: str) -> Progress:
+    """The address to which the provider sent the browser of whoever agreed. :return: what became of it.
+
+    :raises Permanent: it answers nothing that waits.
+    """
+    async with system.database.transaction() as connection:
+        found = await authorizations.latest(connection, external.id)
+    return await _bring([found] if found else [], system, url)
+
+
+async def bring_any(system: System, url: str) -> Progress:
+    """As ``bring``, by whoever was sent to us with it. :raises Permanent: it answers nothing that waits."""
+    async with system.database.transaction() as connection:
+        found = await authorizations.waiting(connection)
+    return await _bring(found, system, url)
+
+
+async def _bring(among: list[Authorization], system: System, url: str) -> Progress:
+    for found in among:
+        if found.state != "waits" or found.late:
+            continue
+        with suppress(Permanent):  # another one's
+            asked = _Asked.open(system, found)
+            if not isinstance(asked.what, Request) or not is_answer(asked.what, url):
+                continue
+            async with system.database.transaction() as connection:
+                if not await authorizations.claim_answer(connection, found.key):
+                    continue
+            await _finish(system, found, asked, url)
+            async with system.database.transaction() as connection:
+                ended = await authorizations.latest(connection, found.external_id)
+            return _progress(system, ended or found)
+    raise Permanent("this address is not the answer to anything that waits here; authorize the account again")
+
+
+async def _ask(system: System, found: Authorization) -> None:
+    try:
+        asked = _Asked.open(system, found)
+    except Permanent as error:
+        await _end(system, found, "failed", str(error))
+        return
+    if found.late:
+        await _end(system, found, "failed", f"{_LATE} ({found.words})" if found.words else _LATE)
+    elif isinstance(asked.what, Request):  # whoever had the answer in hand ended with it; it is good only once
+        await _end(system, found, "failed", "it was broken off when the answer had come; authorize it again")
+    else:
+        await _finish(system, found, asked)
+
+
+async def _finish(system: System, found: Authorization, asked: _Asked, url: str = "") -> None:
+    """Get the tokens and store what lasts, or write down why not."""
     allow = system.settings.allow_private_upstream
-    tokens = await (_by_device if client.issuer.device_url else _by_browser)(client, external, allow, say)
+    try:
+        async with system.database.transaction() as connection:
+            external = next(iter(await accounts.externals(connection, [found.external_id])), None)
+        if external is None or _account(external) != asked.account:
+            raise Permanent("the account was changed meanwhile; authorize it again")
+        client = client_of(external, Grant.open(system.vault, external.password))
+        if isinstance(asked.what, Request):
+            tokens = await oauth.finish_code(client, asked.what, code_of(asked.what, url), allow)
+        else:
+            try:
+                given = await oauth.ask_device(client, asked.what, allow)
+            except Unauthorized:
+                raise
+            except Temporary as error:
+                await _wait(system, found, replace(asked, what=oauth.slower(asked.what)), str(error))
+                return
+            if isinstance(given, DeviceCode):
+                await _wait(system, found, replace(asked, what=given))
+                return
+            tokens = given
+        await _store(system, found, asked, tokens)
+    except (Temporary, Permanent) as error:
+        await _end(system, found, "failed", str(error))
+
+
+async def _store(system: System, found: Authorization, asked: _Asked, tokens: Tokens) -> None:
+    """The refresh token; both directions are tried at once then."""
     if not tokens.refresh:
         raise Permanent("the provider gave no refresh token; its application has to be allowed offline access")
-    sealed = Grant(tokens.refresh, grant.client_secret, secrets.token_hex(8)).seal(system.vault)
     async with system.database.transaction() as connection:
-        # the grant of before may have been renewed meanwhile; another client or login is another matter
-        now = next(iter(await accounts.externals(connection, [external.id])), None)
-        same = now is not None and (now.oauth, now.login) == (external.oauth, external.login)
-        if now is None or not same or not await accounts.replace_password(connection, now.id, now.password, sealed):
-            raise Permanent(f"{external.address}: was changed meanwhile; authorize it again")
-        await polls.resume(connection, external.id)
-        await relays.resume(connection, external.id)
+        # the grant of before may have been renewed meanwhile
+        now = next(iter(await accounts.externals(connection, [found.external_id])), None)
+        if now is None or _account(now) != asked.account:
+            raise Permanent("the account was changed meanwhile; authorize it again")
+        grant = replace(Grant.open(system.vault, now.password), refresh_token=tokens.refresh)
+        sealed = replace(grant, authorized=secrets.token_hex(8)).seal(system.vault)
+        if not await authorizations.end(connection, found.key, "authorized"):
+            return  # it was stopped, or begun anew
+        if not await accounts.replace_password(connection, now.id, now.password, sealed):
+            raise Permanent("the account was changed meanwhile; authorize it again")
+        await polls.resume(connection, now.id)
+        await relay_states.resume(connection, now.id)
+        await audit.record(connection, found.begun_by, "authorized external account", now.address)
 
 
-async def _by_device(client: Client, external: External, allow: PrivateHosts, say: Callable[[str], None]) -> Tokens:
-    code = await oauth.begin_device(client, allow)
-    say(f"Open {code.url} in a browser, log in as {external.login} and type {code.user_code}")
-    return await oauth.finish_device(client, code, allow)
+async def _wait(system: System, found: Authorization, asked: _Asked, words: str = "") -> None:
+    assert isinstance(asked.what, DeviceCode)
+    async with system.database.transaction() as connection:
+        await authorizations.go_on(connection, found.key, asked.seal(system), asked.what.interval, words)
 
 
-async def _by_browser(client: Client, external: External, allow: PrivateHosts, say: Callable[[str], None]) -> Tokens:
-    brought: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def _end(system: System, found: Authorization, state: State, words: str) -> None:
+    log.info("authorization ended", external_id=found.external_id, state=state, why=words)
+    async with system.database.transaction() as connection:
+        await authorizations.end(connection, found.key, state, words)
+
+
+def _progress(system: System, found: Authorization) -> Progress:
+    state, words, what = found.state, found.words, None
+    if state == "waits" and found.late:
+        state, words = "failed", _LATE
+    elif state == "waits":
+        try:
+            what = _Asked.open(system, found).what
+        except Permanent as error:
+            state, words = "failed", str(error)
+    flow: Literal["device", "browser"] | None = None
+    if what is not None:
+        flow = "device" if isinstance(what, DeviceCode) else "browser"
+    return Progress(
+        found.key,
+        state,
+        flow,
+        what.url if what else "",
+        what.user_code if isinstance(what, DeviceCode) else "",
+        words,
+        found.begun_by,
+        found.begun_at,
+        found.ends_at,
+    )
+
+
+def is_answer(request: Request, url: str) -> bool:
+    """Whether this is the address to which the provider sent the browser with the answer to this request. Pure."""
+    return secrets.compare_digest(_query(url).get("state", "").encode(), request.state.encode())
+
+
+def code_of(request: Request, url: str) -> str:
+    """The code in the address to which the browser was sent (RFC 6749 section 4.1.2).
+
+    :raises Unauthorized: the person, or the provider, said no. :raises Permanent: it answers another request.
+    """
+    query = _query(url)
+    if not is_answer(request, url):
+        raise Permanent("this is not the answer to this request; authorize the account again")
+    if "code" not in query:
+        raise Unauthorized(
+            f"the provider did not agree ({oauth.meaning(query.get('error', '')) or 'no reason is given'})"
+        )
+    return query["code"]
+
+
+def _query(url: str) -> dict[str, str]:
+    try:
+        return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    except ValueError:  # it is no address
+        return {}
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+async def authorize(system: System, external: External, who: str, say: Callable[[str], None]) -> None:
+    """``external authorize``: begin, tell the person what to do, and wait.
+
+    :raises Permanent, Temporary: it did not come to that.
+    """
+    async with _listen(external) as (redirect, brought):
+        progress: Progress | None = await begin(system, external, who, redirect)
+        assert progress is not None
+        key = progress.key
+        if progress.user_code:
+            say(f"Open {progress.url} in a browser, log in as {external.login} and type {progress.user_code}")
+        else:
+            say(f"Open this page in a browser, log in as {external.login} and agree:\n{progress.url}")
+            say("If the browser runs on another machine, paste the address here that it shows in the end:")
+        while progress is not None and progress.key == key and progress.state == "waits":
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    url = await brought.get()
+            except TimeoutError:
+                await go_on(system, external)
+            else:
+                try:
+                    await bring(system, external, url)
+                except Permanent as error:
+                    say(str(error))
+            progress = await look(system, external)
+    if progress is None or progress.key != key:
+        raise Permanent(f"{external.address}: somebody else began to authorize it meanwhile")
+    if progress.state == "failed":
+        raise Permanent(f"{external.address}: {progress.words}")
+
+
+@asynccontextmanager
+async def _listen(external: External) -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
+    """Where a browser brings the answer, and what it brought, or somebody pasted."""
+    brought: asyncio.Queue[str] = asyncio.Queue()
+    if external.oauth is None or external.oauth.issuer.device_url:
+        yield "", brought
+        return
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError):
@@ -62,35 +361,27 @@ async def _by_browser(client: Client, external: External, allow: PrivateHosts, s
             writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + _PAGE)
             await writer.drain()
             # whatever else comes here, the browser's question for an icon for one, is no answer
-            if len(words) > 1 and request.state in words[1] and not brought.done():
-                brought.set_result(words[1])
+            if len(words) > 1 and "state=" in words[1]:
+                brought.put_nowait(words[1])
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        request = oauth.begin_code(client, external.login, f"http://127.0.0.1:{port}/")
-        say(f"Open this page in a browser, log in as {external.login} and agree:\n{request.url}")
-        say("If the browser runs on another machine, paste the address here that it shows in the end:")
-        pasting = _read_line(brought)
+        pasting = _read_lines(brought)
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                code = code_of(request, await brought)
-        except TimeoutError as error:
-            raise Unauthorized("nobody agreed at the provider's page in time; authorize it again") from error
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", brought
         finally:
             if pasting:
                 asyncio.get_running_loop().remove_reader(sys.stdin)
-    return await oauth.finish_code(client, request, code, allow)
 
 
-def _read_line(line: asyncio.Future[str]) -> bool:
-    """Take a pasted line, if somebody can paste one here."""
+def _read_lines(lines: asyncio.Queue[str]) -> bool:
+    """Take pasted lines, if somebody can paste one here."""
 
     def read() -> None:
         text = sys.stdin.readline()
-        if text.strip() and not line.done():
-            line.set_result(text.strip())
+        if text.strip():
+            lines.put_nowait(text.strip())
         elif not text:
             asyncio.get_running_loop().remove_reader(sys.stdin)
 
@@ -99,16 +390,3 @@ def _read_line(line: asyncio.Future[str]) -> bool:
     except (OSError, ValueError):  # a file, or nothing at all
         return False
     return True
-
-
-def code_of(request: Request, url: str) -> str:
-    """The code in the address to which the browser was sent (RFC 6749 section 4.1.2).
-
-    :raises Unauthorized: the person, or the provider, said no. :raises Permanent: it answers another request.
-    """
-    query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-    if query.get("state") != request.state:
-        raise Permanent("this is not the answer to this request; authorize the account again")
-    if "code" not in query:
-        raise Unauthorized(f"the provider did not agree ({query.get('error', 'no reason')[:100]})")
-    return query["code"]

@@ -16,7 +16,7 @@ from shared import topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
 from shared.polls import Polled
-from shared.relays import Relay
+from shared.relay_states import Relay
 from shared.settings import SERVICES, Settings
 
 OLD_SECONDS = 4 * 3600.0
@@ -88,6 +88,7 @@ def _external(
         "last_success": iso(last_success),
         "last_error": error,
         "backlog": poll.backlog if poll else None,
+        "authorize": external.enabled and external.oauth is not None and any(d and d.paused_at for d in (poll, relay)),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared import inbound, maildrops, maillog, publications, stage, topology
+from shared import inbound, maildrops, maillog, publications, topology
 from shared.broker import Publication
 from shared.database import Database
 from shared.maildrops import Copy
@@ -29,7 +29,7 @@ class Mailbox:
             gone = [copy for copy in copies if copy.gone]
             await maildrops.deliver(
                 connection,
-                [Copy(copy.local_id, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
+                [Copy(copy.local_ids, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
             )
             await inbound.finish(connection, here, gone, ids)
             events = [
@@ -37,7 +37,7 @@ class Mailbox:
                     "own_copy" if copy.own_copy else "delivered",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
-                    who=copy.address,
+                    who=maillog.people(copy.addresses),
                     rule=copy.rule,
                     reply=copy.reason,
                 )
@@ -48,10 +48,11 @@ class Mailbox:
                     "returned",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
-                    who=copy.address,
+                    who=address,
                     reply="the account was removed or disabled before the delivery",
                 )
                 for copy in gone
+                for address in copy.addresses
             ]
             await maillog.record(connection, events)
         maillog.announce(events)
@@ -61,7 +62,7 @@ class Mailbox:
     async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
         """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS, faults)
+            parked = await inbound.blame(connection, row, origin, trace, faults)
             events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.sender.relay import Letter
@@ -47,22 +47,30 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
                 end = headers.header_end(beginning)
             found[group.id] = beginning, parse(beginning[:end])
         asked = {address for _, parsed in found.values() for address in addresses(parsed)}
-        people = await _people(connection, asked, external)
-    return {id_: Source(beginning, parsed, people) for id_, (beginning, parsed) in found.items()}
+        people = await _people(connection, asked, external, max((group.age for group in groups), default=0.0))
+    ages = {group.id: group.age for group in groups}
+    return {id_: Source(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
 
 
-async def _people(connection: Connection, asked: set[str], external: External) -> _People:
+async def _people(
+    connection: Connection, asked: set[str], external: External, oldest: float
+) -> Callable[[float], _People]:
+    """Who is behind the local addresses of a mail, by its age in seconds; none is older than ``oldest``.
+
+    Whoever was removed since is still shown as somebody of us: customers are to see no local address, nor answer to it.
+    """
     written = {spelling for address in asked for spelling in headers.spellings(address)}
-    people = await accounts.locals_by_address(connection, sorted(written))
+    people = await accounts.locals_by_address(connection, sorted(written), oldest)
     theirs = {external.id: external.address}
-    others = {local.external_id for local in people} - {external.id}
+    others = {local.external_id for local, _ in people} - {external.id}
     if others:
         theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
-    return {
-        headers.fold_address(address): (local.user_name, theirs.get(local.external_id, external.address))
-        for local in people
+    rows = [
+        (headers.fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
+        for local, removed in people
         for address in (local.address, *local.addresses)
-    }
+    ]
+    return lambda age: {address: person for address, person, removed in rows if removed is None or removed < age}
 
 
 def write(database: Database, group: Group, external: External, source: Source | None) -> Letter:

@@ -27,10 +27,11 @@ from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.vault import Vault, new_key
 from tests.company import KEY, SUPPORT, apply, everyone, external
-from tests.fetch_bench import fails, fetching, has, until
+from tests.fetch_bench import fails, fetching, has
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.token_server import TokenServer, token_server, visit
+from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
+from tests.waiting import until
 
 VAULT = Vault(KEY)
 
@@ -41,14 +42,6 @@ def server() -> Iterator[TokenServer]:
         yield running
 
 
-def fields(server: TokenServer, **changes: Any) -> dict[str, Any]:
-    """The account in the accounts file."""
-    issuer = {name: value for name, value in asdict(server.issuer).items() if value is not None}
-    account = external(oauth={"issuer": issuer, "client_id": "us", "client_secret": "hush"} | changes)
-    del account["password"]
-    return account
-
-
 async def stored(database: Database) -> External:
     return (await everyone(database))[0][SUPPORT]
 
@@ -56,7 +49,7 @@ async def stored(database: Database) -> External:
 @pytest.fixture
 async def account(database: Database, server: TokenServer) -> External:
     """Authorized: its grant is stored."""
-    await apply(database, {"external_accounts": [fields(server)]})
+    await apply(database, {"external_accounts": [account_fields(server)]})
     await grant(database, "again")
     return await stored(database)
 
@@ -183,7 +176,7 @@ async def test_the_end_of_a_token_is_a_metric_and_no_secret_is_shown(
 async def test_an_account_that_nobody_authorized_says_so(
     database: Database, server: TokenServer, ours: Credentials
 ) -> None:
-    await apply(database, {"external_accounts": [fields(server)]})
+    await apply(database, {"external_accounts": [account_fields(server)]})
     with pytest.raises(Unauthorized, match=f"external authorize {SUPPORT}"):
         await ours.of(await stored(database))
 
@@ -197,7 +190,7 @@ async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
     # then
     assert Grant.open(VAULT, (await stored(database)).password) == Grant("again", "hush", "again")
     # when
-    [line] = await apply(database, {"external_accounts": [fields(server, client_id="other")]})
+    [line] = await apply(database, {"external_accounts": [account_fields(server, client_id="other")]})
     # then
     assert "oauth" in line and "hush" not in line
     assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
@@ -211,7 +204,7 @@ async def test_a_grant_under_a_lost_key_is_replaced_when_the_account_is_applied_
     async with database.transaction() as connection:
         await accounts.replace_password(connection, account.id, account.password, sealed)
     # when
-    await apply(database, {"external_accounts": [fields(server)]})
+    await apply(database, {"external_accounts": [account_fields(server)]})
     # then
     assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
 
@@ -343,20 +336,19 @@ async def test_a_person_authorizes_by_a_code_on_another_page(
     database: Database, server: TokenServer, ours: Credentials
 ) -> None:
     # given
-    await apply(database, {"external_accounts": [fields(server)]})
-    code = {"device_code": "d", "user_code": "ABCD", "verification_uri": "https://x.example/", "interval": 0.01}
-    server.answers = [(200, code), (200, {"access_token": "first", "refresh_token": "again"})]
+    await apply(database, {"external_accounts": [account_fields(server)]})
+    server.answers = [device_code(), (200, {"access_token": "first", "refresh_token": "again"})]
     said: list[str] = []
     # when
-    await authorizing.authorize(system(database), await stored(database), said.append)
+    await authorizing.authorize(system(database), await stored(database), "operator", said.append)
     # then
-    assert "https://x.example/" in said[0] and "ABCD" in said[0]
+    assert "https://x.example/device" in said[0] and "ABCD" in said[0]
     assert (await ours.of(await stored(database))).token
 
 
 async def test_a_person_authorizes_in_a_browser(database: Database, server: TokenServer, ours: Credentials) -> None:
     # given
-    account = fields(server)
+    account = account_fields(server)
     del account["oauth"]["issuer"]["device_url"]
     await apply(database, {"external_accounts": [account]})
     server.answers = [(200, {"access_token": "first", "refresh_token": "again"})]
@@ -371,7 +363,7 @@ async def test_a_person_authorizes_in_a_browser(database: Database, server: Toke
                 browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={state}&code={brought}")))
 
     # when
-    await authorizing.authorize(system(database), await stored(database), browse)
+    await authorizing.authorize(system(database), await stored(database), "operator", browse)
     await asyncio.gather(*browsers)
     # then
     assert server.requests[0][1]["code"] == "brought"
@@ -380,11 +372,10 @@ async def test_a_person_authorizes_in_a_browser(database: Database, server: Toke
 
 async def test_without_a_refresh_token_nothing_is_stored(database: Database, server: TokenServer) -> None:
     # given
-    await apply(database, {"external_accounts": [fields(server)]})
-    code = {"device_code": "d", "user_code": "A", "verification_uri": "https://x.example/", "interval": 0.01}
-    server.answers = [(200, code), (200, {"access_token": "first"})]
+    await apply(database, {"external_accounts": [account_fields(server)]})
+    server.answers = [device_code(), (200, {"access_token": "first"})]
     before = await stored(database)
     # then
     with pytest.raises(Permanent, match="no refresh token"):
-        await authorizing.authorize(system(database), before, lambda line: None)
+        await authorizing.authorize(system(database), before, "operator", lambda line: None)
     assert await stored(database) == before

@@ -44,7 +44,8 @@ async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted
         ids = await messages.store(connection, [Content.of(body) for body in bodies])
         mails = await inbound.add(connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
         copies = [
-            Copy(local.id, mail, id_, len(body), as_deleted) for mail, id_, body in zip(mails, ids, bodies, strict=True)
+            Copy([local.id], mail, id_, len(body), as_deleted)
+            for mail, id_, body in zip(mails, ids, bodies, strict=True)
         ]
         await maildrops.deliver(connection, copies)
     return copies
@@ -240,7 +241,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
             [message] = await messages.store(connection, [Content.of(b"%d\r\n" % number)])
             order = random.Random(number).sample(people, 4)
             [mail] = await inbound.add(connection, [Arrival("local", message, recipients=((people[0].id, "test"),))])
-            await maildrops.deliver(connection, [Copy(local.id, mail, message, 3, False) for local in order])
+            await maildrops.deliver(connection, [Copy([local.id for local in order], mail, message, 3)])
 
     # when many are delivered at once, while sessions look
     store = DatabaseStore(database)
@@ -268,7 +269,7 @@ async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database)
         await store.snapshot(999)
     with pytest.raises(Permanent, match="no mailbox for local account 999"):
         async with database.transaction() as connection:
-            await maildrops.deliver(connection, [Copy(999, 1, 1, 1, False)])
+            await maildrops.deliver(connection, [Copy([999], 1, 1, 1)])
 
 
 @pytest.mark.parametrize(

@@ -37,3 +37,15 @@ def test_one_trace_id_goes_with_a_mail_from_the_fetch_to_the_delivery_and_from_t
         ("submitted", 9),
         ("relayed", 9),
     ]
+
+
+def test_copies_that_are_told_of_together_count_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    monkeypatch.setattr(maillog, "log", log)
+    before = maillog.DELIVERED._value.get()
+
+    who = maillog.people(["alex@local.com", "jim@local.com", "kim@local.com"])
+    maillog.announce([Event("delivered", inbound_id=7, who=who), Event("delivered", inbound_id=8, who="tom@local.com")])
+
+    assert maillog.DELIVERED._value.get() - before == 4
+    assert [line["who"] for line in log.lines] == ["alex@local.com, jim@local.com, kim@local.com", "tom@local.com"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,9 +13,9 @@ from services.admin.authorizing import code_of
 from shared import oauth
 from shared.accounts import Issuer
 from shared.failures import Permanent, Temporary
-from shared.oauth import ISSUERS, Client, IssuerUnwilling, Tokens, Unauthorized
+from shared.oauth import ISSUERS, Client, DeviceCode, IssuerUnwilling, Tokens, Unauthorized
 from shared.upstream import Unreachable
-from tests.token_server import TokenServer, token_server
+from tests.token_server import TokenServer, device_code, token_server
 
 
 @pytest.fixture
@@ -94,32 +95,65 @@ async def test_an_endpoint_is_an_https_url(url: str) -> None:
         await oauth.refresh(Client(Issuer(url, "mail"), "id"), "again", True)
 
 
-async def test_a_device_code_is_waited_for(server: TokenServer) -> None:
+async def asked(server: TokenServer, **fields: object) -> tuple[Client, DeviceCode]:
+    """A device code of this server."""
+    client = Client(server.issuer, "id")
+    server.answers = [device_code(**fields)]
+    return client, await oauth.begin_device(client, True)
+
+
+async def test_a_device_code_is_asked_about_until_somebody_agreed(server: TokenServer) -> None:
     # given
-    code = {"device_code": "dev", "user_code": "ABCD", "verification_uri": "https://x.example/device", "interval": 0.01}
+    client, code = await asked(server, device_code="dev", interval=3)
     server.answers = [
-        (200, code),
         (400, {"error": "authorization_pending"}),
+        (400, {"error": "slow_down"}),
         (200, {"access_token": "first", "refresh_token": "again", "expires_in": "60"}),
     ]
-    client = Client(server.issuer, "id")
     # when
-    asked = await oauth.begin_device(client, True)
-    tokens = await oauth.finish_device(client, asked, True)
+    still = await oauth.ask_device(client, code, True)
+    slower = await oauth.ask_device(client, code, True)
+    tokens = await oauth.ask_device(client, code, True)
     # then
-    assert (asked.url, asked.user_code) == ("https://x.example/device", "ABCD")
+    assert (code.url, code.user_code, code.interval) == ("https://x.example/device", "ABCD", 3)
+    assert still == code and slower == replace(code, interval=8)
     assert tokens == Tokens("first", 60, "again")
-    assert [fields["device_code"] for _, fields in server.requests[1:]] == ["dev", "dev"]
+    assert [fields["device_code"] for _, fields in server.requests[1:]] == ["dev"] * 3
 
 
 async def test_a_device_code_that_is_refused_ends_the_waiting(server: TokenServer) -> None:
     # given
-    code = {"device_code": "dev", "user_code": "A", "verification_url": "https://x.example/", "interval": 0.01}
-    server.answers = [(200, code), (400, {"error": "access_denied"})]
-    client = Client(server.issuer, "id")
+    client, code = await asked(server)
+    server.answers = [(400, {"error": "access_denied"}), (400, {"error": "expired_token"}), (503, {})]
     # then
-    with pytest.raises(Unauthorized, match="access_denied"):
-        await oauth.finish_device(client, await oauth.begin_device(client, True), True)
+    with pytest.raises(Unauthorized, match="access_denied: the person, or the provider, said no"):
+        await oauth.ask_device(client, code, True)
+    with pytest.raises(Unauthorized, match="expired_token: the code was not used in time"):
+        await oauth.ask_device(client, code, True)
+    with pytest.raises(IssuerUnwilling):
+        await oauth.ask_device(client, code, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"verification_uri": "javascript:alert(1)"},
+        {"verification_uri": "https://x.example/\x1b[31m"},
+        {"verification_uri": None},
+        {"user_code": "\x1b]0;title\x07"},
+        {"user_code": "A" * 500},
+    ],
+)
+async def test_a_code_or_page_that_cannot_be_shown_to_a_person_is_none(
+    server: TokenServer, fields: dict[str, object]
+) -> None:
+    with pytest.raises(Permanent, match="no code was given"):
+        await asked(server, **fields)
+
+
+async def test_nobody_is_waited_for_longer_than_an_hour(server: TokenServer) -> None:
+    _, code = await asked(server, expires_in=10**6)
+    assert code.expires == 3600
 
 
 async def test_a_code_from_the_browser_is_changed_for_tokens(server: TokenServer) -> None:

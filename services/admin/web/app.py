@@ -18,6 +18,7 @@ from services.admin.accounts_file import AccountsError
 from services.admin.web import (
     answers,
     api,
+    authorization,
     externals,
     locals,
     mails,
@@ -37,6 +38,7 @@ ROUTERS = (
     signing.router,
     overview.router,
     externals.router,
+    authorization.router,
     locals.router,
     mails.router,
     answers.router,

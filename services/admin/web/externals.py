@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import audit, changes, contact, documents, editing, providers, status
+from services.admin import audit, authorizing, changes, contact, documents, editing, hands, providers, status
 from services.admin.accounts_file import AccountsError
 from services.admin.contact import Step
 from services.admin.users import Viewer
 from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form, explain, shown
-from shared import accounts, polls, relays
+from shared import accounts, polls, relay_states
 from shared.accounts import External
 from shared.database import Connection
 from shared.failures import Permanent
@@ -22,6 +23,10 @@ from shared.failures import Permanent
 router = APIRouter(include_in_schema=False, prefix="/external")
 
 DESCRIBE_SECONDS = 8.0
+SKIPPED = 200
+"""As many mails that were not fetched are shown."""
+_TOKENS = ("google", "microsoft", "other")
+"""Ways to log in with access tokens: issuers that we know by name, and the others."""
 LABELS = {
     "address": "Email address",
     "enabled": "Enabled",
@@ -44,13 +49,20 @@ LABELS = {
     "aliases": "Further addresses",
     "oauth.client_id": "Client id",
     "oauth.client_secret": "Client secret",
+    "oauth.issuer.token_url": "Token endpoint",
+    "oauth.issuer.scope": "Scope",
+    "oauth.issuer.device_url": "Device endpoint",
+    "oauth.issuer.authorize_url": "Authorization page",
 }
+_ENDPOINTS = tuple(name for name in LABELS if name.startswith("oauth.issuer."))
 _NEW: dict[str, Any] = {
     "address": "",
     "enabled": True,
     "login": "",
     "method": "password",
     "oauth.client_id": "",
+    **dict.fromkeys(_ENDPOINTS, ""),
+    "oauth.kept": "",
     "pop3.host": "",
     "pop3.port": "995",
     "pop3.tls": "implicit",
@@ -80,7 +92,7 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.polled(connection, ids)
-        states = await relays.states(connection, ids)
+        states = await relay_states.states(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
         (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
@@ -105,20 +117,20 @@ async def add(request: Request, here: Here, who: Administrator) -> Response:
 @router.get("/{address}")
 async def show(request: Request, here: Here, who: Reader, address: Address) -> Response:
     """The dialog of one."""
-    external = await _find(here, address)
+    external = await find(here, address)
     return await _dialog(request, here, who, external, _values(external))
 
 
 @router.post("/{address}")
 async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
     """Test it, or save what was changed."""
-    return await _submit(request, here, who, await _find(here, address))
+    return await _submit(request, here, who, await find(here, address))
 
 
 @router.post("/{address}/remove")
 async def remove(request: Request, here: Here, who: Administrator, address: Address) -> Response:
     """Remove it, unless somebody shares it."""
-    external = await _find(here, address)
+    external = await find(here, address)
     try:
         async with here.system.database.transaction() as connection:
             lines = await editing.remove(connection, "external", external.address)
@@ -128,7 +140,21 @@ async def remove(request: Request, here: Here, who: Administrator, address: Addr
     return await here.go(who, "/external", *lines)
 
 
-async def _find(here: Desk, address: str) -> External:
+@router.post("/{address}/skipped")
+async def act_on_skipped(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Try the mails again that could not be fetched, or say that they are known."""
+    external = await find(here, address)
+    form = Form(await request.form())
+    ids, retries = form.ids(), form.text("do") == "retry"
+    async with here.system.database.transaction() as connection:
+        done = await (hands.fetch_again if retries else hands.acknowledge)(connection, external, ids)
+        await hands.note_skipped(connection, who.name, external, retries, done)
+    said = "are tried again" if retries else "are known to stay there"
+    return await here.go(who, here.at("/external", external.address), f"{len(done.done)} mails {said}.")
+
+
+async def find(here: Desk, address: str) -> External:
+    """:raises NotFound: there is none."""
     async with here.system.database.transaction() as connection:
         external = await accounts.external_by_address(connection, here.text(address))
     if external is None:
@@ -138,19 +164,22 @@ async def _find(here: Desk, address: str) -> External:
 
 def _values(external: External) -> dict[str, Any]:
     """What the dialog shows of an account."""
-    values = dict(_NEW)
-    for name, value in documents.external_fields(external).items():
-        if isinstance(value, dict):
-            values |= {f"{name}.{part}": each for part, each in value.items()}
-        else:
-            values[name] = shown(value)
+    values = _NEW | _flat(documents.external_fields(external))
     if external.oauth is not None:
         values["method"] = external.oauth.name or "other"
     return values
 
 
-def _fields(form: Form, password: str | None, old: External | None) -> dict[str, Any]:
-    """What was typed, as in the accounts file."""
+def _flat(fields: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """Fields made of fields as those of a form. Pure."""
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        values |= _flat(value, f"{of}{name}.") if isinstance(value, dict) else {of + name: shown(value)}
+    return values
+
+
+def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, Any]:
+    """What was typed, as in the accounts file. secret: the password, or the client's."""
     entry: dict[str, Any] = {
         "address": form.text("address") if old is None else old.address,
         "enabled": form.flag("enabled"),
@@ -171,15 +200,14 @@ def _fields(form: Form, password: str | None, old: External | None) -> dict[str,
         if fingerprint := form.text(f"{name}.tls_fingerprint"):
             entry[name]["tls_fingerprint"] = fingerprint
     entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
-    method = form.text("method")
-    if method in ("google", "microsoft"):
-        entry["oauth"] = {"issuer": method, "client_id": form.text("oauth.client_id")}
-        if password:
-            entry["oauth"]["client_secret"] = password
-    elif method == "other" and old is not None and old.oauth is not None:
-        entry["oauth"] = documents.external_fields(old)["oauth"]
-    elif password:
-        entry["password"] = password
+    if (method := form.text("method")) in _TOKENS:
+        endpoints = {name.rpartition(".")[2]: form.text(name) for name in _ENDPOINTS if form.text(name)}
+        issuer = endpoints if method == "other" else method
+        entry["oauth"] = {"issuer": issuer, "client_id": form.text("oauth.client_id")}
+        if secret:
+            entry["oauth"]["client_secret"] = secret
+    elif secret:
+        entry["password"] = secret
     return entry
 
 
@@ -188,15 +216,16 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: External | Non
     values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
-    password = form.secret("password") or here.kept.find(who.session_id, values["kept"])
+    typed, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
+    secret = form.secret(typed) or here.kept.find(who.session_id, values[kept])
     if form.text("do") == "fill":
         return await _dialog(request, here, who, old, _filled(values, form.text("provider")))
     try:
-        wanted = editing.check_entry("external", _fields(form, password, old))
+        wanted = editing.check_entry("external", _fields(form, secret, old))
         if form.text("do") == "test":
             external = changes.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
             steps = await contact.test(here.system, external)
-            values["kept"] = here.kept.keep(who.session_id, password)
+            values[kept] = here.kept.keep(who.session_id, secret)
             return await _dialog(request, here, who, old, values, steps=steps)
         async with here.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
@@ -204,7 +233,7 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: External | Non
             outcome = await here.apply(connection, wanted, who)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
-        values["kept"] = here.kept.keep(who.session_id, password)
+        values[kept] = here.kept.keep(who.session_id, secret)
         return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
     address = wanted.external_accounts[0].address
     lines = outcome.lines or ["Nothing was changed."]
@@ -248,7 +277,7 @@ async def _dialog(
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
-    facts: dict[str, Any] = {"sharers": [], "poll": None, "relay": None, "troubles_": []}
+    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "troubles_": []}
     if external is not None:
         async with here.system.database.transaction() as connection:
             facts = await _state(connection, external)
@@ -268,15 +297,17 @@ async def _dialog(
         problems=problems or [],
         invalid=invalid or set(),
         providers=providers.PROVIDERS,
+        authorized=external is not None and authorizing.is_authorized(here.system, external),
         **facts,
     )
 
 
 async def _state(connection: Connection, external: External) -> dict[str, Any]:
     poll = (await polls.polled(connection, [external.id])).get(external.id)
-    relay = (await relays.states(connection, [external.id])).get(external.id)
+    relay = (await relay_states.states(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
+        "skipped": (await hands.skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
         "troubles_": [line for line in (status.trouble(poll), status.trouble(relay)) if line],

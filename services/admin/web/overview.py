@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
-from services.admin import users
+from services.admin.users import Viewer
 from services.admin.web import charts
-from services.admin.web.desk import COOKIE, Desk, Here, Reader
+from services.admin.web.desk import Desk, Here, Reader
+from services.admin.web.live import live_answer
 
 router = APIRouter(include_in_schema=False)
 
-CHECK_SECONDS = 30.0
+_COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)|; run: mailgroup [^;()]*(?= \(|$)")
 
 
 @router.get("/")
@@ -27,38 +27,38 @@ async def show(request: Request, here: Here, who: Reader) -> Response:
     if day is not None and not (day.externals and day.people):
         async with here.system.database.transaction() as connection:
             await here.watch.count(connection)  # it may have been added just now
-    return await here.page(request, who, "overview.html", **_facts(here))
+    return await here.page(request, who, "overview.html", **_facts(here, who))
 
 
 @router.get("/live")
 async def live(request: Request, here: Here, who: Reader) -> Response:
     """The part of the first page that changes, whenever it has changed (server-sent events)."""
-    return StreamingResponse(
-        _stream(request, here), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    number = -1
 
-
-async def _stream(request: Request, here: Desk) -> AsyncIterator[str]:
-    number, shown, checked = -1, "", asyncio.get_running_loop().time()
-    while not here.stopping.is_set() and not await request.is_disconnected():
+    async def newer() -> dict[str, Any]:
+        nonlocal number
         number = await here.watch.newer(number)
-        if asyncio.get_running_loop().time() - checked > CHECK_SECONDS:  # a session that has ended sees nothing more
-            checked = asyncio.get_running_loop().time()
-            async with here.system.database.statement() as connection:
-                if await users.viewer(connection, request.cookies.get(COOKIE, "")) is None:
-                    return
-        part = here.render("state.html", **_facts(here))
-        if part != shown:
-            shown = part
-            yield f"data: {json.dumps({'html': part, 'troubles': len(here.watch.problems)})}\n\n"
-        else:
-            yield ": nothing new\n\n"
+        return {"html": here.render("state.html", **_facts(here, who)), "troubles": len(here.watch.problems)}
+
+    return live_answer(request, here, newer)
 
 
-def _facts(here: Desk) -> dict[str, Any]:
-    day = here.watch.day
+def place(problem: str, addresses: Collection[str]) -> tuple[str, str]:
+    """What is wrong, without the command that tells more, and the page that does; '' where there is none. Pure."""
+    said = _COMMAND.sub("", problem)
+    about = problem.partition(": ")[0]
+    if about in addresses:
+        return said, Desk.at("/external", about)
+    return said, "/queue" if said != problem else ""
+
+
+def _facts(here: Desk, who: Viewer) -> dict[str, Any]:
+    day, found = here.watch.day, here.watch.look()
+    addresses = {external["address"] for external in found.get("externals", [])}
     return {
-        "status_": here.watch.look(),
+        "may_authorize": who.role == "administrator",
+        "status_": found,
+        "problems_": [place(problem, addresses) for problem in found.get("problems", [])],
         "day": day,
         "chart": charts.bars(day.hours, "fetched", "sent by us") if day is not None else "",
     }

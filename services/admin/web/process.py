@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from services.admin import catalogue, users
+from services.admin import authorizing, catalogue, users
 from services.admin.system import System
 from services.admin.upkeep import tend
 from services.admin.web.app import build
@@ -27,6 +27,8 @@ GRACE_SECONDS = 5
 _AGAIN_SECONDS = 1.0
 CATALOGUE_SECONDS = 3.0
 """Between two batches of at most catalogue.BATCH mails."""
+AUTHORIZE_SECONDS = 2.0
+"""Providers want to be asked every five seconds whether somebody has agreed."""
 FORGET_ROUNDS = 1200
 """Once an hour what was purged is forgotten."""
 _BACKLOG = 256
@@ -62,6 +64,7 @@ async def serve(service: Service) -> None:
         server = _Server(_configuration(settings, build(desk)))
         watching = asyncio.create_task(desk.watch.run(), name="watch")
         cataloguing = asyncio.create_task(_catalogue(service), name="catalogue")
+        authorizing_ = asyncio.create_task(_authorize(service, system), name="authorize")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
         stopping = asyncio.create_task(service.stopping.wait())
         try:
@@ -72,6 +75,10 @@ async def serve(service: Service) -> None:
             watching.cancel()
             cataloguing.cancel()
             await serving
+            await asyncio.wait(
+                {authorizing_}, timeout=GRACE_SECONDS
+            )  # what it has in hand others would leave for a while
+            authorizing_.cancel()
             desk.close()
             if not service.stopping.is_set():
                 tending.cancel()
@@ -98,11 +105,25 @@ async def _catalogue(service: Service) -> None:
             log.exception("the catalogue does not go on")
 
 
+async def _authorize(service: Service, system: System) -> None:
+    """Go on with the authorizations that wait for a person, whether anybody looks at their pages or not."""
+    while not await service.stop_within(AUTHORIZE_SECONDS):
+        try:
+            await authorizing.go_on(system)
+        except Temporary:
+            continue
+        except Exception:  # one that cannot be gone on with must not end it
+            log.exception("authorizations do not go on")
+
+
 def _listen(settings: Settings) -> socket.socket:
     address = (settings.admin_bind, settings.admin_port)
     family = socket.AF_INET6 if ":" in settings.admin_bind else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+        # where there is no uvloop, an answer's body would wait 40 ms behind its header
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise Permanent(f"MAILGROUP_ADMIN_PORT {address[0]}:{address[1]}: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ function tellTimes(root) {
 }
 tellTimes(document);
 
-// The state on the first page is renewed while it is looked at.
+// What changes by itself is renewed while it is looked at; where all of a page changes, it is loaded again.
 const live = document.querySelector("[data-live]");
 if (live) {
   let source = null;
@@ -24,8 +24,10 @@ if (live) {
     } else if (!source) {
       source = new EventSource(live.dataset.live);
       source.onmessage = (event) => {
-        if (live.contains(document.activeElement)) return; // not under somebody's hands
-        live.innerHTML = JSON.parse(event.data).html;
+        const found = JSON.parse(event.data);
+        if (found.reload) location.reload();
+        if (!found.html || live.contains(document.activeElement)) return; // not under somebody's hands
+        live.innerHTML = found.html;
         tellTimes(live);
       };
     }

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 import requests
 
-from shared.database import Database
 from tests import console, servers
-from tests.company import COMPANY, apply
 from tests.console import PASSWORD, Browser, text
-
-
-@pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
-    """A database for all tests of this file."""
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def url(store: str) -> Iterator[str]:
-    """A console for all tests of this file."""
-    with console.running(store) as found:
-        yield found
 
 
 @pytest.fixture
 def browser(url: str) -> Browser:
+    """Nobody yet."""
     return Browser(url)
-
-
-@pytest.fixture
-async def people(store: str) -> None:
-    """The manual's company is there."""
-    database = Database(store, "test")
-    await database.open()
-    await apply(database, COMPANY)
-    await database.close()
 
 
 def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(browser: Browser) -> None:

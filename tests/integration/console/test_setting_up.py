@@ -11,7 +11,7 @@ import requests
 
 from services.admin.client_setup import REQUEST_SCHEMA, RESPONSE_SCHEMA
 from shared.database import Database
-from tests import console, servers
+from tests import console
 from tests.company import COMPANY, apply, local
 
 ALEX, NOBODY = "alex@local.com", "nobody@local.com"
@@ -27,13 +27,6 @@ EVERY_PATH = (
 
 
 @pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
-    """A database for all tests of this file."""
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def site(store: str) -> Iterator[str]:
     """A console that listens on every address, as in a container."""
     with console.running(store, bind="0.0.0.0", pop3s_port=995, smtps_port=465) as found:
@@ -43,11 +36,8 @@ def site(store: str) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 async def people(store: str) -> None:
     """The manual's company, one of them with an address in another domain."""
-    database = Database(store, "test")
-    await database.open()
     further = {"local_accounts": [local("Alex", addresses=["alex@Lokal.Example"]), *COMPANY["local_accounts"][1:]]}
-    await apply(database, COMPANY | further)
-    await database.close()
+    await console.make(store, COMPANY | further)
 
 
 def get(site: str, path: str, **headers: str) -> requests.Response:
@@ -156,11 +146,8 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
 
 
-async def test_nothing_is_known_while_there_are_no_accounts(store: str, site: str) -> None:
-    database = Database(store, "test")
-    await database.open()
+async def test_nothing_is_known_while_there_are_no_accounts(database: Database, site: str) -> None:
     await apply(database, {"external_accounts": [], "local_accounts": []}, prune=True)
-    await database.close()
 
     for path in ("/mail/config-v1.1.xml", *EVERY_PATH):
         assert get(site, path.format(ALEX)).status_code == 404

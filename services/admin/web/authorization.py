@@ -1,0 +1,106 @@
+"""Authorizing an external account: the code or page of its provider, and waiting until somebody has agreed there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.admin import authorizing
+from services.admin.users import Viewer
+from services.admin.web.desk import Address, Administrator, Desk, Here, Words
+from services.admin.web.externals import find
+from services.admin.web.forms import Form
+from services.admin.web.live import live_answer
+from shared.accounts import External
+from shared.failures import Permanent, Temporary
+
+router = APIRouter(include_in_schema=False)
+
+LOOK_SECONDS = 1.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@router.get("/external/{address}/authorize")
+async def show(request: Request, here: Here, who: Administrator, address: Address, run: Words = "") -> Response:
+    """How it stands. run: the authorization that this browser looks at."""
+    return await _show(request, here, who, await find(here, address), run)
+
+
+@router.post("/external/{address}/authorize")
+async def act(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Begin, bring the address that the browser shows in the end, or stop."""
+    external = await find(here, address)
+    form = Form(await request.form())
+    page = here.at("/external", external.address) + "/authorize"
+    try:
+        match form.text("do"):
+            case "begin":
+                begun = await authorizing.begin(here.system, external, who.name, redirect_for(request, here))
+                return await here.go(who, f"{page}?run={begun.key}")
+            case "bring":
+                await authorizing.bring(here.system, external, form.text("url"))
+            case "stop":
+                await authorizing.stop(here.system, external, who.name)
+            case _:
+                raise Permanent("Nothing was chosen to be done.")
+    except (Permanent, Temporary) as error:
+        return await _show(request, here, who, external, "", [str(error)])
+    return await here.go(who, page)
+
+
+@router.get("/external/{address}/authorize/live")
+async def live(request: Request, here: Here, who: Administrator, address: Address, run: Words = "") -> Response:
+    """Tells the page when it has another thing to say."""
+    external = await find(here, address)
+
+    async def newer() -> dict[str, Any]:
+        await asyncio.sleep(LOOK_SECONDS)
+        progress = await authorizing.look(here.system, external)
+        return {"reload": progress is None or progress.key != run or progress.state != "waits"}
+
+    return live_answer(request, here, newer)
+
+
+@router.get("/authorized")
+async def take(request: Request, here: Here) -> Response:
+    """Where the provider sends the browser of whoever agreed.
+
+    The cookie does not come with a visit from another site, so nobody is signed in here: the answer is known by what
+    only the provider and the browser were told, and is good for nothing without what we kept for ourselves (PKCE).
+    """
+    progress = await authorizing.bring_any(here.system, str(request.url))
+    if progress.state == "failed":
+        raise Permanent(progress.words)
+    text = "You may close this page; the one where it was begun goes on."
+    return await here.page(request, None, "message.html", title="Authorized", text=text)
+
+
+def redirect_for(request: Request, here: Desk) -> str:
+    """Where a browser may bring the answer: on loopback, which is all that providers allow to programs (RFC 8252).
+
+    With a console elsewhere nothing answers there; the address that the browser shows then is pasted.
+    """
+    url = request.url
+    port = url.port if url.hostname in _LOOPBACK and url.port else here.system.settings.admin_port
+    return f"http://127.0.0.1:{port}/authorized"
+
+
+async def _show(
+    request: Request, here: Desk, who: Viewer, external: External, run: str, problems: list[str] | None = None
+) -> Response:
+    progress = await authorizing.look(here.system, external)
+    lost = bool(run) and (progress is None or progress.key != run)
+    return await here.page(
+        request,
+        who,
+        "authorize.html",
+        status=409 if problems else 200,
+        external=external,
+        progress=progress,
+        lost=lost,
+        authorized=authorizing.is_authorized(here.system, external),
+        problems=problems or [],
+    )

@@ -1,0 +1,1 @@
+"""One part at a time, against real PostgreSQL, RabbitMQ, Dovecot and Postfix."""
