@@ -22,7 +22,7 @@ from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.envelopes import Submitted, read
 from shared.passwords import hash_password
-from tests.submission_bench import Client, Running, running
+from tests.submission_bench import Client, Running, plain, running
 from tests.waiting import until
 
 DIALOGUES = {
