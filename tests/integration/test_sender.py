@@ -12,7 +12,7 @@ import pytest
 from services.sender import letters
 from services.sender.letters import Source
 from services.sender.relay import Letter
-from shared import authors, relay_states, submission_records, submissions
+from shared import authors, headers, relay_states, submission_records, submissions
 from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
@@ -83,6 +83,27 @@ async def test_local_recipients_get_it_whatever_the_state_of_the_external_accoun
     await bench.rows("update external_accounts set enabled = true")
     await bench.until(id_, state="done")
     assert len(provider.taken) == 1
+
+
+async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_address(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given a mail to a customer and Jim that waits
+    mail = MAIL.replace(b"Subject", b"Cc: jim@local.com, tom@local.com\r\nSubject")
+    await bench.rows("update external_accounts set enabled = false")
+    early = await bench.submit(ANN, mail=mail)
+    # when Jim is removed, and a mail names his address after that
+    await bench.rows("update local_accounts set removed_at = now() where address = 'jim@local.com'")
+    late = await bench.submit(BOB, mail=mail)
+    await bench.rows("update external_accounts set enabled = true")
+    for id_ in (early, late):
+        await bench.until(id_, state="done")
+    # then only the second one, whose author may mean somebody else, leaves with it
+    shown = {taken.recipients[0]: headers.values(taken.mail, "cc") for taken in provider.taken}
+    assert shown == {
+        ANN: [b' "Jim" <support@company.com>, "Tom" <sales@company.com>'],
+        BOB: [b' jim@local.com, "Tom" <sales@company.com>'],
+    }
 
 
 async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, provider: ScriptedSmtp) -> None:
