@@ -480,9 +480,7 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
 
 async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
-    await connection.execute(
-        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,)
-    )
+    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
@@ -523,9 +521,9 @@ async def revive_external(connection: Connection, address: str) -> External | No
 
 
 async def restore(connection: Connection, address: str) -> Local | None:
-    """Bring back the local account of this address that was removed last. None if there is none."""
+    """Bring back the local account of this address that was removed last, as it was. None if there is none."""
     cursor = await connection.execute(
-        """update local_accounts set removed_at = null, enabled = true where id = (
+        """update local_accounts set removed_at = null where id = (
                select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
                order by removed_at desc limit 1) returning id""",
         (address,),
