@@ -340,12 +340,8 @@ def skipped(
             account = await _external(system, address)
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
-                    hand, did = (
-                        (hands.acknowledge, "acknowledged") if acknowledge else (hands.fetch_again, "tries again")
-                    )
-                    done = await hand(connection, account, ids)
-                    who, what = audit.operator(), f"{did} mails not fetched"
-                    await audit.record_mails(connection, who, what, done.done, account.address)
+                    done = await (hands.fetch_again if retry else hands.acknowledge)(connection, account, ids)
+                    did = await hands.note_skipped(connection, audit.operator(), account, retry, done)
                 else:
                     rows = await hands.skipped(connection, account)
         if acknowledge or retry:

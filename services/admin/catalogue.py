@@ -278,6 +278,14 @@ async def forget(connection: Connection, limit: int = 10_000) -> int:
 # ------------------------------------------------------------------------------------------ asking
 
 
+async def headlines(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Who these mails say they are from, and their subjects, by id; one that is not known yet is left out."""
+    cursor = await connection.execute(
+        "select mail_id, sender, subject from mail_terms where mail_id = any(%s)", (list(ids),)
+    )
+    return {id_: (sender, subject) for id_, sender, subject in await cursor.fetchall()}
+
+
 async def search(
     connection: Connection,
     text: str = "",

@@ -12,10 +12,10 @@ from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFi
 from services.admin.public_domains import PUBLIC_DOMAINS
 from shared import accounts, inbound, maildrops, polls, relay_states
 from shared.accounts import External, Issuer, Local, OAuth, Server
+from shared.addresses import fold_address
 from shared.credentials import Grant
 from shared.database import Connection
 from shared.failures import Permanent
-from shared.headers import fold_address
 from shared.names import normalise
 from shared.oauth import ISSUERS
 from shared.passwords import Pool

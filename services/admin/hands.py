@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.admin import changes
+from services.admin import audit, changes
 from services.admin.accounts_file import AccountsError
 from services.admin.status import iso, trouble
 from shared import (
@@ -128,6 +128,13 @@ async def acknowledge(connection: Connection, external: External, ids: Collectio
 async def fetch_again(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
     """Try to fetch these mails (or all) at once, however often that failed."""
     return Done.of(await ledger.try_again(connection, external.id, ids), ids)
+
+
+async def note_skipped(connection: Connection, who: str, external: External, retries: bool, done: Done) -> str:
+    """Write down who did either. :return: in a word."""
+    did = "tries again" if retries else "acknowledged"
+    await audit.record_mails(connection, who, f"{did} mails not fetched", done.done, external.address)
+    return did
 
 
 # ---------------------------------------------------------------------------------------------- parked and held

@@ -10,6 +10,7 @@ from services.sender.relay import Letter
 from services.sender.rewriting import Author, Parsed, addresses, parse, rewrite
 from shared import accounts, headers, messages
 from shared.accounts import External
+from shared.addresses import ascii_address, fold_address, spellings
 from shared.database import Connection, Database
 from shared.failures import Permanent
 from shared.relays import Group
@@ -59,14 +60,14 @@ async def _people(
 
     Whoever was removed since is still shown as somebody of us: customers are to see no local address, nor answer to it.
     """
-    written = {spelling for address in asked for spelling in headers.spellings(address)}
+    written = {spelling for address in asked for spelling in spellings(address)}
     people = await accounts.locals_by_address(connection, sorted(written), oldest)
     theirs = {external.id: external.address}
     others = {local.external_id for local, _ in people} - {external.id}
     if others:
         theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
     rows = [
-        (headers.fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
+        (fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
         for local, removed in people
         for address in (local.address, *local.addresses)
     ]
@@ -82,10 +83,10 @@ def write(database: Database, group: Group, external: External, source: Source |
     own = (group.author_address, *group.author_addresses)
     people = {
         **source.people,
-        **{headers.fold_address(address): (group.author_name, external.address) for address in own},
+        **{fold_address(address): (group.author_name, external.address) for address in own},
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
-    author = Author(group.author_name, external.address, frozenset(map(headers.fold_address, external.own_addresses)))
+    author = Author(group.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
     header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -98,7 +99,7 @@ def write(database: Database, group: Group, external: External, source: Source |
                     yield piece
 
     return Letter(
-        headers.ascii_address(external.address),
+        ascii_address(external.address),
         group.recipients,
         group.octets - end + len(header),
         group.body_8bit,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from email.utils import format_datetime
 
 from shared import headers
-from shared.headers import Field, Mailbox, ascii_address, fold_address
+from shared.addresses import ascii_address, fold_address
+from shared.headers import Field, Mailbox
 
 SENDERS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
@@ -57,7 +58,7 @@ def parse(header: bytes) -> Parsed:
 
 
 def addresses(parsed: Parsed) -> set[str]:
-    """The addresses that ``rewrite`` looks up in its directory, folded (``headers.fold_address``)."""
+    """The addresses that ``rewrite`` looks up in its directory, folded (``fold_address``)."""
     return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from services.smtp_in.data import Refusal
 from shared.accounts import External, Local
-from shared.headers import fold_address
+from shared.addresses import fold_address
 from shared.submissions import Recipient
 
 ADDRESS_OCTETS = 254  # RFC 5321 section 4.5.3.1.3, without the brackets
@@ -121,7 +121,10 @@ def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
         problem = 553, "5.1.2", "address literals are not taken"
     elif not all(_LABEL.fullmatch(label) and len(label) <= LABEL_OCTETS for label in domain.split(".")):
         problem = 553, "5.1.2", "the domain is malformed"
-    return Refusal(problem[0], problem[1], f"<{_shown(address)}>: {problem[2]}") if problem else None
+    if problem is None:
+        return None
+    shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
+    return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
 
 
 def _domain(address: str) -> str:

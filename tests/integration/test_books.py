@@ -18,6 +18,7 @@ from shared import inbound, inbound_records, maildrops
 from shared.database import Database
 from shared.failures import MOST_FAULTS
 from shared.inbound_records import Books
+from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 
 
@@ -101,11 +102,9 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
 
 def test_status_tells_of_a_difference(database_url: str, tmp_path: Path) -> None:
     async def lose() -> None:
-        database = Database(database_url, "test")
-        await database.open()
-        await delivered(database, 2)
-        await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
-        await database.close()
+        async with servers.opened(database_url) as database:
+            await delivered(database, 2)
+            await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
 
     asyncio.run(lose())
     where = {"MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_DATA": str(tmp_path)}  # no broker to wait for

@@ -21,6 +21,7 @@ from shared import accounts, inbound, maildrops
 from shared.database import Database
 from shared.failures import MOST_FAULTS, Permanent
 from shared.vault import Vault, new_key
+from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.send_bench import sending
@@ -231,15 +232,11 @@ class Commands:
 def prepared(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
     """Work on the database, from a test that is no coroutine: commands have an event loop of their own."""
 
-    async def opened() -> T:
-        database = Database(url, "test")
-        await database.open()
-        try:
+    async def working() -> T:
+        async with servers.opened(url) as database:
             return await work(database)
-        finally:
-            await database.close()
 
-    return asyncio.run(opened())
+    return asyncio.run(working())
 
 
 def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was_left(database_url: str) -> None:

@@ -170,11 +170,11 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await Client.logged_in(server)
     [(connection, _)] = server.listener.logged_in()
-    monkeypatch.setattr(connection, "_timeout_duration", 0.5)
+    monkeypatch.setattr(connection, "_timeout_duration", 1.5)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     for _ in range(5):
         client.writer.write(b"X-A: b\r\n")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.4)
     client.writer.write(b"\r\n.\r\n")
     assert (await client.reply())[0].startswith("250")
 

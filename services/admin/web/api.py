@@ -38,6 +38,7 @@ from services.admin.web.api_schemas import (
     NameTaken,
     Parked,
     Problem,
+    Skipped,
     Status,
     StepShown,
     StoryShown,
@@ -159,6 +160,33 @@ async def stop_authorization(here: Here, who: Administrator, address: At) -> Any
         external = await _external(connection, address)
     await authorizing.stop(here.system, external, who.name)
     return await show_authorization(here, who, address)
+
+
+@router.get("/external-accounts/{address}/skipped-mails", response_model=list[Skipped], tags=["mail"])
+async def skipped(here: Here, who: Reader, address: At) -> Any:
+    """The mails that could not be fetched and stay at the provider, the oldest first."""
+    async with here.system.database.transaction() as connection:
+        return await hands.skipped(connection, await _external(connection, address))
+
+
+@router.post("/external-accounts/{address}/skipped-mails/retry", response_model=DoneShown, tags=["mail"])
+async def retry_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+    """Try to fetch these at once, however often that failed."""
+    return await _skipped(here, who, address, chosen, retries=True)
+
+
+@router.post("/external-accounts/{address}/skipped-mails/acknowledge", response_model=DoneShown, tags=["mail"])
+async def acknowledge_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+    """It is known that these stay there: no problem any more."""
+    return await _skipped(here, who, address, chosen, retries=False)
+
+
+async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, retries: bool) -> hands.Done:
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+        done = await (hands.fetch_again if retries else hands.acknowledge)(connection, external, chosen.ids)
+        await hands.note_skipped(connection, who.name, external, retries, done)
+    return done
 
 
 @router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])

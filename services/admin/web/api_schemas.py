@@ -72,6 +72,19 @@ class LocalAccount(Shown):
     delegate: str | None
 
 
+class Skipped(BaseModel):
+    """A mail that could not be fetched and stays at the provider. next_try_at: null: it is not tried by itself."""
+
+    id: int
+    uidl: str
+    octets: int | None
+    reason: str
+    tries: int
+    since: datetime.datetime
+    next_try_at: datetime.datetime | None
+    acknowledged_at: datetime.datetime | None
+
+
 class LoginShown(BaseModel):
     """A mail client's last login. peer: its IP address."""
 
