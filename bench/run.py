@@ -86,4 +86,6 @@ def _print(work: Work, lines: list[Line]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command = typer.Typer(rich_markup_mode=None, add_completion=False)
+    command.command(context_settings={"help_option_names": ["--help", "-h"]})(main)
+    command(prog_name="mailgroup bench")

@@ -339,14 +339,21 @@ async def logins(connection: Connection, addresses: Sequence[str], more: str) ->
     return {str(row[0]): (_local(row[2:]), row[1]) for row in await cursor.fetchall()}
 
 
-async def locals_by_address(connection: Connection, addresses: Collection[str]) -> list[Local]:
-    """The local accounts that have one of these addresses (the main one or a further one), in any case of letters."""
+async def locals_by_address(
+    connection: Connection, addresses: Collection[str], since: float
+) -> list[tuple[Local, float | None]]:
+    """The local accounts that have, or had within the last ``since`` seconds, one of these addresses (the main one or a
+    further one), in any case of letters. With each, for how many seconds it has been removed: the removed ones first.
+    """
     cursor = await connection.execute(
-        f"""{_LOCAL} where removed_at is null and (lower(address) = any(%(a)s)
-            or exists (select from unnest(addresses) x where lower(x) = any(%(a)s))) order by address""",
-        {"a": [address.lower() for address in addresses]},
+        f"""{_LOCAL.replace(" from", ", extract(epoch from now() - removed_at)::float8 from")}
+            where (removed_at is null or removed_at > now() - make_interval(secs => %(since)s))
+                and (lower(address) = any(%(a)s)
+                     or exists (select from unnest(addresses) x where lower(x) = any(%(a)s)))
+            order by removed_at, address""",
+        {"a": [address.lower() for address in addresses], "since": since},
     )
-    return [_local(row) for row in await cursor.fetchall()]
+    return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
 
 
 async def valid_logins(connection: Connection, logins: Collection[tuple[int, str]]) -> set[tuple[int, str]]:

@@ -1,8 +1,11 @@
 """The two kinds of failure that the services tell apart.
 
 Whatever a library raises is wrapped into one of these where it is called, with ``raise … from``.
-In doubt a failure is temporary: trying again loses nothing, giving up may.
+In doubt a failure is temporary: trying again loses nothing, giving up may. A fault of ours is neither.
 """
+
+MOST_FAULTS = 5
+"""After so many faults of ours a mail is parked."""
 
 
 class Temporary(Exception):

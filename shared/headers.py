@@ -8,9 +8,7 @@ everything takes time in proportion to its length: every kind of malformed input
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from shared import encoded_words
@@ -23,8 +21,6 @@ ID_OCTETS = 998
 """A longer message id is none: it would not fit into a line (RFC 5322 section 2.1.1)."""
 ADDRESS_OCTETS = 1000
 """A longer address is none (RFC 5321 section 4.5.3.1 allows 254)."""
-DOMAIN_OCTETS = 255
-"""The longest domain (RFC 1035 section 2.3.4)."""
 MOST_HOPS = 50
 """Servers that have passed a mail on (Received fields); with more of them it goes round (RFC 5321 section 6.3)."""
 LINE = 76
@@ -406,54 +402,6 @@ def _comment(words: Sequence[_Token]) -> str | None:
 def _decoded(text: str) -> str | None:
     name = encoded_words.decode(encoded_words.read_text(text.encode("latin-1")))
     return _CONTROL.sub(" ", name).strip() or None
-
-
-def fold_address(address: str) -> str:
-    """An address in the form in which two that are the same are equal: case, composed letters, A-labels (RFC 5890)."""
-    if address.isascii() and "xn--" not in (lower := address.lower()) and "@" in lower:
-        return lower.rstrip(".")
-    local, _, domain = unicodedata.normalize("NFC", address).rpartition("@")
-    return f"{local.casefold()}@{_u_labels(domain).casefold()}"
-
-
-def ascii_address(address: str) -> str:
-    """An address that every mail server understands: the domain in A-labels. As it is if its local part needs more."""
-    local, _, domain = address.rpartition("@")
-    return f"{local}@{_a_labels(domain)}" if local.isascii() and not domain.isascii() else address
-
-
-def spellings(address: str) -> set[str]:
-    """How an address may be written where it is compared letter by letter in lower case: as it stands, with a domain of
-    A-labels or U-labels, and as ``fold_address`` has it."""
-    local, _, domain = address.lower().rpartition("@")
-    return {address.lower(), fold_address(address), f"{local}@{_u_labels(domain)}", f"{local}@{_a_labels(domain)}"}
-
-
-def _u_labels(domain: str) -> str:
-    """A domain in lower case without its last dot, in letters instead of A-labels."""
-    domain = unicodedata.normalize("NFC", domain.lower()).rstrip(".")
-    return ".".join(map(_u_label, domain.split("."))) if "xn--" in domain and len(domain) <= DOMAIN_OCTETS else domain
-
-
-def _u_label(label: str) -> str:
-    """What is no A-label stays as written, lest another label is taken for this one. The codec "idna" of Python knows
-    another standard (RFC 3490), in which some letters of today's domains are others."""
-    if not label.startswith("xn--"):
-        return label
-    with suppress(ValueError):
-        text = label[4:].encode("ascii").decode("punycode")
-        if not text.isascii() and text == unicodedata.normalize("NFC", text.lower()) and _a_label(text) == label:
-            return text
-    return label
-
-
-def _a_labels(domain: str) -> str:
-    """A domain in lower case without its last dot, in ASCII."""
-    return ".".join(map(_a_label, _u_labels(domain).split(".")))
-
-
-def _a_label(label: str) -> str:
-    return label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
 
 
 _BLANKS = re.compile("[ \t]+")

@@ -160,7 +160,8 @@ async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
     """Record how the poll ended and give the account back; nothing if the lease was lost."""
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
-                  quiet_list = %(quiet_list)s, quiet_until = %(quiet_until)s,
+                  quiet_list = case when next_poll_at = %(seen)s then %(quiet_list)s::bytea end,
+                  quiet_until = %(quiet_until)s,
                   backlog = coalesce(%(backlog)s, backlog),
                   last_success_at = case when %(error)s::text is null then now() else last_success_at end,
                   last_error = case when %(error)s::text is null then null

@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from shared import reports
 from shared.accounts import External, Local
-from shared.headers import Mailbox, by_name, fold_address, mailboxes, message_ids
+from shared.addresses import fold_address
+from shared.headers import Mailbox, by_name, mailboxes, message_ids
 from shared.names import normalise
 
 HEAD_OCTETS = 256 * 1024

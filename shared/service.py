@@ -29,7 +29,8 @@ from shared.vault import Vault
 
 LARGE_BLOCK_OCTETS = 1024 * 1024
 STOP_SECONDS = 15.0
-"""What is in hand when the service is to stop gets so long. Nobody is to kill it before 20 s have passed."""
+"""What is in hand when the service is to stop gets so long, where the service does not ask for more. Nobody is to kill
+it before 45 s have passed."""
 
 log = structlog.get_logger()
 
@@ -66,7 +67,9 @@ class Service:
         return True
 
 
-async def _serve(service: Service, work: Callable[[Service], Awaitable[None]], needs_broker: bool) -> None:
+async def _serve(
+    service: Service, work: Callable[[Service], Awaitable[None]], needs_broker: bool, stop_seconds: float
+) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
@@ -79,35 +82,42 @@ async def _serve(service: Service, work: Callable[[Service], Awaitable[None]], n
             await asyncio.sleep(0)  # work() registers its consumers before its first wait
             if broker is not None:
                 await broker.open()
-            await _finish(service, worker)
+            await _finish(service, worker, stop_seconds)
         finally:
             await service.broker.close()
             await service.database.close()
             log.info("stopped")
 
 
-async def _finish(service: Service, worker: asyncio.Future[None]) -> None:
-    """Until the work has ended; it is ended after STOP_SECONDS. What was open is rolled back, and done again later."""
+async def _finish(service: Service, worker: asyncio.Future[None], seconds: float) -> None:
+    """Until the work has ended; it is ended ``seconds`` after it is to stop. What was open is rolled back, and done
+    again later."""
     stopping = asyncio.ensure_future(service.stopping.wait())
     either: set[asyncio.Future[Any]] = {worker, stopping}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not worker.done():
-            await asyncio.wait({worker}, timeout=STOP_SECONDS)
+            await asyncio.wait({worker}, timeout=seconds)
     finally:
         stopping.cancel()
     if not worker.done():
-        log.warning("not finished in time", seconds=STOP_SECONDS)
+        log.warning("not finished in time", seconds=seconds)
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         return
     await worker
 
 
-def run(name: str, work: Callable[[Service], Awaitable[None]], needs_broker: bool = True) -> None:
+def run(
+    name: str,
+    work: Callable[[Service], Awaitable[None]],
+    needs_broker: bool = True,
+    stop_seconds: float = STOP_SECONDS,
+) -> None:
     """Run a service until SIGTERM or SIGINT. Exits with a clear line on a wrong setting or a port that is taken.
 
     :param needs_broker: False for a service that neither consumes nor publishes; it is ready without the broker.
+    :param stop_seconds: what is in hand when it is to stop gets so long.
     """
     _keep_large_blocks_apart()
     try:
@@ -120,7 +130,7 @@ def run(name: str, work: Callable[[Service], Awaitable[None]], needs_broker: boo
         sys.exit(f"mailgroup: {error}")
 
     async def main() -> None:
-        await _serve(Service(name, settings, vault), work, needs_broker)
+        await _serve(Service(name, settings, vault), work, needs_broker, stop_seconds)
 
     try:
         _run(main())

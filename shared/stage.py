@@ -24,7 +24,7 @@ from shared import suspects
 from shared.broker import Consumer, Delivery, Publication
 from shared.durations import SECONDS
 from shared.envelopes import Envelope, read
-from shared.failures import Permanent, Temporary
+from shared.failures import MOST_FAULTS, Permanent, Temporary
 from shared.service import Service
 from shared.suspects import Suspect
 
@@ -38,7 +38,6 @@ BUSY_SECONDS = 30.0
 """Between two sweeps while mail keeps coming: a lost message must not wait for the evening."""
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a temporary failure, the last one for ever."""
-MOST_FAULTS = 5
 
 log = structlog.get_logger()
 

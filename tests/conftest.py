@@ -61,10 +61,8 @@ def database_url(databases: servers.Databases) -> Iterator[str]:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A fresh, migrated database, opened."""
-    opened = Database(database_url, "test")
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with servers.opened(database_url) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

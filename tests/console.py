@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urljoin
 
 import psycopg
 import requests
 
 from deploy.machine import ports
+from services.admin import status
 from services.admin.web.process import serve
-from shared.database import Database
 from shared.service import Service
 from shared.settings import SERVICES, Settings
 from shared.vault import Vault
+from tests import servers
 from tests.company import COMPANY, KEY, apply
 
 PASSWORD = "the console's password"
@@ -55,10 +57,8 @@ def signed_in(url: str, name: str = "admin", password: str = PASSWORD) -> Browse
 
 async def make(store: str, accounts: dict[str, Any] = COMPANY) -> None:
     """Apply an accounts file to the database of a console."""
-    database = Database(store, "test")
-    await database.open()
-    await apply(database, accounts)
-    await database.close()
+    async with servers.opened(store) as database:
+        await apply(database, accounts)
 
 
 def stored(store: str, query: str) -> list[tuple[Any, ...]]:
@@ -103,12 +103,13 @@ def running(database_url: str, **settings: Any) -> Iterator[str]:
             await service.database.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="console")
-    thread.start()
-    begun.wait(30)
-    try:
-        yield f"{'https' if wanted.console_has_tls else 'http'}://127.0.0.1:{port}"
-    finally:
-        loop, service = stop[0]
-        loop.call_soon_threadsafe(service.stopping.set)
-        thread.join(30)
-        assert not thread.is_alive(), "the console does not stop"
+    with patch.object(status, "CONNECTED_SECONDS", 0.05):  # there is no broker to wait for
+        thread.start()
+        begun.wait(30)
+        try:
+            yield f"{'https' if wanted.console_has_tls else 'http'}://127.0.0.1:{port}"
+        finally:
+            loop, service = stop[0]
+            loop.call_soon_threadsafe(service.stopping.set)
+            thread.join(30)
+            assert not thread.is_alive(), "the console does not stop"

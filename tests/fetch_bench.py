@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from shared.database import Database
 from shared.service import Service
 from shared.settings import Settings
 from shared.vault import Vault, new_key
+from tests.waiting import until
 
 
 @dataclass
@@ -113,12 +114,6 @@ class Bench:
         await until(ended)
         async with self.database.transaction() as connection:
             return (await polls.polled(connection))[external_id]
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110  # the database tells nobody
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from services.sender.relaying import Relaying
 from services.sender.upkeep import Upkeep, keep_up
 from services.sender.worker import Sender
-from shared import submissions
+from shared import submission_records, submissions
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Database
 from shared.messages import Content
 from shared.service import Service
 from shared.settings import Settings
-from shared.submissions import Kind, Listed, Recipient, Submission
+from shared.submission_records import Listed
+from shared.submissions import Kind, Recipient, Submission
 from shared.vault import Vault
 from tests import company
 from tests.company import SALES, SUPPORT
+from tests.waiting import until
 
 _numbers = itertools.count(1)
 
@@ -139,7 +141,7 @@ class Bench:
     async def listed(self, submission_id: int) -> Listed:
         """A submission as the operator sees it."""
         async with self.database.transaction() as connection:
-            [found] = await submissions.listing(connection, ids=[submission_id])
+            [found] = await submission_records.listing(connection, ids=[submission_id])
         return found
 
     async def until(self, submission_id: int, **wanted: object) -> Listed:
@@ -182,13 +184,6 @@ class Bench:
         await self.rows("update relays set next_try_at = now()")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait for a condition. :raises TimeoutError: it never came."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110  # the database tells nobody
-            await asyncio.sleep(0.05)
-
-
 @asynccontextmanager
 async def sending(database_url: str) -> AsyncIterator[Bench]:
     """A sender that works, without a broker."""
@@ -199,7 +194,7 @@ async def sending(database_url: str) -> AsyncIterator[Bench]:
         yield bench
     finally:
         bench.service.stopping.set()
-        await asyncio.wait_for(bench.relaying.stop(1.0), 20)
+        await asyncio.wait_for(bench.relaying.stop(1.0, 1.0), 20)
         await work
         await bench.database.close()
 

@@ -7,8 +7,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from deploy.machine import ports
@@ -16,6 +16,7 @@ from deploy.machine.folders import make_sockets
 from deploy.machine.postgres import SOCKET, USER, Postgres
 from deploy.machine.programs import Process, give
 from deploy.machine.rabbitmq import RabbitMQ
+from shared.database import Database
 from shared.schema.migrate import migrate
 
 _START_SECONDS = 60.0
@@ -89,6 +90,17 @@ class Databases:
             yield self._server.url_of(name)
         finally:
             self._server.drop(name)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """The database at this URL, closed in the end."""
+    database = Database(url, "test")
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 class Vhosts:

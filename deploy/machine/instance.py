@@ -209,8 +209,8 @@ class Instance:
         if self._servers.postgres is not None:
             self._await("PostgreSQL", self._servers.postgres.answers, "postgres")
             self._servers.postgres.create("mailgroup")
-        for revision in migrate(str(self.settings.database_url)):
-            self._say(f"Database brought to revision {revision}")
+        if revisions := migrate(str(self.settings.database_url)):
+            self._say(f"Database brought to revision {revisions[-1]}")
         for name in self._services:  # they wait for RabbitMQ themselves, and use the time to load
             supervisor.start_program(name)
         if self._servers.rabbitmq is not None:

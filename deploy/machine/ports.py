@@ -2,6 +2,9 @@
 
 Ports from 32768 on are left alone: the kernel hands those out to outgoing connections, which then collide with a server
 that wants to start again.
+
+Between the choice of a port and the server that listens there, somebody else may choose it. So whoever chooses one
+holds its name in the abstract namespace of Unix sockets, which frees it when the process has ended, however it did.
 """
 
 from __future__ import annotations
@@ -9,12 +12,17 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from shared.failures import Permanent
 
 SERVERS, OURS, PROVIDER = range(26_000, 32_000), range(22_000, 26_000), range(20_000, 22_000)
 """Where private servers, services and the stand-in provider get theirs: none takes what another has chosen."""
+
+_HELD = 128
+"""So many choices a process holds, the latest ones: by then there are servers behind the earlier ones, or never."""
+_held: OrderedDict[int, tuple[str, socket.socket]] = OrderedDict()
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
@@ -44,6 +52,22 @@ def greets(port: int, greeting: bytes) -> bool:
         return False
 
 
+def _hold(port: int, seed: str) -> bool:
+    """Whether no other process has chosen this port, nor this one for another seed. It is held then."""
+    if port in _held:
+        return _held[port][0] == seed
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0mailgroup port {port}")
+    except OSError:
+        name.close()
+        return False
+    _held[port] = seed, name
+    if len(_held) > _HELD:
+        _held.popitem(last=False)[1][1].close()
+    return True
+
+
 def choose(count: int, seed: str, among: range = SERVERS, taken: Iterable[int] = ()) -> list[int]:
     """Free ports of the loopback address, mostly the same ones for the same seed; none that is in ``taken``.
 
@@ -51,7 +75,7 @@ def choose(count: int, seed: str, among: range = SERVERS, taken: Iterable[int] =
     """
     avoid, found = set(taken), []
     for port in random.Random(seed).sample(among, len(among)):
-        if port not in avoid and is_free(port):
+        if port not in avoid and is_free(port) and _hold(port, seed):
             found.append(port)
             if len(found) == count:
                 return found
@@ -63,7 +87,7 @@ def choose_run(count: int, seed: str, among: range, taken: Iterable[int] = ()) -
     avoid = set(taken)
     for port in random.Random(seed).sample(among[:-count], len(among) - count):
         row = range(port, port + count)
-        if avoid.isdisjoint(row) and all(is_free(each) for each in row):
+        if avoid.isdisjoint(row) and all(is_free(each) and _hold(each, seed) for each in row):
             return port
     raise Permanent(f"no {count} free TCP ports in a row between {among.start} and {among.stop - 1}")
 

@@ -78,10 +78,9 @@ class Provider:
             stack.callback(shutil.rmtree, self._run, ignore_errors=True)
             self._run.chmod(0o755)
             self._prepare()
-            for program in self._programs():
-                process = program.start(self.folder / f"{program.name}.out")
-                stack.callback(process.stop)
-                self._processes[program.name] = process
+            for name in ("dovecot", "postfix"):
+                self.start_program(name)
+                stack.callback(self.stop_program, name)
             self._wait()
             self._stack = stack.pop_all()
         return self
@@ -91,6 +90,15 @@ class Provider:
     ) -> None:
         """Stop both servers; mail and configuration stay in the folder."""
         self._stack.close()
+
+    def start_program(self, name: str) -> None:
+        """Start dovecot or postfix; also once more, after ``stop_program``."""
+        program = next(program for program in self._programs() if program.name == name)
+        self._processes[name] = program.start(self.folder / f"{name}.out")
+
+    def stop_program(self, name: str) -> None:
+        """Stop dovecot or postfix."""
+        self._processes[name].stop()
 
     def add_mailbox(self, address: str, password: str) -> None:
         """Create a mailbox, or give it another password; in force when it returns."""

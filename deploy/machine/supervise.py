@@ -38,7 +38,7 @@ def service(name: str) -> Program:
     """A service of ours: ``python -m services.NAME``. That of admin is the command line, and its process a command."""
     words = ("console",) if name == "admin" else ()
     command = (sys.executable, "-m", f"services.{name}", *words)
-    return Program(name, command, None, ROOT, _GROUP_PRIORITY, stop_seconds=20, on_demand=True)
+    return Program(name, command, None, ROOT, _GROUP_PRIORITY, stop_seconds=45, on_demand=True)
 
 
 def configuration(programs: Sequence[Program], data: Path, control: Path) -> str:

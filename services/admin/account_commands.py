@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ def apply(
     file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
     prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
     data: Data = None,
+    json: Json = False,
 ) -> None:
     """Make the accounts what FILE says; what it changed is printed and in force when it returns.
 
@@ -49,7 +51,7 @@ def apply(
     async def work() -> None:
         wanted = read_file(file)
         async with reach(data) as system:
-            await _change(system, wanted, prune)
+            await _change(system, wanted, json, prune)
 
     run(work)
 
@@ -71,15 +73,23 @@ def export(data: Data = None, json: Json = False) -> None:
     run(work)
 
 
-async def _change(system: System, wanted: AccountsFile, prune: bool = False) -> None:
+async def _change(system: System, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
+    """Change accounts, print what was changed, and what that does to mail at their providers."""
     async with system.database.transaction(CHANGE_SECONDS) as connection:
         outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
         await audit.record_lines(connection, audit.operator(), outcome.lines)
-    for line in outcome.lines or ["nothing to change"]:
-        console.print(line, markup=False)
+    if not json:
+        _print_lines(outcome.lines or ["nothing to change"])
     with waiting("Asking the provider what lies there"):
         found = await contact.describe(system, outcome.contacts)
-    for line in found:
+    if json:
+        print_json({"changed": outcome.lines, "providers": found})
+    else:
+        _print_lines(found)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
         console.print(line, markup=False)
 
 
@@ -119,7 +129,7 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, new: bool) -> None:
+def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, json: bool, new: bool) -> None:
     async def work() -> None:
         async with reach(data) as system:
             given = any(name.startswith("password") or name == "oauth" for name in fields)
@@ -127,18 +137,20 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, n
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
             async with system.database.transaction() as connection:
                 wanted = await editing.prepare(connection, kind, address, fields, new, Path.cwd())
-            await _change(system, wanted)
+            await _change(system, wanted, json)
 
     run(work)
 
 
-def _remove(kind: Kind, address: str, data: Path | None) -> None:
+def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             lines = await editing.remove(connection, kind, address)
             await audit.record(connection, audit.operator(), f"removed {kind} account", address)
-        for line in lines:
-            console.print(line, markup=False)
+        if json:
+            print_json({"changed": lines})
+        else:
+            _print_lines(lines)
 
     run(work)
 
@@ -207,32 +219,34 @@ def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> 
         _show(kind, address, data, json)
 
     @parent.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
-    def add(address: Address, fields: Fields = None, data: Data = None) -> None:
-        _change_fields(kind, address, fields, data, new=True)
+    def add(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+        _change_fields(kind, address, fields, data, json, new=True)
 
     @parent.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
-    def set_(address: Address, fields: Fields = None, data: Data = None) -> None:
-        _change_fields(kind, address, fields, data, new=False)
+    def set_(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+        _change_fields(kind, address, fields, data, json, new=False)
 
     @parent.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
-    def enable(address: Address, data: Data = None) -> None:
-        _save(kind, address, {"enabled": True}, data, new=False)
+    def enable(address: Address, data: Data = None, json: Json = False) -> None:
+        _save(kind, address, {"enabled": True}, data, json, new=False)
 
     @parent.command(help=f"Disable an account.\n\nExample: mailgroup {kind} disable {example}")
-    def disable(address: Address, data: Data = None) -> None:
-        _save(kind, address, {"enabled": False}, data, new=False)
+    def disable(address: Address, data: Data = None, json: Json = False) -> None:
+        _save(kind, address, {"enabled": False}, data, json, new=False)
 
     @parent.command(help=f"Remove an account.\n\nExample: mailgroup {kind} remove {example}")
-    def remove(address: Address, data: Data = None) -> None:
-        _remove(kind, address, data)
+    def remove(address: Address, data: Data = None, json: Json = False) -> None:
+        _remove(kind, address, data, json)
 
 
-def _change_fields(kind: Kind, address: str, fields: list[str] | None, data: Path | None, new: bool) -> None:
+def _change_fields(
+    kind: Kind, address: str, fields: list[str] | None, data: Path | None, json: bool, new: bool
+) -> None:
     try:
         values = _parse(fields)
     except AccountsError as error:
         fail(str(error), 2)
-    _save(kind, address, values, data, new)
+    _save(kind, address, values, data, json, new)
 
 
 _define(external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com")
@@ -240,7 +254,7 @@ _define(local, "local", "alex@local.com", "user_name=Alex external=support@compa
 
 
 @local.command()
-def restore(address: Address, data: Data = None) -> None:
+def restore(address: Address, data: Data = None, json: Json = False) -> None:
     """Bring back a removed local account with its mail, within the retention time.
 
     Example: mailgroup local restore alex@local.com
@@ -250,7 +264,11 @@ def restore(address: Address, data: Data = None) -> None:
         async with reach(data) as system, system.database.transaction() as connection:
             await hands.restore(connection, address)
             await audit.record(connection, audit.operator(), "restored local account", address)
-        console.print(f"local account {address}: restored", markup=False)
+        lines = [f"local account {address}: restored"]
+        if json:
+            print_json({"changed": lines})
+        else:
+            _print_lines(lines)
 
     run(work)
 
@@ -300,7 +318,9 @@ def skipped(
     address: Address,
     acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
-    ids: Annotated[list[int] | None, typer.Option("--id", help="These mails only; may be given often.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="This mail only; may be given often.", metavar="ID")
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -320,12 +340,8 @@ def skipped(
             account = await _external(system, address)
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
-                    hand, did = (
-                        (hands.acknowledge, "acknowledged") if acknowledge else (hands.fetch_again, "tries again")
-                    )
-                    done = await hand(connection, account, ids)
-                    who, what = audit.operator(), f"{did} mails not fetched"
-                    await audit.record_mails(connection, who, what, done.done, account.address)
+                    done = await (hands.fetch_again if retry else hands.acknowledge)(connection, account, ids)
+                    did = await hands.note_skipped(connection, audit.operator(), account, retry, done)
                 else:
                     rows = await hands.skipped(connection, account)
         if acknowledge or retry:
@@ -338,25 +354,29 @@ def skipped(
         elif json:
             print_json(rows)
         else:
-            print_table(
-                "Not fetched",
-                ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
-                (
-                    (
-                        row["id"],
-                        row["uidl"],
-                        row["octets"] if row["octets"] is not None else "?",
-                        row["since"],
-                        row["tries"],
-                        "yes" if row["acknowledged_at"] else "no",
-                        row["reason"],
-                    )
-                    for row in rows
-                ),
-                empty="every mail was fetched",
-            )
+            _print_skipped(rows)
 
     run(work)
+
+
+def _print_skipped(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        "Not fetched",
+        ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
+        (
+            (
+                row["id"],
+                row["uidl"],
+                row["octets"] if row["octets"] is not None else "?",
+                row["since"],
+                row["tries"],
+                "yes" if row["acknowledged_at"] else "no",
+                row["reason"],
+            )
+            for row in rows
+        ),
+        empty="every mail was fetched",
+    )
 
 
 async def _external(system: System, address: str) -> External:

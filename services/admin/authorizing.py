@@ -24,7 +24,7 @@ import structlog
 from services.admin import audit, authorizations
 from services.admin.authorizations import Authorization, State
 from services.admin.system import System
-from shared import accounts, oauth, polls, relays
+from shared import accounts, oauth, polls, relay_states
 from shared.accounts import External
 from shared.credentials import Grant, client_of
 from shared.failures import Permanent, Temporary
@@ -244,7 +244,7 @@ async def _store(system: System, found: Authorization, asked: _Asked, tokens: To
         if not await accounts.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
         await polls.resume(connection, now.id)
-        await relays.resume(connection, now.id)
+        await relay_states.resume(connection, now.id)
         await audit.record(connection, found.begun_by, "authorized external account", now.address)
 
 

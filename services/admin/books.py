@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import accounts, inbound, polls
+from shared import accounts, inbound_records, polls
 from shared.database import Connection
-from shared.inbound import Books
+from shared.inbound_records import Books
 
 LATE_SECONDS = 600.0
 """Mail in flight for longer than this is a problem."""
@@ -55,9 +55,9 @@ async def read(connection: Connection, thoroughly: bool = False) -> list[Account
     :param thoroughly: look for each mail in the mailboxes, which takes about a second for a million mails.
     """
     fetched = await polls.fetched(connection)
-    found = await inbound.books(connection)
-    oldest = await inbound.oldest_in_flight(connection)
-    lost = await inbound.lost(connection) if thoroughly else {}
+    found = await inbound_records.books(connection)
+    oldest = await inbound_records.oldest_in_flight(connection)
+    lost = await inbound_records.lost(connection) if thoroughly else {}
     return [
         Account(
             external.address,

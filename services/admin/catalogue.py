@@ -11,6 +11,7 @@ import datetime
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
@@ -105,40 +106,51 @@ class Step:
     notes: tuple[Note, ...] = ()
 
 
+class _Mail(NamedTuple):
+    """A mail that is taken in. sent: it was handed in here, by ``author_id``."""
+
+    id: int
+    sent: bool
+    external_id: int | None
+    message_id: int
+    at: datetime.datetime
+    rule: int | None
+    header_id: str | None
+    author_id: int | None
+
+
 async def go_on(connection: Connection) -> Step:
     """Take the next mails into the catalogue, in a transaction, with the notes that somebody has answered."""
     cursor = await connection.execute("select up_to from catalogued for update skip locked")
     row = await cursor.fetchone()
     if row is None:
         return Step()  # another console does it
-    rows = await _next(connection, int(row[0]))
-    if not rows:
+    mails = await _next(connection, int(row[0]))
+    if not mails:
         return Step()
-    heads = await messages.beginnings(connection, [each[3] for each in rows], _OCTETS)
+    heads = await messages.beginnings(connection, [mail.message_id for mail in mails], _OCTETS)
     externals = {e.id: e for e in await accounts.externals(connection)}
-    sharers = await accounts.sharers(connection, list({each[2] for each in rows if each[2] in externals}))
-    await _write_terms(connection, rows, heads)
+    sharers = await accounts.sharers(connection, list({m.external_id for m in mails if m.external_id in externals}))
+    await _write_terms(connection, mails, heads)
     notes: list[Note] = []
-    for id_, sent, external_id, message_id, at, rule, header_id, author_id in rows:
-        head = heads.get(message_id, b"")
-        if sent:
-            for answered in await _note_answer(connection, id_, at, author_id, head):
-                notes += await _tell_of(connection, answered, externals, author_id, at, head)
-        elif external_id in externals:
-            await _note_names(connection, id_, at, externals[external_id], sharers[external_id], head)
-            if rule == 5 and header_id:
+    for mail in mails:
+        head = heads.get(mail.message_id, b"")
+        if mail.sent:
+            for answered in await _note_answer(connection, mail, head):
+                notes += await _tell_of(connection, answered, externals, mail, head)
+        elif mail.external_id in externals:
+            await _note_names(connection, mail, externals[mail.external_id], sharers[mail.external_id], head)
+            if mail.rule == 5 and mail.header_id:
                 await connection.execute(
                     """insert into common_mails (mail_id, external_id, header_id, at) values (%s, %s, %s, %s)
                        on conflict do nothing""",
-                    (id_, external_id, header_id, at),
+                    (mail.id, mail.external_id, mail.header_id, mail.at),
                 )
-    await connection.execute("update catalogued set up_to = %s", (rows[-1][0],))
-    return Step(len(rows), tuple(notes))
+    await connection.execute("update catalogued set up_to = %s", (mails[-1].id,))
+    return Step(len(mails), tuple(notes))
 
 
-async def _next(
-    connection: Connection, after: int
-) -> list[tuple[int, bool, int | None, int, datetime.datetime, int | None, str | None, int | None]]:
+async def _next(connection: Connection, after: int) -> list[_Mail]:
     """Mails after this id, up to the first that is too young: one that commits late must not be passed by."""
     cursor = await connection.execute(
         """select id, sent, external_id, message_id, created_at, rule, header_id, author_id,
@@ -158,22 +170,22 @@ async def _next(
     for *row, ready, old in await cursor.fetchall():
         if not (ready and old):
             break
-        found.append(tuple(row))
+        found.append(_Mail(*row))
     return found
 
 
-async def _write_terms(connection: Connection, rows: Sequence[tuple[object, ...]], heads: dict[int, bytes]) -> None:
+async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Mapping[int, bytes]) -> None:
     values = []
-    for id_, _, external_id, message_id, at, _, header_id, _ in rows:
-        letter = letters.read(heads.get(message_id, b""))  # type: ignore[call-overload]  # bytes of this mail
+    for mail in mails:
+        letter = letters.read(heads.get(mail.message_id, b""))
         values.append(
             {
-                "mail_id": id_,
-                "at": at.isoformat(),  # type: ignore[attr-defined]  # a time
-                "external_id": external_id,
+                "mail_id": mail.id,
+                "at": mail.at.isoformat(),
+                "external_id": mail.external_id,
                 "sender": storable(letter.author)[:300],
                 "subject": storable(letter.subject),
-                "terms": terms(letter, [str(header_id)] if header_id else []),
+                "terms": terms(letter, [mail.header_id] if mail.header_id else []),
             }
         )
     await connection.execute(
@@ -186,9 +198,7 @@ async def _write_terms(connection: Connection, rows: Sequence[tuple[object, ...]
     )
 
 
-async def _note_answer(
-    connection: Connection, submission_id: int, at: datetime.datetime, author_id: int | None, head: bytes
-) -> list[int]:
+async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list[int]:
     """Write down what this mail is the first answer to. :return: the ids of those mails to everyone.
 
     A word to those who have the mail as well ("can you take this?") is no answer, unless one of them wrote it.
@@ -208,40 +218,39 @@ async def _note_answer(
                    when 'external' then r.target_id <> c.external_id
                    else l.external_id <> c.external_id or l.id = i.author_id end)
            returning mail_id""",
-        {"author": author_id, "at": at, "id": submission_id, "answered": [storable(id_) for id_ in answered]},
+        {"author": mail.author_id, "at": mail.at, "id": mail.id, "answered": [storable(id_) for id_ in answered]},
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
 async def _tell_of(
     connection: Connection,
-    mail_id: int,
+    answered_id: int,
     externals: Mapping[int, External],
-    author_id: int | None,
-    at: datetime.datetime,
+    answer: _Mail,
     head: bytes,
 ) -> list[Note]:
     """Tell the others of an answer, if the account wants that, and the answer is news: a catalogue that is made anew
     tells nobody of last year."""
-    if author_id is None or at < datetime.datetime.now(datetime.UTC) - NEWS:
+    if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - NEWS:
         return []
     cursor = await connection.execute(
         """select c.external_id, c.header_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
            from common_mails c left join mail_terms t using (mail_id) where c.mail_id = %s""",
-        (mail_id,),
+        (answered_id,),
     )
     [(external_id, header_id, sender, subject, came_at)] = await cursor.fetchall()
     external = externals.get(external_id)
-    people = await accounts.locals_(connection, [author_id])
+    people = await accounts.locals_(connection, [answer.author_id])
     if external is None or not external.answer_notes or not people:
         return []
     sharers = await accounts.sharers(connection, [external_id])
-    answered = Answered(external.address, header_id, sender, subject, came_at, people[0], letters.read(head), at)
+    answered = Answered(external.address, header_id, sender, subject, came_at, people[0], letters.read(head), answer.at)
     return await answer_notes.send(connection, answered, sharers[external_id])
 
 
 async def _note_names(
-    connection: Connection, id_: int, at: datetime.datetime, external: External, sharers: list[Local], head: bytes
+    connection: Connection, mail: _Mail, external: External, sharers: list[Local], head: bytes
 ) -> None:
     for written in routing.strangers(routing.read(head), external, sharers):
         name = storable(normalise(written))[:200]
@@ -250,7 +259,7 @@ async def _note_names(
                values (%s, %s, %s, 1, %s, %s)
                on conflict (external_id, name) do update set mails = unknown_names.mails + 1,
                    shown = excluded.shown, last_mail_id = excluded.last_mail_id, last_at = excluded.last_at""",
-            (external.id, name, storable(" ".join(written.split()))[:200], id_, at),
+            (external.id, name, storable(" ".join(written.split()))[:200], mail.id, mail.at),
         )
 
 
@@ -267,6 +276,14 @@ async def forget(connection: Connection, limit: int = 10_000) -> int:
 
 
 # ------------------------------------------------------------------------------------------ asking
+
+
+async def headlines(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Who these mails say they are from, and their subjects, by id; one that is not known yet is left out."""
+    cursor = await connection.execute(
+        "select mail_id, sender, subject from mail_terms where mail_id = any(%s)", (list(ids),)
+    )
+    return {id_: (sender, subject) for id_, sender, subject in await cursor.fetchall()}
 
 
 async def search(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
-from shared import accounts, inbound, maildrops, polls, relays
+from shared import accounts, inbound, maildrops, polls, relay_states
 from shared.accounts import External, Issuer, Local, OAuth, Server
+from shared.addresses import fold_address
 from shared.credentials import Grant
 from shared.database import Connection
 from shared.failures import Permanent
-from shared.headers import fold_address
 from shared.names import normalise
 from shared.oauth import ISSUERS
 from shared.passwords import Pool
@@ -45,15 +45,7 @@ async def apply(
     problems: list[str] = []
     externals = {external.address.casefold(): external for external in await accounts.externals(connection)}
     locals_ = {local.address.casefold(): local for local in await accounts.locals_(connection)}
-    problems += _repeated(wanted)
-    for fields_ in wanted.external_accounts:
-        old = externals.get(fields_.address.casefold())
-        stored = old is not None and old.oauth is None
-        if fields_.password is None and fields_.oauth is None and not stored:
-            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
-    for person in wanted.local_accounts:
-        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
-            problems.append(f"local account {person.address}: password: is missing, and none is stored")
+    problems += _repeated(wanted) + _without_password(wanted, externals, locals_)
     if problems:
         raise AccountsError(problems)
     # Before anything is written: hashing takes long, and what is written is locked, for the pollers and senders too.
@@ -144,6 +136,21 @@ def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[s
     return problems
 
 
+def _without_password(
+    wanted: AccountsFile, externals: Mapping[str, External], locals_: Mapping[str, Local]
+) -> list[str]:
+    problems = []
+    for fields_ in wanted.external_accounts:
+        old = externals.get(fields_.address.casefold())
+        stored = old is not None and old.oauth is None
+        if fields_.password is None and fields_.oauth is None and not stored:
+            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
+    for person in wanted.local_accounts:
+        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
+            problems.append(f"local account {person.address}: password: is missing, and none is stored")
+    return problems
+
+
 def _repeated(wanted: AccountsFile) -> list[str]:
     problems = []
     groups: Mapping[str, Sequence[ExternalFields | LocalFields]] = {
@@ -172,7 +179,7 @@ async def _save_external(
     await polls.resume(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
         await polls.restart(connection, new.id)
-    await relays.resume(connection, new.id)
+    await relay_states.resume(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from shared import accounts, inbound, relays, submissions
+from shared import accounts, inbound_records, relays, submission_records
 from shared.database import Connection
 
 HOURS = 24
@@ -40,10 +40,11 @@ class Day:
 async def read(connection: Connection, now: datetime.datetime) -> Day:
     """:param now: UTC."""
     externals, people = await accounts.counts(connection)
-    fetched, sent = await inbound.per_hour(connection, HOURS), await submissions.per_hour(connection, HOURS)
+    fetched = await inbound_records.per_hour(connection, HOURS)
+    sent = await submission_records.per_hour(connection, HOURS)
     waiting, oldest = await relays.backlog(connection)
-    held, parked, _ = await inbound.standing(connection)
-    stuck, _ = await submissions.count_parked(connection)
+    held, parked, _ = await inbound_records.standing(connection)
+    stuck, _ = await submission_records.count_parked(connection)
     this = now.replace(minute=0, second=0, microsecond=0)
     hours = [this - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     rows = [(hour, fetched.get(hour, 0), sent.get(hour, 0)) for hour in hours]

@@ -196,18 +196,7 @@ async def _create_company(data: Path, provider: Provider) -> None:
 
 def play(data: Path | None, stay: bool, json: bool) -> int:
     """Bring everything up, play the story, print it. :return: exit status, 0 only if every step held."""
-    base = load(data=data)
-    settings = base.model_copy(
-        update={
-            "data": data.absolute() if data else base.data.absolute() / "demo",
-            "allow_private_upstream": True,
-            "database_url": None,
-            "broker_url": None,
-            "secret_key": None,
-            "bind": "127.0.0.1",
-        }
-    )
-    settings = instance.with_free_ports(settings)
+    settings = _settings(data)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if json else sys.stdout, flush=True)
@@ -233,25 +222,42 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         story.play(say)
         well = all(step.ok for step in story.steps)
         if json:
-            print_json(
-                {
-                    "steps": [
-                        {"step": s.step, "expected": s.expected, "got": s.got, "rule": s.rule, "ok": s.ok}
-                        for s in story.steps
-                    ],
-                    "provider": {
-                        "pop3": f"{provider.host}:{provider.pop3_port}",
-                        "smtp": f"{provider.host}:{provider.smtp_port}",
-                    },
-                    "gateway": system.urls(),
-                }
-            )
+            print_json(_document(story, provider, system))
         else:
             _print(story, system.settings, well)
         if stay and not system.stopping.is_set():
             say("It stays up until Ctrl-C.")
             system.wait()
     return 0 if well and system.failure is None else 1
+
+
+def _settings(data: Path | None) -> Settings:
+    """Nothing outside this machine, nothing of another installation, and free ports."""
+    base = load(data=data)
+    settings = base.model_copy(
+        update={
+            "data": data.absolute() if data else base.data.absolute() / "demo",
+            "allow_private_upstream": True,
+            "database_url": None,
+            "broker_url": None,
+            "secret_key": None,
+            "bind": "127.0.0.1",
+        }
+    )
+    return instance.with_free_ports(settings)
+
+
+def _document(story: Story, provider: Provider, system: Instance) -> dict[str, Any]:
+    return {
+        "steps": [
+            {"step": s.step, "expected": s.expected, "got": s.got, "rule": s.rule, "ok": s.ok} for s in story.steps
+        ],
+        "provider": {
+            "pop3": f"{provider.host}:{provider.pop3_port}",
+            "smtp": f"{provider.host}:{provider.smtp_port}",
+        },
+        "gateway": system.urls(),
+    }
 
 
 def _print(story: Story, settings: Settings, well: bool) -> None:

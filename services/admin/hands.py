@@ -10,10 +10,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.admin import changes
+from services.admin import audit, changes
 from services.admin.accounts_file import AccountsError
 from services.admin.status import iso, trouble
-from shared import accounts, inbound, ledger, maildrops, maillog, relays, submissions
+from shared import (
+    accounts,
+    inbound,
+    inbound_records,
+    ledger,
+    maildrops,
+    maillog,
+    relay_states,
+    submission_records,
+)
 from shared.accounts import External, Local
 from shared.database import Connection
 from shared.failures import Permanent
@@ -44,9 +53,9 @@ class Done:
 
 async def queue(connection: Connection) -> list[dict[str, Any]]:
     """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
-    found = await submissions.listing(connection, WAITING)
+    found = await submission_records.listing(connection, WAITING)
     addresses = {external.id: external.address for external in await accounts.externals(connection)}
-    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relays.states(connection)).items()}
+    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relay_states.states(connection)).items()}
     return [
         {
             "id": s.id,
@@ -67,7 +76,7 @@ async def queue(connection: Connection) -> list[dict[str, Any]]:
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> Done:
     """Try queued submissions (these, or all) now, and their accounts too."""
-    return Done.of(await submissions.retry(connection, ids), ids)
+    return Done.of(await submission_records.retry(connection, ids), ids)
 
 
 async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> Done:
@@ -75,7 +84,7 @@ async def cancel(connection: Connection, ids: Collection[int], reason: str = CAN
 
     One that is being sent right now is left.
     """
-    cancelled = await submissions.cancel(connection, ids, reason)
+    cancelled = await submission_records.cancel(connection, ids, reason)
     await _record_cancelled(connection, cancelled, reason)
     return Done.of(cancelled, ids)
 
@@ -121,6 +130,13 @@ async def fetch_again(connection: Connection, external: External, ids: Collectio
     return Done.of(await ledger.try_again(connection, external.id, ids), ids)
 
 
+async def note_skipped(connection: Connection, who: str, external: External, retries: bool, done: Done) -> str:
+    """Write down who did either. :return: in a word."""
+    did = "tries again" if retries else "acknowledged"
+    await audit.record_mails(connection, who, f"{did} mails not fetched", done.done, external.address)
+    return did
+
+
 # ---------------------------------------------------------------------------------------------- parked and held
 
 
@@ -136,7 +152,7 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
             "since": iso(m.state_at),
             "error": m.error,
         }
-        for m in await inbound.listing(connection, "parked", ids)
+        for m in await inbound_records.listing(connection, "parked", ids)
     ] + [
         {
             "id": s.id,
@@ -147,14 +163,14 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
             "since": iso(s.state_at),
             "error": s.error,
         }
-        for s in await submissions.listing(connection, ["parked"], ids)
+        for s in await submission_records.listing(connection, ["parked"], ids)
     ]
 
 
 async def requeue(connection: Connection, ids: Collection[int]) -> Done:
     """Give parked mails another five tries."""
-    arrived = await inbound.requeue(connection, list(ids))
-    sent = await submissions.requeue(connection, ids)
+    arrived = await inbound_records.requeue(connection, list(ids))
+    sent = await submission_records.requeue(connection, ids)
     events = [Event("requeued", inbound_id=id_) for id_ in arrived]
     await maillog.record(connection, events + [Event("requeued", submission_id=id_) for id_ in sent])
     return Done.of([*arrived, *sent], ids)
@@ -163,9 +179,9 @@ async def requeue(connection: Connection, ids: Collection[int]) -> Done:
 async def discard(connection: Connection, ids: Collection[int], reason: str) -> Done:
     """End parked or held mails undelivered. The trace keeps who they were for and why; authors of parked submissions
     are told."""
-    arrived = await inbound.discard(connection, list(ids), reason)
-    stuck = [s.id for s in await submissions.listing(connection, ["parked"], ids)]
-    sent = await submissions.cancel(connection, stuck, reason)
+    arrived = await inbound_records.discard(connection, list(ids), reason)
+    stuck = [s.id for s in await submission_records.listing(connection, ["parked"], ids)]
+    sent = await submission_records.cancel(connection, stuck, reason)
     await maillog.record(connection, [Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived])
     await _record_cancelled(connection, sent, reason)
     return Done.of([*arrived, *sent], ids)
@@ -175,7 +191,7 @@ async def held(connection: Connection) -> list[dict[str, Any]]:
     """Mails that nobody enabled is there to get, the oldest first."""
     return [
         {"id": m.id, "message_id": m.header_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
-        for m in await inbound.listing(connection, "held")
+        for m in await inbound_records.listing(connection, "held")
     ]
 
 
@@ -263,16 +279,16 @@ async def give(connection: Connection, id_: int, address: str) -> None:
     :raises Permanent: there is no such mail or person, or it is not delivered yet.
     """
     person = await _person(connection, address)
-    mail = await inbound.detail(connection, id_)
+    mail = await inbound_records.detail(connection, id_)
     if mail is None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
     if mail.state != "delivered":
         raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
     copy = maildrops.Copy([person.id], id_, mail.message_id, mail.octets)
     await maildrops.deliver(connection, [copy])
-    if any(holder.local_id == person.id for holder in await inbound.holders(connection, id_)):
+    if any(holder.local_id == person.id for holder in await inbound_records.holders(connection, id_)):
         await maildrops.renew(connection, person.id, id_)
-    await inbound.add_holder(connection, id_, person.id, GIVEN)
+    await inbound_records.add_holder(connection, id_, person.id, GIVEN)
     await maillog.record(connection, [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)])
 
 
@@ -286,7 +302,7 @@ async def take(connection: Connection, id_: int, address: str) -> None:
 
 async def resend(connection: Connection, ids: Collection[int]) -> Done:
     """Send mails again to those outside who did not get them."""
-    again = await submissions.resend(connection, ids)
+    again = await submission_records.resend(connection, ids)
     await maillog.record(connection, [Event("requeued", submission_id=id_) for id_ in again])
     return Done.of(again, ids)
 
@@ -300,5 +316,5 @@ async def hand_over(connection: Connection, leaver: str, colleague: str) -> int:
     if one.id == other.id:
         raise Permanent(f"{leaver}: is the same account")
     given = await maildrops.copy_all(connection, one.id, other.id)
-    await inbound.add_holders(connection, given, other.id, f"handed over from {one.user_name}")
+    await inbound_records.add_holders(connection, given, other.id, f"handed over from {one.user_name}")
     return len(given)

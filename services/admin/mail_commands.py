@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -271,29 +271,12 @@ def parked_list(data: Data = None, json: Json = False) -> None:
     Example: mailgroup parked list
     """
 
-    async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
-            rows = await hands.parked(connection)
-        if json:
-            print_json(rows)
-        else:
-            print_table(
-                "Parked",
-                ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error"),
-                (
-                    (
-                        r["id"],
-                        r["kind"],
-                        r["message_id"],
-                        moment(r["since"]),
-                        r["origin"],
-                        (r["error"] or "").strip().rpartition("\n")[2],
-                    )
-                    for r in rows
-                ),
-            )
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        last_line = (row["error"] or "").strip().rpartition("\n")[2]
+        return row["id"], row["kind"], row["message_id"], moment(row["since"]), row["origin"], last_line
 
-    run(work)
+    columns = ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error")
+    _list("Parked", columns, cells, data, json, hands.parked)
 
 
 @parked.command("show")
@@ -347,22 +330,10 @@ def held_list(data: Data = None, json: Json = False) -> None:
     Example: mailgroup held list
     """
 
-    async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
-            rows = await hands.held(connection)
-        if json:
-            print_json(rows)
-        else:
-            print_table(
-                "Held",
-                ("Id", "Message-ID", "Since (UTC)", "Reason"),
-                (
-                    (r["id"], r["message_id"], moment(r["since"]), (r["reason"] or "").removeprefix("held: "))
-                    for r in rows
-                ),
-            )
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], row["message_id"], moment(row["since"]), (row["reason"] or "").removeprefix("held: ")
 
-    run(work)
+    _list("Held", ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, hands.held)
 
 
 def undelete(
@@ -383,16 +354,29 @@ def undelete(
         _act("brought back", data, json, lambda connection: hands.undelete(connection, address, wanted))
         return
 
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], row["octets"], moment(row["deleted_at"])
+
+    columns = ("Id", "Octets", "Deleted at (UTC)")
+    _list(f"Deleted mails of {address}", columns, cells, data, json, lambda each: hands.deleted(each, address))
+
+
+def _list(
+    title: str,
+    columns: Sequence[str],
+    cells: Callable[[dict[str, Any]], Sequence[object]],
+    data: Path | None,
+    json: bool,
+    read: Callable[[Connection], Awaitable[list[dict[str, Any]]]],
+) -> None:
+    """Print what ``read`` finds: as a table of ``cells``, or as JSON."""
+
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            rows = await hands.deleted(connection, address)
+            rows = await read(connection)
         if json:
             print_json(rows)
         else:
-            print_table(
-                f"Deleted mails of {address}",
-                ("Id", "Octets", "Deleted at (UTC)"),
-                ((r["id"], r["octets"], moment(r["deleted_at"])) for r in rows),
-            )
+            print_table(title, columns, map(cells, rows))
 
     run(work)

@@ -88,9 +88,6 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """A table, or ``empty`` where there are no rows. It is as wide as the terminal; in a pipe, as wide as it likes."""
     table = Table(
         *(Column(name, overflow="fold") for name in columns),
-        title=title,
-        title_justify="left",
-        title_style="bold",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -100,6 +97,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     if table.row_count:
         out = console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+        out.print(title, style="bold", markup=False)  # a table would fold its title to its own width
         out.print(table)
     else:
         console.print(f"[bold]{escape(title)}[/bold]: {escape(empty)}")

@@ -44,4 +44,5 @@ def ask(base: str) -> tuple[str, str]:
     except urllib.error.HTTPError as error:
         return error.read().decode().strip(), ""
     except OSError as error:
-        return f"does not answer at {base} ({getattr(error, 'reason', error)})", ""
+        reason = getattr(error, "reason", error)
+        return f"does not answer at {base} ({getattr(reason, 'strerror', None) or reason})", ""

@@ -14,7 +14,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 from prometheus_client import Counter
 
-from shared import accounts, authors, inbound, leases, ledger, maildrops, maillog, messages, submissions
+from shared import (
+    accounts,
+    authors,
+    inbound_records,
+    leases,
+    ledger,
+    maildrops,
+    maillog,
+    messages,
+    submission_records,
+)
 from shared.database import Connection, Database
 from shared.failures import Temporary
 from shared.service import Service
@@ -117,7 +127,7 @@ class Purge:
             return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
 
         async def discarded(connection: Connection) -> Counts[str]:
-            return await _mails(connection, await inbound.discarded(connection, kept, self._batch))
+            return await _mails(connection, await inbound_records.discarded(connection, kept, self._batch))
 
         async def secrets(connection: Connection) -> Counts[str]:
             return Counts(secrets=await accounts.forget_secrets(connection, kept))
@@ -151,7 +161,7 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                freed, after = await submissions.purge(connection, after, kept, self._batch)
+                freed, after = await submission_records.purge(connection, after, kept, self._batch)
                 gone = Counts(submissions=len(freed), bytes=await messages.purge(connection, freed))
             yield gone
             await asyncio.sleep(PAUSE_SECONDS)
@@ -182,5 +192,5 @@ async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]
 
 
 async def _mails(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
-    freed = await inbound.purge(connection, inbound_ids)
+    freed = await inbound_records.purge(connection, inbound_ids)
     return Counts(mails=len(freed), bytes=await messages.purge(connection, freed))

@@ -19,7 +19,16 @@ from deploy.machine import backups, folders, servers
 from deploy.machine.instance import locked
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
-from shared import accounts, alarms, inbound, leases, maildrops, maillog, polls, submissions
+from shared import (
+    accounts,
+    alarms,
+    inbound_records,
+    leases,
+    maildrops,
+    maillog,
+    polls,
+    submission_records,
+)
 from shared.database import Database
 from shared.failures import Permanent, Temporary
 from shared.maillog import Event
@@ -53,8 +62,8 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
     with backups.opened(file) as backup, _target(settings, replace, say) as url:
         say("Restoring the database")
         backups.load(backup, url)
-        for revision in migrate(url):
-            say(f"Database brought to revision {revision}")
+        if revisions := migrate(url):
+            say(f"Database brought to revision {revisions[-1]}")
         queue = asyncio.run(settle(url, backup.made_at, send_queue))
         if backup.key is not None and settings.secret_key is None:
             write_private(settings.data / "secret.key", backup.key + "\n")
@@ -118,15 +127,15 @@ async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
     try:
         async with database.transaction(3600.0) as connection:
             await maildrops.skip_uids(connection)
-            await inbound.skip_ids(connection)
+            await inbound_records.skip_ids(connection)
             await polls.poll_anew(connection)
             await accounts.renew_version(connection)
             await leases.end_all(connection)
             await alarms.drop_posts(connection)
             if send_queue:
-                queue = await submissions.send_restored(connection)
+                queue = await submission_records.send_restored(connection)
             else:
-                queue = await submissions.hold_restored(connection, reason)
+                queue = await submission_records.hold_restored(connection, reason)
             await maillog.record(
                 connection,
                 [

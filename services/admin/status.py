@@ -16,7 +16,7 @@ from shared import topology
 from shared.accounts import External
 from shared.failures import Permanent, Temporary
 from shared.polls import Polled
-from shared.relays import Relay
+from shared.relay_states import Relay
 from shared.settings import SERVICES, Settings
 
 OLD_SECONDS = 4 * 3600.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from services.admin import letters
 from services.admin.letters import Letter
-from shared import inbound, maillog, submissions
+from shared import inbound_records, maillog, submission_records
 from shared.database import Connection
-from shared.inbound import Copyholder, Detail
+from shared.inbound_records import Copyholder, Detail
 from shared.maillog import Event
-from shared.submissions import Listed
+from shared.submission_records import Listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,17 @@ class Story:
 
 async def tell(connection: Connection, id_: int) -> Story | None:
     """The story of the mail with this id, if there is one."""
-    arrived = await inbound.detail(connection, id_)
-    sent = next(iter(await submissions.listing(connection, ids=[id_])), None) if arrived is None else None
+    arrived = await inbound_records.detail(connection, id_)
+    sent = next(iter(await submission_records.listing(connection, ids=[id_])), None) if arrived is None else None
     if arrived is not None:
         message_id, octets, at = arrived.message_id, arrived.octets, arrived.created_at
     else:
-        content = await submissions.content_of(connection, id_) if sent is not None else None
+        content = await submission_records.content_of(connection, id_) if sent is not None else None
         if content is None:
             return None
         message_id, octets, at = content
     found = await letters.of(connection, [message_id])
-    holders = await inbound.holders(connection, id_) if arrived is not None else []
+    holders = await inbound_records.holders(connection, id_) if arrived is not None else []
     history = await maillog.history(connection, *(([id_], []) if arrived is not None else ([], [id_])))
     return Story(
         id_,

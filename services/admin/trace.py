@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared import inbound, maillog, submissions
+from shared import inbound_records, maillog, submission_records
 from shared.database import Connection
 
 MOST = 100
@@ -14,8 +14,8 @@ MOST = 100
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     """The history of each mail found, in the form of ``trace --json``: a mail is an inbound mail or a submission."""
     what = what.strip().removeprefix("<").removesuffix(">")
-    arrived = await inbound.found(connection, what, MOST)
-    sent = await submissions.found(connection, what, MOST)
+    arrived = await inbound_records.found(connection, what, MOST)
+    sent = await submission_records.found(connection, what, MOST)
     history = await maillog.history(connection, list(arrived), list(sent))
     mails = []
     for id_, header_id in sorted({**arrived, **sent}.items()):

@@ -12,11 +12,11 @@ from pathlib import Path
 from services.admin import books
 from services.admin.books import LATE_SECONDS, Account
 from services.admin.probing import ask, certificate_problems, health_url
-from shared import accounts, inbound, polls, relays, submissions
+from shared import accounts, inbound_records, polls, relay_states, relays, submission_records
 from shared.accounts import External
 from shared.database import Connection
 from shared.polls import Polled
-from shared.relays import Relay
+from shared.relay_states import Relay
 from shared.settings import Settings
 
 LASTING_SECONDS = 60.0
@@ -82,20 +82,20 @@ class Facts:
 
 async def read(connection: Connection) -> Facts:
     """The facts of this moment; cheap, however many mails there are."""
-    held, parked, looping = await inbound.standing(connection)
-    stuck, restored = await submissions.count_parked(connection)
+    held, parked, looping = await inbound_records.standing(connection)
+    stuck, restored = await submission_records.count_parked(connection)
     waiting, oldest = await relays.backlog(connection)
     return Facts(
         datetime.datetime.now(datetime.UTC),
         await accounts.externals(connection),
         await polls.polled(connection),
-        await relays.states(connection),
+        await relay_states.states(connection),
         held,
         parked + stuck,
         restored,
         looping,
-        await inbound.oldest_in_flight(connection),
-        await submissions.oldest_submitted(connection),
+        await inbound_records.oldest_in_flight(connection),
+        await submission_records.oldest_submitted(connection),
         waiting,
         oldest,
     )

@@ -149,36 +149,12 @@ class Intake:
                     for mail, message_id in zip(new, stored, strict=True)
                 ],
             )
-            await ledger.record_fetched(
-                connection,
-                self._account.id,
-                [
-                    *(
-                        ledger.Fetched(
-                            mail.want.row.id if mail.want.row else None,
-                            mail.want.listed.key,
-                            mail.content.octets,
-                            mail.content.sha256,
-                            inbound_id,
-                            mail.want.listed.key in at_once,
-                        )
-                        for mail, inbound_id in zip(new, arrived, strict=True)
-                    ),
-                    *(
-                        ledger.Fetched(
-                            mail.renumbered.id,
-                            mail.want.listed.key,
-                            mail.content.octets,
-                            mail.content.sha256,
-                            None,
-                            False,
-                            mail.want.row.id if mail.want.row else None,
-                        )
-                        for mail in known
-                        if mail.renumbered is not None
-                    ),
-                ],
-            )
+            entries = [
+                _entry(mail, inbound_id, mail.want.listed.key in at_once)
+                for mail, inbound_id in zip(new, arrived, strict=True)
+            ]
+            entries += [_entry(mail, None, False) for mail in known]
+            await ledger.record_fetched(connection, self._account.id, entries)
             events = [Event("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
             events += [
                 Event(
@@ -251,6 +227,15 @@ class Intake:
         self._service.broker.publish_behind(
             publications.fetched((event.inbound_id, address) for event in events if event.inbound_id)
         )
+
+
+def _entry(mail: Mail, inbound_id: int | None, deleting: bool) -> ledger.Fetched:
+    """What the ledger is to say of a mail: the row under its UIDL, or that of the UIDL which it had before."""
+    content, key = mail.content, mail.want.listed.key
+    row = mail.want.row.id if mail.want.row else None
+    if mail.renumbered is None:
+        return ledger.Fetched(row, key, content.octets, content.sha256, inbound_id, deleting)
+    return ledger.Fetched(mail.renumbered.id, key, content.octets, content.sha256, None, False, superseded=row)
 
 
 def _header_id(header: bytes) -> str | None:

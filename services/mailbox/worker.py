@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared import inbound, maildrops, maillog, publications, stage, topology
+from shared import inbound, maildrops, maillog, publications, topology
 from shared.broker import Publication
 from shared.database import Database
 from shared.maildrops import Copy
@@ -62,7 +62,7 @@ class Mailbox:
     async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
         """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS, faults)
+            parked = await inbound.blame(connection, row, origin, trace, faults)
             events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any
+from functools import partial
 
 import structlog
 from prometheus_client import Gauge
@@ -17,9 +15,10 @@ from services.pop3_out.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Store, Terms, Verifier
 from services.pop3_out.store import DatabaseStore
-from shared import accounts, proxy_protocol, tls
+from shared import accounts, doors, tls
 from shared.accounts import Local
 from shared.database import Database
+from shared.doors import Doorkeeper
 from shared.failures import Temporary
 from shared.last_logins import LAST_SECONDS, LastLogins
 from shared.logins import Logins, plaintext_allowed
@@ -31,8 +30,6 @@ SESSIONS = Gauge("mailgroup_pop3_sessions", "Open POP3 connections.")
 
 CONNECTIONS = 4_000
 """Open at once in all, if the process may open as many files."""
-OTHER_FILES = 100
-BACKLOG = 512
 WATCH_SECONDS = 1.0
 STOP_IDLE_SECONDS = 1.0
 """A client between two commands gets so long to hear that the server goes down."""
@@ -58,7 +55,7 @@ class Listener:
         self._store = store
         self._logins = logins
         self._most = connections
-        self._proxies = settings.proxies
+        self._doorkeeper = Doorkeeper("pop3", settings.proxies)
         self.budget = Budget()
         self._admitted = 0
         self._open: set[Connection] = set()
@@ -66,87 +63,42 @@ class Listener:
         self._by_account: Counter[int] = Counter()
         self._logged_in_at: dict[int, float] = {}
         self._server: asyncio.Server | None = None
-        self._accepting: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen on both ports. :raises SettingsError: one cannot be had."""
-        loop = asyncio.get_running_loop()
-        clear = self._listen("POP3_PORT", self._settings.pop3_port)
+        clear = doors.listen(self._settings, "POP3_PORT", self._settings.pop3_port)
         try:
-            under_tls = self._listen("POP3S_PORT", self._settings.pop3s_port)
+            under_tls = doors.listen(self._settings, "POP3S_PORT", self._settings.pop3s_port)
         except SettingsError:
             clear.close()
             raise
-        if self._proxies:
-            self._spawn(self._accept(clear, under_tls=False))
+        if self._settings.proxies:
+            self._doorkeeper.open(clear, partial(self._welcome, under_tls=False))
         else:  # the loop's own way is faster
-            self._server = await loop.create_server(
-                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=BACKLOG
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=doors.BACKLOG
             )
-        self._spawn(self._accept(under_tls, under_tls=True))
+        self._doorkeeper.open(under_tls, partial(self._welcome, under_tls=True))
 
-    def _listen(self, name: str, port: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
-        try:
-            listening = socket.create_server((self._settings.bind, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise SettingsError(
-                f"MAILGROUP_{name}: {port}: cannot listen on {self._settings.bind}: {error.strerror or error}"
-            ) from error
-        listening.setblocking(False)
-        return listening
-
-    async def _accept(self, listening: socket.socket, *, under_tls: bool) -> None:
-        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
-        loop = asyncio.get_running_loop()
-        with listening:
-            while True:
-                try:
-                    client, peer = await loop.sock_accept(listening)
-                except OSError as error:  # out of files, or the client left before it was taken
-                    log.warning("pop3 connection not taken", error=str(error))
-                    await asyncio.sleep(0.1)
-                    continue
-                self._spawn(self._welcome(client, str(peer[0]), under_tls))
-
-    async def _welcome(self, client: socket.socket, peer: str, under_tls: bool) -> None:
-        try:
-            if proxy_protocol.is_among(self._proxies, peer):
-                peer = await proxy_protocol.read(client) or peer
-        except (OSError, proxy_protocol.Malformed) as error:
-            log.warning("pop3 connection of a proxy refused", peer=peer, error=str(error) or type(error).__name__)
-            client.close()
-            return
-        except asyncio.CancelledError:
-            client.close()
-            raise
+    async def _welcome(self, client: socket.socket, peer: str, *, under_tls: bool) -> None:
         connection = Connection(self, self._session, tls=under_tls, peer=peer)
         if not under_tls:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         elif self.admit(peer):
-            await self._shake_hands(connection, client)
+            try:
+                await self._doorkeeper.shake_hands(
+                    client,
+                    peer,
+                    connection,
+                    self.certificate.context,
+                    seconds=TLS_SECONDS,
+                    closing_seconds=CLOSING_SECONDS,
+                )
+            finally:
+                if not connection.entered:
+                    self._dismiss(peer)
         else:
             client.close()
-
-    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
-                client,
-                ssl=self.certificate.context,
-                ssl_handshake_timeout=TLS_SECONDS,
-                ssl_shutdown_timeout=CLOSING_SECONDS,
-            )
-        except OSError as error:  # ssl.SSLError is one, and so is the time-out
-            log.info("pop3 tls failed", peer=connection.peer, error=str(error))
-        finally:
-            if not connection.entered:
-                self._dismiss(connection.peer)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
 
     def _session(self, connection: Connection, under_tls: bool) -> Session:
         clear = plaintext_allowed(self._settings, connection.peer)
@@ -236,8 +188,7 @@ class Listener:
         """Stop accepting, let commands in hand come to their end, and close within STOP_BUSY_SECONDS."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._accepting):
-            task.cancel()
+        await self._doorkeeper.close()
         for connection in list(self._open):
             connection.stop()
         started = time.monotonic()
@@ -274,21 +225,14 @@ async def tend(listener: Listener) -> None:
         listener.check()
 
 
-def may_open() -> int:
-    """How many connections this process may have open, after raising its limit of open files as far as it goes."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + OTHER_FILES
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return max(1, limit - OTHER_FILES)
-
-
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     last = LastLogins(service.database, "pop3")
     logins = Logins(service.database, service.settings, service.name, last=last)
     certificate = tls.Certificate(service.settings)
-    listener = Listener(service.settings, DatabaseStore(service.database), logins, certificate, may_open())
+    listener = Listener(
+        service.settings, DatabaseStore(service.database), logins, certificate, doors.may_open(CONNECTIONS)
+    )
     await listener.open()
     log.info(
         "listening",

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from shared import accounts, authors, inbound, maillog, messages, publications, routing, stage, topology
+from shared import accounts, authors, inbound, maillog, messages, publications, routing, topology
 from shared.accounts import External, Local
 from shared.broker import Publication
 from shared.database import Connection, Database
@@ -70,7 +70,7 @@ class Router:
     async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
         """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, stage.MOST_FAULTS, faults)
+            parked = await inbound.blame(connection, row, origin, trace, faults)
             events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -13,6 +13,9 @@ GARBAGE = 20_000
 """Objects between two looks for cyclic garbage. Mails make few cycles and many objects: with the default of 700 a busy
 sender spends a tenth of its time on looking."""
 
+STOP_SECONDS = 40.0
+"""More than a provider's answer is waited for (relaying.OWED_SECONDS), and what follows it."""
+
 
 async def serve(service: Service) -> None:
     """Send until the service is to stop."""
@@ -30,4 +33,4 @@ async def serve(service: Service) -> None:
 
 
 if __name__ == "__main__":
-    run("sender", serve)
+    run("sender", serve, stop_seconds=STOP_SECONDS)

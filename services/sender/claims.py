@@ -20,7 +20,7 @@ from services.sender.settling import Aftermath, Settled
 from shared import maillog, relays, submissions
 from shared.accounts import External
 from shared.database import Connection, Database
-from shared.failures import Temporary
+from shared.failures import MOST_FAULTS, Temporary
 from shared.group_commit import GroupCommit
 from shared.relays import Claimed, Group
 
@@ -106,7 +106,7 @@ class Claims:
                     return
                 await asyncio.sleep(0.5)
             except Exception as error:  # sending again does not help, but repeats what the provider has taken
-                await self.blame(group, error, submissions.FAULTS)
+                await self.blame(group, error, MOST_FAULTS)
                 return
         self.in_hand.discard(group.id)
         if after is None:
@@ -156,7 +156,7 @@ class Claims:
     async def park(self, id_: int, reason: str) -> None:
         """Park a mail that nobody holds. :raises Temporary: the database is away."""
         log.error("mail parked", stage="relay", id=id_, reason=reason)
-        await self._count(id_, reason, submissions.FAULTS)
+        await self._count(id_, reason, MOST_FAULTS)
 
     async def _count(self, id_: int, trace: str, faults: int) -> None:
         async with self._database.transaction() as connection:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.sender.relay import Letter
 from services.sender.rewriting import Author, Parsed, addresses, parse, rewrite
 from shared import accounts, headers, messages
 from shared.accounts import External
+from shared.addresses import ascii_address, fold_address, spellings
 from shared.database import Connection, Database
 from shared.failures import Permanent
 from shared.relays import Group
@@ -47,22 +48,30 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
                 end = headers.header_end(beginning)
             found[group.id] = beginning, parse(beginning[:end])
         asked = {address for _, parsed in found.values() for address in addresses(parsed)}
-        people = await _people(connection, asked, external)
-    return {id_: Source(beginning, parsed, people) for id_, (beginning, parsed) in found.items()}
+        people = await _people(connection, asked, external, max((group.age for group in groups), default=0.0))
+    ages = {group.id: group.age for group in groups}
+    return {id_: Source(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
 
 
-async def _people(connection: Connection, asked: set[str], external: External) -> _People:
-    written = {spelling for address in asked for spelling in headers.spellings(address)}
-    people = await accounts.locals_by_address(connection, sorted(written))
+async def _people(
+    connection: Connection, asked: set[str], external: External, oldest: float
+) -> Callable[[float], _People]:
+    """Who is behind the local addresses of a mail, by its age in seconds; none is older than ``oldest``.
+
+    Whoever was removed since is still shown as somebody of us: customers are to see no local address, nor answer to it.
+    """
+    written = {spelling for address in asked for spelling in spellings(address)}
+    people = await accounts.locals_by_address(connection, sorted(written), oldest)
     theirs = {external.id: external.address}
-    others = {local.external_id for local in people} - {external.id}
+    others = {local.external_id for local, _ in people} - {external.id}
     if others:
         theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
-    return {
-        headers.fold_address(address): (local.user_name, theirs.get(local.external_id, external.address))
-        for local in people
+    rows = [
+        (fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
+        for local, removed in people
         for address in (local.address, *local.addresses)
-    }
+    ]
+    return lambda age: {address: person for address, person, removed in rows if removed is None or removed < age}
 
 
 def write(database: Database, group: Group, external: External, source: Source | None) -> Letter:
@@ -74,10 +83,10 @@ def write(database: Database, group: Group, external: External, source: Source |
     own = (group.author_address, *group.author_addresses)
     people = {
         **source.people,
-        **{headers.fold_address(address): (group.author_name, external.address) for address in own},
+        **{fold_address(address): (group.author_name, external.address) for address in own},
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
-    author = Author(group.author_name, external.address, frozenset(map(headers.fold_address, external.own_addresses)))
+    author = Author(group.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
     header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -90,7 +99,7 @@ def write(database: Database, group: Group, external: External, source: Source |
                     yield piece
 
     return Letter(
-        headers.ascii_address(external.address),
+        ascii_address(external.address),
         group.recipients,
         group.octets - end + len(header),
         group.body_8bit,

@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -22,7 +23,7 @@ from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Objection, Replies, Verdict
 from services.sender.settling import Aftermath
-from shared import accounts, maillog, relays, upstream
+from shared import accounts, maillog, relay_states, relays, upstream
 from shared.accounts import External
 from shared.broker import Publication
 from shared.credentials import Credentials
@@ -42,6 +43,9 @@ PROMPT_SECONDS = 0.5
 
 FINISH_SECONDS = 8.0
 """For the mails in hand, when the service is to stop."""
+OWED_SECONDS = 30.0
+"""… and for those whose final dot has gone out: a provider that looks into mails takes its time, and what is cut off
+then is sent twice."""
 
 AccountFailure = (upstream.Unreachable, upstream.Untrusted, upstream.Forbidden, Unwilling, LoginRefused)
 """It concerns the account as a whole, not the mail at hand."""
@@ -77,6 +81,7 @@ class Relaying:
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._again: set[int] = set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._owed: set[asyncio.Task[Any]] = set()  # lanes that wait for the answer to a final dot
         self._sizes: dict[int, int | None] = {}
         self._stopping = False
 
@@ -247,6 +252,8 @@ class Relaying:
         timer: asyncio.TimerHandle | None = None
         following: Envelope | None = None
         dotted = float("-inf")
+        lane = asyncio.current_task()
+        assert lane is not None
 
         async def before_dot() -> None:
             nonlocal following
@@ -256,6 +263,7 @@ class Relaying:
         def behind() -> Commands | None:
             nonlocal timer, dotted
             dotted = loop.time()
+            self._owed.add(lane)
             if following is None or line.next is None:
                 return None
             line.begun = following
@@ -282,6 +290,7 @@ class Relaying:
             else:
                 return relay.judge(work.group.recipients, replies)
             finally:
+                self._owed.discard(lane)
                 if timer is not None:
                     timer.cancel()
                 line.prompt = loop.time() - dotted < PROMPT_SECONDS
@@ -328,7 +337,7 @@ class Relaying:
     async def _connect(self, outlet: Outlet, line: Line) -> SmtpClient:
         line.client = await self.connections.connect(line.external)
         async with self._database.transaction() as connection:
-            if await relays.works(connection, line.external.id):
+            if await relay_states.works(connection, line.external.id):
                 self.wake(outlet.external_id)  # after failures one lane tries alone
         await self._learn_size(line.external, line.client)
         return line.client
@@ -361,7 +370,7 @@ class Relaying:
         try:
             async with self._database.transaction() as connection:
                 await relays.release(connection, [group.id for group in dropped], self._owner)
-                await relays.fails(
+                await relay_states.fails(
                     connection, external.id, objection.kind, objection.text, objection.seconds, pause=objection.pause
                 )
         except Temporary as error:
@@ -393,9 +402,9 @@ class Relaying:
                 # mail first, then account: no deadlock
                 await relays.release(connection, [group.id for group in groups], self._owner)
                 if crowded:
-                    await relays.lower_connections(connection, external.id, others)
+                    await relay_states.lower_connections(connection, external.id, others)
                 else:
-                    state = (await relays.states(connection, [external.id])).get(external.id)
+                    state = (await relay_states.states(connection, [external.id])).get(external.id)
                     delay = (
                         schedule.PAUSE
                         if refused
@@ -405,7 +414,7 @@ class Relaying:
                             away=isinstance(error, upstream.Unreachable),
                         )
                     )
-                    await relays.fails(connection, external.id, kind, str(error), delay, pause=refused)
+                    await relay_states.fails(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
             log.warning("waiting", stage="relay", reason=str(unavailable))
             await self.claims.give_back(groups)
@@ -419,14 +428,21 @@ class Relaying:
         await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.stale()])
         await self.connections.close_idle()
 
-    async def stop(self, seconds: float = FINISH_SECONDS) -> None:
-        """Finish the mails in hand within ``seconds``; give back what has not been sent by then."""
+    async def stop(self, seconds: float = FINISH_SECONDS, owed_seconds: float = OWED_SECONDS) -> None:
+        """Finish the mails in hand within ``seconds``; give back what has not been sent by then.
+
+        :param owed_seconds: for those that only want the provider's answer.
+        """
         self._stopping = self.claims.stopping = True
         starting = set(self._starting.values())
         if starting:
             await asyncio.wait(starting, timeout=GIVE_BACK_SECONDS)
         await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.drop()])
-        await _finish({lane for outlet in self._outlets.values() for lane in outlet.lanes} | starting, seconds)
+        lanes = {lane for outlet in self._outlets.values() for lane in outlet.lanes} | starting
+        if lanes:
+            _, late = await asyncio.wait(lanes, timeout=seconds)
+            await _finish(late - self._owed, 0.0)
+            await _finish(late & self._owed, owed_seconds - seconds)
         await _finish(self._settling, SETTLE_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.give_back_all()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from email.utils import format_datetime
 
 from shared import headers
-from shared.headers import Field, Mailbox, ascii_address, fold_address
+from shared.addresses import ascii_address, fold_address
+from shared.headers import Field, Mailbox
 
 SENDERS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
@@ -57,7 +58,7 @@ def parse(header: bytes) -> Parsed:
 
 
 def addresses(parsed: Parsed) -> set[str]:
-    """The addresses that ``rewrite`` looks up in its directory, folded (``headers.fold_address``)."""
+    """The addresses that ``rewrite`` looks up in its directory, folded (``fold_address``)."""
     return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 
@@ -70,7 +71,7 @@ def rewrite(
     :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
     sender = [
-        _replaced(mailbox, directory, author)
+        _replaced(mailbox, directory, author, key)
         for _, key, mailboxes in parsed.fields
         if key == "from"
         for mailbox in mailboxes
@@ -82,7 +83,7 @@ def rewrite(
         if key == "from":
             keep = bool(sender)
         elif key in SENDERS:
-            named = [_replaced(mailbox, directory, author) for mailbox in mailboxes]
+            named = [_replaced(mailbox, directory, author, key) for mailbox in mailboxes]
             keep = _who(named) != _who(sender)
         elif key == "message-id":
             keep = "message-id" in seen or header_id in headers.message_ids(field.value)
@@ -91,7 +92,7 @@ def rewrite(
             continue
         seen.add(key)
         if mailboxes:
-            edits += _edits(field, mailboxes, directory, author if key in SENDERS else None)
+            edits += _edits(field, mailboxes, directory, author)
     edits.append((0, 0, _missing(seen, author, header_id, date)))
     return headers.splice(parsed.header, edits)
 
@@ -108,13 +109,15 @@ def _missing(seen: Collection[str], author: Author, header_id: str, date: dateti
     return lines
 
 
-def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author | None) -> Mailbox:
+def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author, key: str) -> Mailbox:
     """The mailbox as it leaves: a local one with its person's name and external address, others as they are. In ASCII
     if that is possible: few servers take more in a header (RFC 6532)."""
     address = fold_address(mailbox.address)
     person = directory.get(address)
-    if person is None and author is not None and address in author.external_addresses:
+    if person is None and key in SENDERS and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
+    elif person is None and key == "from":  # it was the author's when the mail was taken, or it would not have been
+        person = author.user_name, author.external_address
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
 
@@ -123,11 +126,11 @@ def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
 
 
 def _edits(
-    field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author | None
+    field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author
 ) -> list[tuple[int, int, bytes]]:
     edits = []
     for mailbox in mailboxes:
-        new = _replaced(mailbox, directory, author)
+        new = _replaced(mailbox, directory, author, field.key)
         if new is not mailbox:
             edits.append((mailbox.start, mailbox.end, headers.format_mailbox(new.name, new.address)))
     if not edits:

@@ -10,7 +10,19 @@ from typing import Literal
 from services.sender import notices, schedule
 from services.sender.notices import About, Notice, Original
 from services.sender.relay import Verdict, further_ids
-from shared import accounts, authors, dsn, headers, inbound, maillog, messages, publications, relays, suspects
+from shared import (
+    accounts,
+    authors,
+    dsn,
+    headers,
+    inbound,
+    maillog,
+    messages,
+    publications,
+    relay_states,
+    relays,
+    suspects,
+)
 from shared.accounts import External
 from shared.broker import Publication
 from shared.database import Connection
@@ -201,9 +213,9 @@ async def give_up(connection: Connection) -> Aftermath:
     groups = await relays.too_old(connection, schedule.GIVE_UP)
     if not groups:
         return after
-    states = await relays.states(connection, {group.external_id for group in groups})
+    problems = await _problems(connection, groups)
     for group in groups:
-        problem = states[group.external_id].last_error if group.external_id in states else None
+        problem = problems.get(group.external_id)
         abouts = [
             About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}", asked=w.asked)
             for w in group.recipients
@@ -230,9 +242,9 @@ async def tell_delays(connection: Connection) -> Aftermath:
     groups = await relays.delayed(connection, schedule.FIRST_NOTICE, schedule.NEXT_NOTICE)
     if not groups:
         return after
-    states = await relays.states(connection, {group.external_id for group in groups})
+    problems = await _problems(connection, groups)
     for group in groups:
-        problem = states[group.external_id].last_error if group.external_id in states else None
+        problem = problems.get(group.external_id)
         abouts = [
             About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), asked=w.asked)
             for w in group.recipients
@@ -256,19 +268,21 @@ async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[
     :param inside: recipients by id of the submission.
     """
     wanted = {
-        id_: [
-            About(r.address, DELIVERED, "delivered", asked=r.asked)
-            for r in recipients
-            if dsn.wants(r.asked, "delivered")
-        ]
+        id_: [About(r.address, DELIVERED, "delivered", asked=r.asked) for r in recipients]
         for id_, recipients in inside.items()
+        if any(dsn.wants(r.asked, "delivered") for r in recipients)
     }
     after = Aftermath()
-    for group in (
-        await relays.groups(connection, ids) if (ids := [id_ for id_, abouts in wanted.items() if abouts]) else ()
-    ):
-        after += await _notify(connection, group, "delivered", wanted[group.id])
+    if wanted:
+        for group in await relays.groups(connection, list(wanted)):
+            after += await _notify(connection, group, "delivered", wanted[group.id])
     return after
+
+
+async def _problems(connection: Connection, groups: Sequence[Group]) -> dict[int, str | None]:
+    """What went wrong last with the accounts of these groups, by their ids."""
+    states = await relay_states.states(connection, {group.external_id for group in groups})
+    return {external_id: state.last_error for external_id, state in states.items()}
 
 
 _REASONS: dict[dsn.Action, str] = {

@@ -9,7 +9,7 @@ import structlog
 
 from services.sender import rehearsal, settling
 from services.sender.relaying import Relaying
-from shared import accounts, presence, relays
+from shared import accounts, presence, relay_states, relays
 from shared.failures import Temporary
 from shared.presence import Absentees, stay
 from shared.service import Service
@@ -42,7 +42,7 @@ class Upkeep:
         """Renew the own claims, then take up those that ran out; give back what lies idle."""
         await self._relaying.claims.renew()
         async with self._database.transaction() as connection:
-            mended = await relays.mend_times(connection)
+            mended = await relays.mend_times(connection) + await relay_states.mend_times(connection)
             after = await settling.take_up(connection)
         if mended:
             log.warning("the clock was set back", mails=mended)
@@ -82,7 +82,7 @@ class Upkeep:
     async def lift(self) -> None:
         """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
         async with self._database.transaction() as connection:
-            await relays.lift_limits(connection)
+            await relay_states.lift_limits(connection)
             await accounts.forget_refused(connection)
 
 

@@ -14,10 +14,10 @@ from services.smtp_in.register import Register
 from services.smtp_in.senders import header_id
 from shared import maillog, submissions
 from shared.accounts import External, Local
+from shared.addresses import ascii_address
 from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.group_commit import GroupCommit
-from shared.headers import ascii_address
 from shared.publications import submitted
 from shared.submissions import Recipient, Submission
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 from collections import Counter
-from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 from prometheus_client import Gauge
@@ -19,22 +16,21 @@ from prometheus_client import Gauge
 from services.smtp_in.engine import CLOSING_SECONDS
 from services.smtp_in.intake import Intake
 from services.smtp_in.protocol import TLS_SECONDS, Connection
-from shared import accounts, proxy_protocol, tls
+from shared import accounts, doors, tls
 from shared.accounts import Local
 from shared.database import Database
+from shared.doors import Doorkeeper
 from shared.failures import Temporary
 from shared.last_logins import LAST_SECONDS, LastLogins
 from shared.logins import Logins, plaintext_allowed
 from shared.service import Service
-from shared.settings import Settings, SettingsError
+from shared.settings import Settings
 from shared.throttle import network_of
 
 SESSIONS = Gauge("mailgroup_smtp_sessions", "Open SMTP connections of mail clients.")
 
 CONNECTIONS = 2_000
 """Open at once in all, if the process may open as many files."""
-OTHER_FILES = 100
-BACKLOG = 512
 WATCH_SECONDS = 2.0
 STOP_SECONDS = 10.0
 """For mails in hand, when the service is to stop."""
@@ -78,13 +74,12 @@ class Listener:
         self._logins = logins
         self._certificate = certificate
         self._most = connections
-        self._proxies = settings.proxies
+        self._doorkeeper = Doorkeeper("smtp", settings.proxies)
         self._host_name = socket.gethostname()
         self._open: set[Connection] = set()
         self._by_network: Counter[str] = Counter()
         self._by_account: Counter[int] = Counter()
         self._servers: list[asyncio.Server] = []
-        self._accepting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -93,80 +88,40 @@ class Listener:
         # aiosmtpd logs commands it does not know; out of step, a client's password may be one.
         logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)
         with ExitStack() as undo:
-            sockets = [(port, undo.enter_context(self._listen(port))) for port in ports(self._settings)]
+            sockets = [
+                (port, undo.enter_context(doors.listen(self._settings, port.setting, port.number)))
+                for port in ports(self._settings)
+            ]
             undo.pop_all()
         for port, listening in sockets:
-            if port.implicit_tls or self._proxies:
-                self._spawn(self._accept(port, listening))
+            if port.implicit_tls or self._settings.proxies:
+                self._doorkeeper.open(listening, partial(self._welcome, port=port))
             else:  # the loop's own way is faster
                 self._servers.append(
                     await asyncio.get_running_loop().create_server(
-                        partial(self._connection, port), sock=listening, backlog=BACKLOG
+                        partial(self._connection, port), sock=listening, backlog=doors.BACKLOG
                     )
                 )
 
-    def _listen(self, port: Port) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._settings.bind else socket.AF_INET
-        try:
-            listening = socket.create_server((self._settings.bind, port.number), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise SettingsError(
-                f"MAILGROUP_{port.setting}: {port.number}: cannot listen on {self._settings.bind}: "
-                f"{error.strerror or error}"
-            ) from error
-        listening.setblocking(False)
-        return listening
-
-    async def _accept(self, port: Port, listening: socket.socket) -> None:
-        """Take connections here, so that they count before their handshake, and proxies are heard. Never returns."""
-        with listening:
-            while True:
-                try:
-                    client, address = await asyncio.get_running_loop().sock_accept(listening)
-                except OSError as error:  # out of files, or the client left before it was taken
-                    log.warning("smtp connection not taken", reason=str(error))
-                    await asyncio.sleep(0.1)
-                    continue
-                self._spawn(self._welcome(port, client, str(address[0])))
-
-    async def _welcome(self, port: Port, client: socket.socket, peer: str) -> None:
-        try:
-            if proxy_protocol.is_among(self._proxies, peer):
-                peer = await proxy_protocol.read(client) or peer
-        except (OSError, proxy_protocol.Malformed) as error:
-            log.warning("smtp connection of a proxy refused", peer=peer, reason=str(error) or type(error).__name__)
-            client.close()
-            return
-        except asyncio.CancelledError:
-            client.close()
-            raise
+    async def _welcome(self, client: socket.socket, peer: str, *, port: Port) -> None:
         connection = self._connection(port)
         connection.peer = peer
         if not port.implicit_tls:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         elif connection.enter(peer):
-            await self._shake_hands(connection, client)
+            try:
+                await self._doorkeeper.shake_hands(
+                    client,
+                    peer,
+                    connection,
+                    self._certificate.context,
+                    seconds=TLS_SECONDS,
+                    closing_seconds=CLOSING_SECONDS,
+                )
+            finally:
+                connection.discharge_unless_open()
         else:
             client.close()
-
-    async def _shake_hands(self, connection: Connection, client: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
-                client,
-                ssl=self._certificate.context,
-                ssl_handshake_timeout=TLS_SECONDS,
-                ssl_shutdown_timeout=CLOSING_SECONDS,
-            )
-        except OSError as error:  # ssl.SSLError is one, and so is the time-out
-            log.info("smtp handshake failed", peer=connection.peer, reason=str(error) or type(error).__name__)
-        finally:
-            connection.discharge_unless_open()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
 
     def _connection(self, port: Port) -> Connection:
         return Connection(
@@ -238,9 +193,7 @@ class Listener:
         """Stop accepting, end every session, the mails in hand first; after ``seconds`` cut what is left."""
         for server in self._servers:
             server.close()
-        for task in self._accepting:
-            task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await self._doorkeeper.close()
         for connection in list(self._open):
             connection.stop()
         try:
@@ -269,22 +222,13 @@ async def watch(listener: Listener, database: Database) -> None:
                 session.stop()
 
 
-def may_open() -> int:
-    """How many connections this process may have open, after raising its limit of open files as far as it goes."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + OTHER_FILES
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return max(1, limit - OTHER_FILES)
-
-
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     last = LastLogins(service.database, "smtp")
     logins = Logins(service.database, service.settings, service.name, last=last)
     intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
     certificate = tls.Certificate(service.settings)
-    listener = Listener(service.settings, intake, logins, certificate, may_open())
+    listener = Listener(service.settings, intake, logins, certificate, doors.may_open(CONNECTIONS))
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from services.smtp_in.data import Refusal
 from shared.accounts import External, Local
-from shared.headers import fold_address
+from shared.addresses import fold_address
 from shared.submissions import Recipient
 
 ADDRESS_OCTETS = 254  # RFC 5321 section 4.5.3.1.3, without the brackets

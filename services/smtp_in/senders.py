@@ -8,7 +8,8 @@ from collections.abc import Set as AbstractSet
 from services.smtp_in.data import Refusal, Values
 from services.smtp_in.recipients import Directory
 from shared.accounts import Local
-from shared.headers import MOST_HOPS, fold_address, mailboxes, message_ids
+from shared.addresses import fold_address
+from shared.headers import MOST_HOPS, mailboxes, message_ids
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 ID_OCTETS = 500

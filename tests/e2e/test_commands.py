@@ -89,6 +89,17 @@ def test_one_account_is_changed_field_by_field(system: System) -> None:
     assert "external -> sales@company.com" in moved.stdout
 
 
+def test_what_was_changed_is_told_to_programs_too(system: System) -> None:
+    system.apply(system.company())
+    moved = system.json("local", "set", "alex@local.com", "external=sales@company.com")
+    assert moved["providers"] == [] and "external -> sales@company.com" in moved["changed"][0]
+    assert system.json("external", "enable", SUPPORT) == {"changed": [], "providers": []}
+    renewed = system.json("external", "set", SUPPORT, "delete_after_days=7")
+    assert "delete_after_days" in renewed["changed"][0] and "7 days after it was fetched" in renewed["providers"][0]
+    assert "removed" in system.json("local", "remove", "alex@local.com")["changed"][0]
+    assert system.json("local", "restore", "alex@local.com")["changed"] == ["local account alex@local.com: restored"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

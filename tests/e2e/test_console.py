@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.system import PASSWORD, System, until
+from tests.token_server import account_fields, device_code, token_server
 
 expect.set_options(timeout=30_000)  # a slow machine is no fault
 CHROMIUM = "/usr/bin/chromium"
@@ -221,6 +222,25 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: Sy
     expect(page.get_by_role("alert")).to_contain_text("POP3 port: 'many': has to be a whole number")
     expect(page.get_by_label("POP3 port")).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_label("Email address")).to_have_value("support@company.com")
+
+
+def test_an_account_is_authorized_while_its_page_waits_and_says_so_by_itself(page: Page, system: System) -> None:
+    with token_server() as server:
+        # given an account that wants access tokens
+        server.agreeing = False
+        server.answers = [device_code(interval=0.5), (200, {"access_token": "first", "refresh_token": "again"})]
+        system.apply({"external_accounts": [account_fields(server)]})
+        sign_in(page, system)
+        page.goto(f"{system.instance.urls()['console']}/external/support@company.com")
+        # when it is authorized
+        page.get_by_role("button", name="Authorize", exact=True).click()
+        # then the page tells what to do
+        expect(page.get_by_text("ABCD")).to_be_visible()
+        expect(page.get_by_role("link", name="https://x.example/device")).to_be_visible()
+        _look(page, system, "/external/support@company.com/authorize")
+        # and when somebody has agreed elsewhere, it says so
+        server.agreeing = True
+        expect(page.get_by_text("Authorized.", exact=True)).to_be_visible()
 
 
 def test_the_state_on_the_first_page_is_renewed_by_itself(page: Page, system: System) -> None:

@@ -169,12 +169,9 @@ class Faults:
     async def _restart_provider(self, chance: Random, number: int) -> None:
         provider = self._stand.provider
         name = ("dovecot", "postfix")[number % 2]
-        process = provider._processes[name]
-        await asyncio.to_thread(process.stop)
+        await asyncio.to_thread(provider.stop_program, name)
         await asyncio.sleep(chance.choice((0.0, 1.0)))
-        program = next(each for each in provider._programs() if each.name == name)
-        provider._processes[name] = program.start(process.log)
-        provider._stack.callback(provider._processes[name].stop)
+        provider.start_program(name)
         self.note(f"{name} restarted")
 
     # ------------------------------------------------------------------------------------------ the rest

@@ -17,6 +17,7 @@ from services.smtp_in.data import Mail, Refusal
 from services.smtp_in.recipients import Directory
 from shared import dsn, headers, names, proxy_protocol, reports, routing
 from shared.accounts import External, Local, Server
+from shared.addresses import fold_address
 from shared.database import storable
 from shared.pop3_replies import Body
 from shared.smtp_session import Wire
@@ -92,9 +93,9 @@ def leave(data: bytes) -> None:
     for name in ("from", *SENDERS, "to", "cc"):
         for value in headers.values(left, name):
             for mailbox in headers.mailboxes(value):
-                assert headers.fold_address(mailbox.address) not in everyone, (name, value)
+                assert fold_address(mailbox.address) not in everyone, (name, value)
     for mailbox in headers.mailboxes(sender[0]):
-        assert headers.fold_address(mailbox.address) in SUPPORT.own_addresses and mailbox.name == "Alex"
+        assert fold_address(mailbox.address) in SUPPORT.own_addresses and mailbox.name == "Alex"
     assert not headers.values(left, "bcc")
 
 

@@ -21,16 +21,17 @@ from services.router.worker import Router
 from services.sender.worker import Sender
 from shared import accounts, maildrops
 from shared.database import Database
-from shared.failures import Permanent
+from shared.failures import MOST_FAULTS, Permanent
 from shared.schema.migrate import migrate
 from shared.service import Service
 from shared.settings import Settings
-from shared.stage import MOST_FAULTS, Stage, run_stage
+from shared.stage import Stage, run_stage
 from shared.vault import Vault, new_key
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import Bench, sending, until
-from tests.servers import scratch, wait_for
+from tests.send_bench import Bench, sending
+from tests.servers import opened, scratch, wait_for
+from tests.waiting import until
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
@@ -229,12 +230,10 @@ def test_without_the_key_all_is_there_but_the_upstream_passwords(
     whole, plain = tmp_path / "backup", tmp_path / "dump"
 
     async def before() -> None:
-        database = Database(database_url, "test")
-        await database.open()
-        await apply(database, COMPANY)
-        externals, _ = await everyone(database)
-        await arrive(database, externals[SUPPORT].id, [mail("on its way")])
-        await database.close()
+        async with opened(database_url) as database:
+            await apply(database, COMPANY)
+            externals, _ = await everyone(database)
+            await arrive(database, externals[SUPPORT].id, [mail("on its way")])
         backups.write(whole, database_url, KEY, AT)
         with backups.opened(whole) as backup:
             assert backup.key == KEY and backup.made_at == AT
@@ -275,10 +274,8 @@ def test_a_file_that_is_no_backup_is_refused_and_changes_nothing(content: bytes,
 
 def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, broker_url: str, tmp_path: Path) -> None:
     async def prepare() -> None:
-        database = Database(database_url, "test")
-        await database.open()
-        await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
-        await database.close()
+        async with opened(database_url) as database:
+            await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
 
     asyncio.run(prepare())
     with scratch() as folder:

@@ -14,10 +14,11 @@ from services.admin.books import Account
 from services.admin.cli import app
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, maildrops
+from shared import inbound, inbound_records, maildrops
 from shared.database import Database
-from shared.inbound import Books
-from shared.stage import MOST_FAULTS
+from shared.failures import MOST_FAULTS
+from shared.inbound_records import Books
+from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 
 
@@ -57,8 +58,8 @@ async def test_they_balance_in_every_state(database: Database) -> None:
     async with database.transaction() as connection:
         for row in rows[2:4]:
             for _ in range(MOST_FAULTS):
-                await inbound.blame(connection, row, "router", "boom", MOST_FAULTS)
-        await inbound.discard(connection, rows[3:4], "spam")
+                await inbound.blame(connection, row, "router", "boom")
+        await inbound_records.discard(connection, rows[3:4], "spam")
     await change(database, "update inbound set state = 'held' where id = %s", rows[4])
     found = await support(database)
     assert (found.fetched, found.books) == (8, Books(delivered=3, held=1, parked=1, in_flight=3))
@@ -101,11 +102,9 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
 
 def test_status_tells_of_a_difference(database_url: str, tmp_path: Path) -> None:
     async def lose() -> None:
-        database = Database(database_url, "test")
-        await database.open()
-        await delivered(database, 2)
-        await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
-        await database.close()
+        async with servers.opened(database_url) as database:
+            await delivered(database, 2)
+            await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
 
     asyncio.run(lose())
     where = {"MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_DATA": str(tmp_path)}  # no broker to wait for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.router.worker import Router
-from shared import polls, relays
+from shared import polls, relay_states, relays
 from shared.database import Database
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.scripted_smtp import scripted_smtp
@@ -61,3 +61,4 @@ async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
         await bench.until(id_, state="done")
         async with bench.database.transaction() as connection:
             assert await relays.mend_times(connection) == 0
+            assert await relay_states.mend_times(connection) == 0

@@ -27,10 +27,11 @@ from shared.settings import Settings
 from shared.smtp_client import LoginRefused, Unwilling
 from shared.vault import Vault, new_key
 from tests.company import KEY, SUPPORT, apply, everyone, external
-from tests.fetch_bench import fails, fetching, has, until
+from tests.fetch_bench import fails, fetching, has
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
+from tests.waiting import until
 
 VAULT = Vault(KEY)
 

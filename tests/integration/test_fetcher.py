@@ -12,7 +12,8 @@ from deploy.machine.provider import Provider
 from shared import ledger, polls
 from shared.database import Connection
 from shared.envelopes import Fetched, read
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
+from tests.waiting import until
 
 _names = itertools.count(1)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 from collections.abc import AsyncIterator
 
 import pytest
 
 from deploy.machine import ports
-from shared import polls
+from shared import ledger, polls
 from shared.database import Database
-from shared.polls import LeaseLost
+from shared.ledger import Skipped
+from shared.polls import LeaseLost, Outcome
 from shared.service import Service
 from shared.settings import Settings
 from shared.vault import Vault, new_key
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well, until
+from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
 from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -305,6 +308,32 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
         await polls.release(connection, second)
 
 
+async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_nothing_quiet(
+    bench: Bench, database: Database
+) -> None:
+    account = await bench.add("e@x.test", 1, enabled=False)
+    async with database.transaction() as connection:  # which nobody else sees
+        await connection.execute("update external_accounts set enabled = true")
+        await ledger.record_skipped(connection, account, Skipped(None, "uidl", 10, "no", 3, None))
+
+        async def quiet_after(meanwhile: int) -> bool:
+            await connection.execute("update polls set next_poll_at = now()")
+            [poll], _ = await polls.claim(connection, "fetcher/1", 10)
+            for _ in range(meanwhile):
+                assert len(await ledger.try_again(connection, account)) == 1
+            hour = poll.now + datetime.timedelta(hours=1)
+            outcome = Outcome(hour, 0, (), None, None, 0, quiet_list=b"digest", quiet_until=hour)
+            await polls.finish(connection, poll, outcome)
+            cursor = await connection.execute(
+                "select quiet_list, next_poll_at < now() + interval '1 minute' from polls"
+            )
+            [(digest, soon)] = await cursor.fetchall()
+            assert soon == (meanwhile > 0)
+            return bool(digest == b"digest")
+
+        assert await quiet_after(0) and not await quiet_after(1)
+
+
 async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench: Bench, database: Database) -> None:
     # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
     [first, second, later, disabled, removed] = [await bench.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
@@ -356,7 +385,7 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
                 sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
             )
             # when it is killed after a batch, and another one takes over, long before its lease has ended
-            await until(lambda least=least: has(bench, account, least))  # type: ignore[misc]  # bound now
+            await until(lambda least=least: has(bench, account, least))
             process.kill()
             await process.wait()
             await bench.rows("update polls set lease_expires = now() + interval '1 hour' where owner is not null")

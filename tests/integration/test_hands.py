@@ -19,9 +19,9 @@ from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared import accounts, inbound, maildrops
 from shared.database import Database
-from shared.failures import Permanent
-from shared.stage import MOST_FAULTS
+from shared.failures import MOST_FAULTS, Permanent
 from shared.vault import Vault, new_key
+from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.send_bench import sending
@@ -85,7 +85,7 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
     async with database.transaction() as connection:
         for row in rows:
             for _ in range(MOST_FAULTS):
-                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd", MOST_FAULTS)
+                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd")
         # then both are shown
         found = await hands.parked(connection)
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
@@ -220,15 +220,11 @@ class Commands:
 def prepared(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
     """Work on the database, from a test that is no coroutine: commands have an event loop of their own."""
 
-    async def opened() -> T:
-        database = Database(url, "test")
-        await database.open()
-        try:
+    async def working() -> T:
+        async with servers.opened(url) as database:
             return await work(database)
-        finally:
-            await database.close()
 
-    return asyncio.run(opened())
+    return asyncio.run(working())
 
 
 def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was_left(database_url: str) -> None:
@@ -240,7 +236,7 @@ def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was
         async with database.transaction() as connection:
             for row in parked:
                 for _ in range(MOST_FAULTS):
-                    await inbound.blame(connection, row, "router: router", "boom", MOST_FAULTS)
+                    await inbound.blame(connection, row, "router: router", "boom")
             [entry] = await maildrops.listing(connection, people["Alex"].id)
             await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
         return [*rows, *parked]

@@ -24,7 +24,8 @@ from services.smtp_in.data import Mail
 from shared import tls
 from shared.database import Database
 from shared.settings import load
-from tests.integration.test_smtp_in import Client, Running, plain, running
+from tests.submission_bench import Client, Running, plain, running
+from tests.waiting import until
 
 SMUGGLED = b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n.\r\n"
 BEFORE = [b"\n", b"\r", b"\r\n", b"\n\r", b"\0\n", b"\r\0\n", b"\r\n\0", b"\0", b"\n\n", b"\r\r"]
@@ -148,8 +149,7 @@ async def test_what_was_said_in_clear_counts_for_nothing_under_tls(server: Runni
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("530")
         assert (await client.ask("STARTTLS")).startswith("503")
         client.writer.close()
-    await asyncio.sleep(0.1)
-    assert listening.SESSIONS._value.get() == 0 and not server.listener._by_account
+    await until(lambda: listening.SESSIONS._value.get() == 0 and not server.listener._by_account)
 
 
 async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
@@ -208,7 +208,7 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
     await asyncio.sleep(0.3)
     assert not await server.stored()
     await cut_after(len(rest), reset=False)
-    await asyncio.sleep(0.5)
+    await until(server.stored)
     [(_, stored)] = await server.stored()
     assert stored == b"Subject: x\r\n\r\nbody\r\n"
 

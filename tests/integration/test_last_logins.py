@@ -15,7 +15,7 @@ from shared.failures import Temporary
 from shared.last_logins import LastLogin, LastLogins, Protocol
 from shared.logins import Logins
 from tests.company import COMPANY, apply, everyone
-from tests.integration.test_smtp_in import make_settings
+from tests.submission_bench import make_settings
 
 HERE, THERE = "192.0.2.1", "2001:db8::7"
 

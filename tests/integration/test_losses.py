@@ -14,10 +14,10 @@ import shared.broker
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from services.sender import settling
-from shared import accounts, inbound, messages, publications, stage, topology
+from shared import accounts, inbound, inbound_records, messages, publications, stage, topology
 from shared.broker import Broker, Publication
 from shared.database import Database
-from shared.failures import Temporary
+from shared.failures import MOST_FAULTS, Temporary
 from shared.inbound import Arrival
 from shared.messages import Content
 from shared.passwords import Pool
@@ -29,7 +29,7 @@ from tests import company
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.send_bench import Bench, sending
-from tests.send_bench import until as until_async
+from tests.waiting import until
 
 ANN = "ann@customer.org"
 
@@ -108,7 +108,7 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
         await Router(database, 5).blame(rows[0], "router", "boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        await inbound.requeue(connection, rows)
+        await inbound_records.requeue(connection, rows)
     # when it is requeued, then the router decides about it again, and Jim keeps his one copy
     assert await states(database) == ["fetched"]
     await Router(database, 5).handle(rows)
@@ -159,8 +159,8 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
         await connection.execute("update inbound set state = 'parked', own_copy = true")
-        await inbound.discard(connection, rows, "test")
-        found = (await inbound.books(connection))[externals[SUPPORT].id]
+        await inbound_records.discard(connection, rows, "test")
+        found = (await inbound_records.books(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.found) == (1, 1)
 
 
@@ -195,7 +195,7 @@ async def test_a_traceback_with_a_nul_or_half_a_character_is_counted_like_any_ot
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    for _ in range(stage.MOST_FAULTS):
+    for _ in range(MOST_FAULTS):
         await Router(database, 5).blame(rows[0], "router", "bad header: \0 \ud800")
     assert await states(database) == ["parked"]
 
@@ -243,12 +243,6 @@ async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
     )
     yield made
     await made.broker.close()
-
-
-async def until(what: Callable[[], object], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not what():  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(0.02)
 
 
 async def running(service: Service, scripted: Scripted) -> asyncio.Task[None]:
@@ -351,7 +345,7 @@ async def test_a_sender_never_claims_again_what_it_is_still_sending(bench: Bench
     provider.gates["DATA"] = asyncio.Event()
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="claimed")
-    await until_async(lambda: _said(provider, "DATA"))
+    await until(lambda: _said(provider, "DATA"))
     await bench.rows("update submissions set state = 'queued', claim_owner = null, claim_expires = null")
     # when this sender looks for work
     await asyncio.sleep(2.0)
@@ -380,11 +374,13 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
 
 
 async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
     async def broken(*_: object) -> None:
+        begun.set()
         raise ValueError("nobody thought of this")
 
     monkeypatch.setattr(bench.relaying, "_relay", broken)
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="claimed")
-    await asyncio.sleep(0.2)
-    assert bench.relaying.claims.in_hand == set()  # so the claim runs out
+    await bench.submit(ANN)
+    await begun.wait()
+    await until(lambda: not bench.relaying.claims.in_hand)  # so the claim runs out

@@ -14,7 +14,7 @@ from services.admin.status import trouble
 from services.mailbox.worker import Mailbox
 from services.router import worker
 from services.router.worker import Router
-from shared import inbound, polls, publications, stage, suspects
+from shared import inbound, inbound_records, polls, publications, stage, suspects
 from shared.database import Database
 from shared.polls import Outcome
 from shared.service import Service
@@ -58,9 +58,9 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
         await service.database.close()
 
 
-async def listed(database: Database) -> list[inbound.Listed]:
+async def listed(database: Database) -> list[inbound_records.Listed]:
     async with database.transaction() as connection:
-        return await inbound.listing(connection, "parked")
+        return await inbound_records.listing(connection, "parked")
 
 
 async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_no_other(
@@ -102,7 +102,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
     # when what was wrong is mended and the operator requeues it, it arrives
     monkeypatch.setattr(worker, "_decide", decide)
     async with database.transaction() as connection:
-        assert await inbound.requeue(connection, [poison]) == [poison]
+        assert await inbound_records.requeue(connection, [poison]) == [poison]
     while len(await mailbox_of(database, ALEX)) < 201:
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 60
@@ -125,7 +125,7 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         async with database.transaction() as connection:
             told = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
             assert told == ["1 mails are parked for going round in a loop"]
-            await inbound.requeue(connection, rows[:1])
+            await inbound_records.requeue(connection, rows[:1])
         await Router(database, 5).handle(rows)
         await Mailbox(database, 5).handle(rows)
         assert len(await mailbox_of(database, ALEX)) == 2

@@ -31,6 +31,7 @@ from shared.passwords import hash_password
 from shared.settings import SERVICES
 from shared.vault import new_key
 from tests.integration.test_maildrops import add_mails, add_people
+from tests.waiting import until
 
 PASSWORD = "se cret"
 OFFSET = SERVICES.index("pop3_out")
@@ -130,15 +131,6 @@ async def running(database_url: str, database: Database, folder: Path, **setting
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def until(true: Callable[[], bool], seconds: float) -> float:
-    """Wait until it is true, and tell how many seconds that took."""
-    started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < seconds, "it did not become true in time"
-        await asyncio.sleep(0.05)
-    return time.monotonic() - started
 
 
 @pytest.fixture
@@ -507,8 +499,7 @@ async def test_open_sessions_are_a_metric_and_passwords_are_in_no_log(server: Ru
     assert await asyncio.to_thread(metric, server, "mailgroup_tls_certificate_refused") == 0
     for client in clients:
         await asyncio.to_thread(client.quit)
-    await asyncio.sleep(0.2)
-    assert await asyncio.to_thread(metric, server, "mailgroup_pop3_sessions") == 0
+    await until(lambda: metric(server, "mailgroup_pop3_sessions") == 0)
     log = server.log.read_text(encoding="utf-8")
     assert '"local": "alex@local.com"' in log
     assert PASSWORD not in log

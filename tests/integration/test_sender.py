@@ -12,13 +12,14 @@ import pytest
 from services.sender import letters
 from services.sender.letters import Source
 from services.sender.relay import Letter
-from shared import authors, relays, submissions
+from shared import authors, headers, relay_states, submission_records, submissions
 from shared.accounts import External
 from shared.database import Database
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending, until
+from tests.send_bench import MAIL, Bench, replies, sending
+from tests.waiting import until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
@@ -82,6 +83,27 @@ async def test_local_recipients_get_it_whatever_the_state_of_the_external_accoun
     await bench.rows("update external_accounts set enabled = true")
     await bench.until(id_, state="done")
     assert len(provider.taken) == 1
+
+
+async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_address(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given a mail to a customer and Jim that waits
+    mail = MAIL.replace(b"Subject", b"Cc: jim@local.com, tom@local.com\r\nSubject")
+    await bench.rows("update external_accounts set enabled = false")
+    early = await bench.submit(ANN, mail=mail)
+    # when Jim is removed, and a mail names his address after that
+    await bench.rows("update local_accounts set removed_at = now() where address = 'jim@local.com'")
+    late = await bench.submit(BOB, mail=mail)
+    await bench.rows("update external_accounts set enabled = true")
+    for id_ in (early, late):
+        await bench.until(id_, state="done")
+    # then only the second one, whose author may mean somebody else, leaves with it
+    shown = {taken.recipients[0]: headers.values(taken.mail, "cc") for taken in provider.taken}
+    assert shown == {
+        ANN: [b' "Jim" <support@company.com>, "Tom" <sales@company.com>'],
+        BOB: [b' jim@local.com, "Tom" <sales@company.com>'],
+    }
 
 
 async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, provider: ScriptedSmtp) -> None:
@@ -335,18 +357,19 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await relays.states(connection))[support]
+        relay = (await relay_states.states(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
     tries = len(provider.said("AUTH"))
     await bench.make_due()
-    await asyncio.sleep(2.5)
+    await until(lambda: len(provider.said("AUTH")) > tries)
+    await asyncio.sleep(1.0)
     assert len(provider.said("AUTH")) == tries + 1
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relays.resume(connection, support)
+        await relay_states.resume(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 
@@ -594,6 +617,48 @@ async def test_stopping_gives_back_what_has_not_been_sent(database_url: str) -> 
             assert (found.uncertain, len(provider.taken)) == (False, 1)
 
 
+async def test_stopping_waits_longer_for_a_mail_whose_final_dot_has_gone_out(database_url: str) -> None:
+    async with scripted_smtp() as provider:
+        async with sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            # given a mail that only wants its answer, and one that has not come so far
+            provider.gates["END"] = asyncio.Event()
+            owed = await bench.submit(ANN)
+            await bench.until(owed, state="sent_unanswered")
+            provider.gates["RCPT"] = asyncio.Event()
+            other = await bench.submit(CAT)
+            await bench.until(other, state="claimed")
+            # when the sender stops, and the answer comes late
+            stopping = asyncio.create_task(bench.relaying.stop(0.2, 20.0))
+            await asyncio.sleep(0.5)
+            assert not stopping.done() and (await bench.listed(owed)).state == "sent_unanswered"
+            provider.gates["END"].set()
+            await stopping
+            # then that mail is done, and the other one was given back
+            assert ((await bench.listed(owed)).state, (await bench.listed(other)).state) == ("done", "queued")
+            assert [taken.recipients for taken in provider.taken] == [[ANN]]
+        # and the next sender sends that one alone
+        provider.gates["RCPT"].set()
+        async with sending(database_url) as bench:
+            await bench.until(other, state="done", uncertain=False)
+        assert [taken.recipients for taken in provider.taken] == [[ANN], [CAT]]
+
+
+async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) -> None:
+    async with scripted_smtp() as provider:
+        async with sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            provider.say("END", HANG)
+            id_ = await bench.submit(ANN)
+            await bench.until(id_, state="sent_unanswered")
+            await bench.relaying.stop(0.1, 0.3)
+            assert (await bench.listed(id_)).state == "sent_unanswered"
+        # then it is sent once more, and marked
+        async with sending(database_url) as bench:
+            await bench.until(id_, state="done", uncertain=True)
+        assert len(provider.taken) == 1  # of two that came
+
+
 # ---------------------------------------------------------------------------------------------- time
 
 
@@ -669,7 +734,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     # and leaves when it is mended and requeued
     monkeypatch.undo()
     async with bench.database.transaction() as connection:
-        assert await submissions.requeue(connection, [bad]) == [bad]
+        assert await submission_records.requeue(connection, [bad]) == [bad]
     await bench.until(bad, state="done")
     assert len(provider.taken) == 2
 
@@ -712,12 +777,12 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
     for id_ in (first, second):
         await bench.until(id_, state="queued", tries=1)
     async with bench.database.transaction() as connection:
-        assert [found.id for found in await submissions.listing(connection)] == [first, second]
-        assert list(await submissions.found(connection, BOB)) == [second]
-        assert list(await submissions.found(connection, str(first))) == [first]
+        assert [found.id for found in await submission_records.listing(connection)] == [first, second]
+        assert list(await submission_records.found(connection, BOB)) == [second]
+        assert list(await submission_records.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
-        assert await submissions.retry(connection) == [second]
+        assert await submission_records.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
+        assert await submission_records.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]

@@ -19,7 +19,8 @@ from shared.presence import LOOK_SECONDS, LOOKS, stay
 from shared.relays import Group
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending, until
+from tests.send_bench import MAIL, Bench, replies, sending
+from tests.waiting import until
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 
@@ -408,23 +409,28 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
         await _cut_off(bench)
         provider.gates["END"].set()
         await asyncio.sleep(0.05 * number)
-    await bench.make_due()
+
     # then each is sent once; what was cut off between its mark and its dot runs out, and is sent too
+    marked: set[bytes] = set()
 
     async def done() -> bool:
-        await bench.rows(
-            """update submissions set claim_expires = now() - interval '1 second'
-               where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
-        )
-        await bench.upkeep.hold()
-        return await states(bench) == Counter(done=30)
+        with suppress(Temporary):  # a connection of the pool may have been cut off while nobody used it
+            await bench.rows(
+                """update submissions set claim_expires = now() - interval '1 second'
+                   where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
+            )
+            await bench.rows("update submissions set next_try_at = now() where state = 'queued'")
+            await bench.rows("update relays set next_try_at = now()")
+            await bench.upkeep.hold()
+            uncertain = await bench.rows("select header_id from submissions where uncertain")
+            marked.update(header_id.encode() for (header_id,) in uncertain)
+            return await states(bench) == Counter(done=30)
+        return False
 
     await until(done, 60)
     sent = copies(provider)
     assert set(sent) == set(once_each(30))
-    twice = [number for number, count in sent.items() if count > 1]
-    marked = {row[0] for row in await bench.rows("select header_id from submissions where uncertain")}
-    assert {number.decode() for number in twice} <= marked
+    assert {number for number, count in sent.items() if count > 1} <= marked
 
 
 async def _cut_off(bench: Bench) -> None:

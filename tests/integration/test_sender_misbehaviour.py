@@ -12,13 +12,14 @@ import pytest
 
 from services.admin.status import trouble
 from services.sender import relay, relaying, schedule
-from shared import accounts, relays, smtp_client, smtp_session
+from shared import accounts, relay_states, smtp_client, smtp_session
 from shared.accounts import External
-from shared.relays import Relay
+from shared.relay_states import Relay
 from tests import company
 from tests.company import SUPPORT
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, sending, until
+from tests.send_bench import MAIL, Bench, sending
+from tests.waiting import until
 
 ANN = "ann@customer.org"
 _connect = smtp_client.connect
@@ -136,7 +137,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
         for number, (id_, row, provider) in enumerate(zip(ids, rows, providers, strict=True)):
             await bench.until(id_, state="done")
             assert len(provider.taken) == 1, row
-            await until(lambda number=number: _untroubled(bench, number))  # type: ignore[misc]  # bound now
+            await until(lambda number=number: _untroubled(bench, number))
 
 
 async def _share_out(bench: Bench, providers: list[ScriptedSmtp]) -> None:
@@ -192,7 +193,7 @@ async def _untroubled(bench: Bench, number: int) -> bool:
 
 async def _relay(bench: Bench, address: str) -> Relay:
     async with bench.database.transaction() as connection:
-        return (await relays.states(connection))[bench.externals[address].id]
+        return (await relay_states.states(connection))[bench.externals[address].id]
 
 
 async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pauses_where_a_person_is_wanted(
@@ -215,7 +216,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
     # when the account is corrected, everything leaves
     provider.always("END", None)
     async with bench.database.transaction() as connection:
-        await relays.resume(connection, bench.externals[SUPPORT].id)
+        await relay_states.resume(connection, bench.externals[SUPPORT].id)
     await bench.rows("update submissions set next_try_at = now()")
     for id_ in ids:
         await bench.until(id_, state="done")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -16,6 +16,7 @@ from shared.service import Service
 from shared.settings import Settings
 from shared.stage import run_stage
 from shared.vault import Vault, new_key
+from tests.waiting import until
 
 
 class Recorder:
@@ -67,15 +68,6 @@ async def stage(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recor
     service.stopping.set()
     await running
     await service.broker.close()
-
-
-async def until(what: Callable[[], object] | Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            found = what()
-            if await found if isinstance(found, Awaitable) else found:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def test_everything_in_the_queue_is_handled_once_and_acknowledged(stage: tuple[Recorder, Broker]) -> None:

@@ -134,11 +134,13 @@ AGO = START - datetime.timedelta(minutes=16)
         (polled(last_success_at=AGO, paused_at=AGO, last_error="535"), [("login", "support@company.com fetching")]),
     ],
 )
-def test_how_polling_goes(poll: Polled, expected: list[tuple[str, str]]) -> None:
+def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(
+    poll: Polled, expected: list[tuple[str, str]]
+) -> None:
     assert kinds(troubles.find(facts(poll))) == expected
 
 
-def test_mail_that_is_held_parked_or_late() -> None:
+def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
     assert troubles.find(facts(polled())) == []
     bad = facts(polled(), held=1, parked=2, late={1: 601.0, None: 700.0}, unhanded=601.0)
     assert kinds(troubles.find(bad)) == [

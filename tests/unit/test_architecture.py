@@ -27,6 +27,24 @@ def test_it_names_every_shared_module(module: str) -> None:
     assert re.search(rf"\b{module}(\.py)?`", TEXT), f"shared/{module}.py is in no room"
 
 
+def test_a_table_is_written_by_the_modules_that_it_names_as_owners_and_by_no_other() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", TEXT, re.M)
+    owners = {
+        table: re.findall(r"`([\w/]+\.py)`", owner)
+        for tables, owner in rows
+        for table in re.findall(r"`(\w+)`", tables)
+    }
+    written = {
+        (table, str(file.relative_to(ROOT)))
+        for folder in ("shared", "services", "deploy")
+        for file in (ROOT / folder).rglob("*.py")
+        for table in re.findall(r"\b(?:insert into|update|delete from)\s+(\w+)\b", file.read_text(encoding="utf-8"))
+        if table in TABLES
+    }
+    assert {table for table, _ in written} > {"inbound", "submissions", "polls", "relays", "audit"}
+    assert {(table, file) for table, file in written if file not in owners[table]} == set()
+
+
 def test_every_file_that_it_names_is_there() -> None:
     named = set(re.findall(r"`((?:shared|services|deploy|tests|bench)/[\w./]+\.py)`", TEXT))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

@@ -26,6 +26,7 @@ from shared.pop3_client import (
 from shared.pop3_replies import Body, is_for_now, parse_uidl
 from shared.upstream import Late, Unreachable, Untrusted
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
+from tests.waiting import until
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
 LIMIT = 1_000_000
@@ -330,8 +331,7 @@ async def test_cancelling_leaves_no_reader_behind() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await read()
-    await asyncio.sleep(0.05)
-    assert not [task for task in asyncio.all_tasks() if "Pop3Client" in repr(task)]
+    await until(lambda: not [task for task in asyncio.all_tasks() if "Pop3Client" in repr(task)], 5.0)
 
 
 # ------------------------------------------------------------------------------------------------ access tokens

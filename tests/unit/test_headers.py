@@ -14,19 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import encoded_words, headers
-from shared.headers import (
-    ascii_address,
-    field_text,
-    fields,
-    fold_address,
-    format_mailbox,
-    header_end,
-    mailboxes,
-    message_ids,
-    spellings,
-    splice,
-    values,
-)
+from shared.addresses import ascii_address, fold_address, spellings
+from shared.headers import field_text, fields, format_mailbox, header_end, mailboxes, message_ids, splice, values
 
 MIB = 1024 * 1024
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +32,28 @@ def test_a_port_that_is_taken_meanwhile_is_replaced() -> None:
         assert not ports.is_free(first)
         assert first not in ports.choose(3, "taken")
     assert ports.choose(1, "taken", taken=[first]) != [first]
+
+
+def test_two_processes_never_choose_the_same_port_however_late_they_listen_there() -> None:
+    # given a process that has chosen, and listens nowhere yet
+    code = (
+        "import sys; from deploy.machine import ports; print(*ports.choose(3, 'shared'), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        theirs = [int(port) for port in other.stdout.readline().split()]
+        # when this one chooses by the same seed, then it gets others
+        assert len(theirs) == 3 and set(theirs).isdisjoint(ports.choose(3, "shared"))
+        other.stdin.close()
+    # and once the other one has ended, these
+    assert ports.choose(3, "shared") == theirs
+
+
+def test_no_port_is_chosen_for_two_purposes() -> None:
+    one = ports.choose(3, "one purpose", range(31_990, 32_000))
+    assert set(one).isdisjoint(ports.choose(3, "another purpose", range(31_990, 32_000)))
 
 
 def test_ports_in_a_row_leave_out_what_is_taken() -> None:

@@ -42,6 +42,8 @@ def leaves(header: bytes, header_id: str = "m@local") -> bytes:
         (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
         (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
         (b"From: help@company.com", b'From: "Alex" <help@company.com>'),
+        # an address that the author had when the mail was taken, and has no more
+        (b"From: Alex <a.former@local.com>", b'From: "Alex" <support@company.com>'),
     ],
 )
 def test_the_author_leaves_as_user_name_and_external_address(written: bytes, left: bytes) -> None:

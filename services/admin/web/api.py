@@ -5,21 +5,46 @@ A script shows a token (``Authorization: Bearer …``); a browser that is signed
 
 from __future__ import annotations
 
-import datetime
-import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.admin import audit, authorizing, catalogue, contact, documents, editing, hands, stories, users
 from services.admin import trace as trace_page
-from services.admin.accounts_file import Address, ExternalFields, LocalFields, Name
+from services.admin.accounts_file import ExternalFields, LocalFields
 from services.admin.status import iso
 from services.admin.users import Viewer
+from services.admin.web.api_schemas import (
+    At,
+    AuditShown,
+    AuthorizationShown,
+    Before,
+    Brought,
+    Changed,
+    Chosen,
+    Day,
+    Deleted,
+    DoneShown,
+    ExternalAccount,
+    Given,
+    Held,
+    Limit,
+    LocalAccount,
+    Logins,
+    MailShown,
+    NameTaken,
+    Parked,
+    Problem,
+    Skipped,
+    Status,
+    StepShown,
+    StoryShown,
+    Text,
+    Waiting,
+)
 from services.admin.web.authorization import redirect_for
 from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
 from services.admin.web.mails import Id
@@ -31,15 +56,6 @@ DESCRIPTION = (
     "Accounts, mail and the state of a mailgroup. Make a token in the console under *Users and tokens*. Times are "
     "ISO 8601 in UTC; lists come in pages, the next one begins `after` or `before` the last entry of the one before."
 )
-
-
-class Problem(BaseModel):
-    """What is wrong, for people. problems: a line for each mistake."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"detail": "there is no such account"}]})
-    detail: str
-    problems: list[str] | None = None
-
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The request cannot be read."},
@@ -53,223 +69,6 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 _bearer = HTTPBearer(auto_error=False, description="A token made in the console.")
 router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(_bearer)])
-
-At = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
-Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Entries before this id.")]
-Text = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
-_Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # as JSON's readers keep them exactly
-Ids = Annotated[list[_Whole], Field(max_length=1000, examples=[[42]])]
-
-
-def _date(given: object) -> object:
-    if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", given, re.ASCII):
-        raise ValueError("a day has the form 2026-11-30")  # a number would be taken for seconds
-    return given
-
-
-Day = Annotated[datetime.date, BeforeValidator(_date)]
-
-
-class Shown(BaseModel):
-    """What is answered. Fields as in the command line's JSON."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class ExternalAccount(Shown):
-    """An external account as in the accounts file, without its password."""
-
-    address: str = Field(examples=["support@company.com"])
-    enabled: bool
-    login: str = Field(examples=["support@company.com"])
-    pop3: dict[str, Any] = Field(examples=[{"host": "pop3.company.com", "port": 995, "tls": "implicit"}])
-    smtp: dict[str, Any] = Field(examples=[{"host": "smtp.company.com", "port": 465, "tls": "implicit", "auth": True}])
-    poll_seconds: int = Field(examples=[60])
-    history: Literal["all", "from_now"]
-    delete_after_days: int | None
-    delete_history: bool
-    reply_to_author: bool
-    answer_notes: bool
-    aliases: list[str]
-
-
-class LocalAccount(Shown):
-    """A local account as in the accounts file, without its password."""
-
-    address: str = Field(examples=["alex@local.com"])
-    enabled: bool
-    user_name: str = Field(examples=["Alex"])
-    aliases: list[str]
-    addresses: list[str]
-    external: str | None = Field(examples=["support@company.com"])
-    delegate: str | None
-
-
-class LoginShown(BaseModel):
-    """A mail client's last login. peer: its IP address."""
-
-    protocol: Literal["pop3", "smtp"]
-    at: datetime.datetime
-    peer: str = Field(examples=["192.168.0.17"])
-
-
-class SessionShown(BaseModel):
-    """A browser that is signed in to the console."""
-
-    peer: str = Field(examples=["192.168.0.17"])
-    agent: str
-    created_at: datetime.datetime
-    seen_at: datetime.datetime
-
-
-class Logins(BaseModel):
-    """Where a person is. last: of mail clients, up to a few minutes behind. sessions: in the console."""
-
-    last: list[LoginShown]
-    sessions: list[SessionShown]
-
-
-class Changed(BaseModel):
-    """What was changed, a line each."""
-
-    changed: list[str] = Field(examples=[["external account support@company.com: added"]])
-
-
-class StepShown(BaseModel):
-    """A step of a test."""
-
-    step: str = Field(examples=["POP3: log in"])
-    ok: bool
-    result: str = Field(examples=["as support@company.com"])
-    seconds: float
-
-
-class AuthorizationShown(BaseModel):
-    """How an account's authorization stands. flow, url, user_code: what the person is to do, while it waits for one.
-
-    flow: device: the code is typed at that page. browser: the provider sends the browser to an address with the answer;
-    if that is not reached, it is given to `answer`. words: why it failed, or what was wrong at the latest try.
-    """
-
-    state: Literal["waits", "authorized", "failed"]
-    flow: Literal["device", "browser"] | None
-    url: str = Field(examples=["https://microsoft.com/devicelogin"])
-    user_code: str = Field(examples=["ABCD-EFGH"])
-    words: str
-    begun_by: str = Field(examples=["token script"])
-    begun_at: datetime.datetime
-    ends_at: datetime.datetime
-
-
-class Brought(BaseModel):
-    """The address to which the provider sent the browser in the end."""
-
-    model_config = ConfigDict(extra="forbid")
-    url: Annotated[
-        str,
-        Field(max_length=8000, pattern=r"^[^\x00]*$", examples=["http://127.0.0.1:8080/authorized?state=x&code=y"]),
-    ]
-
-
-class Status(Shown):
-    """Whether mail flows."""
-
-    ok: bool
-    problems: list[str]
-
-
-class MailShown(BaseModel):
-    """A mail in a list."""
-
-    id: int
-    at: datetime.datetime
-    external: str | None
-    sender: str = Field(examples=["Anna Customer"])
-    subject: str = Field(examples=["My printer does not print"])
-    sent: bool
-    state: str = Field(examples=["delivered"])
-
-
-class StoryShown(Shown):
-    """A mail with its history. sentences: who got it, and why."""
-
-    id: int
-    message_id: str | None
-    sentences: list[str] = Field(examples=[["Jim got this because To names nobody (rule 5)."]])
-    events: list[dict[str, Any]]
-
-
-class Waiting(Shown):
-    """A submission that waits to be sent."""
-
-    id: int
-    author: str
-    why: str | None
-
-
-class Held(Shown):
-    """A mail that nobody is there to get."""
-
-    id: int
-    reason: str | None
-
-
-class Parked(Shown):
-    """A mail that is set apart until somebody decides. error: the traceback of its last failure, or why else."""
-
-    id: int
-    kind: Literal["inbound", "submission"]
-    error: str | None
-
-
-class Deleted(BaseModel):
-    """A deleted mail that is still kept."""
-
-    id: int
-    octets: int
-    deleted_at: str
-
-
-class Chosen(BaseModel):
-    """Mails, by their ids. reason: where one is needed; the author is told."""
-
-    model_config = ConfigDict(extra="forbid")
-    ids: Ids
-    reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$", examples=["sent by mistake"])] = ""
-
-
-class Given(BaseModel):
-    """Who is to have a mail, and from whom it is taken."""
-
-    model_config = ConfigDict(extra="forbid")
-    to: Address = Field(examples=["jim@local.com"])
-    away_from: Address | None = None
-
-
-class NameTaken(BaseModel):
-    """A further name for a person."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: Name = Field(examples=["Alexander"])
-
-
-class DoneShown(BaseModel):
-    """done: to these it was done. left: no such mail in a state that allows it."""
-
-    done: list[int]
-    left: list[int]
-
-
-class AuditShown(BaseModel):
-    """What somebody did."""
-
-    id: int
-    at: datetime.datetime
-    who: str
-    did: str
-    target: str
-    detail: str
 
 
 # ------------------------------------------------------------------------------------------ state
@@ -361,6 +160,33 @@ async def stop_authorization(here: Here, who: Administrator, address: At) -> Any
         external = await _external(connection, address)
     await authorizing.stop(here.system, external, who.name)
     return await show_authorization(here, who, address)
+
+
+@router.get("/external-accounts/{address}/skipped-mails", response_model=list[Skipped], tags=["mail"])
+async def skipped(here: Here, who: Reader, address: At) -> Any:
+    """The mails that could not be fetched and stay at the provider, the oldest first."""
+    async with here.system.database.transaction() as connection:
+        return await hands.skipped(connection, await _external(connection, address))
+
+
+@router.post("/external-accounts/{address}/skipped-mails/retry", response_model=DoneShown, tags=["mail"])
+async def retry_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+    """Try to fetch these at once, however often that failed."""
+    return await _skipped(here, who, address, chosen, retries=True)
+
+
+@router.post("/external-accounts/{address}/skipped-mails/acknowledge", response_model=DoneShown, tags=["mail"])
+async def acknowledge_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+    """It is known that these stay there: no problem any more."""
+    return await _skipped(here, who, address, chosen, retries=False)
+
+
+async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, retries: bool) -> hands.Done:
+    async with here.system.database.transaction() as connection:
+        external = await _external(connection, address)
+        done = await (hands.fetch_again if retries else hands.acknowledge)(connection, external, chosen.ids)
+        await hands.note_skipped(connection, who.name, external, retries, done)
+    return done
 
 
 @router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])

@@ -9,16 +9,18 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT, FOOT, LEFT = 720, 190, 22, 34
 _STEPS = (1, 2, 5)
+_LEAST = 4
 
 
 def top(most: int) -> int:
-    """The end of the scale: 1, 2 or 5 times a power of ten, at least ``most`` and at least 5."""
-    power = 1
-    while True:
+    """The end of the scale: 4, or 1, 2 or 5 times a power of ten, at least ``most``; half of it is a whole number."""
+    power = 10
+    while most > _LEAST:
         for step in _STEPS:
-            if step * power >= max(most, 5):
+            if step * power >= most:
                 return step * power
         power *= 10
+    return _LEAST
 
 
 def bars(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:

@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import audit, authorizing, changes, contact, documents, editing, providers, status
+from services.admin import audit, authorizing, changes, contact, documents, editing, hands, providers, status
 from services.admin.accounts_file import AccountsError
 from services.admin.contact import Step
 from services.admin.users import Viewer
 from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form, explain, shown
-from shared import accounts, polls, relays
+from shared import accounts, polls, relay_states
 from shared.accounts import External
 from shared.database import Connection
 from shared.failures import Permanent
@@ -23,6 +23,8 @@ from shared.failures import Permanent
 router = APIRouter(include_in_schema=False, prefix="/external")
 
 DESCRIBE_SECONDS = 8.0
+SKIPPED = 200
+"""As many mails that were not fetched are shown."""
 _TOKENS = ("google", "microsoft", "other")
 """Ways to log in with access tokens: issuers that we know by name, and the others."""
 LABELS = {
@@ -90,7 +92,7 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.polled(connection, ids)
-        states = await relays.states(connection, ids)
+        states = await relay_states.states(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
         (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
@@ -136,6 +138,19 @@ async def remove(request: Request, here: Here, who: Administrator, address: Addr
     except Permanent as error:
         return await _dialog(request, here, who, external, _values(external), problems=[str(error)])
     return await here.go(who, "/external", *lines)
+
+
+@router.post("/{address}/skipped")
+async def act_on_skipped(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Try the mails again that could not be fetched, or say that they are known."""
+    external = await find(here, address)
+    form = Form(await request.form())
+    ids, retries = form.ids(), form.text("do") == "retry"
+    async with here.system.database.transaction() as connection:
+        done = await (hands.fetch_again if retries else hands.acknowledge)(connection, external, ids)
+        await hands.note_skipped(connection, who.name, external, retries, done)
+    said = "are tried again" if retries else "are known to stay there"
+    return await here.go(who, here.at("/external", external.address), f"{len(done.done)} mails {said}.")
 
 
 async def find(here: Desk, address: str) -> External:
@@ -262,7 +277,7 @@ async def _dialog(
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
-    facts: dict[str, Any] = {"sharers": [], "poll": None, "relay": None, "troubles_": []}
+    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "troubles_": []}
     if external is not None:
         async with here.system.database.transaction() as connection:
             facts = await _state(connection, external)
@@ -289,9 +304,10 @@ async def _dialog(
 
 async def _state(connection: Connection, external: External) -> dict[str, Any]:
     poll = (await polls.polled(connection, [external.id])).get(external.id)
-    relay = (await relays.states(connection, [external.id])).get(external.id)
+    relay = (await relay_states.states(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
+        "skipped": (await hands.skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
         "troubles_": [line for line in (status.trouble(poll), status.trouble(relay)) if line],

@@ -13,7 +13,7 @@ from services.admin.users import Viewer
 from services.admin.web import setting_up
 from services.admin.web.desk import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from services.admin.web.forms import Form, explain, shown
-from shared import accounts, inbound, last_logins, maildrops
+from shared import accounts, inbound_records, last_logins, maildrops
 from shared.accounts import Local
 from shared.failures import Permanent
 
@@ -252,7 +252,7 @@ async def _dialog(
             else []
         )
         drop = await maildrops.summary(connection, person.id) if person is not None else None
-        waiting = await inbound.held_for(connection, person.external_id) if person is not None else 0
+        waiting = await inbound_records.held_for(connection, person.external_id) if person is not None else 0
         sessions = await users.sessions(connection, person.id) if person is not None else []
         logins = await last_logins.of(connection, person.id) if person is not None else []
     servers, links = setting_up.facts(request, here, person.address) if person is not None else (None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,6 +15,8 @@ from services.admin.web.desk import Desk, Here, Reader
 from services.admin.web.live import live_answer
 
 router = APIRouter(include_in_schema=False)
+
+_COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)|; run: mailgroup [^;()]*(?= \(|$)")
 
 
 @router.get("/")
@@ -39,11 +43,22 @@ async def live(request: Request, here: Here, who: Reader) -> Response:
     return live_answer(request, here, newer)
 
 
+def place(problem: str, addresses: Collection[str]) -> tuple[str, str]:
+    """What is wrong, without the command that tells more, and the page that does; '' where there is none. Pure."""
+    said = _COMMAND.sub("", problem)
+    about = problem.partition(": ")[0]
+    if about in addresses:
+        return said, Desk.at("/external", about)
+    return said, "/queue" if said != problem else ""
+
+
 def _facts(here: Desk, who: Viewer) -> dict[str, Any]:
-    day = here.watch.day
+    day, found = here.watch.day, here.watch.look()
+    addresses = {external["address"] for external in found.get("externals", [])}
     return {
         "may_authorize": who.role == "administrator",
-        "status_": here.watch.look(),
+        "status_": found,
+        "problems_": [place(problem, addresses) for problem in found.get("problems", [])],
         "day": day,
         "chart": charts.bars(day.hours, "fetched", "sent by us") if day is not None else "",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import audit, hands
+from services.admin import audit, catalogue, hands
 from services.admin.web.desk import Administrator, Here, Reader
 from services.admin.web.forms import Form
 
@@ -21,6 +21,8 @@ async def show(request: Request, here: Here, who: Reader) -> Response:
         queue = await hands.queue(connection)
         held = await hands.held(connection)
         parked = await hands.parked(connection)
+        ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
+        headlines = await catalogue.headlines(connection, ids)
     return await here.page(
         request,
         who,
@@ -30,6 +32,7 @@ async def show(request: Request, here: Here, who: Reader) -> Response:
         parked=parked[:SHOWN],
         counts=(len(queue), len(held), len(parked)),
         shown=SHOWN,
+        headlines=headlines,
     )
 
 

@@ -78,7 +78,7 @@ alter table message_chunks alter column bytes set storage external;
 create sequence mail_ids;
 
 -- ---------------------------------------------------------------------------------------------- submission
--- Owners: shared/submissions.py; shared/relays.py while it is queued (and relays); shared/authors.py (authors)
+-- Owners: shared/submissions.py; shared/relays.py while it is queued; shared/relay_states.py; shared/authors.py (authors)
 
 -- A mail that a local account handed in by SMTP.
 -- state: submitted -> queued            the sender has put the local recipients inside and has some to relay

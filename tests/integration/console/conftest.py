@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from shared.database import Database
 from tests import console, servers
 from tests.console import Browser
 
@@ -36,6 +37,13 @@ def observer(url: str) -> Browser:
     word = "watches-only"
     console.signed_in(url).post("/users", {"do": "add", "name": "watcher", "role": "observer", "password": word})
     return console.signed_in(url, "watcher", word)
+
+
+@pytest.fixture
+async def database(store: str) -> AsyncIterator[Database]:
+    """The database, opened for a test."""
+    async with servers.opened(store) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.company import SUPPORT, external, local
+from tests import console
+from tests.company import COMPANY, SALES, SUPPORT, external, local
 from tests.console import Browser, stored, text
+from tests.token_server import account_fields, device_code, token_server
 
 LONG = "API_LONG" in os.environ  # make api
 HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
@@ -127,8 +130,19 @@ def test_the_description_is_complete(url: str) -> None:
 
 @pytest.mark.timeout(1800)
 def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
-    browser: Browser, url: str, people: None, tmp_path: Path
+    browser: Browser, url: str, store: str, tmp_path: Path
 ) -> None:
+    # given the company, whose first account may be authorized at a stand-in of its provider
+    with token_server() as server:
+        server.agreeing = False
+        server.answers = [device_code()] * 1000
+        fields = {"external_accounts": [account_fields(server), external(SALES)]}
+        asyncio.run(console.make(store, COMPANY | fields))
+        judge(browser, url, tmp_path)
+
+
+def judge(browser: Browser, url: str, folder: Path) -> None:
+    """Let Schemathesis find something."""
     words = ["run", f"{url}/api/openapi.json", "--header", f"Authorization: Bearer {token(browser, 'administrator')}"]
     done = subprocess.run(
         [Path(sys.executable).with_name("schemathesis"), *words, *HOW, "--seed", "1", *LEFT_OUT],
@@ -136,7 +150,7 @@ def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
         text=True,
         timeout=1800 if LONG else 280,
         check=False,
-        cwd=tmp_path,  # it keeps what it found beside it
+        cwd=folder,  # it keeps what it found beside it
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stdout[-40_000:]

@@ -9,7 +9,10 @@ import psycopg
 import pytest
 
 from deploy.machine.provider import Provider
+from shared.credentials import Grant
+from shared.vault import Vault
 from tests import console, servers
+from tests.company import KEY
 from tests.console import Browser, stored, text
 
 SUPPORT = "support@pages.example"
@@ -92,6 +95,24 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "secret" not in told
 
 
+def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_takes(
+    browser: Browser, store: str
+) -> None:
+    # given an account of which nothing has failed yet
+    browser.post("/external/new", external())
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last good look never" in state and "Last failed" not in state and "Connections that it takes" not in state
+    # when a poll and a try to send fail, and the provider takes one connection at a time
+    with psycopg.connect(store) as connection:
+        connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
+        connection.execute("update relays set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
+    # then it is told when
+    state = text(browser.get(f"/external/{SUPPORT}"))
+    assert "Last failed look 2026-01-02 03:04:05" in state
+    assert "Last failed try to send 2026-01-02 04:05:06" in state
+    assert "Connections that it takes 1 of 2" in state
+
+
 def test_no_page_shows_a_secret_again(browser: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex", password="secret-of-alex"))
@@ -164,6 +185,42 @@ def test_the_provider_of_the_address_is_filled_in(
     assert told in text(page)
 
 
+TOKENS = {
+    "method": "other",
+    "password": "",
+    "oauth.client_id": "us",
+    "oauth.client_secret": "secret-of-client",
+    "oauth.issuer.token_url": "https://login.example/token",
+    "oauth.issuer.scope": "mail",
+    "oauth.issuer.device_url": "https://login.example/device",
+}
+
+
+def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browser, store: str) -> None:
+    # given what another provider wants, with a mistake first
+    page = browser.post("/external/new", external(**TOKENS | {"oauth.issuer.token_url": "nowhere"}))
+    assert "Token endpoint: &#39;nowhere&#39;: an endpoint" in page.text and "secret-of-client" not in page.text
+    [kept] = re.findall(r'name="oauth.kept" value="([^"]+)"', page.text)
+    # when
+    page = browser.post("/external/new", external(**TOKENS | {"oauth.client_secret": "", "oauth.kept": kept}))
+    # then
+    assert "added" in text(page) and "secret-of-client" not in page.text
+    [(oauth, sealed)] = stored(store, "select oauth, password from external_accounts")
+    issuer = {"token_url": "https://login.example/token", "scope": "mail", "device_url": "https://login.example/device"}
+    assert oauth == {"name": "", "issuer": issuer | {"authorize_url": None}, "client_id": "us"}
+    assert Grant.open(Vault(KEY), sealed).client_secret == "secret-of-client"
+    for name in issuer:
+        assert f'name="oauth.issuer.{name}" type="text" value="{issuer[name]}"' in page.text
+    # and saving what is shown changes nothing, nor is a password taken for the client's secret
+    again = external(**TOKENS | {"oauth.client_secret": "", "password": "typed-before"})
+    assert "Nothing was changed" in text(browser.post(f"/external/{SUPPORT}", again))
+    # when it is one that is known by name
+    page = browser.post(f"/external/{SUPPORT}", external(**TOKENS | {"method": "google"}))
+    # then
+    assert "oauth" in text(page) and re.search(r'<option value="google" selected', page.text)
+    assert "not reachable now: nobody has authorized it" in text(page)
+
+
 @pytest.fixture(scope="module")
 def mailbox(provider: Provider) -> Provider:
     provider.add_mailbox(SUPPORT, "secret")
@@ -228,6 +285,44 @@ def test_test_reaches_no_private_host_unless_the_operator_allows_it(databases: s
         told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
         assert told.count("failed") == 2
         assert "127.0.0.1 is a private address, and those are not allowed" in told
+
+
+def skip(store: str) -> int:
+    """A mail that could not be fetched, as the fetcher writes it down."""
+    with psycopg.connect(store) as connection:
+        row = connection.execute(
+            """insert into upstream_mails (external_id, uidl, state, octets, reason, tries)
+               select id, 'u-' || gen_random_uuid(), 'skipped', 60000000, 'larger than 50 MB', 3 from external_accounts
+               returning id"""
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_mails_that_could_not_be_fetched_are_shown_known_and_tried_again(browser: Browser, store: str) -> None:
+    # given
+    browser.post("/external/new", external())
+    page, api = f"/external/{SUPPORT}", f"/api/v1/external-accounts/{SUPPORT}/skipped-mails"
+    assert "Not fetched" not in text(browser.get(page))
+    known, tried = skip(store), skip(store)
+    assert "Not fetched: 2" in text(browser.get(page))
+    assert "larger than 50 MB, 57.2 MB" in text(browser.get(page))
+    assert [mail["id"] for mail in browser.get(api).json()] == [known, tried]
+    # when
+    told = text(browser.post(f"{page}/skipped", {"do": "acknowledge", "id": str(known)}))
+    # then
+    assert "1 mails are known to stay there" in told and "3 tries; known" in told
+    assert "1 mails are tried again" in text(browser.post(f"{page}/skipped", {"do": "retry", "id": str(tried)}))
+    assert stored(store, f"select acknowledged_at is not null from upstream_mails where id = {known}") == [(True,)]
+    assert stored(store, f"select next_try_at <= now() from upstream_mails where id = {tried}") == [(True,)]
+    # and by a script
+    for way in ("retry", "acknowledge"):
+        done = browser.session.post(
+            f"{browser.url}{api}/{way}", json={"ids": [known, 999_999]}, headers={"Origin": browser.url}
+        ).json()
+        assert done == {"done": [known], "left": [999_999]}
+    did = stored(store, "select did from audit where did like '%not fetched' order by id")
+    assert [words.split()[0] for (words,) in did] == ["acknowledged", "tries", "tries", "acknowledged"]
 
 
 def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser: Browser, store: str) -> None:

@@ -27,57 +27,56 @@ BY_NAME = (
     b'From: Anna <anna@customer.example>\r\nTo: "Alex" <support@company.com>\r\nSubject: =?utf-8?q?F=C3=BCr?= Alex\r\n'
 )
 STRANGER = b'From: Bob <bob@customer.example>\r\nTo: "Alexander" <support@company.com>\r\nSubject: Hello there\r\n'
+ANSWER = b"From: alex@local.com\r\nSubject: Re: Printer smokes\r\nIn-Reply-To: <q@customer.example>\r\n\r\nHi\r\n"
 BODY = b"Message-ID: <%s@customer.example>\r\n\r\nthe-body-of-%s\r\n"
 
 
 async def fill(url: str) -> None:
     """Three mails that were delivered, and an answer of Alex that one recipient did not get."""
     await console.make(url)
-    database = Database(url, "test")
-    await database.open()
-    externals, people = await everyone(database)
-    async with database.transaction() as connection:
-        mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
-        stored = await messages.store(connection, [Content.of(mail) for mail in mails])
-        rows = await inbound.add(
-            connection,
-            [
-                Arrival("fetched", id_, externals[SUPPORT].id, f"{name}@customer.example")
-                for id_, name in zip(stored, "qns", strict=True)
-            ],
-        )
-    await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
-    answer = b"From: alex@local.com\r\nSubject: Re: Printer smokes\r\nIn-Reply-To: <q@customer.example>\r\n\r\nHi\r\n"
-    async with database.transaction() as connection:
-        [sent] = await submissions.record(
-            connection,
-            [
-                Submission(
-                    people["Alex"].id,
-                    externals[SUPPORT].id,
-                    Content.of(answer),
-                    "alex@local.com",
-                    "answer@local.com",
-                    False,
-                    False,
-                    (Recipient("anna@customer.example", "relay"), Recipient("gone@customer.example", "relay")),
-                    event=Event("submitted", who="alex@local.com"),
-                )
-            ],
-        )
-        await connection.execute("update inbound set created_at = now() - interval '1 minute'")
-        await connection.execute(
-            "update submissions set state = 'done', created_at = now() - interval '50 seconds' where id = %s", (sent,)
-        )
-        await connection.execute(
-            """update submission_recipients set state = case position when 0 then 'relayed' else 'failed' end,
-               reply = '550 5.1.1 no such user'"""
-        )
-    async with database.transaction() as connection:
-        assert (await catalogue.go_on(connection)).mails == 4
-    async with database.transaction() as connection:
-        assert (await catalogue.go_on(connection)).mails == 0
-    await database.close()
+    async with servers.opened(url) as database:
+        externals, people = await everyone(database)
+        async with database.transaction() as connection:
+            mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
+            stored = await messages.store(connection, [Content.of(mail) for mail in mails])
+            rows = await inbound.add(
+                connection,
+                [
+                    Arrival("fetched", id_, externals[SUPPORT].id, f"{name}@customer.example")
+                    for id_, name in zip(stored, "qns", strict=True)
+                ],
+            )
+        await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
+        async with database.transaction() as connection:
+            [sent] = await submissions.record(
+                connection,
+                [
+                    Submission(
+                        people["Alex"].id,
+                        externals[SUPPORT].id,
+                        Content.of(ANSWER),
+                        "alex@local.com",
+                        "answer@local.com",
+                        False,
+                        False,
+                        (Recipient("anna@customer.example", "relay"), Recipient("gone@customer.example", "relay")),
+                        event=Event("submitted", who="alex@local.com"),
+                    )
+                ],
+            )
+            await connection.execute("update inbound set created_at = now() - interval '1 minute'")
+            await connection.execute(
+                "update submissions set state = 'done', created_at = now() - interval '50 seconds' where id = %s",
+                (sent,),
+            )
+            await connection.execute(
+                """update submission_recipients set state = case position when 0 then 'relayed' else 'failed' end,
+                   reply = '550 5.1.1 no such user'"""
+            )
+        async with database.transaction() as connection:
+            assert (await catalogue.go_on(connection)).mails == 4
+        async with database.transaction() as connection:
+            assert (await catalogue.go_on(connection)).mails == 0
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +153,10 @@ def test_a_body_is_read_by_administrators_only_and_that_is_written_down(
     assert f"looked into a mail {id_} Anna" in text(browser.get("/audit"))
 
 
-async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, store: str) -> None:
+async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, store: str, database: Database) -> None:
     id_ = id_of(store, "n@customer.example")
     page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "alex@local.com"})
     assert "jim@local.com has it now" in text(page)
-    database = Database(store, "test")
-    await database.open()
     assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
     assert not any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "alex@local.com"))
     assert "Jim got this because given by the operator." in text(page)
@@ -168,7 +165,6 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
     found = await mailbox_of(database, "jim@local.com")
     assert sum(b"the-body-of-n" in mail for mail in found) == 1
     assert b"the-body-of-n" in found[-1]
-    await database.close()
 
 
 def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store: str) -> None:
@@ -193,27 +189,21 @@ def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> Non
     assert "The oldest waits for" in waits
 
 
-async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, store: str) -> None:
+async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, database: Database) -> None:
     assert "Alexander support@company.com 1" in text(browser.get("/names"))
     page = browser.post("/names", {"name": "Alexander", "external": SUPPORT, "to": "alex@local.com"})
     assert "Mail to “Alexander” goes to Alex" in text(page)
     assert "There is none" in text(page)
-    database = Database(store, "test")
-    await database.open()
     async with database.transaction() as connection:
         alex = await accounts.local_by_login(connection, "alex@local.com")
-    await database.close()
     assert alex is not None
     assert alex.aliases == ("Alexander",)
 
 
-async def test_the_mail_of_somebody_who_leaves_is_handed_over(browser: Browser, store: str) -> None:
+async def test_the_mail_of_somebody_who_leaves_is_handed_over(browser: Browser, database: Database) -> None:
     page = browser.post("/local/jim@local.com/hand-over", {"to": "kim@local.com"})
     assert "mails of Jim are in the mailbox of kim@local.com" in text(page)
-    database = Database(store, "test")
-    await database.open()
     kim, jim = await mailbox_of(database, "kim@local.com"), await mailbox_of(database, "jim@local.com")
-    await database.close()
     assert sorted(kim) == sorted(jim) != []
 
 
@@ -225,7 +215,9 @@ def test_stuck_mail_is_listed_tried_again_and_ended_for_a_reason(browser: Browse
                where id = %s""",
             (id_,),
         )
-    assert "ValueError: it broke" in text(browser.get("/queue"))
+    shown = text(browser.get("/queue"))
+    assert "ValueError: it broke" in shown
+    assert f"Hello there {id_}, from Bob" in shown
     assert "for a reason" in text(browser.post("/queue", {"do": "discard", "id": str(id_)}))
     assert "given five more tries" in text(browser.post("/queue", {"do": "requeue", "id": str(id_)}))
     with psycopg.connect(store) as connection:

@@ -146,11 +146,8 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
 
 
-async def test_nothing_is_known_while_there_are_no_accounts(store: str, site: str) -> None:
-    database = Database(store, "test")
-    await database.open()
+async def test_nothing_is_known_while_there_are_no_accounts(database: Database, site: str) -> None:
     await apply(database, {"external_accounts": [], "local_accounts": []}, prune=True)
-    await database.close()
 
     for path in ("/mail/config-v1.1.xml", *EVERY_PATH):
         assert get(site, path.format(ALEX)).status_code == 404

@@ -1,0 +1,397 @@
+"""services/smtp_in over real sockets: its limits, logins, TLS and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.smtp_in import engine
+from services.smtp_in import listener as listening
+from services.smtp_in import protocol as smtp_protocol
+from shared import accounts
+from shared.database import Database
+from shared.logins import LOGINS, Logins
+from shared.passwords import hash_password
+from tests.submission_bench import Client, Running, plain, running
+from tests.waiting import until
+
+
+@pytest.fixture
+async def server(database: Database, broker_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """A server with the settings of a first start."""
+    async with running(database, broker_url, tmp_path) as started:
+        yield started
+
+
+# ------------------------------------------------------------------------------------------------ limits
+
+
+async def test_a_mail_that_is_too_large_is_refused_and_the_session_goes_on(
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
+    async with running(database, broker_url, tmp_path, max_message_bytes=10_000) as server:
+        client = await Client.logged_in(server)
+        head = b"Subject: x\r\n\r\n"
+
+        exactly = await client.send(head + b"x" * (10_000 - len(head) - 2) + b"\r\n.\r\n")
+        over = await client.send(head + b"x" * (10_001 - len(head) - 2) + b"\r\n.\r\n")
+        far_over = await client.send(head + (b"y" * 98 + b"\r\n") * 30_000 + b".\r\n")
+
+        assert exactly.startswith("250")
+        assert over.startswith("552 5.3.4") and far_over.startswith("552 5.3.4")
+        assert (await client.ask("MAIL FROM:<alex@local.com> SIZE=10001")).startswith("552 5.3.4")
+        assert (await client.send(head + b".\r\n")).startswith("250")
+
+
+async def test_a_mail_larger_than_its_provider_takes_is_refused_for_outside_recipients(server: Running) -> None:
+    # given a provider of which that was learnt while the client is logged in
+    client = await Client.logged_in(server)
+    async with server.database.transaction() as connection:
+        await accounts.learn_size(connection, server.ids["support"], 5000)
+    # when the size is announced, then it is refused recipient by recipient
+    await client.ask("MAIL FROM:<alex@local.com> SIZE=6000")
+    assert (await client.ask("RCPT TO:<ann@customer.org>")).startswith("552 5.3.4 The mail is larger than the 5000")
+    assert (await client.ask("RCPT TO:<jim@local.com>")).startswith("250")
+    await client.ask("RSET")
+    # and when it is not, as a whole if it is for nobody inside, and else it is taken: the others get their notice
+    mail = b"Subject: x\r\n\r\n" + b"x" * 6000 + b"\r\n.\r\n"
+    assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4")
+    assert (await client.send(mail, "ann@customer.org", "jim@local.com")).startswith("250")
+    # when a mail was refused, the same size is not tried again, and a smaller one is
+    async with server.database.transaction() as connection:
+        await accounts.forget_size(connection, server.ids["support"])
+        await accounts.learn_refused(connection, server.ids["support"], 4000)
+    assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4 The mail is larger than the 3999")
+    assert (await client.send(b"Subject: x\r\n\r\n.\r\n", "ann@customer.org")).startswith("250")
+
+
+async def test_a_mail_takes_at_most_a_thousand_recipients(server: Running) -> None:
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>")
+    client.writer.write(b"".join(b"RCPT TO:<user%d@example.net>\r\n" % number for number in range(1001)))
+
+    replies = [(await client.reply())[0][:9] for _ in range(1001)]
+
+    assert replies == ["250 2.1.5"] * 1000 + ["452 4.5.3"]
+    assert (await client.ask("DATA")).startswith("354")
+    client.writer.write(b"Subject: x\r\n\r\n.\r\n")
+    assert (await client.reply())[0].startswith("250")
+    assert len((await server.stored())[0][0].recipients) == 1000
+
+
+async def test_too_many_connections_are_told_to_come_later(database: Database, broker_url: str, tmp_path: Path) -> None:
+    async with running(database, broker_url, tmp_path, connections=5, max_connections_per_address=3) as server:
+
+        async def greeting(source: str) -> tuple[Client, str]:
+            client = await Client.connect(server.port("smtp"), source)
+            return client, (await client.reply())[-1]
+
+        here = [await greeting("127.0.0.1") for _ in range(4)]
+        there = [await greeting("127.0.0.2") for _ in range(3)]
+
+        assert [text[:3] for _, text in here] == ["220", "220", "220", "421"]
+        assert [text[:3] for _, text in there] == ["220", "220", "421"]
+        assert await here[3][0].closed()
+        await here[0][0].ask("QUIT")
+        await here[0][0].closed()
+        assert (await greeting("127.0.0.1"))[1].startswith("220")
+        assert listening.SESSIONS._value.get() == 5
+
+
+async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_failed_one(
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
+    async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:
+        silent = [await Client.connect(server.port("smtps")) for _ in range(2)]
+        await until(lambda: listening.SESSIONS._value.get() == 2)
+
+        assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("421")
+
+        for client in silent:
+            client.writer.close()
+        await until(lambda: listening.SESSIONS._value.get() == 0)
+        assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
+
+
+async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.intake, "_budget", 100_000)
+    client, other = await Client.logged_in(server), await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
+    client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 70_000 + b"\r\n")
+    await until(lambda: server.intake._in_hand >= 70_000)
+
+    assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("452 4.3.1")
+
+    client.writer.write(b".\r\n")
+    assert (await client.reply())[0].startswith("250")
+    assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
+    assert server.intake._in_hand == 0
+
+
+async def test_large_mails_whose_size_is_announced_wait_for_room(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.intake, "_budget", 100_000)
+    mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
+    clients = [await Client.logged_in(server) for _ in range(6)]
+
+    async def send(client: Client) -> str:
+        await client.ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+        assert (await client.ask("DATA")).startswith("354")
+        client.writer.write(mail)
+        return (await client.reply())[-1]
+
+    # when six come at once, where there is room for one
+    replies = await asyncio.gather(*map(send, clients))
+    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.intake._in_hand == 0
+
+    # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
+    await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
+    await clients[1].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    clients[1].writer.write(b"DATA\r\n")
+    await asyncio.sleep(0.1)
+    clients[1].writer.transport.abort()
+    monkeypatch.setattr(smtp_protocol, "ROOM_SECONDS", 0.2)
+    await clients[2].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
+    assert (await clients[2].ask("DATA")).startswith("452 4.3.1")
+    assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
+    clients[0].writer.write(mail)
+    assert (await clients[0].reply())[-1].startswith("250")
+    assert server.intake._in_hand == 0 and (await send(clients[2])).startswith("250")
+
+
+async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await Client.logged_in(server)
+    [(connection, _)] = server.listener.logged_in()
+    monkeypatch.setattr(connection, "_timeout_duration", 1.5)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
+    for _ in range(5):
+        client.writer.write(b"X-A: b\r\n")
+        await asyncio.sleep(0.4)
+    client.writer.write(b"\r\n.\r\n")
+    assert (await client.reply())[0].startswith("250")
+
+    assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
+
+
+async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CLOSING_SECONDS", 0.2)
+    client = await Client.logged_in(server)
+    [(connection, _)] = server.listener.logged_in()
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as if its buffers were full
+    client.writer.write(b"HELP\r\n" * 90)
+    connection._writer.write(b"x" * 20_000_000)
+    await asyncio.sleep(0.2)
+
+    connection.stop()
+
+    await until(lambda: listening.SESSIONS._value.get() == 0, 5.0)
+
+
+async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:
+    client = await Client.logged_in(server)
+
+    assert (await client.ask("NOOP " + "x" * 3000)).startswith("500 5.5.2")
+    assert (await client.ask("NOOP " + "x" * 300_000)).startswith("500 5.5.2")
+    assert (await client.ask("NOOP")).startswith("250")
+
+
+async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server: Running) -> None:
+    client = await Client.logged_in(server)
+    [(connection, _)] = server.listener.logged_in()
+
+    # as the transport hands over what comes so: an octet at a time, with the session's turn in between
+    connection.data_received(b"NOOP ")
+    started = time.process_time()
+    for number in range(60_000):
+        connection.data_received(b"x")
+        if number % 8 == 0:
+            await asyncio.sleep(0)
+    seconds = time.process_time() - started
+    assert len(connection._input) <= engine.AUTH_OCTETS + 8
+    connection.data_received(b"\r\n")
+
+    assert (await client.reply())[-1].startswith("500 5.5.2")
+    assert (await client.ask("NOOP")).startswith("250")
+    assert seconds < 0.5  # it was more than that for every line, when all of the line was kept
+
+
+async def test_a_command_that_does_not_end_in_time_ends_the_session(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await Client.logged_in(server)
+    [(connection, _)] = server.listener.logged_in()
+    monkeypatch.setattr(connection, "_timeout_duration", 0.5)
+    await client.ask("NOOP")
+    started = time.monotonic()
+
+    async def drip() -> None:
+        while True:
+            client.writer.write(b"N")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())
+    assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
+    dripping.cancel()
+    assert time.monotonic() - started < 5
+
+
+async def test_an_account_has_so_many_sessions_and_no_more(database: Database, broker_url: str, tmp_path: Path) -> None:
+    async with running(database, broker_url, tmp_path, max_connections_per_account=2) as server:
+        first, _ = await Client.logged_in(server), await Client.logged_in(server)
+        third, jim = await Client.connect(server.port("smtp")), await Client.logged_in(server, "jim")
+        await third.reply()
+        assert (await third.ask("EHLO x", plain("alex@local.com"))).startswith("421 4.7.0") and await third.closed()
+        assert (await jim.ask("NOOP")).startswith("250")
+
+        await first.ask("QUIT")
+        await first.closed()
+        again = await Client.logged_in(server)
+        assert (await again.ask("MAIL FROM:<>")).startswith("250")
+        assert server.listener._by_account == {server.ids["alex"]: 2, server.ids["jim"]: 1}
+
+
+# ------------------------------------------------------------------------------------------------ logins
+
+
+async def test_guessing_is_slow_and_ends_the_connection_and_locks_nobody_out(server: Running) -> None:
+    checked = 0
+    refused = LOGINS.labels("smtp_in", "refused")._value.get()
+
+    async def attack(number: int) -> None:
+        nonlocal checked
+        while True:
+            client = await Client.connect(server.port("smtp"), "127.0.0.9")
+            await client.reply()
+            await client.ask("EHLO x")
+            for _ in range(4):
+                reply = await client.ask(plain("alex@local.com", f"guess{number}{random.random()}"))
+                checked += reply.startswith("535")
+                if not reply.startswith("535"):
+                    break
+            client.writer.close()
+
+    started = time.monotonic()
+    attackers = [asyncio.create_task(attack(number)) for number in range(20)]
+    await asyncio.sleep(3)
+    latencies = []
+    for who, source in (("alex", "127.0.0.1"), ("jim", "127.0.0.1"), ("jim", "127.0.0.9")):
+        client, begun = await Client.connect(server.port("smtp"), source), time.monotonic()
+        assert (await client.ask("EHLO x", plain(f"{who}@local.com"))).startswith(("250", "235"))
+        assert (await client.reply())[-1].startswith("235")
+        latencies.append(time.monotonic() - begun)
+    seconds = time.monotonic() - started
+    for attacker in attackers:
+        attacker.cancel()
+    await asyncio.gather(*attackers, return_exceptions=True)
+
+    assert 3 <= checked < 3 * seconds
+    assert max(latencies) < 5  # the last one comes from the attacker's own address
+    assert latencies[1] < 2  # neither address nor account is the attacker's
+    assert LOGINS.labels("smtp_in", "refused")._value.get() - refused >= checked
+
+
+async def test_a_remembered_login_passes_at_once_beside_an_attacker(server: Running) -> None:
+    await (await Client.logged_in(server)).ask("QUIT")
+    for _ in range(4):
+        client = await Client.connect(server.port("smtp"))
+        await client.reply()
+        await client.ask("EHLO x", plain("alex@local.com", "wrong"))
+    started = time.monotonic()
+
+    client = await Client.logged_in(server)
+
+    assert time.monotonic() - started < 5  # in the attacker's line it would wait for longer
+    assert (await client.ask("MAIL FROM:<>")).startswith("250")
+
+
+async def test_a_remembered_login_ends_with_the_password(server: Running) -> None:
+    logins = Logins(server.database, server.settings, "test")
+    alex = await logins.verify("ALEX@local.com", "secret", "192.0.2.1")
+    assert alex is not None
+
+    async with server.database.transaction() as connection:
+        await accounts.save_local(connection, replace(alex, password_hash=hash_password("new")))
+
+    assert await logins.verify("alex@local.com", "secret", "192.0.2.1") is None
+    changed = await logins.verify("alex@local.com", "new", "192.0.2.1")
+    assert changed is not None
+    async with server.database.transaction() as connection:
+        await accounts.save_local(connection, replace(changed, enabled=False))
+    assert await logins.verify("alex@local.com", "new", "192.0.2.1") is None
+    logins.close()
+
+
+@pytest.mark.parametrize("address", ["nobody@local.com", "", "a\0b", "\udcff@local.com", "x" * 100_000])
+async def test_an_address_that_is_no_account_is_refused(server: Running, address: str) -> None:
+    logins = Logins(server.database, server.settings, "test")
+
+    assert await logins.verify(address, "secret", "192.0.2.1") is None
+    logins.close()
+
+
+async def test_passwords_in_clear_are_refused_where_the_operator_says_so(
+    database: Database, broker_url: str, tmp_path: Path
+) -> None:
+    async with running(database, broker_url, tmp_path, allow_plaintext_auth="no") as server:
+        client = await Client.connect(server.port("smtp"))
+        await client.reply()
+        client.writer.write(b"EHLO x\r\n")
+        assert not any("AUTH" in line for line in await client.reply())
+        assert (await client.ask(plain("alex@local.com"))).startswith("538 5.7.11")
+
+
+# ------------------------------------------------------------------------------------------------ TLS
+
+
+async def test_what_is_pipelined_behind_starttls_is_thrown_away(server: Running) -> None:
+    client = await Client.connect(server.port("submission"))
+    await client.reply()
+    await client.ask("EHLO x")
+    client.writer.write(b"STARTTLS\r\nNOOP injected\r\nRSET\r\n")
+    assert (await client.reply())[-1].startswith("220")
+
+    await client.writer.start_tls(ssl.create_default_context(cafile=str(server.cafile)), server_hostname="localhost")
+
+    client.writer.write(b"EHLO y\r\n")
+    assert len(await client.reply()) > 1  # the answer to EHLO, and none to NOOP before it
+    assert (await client.ask("QUIT")).startswith("221")
+
+
+async def test_a_handshake_that_fails_ends_the_connection(server: Running) -> None:
+    starttls = await Client.connect(server.port("submission"))
+    await starttls.reply()
+    await starttls.ask("EHLO x", "STARTTLS")
+    implicit = await Client.connect(server.port("smtps"))
+
+    for client in (starttls, implicit):
+        client.writer.write(b"this is no handshake\r\n" * 10)
+        assert await client.closed()
+    await until(lambda: listening.SESSIONS._value.get() == 0)
+
+
+# ------------------------------------------------------------------------------------------------ stopping
+
+
+async def test_a_stop_finishes_the_mail_in_hand_and_ends_the_rest(server: Running) -> None:
+    idle, busy = await Client.logged_in(server), await Client.logged_in(server)
+    await busy.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
+    busy.writer.write(b"Subject: x\r\n")
+
+    closing = asyncio.create_task(server.listener.close(10))
+
+    assert (await idle.reply())[-1].startswith("421 4.3.2") and await idle.closed()
+    with pytest.raises(OSError):
+        await Client.connect(server.port("smtp"))
+    busy.writer.write(b"\r\nbody\r\n.\r\n")
+    assert (await busy.reply())[-1].startswith("250")
+    assert (await busy.reply())[-1].startswith("421 4.3.2") and await busy.closed()
+    await closing
+    assert len(await server.stored()) == 1

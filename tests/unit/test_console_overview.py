@@ -1,0 +1,39 @@
+"""The first page of the console: where what is wrong leads to, and the scale of its chart."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.admin.web.charts import top
+from services.admin.web.overview import place
+
+SUPPORT = "support@company.com"
+
+
+@pytest.mark.parametrize(
+    ("problem", "said", "path"),
+    [
+        ("2 mails are held: nobody shares it (held list)", "2 mails are held: nobody shares it", "/queue"),
+        ("1 mails are parked after failing here (parked list)", "1 mails are parked after failing here", "/queue"),
+        (
+            f"{SUPPORT}: 3 mails could not be fetched and stay at the provider (external skipped {SUPPORT})",
+            f"{SUPPORT}: 3 mails could not be fetched and stay at the provider",
+            f"/external/{SUPPORT}",
+        ),
+        (
+            f"{SUPPORT}: fetching: nobody has authorized it; run: mailgroup external authorize {SUPPORT} "
+            "(paused: one try an hour)",
+            f"{SUPPORT}: fetching: nobody has authorized it (paused: one try an hour)",
+            f"/external/{SUPPORT}",
+        ),
+        ("gone@company.com: not polled yet", "gone@company.com: not polled yet", ""),
+        ("queue router: nobody consumes it", "queue router: nobody consumes it", ""),
+    ],
+)
+def test_what_is_wrong_leads_to_the_page_that_tells_more(problem: str, said: str, path: str) -> None:
+    assert place(problem, {SUPPORT}) == (said, path)
+
+
+@pytest.mark.parametrize(("most", "end"), [(0, 4), (4, 4), (5, 10), (11, 20), (21, 50), (99, 100), (101, 200)])
+def test_the_chart_s_scale_has_whole_numbers(most: int, end: int) -> None:
+    assert top(most) == end
