@@ -115,7 +115,7 @@ async def restart(connection: Connection, external_id: int) -> None:
 async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
-    It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array, so that
+    It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array: so
     PostgreSQL looks those rows up and does not read all of them.
 
     :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
