@@ -11,7 +11,7 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from services.admin import audit, authorizing, changes, contact, documents, editing, hands
+from services.admin import audit, changes, contact, documents, editing, hands, terminal
 from services.admin.accounts_file import AccountsError, AccountsFile, read_file
 from services.admin.documents import Kind
 from services.admin.options import Data, Json, group
@@ -307,7 +307,7 @@ def authorize(address: Address, data: Data = None) -> None:
     async def work() -> None:
         async with reach(data) as system:
             account = await _external(system, address)
-            await authorizing.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
+            await terminal.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
     run(work)

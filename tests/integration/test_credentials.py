@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from services.admin import authorizing
+from services.admin import terminal
 from services.admin.accounts_file import AccountsError, check
 from services.admin.documents import external_fields
 from services.admin.system import System
@@ -340,7 +340,7 @@ async def test_a_person_authorizes_by_a_code_on_another_page(
     server.answers = [device_code(), (200, {"access_token": "first", "refresh_token": "again"})]
     said: list[str] = []
     # when
-    await authorizing.authorize(system(database), await stored(database), "operator", said.append)
+    await terminal.authorize(system(database), await stored(database), "operator", said.append)
     # then
     assert "https://x.example/device" in said[0] and "ABCD" in said[0]
     assert (await ours.of(await stored(database))).token
@@ -363,7 +363,7 @@ async def test_a_person_authorizes_in_a_browser(database: Database, server: Toke
                 browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={state}&code={brought}")))
 
     # when
-    await authorizing.authorize(system(database), await stored(database), "operator", browse)
+    await terminal.authorize(system(database), await stored(database), "operator", browse)
     await asyncio.gather(*browsers)
     # then
     assert server.requests[0][1]["code"] == "brought"
@@ -377,5 +377,5 @@ async def test_without_a_refresh_token_nothing_is_stored(database: Database, ser
     before = await stored(database)
     # then
     with pytest.raises(Permanent, match="no refresh token"):
-        await authorizing.authorize(system(database), before, "operator", lambda line: None)
+        await terminal.authorize(system(database), before, "operator", lambda line: None)
     assert await stored(database) == before
