@@ -19,8 +19,7 @@ fuzz:
 	.venv/bin/python -m tests.fuzz.explore
 
 deploy-check:
-	./mailgroup test --version
-	.venv/bin/python -m deploy.check
+	./mailgroup deploy-check
 
 interop:
 	./mailgroup interop

@@ -1,9 +1,10 @@
 """Offline checks of the deployment files with public tools: ``make deploy-check``.
 
-    python -m deploy.check
+    ./mailgroup deploy-check
 
-The tools come from requirements-deploy.lock into .venv-deploy, and from Debian's packages (promtool: prometheus). A
-tool that is not on this machine and cannot be installed by those is named as skipped. Exit status 1 if a check fails.
+The tools come from requirements-deploy.lock into .venv/deploy, and from Debian's packages (promtool: prometheus).
+Debian has neither kubectl nor the compose plugin of docker in a version of these years: where they are missing, what
+they would check is named as skipped. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 from deploy.monitoring.__main__ import stale
 
 ROOT = Path(__file__).resolve().parents[1]
-_TOOLS = ROOT / ".venv-deploy"
+_TOOLS = ROOT / ".venv/deploy"
 _LOCK = ROOT / "requirements-deploy.lock"
 _RULES = ROOT / "deploy/prometheus"
 _K8S = ("base", "overlays/small", "overlays/production")
@@ -39,6 +40,14 @@ _SKIPPED = {
 """Rules of checkov that are left out, with the reason."""
 
 
+_FROM = {
+    "docker": "docs.docker.com/engine/install",
+    "kubectl": "kubernetes.io/docs/tasks/tools",
+    "promtool": "Debian's package prometheus",
+}
+"""Where tools come from that the lock file does not bring."""
+
+
 class Missing(Exception):
     """A tool is not here."""
 
@@ -46,7 +55,7 @@ class Missing(Exception):
 def run(*command: str, stdin: str | None = None) -> str:
     """What a tool printed. :raises Missing: it is not installed. :raises RuntimeError: it found something."""
     if shutil.which(command[0]) is None:
-        raise Missing(f"{command[0]} is not installed")
+        raise Missing(f"{command[0]} is not installed, see {_FROM.get(command[0], command[0])}")
     done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr).strip()[-3000:])
@@ -59,12 +68,12 @@ def tool(name: str) -> str:
 
 
 def install() -> None:
-    """Make .venv-deploy what the lock file says."""
+    """Make .venv/deploy what the lock file says."""
     stamp = _TOOLS / "installed"
     wanted = _LOCK.read_text(encoding="utf-8")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    print("installing the tools of requirements-deploy.lock into .venv-deploy", flush=True)
+    print("installing the tools of requirements-deploy.lock into .venv/deploy", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(_TOOLS)], check=True)
     words = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(_LOCK)]
     subprocess.run([tool("python"), *words], check=True)
@@ -90,7 +99,7 @@ def check_compose() -> None:
     try:
         run("docker", "compose", "version")
     except RuntimeError as error:
-        raise Missing("docker has no compose plugin") from error
+        raise Missing(f"docker has no compose plugin, see {_FROM['docker']}") from error
     run("docker", "compose", "--profile", "*", "config", "--quiet")
 
 

@@ -55,6 +55,15 @@ def bench() -> None:
     raise typer.BadParameter("the benchmark is run by the script ./mailgroup of a checkout")
 
 
+@app.command(name="deploy-check", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def deploy_check() -> None:
+    """In a checkout: set up what is missing and check the files of the deployment with public tools.
+
+    Example: ./mailgroup deploy-check
+    """
+    raise typer.BadParameter("the deployment is checked by the script ./mailgroup of a checkout")
+
+
 @app.command(name="interop", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def interop() -> None:
     """In a checkout: set up all that is missing and try mail clients and providers' servers with it, or those named.

@@ -121,7 +121,10 @@ def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
         problem = 553, "5.1.2", "address literals are not taken"
     elif not all(_LABEL.fullmatch(label) and len(label) <= LABEL_OCTETS for label in domain.split(".")):
         problem = 553, "5.1.2", "the domain is malformed"
-    return Refusal(problem[0], problem[1], f"<{_shown(address)}>: {problem[2]}") if problem else None
+    if problem is None:
+        return None
+    shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
+    return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
 
 
 def _domain(address: str) -> str:

@@ -53,6 +53,28 @@ def test_every_variable_of_the_compose_file_with_a_default_is_in_the_example_wit
         assert f"\n{name}={default}\n" in example, name
 
 
+def test_every_metric_that_rules_dashboards_and_pages_name_is_in_the_code_or_recorded() -> None:
+    code = "".join(
+        file.read_text(encoding="utf-8") for folder in ("shared", "services") for file in (ROOT / folder).rglob("*.py")
+    )
+    known = set(re.findall(r'"(mailgroup_\w+)"', code))
+    recorded = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+    readers = [
+        *(ROOT / "deploy/prometheus").glob("*.yml"),
+        *(ROOT / "deploy/grafana/dashboards").glob("*.json"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "README.md",
+    ]
+    unknown = {
+        (file.name, name)
+        for file in readers
+        for name in re.findall(r"[\w:]*\bmailgroup_[\w:]+", file.read_text(encoding="utf-8"))
+        if name not in recorded and re.sub("_(bucket|sum|count)$", "", name) not in known
+    }
+    assert {"mailgroup_stage_seconds", "mailgroup_alarms_raised"} <= known and recorded
+    assert unknown == set()
+
+
 def test_nothing_names_a_registry() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     assert images and all("." not in image.split("/")[0].split(":")[0] for image in images)
