@@ -141,9 +141,9 @@ async def set_password_hash(connection: Connection, local_id: int, password_hash
 
 
 async def restore(connection: Connection, address: str) -> Local | None:
-    """Bring back the local account of this address that was removed last. None if there is none."""
+    """Bring back the local account of this address that was removed last, as it was. None if there is none."""
     cursor = await connection.execute(
-        """update local_accounts set removed_at = null, enabled = true where id = (
+        """update local_accounts set removed_at = null where id = (
                select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
                order by removed_at desc limit 1) returning id""",
         (address,),
@@ -172,9 +172,7 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
 
 async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
-    await connection.execute(
-        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,)
-    )
+    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
