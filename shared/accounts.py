@@ -7,10 +7,11 @@ a change is in force when its commit returns.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from shared.arrays import literal
@@ -184,15 +185,26 @@ async def renew_version(connection: Connection) -> None:
 
 async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
-    return [_external(row) for row in await _rows(connection, _EXTERNAL, ids)]
+    return [_external(row) async for row in await _rows(connection, _EXTERNAL, ids)]
 
 
-async def locals_(connection: Connection, ids: Sequence[int] | None = None) -> list[Local]:
-    """Local accounts that are not removed, by address; only those with these ids, if any are given."""
-    return [_local(row) for row in await _rows(connection, _LOCAL, ids)]
+async def locals_(
+    connection: Connection, ids: Sequence[int] | None = None, known: Mapping[int, Local] | None = None
+) -> list[Local]:
+    """Local accounts that are not removed, by address; only those with these ids, if any are given.
+
+    :param known: accounts that the caller has, by id. One that has not changed is not made anew: there may be ten
+        thousand, and they would take their memory twice.
+    """
+    found = []
+    async for row in await _rows(connection, _LOCAL, ids):
+        local = _local(row)
+        before = known.get(local.id) if known else None
+        found.append(before if before == local else local)
+    return found
 
 
-async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> list[Row]:
+async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> AsyncCursor[Row]:
     """Two statements: one with a condition for both cases is planned anew each time, or reads every account."""
     if ids is None:
         cursor = await connection.execute(f"{select} where removed_at is null order by address")
@@ -200,7 +212,7 @@ async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) 
         cursor = await connection.execute(
             f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (literal(ids),)
         )
-    return await cursor.fetchall()
+    return cursor
 
 
 PAGE = 50
@@ -284,6 +296,13 @@ async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[i
         local = _local(row)
         found[local.external_id].append(local)
     return found
+
+
+async def first_local(connection: Connection) -> Local | None:
+    """The local account that was made first, of those that are enabled."""
+    cursor = await connection.execute(f"{_LOCAL} where removed_at is null and enabled order by id limit 1")
+    row = await cursor.fetchone()
+    return None if row is None else _local(row)
 
 
 async def local_domains(connection: Connection) -> list[str]:
@@ -480,9 +499,7 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
 
 async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
-    await connection.execute(
-        f"update {kind}_accounts set removed_at = now(), enabled = false where id = %s".encode(), (id_,)
-    )
+    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
@@ -523,9 +540,9 @@ async def revive_external(connection: Connection, address: str) -> External | No
 
 
 async def restore(connection: Connection, address: str) -> Local | None:
-    """Bring back the local account of this address that was removed last. None if there is none."""
+    """Bring back the local account of this address that was removed last, as it was. None if there is none."""
     cursor = await connection.execute(
-        """update local_accounts set removed_at = null, enabled = true where id = (
+        """update local_accounts set removed_at = null where id = (
                select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
                order by removed_at desc limit 1) returning id""",
         (address,),

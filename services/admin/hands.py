@@ -273,12 +273,16 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 # ---------------------------------------------------------------------------------------------- a mail's copies
 
 
-async def give(connection: Connection, id_: int, address: str) -> None:
+async def give(connection: Connection, id_: int, address: str, away_from: str | None = None) -> None:
     """Put a mail that arrived into a person's mailbox, as new mail, also if they have it or have deleted it.
 
-    :raises Permanent: there is no such mail or person, or it is not delivered yet.
+    :param away_from: delete this person's copy, as their mail client could. :raises Permanent: there is no such mail or
+        person, both are the same one, or it is not delivered yet.
     """
     person = await _person(connection, address)
+    other = await _person(connection, away_from) if away_from else None
+    if other is not None and other.id == person.id:
+        raise Permanent(f"{address}: is to have it, so it is not taken from there")
     mail = await inbound_records.detail(connection, id_)
     if mail is None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
@@ -289,15 +293,12 @@ async def give(connection: Connection, id_: int, address: str) -> None:
     if any(holder.local_id == person.id for holder in await inbound_records.holders(connection, id_)):
         await maildrops.renew(connection, person.id, id_)
     await inbound_records.add_holder(connection, id_, person.id, GIVEN)
-    await maillog.record(connection, [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)])
-
-
-async def take(connection: Connection, id_: int, address: str) -> None:
-    """Delete a person's copy of a mail, as their mail client could. :raises Permanent: there is no such person."""
-    person = await _person(connection, address)
-    rows = await maildrops.rows_of(connection, person.id, [id_])
-    if await maildrops.tombstone(connection, person.id, rows):
-        await maillog.record(connection, [Event("deleted", inbound_id=id_, who=person.address, reply=TAKEN)])
+    events = [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)]
+    if other is not None:
+        rows = await maildrops.rows_of(connection, other.id, [id_])
+        if await maildrops.tombstone(connection, other.id, rows):
+            events.append(Event("deleted", inbound_id=id_, who=other.address, reply=TAKEN))
+    await maillog.record(connection, events)
 
 
 async def resend(connection: Connection, ids: Collection[int]) -> Done:

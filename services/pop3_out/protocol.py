@@ -353,6 +353,8 @@ class Connection(asyncio.Protocol):
         if self.entered and not self._left:
             self._left = True
             self._keeper.leave(self)
+        # Both refer to this connection. What they hold is to go now, not when the collector comes.
+        self.session = self._transport = None
 
 
 _TOO_LONG = b"\n"

@@ -32,14 +32,13 @@ REFUSALS = 3
 """Logins refused before the connection ends."""
 MISTAKES = 10
 """Commands that are none before the connection ends."""
+COMMANDS_BEFORE_LOGIN = 100
 PIECE_OCTETS = 16 * 1024
 """Of a long answer, read and sent at once for a slow client, or when the budget is used up."""
 FIRST_PIECE_OCTETS = 256 * 1024
 LARGE_PIECE_OCTETS = 1024 * 1024
 """For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
 QUICK_SECONDS = 0.5
-DIGITS = 9
-"""Of a number in a command."""
 TOP_OCTETS = 16 * 1024
 """First piece that TOP reads: most headers are shorter."""
 
@@ -137,6 +136,7 @@ class Session:
         self._challenged = False  # the next line answers AUTH's challenge
         self._refusals = 0
         self._mistakes = 0
+        self._before_login = 0  # commands so far
         self._box = snapshot.empty()  # until the login
         self._deleted: set[int] = set()
         self._deleted_octets = 0
@@ -161,6 +161,11 @@ class Session:
         """Do what a line says (without its line end)."""
         if len(line) > self.longest_line(line[:4]):
             return self.too_long()
+        if self.local is None:
+            self._before_login += 1
+            if self._before_login > COMMANDS_BEFORE_LOGIN:
+                self.ended = True
+                return answers.error("too many commands before the login")
         if self._challenged:
             self._challenged = False
             return self._finish_auth(line)
@@ -544,8 +549,8 @@ def _text(octets: bytes) -> str:
 
 
 def _count(digits: bytes) -> int | None:
-    """A number of up to nine digits; None if it is none."""
-    return int(digits) if digits.isdigit() and len(digits) <= DIGITS else None
+    """A number, as long as the line that it comes in lets it be; None if it is none."""
+    return int(digits) if digits.isdigit() else None
 
 
 def _no_such() -> bytes:

@@ -23,8 +23,8 @@ COMMANDS_IN_TURN = 100
 COMMAND_OCTETS = 2048
 AUTH_OCTETS = 12_288  # RFC 4954 section 4
 CLOSING_SECONDS = 5.0
-UNKNOWN_COMMANDS = 5
-"""The connection ends with the fifth."""
+MISTAKES = 5
+"""Lines that are no command: the connection ends with the fifth."""
 
 CALLS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
 OTHER_CALLS = 100
@@ -69,9 +69,11 @@ class Engine(smtp.SMTP):
         self._input = b""
         self._read = 0  # octets of the input that are read
         self._held = False  # whether the transport reads no more for now
+        self._end_of_input = False
+        self._under_tls = False
         self._arrived: asyncio.Future[None] | None = None
         self._calls: dict[str, int] = {}
-        self._unknown = self._in_turn = 0
+        self._mistakes = self._in_turn = 0
         self._quiet_until = self._timer_at = 0.0
 
     def __init_subclass__(cls) -> None:
@@ -95,12 +97,21 @@ class Engine(smtp.SMTP):
             cast(asyncio.Transport, self.transport).pause_reading()
             self._held = True
 
+    def eof_received(self) -> bool:
+        """The client sends no more; under TCP alone it may still read the answers to what it sent."""
+        self._end_of_input = True
+        if self._arrived is not None:
+            self._arrived.cancel()
+        return not self._under_tls
+
     async def _arrival(self) -> None:
         """Wait until the client has sent more than there is. Cancelled when it sends nothing more."""
         if self._held and self.transport is not None:
             cast(asyncio.Transport, self.transport).resume_reading()
             self._held = False
         self._arrived = self.loop.create_future()
+        if self._end_of_input:
+            self._arrived.cancel()
         try:
             await self._arrived
         finally:
@@ -181,27 +192,24 @@ class Engine(smtp.SMTP):
                     await asyncio.sleep(0)
         except asyncio.CancelledError:  # the client is gone, or the session was ended
             # Raised further, it would be kept by the task, and with it the mail in hand, until the collector comes.
-            self._writer.close()
+            if self.transport is not None:
+                self.transport.close()
 
     async def _next_command(self) -> None:
         try:
             line = await self.line()
         except LineTooLong:
-            await self.push("500 Command line too long")
+            await self._mistaken("500 Command line too long")
             return
         word, _, rest = line.partition(b" ")
         command = word.upper().decode("ascii", "replace")
         method = self._smtp_methods.get(command)
         if not line:
-            await self.push("500 Error: bad syntax")
+            await self._mistaken("500 Error: bad syntax")
         elif len(line) > (AUTH_OCTETS if command == "AUTH" and self.session.extended_smtp else COMMAND_OCTETS):
-            await self.push("500 Command line too long")
+            await self._mistaken("500 Command line too long")
         elif method is None:
-            self._unknown += 1
-            if self._unknown < UNKNOWN_COMMANDS:
-                await self.push("500 Error: command not recognized")
-            else:
-                self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
+            await self._mistaken("500 Error: command not recognized")
         elif self._calls.get(command, 0) >= CALLS.get(command, OTHER_CALLS):
             self.end(f"421 4.7.0 {command} sent too many times")
         else:
@@ -211,6 +219,13 @@ class Engine(smtp.SMTP):
                 await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
             except Exception as error:  # it is for handle_exception to tell one from another
                 await self.push(await self.handle_exception(error))
+
+    async def _mistaken(self, reply: str) -> None:
+        self._mistakes += 1
+        if self._mistakes < MISTAKES:
+            await self.push(reply)
+        else:
+            self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
 
     # ------------------------------------------------------------------------------------------ ends
 
@@ -237,6 +252,13 @@ class Engine(smtp.SMTP):
         if self._raw is not None:
             self._raw.abort()
         self.connection_lost(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let go of what it holds: aiosmtpd's connections refer to themselves, and wait for the collector."""
+        super().connection_lost(error)
+        self.forget_input()
+        self._raw = None
+        del self._reader, self._writer
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Wait for the client so long from now on. The timer is let run, and looks when it ends whether it may."""

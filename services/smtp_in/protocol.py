@@ -189,10 +189,6 @@ class Connection(Engine):
         if self._handler_coroutine is None:
             self.connection_lost(None)
 
-    def eof_received(self) -> bool | None:
-        """The client sends nothing more."""
-        return super().eof_received() if self._handler_coroutine is not None else None
-
     def stop(self) -> None:
         """End the session politely: at once, or when the mail in hand is answered."""
         self._stopping = True

@@ -36,8 +36,8 @@ class Directory:
     @classmethod
     def of(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
         """All accounts that are not removed, enabled or not."""
-        by_local = {fold_address(address): local for local in locals_ for address in local.own_addresses}
-        by_external = {fold_address(address): external for external in externals for address in external.own_addresses}
+        by_local = {_kept(address): local for local in locals_ for address in (local.address, *local.addresses)}
+        by_external = {_kept(a): external for external in externals for a in (external.address, *external.aliases)}
         return cls(
             by_local,
             by_external,
@@ -121,7 +121,16 @@ def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
         problem = 553, "5.1.2", "address literals are not taken"
     elif not all(_LABEL.fullmatch(label) and len(label) <= LABEL_OCTETS for label in domain.split(".")):
         problem = 553, "5.1.2", "the domain is malformed"
-    return Refusal(problem[0], problem[1], f"<{_shown(address)}>: {problem[2]}") if problem else None
+    if problem is None:
+        return None
+    shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
+    return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
+
+
+def _kept(address: str) -> str:
+    """The folded address; it is the account's own string where that is folded: there may be ten thousand."""
+    folded = fold_address(address)
+    return address if folded == address else folded
 
 
 def _domain(address: str) -> str:

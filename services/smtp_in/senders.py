@@ -12,6 +12,7 @@ from shared.addresses import fold_address
 from shared.headers import MOST_HOPS, mailboxes, message_ids
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
+_ANGLE = re.compile(rb"<[^<>]*>?")
 ID_OCTETS = 500
 
 _NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
@@ -39,7 +40,8 @@ def check_header(directory: Directory, author: Local, header: Values) -> Refusal
         found = mailboxes(value)
         if not found or _outside(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
             return Refusal(550, "5.6.0", "The From field cannot be read")
-        if not {fold_address(box.address) for box in found} <= own:
+        beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs take a word with an @ for the address
+        if not {fold_address(box.address) for box in found + beside} <= own:
             return Refusal(550, "5.7.1", f"From: {_NOT_YOURS}")
     if _names_another(directory, own, [box.address for value in header.get("sender", []) for box in mailboxes(value)]):
         return Refusal(550, "5.7.1", "Sender: this is the address of somebody else here")

@@ -171,6 +171,18 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
     assert people["Lex"].address == "lex@local.com"
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database: Database, enabled: bool) -> None:
+    await apply(database, COMPANY | {"local_accounts": [local("Alex", enabled=enabled)]})
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        await accounts.remove(connection, "local", people["Alex"].id)
+        login = (people["Alex"].id, people["Alex"].password_hash)
+        assert await accounts.valid_logins(connection, [login]) == set()
+        assert (await hands.restore(connection, ALEX)).enabled == enabled
+        assert await accounts.valid_logins(connection, [login]) == ({login} if enabled else set())
+
+
 async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(database: Database) -> None:
     await apply(database, COMPANY)
     _, people = await everyone(database)

@@ -22,7 +22,7 @@ from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.envelopes import Submitted, read
 from shared.passwords import hash_password
-from tests.submission_bench import Client, Running, running
+from tests.submission_bench import Client, Running, plain, running
 from tests.waiting import until
 
 DIALOGUES = {
@@ -266,6 +266,28 @@ async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
     await sending
     await until(server.stored)
     assert len(await server.stored()) == 1
+
+
+async def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(server: Running) -> None:
+    login, mail = plain("alex@local.com"), "MAIL FROM:<alex@local.com>\r\nRCPT TO:<x@example.net>\r\nDATA"
+    for said, answers in (
+        (f"EHLO x\r\n{login}\r\n{mail}\r\nSubject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n", "220 250 235 250 250 354 250 221"),
+        (f"EHLO x\r\n{login}\r\n{mail}\r\nSubject: x\r\n\r\nbody\r\n.\r\n", "220 250 235 250 250 354 250"),
+        (f"EHLO x\r\n{login}\r\n{mail}\r\nSubject: x\r\n\r\nbody\r\n", "220 250 235 250 250 354"),
+        ("EHLO x\r\nNOOP", "220 250"),
+        ("EHLO x\r\nSTARTTLS\r\n", "220 250 220"),
+    ):
+        client = await Client.connect(server.port("smtp"))
+        client.writer.write(said.encode())
+        client.writer.write_eof()
+        got = []
+        while lines := await client.reply():
+            got.append(lines[-1][:3])
+        assert " ".join(got) == answers, said
+        client.writer.close()
+    async with asyncio.timeout(10):
+        await server.listener._empty.wait()
+    assert [stored for _, stored in await server.stored()] == [b"Subject: x\r\n\r\nbody\r\n"] * 2
 
 
 async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -> None:

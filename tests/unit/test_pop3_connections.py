@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -393,6 +395,19 @@ def test_commands_before_the_login_that_need_one_are_counted(tmp_path: Path, loo
 
 
 @LOOPS
+@pytest.mark.parametrize("line", [b"CAPA", b"AUTH", b"USER alex@local.com", b"PASS secret", b"AUTH PLAIN\r\n*"])
+def test_who_talks_without_end_before_the_login_is_cut(tmp_path: Path, loop: str, line: bytes) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect()
+            writer.write((line + b"\r\n") * 150)
+            said = await asyncio.wait_for(reader.read(), 5)
+            assert said.endswith(b"\r\n-ERR too many commands before the login\r\n")
+
+    on_loop(loop, work)
+
+
+@LOOPS
 def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
@@ -417,6 +432,38 @@ def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str)
 
 def late(seconds: float) -> float:
     return time.monotonic() + seconds
+
+
+@LOOPS
+@TLS
+@pytest.mark.parametrize("how", ["quit", "reset"])
+def test_a_connection_that_has_ended_leaves_memory_at_once(tmp_path: Path, loop: str, tls: bool, how: str) -> None:
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = {1: LARGE}
+            reader, writer = await server.logged_in(tls)
+            receiving(writer).pause_reading()
+            writer.write(b"RETR 1\r\nRETR 1\r\n")
+            [connection] = map(weakref.ref, opened(server))
+            await asyncio.sleep(0.1)
+            if how == "reset":
+                writer.transport.abort()
+            else:
+                receiving(writer).resume_reading()
+                writer.write(b"QUIT\r\n")
+                await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+            for _ in range(500):
+                if connection() is None:
+                    break
+                await asyncio.sleep(0.01)
+            assert connection() is None and not opened(server)
+
+    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    try:
+        on_loop(loop, work)
+    finally:
+        gc.enable()
 
 
 @LOOPS

@@ -44,6 +44,8 @@ def test_mail_from_of_somebody_else_is_refused(address: str) -> None:
         b"Sender: assistant@example.com\r\nFrom: alex@local.com\r\n",
         b"Sender: support@company.com\r\n",
         b"From: alex@local.com\r\nX-From: ceo@example.com\r\n",
+        b"From: support@company.com <alex@local.com>\r\n",
+        b'From: "ceo@example.com" <alex@local.com> (for jim@local.com)\r\n',
     ],
 )
 def test_a_header_of_ones_own_is_taken(header: bytes) -> None:
@@ -67,6 +69,9 @@ def test_a_header_of_ones_own_is_taken(header: bytes) -> None:
         (b"From: @@@\r\n", "550 5.6.0"),
         (b'From: <[9;;::"x: alex@local.com\r\n', "550 5.6.0"),  # others would read another mailbox in it
         (b"From: a; alex@local.com\r\n", "550 5.6.0"),
+        (b"From: jim@local.com <alex@local.com>\r\n", "550 5.7.1"),  # and in these, what some take for the address
+        (b"From: <alex@local.com> jim@local.com\r\n", "550 5.7.1"),
+        (b"From: (<alex@local.com> jim@local.com\r\n", "550 5.7.1"),
         (b"From: alex@local.com\r\nSender: jim@local.com\r\n", "550 5.7.1"),
     ],
 )

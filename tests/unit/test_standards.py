@@ -71,9 +71,9 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "commands of a session",
-            f"{pop3_session.MISTAKES} that are wrong",
+            f"{pop3_session.MISTAKES} that are wrong; {pop3_session.COMMANDS_BEFORE_LOGIN} before the login",
             f"{engine.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {engine.CALLS['RCPT']:,} of RCPT; "
-            f"{engine.OTHER_CALLS} of any other; {engine.UNKNOWN_COMMANDS} unknown",
+            f"{engine.OTHER_CALLS} of any other; {engine.MISTAKES} that are none",
         ),
         ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
         (

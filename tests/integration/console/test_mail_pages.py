@@ -165,6 +165,10 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
     found = await mailbox_of(database, "jim@local.com")
     assert sum(b"the-body-of-n" in mail for mail in found) == 1
     assert b"the-body-of-n" in found[-1]
+    # but not given to somebody and taken away again
+    page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "jim@local.com"})
+    assert "is to have it, so it is not taken from there" in text(page)
+    assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
 
 
 def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store: str) -> None:
