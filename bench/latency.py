@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import poplib
 import random
 import secrets
@@ -28,18 +29,20 @@ from bench.table import Goal, Line
 from tests.scripted_pop3 import ScriptedPop3
 
 MAILS, OCTETS = 250, 4_096
-_ACCOUNTS = 10
-"""Fetched from: each is polled once a second, one after the other, and finds one mail."""
+_ACCOUNTS = 5
+"""Fetched from: each is polled once a second, one after the other, and finds one mail. More of them would be polled two
+at a time."""
 _PAUSE_SECONDS = 0.05
 _LONGEST_SECONDS = 30.0
 _LOOK_SECONDS = 0.001
+_runs = itertools.count(1)
 
 
 def latency(stand: Stand, pairs: int) -> list[Line]:
     """It is no comparison, so it is measured once, with enough mails for a percentile."""
     with stand.turn(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         accepted, relayed = runner.run(_submit(stand.gateway))
-        delivered = runner.run(_fetch(stand.gateway))
+        delivered = runner.run(fetch(stand.gateway, MAILS, 1))
     return [
         line
         for work, seconds, median, most in (
@@ -110,32 +113,36 @@ class _Source(ScriptedPop3):
         return super()._answer(verb, argument, listed, deleted)
 
 
-async def _fetch(gateway: Gateway) -> list[float]:
-    """Seconds from each RETR to the mail's place in the mailbox."""
-    each = MAILS // _ACCOUNTS
+async def fetch(gateway: Gateway, mails: int, sharers: int) -> list[float]:
+    """Seconds from each RETR to the mail's place in the mailboxes of all who share the account."""
+    each, run = mails // _ACCOUNTS, next(_runs)
     async with AsyncExitStack() as stack:
         sources = [_Source() for _ in range(_ACCOUNTS)]
         for source in sources:
             await stack.enter_async_context(source.running())
-        names = [f"latency{number}@provider.example" for number in range(_ACCOUNTS)]
-        people = [person(f"waiting{number}", name) for number, name in enumerate(names)]
-        readers = [fields["address"] for fields in people]
+        names = [f"latency{run}x{number}@provider.example" for number in range(_ACCOUNTS)]
+        people = [
+            [person(f"waiting{run}x{number}x{which}", name) for which in range(sharers)]
+            for number, name in enumerate(names)
+        ]
+        readers = [[fields["address"] for fields in those] for those in people]
         accounts = [external(name, source.port, poll_seconds=1) for name, source in zip(names, sources, strict=True)]
-        await asyncio.to_thread(gateway.add, accounts, people, 0.5, 1 / _ACCOUNTS)
+        await asyncio.to_thread(gateway.add, accounts, [one for those in people for one in those], 0.5, 1 / _ACCOUNTS)
         url = str(gateway.settings.database_url)
         try:
             found = await asyncio.gather(
-                *(_follow(url, source, reader, each) for source, reader in zip(sources, readers, strict=True))
+                *(_follow(url, source, those, each) for source, those in zip(sources, readers, strict=True))
             )
-            for reader in readers:
-                await asyncio.to_thread(_check, gateway, reader, each)
+            for those in readers:
+                await asyncio.to_thread(_check, gateway, those[-1], each)
         finally:
-            await asyncio.to_thread(gateway.remove, names, readers)
+            await asyncio.to_thread(gateway.remove, names, [one for those in readers for one in those])
     return [seconds for one in found for seconds in one]
 
 
-async def _follow(url: str, source: _Source, reader: str, mails: int) -> list[float]:
-    """Put one mail after the other into a maildrop, and wait for each; the database is only asked after its RETR."""
+async def _follow(url: str, source: _Source, readers: list[str], mails: int) -> list[float]:
+    """Put one mail after the other into a maildrop, and wait until all have it; the database is only asked after its
+    RETR."""
     found = []
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         for number in range(mails):
@@ -144,17 +151,18 @@ async def _follow(url: str, source: _Source, reader: str, mails: int) -> list[fl
             async with asyncio.timeout(_LONGEST_SECONDS):
                 while not source.asked:  # noqa: ASYNC110  # the server has no event for it
                     await asyncio.sleep(_LOOK_SECONDS)
-                while await _count(connection, reader) <= number:  # noqa: ASYNC110  # nor has the database
+                while await _count(connection, readers) < len(readers) * (number + 1):  # noqa: ASYNC110  # nor has it
                     await asyncio.sleep(_LOOK_SECONDS)
             found.append(time.perf_counter() - source.asked)
             await asyncio.sleep(_PAUSE_SECONDS * random.random())
     return found
 
 
-async def _count(connection: psycopg.AsyncConnection, reader: str) -> int:
+async def _count(connection: psycopg.AsyncConnection, readers: list[str]) -> int:
     cursor = await connection.execute(
-        """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id where l.address = %s""",
-        (reader,),
+        """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
+           where l.address = any(%s)""",
+        (readers,),
     )
     row = await cursor.fetchone()
     return int(row[0]) if row else 0

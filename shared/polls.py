@@ -115,7 +115,8 @@ async def restart(connection: Connection, external_id: int) -> None:
 async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
-    It is one statement: one round trip, and a transaction by itself where none is open.
+    It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array: so
+    PostgreSQL looks those rows up and does not read all of them.
 
     :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
         this one.
@@ -127,7 +128,7 @@ async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Pol
                order by greatest(next_poll_at, lease_expires) limit %s for update skip locked),
            taken as (
                update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
-               from due where p.external_id = due.external_id
+               where p.external_id = any(array(select external_id from due))
                returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
                          p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
                          p.quiet_until)

@@ -12,6 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import structlog
 from prometheus_client.core import REGISTRY, GaugeMetricFamily
@@ -49,7 +50,10 @@ log = structlog.get_logger()
 
 
 class Figures(Collector):
-    """What there is once in the whole system; shown by the process that watches, and by no other."""
+    """What there is once in the whole system; shown by the process that watches, and by no other.
+
+    facts: without accounts. books: those that are wrong.
+    """
 
     def __init__(self) -> None:
         self.facts: Facts | None = None
@@ -132,7 +136,7 @@ class Watching:
             return
         async with self._database.snapshot() as connection:
             facts = await troubles.read(connection)
-        self.figures.facts = facts
+        self.figures.facts = replace(facts, externals=(), polls={}, relays={})  # a thousand accounts are not kept
         await self._read_books()
         found = troubles.find(facts, self.figures.books or ())
         found += await asyncio.to_thread(troubles.of_disks, self._service.settings)
@@ -146,7 +150,9 @@ class Watching:
         began = time.monotonic()
         try:
             async with self._database.snapshot(READ_SECONDS) as connection:
-                self.figures.books = await books.read(connection, thoroughly=True)
+                self.figures.books = [
+                    account for account in await books.read(connection, thoroughly=True) if books.wrong(account)
+                ]
         except Temporary as error:  # alarms do not wait for it
             log.warning("the books could not be read", reason=str(error))
         now = time.monotonic()
@@ -267,5 +273,4 @@ async def recipient(connection: Connection, alert_to: str | None) -> Local | Non
         if person is not None and person.enabled:
             return person
         log.error("MAILGROUP_ALERT_TO is no enabled local account; the first one gets the alarms", alert_to=alert_to)
-    everyone = [person for person in await accounts.locals_(connection) if person.enabled]
-    return min(everyone, key=lambda person: person.id, default=None)
+    return await accounts.first_local(connection)

@@ -36,8 +36,8 @@ class Directory:
     @classmethod
     def of(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
         """All accounts that are not removed, enabled or not."""
-        by_local = {fold_address(address): local for local in locals_ for address in local.own_addresses}
-        by_external = {fold_address(address): external for external in externals for address in external.own_addresses}
+        by_local = {_kept(address): local for local in locals_ for address in (local.address, *local.addresses)}
+        by_external = {_kept(a): external for external in externals for a in (external.address, *external.aliases)}
         return cls(
             by_local,
             by_external,
@@ -125,6 +125,12 @@ def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
         return None
     shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
     return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
+
+
+def _kept(address: str) -> str:
+    """The folded address; it is the account's own string where that is folded: there may be ten thousand."""
+    folded = fold_address(address)
+    return address if folded == address else folded
 
 
 def _domain(address: str) -> str:

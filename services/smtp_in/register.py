@@ -81,8 +81,9 @@ class Register:
     async def _look(self, connection: Connection) -> None:
         version = await accounts.version(connection)
         if version != self._version:
-            found = await accounts.externals(connection), await accounts.locals_(connection)
-            self.known, self._version = Directory.of(*found), version
+            externals = await accounts.externals(connection)
+            locals_ = await accounts.locals_(connection, known=self.known.local_ids)
+            self.known, self._version = Directory.of(externals, locals_), version
 
     def _fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, []

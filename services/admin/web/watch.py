@@ -15,8 +15,10 @@ from services.admin.system import System
 from shared.database import Connection
 from shared.failures import Temporary
 
-SECONDS, IDLE_SECONDS = 4.0, 30.0
-"""Between two looks: while somebody looks at it, and while nobody does."""
+SECONDS, IDLE_SECONDS, LONGEST_SECONDS = 4.0, 30.0, 300.0
+"""Between two looks: while somebody looks at it, and at least and at most while nobody does."""
+IDLE_SHARE = 0.002
+"""Of the time: so much do looks take while nobody looks at it. Those at a large store are fewer."""
 _WATCHED_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -52,10 +54,11 @@ class Watch:
         return self.found
 
     async def first(self) -> dict[str, Any]:
-        """As ``look``; just after the start it waits for the first look."""
-        found = self.look()
-        if not found:
-            await self.newer(0)
+        """As ``look``; it waits for a new look where the latest one is old, or there has been none."""
+        number = self.number
+        self.look()
+        if time.time() - self.at > IDLE_SECONDS:
+            await self.newer(number)
         return self.found
 
     async def newer(self, number: int, seconds: float = 15.0) -> int:
@@ -76,6 +79,7 @@ class Watch:
         """Look until stopped."""
         while not self._stopping.is_set():
             self._wake.clear()
+            began = time.monotonic()
             try:
                 self.found = await status.gather(self._system)
                 async with self._system.database.transaction() as connection:
@@ -89,9 +93,10 @@ class Watch:
             async with self._changed:
                 self.number += 1
                 self._changed.notify_all()
-            watched = time.monotonic() - self._asked_at < _WATCHED_SECONDS
+            now = time.monotonic()
+            idle = min(max(IDLE_SECONDS, (now - began) / IDLE_SHARE), LONGEST_SECONDS)
             try:
-                async with asyncio.timeout(SECONDS if watched else IDLE_SECONDS):
+                async with asyncio.timeout(SECONDS if now - self._asked_at < _WATCHED_SECONDS else idle):
                     await self._wake.wait()
             except TimeoutError:
                 pass

@@ -1,0 +1,45 @@
+"""services/admin/web/watch.py: the status that pages show."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.admin import status
+from services.admin.system import System
+from services.admin.web.watch import IDLE_SECONDS, Watch
+from shared.failures import Temporary
+
+
+@asynccontextmanager
+async def _away() -> Any:
+    raise Temporary("the database is away")
+    yield
+
+
+async def test_an_old_status_is_looked_at_anew_for_whoever_asks_and_a_fresh_one_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def gather(_: System) -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"ok": True}
+
+    monkeypatch.setattr(status, "gather", gather)
+    system = cast(System, SimpleNamespace(database=SimpleNamespace(transaction=_away)))
+    watched = Watch(system, asyncio.Event())
+    running = asyncio.create_task(watched.run())
+    try:
+        assert await watched.first() == {"ok": True}
+        assert await watched.first() == {"ok": True}
+        assert watched.number == 1
+        # when nobody has asked for a while, and there were no looks
+        watched.at -= IDLE_SECONDS + 1
+        watched._asked_at = float("-inf")
+        await watched.first()
+        assert watched.number == 2
+    finally:
+        running.cancel()
