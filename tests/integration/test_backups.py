@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -304,3 +306,20 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
             assert [person["address"] for person in json.loads(exported.stdout)["local_accounts"]] == [ALEX]
         finally:
             process.stop()
+
+
+def test_root_does_not_take_the_files_of_a_service_away_from_its_user(tmp_path: Path) -> None:
+    # given a data folder whose system ran as another user
+    if os.geteuid() != 0:
+        pytest.skip("root alone could")
+    data, other = tmp_path / "data", pwd.getpwnam("games")
+    (data / "postgres/data").mkdir(parents=True)
+    for folder in (data, data / "postgres", data / "postgres/data"):
+        os.chown(folder, other.pw_uid, other.pw_gid)
+        folder.chmod(0o700)
+    # when root restores into it
+    (tmp_path / "dump").write_bytes(b"PGDMP")
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "dump"), "--replace", "--data", str(data)])
+    # then it is told to do so as that user, and everything is where it was
+    assert done.exit_code == 1 and "runuser -u games -- mailgroup" in done.stderr.replace("\n", " ")
+    assert not (data / "postgres").is_symlink() and (data / "postgres/data").stat().st_uid == other.pw_uid
