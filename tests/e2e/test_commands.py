@@ -32,7 +32,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 def test_every_command_has_help_with_an_example_and_takes_a_data_folder(words: tuple[str, ...]) -> None:
     said = run(*words, "--help").stdout
     assert "Example: " in said
-    assert "--data DIR" in said or words in (("test",), ("bench",), ("interop",))  # of a checkout
+    assert "--data DIR" in said or words in (("test",), ("bench",), ("interop",), ("deploy-check",))  # of a checkout
 
 
 def test_the_data_folder_may_stand_before_the_command_too(system: System) -> None:
