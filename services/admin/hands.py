@@ -14,6 +14,7 @@ from services.admin import audit, changes
 from services.admin.accounts_file import AccountsError
 from services.admin.status import iso, trouble
 from shared import (
+    account_changes,
     accounts,
     inbound,
     inbound_records,
@@ -231,10 +232,10 @@ async def restore(connection: Connection, address: str) -> Local:
     :raises Permanent: it is not removed, there is none, or its mail is purged already.
     :raises AccountsError: another account has its address or name meanwhile, or what it shared is gone.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     if any(person.address.casefold() == address.casefold() for person in await accounts.locals_(connection)):
         raise Permanent(f"{address}: is there already, not removed")
-    person = await accounts.restore(connection, address)
+    person = await account_changes.restore(connection, address)
     if person is None:
         raise Permanent(f"{address}: no removed local account has this address")
     if not await maildrops.versions(connection, [person.id]):
@@ -242,7 +243,7 @@ async def restore(connection: Connection, address: str) -> Local:
     sharers = await accounts.sharers(connection, [person.external_id])
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
         person = replace(person, delegate_id=None)  # who shares another account by now
-        await accounts.save_local(connection, person)
+        await account_changes.save_local(connection, person)
     await changes.hand_names_on(connection)
     problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
     if problems:
@@ -259,12 +260,12 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 
     :return: how many; and the addresses of those whose secret none of the keys opens, which stay as they are.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     lost = []
     everyone = await accounts.externals(connection)
     for external in everyone:
         try:
-            await accounts.save_password(connection, external.id, vault.rotate(external.password))
+            await account_changes.save_password(connection, external.id, vault.rotate(external.password))
         except Permanent:
             lost.append(external.address)
     return len(everyone) - len(lost), lost

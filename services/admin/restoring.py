@@ -20,7 +20,7 @@ from deploy.machine.instance import locked
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
 from shared import (
-    accounts,
+    account_changes,
     alarms,
     inbound_records,
     leases,
@@ -145,7 +145,7 @@ async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
             await maildrops.skip_uids(connection)
             await inbound_records.skip_ids(connection)
             await polls.poll_anew(connection)
-            await accounts.renew_version(connection)
+            await account_changes.renew_version(connection)
             await leases.end_all(connection)
             await alarms.drop_posts(connection)
             if send_queue:
