@@ -21,7 +21,7 @@ from deploy.machine import ports
 from deploy.machine.instance import Instance, with_free_ports
 from services.admin import changes
 from services.admin.accounts_file import check
-from shared import accounts, inbound, maildrops, messages
+from shared import account_changes, accounts, inbound, maildrops, messages
 from shared.database import Database
 from shared.failures import Temporary
 from shared.inbound import Arrival
@@ -168,13 +168,13 @@ class Gateway:
 
         async def work(database: Database) -> None:
             async with database.transaction(600.0) as connection:
-                await accounts.lock_for_change(connection)
+                await account_changes.lock_for_change(connection)
                 for local in await accounts.locals_(connection):
                     if local.address in people:
-                        await accounts.remove(connection, "local", local.id)
+                        await account_changes.remove(connection, "local", local.id)
                 for account in await accounts.externals(connection):
                     if account.address in externals:
-                        await accounts.remove(connection, "external", account.id)
+                        await account_changes.remove(connection, "external", account.id)
 
         self._with_database(work)
 

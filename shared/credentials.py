@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from prometheus_client import Gauge
 
-from shared import accounts, oauth
+from shared import account_changes, accounts, oauth
 from shared.accounts import External
 from shared.database import Database
 from shared.failures import Permanent, Temporary
@@ -141,7 +141,7 @@ class Credentials:
             if tokens.refresh not in (None, grant.refresh_token):
                 sealed = replace(grant, refresh_token=tokens.refresh).seal(self._vault)
                 # Somebody may have authorized it anew meanwhile: that stays.
-                await accounts.replace_password(connection, external.id, stored.password, sealed)
+                await account_changes.replace_password(connection, external.id, stored.password, sealed)
         token = _Token(tokens.access, _origin(stored, grant), time.monotonic() + tokens.seconds)
         self._tokens[external.id] = token
         EXPIRY.labels(external.address).set(time.time() + tokens.seconds)

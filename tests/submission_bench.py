@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.machine import ports as free_ports
 from services.smtp_in.intake import Intake
 from services.smtp_in.listener import Listener
-from shared import accounts, messages, submission_records, tls
+from shared import account_changes, messages, submission_records, tls
 from shared.accounts import External, Local, Server
 from shared.broker import Broker
 from shared.database import Database
@@ -36,12 +36,12 @@ async def add_office(database: Database) -> dict[str, int]:
         ids = {}
         for name in ("support", "sales"):
             address = f"{name}@company.com"
-            ids[name] = await accounts.save_external(
+            ids[name] = await account_changes.save_external(
                 connection,
                 External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
             )
         for name, enabled in (("alex", True), ("jim", True), ("away", False), ("gone", False)):
-            ids[name] = await accounts.save_local(
+            ids[name] = await account_changes.save_local(
                 connection,
                 Local(
                     0,

@@ -42,9 +42,12 @@ def make_data_folder(data: Path) -> Path:
 def place(data: Path, name: str, users: Sequence[str]) -> Path:
     """The folder of a server, made if missing: ``data/name``, or what the link of that name leads to.
 
-    :param users: who must reach it.
+    :param users: who must reach it. :raises Permanent: root is about to take it away from another user, whose system
+    would not start any more.
     """
     link = data / name
+    if os.geteuid() == 0 and link.exists():
+        _leave_to_its_owner(link, users)
     if link.is_symlink():
         link.resolve().mkdir(parents=True, exist_ok=True)
         return link.resolve()
@@ -65,6 +68,18 @@ def place(data: Path, name: str, users: Sequence[str]) -> Path:
         folder.mkdir(mode=0o755)
     link.symlink_to(folder)
     return folder
+
+
+def _leave_to_its_owner(folder: Path, users: Sequence[str]) -> None:
+    try:
+        owner = folder.owner()
+    except KeyError:  # nobody on this machine: it was copied from another one
+        return
+    if owner not in ("root", *users):
+        raise Permanent(
+            f"{folder}: belongs to the user {owner}, whose system this is; do this as that user: "
+            f"runuser -u {owner} -- mailgroup ..."
+        )
 
 
 def make_sockets(home: Path, user: str, longest: str) -> Path:

@@ -173,8 +173,10 @@ def upgrade(machine: Machine, backup: Callable[[Path], Path], say: Callable[[str
     if machine.has_systemd:
         machine.run(["systemctl", "restart", "mailgroup.service"])
     say(
-        f"{release.name} runs instead of {before.name}. The way back: ln -sfn {before} {machine.releases}/current; "
-        f"systemctl stop mailgroup; mailgroup restore {file}; systemctl start mailgroup"
+        f"{release.name} runs instead of {before.name}. The way back: systemctl stop mailgroup; "
+        f"ln -sfn {before} {machine.releases}/current; "
+        f"runuser -u {USER} -- {machine.releases}/current/mailgroup restore {file} --replace --data {data}; "
+        "systemctl start mailgroup"
     )
     for old in machine.releases.iterdir():
         if old.is_dir() and not old.is_symlink() and old not in (release, before):

@@ -262,9 +262,9 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with reach(data) as system, system.database.transaction() as connection:
-            await hands.restore(connection, address)
+            person = await hands.restore(connection, address)
             await audit.record(connection, audit.operator(), "restored local account", address)
-        lines = [f"local account {address}: restored"]
+        lines = [f"local account {address}: restored{'' if person.enabled else '; it is disabled, as it was before'}"]
         if json:
             print_json({"changed": lines})
         else:

@@ -24,7 +24,7 @@ import structlog
 from services.admin import audit, authorizations
 from services.admin.authorizations import Authorization, State
 from services.admin.system import System
-from shared import accounts, oauth, polls, relay_states
+from shared import account_changes, accounts, oauth, polls, relay_states
 from shared.accounts import External
 from shared.credentials import Grant, client_of
 from shared.failures import Permanent, Temporary
@@ -241,7 +241,7 @@ async def _store(system: System, found: Authorization, asked: _Asked, tokens: To
         sealed = replace(grant, authorized=secrets.token_hex(8)).seal(system.vault)
         if not await authorizations.end(connection, found.key, "authorized"):
             return  # it was stopped, or begun anew
-        if not await accounts.replace_password(connection, now.id, now.password, sealed):
+        if not await account_changes.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
         await polls.resume(connection, now.id)
         await relay_states.resume(connection, now.id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from services.admin.accounts_file import AccountsError, AccountsFile, ExternalFields, LocalFields
 from services.admin.public_domains import PUBLIC_DOMAINS
-from shared import accounts, inbound, maildrops, polls, relay_states
+from shared import account_changes, accounts, inbound, maildrops, polls, relay_states
 from shared.accounts import External, Issuer, Local, OAuth, Server
 from shared.addresses import fold_address
 from shared.credentials import Grant
@@ -40,7 +40,7 @@ async def apply(
 
     Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     outcome = Outcome()
     problems: list[str] = []
     externals = {external.address.casefold(): external for external in await accounts.externals(connection)}
@@ -62,7 +62,7 @@ async def apply(
     leaving = {key for key in externals if prune and key not in named}
     staying = {person.address.casefold() for person in wanted.local_accounts}
     for key in [key for key in locals_ if prune and key not in staying]:
-        await accounts.remove(connection, "local", locals_[key].id)
+        await account_changes.remove(connection, "local", locals_[key].id)
         outcome.lines.append(
             f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
             "time ('local restore' brings it back)"
@@ -78,7 +78,7 @@ async def apply(
         key = person.address.casefold()
         locals_[key] = await _save_local(connection, person, locals_.get(key), external, hashes[key], outcome)
     for key in leaving:
-        await accounts.remove(connection, "external", externals[key].id)
+        await account_changes.remove(connection, "external", externals[key].id)
         outcome.lines.append(f"external account {externals.pop(key).address}: removed")
     if problems:
         raise AccountsError(problems)
@@ -170,11 +170,11 @@ async def _save_external(
     connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: Outcome
 ) -> External:
     # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
-    before = old or await accounts.revive_external(connection, wanted.address)
+    before = old or await account_changes.revive_external(connection, wanted.address)
     new = external_of(wanted, old, vault, before.id if before else 0)
     if new == old:
         return new
-    new = replace(new, id=await accounts.save_external(connection, new))
+    new = replace(new, id=await account_changes.save_external(connection, new))
     # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
     await polls.resume(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
@@ -290,7 +290,7 @@ async def _save_local(
     )
     if new == old:
         return new
-    new = replace(new, id=await accounts.save_local(connection, new))
+    new = replace(new, id=await account_changes.save_local(connection, new))
     if old is None:
         await maildrops.create_maildrop(connection, new.id)
     outcome.lines.append(f"local account {new.address}: {_difference(old, new, external.address)}")
@@ -317,7 +317,7 @@ async def hand_names_on(connection: Connection) -> None:
             if owners.get((person.external_id, normalise(name)), person.id) == person.id
         )
         if kept != person.former_names:
-            await accounts.save_local(connection, replace(person, former_names=kept))
+            await account_changes.save_local(connection, replace(person, former_names=kept))
 
 
 async def _save_delegates(
@@ -333,7 +333,7 @@ async def _save_delegates(
             )
         new = replace(local, delegate_id=delegate.id if delegate else None)
         if new != local:
-            await accounts.save_local(connection, new)
+            await account_changes.save_local(connection, new)
             locals_[person.address.casefold()] = new
             outcome.lines.append(f"local account {new.address}: delegate {delegate.address if delegate else 'none'}")
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from services.admin.system import System
-from shared import accounts, ledger, polls, relay_states
+from shared import account_changes, accounts, ledger, polls, relay_states
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials
 from shared.failures import Permanent, Temporary
@@ -52,7 +52,7 @@ async def test(system: System, external: External) -> list[Step]:
             await polls.resume(connection, external.id)
         if saved and relaying.well:
             await relay_states.resume(connection, external.id)
-            await accounts.forget_size(connection, external.id)
+            await account_changes.forget_size(connection, external.id)
     return [*fetching.steps, *relaying.steps]
 
 

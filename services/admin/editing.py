@@ -8,7 +8,7 @@ from typing import Any
 from services.admin import documents
 from services.admin.accounts_file import AccountsError, AccountsFile, check
 from services.admin.documents import Kind
-from shared import accounts
+from shared import account_changes, accounts
 from shared.database import Connection
 from shared.failures import Permanent
 
@@ -59,7 +59,7 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
 
     :return: what was done, a line each. :raises Permanent: there is none, or somebody shares the external account.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     await documents.find(connection, kind, address)
     people = await accounts.locals_(connection)
     everyone = await accounts.externals(connection) if kind == "external" else people
@@ -69,7 +69,7 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
             f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
             "another one with 'local set ... external=...'"
         )
-    await accounts.remove(connection, kind, id_)
+    await account_changes.remove(connection, kind, id_)
     kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
     left = [person.address for person in people if kind == "local" and person.delegate_id == id_]
     return [

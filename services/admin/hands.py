@@ -14,6 +14,7 @@ from services.admin import audit, changes
 from services.admin.accounts_file import AccountsError
 from services.admin.status import iso, trouble
 from shared import (
+    account_changes,
     accounts,
     inbound,
     inbound_records,
@@ -231,10 +232,10 @@ async def restore(connection: Connection, address: str) -> Local:
     :raises Permanent: it is not removed, there is none, or its mail is purged already.
     :raises AccountsError: another account has its address or name meanwhile, or what it shared is gone.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     if any(person.address.casefold() == address.casefold() for person in await accounts.locals_(connection)):
         raise Permanent(f"{address}: is there already, not removed")
-    person = await accounts.restore(connection, address)
+    person = await account_changes.restore(connection, address)
     if person is None:
         raise Permanent(f"{address}: no removed local account has this address")
     if not await maildrops.versions(connection, [person.id]):
@@ -242,7 +243,7 @@ async def restore(connection: Connection, address: str) -> Local:
     sharers = await accounts.sharers(connection, [person.external_id])
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
         person = replace(person, delegate_id=None)  # who shares another account by now
-        await accounts.save_local(connection, person)
+        await account_changes.save_local(connection, person)
     await changes.hand_names_on(connection)
     problems = changes.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
     if problems:
@@ -259,12 +260,12 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 
     :return: how many; and the addresses of those whose secret none of the keys opens, which stay as they are.
     """
-    await accounts.lock_for_change(connection)
+    await account_changes.lock_for_change(connection)
     lost = []
     everyone = await accounts.externals(connection)
     for external in everyone:
         try:
-            await accounts.save_password(connection, external.id, vault.rotate(external.password))
+            await account_changes.save_password(connection, external.id, vault.rotate(external.password))
         except Permanent:
             lost.append(external.address)
     return len(everyone) - len(lost), lost
@@ -273,12 +274,16 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 # ---------------------------------------------------------------------------------------------- a mail's copies
 
 
-async def give(connection: Connection, id_: int, address: str) -> None:
+async def give(connection: Connection, id_: int, address: str, away_from: str | None = None) -> None:
     """Put a mail that arrived into a person's mailbox, as new mail, also if they have it or have deleted it.
 
-    :raises Permanent: there is no such mail or person, or it is not delivered yet.
+    :param away_from: delete this person's copy, as their mail client could. :raises Permanent: there is no such mail or
+        person, both are the same one, or it is not delivered yet.
     """
     person = await _person(connection, address)
+    other = await _person(connection, away_from) if away_from else None
+    if other is not None and other.id == person.id:
+        raise Permanent(f"{address}: is to have it, so it is not taken from there")
     mail = await inbound_records.detail(connection, id_)
     if mail is None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
@@ -289,15 +294,12 @@ async def give(connection: Connection, id_: int, address: str) -> None:
     if any(holder.local_id == person.id for holder in await inbound_records.holders(connection, id_)):
         await maildrops.renew(connection, person.id, id_)
     await inbound_records.add_holder(connection, id_, person.id, GIVEN)
-    await maillog.record(connection, [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)])
-
-
-async def take(connection: Connection, id_: int, address: str) -> None:
-    """Delete a person's copy of a mail, as their mail client could. :raises Permanent: there is no such person."""
-    person = await _person(connection, address)
-    rows = await maildrops.rows_of(connection, person.id, [id_])
-    if await maildrops.tombstone(connection, person.id, rows):
-        await maillog.record(connection, [Event("deleted", inbound_id=id_, who=person.address, reply=TAKEN)])
+    events = [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)]
+    if other is not None:
+        rows = await maildrops.rows_of(connection, other.id, [id_])
+        if await maildrops.tombstone(connection, other.id, rows):
+            events.append(Event("deleted", inbound_id=id_, who=other.address, reply=TAKEN))
+    await maillog.record(connection, events)
 
 
 async def resend(connection: Connection, ids: Collection[int]) -> Done:

@@ -62,7 +62,8 @@ def _need_root(command: str) -> None:
 
 
 def _back_up(data: Path) -> Path:
-    """A backup made by the version that runs; the file lies in the data folder."""
+    """A backup made by the version that runs; the file lies in the data folder, and belongs to whom that belongs to:
+    the way back is gone as the service's user."""
     folder = data / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / f"before-upgrade-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.mailgroup"
@@ -70,6 +71,9 @@ def _back_up(data: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Permanent(f"no backup could be made, so nothing was changed: {(done.stderr or done.stdout).strip()}")
+    owner = data.stat()
+    for made in (folder, file):
+        os.chown(made, owner.st_uid, owner.st_gid)
     return file
 
 

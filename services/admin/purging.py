@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared import (
-    accounts,
+    account_changes,
     authors,
     inbound_records,
     leases,
@@ -123,14 +123,14 @@ class Purge:
             return await _copies(connection, await maildrops.purge_tombstones(connection, kept, self._batch))
 
         async def mailboxes(connection: Connection) -> Counts[str]:
-            removed = await accounts.removed(connection, kept)
+            removed = await account_changes.removed(connection, kept)
             return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
 
         async def discarded(connection: Connection) -> Counts[str]:
             return await _mails(connection, await inbound_records.discarded(connection, kept, self._batch))
 
         async def secrets(connection: Connection) -> Counts[str]:
-            return Counts(secrets=await accounts.forget_secrets(connection, kept))
+            return Counts(secrets=await account_changes.forget_secrets(connection, kept))
 
         async def events(connection: Connection) -> Counts[str]:
             before = now - max(TRACE, self._retention)

@@ -20,7 +20,7 @@ from deploy.machine.instance import locked
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
 from shared import (
-    accounts,
+    account_changes,
     alarms,
     inbound_records,
     leases,
@@ -70,6 +70,22 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         elif backup.key is not None and backup.key != settings.secret_key:
             say("MAILGROUP_SECRET_KEY is not the key of the backup, and stays: name that one behind it as well")
         return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
+
+
+def settle_loaded(settings: Settings, *, send_queue: bool) -> Restored:
+    """The same for a database that pg_restore has filled. Nothing else may use it meanwhile.
+
+    :raises Permanent: the settings name no database, or it is empty.
+    """
+    url = settings.database_url
+    if url is None:
+        raise Permanent("--loaded: MAILGROUP_DATABASE_URL names no database")
+    if _is_empty(url):
+        raise Permanent(
+            "--loaded: the database that MAILGROUP_DATABASE_URL names is empty: fill it by pg_restore first"
+        )
+    migrate(url)
+    return Restored("", asyncio.run(settle(url, "", send_queue)), not send_queue, settings.secret_key is not None)
 
 
 @contextmanager
@@ -129,7 +145,7 @@ async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
             await maildrops.skip_uids(connection)
             await inbound_records.skip_ids(connection)
             await polls.poll_anew(connection)
-            await accounts.renew_version(connection)
+            await account_changes.renew_version(connection)
             await leases.end_all(connection)
             await alarms.drop_posts(connection)
             if send_queue:

@@ -23,7 +23,7 @@ from services.sender.connections import Connections, same_server
 from services.sender.outlet import Line, Outlet, Work
 from services.sender.relay import Envelope, Letter, Objection, Replies, Verdict
 from services.sender.settling import Aftermath
-from shared import accounts, maillog, relay_states, relays, upstream
+from shared import account_changes, accounts, maillog, relay_states, relays, upstream
 from shared.accounts import External
 from shared.broker import Publication
 from shared.credentials import Credentials
@@ -235,7 +235,7 @@ class Relaying:
             self.wake(outlet.external_id)
         if verdict.too_large and work.letter is not None:
             await self._learn(
-                partial(accounts.learn_refused, external_id=outlet.external_id, octets=work.letter.octets)
+                partial(account_changes.learn_refused, external_id=outlet.external_id, octets=work.letter.octets)
             )
 
     async def _attempt(self, outlet: Outlet, line: Line, work: Work) -> Verdict:
@@ -348,7 +348,7 @@ class Relaying:
         octets = (int(told) if told.isdecimal() and len(told) < SIZE_DIGITS else 0) or None
         if self._sizes.get(external.id, external.smtp_size) != octets:
             self._sizes[external.id] = octets
-            await self._learn(partial(accounts.learn_size, external_id=external.id, octets=octets))
+            await self._learn(partial(account_changes.learn_size, external_id=external.id, octets=octets))
 
     async def _learn(self, write: Callable[[Connection], Awaitable[None]]) -> None:
         """Write something down that helps, and is learnt again if it cannot be."""

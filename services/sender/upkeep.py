@@ -9,7 +9,7 @@ import structlog
 
 from services.sender import rehearsal, settling
 from services.sender.relaying import Relaying
-from shared import accounts, presence, relay_states, relays
+from shared import account_changes, presence, relay_states, relays
 from shared.failures import Temporary
 from shared.presence import Absentees, stay
 from shared.service import Service
@@ -83,7 +83,7 @@ class Upkeep:
         """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
         async with self._database.transaction() as connection:
             await relay_states.lift_limits(connection)
-            await accounts.forget_refused(connection)
+            await account_changes.forget_refused(connection)
 
 
 async def keep_up(service: Service, relaying: Relaying) -> None:

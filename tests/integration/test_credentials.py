@@ -16,7 +16,7 @@ from services.admin.accounts_file import AccountsError, check
 from services.admin.documents import external_fields
 from services.admin.system import System
 from services.sender.connections import Connections
-from shared import accounts, credentials, oauth, polls
+from shared import account_changes, credentials, oauth, polls
 from shared.accounts import External, Server
 from shared.credentials import Credential, Credentials, Grant
 from shared.database import Database
@@ -59,7 +59,7 @@ async def grant(database: Database, refresh_token: str) -> None:
     async with database.transaction() as connection:
         old = Grant.open(VAULT, found.password)
         sealed = replace(old, refresh_token=refresh_token, authorized=refresh_token).seal(VAULT)
-        await accounts.replace_password(connection, found.id, found.password, sealed)
+        await account_changes.replace_password(connection, found.id, found.password, sealed)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ async def test_a_grant_under_a_lost_key_is_replaced_when_the_account_is_applied_
     # given
     sealed = Grant("again", "hush").seal(Vault(new_key()))
     async with database.transaction() as connection:
-        await accounts.replace_password(connection, account.id, account.password, sealed)
+        await account_changes.replace_password(connection, account.id, account.password, sealed)
     # when
     await apply(database, {"external_accounts": [account_fields(server)]})
     # then

@@ -17,7 +17,7 @@ from services.admin.cli import app
 from services.admin.hands import Done
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import accounts, inbound, maildrops
+from shared import account_changes, accounts, inbound, maildrops
 from shared.database import Database
 from shared.failures import MOST_FAULTS, Permanent
 from shared.vault import Vault, new_key
@@ -139,7 +139,7 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
     await deliver(database, mail())
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await accounts.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove(connection, "local", people["Alex"].id)
     assert await mailbox_of(database, ALEX) == []
     async with database.transaction() as connection:
         assert (await hands.restore(connection, ALEX)).id == people["Alex"].id
@@ -161,7 +161,7 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
     assert people["Alex"].former_names == ("Lex",)
     # when, while Alex is removed, Lex is somebody else, and Jim shares another account
     async with database.transaction() as connection:
-        await accounts.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove(connection, "local", people["Alex"].id)
     await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})
     async with database.transaction() as connection:
         await hands.restore(connection, ALEX)
@@ -171,11 +171,23 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
     assert people["Lex"].address == "lex@local.com"
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database: Database, enabled: bool) -> None:
+    await apply(database, COMPANY | {"local_accounts": [local("Alex", enabled=enabled)]})
+    _, people = await everyone(database)
+    async with database.transaction() as connection:
+        await account_changes.remove(connection, "local", people["Alex"].id)
+        login = (people["Alex"].id, people["Alex"].password_hash)
+        assert await accounts.valid_logins(connection, [login]) == set()
+        assert (await hands.restore(connection, ALEX)).enabled == enabled
+        assert await accounts.valid_logins(connection, [login]) == ({login} if enabled else set())
+
+
 async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(database: Database) -> None:
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await accounts.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove(connection, "local", people["Alex"].id)
     await apply(database, {"external_accounts": [], "local_accounts": [local("Alex", address="alexandra@local.com")]})
     with pytest.raises(AccountsError, match="a name may belong to one person only"):
         async with database.transaction() as connection:
@@ -190,7 +202,7 @@ async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(da
     externals, _ = await everyone(database)
     async with database.transaction() as connection:
         lost = Vault(new_key()).seal("secret")
-        await accounts.save_password(connection, externals[SUPPORT].id, lost)
+        await account_changes.save_password(connection, externals[SUPPORT].id, lost)
         # when
         key = new_key()
         assert await hands.rotate_key(connection, Vault(f"{key},{KEY}")) == (1, [SUPPORT])

@@ -243,10 +243,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
             await client.ask("DATA")
             client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
             [connection] = server.listener._open
-            for _ in range(1000):
-                if server.intake._in_hand >= 100_000:
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: server.intake._in_hand >= 100_000)
             assert mails[-1]() is not None
             transport = weakref.ref(connection.transport)
             match how:
@@ -266,11 +263,8 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
             expected: list[weakref.ref[Any]] = (
                 [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
             )
-            for _ in range(500):
-                if not any(gone() for gone in expected):
-                    break
-                await asyncio.sleep(0.01)
-            assert not any(gone() for gone in expected) and server.intake._in_hand == 0, (port, how)
+            await until(lambda expected=expected: not any(gone() for gone in expected))
+            assert server.intake._in_hand == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8

@@ -14,7 +14,7 @@ import shared.broker
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from services.sender import settling
-from shared import accounts, inbound, inbound_records, messages, publications, stage, topology
+from shared import account_changes, inbound, inbound_records, messages, publications, stage, topology
 from shared.broker import Broker, Publication
 from shared.database import Database
 from shared.failures import MOST_FAULTS, Temporary
@@ -135,7 +135,7 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
                 )
             ],
         )
-        await accounts.remove(connection, "local", people["Jim"].id)
+        await account_changes.remove(connection, "local", people["Jim"].id)
     assert await Mailbox(database, 5).handle(rows) == []
     # then it is shown to nobody else, and Kim has it
     assert await states(database) == ["held"]
@@ -144,7 +144,7 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
     assert await states(database) == ["held"]
     # when Jim is back, then he gets it, and Kim no second time
     async with database.transaction() as connection:
-        await accounts.restore(connection, "jim@local.com")
+        await account_changes.restore(connection, "jim@local.com")
     await Router(database, 5).sweep()
     swept = await Mailbox(database, 5).sweep()
     assert [publication.key for publication in swept] == ["routed.jim@local.com"]

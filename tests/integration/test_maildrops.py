@@ -10,7 +10,7 @@ import pytest
 
 from services.pop3_out import store as store_module
 from services.pop3_out.store import DatabaseStore
-from shared import accounts, inbound, maildrops, messages
+from shared import account_changes, accounts, inbound, maildrops, messages
 from shared.accounts import External, Local, Server
 from shared.database import Database
 from shared.failures import Permanent, Temporary
@@ -25,14 +25,14 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
     """Local accounts NAME@local.com of support@company.com, with empty mailboxes."""
     async with database.transaction() as connection:
         address = "support@company.com"
-        support = await accounts.save_external(
+        support = await account_changes.save_external(
             connection,
             External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
         )
         people = {}
         for name in names:
             local = Local(0, f"{name}@local.com", True, password_hash, name.title(), (), (), support, None)
-            local_id = await accounts.save_local(connection, local)
+            local_id = await account_changes.save_local(connection, local)
             await maildrops.create_maildrop(connection, local_id)
             [people[name]] = await accounts.locals_(connection, [local_id])
     return people

@@ -24,7 +24,7 @@ import psycopg
 import pytest
 
 from deploy.machine import ports
-from shared import accounts
+from shared import account_changes
 from shared.accounts import Local
 from shared.database import Database
 from shared.passwords import hash_password
@@ -287,9 +287,9 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
     # when the account of alex changes
     async with server.database.transaction() as connection:
         if what == "removed":
-            await accounts.remove(connection, "local", server.alex.id)
+            await account_changes.remove(connection, "local", server.alex.id)
         else:
-            await accounts.save_local(
+            await account_changes.save_local(
                 connection,
                 replace(
                     server.alex,

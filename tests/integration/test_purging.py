@@ -13,7 +13,7 @@ from services.admin import books, hands, purging
 from services.admin.purging import Purge
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import accounts, leases, maildrops, messages
+from shared import account_changes, leases, maildrops, messages
 from shared.database import Connection, Database
 from shared.failures import Permanent
 from shared.messages import Content
@@ -92,7 +92,7 @@ async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_ba
     await deliver(database, 3)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await accounts.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove(connection, "local", people["Alex"].id)
     assert await purge(database, 13) == Counter()
     assert await purge(database, 15) == Counter(copies=3, secrets=1)
     assert len(await mailbox_of(database, JIM)) == 3

@@ -17,7 +17,7 @@ from services.smtp_in import listener as listening
 from services.smtp_in.intake import Handed, Taken
 from services.smtp_in.listener import watch
 from services.smtp_in.recipients import Directory
-from shared import accounts, messages, submissions, topology
+from shared import account_changes, accounts, messages, submissions, topology
 from shared.broker import Broker
 from shared.database import Connection, Database
 from shared.envelopes import Submitted, read
@@ -294,7 +294,7 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
     async def change(**changes: object) -> None:
         async with server.database.transaction() as connection:
             [alex] = await accounts.locals_(connection, [server.ids["alex"]])
-            await accounts.save_local(connection, replace(alex, **changes))  # type: ignore[arg-type]  # fields
+            await account_changes.save_local(connection, replace(alex, **changes))  # type: ignore[arg-type]  # fields
 
     first, second = await Client.logged_in(server), await Client.logged_in(server)
     assert (await second.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")).startswith("354")
@@ -313,7 +313,7 @@ async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) ->
     for enabled, expected in ((True, "354"), (False, "550 5.2.1"), (True, "354")):
         async with server.database.transaction() as connection:
             [gone] = await accounts.locals_(connection, [server.ids["gone"]])
-            await accounts.save_local(connection, replace(gone, enabled=enabled))
+            await account_changes.save_local(connection, replace(gone, enabled=enabled))
 
         # then a recipient is refused by the accounts as they are, and one that was taken is looked at again
         await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<gone@local.com>")
@@ -325,7 +325,7 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     async def name_for_jim(*former: str) -> None:
         async with server.database.transaction() as connection:
             [jim] = await accounts.locals_(connection, [server.ids["jim"]])
-            await accounts.save_local(connection, replace(jim, addresses=former))
+            await account_changes.save_local(connection, replace(jim, addresses=former))
 
     # given two addresses that are the same person's
     await name_for_jim("info@local.com")
@@ -344,7 +344,7 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     await name_for_jim()
     async with server.database.transaction() as connection:
         [gone] = await accounts.locals_(connection, [server.ids["gone"]])
-        await accounts.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
+        await account_changes.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
     question.set_result(await server.intake.ask())
     assert (await client.reply())[-1].startswith("550 5.1.1")
     assert (await client.ask("DATA")).startswith("354")
@@ -376,7 +376,7 @@ async def test_sessions_of_a_changed_account_end_by_themselves(
     alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
     async with server.database.transaction() as connection:
         [account] = await accounts.locals_(connection, [server.ids["alex"]])
-        await accounts.save_local(connection, replace(account, password_hash=hash_password("new")))
+        await account_changes.save_local(connection, replace(account, password_hash=hash_password("new")))
 
     assert (await alex.reply())[-1].startswith("421") and await alex.closed()
     assert (await jim.ask("NOOP")).startswith("250")

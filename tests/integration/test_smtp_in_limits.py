@@ -15,7 +15,7 @@ import pytest
 from services.smtp_in import engine
 from services.smtp_in import listener as listening
 from services.smtp_in import protocol as smtp_protocol
-from shared import accounts
+from shared import account_changes
 from shared.database import Database
 from shared.logins import LOGINS, Logins
 from shared.passwords import hash_password
@@ -54,7 +54,7 @@ async def test_a_mail_larger_than_its_provider_takes_is_refused_for_outside_reci
     # given a provider of which that was learnt while the client is logged in
     client = await Client.logged_in(server)
     async with server.database.transaction() as connection:
-        await accounts.learn_size(connection, server.ids["support"], 5000)
+        await account_changes.learn_size(connection, server.ids["support"], 5000)
     # when the size is announced, then it is refused recipient by recipient
     await client.ask("MAIL FROM:<alex@local.com> SIZE=6000")
     assert (await client.ask("RCPT TO:<ann@customer.org>")).startswith("552 5.3.4 The mail is larger than the 5000")
@@ -66,8 +66,8 @@ async def test_a_mail_larger_than_its_provider_takes_is_refused_for_outside_reci
     assert (await client.send(mail, "ann@customer.org", "jim@local.com")).startswith("250")
     # when a mail was refused, the same size is not tried again, and a smaller one is
     async with server.database.transaction() as connection:
-        await accounts.forget_size(connection, server.ids["support"])
-        await accounts.learn_refused(connection, server.ids["support"], 4000)
+        await account_changes.forget_size(connection, server.ids["support"])
+        await account_changes.learn_refused(connection, server.ids["support"], 4000)
     assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4 The mail is larger than the 3999")
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n", "ann@customer.org")).startswith("250")
 
@@ -318,13 +318,13 @@ async def test_a_remembered_login_ends_with_the_password(server: Running) -> Non
     assert alex is not None
 
     async with server.database.transaction() as connection:
-        await accounts.save_local(connection, replace(alex, password_hash=hash_password("new")))
+        await account_changes.save_local(connection, replace(alex, password_hash=hash_password("new")))
 
     assert await logins.verify("alex@local.com", "secret", "192.0.2.1") is None
     changed = await logins.verify("alex@local.com", "new", "192.0.2.1")
     assert changed is not None
     async with server.database.transaction() as connection:
-        await accounts.save_local(connection, replace(changed, enabled=False))
+        await account_changes.save_local(connection, replace(changed, enabled=False))
     assert await logins.verify("alex@local.com", "new", "192.0.2.1") is None
     logins.close()
 

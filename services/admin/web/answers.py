@@ -13,6 +13,9 @@ from services.admin.web.mails import Before
 from shared import accounts
 from shared.failures import Permanent
 
+NOBODY = "nobody"
+"""No address: what is chosen to have a name shown no more."""
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -49,7 +52,9 @@ async def take(request: Request, here: Here, who: Administrator) -> Response:
             account = await accounts.external_by_address(connection, external)
             if account is None:
                 raise Permanent(f"There is no external account {external}.")
-            if to:
+            if not to:
+                raise Permanent(f"Choose who is meant by “{name}”.")
+            if to != NOBODY:
                 wanted = await editing.add_name(connection, to, name)
                 await here.apply(connection, wanted, who)
                 said = f"Mail to “{name}” goes to {wanted.local_accounts[0].user_name} from now on."

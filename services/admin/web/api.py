@@ -357,9 +357,7 @@ async def raw(here: Here, who: Administrator, id: Id) -> Response:
 async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
     """Put a mail that was delivered into a person's mailbox, as new mail; and take it from another one."""
     async with here.system.database.transaction() as connection:
-        await hands.give(connection, id, given.to)
-        if given.away_from:
-            await hands.take(connection, id, given.away_from)
+        await hands.give(connection, id, given.to, given.away_from)
         await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {given.to}")
     return {"changed": [f"mail {id}: {given.to} has it"]}
 

@@ -77,7 +77,8 @@ async def restore(request: Request, here: Here, who: Administrator) -> Response:
             await audit.record(connection, who.name, "restored local account", person.address)
     except (Permanent, AccountsError) as error:
         return await here.go(who, "/local/removed", str(error))
-    return await here.go(who, here.at("/local", person.address), f"{person.address} is back, with its mail.")
+    said = f"{person.address} is back, with its mail{'' if person.enabled else '; it is disabled, as it was before'}."
+    return await here.go(who, here.at("/local", person.address), said)
 
 
 @router.get("/new")

@@ -76,9 +76,7 @@ async def act(request: Request, here: Here, who: Administrator, id: Id) -> Respo
                 said = "It is sent again."
                 await audit.record_mails(connection, who.name, "sent again", [id])
             else:
-                await hands.give(connection, id, to)
-                if away:
-                    await hands.take(connection, id, away)
+                await hands.give(connection, id, to, away)
                 said = (
                     f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
                 )

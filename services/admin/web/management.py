@@ -16,6 +16,8 @@ from shared.failures import Permanent
 router = APIRouter(include_in_schema=False)
 
 CHANGE_SECONDS = 600.0
+KEPT_CHARACTERS = 100_000
+"""Of a file that was tried and may be applied then without being chosen once more."""
 SHORTEST = 10
 """Characters of a password of the console."""
 
@@ -122,9 +124,13 @@ async def import_(request: Request, here: Here, who: Administrator) -> Response:
     data = await request.form()
     form, file = Form(data), data.get("file")
     content = await file.read() if isinstance(file, UploadFile) else b""
+    kept = here.kept.find(who.session_id, form.text("kept"))
     outcome = None
     try:
-        wanted = read_text(content.decode(), "file", None)
+        if form.text("kept") and kept is None:
+            raise AccountsError(["what was tried is not kept any more; choose the file once more"])
+        text = kept if kept is not None else content.decode()
+        wanted = read_text(text, "file", None)
         async with here.system.database.transaction(CHANGE_SECONDS) as connection:
             outcome = await here.apply(connection, wanted, who, form.flag("prune"))
             if form.text("do") != "apply":
@@ -135,5 +141,7 @@ async def import_(request: Request, here: Here, who: Administrator) -> Response:
         return await here.page(request, who, "accounts_file.html", status=422, problems=lines, lines=None)
     except _Undo:
         assert outcome is not None
-        return await here.page(request, who, "accounts_file.html", lines=outcome.lines)
+        kept = here.kept.keep(who.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
+        prune = form.flag("prune")
+        return await here.page(request, who, "accounts_file.html", lines=outcome.lines, kept=kept, prune=prune)
     return await here.go(who, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]))

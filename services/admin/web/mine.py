@@ -10,7 +10,7 @@ from services.admin.web import setting_up
 from services.admin.web.desk import COOKIE, Desk, Here, NotSignedIn, Person
 from services.admin.web.forms import Form
 from services.admin.web.locals import bring_back, deleted_mail
-from shared import accounts, maildrops
+from shared import account_changes, accounts, maildrops
 from shared.accounts import Local
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
@@ -60,7 +60,7 @@ async def change_password(request: Request, here: Here, who: Person) -> Response
         return await _page(request, here, who, ["New password: the two are not the same."])
     hashed = await here.system.passwords.hash(form.secret("new"))
     async with here.system.database.transaction() as connection:
-        await accounts.set_password_hash(connection, person.id, hashed)
+        await account_changes.set_password_hash(connection, person.id, hashed)
         await audit.record(connection, who.name, "changed their password", person.address)
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)

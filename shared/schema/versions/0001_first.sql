@@ -3,7 +3,7 @@
 -- Times are timestamptz by the database's clock. Addresses are stored as written and compared lower-case.
 
 -- ---------------------------------------------------------------------------------------------- accounts
--- Owner: shared/accounts.py
+-- Owners: shared/accounts.py, shared/account_changes.py
 
 -- A mailbox at a provider (manual 4.1). Removal hides the row; its ledger and mail stay.
 create table external_accounts (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -165,6 +166,10 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
     found = await mailbox_of(database, "jim@local.com")
     assert sum(b"the-body-of-n" in mail for mail in found) == 1
     assert b"the-body-of-n" in found[-1]
+    # but not given to somebody and taken away again
+    page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "jim@local.com"})
+    assert "is to have it, so it is not taken from there" in text(page)
+    assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
 
 
 def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store: str) -> None:
@@ -191,7 +196,9 @@ def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> Non
 
 async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, database: Database) -> None:
     assert "Alexander support@company.com 1" in text(browser.get("/names"))
-    page = browser.post("/names", {"name": "Alexander", "external": SUPPORT, "to": "alex@local.com"})
+    name = {"name": "Alexander", "external": SUPPORT}
+    assert "Choose who is meant" in text(browser.post("/names", name))
+    page = browser.post("/names", name | {"to": "alex@local.com"})
     assert "Mail to “Alexander” goes to Alex" in text(page)
     assert "There is none" in text(page)
     async with database.transaction() as connection:
@@ -332,6 +339,12 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
     browser.post("/accounts-file", {"do": "apply"}, files={"file": ("accounts.yaml", changed)})
     assert "poll_seconds: 77" in browser.get("/accounts-file/accounts.yaml").text
+    # and what was tried may be applied without choosing it once more, by whoever tried it
+    tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", exported)})
+    [kept] = re.findall(r'name="kept" value="([^"]+)"', tried.text)
+    stranger = console.signed_in(browser.url).post("/accounts-file", {"do": "apply", "kept": kept})
+    assert "choose the file once more" in text(stranger)
+    assert "poll_seconds 77 -> 60" in text(browser.post("/accounts-file", {"do": "apply", "kept": kept}))
     spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
     refused = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", spy)})
     assert "is for a file beside the accounts file" in text(refused)
