@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-async def until(holds: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
+async def until(holds: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 60.0) -> None:
     """Ask again and again, until the answer is true. :raises TimeoutError: it never was."""
     async with asyncio.timeout(seconds):
         while True:

@@ -41,7 +41,11 @@ def backup(file: File, data: Data = None, json: Json = False) -> None:
 
 
 def restore(
-    file: File,
+    file: Annotated[Path | None, typer.Argument(help="The backup, one file.", metavar="[FILE]")] = None,
+    loaded: Annotated[
+        bool,
+        typer.Option("--loaded", help="Instead of FILE: pg_restore has filled the database; do the rest."),
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Give up the system that is in the data folder.")] = False,
     send_queue: Annotated[
         bool,
@@ -52,6 +56,9 @@ def restore(
 ) -> None:
     """Make a data folder what it was when FILE was made; the system must not run. Start it with 'up' afterwards.
 
+    Where the database is filled by its own pg_restore, as in containers, --loaded does what remains: without it mail
+    clients would take new mail for old, and what was waiting would be relayed again.
+
     Mail that was waiting to be relayed is parked, since it may have been relayed after the backup; with --send-queue it
     is relayed, and marked as uncertain.
 
@@ -59,14 +66,20 @@ def restore(
     """
     from services.admin import restoring
 
+    if loaded == (file is not None):
+        raise typer.BadParameter("name the backup, or --loaded")
     with told():
         settings = load(data=data)
         say = (lambda line: None) if json else console.print
-        found = restoring.restore(settings, file, replace=replace, send_queue=send_queue, say=say)
+        if file is None:
+            found = restoring.settle_loaded(settings, send_queue=send_queue)
+        else:
+            found = restoring.restore(settings, file, replace=replace, send_queue=send_queue, say=say)
         if json:
             print_json({"made_at": found.made_at, "queue": found.queue, "held": found.held, "key": found.key})
             return
-        console.print(f"{settings.data}: restored as of {found.made_at or 'the time of the dump'}", markup=False)
+        where = "the database" if loaded else str(settings.data)
+        console.print(f"{where}: restored as of {found.made_at or 'the time of the dump'}", markup=False)
         if found.queue:
             ids = ", ".join(map(str, found.queue))
             what = (

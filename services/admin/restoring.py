@@ -72,6 +72,22 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
 
 
+def settle_loaded(settings: Settings, *, send_queue: bool) -> Restored:
+    """The same for a database that pg_restore has filled. Nothing else may use it meanwhile.
+
+    :raises Permanent: the settings name no database, or it is empty.
+    """
+    url = settings.database_url
+    if url is None:
+        raise Permanent("--loaded: MAILGROUP_DATABASE_URL names no database")
+    if _is_empty(url):
+        raise Permanent(
+            "--loaded: the database that MAILGROUP_DATABASE_URL names is empty: fill it by pg_restore first"
+        )
+    migrate(url)
+    return Restored("", asyncio.run(settle(url, "", send_queue)), not send_queue, settings.secret_key is not None)
+
+
 @contextmanager
 def _target(settings: Settings, replace: bool, say: Callable[[str], None]) -> Iterator[str]:
     """The URL of an empty database; it takes the place of the old one when the block ends well."""

@@ -13,6 +13,8 @@ from tests.company import local
 from tests.system import PASSWORD, System, until
 
 SUPPORT = "support@company.com"
+CHECKOUT = {("test",), ("bench",), ("interop",), ("deploy-check",)}
+"""Commands of a checkout, which have no data folder."""
 
 
 def run(*words: str, **environment: str) -> Result:
@@ -32,7 +34,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 def test_every_command_has_help_with_an_example_and_takes_a_data_folder(words: tuple[str, ...]) -> None:
     said = run(*words, "--help").stdout
     assert "Example: " in said
-    assert "--data DIR" in said or words in (("test",), ("bench",), ("interop",), ("deploy-check",))  # of a checkout
+    assert "--data DIR" in said or words in CHECKOUT
 
 
 def test_the_data_folder_may_stand_before_the_command_too(system: System) -> None:

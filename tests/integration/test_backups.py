@@ -226,6 +226,39 @@ def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, datab
         asyncio.run(after(url, id_))
 
 
+def test_what_pg_restore_has_loaded_is_settled_by_a_command(
+    postgres: Postgres, database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "dump"
+
+    async def before() -> int:
+        async with scripted_smtp() as provider, sending(database_url) as bench:
+            await bench.accounts({SUPPORT: provider.port})
+            provider.always("RCPT", "451 4.3.0 later")
+            id_ = await bench.submit(CAT)
+            await bench.until(id_, state="queued", tries=1)
+            backups.write(file, database_url, KEY, AT)
+            return id_
+
+    id_ = asyncio.run(before())
+    postgres.create("loaded", template="template0")
+    try:
+        url = postgres.url_of("loaded")
+        where = {"MAILGROUP_DATABASE_URL": url, "MAILGROUP_DATA": str(tmp_path)}
+        # an empty database is none that was loaded, and a file is read by restore itself
+        for words, status in ((["--loaded"], 1), ([], 2), ([str(file), "--loaded"], 2)):
+            assert CliRunner(env=where).invoke(app, ["restore", *words]).exit_code == status
+        # given what pg_restore alone has done
+        with backups.opened(file) as backup:
+            backups.load(backup, url)
+        # then what was waiting to be relayed is held
+        done = CliRunner(env=where).invoke(app, ["restore", "--loaded", "--json"])
+        assert done.exit_code == 0, done.output
+        assert (json.loads(done.stdout)["queue"], json.loads(done.stdout)["held"]) == ([id_], True)
+    finally:
+        postgres.drop("loaded")
+
+
 def test_without_the_key_all_is_there_but_the_upstream_passwords(
     postgres: Postgres, database_url: str, broker_url: str, tmp_path: Path
 ) -> None:
