@@ -379,10 +379,15 @@ async def mend_times(connection: Connection) -> int:
 
 
 async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:
-    """Queued submissions older than ``seconds``, locked."""
+    """Queued submissions older than ``seconds``, locked.
+
+    None of an account that is paused, which bounces nothing, and none that is due: once the pause is over, it is tried.
+    """
     cursor = await connection.execute(
         f"""select {_GROUP} from {_GROUP_TABLES}
-            where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s)
+                join relays r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
+            where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s) and r.paused_at is null
+                and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)
             order by s.id limit %s for update of s skip locked""",
         (seconds, limit),
     )

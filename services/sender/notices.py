@@ -69,7 +69,8 @@ _WORDS: dict[dsn.Action, tuple[str, tuple[str, ...]]] = {
         "Mail delayed",
         (
             "Your mail has not been delivered to the recipients below yet. Nothing needs to be done: it is",
-            "tried again until five days after you sent it. The last reply of the provider, or the reason:",
+            "tried again until five days after you sent it, and longer where the provider refuses our login.",
+            "The last reply of the provider, or the reason:",
         ),
     ),
     "delivered": ("Mail delivered", ("Your mail was delivered to the recipients below.",)),

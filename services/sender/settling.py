@@ -208,7 +208,7 @@ async def take_up(connection: Connection, gone: Collection[str] = ()) -> Afterma
 
 
 async def give_up(connection: Connection) -> Aftermath:
-    """End what could not be delivered for five days, and tell the authors; some at a time."""
+    """End what could not be delivered for five days, but for paused accounts, and tell the authors; some at a time."""
     after = Aftermath()
     groups = await relays.too_old(connection, schedule.GIVE_UP)
     if not groups:

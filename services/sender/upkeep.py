@@ -72,8 +72,7 @@ class Upkeep:
             await self.look()
 
     async def tell(self) -> None:
-        """Give up what is older than five days; tell authors what is late, and what the operator ended. Whatever state
-        their account is in."""
+        """Give up what is older than five days; tell authors what is late, and what the operator ended."""
         for work in (settling.give_up, settling.tell_delays, settling.tell_cancelled):
             async with self._database.transaction() as connection:
                 after = await work(connection)

@@ -702,6 +702,39 @@ async def test_after_five_days_a_mail_has_failed(bench: Bench, provider: Scripte
     assert notice.count(b"Action: failed\r\nStatus: 4.4.7\r\n") == 2 and b"451 4.3.0 later" in notice
 
 
+async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_it_works_again(
+    bench: Bench, provider: ScriptedSmtp
+) -> None:
+    # given an account whose login is refused for six days
+    provider.always("AUTH", "535 5.7.8 wrong")
+    id_ = await bench.submit(ANN)
+
+    async def paused() -> bool:
+        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
+
+    await until(paused)
+    await bench.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
+    await bench.upkeep.tell()
+    assert (await bench.listed(id_)).state == "queued"
+    # when it is corrected, then its mail is not given up before it was tried
+    provider.always("AUTH", None)
+    async with bench.database.transaction() as connection:
+        await relay_states.resume(connection, bench.externals[SUPPORT].id)
+    await bench.upkeep.tell()
+    await bench.until(id_, state="done")
+    assert len(provider.taken) == 1 and await bench.notices("Alex") == []
+
+
+async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: Bench) -> None:
+    await bench.rows("update external_accounts set enabled = false")
+    id_ = await bench.submit(ANN)
+    await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
+    await bench.upkeep.tell()
+    assert (await bench.listed(id_)).state == "done"
+    [notice] = await bench.notices("Alex")
+    assert b"Action: failed" in notice
+
+
 # ---------------------------------------------------------------------------------------------- faults, sizes, hands
 
 
