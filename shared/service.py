@@ -119,7 +119,6 @@ def run(
     :param needs_broker: False for a service that neither consumes nor publishes; it is ready without the broker.
     :param stop_seconds: what is in hand when it is to stop gets so long.
     """
-    _keep_large_blocks_apart()
     try:
         settings = load()
         configure(settings.log_format, name)
@@ -138,10 +137,13 @@ def run(
         sys.exit(f"mailgroup: {error}")
 
 
-def _keep_large_blocks_apart() -> None:
+def keep_large_blocks_apart() -> None:
     """Let every block of LARGE_BLOCK_OCTETS have pages of its own: they grow in place, and go back to the system when
     they are freed. glibc raises that size to 32 MiB as soon as one of those is freed; from then on mails that grow side
-    by side leave holes in the heap, and twenty large ones take twice their size."""
+    by side leave holes in the heap, and twenty large ones take twice their size.
+
+    For processes in which mails grow. Where pieces of them only pass, pages that are made anew for each cost a third.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
     if mallopt is not None:
         m_trim_threshold, m_mmap_threshold = -1, -3
