@@ -16,6 +16,9 @@ from shared.failures import Permanent
 from shared.relays import Group
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
+UNAWARE_SECONDS = 120.0
+"""Who was removed so shortly before a mail was submitted still counts as there: its author may not know, and its age is
+that of when it was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
                 end = headers.header_end(beginning)
             found[group.id] = beginning, parse(beginning[:end])
         asked = {address for _, parsed in found.values() for address in addresses(parsed)}
-        people = await _people(connection, asked, external, max((group.age for group in groups), default=0.0))
-    ages = {group.id: group.age for group in groups}
+        ages = {group.id: group.age + UNAWARE_SECONDS for group in groups}
+        people = await _people(connection, asked, external, max(ages.values(), default=0.0))
     return {id_: Source(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
 
 

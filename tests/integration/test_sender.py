@@ -92,8 +92,9 @@ async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_a
     mail = MAIL.replace(b"Subject", b"Cc: jim@local.com, tom@local.com\r\nSubject")
     await bench.rows("update external_accounts set enabled = false")
     early = await bench.submit(ANN, mail=mail)
-    # when Jim is removed, and a mail names his address after that
-    await bench.rows("update local_accounts set removed_at = now() where address = 'jim@local.com'")
+    # when Jim is removed, and a mail names his address long after that
+    await bench.rows("update submissions set created_at = now() - interval '1 hour'")
+    await bench.rows("update local_accounts set removed_at = now() - interval '1 hour' where address = 'jim@local.com'")
     late = await bench.submit(BOB, mail=mail)
     await bench.rows("update external_accounts set enabled = true")
     for id_ in (early, late):
