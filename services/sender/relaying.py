@@ -441,8 +441,9 @@ class Relaying:
         lanes = {lane for outlet in self._outlets.values() for lane in outlet.lanes} | starting
         if lanes:
             _, late = await asyncio.wait(lanes, timeout=seconds)
-            await _finish(late - self._owed, 0.0)
-            await _finish(late & self._owed, owed_seconds - seconds)
+            owed = late & self._owed  # of now: one whose answer comes while the others end is to be waited for too
+            await _finish(late - owed, 0.0)
+            await _finish(owed, owed_seconds - seconds)
         await _finish(self._settling, SETTLE_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.give_back_all()
