@@ -100,14 +100,8 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
 
 async def revive_external(connection: Connection, address: str) -> External | None:
     """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
-    cursor = await connection.execute(
-        """update external_accounts set removed_at = null where id = (
-               select id from external_accounts where lower(address) = lower(%s) and removed_at is not null
-               order by removed_at desc limit 1) returning id""",
-        (address,),
-    )
-    row = await cursor.fetchone()
-    return None if row is None else (await externals(connection, [int(row[0])]))[0]
+    ids = await _bring_back(connection, "external", address)
+    return (await externals(connection, ids))[0] if ids else None
 
 
 # ---------------------------------------------------------------------------------------------- local accounts
@@ -142,17 +136,22 @@ async def set_password_hash(connection: Connection, local_id: int, password_hash
 
 async def restore(connection: Connection, address: str) -> Local | None:
     """Bring back the local account of this address that was removed last, as it was. None if there is none."""
-    cursor = await connection.execute(
-        """update local_accounts set removed_at = null where id = (
-               select id from local_accounts where lower(address) = lower(%s) and removed_at is not null
-               order by removed_at desc limit 1) returning id""",
-        (address,),
-    )
-    row = await cursor.fetchone()
-    return None if row is None else (await locals_(connection, [int(row[0])]))[0]
+    ids = await _bring_back(connection, "local", address)
+    return (await locals_(connection, ids))[0] if ids else None
 
 
 # ---------------------------------------------------------------------------------------------- both
+
+
+async def _bring_back(connection: Connection, kind: Literal["external", "local"], address: str) -> list[int]:
+    """The id of the account of this address that was removed last; it is removed no more. Empty if there is none."""
+    cursor = await connection.execute(
+        f"""update {kind}_accounts set removed_at = null where id = (
+                select id from {kind}_accounts where lower(address) = lower(%s) and removed_at is not null
+                order by removed_at desc limit 1) returning id""".encode(),
+        (address,),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
 
 
 async def _save(connection: Connection, table: str, values: dict[str, object]) -> int:

@@ -28,6 +28,7 @@ from shared.settings import Settings, SettingsError, load
 from shared.vault import Vault
 
 LARGE_BLOCK_OCTETS = 1024 * 1024
+"""See ``keep_large_blocks_apart``."""
 STOP_SECONDS = 15.0
 """What is in hand when the service is to stop gets so long, where the service does not ask for more. Nobody is to kill
 it before 45 s have passed."""

@@ -167,17 +167,19 @@ async def _bring(among: list[Authorization], system: System, url: str) -> Progre
     for found in among:
         if found.state != "waits" or found.late:
             continue
-        with suppress(Permanent):  # another one's
+        try:
             asked = _Asked.open(system, found)
-            if not isinstance(asked.what, Request) or not is_answer(asked.what, url):
+        except Permanent:  # sealed under a key that is lost: nobody can answer it
+            continue
+        if not isinstance(asked.what, Request) or not is_answer(asked.what, url):
+            continue
+        async with system.database.transaction() as connection:
+            if not await authorizations.claim_answer(connection, found.key):
                 continue
-            async with system.database.transaction() as connection:
-                if not await authorizations.claim_answer(connection, found.key):
-                    continue
-            await _finish(system, found, asked, url)
-            async with system.database.transaction() as connection:
-                ended = await authorizations.latest(connection, found.external_id)
-            return _progress(system, ended or found)
+        await _finish(system, found, asked, url)
+        async with system.database.transaction() as connection:
+            ended = await authorizations.latest(connection, found.external_id)
+        return _progress(system, ended or found)
     raise Permanent("this address is not the answer to anything that waits here; authorize the account again")
 
 
