@@ -201,17 +201,19 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
         asyncio.run(after(url, last))
 
 
+async def back_up_a_queue(database_url: str, file: Path) -> int:
+    """A backup with a mail that waits for a provider; the submission's id."""
+    async with scripted_smtp() as provider, sending(database_url) as bench:
+        await bench.accounts({SUPPORT: provider.port})
+        provider.always("RCPT", "451 4.3.0 later")
+        id_ = await bench.submit(CAT)
+        await bench.until(id_, state="queued", tries=1)
+        backups.write(file, database_url, KEY, AT)
+        return id_
+
+
 def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, database_url: str, tmp_path: Path) -> None:
     file = tmp_path / "backup"
-
-    async def before() -> int:
-        async with scripted_smtp() as provider, sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
-            provider.always("RCPT", "451 4.3.0 later")
-            id_ = await bench.submit(CAT)
-            await bench.until(id_, state="queued", tries=1)
-            backups.write(file, database_url, KEY, AT)
-            return id_
 
     async def after(url: str, id_: int) -> None:
         async with scripted_smtp() as provider, sending(url) as bench:
@@ -221,7 +223,7 @@ def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, datab
             assert len(provider.taken) == 1
             assert ("uncertain", None) in await bench.events(id_)
 
-    id_ = asyncio.run(before())
+    id_ = asyncio.run(back_up_a_queue(database_url, file))
     with restored(postgres, file, send_queue=True) as url:
         asyncio.run(after(url, id_))
 
@@ -231,16 +233,7 @@ def test_what_pg_restore_has_loaded_is_settled_by_a_command(
 ) -> None:
     file = tmp_path / "dump"
 
-    async def before() -> int:
-        async with scripted_smtp() as provider, sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
-            provider.always("RCPT", "451 4.3.0 later")
-            id_ = await bench.submit(CAT)
-            await bench.until(id_, state="queued", tries=1)
-            backups.write(file, database_url, KEY, AT)
-            return id_
-
-    id_ = asyncio.run(before())
+    id_ = asyncio.run(back_up_a_queue(database_url, file))
     postgres.create("loaded", template="template0")
     try:
         url = postgres.url_of("loaded")

@@ -667,11 +667,7 @@ async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(bench: Benc
     # given a paused account
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
-
-    async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
-
-    await until(paused)
+    await until(lambda: bench.rows("select 1 from relays where paused_at is not null"))
     await bench.upkeep.tell()
     assert await bench.notices("Alex") == []
     # when four hours have passed
@@ -709,11 +705,7 @@ async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_i
     # given an account whose login is refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
-
-    async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
-
-    await until(paused)
+    await until(lambda: bench.rows("select 1 from relays where paused_at is not null"))
     await bench.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
     await bench.upkeep.tell()
     assert (await bench.listed(id_)).state == "queued"
