@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import Wrong
-from bench.anchors import PASSWORD
+from bench.baselines import PASSWORD
 from bench.processes import Run
 
 Fetcher = Literal["mpop", "fetchmail"]

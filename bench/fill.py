@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import psycopg
 
-from shared.vault import Vault
+from shared.provider.vault import Vault
 from tests.company import HASH, KEY
 
 _STEPS = (

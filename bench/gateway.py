@@ -16,20 +16,20 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 
-from bench.anchors import PASSWORD, await_until
+from bench.baselines import PASSWORD, await_until
 from deploy.machine import ports
 from deploy.machine.instance import Instance, with_free_ports
-from services.admin import changes
-from services.admin.accounts_file import check
-from shared import account_changes, accounts, inbound, maildrops, messages
-from shared.database import Database
-from shared.failures import Temporary
-from shared.inbound import Arrival
-from shared.maildrops import Copy
-from shared.messages import Content
-from shared.passwords import Pool
+from services.admin.accounts import apply
+from services.admin.accounts.file_format import check
+from shared.auth.passwords import Pool
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.provider.vault import Vault
 from shared.settings import SERVICES, Settings
-from shared.vault import Vault
+from shared.store import account_changes, accounts, blobs, inbound, maildrops
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.maildrops import Copy
 from tests.company import HASH, KEY
 
 DOMAIN = "bench.local"
@@ -147,7 +147,7 @@ class Gateway:
 
         async def work(database: Database) -> float:
             async with database.transaction(600.0) as connection:
-                await changes.apply(connection, check(document, "bench"), Vault(KEY), Pool())
+                await apply.apply(connection, check(document, "bench"), Vault(KEY), Pool())
                 cursor = await connection.execute(
                     """update polls set next_poll_at = clock_timestamp() + make_interval(
                            secs => %(due)s + %(apart)s * (array_position(%(names)s, e.address) - 1))
@@ -196,7 +196,7 @@ class Gateway:
             async with database.transaction() as connection:
                 people = {person.address: person for person in await accounts.locals_(connection)}
                 local_id = people[address].id
-                stored = await messages.store(connection, [Content.of(body) for body in batch])
+                stored = await blobs.store(connection, [Content.of(body) for body in batch])
                 arrivals = [Arrival("local", message_id, recipients=((local_id, "bench"),)) for message_id in stored]
                 ids = await inbound.add(connection, arrivals)
                 copies = await inbound.pending(connection, ids)

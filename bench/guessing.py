@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import uvloop
 
 from bench import Wrong
-from bench.anchors import PASSWORD
+from bench.baselines import PASSWORD
 from bench.gateway import DOMAIN, Gateway, external, person
 from tests.servers import scratch
 

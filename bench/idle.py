@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from bench.environment import Stand
 from bench.gateway import external, person
 from bench.pipeline import fill_source
 from bench.processes import cpu_seconds, memory, tree
-from bench.stand import Stand
 from bench.table import Goal, Line
 
 SECONDS = 60.0

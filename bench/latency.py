@@ -19,12 +19,12 @@ import psycopg
 import uvloop
 
 from bench import Wrong
-from bench.anchors import PASSWORD
+from bench.baselines import PASSWORD
+from bench.environment import Stand
 from bench.gateway import DOMAIN, Gateway, external, person
 from bench.mails import mail
 from bench.smtp_load import Client
 from bench.smtp_target import Target
-from bench.stand import Stand
 from bench.table import Goal, Line
 from tests.scripted_pop3 import ScriptedPop3
 

@@ -13,12 +13,12 @@ from collections import Counter
 from functools import partial
 
 from bench import Wrong
-from bench.anchors import PASSWORD
+from bench.baselines import PASSWORD
+from bench.environment import ROUND_TRIP, Stand
 from bench.fetchers import fetch
 from bench.gateway import Gateway, external, person
 from bench.mails import ADDRESS, fill_maildir, mail
 from bench.processes import Run
-from bench.stand import ROUND_TRIP, Stand
 from bench.table import Goal, Line, of_runs
 
 OCTETS = 10_240

@@ -13,11 +13,11 @@ import time
 from functools import partial
 
 from bench import Wrong
-from bench.anchors import PASSWORD, Postfix, await_until
+from bench.baselines import PASSWORD, Postfix, await_until
+from bench.environment import ROUND_TRIP, Stand
 from bench.gateway import DOMAIN, external, person
 from bench.mails import mail
 from bench.processes import Run, generate
-from bench.stand import ROUND_TRIP, Stand
 from bench.submission import drain
 from bench.table import Goal, Line, of_runs
 from deploy.machine.programs import PATH

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from bench import Wrong, anchors, machine, results
-from bench.stand import Stand
+from bench import Wrong, baselines, machine, results
+from bench.benchmarks import WORKS, Work, chosen
+from bench.environment import Stand
 from bench.table import COLUMNS, Line
-from bench.works import WORKS, Work, chosen
-from shared.failures import Permanent, Temporary
+from shared.errors import Permanent, Temporary
 from tests.servers import scratch
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -47,7 +47,7 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped, whoever ends us
     try:
         works = chosen(names or [])
-        anchors.require()
+        baselines.require()
         with scratch() as folder, Stand(folder, lock) as stand:
             _run(stand, works, pairs, write)
     except (Permanent, Temporary, ValueError) as error:

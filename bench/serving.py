@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench.anchors import PASSWORD, USERS
+from bench.baselines import PASSWORD, USERS
+from bench.environment import Stand
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
 from bench.processes import Run, generate, holding, memory, tree
-from bench.stand import Stand
 from bench.table import Goal, Line, of_runs
 
 MAILS, OCTETS = 1_000, 10_240

@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 from bench import Wrong
-from bench.anchors import PASSWORD, USERS
+from bench.baselines import PASSWORD, USERS
+from bench.environment import Stand
 from bench.gateway import DOMAIN, Gateway
 from bench.processes import Run, generate
-from bench.stand import Stand
 from bench.table import Goal, Line, of_runs
 
 _SUBMITTED = "select count(*) from submissions"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from shared import reports
-from shared.accounts import External, Local
-from shared.addresses import fold_address
-from shared.headers import Mailbox, by_name, mailboxes, message_ids
-from shared.names import normalise
+from shared.mime import bounces
+from shared.mime.addresses import fold_address
+from shared.mime.display_names import normalise
+from shared.mime.headers import Mailbox, by_name, mailboxes, message_ids
+from shared.store.accounts import External, Local
 
 HEAD_OCTETS = 256 * 1024
 """No more of a mail is read."""
@@ -74,7 +74,7 @@ def _read(head: bytes) -> Facts:
     def ids(*names: str) -> tuple[str, ...]:
         return tuple(id_ for name in names for value in header.get(name, []) for id_ in message_ids(value))
 
-    is_notice = reports.is_notice(header)
+    is_notice = bounces.is_notice(header)
     return Facts(
         to=people("to"),
         cc=people("cc"),
@@ -84,7 +84,7 @@ def _read(head: bytes) -> Facts:
         in_reply_to=ids("in-reply-to")[:IDS],
         references=ids("references")[-NEWEST_REFERENCES:],
         is_notice=is_notice,
-        reported=tuple(reports.reported_ids(head)) if is_notice else (),
+        reported=tuple(bounces.reported_ids(head)) if is_notice else (),
         has_transit=any(name == "delivered-to" or name.startswith(("list-", "resent-")) for name in header),
         hops=len(header.get("received", [])),
     )

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.admin import changes
-from services.admin.accounts_file import check
-from shared import accounts, inbound, ledger, messages
-from shared.accounts import External, Local
-from shared.database import Database
-from shared.inbound import Arrival
-from shared.messages import Content
-from shared.passwords import Pool
-from shared.vault import Vault, new_key
+from services.admin.accounts import apply as changes
+from services.admin.accounts.file_format import check
+from shared.auth.passwords import Pool
+from shared.db.database import Database
+from shared.provider.vault import Vault, new_key
+from shared.store import accounts, blobs, inbound, uidl_ledger
+from shared.store.accounts import External, Local
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
 
 SUPPORT, SALES = "support@company.com", "sales@company.com"
 KEY = new_key()
@@ -63,13 +63,13 @@ async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -
     """Mails as the fetcher commits them; their ids."""
     contents = [Content.of(mail) for mail in mails]
     async with database.transaction() as connection:
-        stored = await messages.store(connection, contents)
+        stored = await blobs.store(connection, contents)
         ids = await inbound.add(connection, [Arrival("fetched", message_id, external_id) for message_id in stored])
-        await ledger.record_fetched(
+        await uidl_ledger.record_fetched(
             connection,
             external_id,
             [
-                ledger.Fetched(None, f"uidl{id_}", content.octets, content.sha256, id_, False)
+                uidl_ledger.Fetched(None, f"uidl{id_}", content.octets, content.sha256, id_, False)
                 for id_, content in zip(ids, contents, strict=True)
             ],
         )

@@ -9,10 +9,10 @@ import hypothesis
 import pytest
 import structlog
 
+from deploy.machine.dovecot_postfix import Provider
 from deploy.machine.postgres import Postgres
-from deploy.machine.provider import Provider
 from deploy.machine.rabbitmq import RabbitMQ
-from shared.database import Database
+from shared.db.database import Database
 from tests import servers
 
 # A slow machine is no fault: how long a single example takes says nothing while another test has the core.

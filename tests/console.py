@@ -16,11 +16,11 @@ import psycopg
 import requests
 
 from deploy.machine import ports
-from services.admin import status
-from services.admin.web.process import serve
-from shared.service import Service
+from services.admin.monitoring import status
+from services.admin.web.server import serve
+from shared.provider.vault import Vault
+from shared.runtime.process import Service
 from shared.settings import SERVICES, Settings
-from shared.vault import Vault
 from tests import servers
 from tests.company import COMPANY, KEY, apply
 

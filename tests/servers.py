@@ -16,8 +16,8 @@ from deploy.machine.folders import make_sockets
 from deploy.machine.postgres import SOCKET, USER, Postgres
 from deploy.machine.programs import Process, give
 from deploy.machine.rabbitmq import RabbitMQ
-from shared.database import Database
-from shared.schema.migrate import migrate
+from shared.db.database import Database
+from shared.db.migrations.migrate import migrate
 
 _START_SECONDS = 60.0
 _VHOSTS_AT_ONCE = 25

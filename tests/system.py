@@ -20,9 +20,9 @@ import psycopg
 import structlog
 from typer.testing import CliRunner, Result
 
+from deploy.machine.dovecot_postfix import Provider
 from deploy.machine.instance import Instance, with_free_ports
-from deploy.machine.provider import Provider
-from services.admin.cli import app
+from services.admin.cli.app import app
 from shared.settings import Settings
 from tests.company import local
 

@@ -24,7 +24,7 @@ from typing import IO
 from psycopg.conninfo import conninfo_to_dict
 
 from deploy.machine.programs import PATH
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 _FORM = "mailgroup backup 1"
 _ABOUT, _KEY, _DUMP = "backup.json", "secret.key", "database.dump"

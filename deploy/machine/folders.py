@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.machine.programs import identity
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 _ELSEWHERE = Path("/var/lib/mailgroup")
 _SOCKET_NAME_OCTETS = 107

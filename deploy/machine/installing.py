@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 USER = "mailgroup"
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -21,10 +21,10 @@ from typing import Any, Self
 from deploy.machine import folders, ports, servers
 from deploy.machine.programs import tail, write_private
 from deploy.machine.supervise import Supervisor, leftovers, service
-from shared.failures import Permanent, Temporary
-from shared.schema.migrate import migrate
+from shared.db.migrations.migrate import migrate
+from shared.errors import Permanent, Temporary
+from shared.provider.vault import new_key
 from shared.settings import SERVICES, Settings
-from shared.vault import new_key
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 58.0

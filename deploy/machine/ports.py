@@ -15,7 +15,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 SERVERS, OURS, PROVIDER = range(26_000, 32_000), range(22_000, 26_000), range(20_000, 22_000)
 """Where private servers, services and the stand-in provider get theirs: none takes what another has chosen."""

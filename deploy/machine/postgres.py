@@ -21,7 +21,7 @@ import psycopg
 from psycopg import sql
 
 from deploy.machine.programs import PATH, Program, give, identity, write_private
-from shared.failures import Permanent, Temporary
+from shared.errors import Permanent, Temporary
 
 USER = "postgres"
 SOCKET = ".s.PGSQL.65535"

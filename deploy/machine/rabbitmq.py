@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.machine.programs import PATH, Program, give, identity, write_private
-from shared.failures import Permanent, Temporary
+from shared.errors import Permanent, Temporary
 
 USER = "rabbitmq"
 _SCRIPTS = Path("/usr/lib/rabbitmq/bin")

@@ -22,7 +22,7 @@ from deploy.machine.postgres import USER as POSTGRES_USER
 from deploy.machine.programs import Program, write_private
 from deploy.machine.rabbitmq import USER as RABBITMQ_USER
 from deploy.machine.rabbitmq import RabbitMQ
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 _FILE = "servers.json"
 

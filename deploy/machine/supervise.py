@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.machine.programs import Program, tail
-from shared.failures import Temporary
+from shared.errors import Temporary
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""

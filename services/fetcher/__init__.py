@@ -8,7 +8,7 @@ Consumes: nothing; it is driven by the clock.
 Publishes: ``fetched.<external>`` for the router, after the commit.
 Tables: reads external_accounts; writes polls, upstream_mails, messages, inbound, events, and in
 external_accounts a refresh token that the provider renewed.
-Security: talks to servers that anyone may name: ``shared.upstream`` guards addresses, ports and certificates, every
+Security: talks to servers that anyone may name: ``shared.net.dial`` guards addresses, ports and certificates, every
 read has a deadline and a bound, replies are shown trimmed. Passwords are opened just before a poll and never logged.
 On failure: a failed poll is recorded with its kind and tried again after a pause; refused credentials pause the
 account. A mail that cannot be fetched or stored is skipped, stays upstream, is tried again where that may help, and its

@@ -1,7 +1,7 @@
 """Accounts that are due -> Polling -> ``fetched.<external>``."""
 
 from services.fetcher.scheduler import serve
-from shared.service import keep_large_blocks_apart, run
+from shared.runtime.process import keep_large_blocks_apart, run
 
 if __name__ == "__main__":
     keep_large_blocks_apart()

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.accounts import External
-from shared.ledger import Known
-from shared.polls import Poll
+from shared.store.accounts import External
+from shared.store.polls import Poll
+from shared.store.uidl_ledger import Known
 
 MOST_TRIES = 10
 """A mail that cannot be fetched is tried so often; then it stays skipped."""

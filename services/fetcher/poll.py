@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import structlog
 
-from services.fetcher import notices
-from services.fetcher.batch import Intake, Mail
-from services.fetcher.budget import Budget, Share
+from services.fetcher import failure_notices
+from services.fetcher.committer import Intake, Mail
+from services.fetcher.memory_budget import Budget, Share
 from services.fetcher.plan import (
     NOTICE_TRIES,
     Listed,
@@ -31,18 +31,28 @@ from services.fetcher.plan import (
     history,
     quiet_until,
 )
-from shared import ledger, polls
-from shared.accounts import External
-from shared.credentials import Credential
-from shared.failures import Temporary
-from shared.headers import header_end
-from shared.ledger import Known
-from shared.messages import Content
-from shared.oauth import Unauthorized
-from shared.polls import Poll
-from shared.pop3_client import Broken, Busy, Endless, Pop3Client, Refused, Retrieved, Room, Wanted, open_session
-from shared.service import Service
-from shared.upstream import Unreachable, place
+from shared.errors import Temporary
+from shared.mime.headers import header_end
+from shared.net.dial import Unreachable, place
+from shared.provider.credentials import Credential
+from shared.provider.oauth import Unauthorized
+from shared.provider.pop3_client import (
+    Broken,
+    Busy,
+    Endless,
+    Pop3Client,
+    Refused,
+    Retrieved,
+    Room,
+    Wanted,
+    open_session,
+)
+from shared.runtime.process import Service
+from shared.store import polls, uidl_ledger
+from shared.store.accounts import External
+from shared.store.blobs import Content
+from shared.store.polls import Poll
+from shared.store.uidl_ledger import Known
 
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
@@ -208,7 +218,7 @@ class Polling:
         if self._first_contact is not None and not maildrop.placed:
             return []
         async with self._service.database.transaction() as connection:
-            rows = {row.key: row for row in await ledger.known(connection, self._account.id)}
+            rows = {row.key: row for row in await uidl_ledger.known(connection, self._account.id)}
         if self._first_contact is None and await self._is_foreign(client, maildrop, rows):
             return list(rows.values())
         return await self._find_moved(client, maildrop, rows)
@@ -236,7 +246,7 @@ class Polling:
     def _is_still(self, row: Known, body: bytearray, got: Retrieved) -> bool:
         if row.sha256 is not None:
             return (got.sha256, got.octets) == (row.sha256, row.octets)
-        received = notices.topmost_received(_header(body))
+        received = failure_notices.topmost_received(_header(body))
         return received is None or self._first_contact is None or received < self._first_contact
 
     async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop, known: dict[str, Known]) -> bool:
@@ -266,23 +276,23 @@ class Polling:
         async with self._service.database.transaction() as connection:
             await polls.hold(connection, poll)
             if strangers:
-                await ledger.set_apart(connection, strangers)
+                await uidl_ledger.set_apart(connection, strangers)
             if self._first_contact is None:
                 if account.history == "from_now" and not maildrop.complete:
                     raise Broken(
                         f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
                         "mails are there already"
                     )
-                self._first_contact = await ledger.begin(
-                    connection, poll, history(maildrop, await ledger.known(connection, account.id))
+                self._first_contact = await uidl_ledger.begin(
+                    connection, poll, history(maildrop, await uidl_ledger.known(connection, account.id))
                 )
-            known = await ledger.known(connection, account.id)
+            known = await uidl_ledger.known(connection, account.id)
             plan = decide(maildrop, known, account, self._limit, poll)
             for record, rows in (
-                (ledger.record_closed, plan.closed),
-                (ledger.record_vanished, plan.vanished),
-                (ledger.record_reappeared, plan.reappeared),
-                (ledger.record_deleting, [row for _, row in plan.delete]),
+                (uidl_ledger.record_closed, plan.closed),
+                (uidl_ledger.record_vanished, plan.vanished),
+                (uidl_ledger.record_reappeared, plan.reappeared),
+                (uidl_ledger.record_deleting, [row for _, row in plan.delete]),
             ):
                 if rows:
                     await record(connection, rows)
@@ -475,14 +485,14 @@ class Polling:
         return True
 
     def _predates(self, header: bytes) -> bool:
-        received = notices.topmost_received(header)
+        received = failure_notices.topmost_received(header)
         return received is not None and self._first_contact is not None and received < self._first_contact
 
     async def _record_old(self, pairs: Sequence[tuple[Known, str]]) -> None:
         if pairs:
             async with self._service.database.transaction() as connection:
                 await polls.hold(connection, self._poll)
-                await ledger.record_renumbered_history(connection, pairs)
+                await uidl_ledger.record_renumbered_history(connection, pairs)
             log.info("renumbered mails of the first contact", external=self._account.address, mails=len(pairs))
 
 

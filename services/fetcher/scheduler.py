@@ -18,17 +18,17 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge
 
-from services.fetcher.budget import Budget
+from services.fetcher.memory_budget import Budget
 from services.fetcher.poll import Polling
-from services.fetcher.schedule import Course, after_failure, after_success, kind_of
-from shared import ledger, polls
-from shared.accounts import External, externals
-from shared.database import Connection
-from shared.durations import SECONDS
-from shared.failures import Permanent, Temporary
-from shared.polls import LEASE_SECONDS, LeaseLost, Outcome, Poll
-from shared.presence import LOOK_SECONDS, Absentees, stay
-from shared.service import Service
+from services.fetcher.poll_interval import Course, after_failure, after_success, kind_of
+from shared.db.database import Connection
+from shared.db.liveness import LOOK_SECONDS, Absentees, stay
+from shared.errors import Permanent, Temporary
+from shared.metrics import SECONDS
+from shared.runtime.process import Service
+from shared.store import polls, uidl_ledger
+from shared.store.accounts import External, externals
+from shared.store.polls import LEASE_SECONDS, LeaseLost, Outcome, Poll
 
 LAST_SUCCESS = Gauge(
     "mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.", ["external"]
@@ -105,7 +105,7 @@ async def _mend_times(service: Service) -> None:
 
 async def _measure(service: Service) -> None:
     async with service.database.statement() as connection:
-        SKIPPED.set(await ledger.unacknowledged(connection))
+        SKIPPED.set(await uidl_ledger.unacknowledged(connection))
 
 
 async def _poll_all(service: Service) -> None:

@@ -1,8 +1,8 @@
 """Queue ``mailbox`` -> Mailbox -> the maildrops that pop3_out serves."""
 
 from services.mailbox.worker import Mailbox
-from shared.service import Service, run
-from shared.stage import run_stage
+from shared.runtime.process import Service, run
+from shared.runtime.queue_worker import run_stage
 
 
 async def serve(service: Service) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared import inbound, maildrops, maillog, publications, topology
-from shared.broker import Publication
-from shared.database import Database
-from shared.maildrops import Copy
+from shared.amqp import publications, topology
+from shared.amqp.broker import Publication
+from shared.db.database import Database
+from shared.store import inbound, maildrops, maillog
+from shared.store.maildrops import Copy
 
 
 class Mailbox:

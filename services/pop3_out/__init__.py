@@ -14,13 +14,13 @@ Tables: reads local_accounts, last_logins, maildrops, maildrop_mails, messages, 
 maildrop_mails (tombstones), last_logins and events.
 
 Security: passwords are taken over TLS, or in clear where ALLOW_PLAINTEXT_AUTH says so; what was sent in clear after
-STLS is thrown away. A load balancer that the settings name is believed who the client is (shared/proxy_protocol.py).
-Guessing is slowed by shared/logins.py and ends the connection after a few tries. Connections are bounded for each
-client address, for each account and in all, lines by their length, sessions by idle and total time. Sessions of
-accounts that were disabled, removed or given a new password end within two seconds. A slow client holds about one piece
-of a mail in memory, not the mail; what is read ahead, or in larger pieces, comes out of one budget of the process
-(readahead.py), and so do the mails in the mailboxes that sessions have open (store.py): who would need more waits, or
-is told to come later.
+STLS is thrown away. A load balancer that the settings name is believed who the client is
+(shared/net/proxy_protocol.py). Guessing is slowed by shared/auth/authenticator.py and ends the connection after a few
+tries. Connections are bounded for each client address, for each account and in all, lines by their length, sessions by
+idle and total time. Sessions of accounts that were disabled, removed or given a new password end within two seconds. A
+slow client holds about one piece of a mail in memory, not the mail; what is read ahead, or in larger pieces, comes out
+of one budget of the process (readahead.py), and so do the mails in the mailboxes that sessions have open (store.py):
+who would need more waits, or is told to come later.
 
 On failure: with the database away commands are answered ``-ERR [SYS/TEMP]`` and the session goes on; in the middle of a
 mail the connection is cut, which no client takes for the mail's end. A session that is cut anywhere deletes nothing.

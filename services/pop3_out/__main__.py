@@ -1,7 +1,7 @@
 """Wiring only: see the package docstring."""
 
 from services.pop3_out.listener import serve
-from shared.service import run
+from shared.runtime.process import run
 
 if __name__ == "__main__":
     run("pop3_out", serve, needs_broker=False)

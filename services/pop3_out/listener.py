@@ -11,20 +11,21 @@ from functools import partial
 import structlog
 from prometheus_client import Gauge
 
-from services.pop3_out.protocol import CLOSING_SECONDS, TLS_SECONDS, Connection
+from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Connection
+from services.pop3_out.mailbox_store import DatabaseStore
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Store, Terms, Verifier
-from services.pop3_out.store import DatabaseStore
-from shared import accounts, doors, tls
-from shared.accounts import Local
-from shared.database import Database
-from shared.doors import Doorkeeper
-from shared.failures import Temporary
-from shared.last_logins import LAST_SECONDS, LastLogins
-from shared.logins import Logins, plaintext_allowed
-from shared.service import Service
+from shared.auth.authenticator import Logins, plaintext_allowed
+from shared.auth.throttle import network_of
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.net import listening, server_tls
+from shared.net.listening import Doorkeeper
+from shared.runtime.process import Service
 from shared.settings import Settings, SettingsError
-from shared.throttle import network_of
+from shared.store import accounts
+from shared.store.accounts import Local
+from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_pop3_sessions", "Open POP3 connections.")
 
@@ -46,7 +47,7 @@ class Listener:
         settings: Settings,
         store: Store,
         logins: Verifier,
-        certificate: tls.Certificate,
+        certificate: server_tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
         """:param certificate: for STLS and the port for TLS. :param connections: open at once at most."""
@@ -66,9 +67,9 @@ class Listener:
 
     async def open(self) -> None:
         """Listen on both ports. :raises SettingsError: one cannot be had."""
-        clear = doors.listen(self._settings, "POP3_PORT", self._settings.pop3_port)
+        clear = listening.listen(self._settings, "POP3_PORT", self._settings.pop3_port)
         try:
-            under_tls = doors.listen(self._settings, "POP3S_PORT", self._settings.pop3s_port)
+            under_tls = listening.listen(self._settings, "POP3S_PORT", self._settings.pop3s_port)
         except SettingsError:
             clear.close()
             raise
@@ -76,7 +77,7 @@ class Listener:
             self._doorkeeper.open(clear, partial(self._welcome, under_tls=False))
         else:  # the loop's own way is faster
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=doors.BACKLOG
+                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=listening.BACKLOG
             )
         self._doorkeeper.open(under_tls, partial(self._welcome, under_tls=True))
 
@@ -229,9 +230,9 @@ async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     last = LastLogins(service.database, "pop3")
     logins = Logins(service.database, service.settings, service.name, last=last)
-    certificate = tls.Certificate(service.settings)
+    certificate = server_tls.Certificate(service.settings)
     listener = Listener(
-        service.settings, DatabaseStore(service.database), logins, certificate, doors.may_open(CONNECTIONS)
+        service.settings, DatabaseStore(service.database), logins, certificate, listening.may_open(CONNECTIONS)
     )
     await listener.open()
     log.info(

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from services.pop3_out import answers, snapshot
+from services.pop3_out import replies, snapshot
 from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, Budget, Shelf, plan
 from services.pop3_out.snapshot import LINES, Snapshot
-from shared.accounts import Local
-from shared.failures import Permanent, Temporary
-from shared.logins import Throttled
-from shared.messages import HEAD_OCTETS
+from shared.auth.authenticator import Throttled
+from shared.errors import Permanent, Temporary
+from shared.store.accounts import Local
+from shared.store.blobs import HEAD_OCTETS
 
 COMMAND_OCTETS = 512
 """RFC 2449 section 4 allows 255; some clients' passwords are long."""
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 
 
 class Verifier(Protocol):
-    """Who checks passwords: shared/logins.py."""
+    """Who checks passwords: shared/auth/authenticator.py."""
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
         """The account, or None. :raises Temporary, Throttled: as there."""
@@ -165,7 +165,7 @@ class Session:
             self._before_login += 1
             if self._before_login > COMMANDS_BEFORE_LOGIN:
                 self.ended = True
-                return answers.error("too many commands before the login")
+                return replies.error("too many commands before the login")
         if self._challenged:
             self._challenged = False
             return self._finish_auth(line)
@@ -173,7 +173,7 @@ class Session:
         verb = verb.upper()
         if self.stopping and verb != b"QUIT":
             self.ended = True
-            return answers.STOPPING
+            return replies.STOPPING
         if verb != b"PASS":  # its argument may hold spaces anywhere (RFC 1939 section 7)
             argument = argument.strip(b" ")
         act = (_AUTHORIZATION if self.local is None else _TRANSACTION).get(verb)
@@ -186,12 +186,12 @@ class Session:
     def too_long(self) -> bytes:
         """A line came that is longer than allowed; what follows cannot be told from commands."""
         self.ended = True
-        return answers.error("line too long")
+        return replies.error("line too long")
 
     def _mistaken(self, text: str) -> bytes:
         self._mistakes += 1
         self.ended = self.ended or self._mistakes >= MISTAKES
-        return answers.error(text)
+        return replies.error(text)
 
     async def _guarded(self, work: Coroutine[Any, Any, bytes]) -> bytes:
         """Run a command that takes time; what fails is answered, or ends the connection."""
@@ -199,17 +199,17 @@ class Session:
             return await work
         except Temporary as failure:
             log.warning("pop3 command failed", local=self._name, peer=self._peer, error=str(failure))
-            answer = answers.UNAVAILABLE
+            answer = replies.UNAVAILABLE
         except Permanent as failure:
             log.error("pop3 command failed", local=self._name, peer=self._peer, error=str(failure))
-            answer = answers.error("[SYS/PERM] this cannot be read; the administrator finds the reason in the log")
+            answer = replies.error("[SYS/PERM] this cannot be read; the administrator finds the reason in the log")
         except ConnectionError:
             self.ended = True
             return b""
         except Exception:  # whatever it is: this session ends, the others go on
             log.exception("pop3 command failed", local=self._name, peer=self._peer)
             self.ended = True
-            answer = answers.error("[SYS/TEMP] internal error")
+            answer = replies.error("[SYS/TEMP] internal error")
         finally:
             midway, self._midway = self._midway, False
         if midway:  # anything that is written now would be taken for mail
@@ -230,14 +230,14 @@ class Session:
     # ------------------------------------------------------------------------------------------ any state
 
     def _capa(self, _: bytes) -> Answer:
-        return answers.capabilities(self._passwords, not self._tls and self.local is None, self._login_delay)
+        return replies.capabilities(self._passwords, not self._tls and self.local is None, self._login_delay)
 
     def _quit(self, argument: bytes) -> Answer:
         if argument:  # nothing is deleted by a line that is not quite the command
             return self._mistaken("QUIT takes no argument")
         self.ended = True
         if self.local is None or not self._deleted:
-            return answers.ok("bye")
+            return replies.ok("bye")
         self.committing = True
         return self._update(self.local)
 
@@ -253,14 +253,14 @@ class Session:
         if not argument:
             return self._mistaken("USER takes a name")
         self._user = _text(argument)
-        return answers.ok("now the password")  # whether there is such an account or not
+        return replies.ok("now the password")  # whether there is such an account or not
 
     def _password(self, argument: bytes) -> Answer:
         if not self._passwords:
             return _no_clear()
         user, self._user = self._user, None
         if user is None:
-            return answers.error("USER comes first")
+            return replies.error("USER comes first")
         return self._guarded(self._log_in(user, _text(argument)))
 
     def _auth(self, argument: bytes) -> Answer:
@@ -269,7 +269,7 @@ class Session:
         if not self._passwords:
             return _no_clear()
         if not mechanism:  # how clients asked before there was CAPA
-            return answers.MECHANISMS
+            return replies.MECHANISMS
         if mechanism.upper() != b"PLAIN":
             return self._mistaken("the one mechanism here is PLAIN")
         if initial:
@@ -279,7 +279,7 @@ class Session:
 
     def _finish_auth(self, line: bytes) -> Answer:
         if line == b"*":
-            return answers.error("authentication cancelled")
+            return replies.error("authentication cancelled")
         return self._plain(line)
 
     def _plain(self, encoded: bytes) -> Answer:
@@ -289,7 +289,7 @@ class Session:
         except (binascii.Error, ValueError):
             return self._mistaken("this is no PLAIN response in base64")
         if identity not in ("", user):
-            return answers.error("[AUTH] one can only log in as oneself")
+            return replies.error("[AUTH] one can only log in as oneself")
         return self._guarded(self._log_in(user, password))
 
     async def _log_in(self, user: str, password: str) -> bytes:
@@ -297,17 +297,17 @@ class Session:
             local = await self._logins.verify(user, password, self._peer)
         except Throttled:
             self.ended = True
-            return answers.error("[SYS/TEMP] too many failed logins, try again later")
+            return replies.error("[SYS/TEMP] too many failed logins, try again later")
         if local is None:
             self._refusals += 1
             self.ended = self._refusals >= REFUSALS
-            return answers.error("[AUTH] wrong name or password")
+            return replies.error("[AUTH] wrong name or password")
         found = await self._store.snapshot(local.id)
         if refusal := self._link.seat(local):
             self.ended = True
-            return answers.error(refusal)
+            return replies.error(refusal)
         self.local, self._box = local, found
-        return answers.ok(f"{len(found)} messages")
+        return replies.ok(f"{len(found)} messages")
 
     def _start_tls(self, _: bytes) -> Answer:
         """RFC 2595 section 4; what was said before counts no longer."""
@@ -322,10 +322,10 @@ class Session:
     def _begin_utf8(self, _: bytes) -> Answer:
         """RFC 6856 section 2. Names are read, and mails sent, in UTF-8 in any case: they are stored as they came."""
         self._utf8 = True
-        return answers.ok("UTF-8 it is")
+        return replies.ok("UTF-8 it is")
 
     async def _negotiate(self) -> bytes:
-        await self._link.start_tls(answers.ok("begin TLS"))
+        await self._link.start_tls(replies.ok("begin TLS"))
         self._tls = True
         return b""
 
@@ -347,13 +347,13 @@ class Session:
     def _list(self, argument: bytes) -> Answer:
         if argument:
             number = self._number(argument)
-            return _no_such() if number is None else answers.ok(f"{number} {self._box.octets[number - 1]}")
+            return _no_such() if number is None else replies.ok(f"{number} {self._box.octets[number - 1]}")
         return self._at_length(self._box.sizes(self._deleted))
 
     def _uidl(self, argument: bytes) -> Answer:
         if argument:
             number = self._number(argument)
-            return _no_such() if number is None else answers.ok(f"{number} {self._box.uidl(number)}")
+            return _no_such() if number is None else replies.ok(f"{number} {self._box.uidl(number)}")
         return self._at_length(self._box.uidls(self._deleted))
 
     def _at_length(self, pieces: Iterable[bytes]) -> Answer:
@@ -374,15 +374,15 @@ class Session:
             return _no_such()
         self._deleted.add(number)
         self._deleted_octets += self._box.octets[number - 1]
-        return answers.ok("marked as deleted")
+        return replies.ok("marked as deleted")
 
     def _rset(self, _: bytes) -> Answer:
         self._deleted.clear()
         self._deleted_octets = 0
-        return answers.OK
+        return replies.OK
 
     def _noop(self, _: bytes) -> Answer:
-        return answers.OK
+        return replies.OK
 
     def _retr(self, argument: bytes) -> Answer:
         number = self._number(argument)
@@ -402,7 +402,7 @@ class Session:
     def _retrieved(self, body: bytes) -> bytes:
         self.tally.retrieved += 1
         self.tally.octets += len(body)
-        return answers.retrieved(body)
+        return replies.retrieved(body)
 
     async def _fetch(self, number: int) -> bytes:
         """Send a small mail: it is on its way already, or is read now, and with it those that will be asked for."""
@@ -461,7 +461,7 @@ class Session:
     async def _stream(self, number: int) -> bytes:
         """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
         message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
-        stuffing = answers.Stuffing()
+        stuffing = replies.Stuffing()
         position, size, quick = 0, FIRST_PIECE_OCTETS, True
         coming: asyncio.Task[bytes] | None = None
         lent = 0
@@ -507,7 +507,7 @@ class Session:
 
     async def _send_top(self, number: int, lines: int) -> bytes:
         message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
-        top, stuffing = answers.Top(lines), answers.Stuffing()
+        top, stuffing = replies.Top(lines), replies.Stuffing()
         piece = await self._store.span(message, 0, TOP_OCTETS)
         position = len(piece)
         out = b"+OK top of message follows\r\n" + stuffing.put(top.cut(piece))
@@ -533,11 +533,11 @@ class Session:
                 log.exception("pop3 deletions failed", local=self._name, peer=self._peer)
             else:
                 log.warning("pop3 deletions failed", local=self._name, peer=self._peer, error=str(failure))
-            return answers.error("[SYS/TEMP] the marked mails could not be deleted, they are still there")
+            return replies.error("[SYS/TEMP] the marked mails could not be deleted, they are still there")
         finally:
             self.committing = False
         self.tally.deleted = len(self._deleted)
-        return answers.ok("bye, the marked mails are deleted")
+        return replies.ok("bye, the marked mails are deleted")
 
 
 def _text(octets: bytes) -> str:
@@ -554,11 +554,11 @@ def _count(digits: bytes) -> int | None:
 
 
 def _no_such() -> bytes:
-    return answers.error("no such message")
+    return replies.error("no such message")
 
 
 def _no_clear() -> bytes:
-    return answers.error("passwords are taken under TLS only: use STLS first, or the port for TLS")
+    return replies.error("passwords are taken under TLS only: use STLS first, or the port for TLS")
 
 
 _Act = Callable[[Session, bytes], Answer]

@@ -1,7 +1,7 @@
 """A mailbox as a session sees it: fixed when the session starts, shared by all sessions that see the same.
 
-A snapshot belongs to one version of the mailbox (shared/maildrops.py). As long as that stays the same, a login costs
-one look at the version and no scan, and STAT, LIST and UIDL are answered from what is here.
+A snapshot belongs to one version of the mailbox (shared/store/maildrops.py). As long as that stays the same, a login
+costs one look at the version and no scan, and STAT, LIST and UIDL are answered from what is here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from shared import maildrops
-from shared.maildrops import Changes, Contents
+from shared.store import maildrops
+from shared.store.maildrops import Changes, Contents
 
 LINES = 1000
 """Of a long answer, made at once: a millisecond's work."""

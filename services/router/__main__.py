@@ -1,8 +1,8 @@
 """Queue ``router`` -> Router -> ``routed.<local>``."""
 
 from services.router.worker import Router
-from shared.service import Service, run
-from shared.stage import run_stage
+from shared.runtime.process import Service, run
+from shared.runtime.queue_worker import run_stage
 
 
 async def serve(service: Service) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from shared import accounts, authors, inbound, maillog, messages, publications, routing, topology
-from shared.accounts import External, Local
-from shared.broker import Publication
-from shared.database import Connection, Database
-from shared.headers import MOST_HOPS, header_end
-from shared.inbound import Verdict, Waiting
+from shared import routing
+from shared.amqp import publications, topology
+from shared.amqp.broker import Publication
+from shared.db.database import Connection, Database
+from shared.mime.headers import MOST_HOPS, header_end
+from shared.store import accounts, blobs, inbound, maillog, sent_mail
+from shared.store.accounts import External, Local
+from shared.store.inbound import Verdict, Waiting
 
 LOOP = f"a mail loop: more than {MOST_HOPS} servers have passed it on (Received)"
 BEGINNING_OCTETS = 8192
@@ -46,11 +48,11 @@ class Router:
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
             sharers = await accounts.sharers(connection, external_ids)
             asked = {header_id for fact in facts.values() for header_id in routing.ids_asked(fact)}
-            known = await authors.of(connection, sorted(asked))
+            known = await sent_mail.of(connection, sorted(asked))
             decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
             verdicts = [_verdict(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
             await inbound.settle(connection, verdicts)
-            await authors.add_further(
+            await sent_mail.add_further(
                 connection,
                 {
                     (decision.copy_of, decision.further_id, mail.external_id)
@@ -86,7 +88,7 @@ class Router:
 async def _read(connection: Connection, mails: Sequence[Waiting]) -> dict[int, routing.Facts]:
     """The facts of each mail, by its id. Few mails have more header than BEGINNING_OCTETS, or tell in their body what
     they report on; of those as much is read as routing wants."""
-    beginnings = await messages.beginnings(connection, [mail.message_id for mail in mails], BEGINNING_OCTETS)
+    beginnings = await blobs.beginnings(connection, [mail.message_id for mail in mails], BEGINNING_OCTETS)
     facts = {}
     longer = []
     for mail in mails:
@@ -97,7 +99,7 @@ async def _read(connection: Connection, mails: Sequence[Waiting]) -> dict[int, r
         ):
             longer.append(mail)
     if longer:
-        heads = await messages.heads(connection, [mail.message_id for mail in longer])
+        heads = await blobs.heads(connection, [mail.message_id for mail in longer])
         facts |= {mail.id: await _facts(heads[mail.message_id]) for mail in longer}
     return facts
 

@@ -12,7 +12,7 @@ router.
 Tables: reads external_accounts, local_accounts, messages; writes submissions, submission_recipients, authors, relays,
 suspects, inbound, deliveries, messages (notices), events, and in external_accounts a refresh token that the provider
 renewed and the size of mails that it takes.
-Security: opens the sealed passwords of the external accounts, and connects only where shared/upstream.py allows it,
+Security: opens the sealed passwords of the external accounts, and connects only where shared/net/dial.py allows it,
 never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.
 On failure: a temporary refusal is tried again for five days; one provider that is slow or away holds back no other
 account; refused credentials pause the account and bounce nothing. What a sender had claimed that dies, others take up

@@ -3,11 +3,11 @@
 import asyncio
 import gc
 
-from services.sender.relaying import Relaying
-from services.sender.upkeep import keep_up
-from services.sender.worker import Sender
-from shared.service import Service, run
-from shared.stage import run_stage
+from services.sender.dead_owners import keep_up
+from services.sender.delivery import Relaying
+from services.sender.submission_worker import Sender
+from shared.runtime.process import Service, run
+from shared.runtime.queue_worker import run_stage
 
 GARBAGE = 20_000
 """Objects between two looks for cyclic garbage. Mails make few cycles and many objects: with the default of 700 a busy

@@ -1,7 +1,7 @@
 """The groups that this process has claimed: what it writes down about them, many in one commit.
 
 A mail needs two commits on its way out: one before its final dot, one for the provider's answer. Both kinds go through
-one writer, which commits whatever has queued from all lanes together (shared/group_commit.py).
+one writer, which commits whatever has queued from all lanes together (shared/db/group_commit.py).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
-from services.sender import settling
-from services.sender.relay import Verdict
-from services.sender.settling import Aftermath, Settled
-from shared import maillog, relays, submissions
-from shared.accounts import External
-from shared.database import Connection, Database
-from shared.failures import MOST_FAULTS, Temporary
-from shared.group_commit import GroupCommit
-from shared.relays import Claimed, Group
+from services.sender import outcomes
+from services.sender.outcomes import Aftermath, Settled
+from services.sender.smtp_transaction import Verdict
+from shared.db.database import Connection, Database
+from shared.db.group_commit import GroupCommit
+from shared.errors import MOST_FAULTS, Temporary
+from shared.store import maillog, relay_queue, submissions
+from shared.store.accounts import External
+from shared.store.relay_queue import Claimed, Group
 
 CLAIM_SECONDS = 45.0
 """A claim lasts so long without being renewed, where its sender seems to be at work still: stopped, or cut off."""
@@ -65,7 +65,7 @@ class Claims:
         self, connection: Connection, external: External, busy: int, ahead: int, ahead_octets: int
     ) -> Claimed:
         """Claim due groups of an account, as ``relays.claim``; after the commit they are to be put into ``in_hand``."""
-        return await relays.claim(
+        return await relay_queue.claim(
             connection,
             external.id,
             self._owner,
@@ -81,7 +81,7 @@ class Claims:
         """Hold everything in hand for another while."""
         if self.in_hand:
             async with self._database.transaction() as connection:
-                await relays.renew(connection, self.in_hand, self._owner, CLAIM_SECONDS)
+                await relay_queue.renew(connection, self.in_hand, self._owner, CLAIM_SECONDS)
 
     async def mark(self, group: Group) -> None:
         """Commit that the final dot is about to go out.
@@ -114,7 +114,7 @@ class Claims:
 
     async def _write(self, connection: Connection, batch: Sequence[Group | Settled]) -> list[bool | Aftermath | None]:
         """Settle, then mark; a result for each: whether it is marked, or what follows from settling it."""
-        afters, held = await settling.settle(
+        afters, held = await outcomes.settle(
             connection, _settled(batch), self._owner, [item for item in batch if isinstance(item, Group)], CLAIM_SECONDS
         )
         following = iter(afters)
@@ -139,7 +139,7 @@ class Claims:
         self.in_hand.difference_update(ids)
         try:
             async with self._database.transaction(GIVE_BACK_SECONDS) as connection:
-                await relays.release(connection, ids, self._owner)
+                await relay_queue.release(connection, ids, self._owner)
         except Temporary as error:
             log.warning("claims left to run out", mails=len(ids), reason=str(error))
 

@@ -13,19 +13,21 @@ from functools import partial
 import structlog
 from prometheus_client import Gauge
 
-from services.smtp_in.engine import CLOSING_SECONDS
-from services.smtp_in.intake import Intake
-from services.smtp_in.protocol import TLS_SECONDS, Connection
-from shared import accounts, doors, tls
-from shared.accounts import Local
-from shared.database import Database
-from shared.doors import Doorkeeper
-from shared.failures import Temporary
-from shared.last_logins import LAST_SECONDS, LastLogins
-from shared.logins import Logins, plaintext_allowed
-from shared.service import Service
+from services.smtp_in.command_loop import CLOSING_SECONDS
+from services.smtp_in.commit_queue import Intake
+from services.smtp_in.connection import TLS_SECONDS, Connection
+from shared.auth.authenticator import Logins, plaintext_allowed
+from shared.auth.throttle import network_of
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.net import listening as doors
+from shared.net import server_tls
+from shared.net.listening import Doorkeeper
+from shared.runtime.process import Service
 from shared.settings import Settings
-from shared.throttle import network_of
+from shared.store import accounts
+from shared.store.accounts import Local
+from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_smtp_sessions", "Open SMTP connections of mail clients.")
 
@@ -65,7 +67,7 @@ class Listener:
         settings: Settings,
         intake: Intake,
         logins: Logins,
-        certificate: tls.Certificate,
+        certificate: server_tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
         """:param connections: open at once at most."""
@@ -227,7 +229,7 @@ async def serve(service: Service) -> None:
     last = LastLogins(service.database, "smtp")
     logins = Logins(service.database, service.settings, service.name, last=last)
     intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
-    certificate = tls.Certificate(service.settings)
+    certificate = server_tls.Certificate(service.settings)
     listener = Listener(service.settings, intake, logins, certificate, doors.may_open(CONNECTIONS))
     await listener.open()
     intake.start()

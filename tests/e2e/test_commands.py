@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from services.admin.cli import app
+from services.admin.cli.app import app
 from tests.company import local
 from tests.system import PASSWORD, System, until
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.admin.accounts_file import AccountsError, check
-from services.admin.changes import conflicts
-from shared.accounts import Local
+from services.admin.accounts.apply import conflicts
+from services.admin.accounts.file_format import AccountsError, check
+from shared.store.accounts import Local
 from tests.company import local
 from tests.system import System, until
 

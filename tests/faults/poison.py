@@ -13,22 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared import suspects
+from shared.store import poison
 
 POISONS = "FAULTS_POISONS"
 """Of the environment: the folder of the files."""
 
 READERS = {
     "router": {"router": "services.router.worker:_facts"},
-    "mailbox": {"mailbox": "shared.maildrops:deliver"},
-    "sender": {"sender": "services.sender.worker:arrivals_of", "relay": "services.sender.letters:parse"},
+    "mailbox": {"mailbox": "shared.store.maildrops:deliver"},
+    "sender": {
+        "sender": "services.sender.submission_worker:arrivals_of",
+        "relay": "services.sender.outgoing_message:parse",
+    },
 }
 """By service: what it does, and the function that reads for it."""
 
 
 def arm(service: str) -> None:
     """Make the readers of this service deadly, in this process, and let suspects be tried again soon."""
-    suspects.AGAIN_SECONDS = 4.0
+    poison.AGAIN_SECONDS = 4.0
     for name, target in READERS.get(service, {}).items():
         module_name, _, function = target.partition(":")
         module = importlib.import_module(module_name)

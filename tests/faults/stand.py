@@ -21,11 +21,11 @@ from pathlib import Path
 import psycopg
 
 from deploy.machine import ports
+from deploy.machine.dovecot_postfix import Provider
 from deploy.machine.folders import make_sockets
 from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import SOCKET, USER, Postgres
 from deploy.machine.programs import Process, Program, give
-from deploy.machine.provider import Provider
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.settings import Settings
 from tests.company import local

@@ -13,15 +13,15 @@ import re
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
-from services.pop3_out import answers
-from services.pop3_out.protocol import Connection as Pop3Connection
+from services.pop3_out import replies
+from services.pop3_out.connection import Connection as Pop3Connection
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import Session, Terms
-from services.smtp_in.intake import Handed, Taken
-from services.smtp_in.protocol import Connection as SmtpConnection
-from services.smtp_in.recipients import Directory
-from shared.accounts import Local
-from shared.tls import Certificate
+from services.smtp_in.commit_queue import Handed, Taken
+from services.smtp_in.connection import Connection as SmtpConnection
+from services.smtp_in.recipient_policy import Directory
+from shared.net.server_tls import Certificate
+from shared.store.accounts import Local
 from tests.dialogues.pop3.stand import ALEX, MemoryLogins, MemoryStore
 
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
@@ -147,7 +147,7 @@ def pop3_session(data: bytes) -> None:
         store, wire = MemoryStore(), Wire()
         _watch(_read_mail(store, wire, [start, *_pieces(data[1:], step)]))
         out = bytes(wire.out)
-        assert out.startswith(answers.GREETING) and not _LONE.search(out)
+        assert out.startswith(replies.GREETING) and not _LONE.search(out)
         if store.left(ALEX) != [1, 2, 3]:
             assert (
                 re.search(rb"(?i)\nQUIT *\r?\n", b"\n" + data[1:]) and b"+OK bye, the marked mails are deleted" in out

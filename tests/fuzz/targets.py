@@ -11,16 +11,18 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from services.sender.rewriting import SENDERS, Author, addresses, parse, rewrite
-from services.smtp_in import commands, recipients, senders
-from services.smtp_in.data import Mail, Refusal
-from services.smtp_in.recipients import Directory
-from shared import dsn, headers, names, proxy_protocol, reports, routing
-from shared.accounts import External, Local, Server
-from shared.addresses import fold_address
-from shared.database import storable
-from shared.pop3_replies import Body
-from shared.smtp_session import Wire
+from services.sender.header_rewriting import SENDERS, Author, addresses, parse, rewrite
+from services.smtp_in import parameters, recipient_policy, sender_policy
+from services.smtp_in.data_reader import Mail, Refusal
+from services.smtp_in.recipient_policy import Directory
+from shared import routing
+from shared.db.database import storable
+from shared.mime import bounces, display_names, dsn_options, headers
+from shared.mime.addresses import fold_address
+from shared.net import proxy_protocol
+from shared.provider.pop3_replies import Body
+from shared.provider.smtp_client import Wire
+from shared.store.accounts import External, Local, Server
 from tests.fuzz import sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
@@ -78,7 +80,7 @@ def leave(data: bytes) -> None:
     """A header that our senders' check lets through leaves without a local address, and without a line too many."""
     mail = Mail(LIMIT)
     mail.feed(data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
-    if mail.refusal is not None or senders.check_header(OFFICE, PEOPLE[0], mail.values) is not None:
+    if mail.refusal is not None or sender_policy.check_header(OFFICE, PEOPLE[0], mail.values) is not None:
         return
     header = mail.header
     everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
@@ -121,16 +123,16 @@ def submit(data: bytes) -> None:
 def command(data: bytes) -> None:
     """What MAIL and RCPT name has no character that could end a command; no local address is ever relayed."""
     text = data.decode("utf-8", "surrogateescape")
-    for parsed in (commands.parse_mail(text, LIMIT), commands.parse_rcpt(text)):
+    for parsed in (parameters.parse_mail(text, LIMIT), parameters.parse_rcpt(text)):
         if isinstance(parsed, Refusal):
             assert 500 <= parsed.code < 600 and not re.search("[\r\n]", str(parsed))
             continue
         assert not re.search("[\x00-\x1f\x7f]", parsed.asked or "")
-        for shown in (dsn.envelope_id(parsed.asked), dsn.original_recipient(parsed.asked)):
+        for shown in (dsn_options.envelope_id(parsed.asked), dsn_options.original_recipient(parsed.asked)):
             assert shown is None or shown.isprintable()
-        if recipients.check_syntax(parsed.address, True) is None:
+        if recipient_policy.check_syntax(parsed.address, True) is None:
             assert not re.search("[\x00-\x20\x7f<>]", parsed.address)
-            target = recipients.decide(OFFICE, parsed.address)
+            target = recipient_policy.decide(OFFICE, parsed.address)
             if isinstance(target, Refusal):
                 assert not re.search("[\r\n]", str(target))
             elif target.kind == "relay":
@@ -139,15 +141,18 @@ def command(data: bytes) -> None:
 
 def report(data: bytes) -> None:
     """A notice from outside names a bounded number of mails, in texts that PostgreSQL takes."""
-    found = reports.reported_ids(data)
+    found = bounces.reported_ids(data)
     assert len(found) < 1000 and all(storable(header_id) == header_id for header_id in found)
 
 
 def name(data: bytes) -> None:
     """A name is itself in any quotes, if it is short enough to be looked into with them."""
     text = data.decode("utf-8", "replace")
-    bare = names.normalise(text)
-    assert len(bare) > names.LONGEST - 2 or names.normalise(f'"{bare}"') == names.normalise(f"'{bare}'") == bare
+    bare = display_names.normalise(text)
+    assert (
+        len(bare) > display_names.LONGEST - 2
+        or display_names.normalise(f'"{bare}"') == display_names.normalise(f"'{bare}'") == bare
+    )
 
 
 def wire(data: bytes) -> None:

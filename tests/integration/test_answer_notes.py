@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from services.admin import answer_notes, catalogue
-from services.admin.answer_notes import Answered
-from services.admin.letters import Letter
+from services.admin.mail import answer_notices, search_index
+from services.admin.mail.answer_notices import Answered
+from services.admin.mail.header_summary import Letter
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, messages, submissions
-from shared.accounts import Local
-from shared.database import Database
-from shared.inbound import Arrival
-from shared.maillog import Event
-from shared.messages import Content
-from shared.submissions import Recipient, Submission
+from shared.db.database import Database
+from shared.store import blobs, inbound, submissions
+from shared.store.accounts import Local
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.maillog import Event
+from shared.store.submissions import Recipient, Submission
 from tests.company import COMPANY, HASH, SALES, SUPPORT, apply, everyone, external, local, mailbox_of
 from tests.integration.test_router_and_mailbox import ids
 
@@ -47,7 +47,7 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
     """A customer's mail, or that of a person here, is delivered."""
     externals, everybody = await everyone(database)
     async with database.transaction() as connection:
-        stored = await messages.store(connection, [Content.of(QUESTION % name)])
+        stored = await blobs.store(connection, [Content.of(QUESTION % name)])
         arrival = Arrival("fetched", stored[0], externals[SUPPORT].id, "q@customer.example")
         if author is not None:
             arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
@@ -85,7 +85,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
 async def look(database: Database) -> list[str]:
     """The catalogue goes on, and what it sends is delivered. :return: who is told."""
     async with database.transaction() as connection:
-        step = await catalogue.go_on(connection)
+        step = await search_index.go_on(connection)
     await Mailbox(database, 5).handle([note.inbound_id for note in step.notes])
     return sorted(address for note in step.notes for address in note.recipients)
 
@@ -142,7 +142,7 @@ async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database:
     await answer(database, "Alex")
     with pytest.raises(ZeroDivisionError):
         async with database.transaction() as connection:
-            assert (await catalogue.go_on(connection)).notes
+            assert (await search_index.go_on(connection)).notes
             raise ZeroDivisionError
     assert await count(database, "select count(*) from inbound where source = 'notice'") == 0
     assert await look(database) == ["eve@local.com", "jim@local.com"]
@@ -207,8 +207,8 @@ def test_no_strangers_text_begins_a_line_of_the_note() -> None:
     alex = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None)
     evil = "x\r\nBcc: eve@evil.example\r\n\r\n<b>" + "é" * 300
     told = Answered(SUPPORT, "q@x>\r\nBcc: <e@x", evil, evil, now, alex, Letter(None, (), evil), now)
-    head, _, body = answer_notes.compose(told)[0].partition(b"\r\n\r\n")
+    head, _, body = answer_notices.compose(told)[0].partition(b"\r\n\r\n")
     assert b"\nBcc" not in head + body
     assert b"In-Reply-To" not in head
     assert max(map(len, head.split(b"\r\n"))) <= 78
-    assert answer_notes.compose(replace(told, header_id="q@x"))[0].count(b"<q@x>") == 2
+    assert answer_notices.compose(replace(told, header_id="q@x"))[0].count(b"<q@x>") == 2

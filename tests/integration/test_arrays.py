@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared import arrays
-from shared.arrays import FEW
-from shared.database import Database
+from shared.db import arrays
+from shared.db.arrays import FEW
+from shared.db.database import Database
 
 STRANGE = ["", " ", "NULL", "null", "{}", '"', "\\", '\\"', "a,b", "\t\n\r", "\\N", "é\u2028😀", "{1,2}", None]
 

@@ -16,24 +16,27 @@ from typer.testing import CliRunner
 
 from deploy.machine import backups, servers
 from deploy.machine.postgres import Postgres
-from services.admin import books, hands, restoring, troubles
-from services.admin.cli import app
+from services.admin.cli.app import app
+from services.admin.mail import operations
+from services.admin.maintenance import restore
+from services.admin.monitoring import problems as troubles
+from services.admin.monitoring import reconciliation
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from services.sender.worker import Sender
-from shared import accounts, maildrops
-from shared.database import Database
-from shared.failures import MOST_FAULTS, Permanent
-from shared.schema.migrate import migrate
-from shared.service import Service
+from services.sender.submission_worker import Sender
+from shared.db.database import Database
+from shared.db.migrations.migrate import migrate
+from shared.errors import MOST_FAULTS, Permanent
+from shared.provider.vault import Vault, new_key
+from shared.runtime.process import Service
+from shared.runtime.queue_worker import Stage, run_stage
 from shared.settings import Settings
-from shared.stage import Stage, run_stage
-from shared.vault import Vault, new_key
+from shared.store import accounts, maildrops
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.polling import until
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import Bench, sending
+from tests.sender_harness import Bench, sending
 from tests.servers import opened, scratch, wait_for
-from tests.waiting import until
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
@@ -54,7 +57,7 @@ def restored(postgres: Postgres, file: Path, send_queue: bool = False) -> Iterat
         with backups.opened(file) as backup:
             backups.load(backup, url)
             assert migrate(url) == []
-        asyncio.run(restoring.settle(url, AT, send_queue))
+        asyncio.run(restore.settle(url, AT, send_queue))
         yield url
     finally:
         postgres.drop(name)
@@ -171,11 +174,11 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
             async with database.snapshot() as connection:
                 listed = await maildrops.listing(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
-                stuck = await hands.parked(connection)
+                stuck = await operations.parked(connection)
                 problems = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
-                assert [book.difference for book in await books.read(connection, thoroughly=True)] == [0, 0]
-                assert len(await hands.held(connection)) == 1
-                assert await hands.queue(connection) == []
+                assert [book.difference for book in await reconciliation.read(connection, thoroughly=True)] == [0, 0]
+                assert len(await operations.held(connection)) == 1
+                assert await operations.queue(connection) == []
         # what was to be relayed is held, and says why
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
@@ -189,8 +192,8 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
             await bench.upkeep.look()
             assert provider.taken == []
             async with bench.database.transaction() as connection:
-                await hands.requeue(connection, [held[1]["id"]])
-                await hands.discard(connection, [held[0]["id"]], "it was there already")
+                await operations.requeue(connection, [held[1]["id"]])
+                await operations.discard(connection, [held[0]["id"]], "it was there already")
             await bench.upkeep.look()
             await bench.until(held[1]["id"], state="done", uncertain=True)
             assert [taken.recipients for taken in provider.taken] == [[BOB]]

@@ -1,4 +1,4 @@
-"""The books (services/admin/books.py): they balance whatever happens to a mail, and show when one is taken away."""
+"""services/admin/monitoring/reconciliation.py: the books balance, and show when a mail is taken away."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from services.admin import books
-from services.admin.books import Account
-from services.admin.cli import app
+from services.admin.cli.app import app
+from services.admin.monitoring import reconciliation
+from services.admin.monitoring.reconciliation import Account
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, inbound_records, maildrops
-from shared.database import Database
-from shared.failures import MOST_FAULTS
-from shared.inbound_records import Books
+from shared.db.database import Database
+from shared.errors import MOST_FAULTS
+from shared.store import inbound, inbound_admin, maildrops
+from shared.store.inbound_admin import Books
 from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 
@@ -39,8 +39,8 @@ async def delivered(database: Database, count: int) -> list[int]:
 async def support(database: Database) -> Account:
     """The books of support@company.com; those of the other account balance."""
     async with database.snapshot() as connection:
-        sales, found = await books.read(connection, thoroughly=True)
-    assert (sales.address, books.wrong(sales)) == (SALES, None)
+        sales, found = await reconciliation.read(connection, thoroughly=True)
+    assert (sales.address, reconciliation.wrong(sales)) == (SALES, None)
     return found
 
 
@@ -59,11 +59,11 @@ async def test_they_balance_in_every_state(database: Database) -> None:
         for row in rows[2:4]:
             for _ in range(MOST_FAULTS):
                 await inbound.blame(connection, row, "router", "boom")
-        await inbound_records.discard(connection, rows[3:4], "spam")
+        await inbound_admin.discard(connection, rows[3:4], "spam")
     await change(database, "update inbound set state = 'held' where id = %s", rows[4])
     found = await support(database)
     assert (found.fetched, found.books) == (8, Books(delivered=3, held=1, parked=1, in_flight=3))
-    assert (found.difference, books.wrong(found), books.late(found)) == (0, None, None)
+    assert (found.difference, reconciliation.wrong(found), reconciliation.late(found)) == (0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, sai
         await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
     await change(database, loss)
     found = await support(database)
-    assert found.difference == books.difference([found]) == (1 if said else 0)
-    assert (said or "") in (books.wrong(found) or "")
+    assert found.difference == reconciliation.difference([found]) == (1 if said else 0)
+    assert (said or "") in (reconciliation.wrong(found) or "")
 
 
 async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Database) -> None:
@@ -125,6 +125,6 @@ async def test_mail_in_flight_for_over_ten_minutes_shows(database: Database) -> 
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     await arrive(database, externals[SUPPORT].id, [mail()])
-    assert books.late(await support(database)) is None
+    assert reconciliation.late(await support(database)) is None
     await change(database, "update inbound set state_at = now() - interval '11 minutes'")
-    assert books.late(await support(database)) == "1 mails in flight, the oldest for 11 minutes"
+    assert reconciliation.late(await support(database)) == "1 mails in flight, the oldest for 11 minutes"

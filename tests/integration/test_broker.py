@@ -10,9 +10,9 @@ from typing import Any
 import pika
 import pytest
 
-from shared import topology
-from shared.broker import Broker, Publication
-from shared.failures import Temporary
+from shared.amqp import topology
+from shared.amqp.broker import Broker, Publication
+from shared.errors import Temporary
 
 
 @pytest.fixture

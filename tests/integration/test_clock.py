@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from services.router.worker import Router
-from shared import polls, relay_states, relays
-from shared.database import Database
+from shared.db.database import Database
+from shared.store import polls, relay_queue, relay_status
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import sending
+from tests.sender_harness import sending
 
 
 async def test_accounts_and_mails_that_wait_for_a_time_of_before_are_due(database: Database) -> None:
@@ -60,5 +60,5 @@ async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
         await bench.upkeep.hold()
         await bench.until(id_, state="done")
         async with bench.database.transaction() as connection:
-            assert await relays.mend_times(connection) == 0
-            assert await relay_states.mend_times(connection) == 0
+            assert await relay_queue.mend_times(connection) == 0
+            assert await relay_status.mend_times(connection) == 0

@@ -1,4 +1,4 @@
-"""shared/connections.py against a real PostgreSQL."""
+"""shared/db/psycopg_connection.py against a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from shared.connections import PatientConnection
-from shared.database import Database, Row
+from shared.db.database import Database, Row
+from shared.db.psycopg_connection import PatientConnection
 
 LARGE = 20 * 1024 * 1024
 

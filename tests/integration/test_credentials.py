@@ -11,27 +11,28 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from services.admin import terminal
-from services.admin.accounts_file import AccountsError, check
-from services.admin.documents import external_fields
-from services.admin.system import System
-from services.sender.connections import Connections
-from shared import account_changes, credentials, oauth, polls
-from shared.accounts import External, Server
-from shared.credentials import Credential, Credentials, Grant
-from shared.database import Database
-from shared.failures import Permanent
-from shared.oauth import IssuerUnwilling, Unauthorized
-from shared.passwords import Pool
+from services.admin.accounts.export import external_fields
+from services.admin.accounts.file_format import AccountsError, check
+from services.admin.cli import authorize
+from services.admin.context import System
+from services.sender.connection_pool import Connections
+from shared.auth.passwords import Pool
+from shared.db.database import Database
+from shared.errors import Permanent
+from shared.provider import credentials, oauth
+from shared.provider.credentials import Credential, Credentials, Grant
+from shared.provider.oauth import IssuerUnwilling, Unauthorized
+from shared.provider.smtp_connect import LoginRefused, Unwilling
+from shared.provider.vault import Vault, new_key
 from shared.settings import Settings
-from shared.smtp_client import LoginRefused, Unwilling
-from shared.vault import Vault, new_key
+from shared.store import account_changes, polls
+from shared.store.accounts import External, Server
 from tests.company import KEY, SUPPORT, apply, everyone, external
-from tests.fetch_bench import fails, fetching, has
+from tests.fetcher_harness import fails, fetching, has
+from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
-from tests.waiting import until
 
 VAULT = Vault(KEY)
 
@@ -340,7 +341,7 @@ async def test_a_person_authorizes_by_a_code_on_another_page(
     server.answers = [device_code(), (200, {"access_token": "first", "refresh_token": "again"})]
     said: list[str] = []
     # when
-    await terminal.authorize(system(database), await stored(database), "operator", said.append)
+    await authorize.authorize(system(database), await stored(database), "operator", said.append)
     # then
     assert "https://x.example/device" in said[0] and "ABCD" in said[0]
     assert (await ours.of(await stored(database))).token
@@ -363,7 +364,7 @@ async def test_a_person_authorizes_in_a_browser(database: Database, server: Toke
                 browsers.append(asyncio.ensure_future(visit(f"{redirect}?state={state}&code={brought}")))
 
     # when
-    await terminal.authorize(system(database), await stored(database), "operator", browse)
+    await authorize.authorize(system(database), await stored(database), "operator", browse)
     await asyncio.gather(*browsers)
     # then
     assert server.requests[0][1]["code"] == "brought"
@@ -377,5 +378,5 @@ async def test_without_a_refresh_token_nothing_is_stored(database: Database, ser
     before = await stored(database)
     # then
     with pytest.raises(Permanent, match="no refresh token"):
-        await terminal.authorize(system(database), before, "operator", lambda line: None)
+        await authorize.authorize(system(database), before, "operator", lambda line: None)
     assert await stored(database) == before

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from deploy.machine.provider import Provider
-from shared import ledger, polls
-from shared.database import Connection
-from shared.envelopes import Fetched, read
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
-from tests.waiting import until
+from deploy.machine.dovecot_postfix import Provider
+from shared.amqp.payloads import Fetched, read
+from shared.db.database import Connection
+from shared.store import polls, uidl_ledger
+from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from tests.polling import until
 
 _names = itertools.count(1)
 
@@ -361,13 +361,13 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
     await until(lambda: is_quiet(bench, account))
     # when it is polled again, then the ledger is left alone
     reads: list[int] = []
-    known = ledger.known
+    known = uidl_ledger.known
 
-    async def counted(connection: Connection, external_id: int) -> list[ledger.Known]:
+    async def counted(connection: Connection, external_id: int) -> list[uidl_ledger.Known]:
         reads.append(external_id)
         return await known(connection, external_id)
 
-    monkeypatch.setattr(ledger, "known", counted)
+    monkeypatch.setattr(uidl_ledger, "known", counted)
     await bench.polled(account)
     assert reads == []
     # and a new mail is found as ever

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deploy.machine import ports
-from shared import ledger, polls
-from shared.database import Database
-from shared.ledger import Skipped
-from shared.polls import LeaseLost, Outcome
-from shared.service import Service
+from shared.db.database import Database
+from shared.provider.vault import Vault, new_key
+from shared.runtime.process import Service
 from shared.settings import Settings
-from shared.vault import Vault, new_key
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
+from shared.store import polls, uidl_ledger
+from shared.store.polls import LeaseLost, Outcome
+from shared.store.uidl_ledger import Skipped
+from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
-from tests.waiting import until
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def is_paused(bench: Bench, account: int) -> bool:
 async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
-    monkeypatch.setattr("shared.pop3_client.WINDOW_COMMANDS", 1)
+    monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -240,7 +240,7 @@ async def test_a_session_goes_on_beyond_its_share_where_that_is_quick_and_nothin
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", seconds)
-    monkeypatch.setattr("shared.pop3_client.WINDOW_COMMANDS", 1)
+    monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c", "d", "e"))
     async with script.running():
         account = await bench.add("e@x.test", script.port, delete_after_days=days, poll_seconds=60)
@@ -314,13 +314,13 @@ async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_n
     account = await bench.add("e@x.test", 1, enabled=False)
     async with database.transaction() as connection:  # which nobody else sees
         await connection.execute("update external_accounts set enabled = true")
-        await ledger.record_skipped(connection, account, Skipped(None, "uidl", 10, "no", 3, None))
+        await uidl_ledger.record_skipped(connection, account, Skipped(None, "uidl", 10, "no", 3, None))
 
         async def quiet_after(meanwhile: int) -> bool:
             await connection.execute("update polls set next_poll_at = now()")
             [poll], _ = await polls.claim(connection, "fetcher/1", 10)
             for _ in range(meanwhile):
-                assert len(await ledger.try_again(connection, account)) == 1
+                assert len(await uidl_ledger.try_again(connection, account)) == 1
             hour = poll.now + datetime.timedelta(hours=1)
             outcome = Outcome(hour, 0, (), None, None, 0, quiet_list=b"digest", quiet_until=hour)
             await polls.finish(connection, poll, outcome)

@@ -12,15 +12,16 @@ from functools import partial
 import pytest
 import structlog
 
-from services.admin import hands
-from services.admin.status import trouble
+from services.admin.mail import operations
+from services.admin.monitoring.status import trouble
 from services.fetcher import poll, scheduler
-from services.fetcher.budget import Budget, Share
-from shared import ledger, polls, pop3_client
-from shared.accounts import Tls, externals
-from tests.fetch_bench import Bench, fails, fetching, has, mail, polls_well
+from services.fetcher.memory_budget import Budget, Share
+from shared.provider import pop3_client
+from shared.store import polls, uidl_ledger
+from shared.store.accounts import Tls, externals
+from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
-from tests.waiting import until
 
 LIMIT = 1_000_000
 LONG = b"Subject: long\r\n\r\n" + b"x" * 30_000_000 + b"\r\n"
@@ -229,7 +230,7 @@ async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_ot
             await bench.rows("update upstream_mails set octets = 1 where state = 'skipped'")
             async with bench.database.transaction() as connection:
                 for account in accounts.values():
-                    await ledger.try_again(connection, account)
+                    await uidl_ledger.try_again(connection, account)
             ends = await asyncio.gather(*(_end(bench, accounts[row.name]) for row in TABLE))
             assert [
                 (row.name, end) for row, end in zip(TABLE, ends, strict=True) if end != (["one", "three", "two"], None)
@@ -413,10 +414,10 @@ async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_i
         assert (await bench.poll(account)).skipped == 1
         async with bench.database.transaction() as connection:
             [external] = await externals(connection)
-            [row] = await hands.skipped(connection, external)
+            [row] = await operations.skipped(connection, external)
             assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
             # when the operator acknowledges it
-            done = await hands.acknowledge(connection, external, [row["id"], 999])
+            done = await operations.acknowledge(connection, external, [row["id"], 999])
             assert (done.done, done.left) == ([row["id"]], [999])
         # then it is no problem while it fails for the same reason, and for another reason it is one again
         assert (await bench.poll(account)).skipped == 0
@@ -431,7 +432,7 @@ async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_i
         script.answers = {}
         await bench.rows("update upstream_mails set tries = 10, next_try_at = null where state = 'skipped'")
         async with bench.database.transaction() as connection:
-            assert (await hands.fetch_again(connection, external)).done == [row["id"]]
+            assert (await operations.fetch_again(connection, external)).done == [row["id"]]
         await until(lambda: has(bench, account, 3))
         assert (await bench.poll(account)).skipped == 0
 

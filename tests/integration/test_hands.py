@@ -1,4 +1,4 @@
-"""services/admin/hands.py: what the operator does to single mails and accounts, on a real PostgreSQL."""
+"""services/admin/mail/operations.py: what the operator does to single mails and accounts, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.admin import hands
-from services.admin.accounts_file import AccountsError
-from services.admin.cli import app
-from services.admin.hands import Done
+from services.admin.accounts.file_format import AccountsError
+from services.admin.cli.app import app
+from services.admin.mail import operations
+from services.admin.mail.operations import Done
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import account_changes, accounts, inbound, maildrops
-from shared.database import Database
-from shared.failures import MOST_FAULTS, Permanent
-from shared.vault import Vault, new_key
+from shared.db.database import Database
+from shared.errors import MOST_FAULTS, Permanent
+from shared.provider.vault import Vault, new_key
+from shared.store import account_changes, accounts, inbound, maildrops
 from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import sending
+from tests.sender_harness import sending
 
 T = TypeVar("T")
 ALEX, ANN, BOB = "alex@local.com", "ann@customer.org", "bob@customer.org"
@@ -52,8 +52,8 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         await bench.until(id_, state="queued", tries=1)
         # when
         async with bench.database.transaction() as connection:
-            assert await hands.cancel(connection, [id_, 9_999], "sent by mistake") == Done([id_], [9_999])
-            assert await hands.cancel(connection, [id_]) == Done([], [id_])
+            assert await operations.cancel(connection, [id_, 9_999], "sent by mistake") == Done([id_], [9_999])
+            assert await operations.cancel(connection, [id_]) == Done([], [id_])
         await bench.upkeep.tell()
         await bench.upkeep.tell()
         # then the author is told once, about the other one alone
@@ -72,7 +72,7 @@ async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> 
         id_ = await bench.submit(ANN)
         await bench.until(id_, state="sent_unanswered")
         async with bench.database.transaction() as connection:
-            assert await hands.cancel(connection, [id_]) == Done([], [id_])
+            assert await operations.cancel(connection, [id_]) == Done([], [id_])
         provider.gates["END"].set()
         await bench.until(id_, state="done")
 
@@ -87,14 +87,14 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
             for _ in range(MOST_FAULTS):
                 await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd")
         # then both are shown
-        found = await hands.parked(connection)
+        found = await operations.parked(connection)
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
         assert found[0]["error"].endswith("ValueError: odd") and found[0]["since"].endswith("Z")
-        assert [r["id"] for r in await hands.parked(connection, rows[1:])] == rows[1:]
+        assert [r["id"] for r in await operations.parked(connection, rows[1:])] == rows[1:]
         # when one is requeued and the other discarded
-        assert await hands.requeue(connection, [rows[0], 9_999]) == Done([rows[0]], [9_999])
-        assert await hands.discard(connection, [rows[1]], "spam") == Done([rows[1]], [])
-        assert await hands.parked(connection) == []
+        assert await operations.requeue(connection, [rows[0], 9_999]) == Done([rows[0]], [9_999])
+        assert await operations.discard(connection, [rows[1]], "spam") == Done([rows[1]], [])
+        assert await operations.parked(connection) == []
     # then the first one goes its way
     await Router(database, 5).handle(rows)
     await Mailbox(database, 5).handle(rows)
@@ -105,11 +105,11 @@ async def test_held_mails_say_why(database: Database) -> None:
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     [row] = await deliver(database, mail())
     async with database.transaction() as connection:
-        [found] = await hands.held(connection)
+        [found] = await operations.held(connection)
         assert (found["id"], found["external"]) == (row, SUPPORT) and found["reason"]
         # it can be ended, too
-        assert await hands.discard(connection, [row], "nobody wants it") == Done([row], [])
-        assert await hands.held(connection) == []
+        assert await operations.discard(connection, [row], "nobody wants it") == Done([row], [])
+        assert await operations.held(connection) == []
 
 
 async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Database) -> None:
@@ -120,16 +120,16 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
     async with database.transaction() as connection:
         [entry] = await maildrops.listing(connection, people["Alex"].id)
         await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
-        [shown] = await hands.deleted(connection, ALEX)
+        [shown] = await operations.deleted(connection, ALEX)
         assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
         # when
-        assert await hands.undelete(connection, ALEX, [row, 9_999]) == Done([row], [9_999])
+        assert await operations.undelete(connection, ALEX, [row, 9_999]) == Done([row], [9_999])
         # then
         [back] = await maildrops.listing(connection, people["Alex"].id)
         assert back.uidl != entry.uidl
-        assert await hands.deleted(connection, ALEX) == []
+        assert await operations.deleted(connection, ALEX) == []
         with pytest.raises(Permanent, match="no such local account"):
-            await hands.undelete(connection, "nobody@local.com", [row])
+            await operations.undelete(connection, "nobody@local.com", [row])
 
 
 async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_was_is_refused(
@@ -142,12 +142,12 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
         await account_changes.remove(connection, "local", people["Alex"].id)
     assert await mailbox_of(database, ALEX) == []
     async with database.transaction() as connection:
-        assert (await hands.restore(connection, ALEX)).id == people["Alex"].id
+        assert (await operations.restore(connection, ALEX)).id == people["Alex"].id
     assert len(await mailbox_of(database, ALEX)) == 1
     for address, said in ((ALEX, "is there already"), ("nobody@local.com", "no removed local account")):
         with pytest.raises(Permanent, match=said):
             async with database.transaction() as connection:
-                await hands.restore(connection, address)
+                await operations.restore(connection, address)
 
 
 async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_delegate_elsewhere(
@@ -164,7 +164,7 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
         await account_changes.remove(connection, "local", people["Alex"].id)
     await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})
     async with database.transaction() as connection:
-        await hands.restore(connection, ALEX)
+        await operations.restore(connection, ALEX)
     # then mail to Lex is that one's alone
     _, people = await everyone(database)
     assert (people["Alex"].former_names, people["Alex"].delegate_id) == ((), None)
@@ -179,7 +179,7 @@ async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database:
         await account_changes.remove(connection, "local", people["Alex"].id)
         login = (people["Alex"].id, people["Alex"].password_hash)
         assert await accounts.valid_logins(connection, [login]) == set()
-        assert (await hands.restore(connection, ALEX)).enabled == enabled
+        assert (await operations.restore(connection, ALEX)).enabled == enabled
         assert await accounts.valid_logins(connection, [login]) == ({login} if enabled else set())
 
 
@@ -191,7 +191,7 @@ async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(data
     await apply(database, {"external_accounts": [], "local_accounts": [local("Alex", address="alexandra@local.com")]})
     with pytest.raises(AccountsError, match="a name may belong to one person only"):
         async with database.transaction() as connection:
-            await hands.restore(connection, ALEX)
+            await operations.restore(connection, ALEX)
     _, people = await everyone(database)
     assert people["Alex"].address == "alexandra@local.com"
 
@@ -205,7 +205,7 @@ async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(da
         await account_changes.save_password(connection, externals[SUPPORT].id, lost)
         # when
         key = new_key()
-        assert await hands.rotate_key(connection, Vault(f"{key},{KEY}")) == (1, [SUPPORT])
+        assert await operations.rotate_key(connection, Vault(f"{key},{KEY}")) == (1, [SUPPORT])
         # then the new key alone opens the other one
         sealed = {account.address: account.password for account in await accounts.externals(connection)}
     assert [Vault(key).open(token) for address, token in sealed.items() if address != SUPPORT] == ["secret"]

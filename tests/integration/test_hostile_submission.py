@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
+from services.smtp_in import connection as protocol
 from services.smtp_in import listener as listening
-from services.smtp_in import protocol
-from services.smtp_in.data import Mail
-from shared import tls
-from shared.database import Database
+from services.smtp_in.data_reader import Mail
+from shared.db.database import Database
+from shared.net import server_tls
 from shared.settings import load
-from tests.submission_bench import Client, Running, plain, running
-from tests.waiting import until
+from tests.polling import until
+from tests.submission_harness import Client, Running, plain, running
 
 SMUGGLED = b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n.\r\n"
 BEFORE = [b"\n", b"\r", b"\r\n", b"\n\r", b"\0\n", b"\r\0\n", b"\r\n\0", b"\0", b"\n\n", b"\r\r"]
@@ -335,7 +335,7 @@ async def test_the_address_that_a_trusted_proxy_tells_is_the_clients(
 async def test_a_renewed_certificate_is_shown_to_whoever_comes_next(
     database: Database, broker_url: str, tmp_path: Path
 ) -> None:
-    pairs = [tls.self_signed_file(load(data=tmp_path / name)) for name in ("first", "second")]
+    pairs = [server_tls.self_signed_file(load(data=tmp_path / name)) for name in ("first", "second")]
     files = tmp_path / "server.pem"
     files.write_bytes(pairs[0].read_bytes())
     async with running(database, broker_url, tmp_path, tls_cert_file=files) as server:

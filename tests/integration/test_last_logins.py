@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from shared import last_logins, passwords
-from shared.database import Database
-from shared.failures import Temporary
-from shared.last_logins import LastLogin, LastLogins, Protocol
-from shared.logins import Logins
+from shared.auth import passwords
+from shared.auth.authenticator import Logins
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.store import last_logins
+from shared.store.last_logins import LastLogin, LastLogins, Protocol
 from tests.company import COMPANY, apply, everyone
-from tests.submission_bench import make_settings
+from tests.submission_harness import make_settings
 
 HERE, THERE = "192.0.2.1", "2001:db8::7"
 

@@ -10,26 +10,28 @@ import psycopg
 import pytest
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-import shared.broker
+import shared.amqp.broker
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from services.sender import settling
-from shared import account_changes, inbound, inbound_records, messages, publications, stage, topology
-from shared.broker import Broker, Publication
-from shared.database import Database
-from shared.failures import MOST_FAULTS, Temporary
-from shared.inbound import Arrival
-from shared.messages import Content
-from shared.passwords import Pool
-from shared.service import Service
+from services.sender import outcomes
+from shared.amqp import publications, topology
+from shared.amqp.broker import Broker, Publication
+from shared.auth.passwords import Pool
+from shared.db.database import Database
+from shared.errors import MOST_FAULTS, Temporary
+from shared.provider.vault import Vault
+from shared.runtime import queue_worker
+from shared.runtime.process import Service
+from shared.runtime.queue_worker import run_stage
 from shared.settings import Settings
-from shared.stage import run_stage
-from shared.vault import Vault
+from shared.store import account_changes, blobs, inbound, inbound_admin
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
 from tests import company
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.polling import until
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.send_bench import Bench, sending
-from tests.waiting import until
+from tests.sender_harness import Bench, sending
 
 ANN = "ann@customer.org"
 
@@ -108,7 +110,7 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
         await Router(database, 5).blame(rows[0], "router", "boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        await inbound_records.requeue(connection, rows)
+        await inbound_admin.requeue(connection, rows)
     # when it is requeued, then the router decides about it again, and Jim keeps his one copy
     assert await states(database) == ["fetched"]
     await Router(database, 5).handle(rows)
@@ -124,7 +126,7 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [message_id] = await messages.store(connection, [Content.of(mail("jim@local.com"))])
+        [message_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
         rows = await inbound.add(
             connection,
             [
@@ -159,8 +161,8 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
         await connection.execute("update inbound set state = 'parked', own_copy = true")
-        await inbound_records.discard(connection, rows, "test")
-        found = (await inbound_records.books(connection))[externals[SUPPORT].id]
+        await inbound_admin.discard(connection, rows, "test")
+        found = (await inbound_admin.books(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.found) == (1, 1)
 
 
@@ -264,7 +266,7 @@ def envelopes(numbers: Sequence[int]) -> list[Publication]:
 
 
 async def test_a_stage_sweeps_also_while_mail_keeps_coming(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "BUSY_SECONDS", 2.0, raising=False)
+    monkeypatch.setattr(queue_worker, "BUSY_SECONDS", 2.0, raising=False)
     scripted = Scripted()
     work = await running(service, scripted)
     # given a mail every 0.2 seconds, so that the stage never rests for a second
@@ -300,13 +302,13 @@ async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of
 ) -> None:
     ends: list[Callable[[object, object], None]] = []
 
-    connection = shared.broker._Connection
+    connection = shared.amqp.broker._Connection
 
     def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
         ends.append(named["on_close_callback"])
         return connection(*parameters, **named)
 
-    monkeypatch.setattr(shared.broker, "_Connection", connecting)
+    monkeypatch.setattr(shared.amqp.broker, "_Connection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
     try:
@@ -366,7 +368,7 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
     def broken(*_: object) -> list[str]:
         raise ValueError("an answer that nobody thought of")
 
-    monkeypatch.setattr(settling, "further_ids", broken)
+    monkeypatch.setattr(outcomes, "further_ids", broken)
     id_ = await bench.submit(ANN)
     found = await bench.until(id_, state="parked")
     assert len(provider.taken) == 1

@@ -1,4 +1,4 @@
-"""shared/maildrops.py and the reading of bytes on a real PostgreSQL."""
+"""shared/store/maildrops.py and the reading of bytes on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import weakref
 
 import pytest
 
-from services.pop3_out import store as store_module
-from services.pop3_out.store import DatabaseStore
-from shared import account_changes, accounts, inbound, maildrops, messages
-from shared.accounts import External, Local, Server
-from shared.database import Database
-from shared.failures import Permanent, Temporary
-from shared.inbound import Arrival
-from shared.maildrops import Copy
-from shared.messages import CHUNK_OCTETS, HEAD_OCTETS, Content
+from services.pop3_out import mailbox_store as store_module
+from services.pop3_out.mailbox_store import DatabaseStore
+from shared.db.database import Database
+from shared.errors import Permanent, Temporary
+from shared.store import account_changes, accounts, blobs, inbound, maildrops
+from shared.store.accounts import External, Local, Server
+from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS, Content
+from shared.store.inbound import Arrival
+from shared.store.maildrops import Copy
 
 SERVER = Server("mail.company.com", 110, "none")
 
@@ -41,7 +41,7 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
 async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted: bool = False) -> list[Copy]:
     """Put mails into a mailbox."""
     async with database.transaction() as connection:
-        ids = await messages.store(connection, [Content.of(body) for body in bodies])
+        ids = await blobs.store(connection, [Content.of(body) for body in bodies])
         mails = await inbound.add(connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
         copies = [
             Copy([local.id], mail, id_, len(body), as_deleted)
@@ -238,7 +238,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
 
     async def deliver(number: int) -> None:
         async with database.transaction() as connection:
-            [message] = await messages.store(connection, [Content.of(b"%d\r\n" % number)])
+            [message] = await blobs.store(connection, [Content.of(b"%d\r\n" % number)])
             order = random.Random(number).sample(people, 4)
             [mail] = await inbound.add(connection, [Arrival("local", message, recipients=((people[0].id, "test"),))])
             await maildrops.deliver(connection, [Copy([local.id for local in order], mail, message, 3)])

@@ -1,4 +1,4 @@
-"""shared/schema/migrate.py against a real PostgreSQL."""
+"""shared/db/migrations/migrate.py against a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from deploy.machine.postgres import Postgres
-from shared.failures import Permanent, Temporary
-from shared.schema.migrate import migrate, pending
+from shared.db.migrations.migrate import migrate, pending
+from shared.errors import Permanent, Temporary
 
 
 @pytest.fixture

@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 
-from services.admin import troubles
-from services.admin.status import trouble
+from services.admin.monitoring import problems
+from services.admin.monitoring.status import trouble
 from services.mailbox.worker import Mailbox
 from services.router import worker
 from services.router.worker import Router
-from shared import inbound, inbound_records, polls, publications, stage, suspects
-from shared.database import Database
-from shared.polls import Outcome
-from shared.service import Service
+from shared.amqp import publications
+from shared.db.database import Database
+from shared.provider.vault import Vault
+from shared.runtime import queue_worker
+from shared.runtime.process import Service
+from shared.runtime.queue_worker import run_stage
 from shared.settings import Settings
-from shared.stage import run_stage
-from shared.suspects import Suspect
-from shared.vault import Vault
+from shared.store import inbound, inbound_admin, polls
+from shared.store import poison as suspects
+from shared.store.poison import Suspect
+from shared.store.polls import Outcome
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
 
 ALEX = "alex@local.com"
@@ -58,9 +61,9 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
         await service.database.close()
 
 
-async def listed(database: Database) -> list[inbound_records.Listed]:
+async def listed(database: Database) -> list[inbound_admin.Listed]:
     async with database.transaction() as connection:
-        return await inbound_records.listing(connection, "parked")
+        return await inbound_admin.listing(connection, "parked")
 
 
 async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_no_other(
@@ -76,7 +79,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
 
     monkeypatch.setattr(worker, "_decide", fails)
     monkeypatch.setattr(inbound, "SWEEP_AGAIN_SECONDS", 0.5)
-    monkeypatch.setattr(stage, "SWEEP_SECONDS", 0.3)
+    monkeypatch.setattr(queue_worker, "SWEEP_SECONDS", 0.3)
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f"m{number}") for number in range(200)])
@@ -102,7 +105,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
     # when what was wrong is mended and the operator requeues it, it arrives
     monkeypatch.setattr(worker, "_decide", decide)
     async with database.transaction() as connection:
-        assert await inbound_records.requeue(connection, [poison]) == [poison]
+        assert await inbound_admin.requeue(connection, [poison]) == [poison]
     while len(await mailbox_of(database, ALEX)) < 201:
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 60
@@ -123,9 +126,9 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         # the operator may let it go on all the same
         assert "mail loop" in str(parked[0].error)
         async with database.transaction() as connection:
-            told = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
+            told = [trouble.what for trouble in problems.of_parked(await problems.read(connection))]
             assert told == ["1 mails are parked for going round in a loop"]
-            await inbound_records.requeue(connection, rows[:1])
+            await inbound_admin.requeue(connection, rows[:1])
         await Router(database, 5).handle(rows)
         await Mailbox(database, 5).handle(rows)
         assert len(await mailbox_of(database, ALEX)) == 2

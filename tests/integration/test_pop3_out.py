@@ -24,14 +24,14 @@ import psycopg
 import pytest
 
 from deploy.machine import ports
-from shared import account_changes
-from shared.accounts import Local
-from shared.database import Database
-from shared.passwords import hash_password
+from shared.auth.passwords import hash_password
+from shared.db.database import Database
+from shared.provider.vault import new_key
 from shared.settings import SERVICES
-from shared.vault import new_key
+from shared.store import account_changes
+from shared.store.accounts import Local
 from tests.integration.test_maildrops import add_mails, add_people
-from tests.waiting import until
+from tests.polling import until
 
 PASSWORD = "se cret"
 OFFSET = SERVICES.index("pop3_out")

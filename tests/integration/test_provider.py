@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from deploy.machine.provider import Provider
+from deploy.machine.dovecot_postfix import Provider
 
 MESSAGE = (
     b"""\

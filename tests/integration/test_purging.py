@@ -1,4 +1,4 @@
-"""services/admin/purging.py: what is old goes, by an injected clock, and nothing that is needed goes with it."""
+"""services/admin/maintenance/retention.py, by an injected clock: old rows go, and nothing that is needed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from services.admin import books, hands, purging
-from services.admin.purging import Purge
+from services.admin.mail import operations
+from services.admin.maintenance import retention
+from services.admin.maintenance.retention import Purge
+from services.admin.monitoring import reconciliation
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import account_changes, leases, maildrops, messages
-from shared.database import Connection, Database
-from shared.failures import Permanent
-from shared.messages import Content
+from shared.db import leases
+from shared.db.database import Connection, Database
+from shared.errors import Permanent
+from shared.store import account_changes, blobs, maildrops
+from shared.store.blobs import Content
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.send_bench import Bench, sending
+from tests.sender_harness import Bench, sending
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN = "ann@customer.org"
@@ -27,14 +30,14 @@ ANN = "ann@customer.org"
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(purging, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
 
 
 async def purge(database: Database, days: float, retention_days: int = 14) -> Counter[str]:
     """A pass as it is done so many days from now; what went, in batches of two."""
 
     async def clock(connection: Connection) -> datetime.datetime:
-        return await purging.database_time(connection) + datetime.timedelta(days=days)
+        return await retention.database_time(connection) + datetime.timedelta(days=days)
 
     return +await Purge(database, retention_days, asyncio.Event(), clock, batch=2).run()
 
@@ -81,8 +84,8 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
     # nothing that was purged comes back, and the books balance still
     async with database.snapshot() as connection:
-        assert await hands.deleted(connection, ALEX) == []
-        _, found = await books.read(connection, thoroughly=True)
+        assert await operations.deleted(connection, ALEX) == []
+        _, found = await reconciliation.read(connection, thoroughly=True)
     assert (found.fetched, found.books.delivered, found.difference) == (5, 5, 0)
     assert await purge(database, 15) == Counter()
 
@@ -98,7 +101,7 @@ async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_ba
     assert len(await mailbox_of(database, JIM)) == 3
     with pytest.raises(Permanent, match="removed longer ago than mail is kept"):
         async with database.transaction() as connection:
-            await hands.restore(connection, ALEX)
+            await operations.restore(connection, ALEX)
 
 
 async def submit(bench: Bench, *to: str) -> int:
@@ -136,7 +139,7 @@ async def test_a_cancelled_mail_is_kept_until_its_author_is_told(database_url: s
         id_ = await bench.submit(ANN)
         await bench.until(id_, state="queued", tries=1)
         async with bench.database.transaction() as connection:
-            await hands.cancel(connection, [id_])
+            await operations.cancel(connection, [id_])
         await bench.rows("update submissions set cancelled = 'not told yet'")
         assert (await purge(bench.database, 15))["submissions"] == 0
 
@@ -148,8 +151,8 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     await Router(database, 5).handle(ids)
     await rows(database, "update inbound set state = 'held'")
     async with database.transaction() as connection:
-        await hands.discard(connection, ids, "test")
-        [orphan] = await messages.store(connection, [Content.of(b"x" * 300_000)])
+        await operations.discard(connection, ids, "test")
+        [orphan] = await blobs.store(connection, [Content.of(b"x" * 300_000)])
     events = (await counts(database, "events"))[0]
     # bytes that a transaction may just be about to refer to stay
     assert await purge(database, 0.5) == Counter()
@@ -159,7 +162,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     assert await purge(database, 89) == Counter()
     assert await purge(database, 91) == Counter(events=events)
     async with database.snapshot() as connection:
-        _, found = await books.read(connection, thoroughly=True)
+        _, found = await reconciliation.read(connection, thoroughly=True)
     assert (found.fetched, found.difference) == (1, 0)
 
 
@@ -182,10 +185,10 @@ async def test_the_ledger_keeps_what_the_provider_may_list(database: Database) -
 
 async def test_only_one_process_purges(database: Database) -> None:
     async with database.transaction() as connection:
-        assert await leases.take(connection, purging.LEASE, "first", 60)
-        assert not await leases.take(connection, purging.LEASE, "second", 60)
-        assert await leases.take(connection, purging.LEASE, "first", 60)
-        await leases.give_back(connection, purging.LEASE, "second")
-        assert not await leases.take(connection, purging.LEASE, "second", 60)
-        await leases.give_back(connection, purging.LEASE, "first")
-        assert await leases.take(connection, purging.LEASE, "second", 60)
+        assert await leases.take(connection, retention.LEASE, "first", 60)
+        assert not await leases.take(connection, retention.LEASE, "second", 60)
+        assert await leases.take(connection, retention.LEASE, "first", 60)
+        await leases.give_back(connection, retention.LEASE, "second")
+        assert not await leases.take(connection, retention.LEASE, "second", 60)
+        await leases.give_back(connection, retention.LEASE, "first")
+        assert await leases.take(connection, retention.LEASE, "second", 60)

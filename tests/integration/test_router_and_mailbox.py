@@ -8,14 +8,14 @@ import pytest
 
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import inbound, inbound_records, maildrops, maillog, messages, submissions
-from shared.broker import Publication
-from shared.database import Database
-from shared.envelopes import Envelope, Fetched, Routed, read
-from shared.failures import Temporary
-from shared.inbound import Arrival
-from shared.messages import Content
-from shared.submissions import Submission
+from shared.amqp.broker import Publication
+from shared.amqp.payloads import Envelope, Fetched, Routed, read
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.store import blobs, inbound, inbound_admin, maildrops, maillog, submissions
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.submissions import Submission
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 
 
@@ -60,7 +60,7 @@ async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(d
         cursor = await connection.execute("select who from events where event = 'delivered'")
         assert await cursor.fetchall() == [("alex@local.com, jim@local.com",)]
         history = await maillog.history(connection, [row], [])
-        holders = await inbound_records.holders(connection, row)
+        holders = await inbound_admin.holders(connection, row)
     assert [(event.event, event.who, event.rule) for _, event in history][-2:] == [
         ("delivered", "alex@local.com", 5),
         ("delivered", "jim@local.com", 5),
@@ -83,7 +83,7 @@ async def test_of_a_mail_that_goes_back_to_the_router_it_is_known_who_has_it(dat
     # then it is to be decided anew, and Jim's copy counts as delivered already
     assert ids(back) == [row]
     async with database.transaction() as connection:
-        holders = await inbound_records.holders(connection, row)
+        holders = await inbound_admin.holders(connection, row)
     assert [(holder.address, holder.done_at is not None) for holder in holders] == [("jim@local.com", True)]
     await deliver(database, [row])
     assert await states(database) == ["delivered"]
@@ -166,9 +166,9 @@ async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database
         await Router(database, 5).blame(rows[0], "router: test", "Traceback: boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        [listed] = await inbound_records.listing(connection, "parked")
+        [listed] = await inbound_admin.listing(connection, "parked")
         assert (listed.origin, listed.error) == ("router: test", "Traceback: boom")
-        assert await inbound_records.requeue(connection, rows) == rows
+        assert await inbound_admin.requeue(connection, rows) == rows
     await deliver(database, rows)
     assert await states(database) == ["delivered"]
 
@@ -181,7 +181,7 @@ async def test_the_books_balance(database: Database) -> None:
     for _ in range(5):
         await Router(database, 5).blame(rows[2], "router", "boom")
     async with database.transaction() as connection:
-        found = (await inbound_records.books(connection))[externals[SUPPORT].id]
+        found = (await inbound_admin.books(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.parked, found.in_flight, found.found) == (2, 1, 2, 5)
 
 
@@ -190,25 +190,25 @@ async def test_the_books_balance(database: Database) -> None:
     [
         0,
         1,
-        messages.HEAD_OCTETS - 1,
-        messages.HEAD_OCTETS,
-        messages.HEAD_OCTETS + 1,
-        messages.HEAD_OCTETS + messages.CHUNK_OCTETS,
-        messages.HEAD_OCTETS + 2 * messages.CHUNK_OCTETS + 5,
+        blobs.HEAD_OCTETS - 1,
+        blobs.HEAD_OCTETS,
+        blobs.HEAD_OCTETS + 1,
+        blobs.HEAD_OCTETS + blobs.CHUNK_OCTETS,
+        blobs.HEAD_OCTETS + 2 * blobs.CHUNK_OCTETS + 5,
     ],
 )
 async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
     body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
     async with database.transaction() as connection:
-        [message_id] = await messages.store(connection, [Content.of(bytearray(body))])
-    assert b"".join([piece async for piece in messages.stream(database, message_id)]) == body
+        [message_id] = await blobs.store(connection, [Content.of(bytearray(body))])
+    assert b"".join([piece async for piece in blobs.stream(database, message_id)]) == body
 
 
 async def test_a_mail_to_known_people_needs_no_router(database: Database) -> None:
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [message_id] = await messages.store(connection, [Content.of(mail("jim@local.com"))])
+        [message_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
         rows = await inbound.add(connection, [Arrival("local", message_id, recipients=((people["Jim"].id, "To Jim"),))])
     assert await Router(database, 5).handle(rows) == []
     await Mailbox(database, 5).handle(rows)
@@ -246,7 +246,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     assert await mailbox_of(database, "alex@local.com") == []
     async with database.transaction() as connection:
         [entry] = await maildrops.listing(connection, people["Alex"].id, deleted=True)
-        assert (await inbound_records.books(connection))[externals[SUPPORT].id].own_copies == 1
+        assert (await inbound_admin.books(connection))[externals[SUPPORT].id].own_copies == 1
         await maildrops.undelete(connection, people["Alex"].id, [entry.id])
     assert await mailbox_of(database, "alex@local.com") == [copy]
     answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from services.sender import letters
-from services.sender.letters import Source
-from services.sender.relay import Letter
-from shared import authors, headers, relay_states, submission_records, submissions
-from shared.accounts import External
-from shared.database import Database
-from shared.relays import Group
+from services.sender import outgoing_message
+from services.sender.outgoing_message import Source
+from services.sender.smtp_transaction import Letter
+from shared.db.database import Database
+from shared.mime import headers
+from shared.store import relay_status, sent_mail, submissions, submissions_admin
+from shared.store.accounts import External
+from shared.store.relay_queue import Group
 from tests.company import SALES, SUPPORT
+from tests.polling import until
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending
-from tests.waiting import until
+from tests.sender_harness import MAIL, Bench, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
@@ -328,7 +329,7 @@ async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, 
     id_ = await bench.submit(ANN, header_id="own@local.com")
     await bench.until(id_, state="done")
     async with bench.database.transaction() as connection:
-        known = await authors.of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
+        known = await sent_mail.of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
     assert sorted(
         (header_id, sent.author_id, sent.external_id, list(sent.recipients))
         for header_id, found in known.items()
@@ -358,7 +359,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await relay_states.states(connection))[support]
+        relay = (await relay_status.states(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
@@ -370,7 +371,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relay_states.resume(connection, support)
+        await relay_status.resume(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 
@@ -712,7 +713,7 @@ async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_i
     # when it is corrected, then its mail is not given up before it was tried
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relay_states.resume(connection, bench.externals[SUPPORT].id)
+        await relay_status.resume(connection, bench.externals[SUPPORT].id)
     await bench.upkeep.tell()
     await bench.until(id_, state="done")
     assert len(provider.taken) == 1 and await bench.notices("Alex") == []
@@ -735,14 +736,14 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one
-    write = letters.write
+    write = outgoing_message.write
 
     def broken(database: Database, group: Group, external: External, source: Source | None) -> Letter:
         if group.header_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
         return write(database, group, external, source)
 
-    monkeypatch.setattr(letters, "write", broken)
+    monkeypatch.setattr(outgoing_message, "write", broken)
     bad = await bench.submit(ANN, header_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times
@@ -760,7 +761,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     # and leaves when it is mended and requeued
     monkeypatch.undo()
     async with bench.database.transaction() as connection:
-        assert await submission_records.requeue(connection, [bad]) == [bad]
+        assert await submissions_admin.requeue(connection, [bad]) == [bad]
     await bench.until(bad, state="done")
     assert len(provider.taken) == 2
 
@@ -803,12 +804,12 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
     for id_ in (first, second):
         await bench.until(id_, state="queued", tries=1)
     async with bench.database.transaction() as connection:
-        assert [found.id for found in await submission_records.listing(connection)] == [first, second]
-        assert list(await submission_records.found(connection, BOB)) == [second]
-        assert list(await submission_records.found(connection, str(first))) == [first]
+        assert [found.id for found in await submissions_admin.listing(connection)] == [first, second]
+        assert list(await submissions_admin.found(connection, BOB)) == [second]
+        assert list(await submissions_admin.found(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submission_records.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
-        assert await submission_records.retry(connection) == [second]
+        assert await submissions_admin.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
+        assert await submissions_admin.retry(connection) == [second]
     # then only the other one leaves
     await bench.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]
@@ -821,8 +822,8 @@ async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_f
     await bench.submit(ANN, header_id="same@x")
     await bench.submit(ANN, header_id="same@x", author="Jim")
     async with bench.database.transaction() as connection:
-        [sent] = (await authors.of(connection, ["same@x"]))["same@x"]
+        [sent] = (await sent_mail.of(connection, ["same@x"]))["same@x"]
         assert sent.author_id == bench.people["Alex"].id
         # and after five years it is forgotten
         await connection.execute("update authors set recorded_at = now() - interval '5 years 1 day'")
-        assert await authors.of(connection, ["same@x"]) == {}
+        assert await sent_mail.of(connection, ["same@x"]) == {}

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from services.sender import claims, letters, outlet, relaying, settling
-from services.sender.letters import Source
-from shared.accounts import External
-from shared.database import Database
-from shared.failures import Temporary
-from shared.presence import LOOK_SECONDS, LOOKS, stay
-from shared.relays import Group
+from services.sender import account_lanes, claims, delivery, outcomes, outgoing_message
+from services.sender.outgoing_message import Source
+from shared.db.database import Database
+from shared.db.liveness import LOOK_SECONDS, LOOKS, stay
+from shared.errors import Temporary
+from shared.store.accounts import External
+from shared.store.relay_queue import Group
 from tests.company import SALES, SUPPORT
+from tests.polling import until
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, replies, sending
-from tests.waiting import until
+from tests.sender_harness import MAIL, Bench, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 
@@ -200,7 +200,7 @@ async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
 async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_another_lane(
     bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.2)
     provider.say("END", *["250 ok"] * 9, HANG)
     await queue(bench, 40)
     await until_states(bench, done=39, sent_unanswered=1)
@@ -211,8 +211,8 @@ async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_k
     bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
-    monkeypatch.setattr(relaying, "PROMPT_SECONDS", 0.0)
-    monkeypatch.setattr(relaying, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.0)
     await bench.rows("update external_accounts set smtp_connections = 1")
     await queue(bench, 30)
     await until_states(bench, done=30)
@@ -247,7 +247,7 @@ async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
         return (found["done"], found["sent_unanswered"]) == (20, 3)
 
     await until(hanging)
-    monkeypatch.setattr(outlet, "AHEAD_SECONDS", 0.0)
+    monkeypatch.setattr(account_lanes, "AHEAD_SECONDS", 0.0)
 
     async def given_back() -> bool:
         await bench.relaying.tidy()
@@ -295,14 +295,14 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
     bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that breaks the reading of any batch that it is in
-    read = letters.read
+    read = outgoing_message.read
 
     async def broken(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
         if any(group.header_id == "4@many" for group in groups):
             raise ZeroDivisionError("a fault of ours")
         return await read(database, groups, external)
 
-    monkeypatch.setattr(letters, "read", broken)
+    monkeypatch.setattr(outgoing_message, "read", broken)
     await queue(bench, 10)
     await until_states(bench, done=9, queued=1)
     assert await bench.rows("select header_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
@@ -356,14 +356,14 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
     monkeypatch.setattr(claims, "SETTLE_SECONDS", 0.0)
     async with sending(database_url) as bench:
         await bench.accounts({SUPPORT: provider.port}, connections=3)
-        settle = settling.settle
+        settle = outcomes.settle
 
         async def dies(connection: Any, batch: Sequence[Any], *rest: Any) -> Any:
             if batch:
                 raise Temporary("dead")
             return await settle(connection, batch, *rest)
 
-        monkeypatch.setattr(settling, "settle", dies)
+        monkeypatch.setattr(outcomes, "settle", dies)
         await queue(bench, 3)
 
         async def taken() -> bool:
@@ -371,7 +371,7 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
 
         await until(taken)
         await until_states(bench, sent_unanswered=3)
-    monkeypatch.setattr(settling, "settle", settle)
+    monkeypatch.setattr(outcomes, "settle", settle)
     async with sending(database_url) as bench:
         await until_states(bench, done=3)
         assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
@@ -444,14 +444,14 @@ async def _cut_off(bench: Bench) -> None:
 async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
     bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notify = settling._notify
+    notify = outcomes._notify
 
     async def broken(connection: Any, group: Group, *rest: Any) -> Any:
         if group.header_id == "1@many":
             raise ValueError("nobody thought of this")
         return await notify(connection, group, *rest)
 
-    monkeypatch.setattr(settling, "_notify", broken)
+    monkeypatch.setattr(outcomes, "_notify", broken)
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     await queue(bench, 9, ANN, BOB)
     await until_states(bench, done=8, parked=1)

@@ -10,19 +10,21 @@ from functools import partial
 
 import pytest
 
-from services.admin.status import trouble
-from services.sender import relay, relaying, schedule
-from shared import accounts, relay_states, smtp_client, smtp_session
-from shared.accounts import External
-from shared.relay_states import Relay
+from services.admin.monitoring.status import trouble
+from services.sender import delivery, retry_policy, smtp_transaction
+from shared.provider import smtp_client as smtp_session
+from shared.provider import smtp_connect
+from shared.store import accounts, relay_status
+from shared.store.accounts import External
+from shared.store.relay_status import Relay
 from tests import company
 from tests.company import SUPPORT
+from tests.polling import until
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.send_bench import MAIL, Bench, sending
-from tests.waiting import until
+from tests.sender_harness import MAIL, Bench, sending
 
 ANN = "ann@customer.org"
-_connect = smtp_client.connect
+_connect = smtp_connect.connect
 
 
 @pytest.fixture
@@ -41,10 +43,10 @@ async def bench(database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.M
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Wait so long for a provider, in place of minutes."""
-    monkeypatch.setattr(smtp_client, "connect", partial(_connect, seconds=seconds))
+    monkeypatch.setattr(smtp_connect, "connect", partial(_connect, seconds=seconds))
     monkeypatch.setattr(smtp_session.SmtpClient.reply, "__defaults__", (seconds,))
     monkeypatch.setattr(smtp_session.SmtpClient.command, "__defaults__", (seconds,))
-    monkeypatch.setattr(relay, "DATA_SECONDS", seconds)
+    monkeypatch.setattr(smtp_transaction, "DATA_SECONDS", seconds)
     for name in ("DATA_SECONDS", "BLOCK_SECONDS", "ANSWER_SECONDS"):
         monkeypatch.setattr(smtp_session, name, seconds)
 
@@ -176,7 +178,7 @@ async def _silent(bench: Bench, number: int, id_: int, row: Row) -> str | None:
 
 async def _says(bench: Bench, number: int, row: Row) -> bool:
     state = await _relay(bench, _address(number))
-    metric = relaying.ERRORS.labels(_address(number), row.kind)._value.get()
+    metric = delivery.ERRORS.labels(_address(number), row.kind)._value.get()
     return state.last_error_kind == row.kind and row.words in (trouble(state) or "") and metric > 0
 
 
@@ -193,7 +195,7 @@ async def _untroubled(bench: Bench, number: int) -> bool:
 
 async def _relay(bench: Bench, address: str) -> Relay:
     async with bench.database.transaction() as connection:
-        return (await relay_states.states(connection))[bench.externals[address].id]
+        return (await relay_status.states(connection))[bench.externals[address].id]
 
 
 async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pauses_where_a_person_is_wanted(
@@ -210,13 +212,13 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
             "select extract(epoch from next_try_at - now())::float8 from relays where paused_at is not null"
         )
         held = bench.relaying.claims.in_hand  # of a lane that would pause the account again after it is resumed
-        return bool(found) and schedule.PAUSE - 60 < found[0][0] <= schedule.PAUSE and not held
+        return bool(found) and retry_policy.PAUSE - 60 < found[0][0] <= retry_policy.PAUSE and not held
 
     await until(paused)
     # when the account is corrected, everything leaves
     provider.always("END", None)
     async with bench.database.transaction() as connection:
-        await relay_states.resume(connection, bench.externals[SUPPORT].id)
+        await relay_status.resume(connection, bench.externals[SUPPORT].id)
     await bench.rows("update submissions set next_try_at = now()")
     for id_ in ids:
         await bench.until(id_, state="done")

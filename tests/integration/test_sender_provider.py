@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from deploy.machine.provider import Provider
-from shared.accounts import External
-from shared.credentials import Credential
-from shared.failures import Permanent, Temporary
-from shared.smtp_client import LoginRefused, Unwilling, probe_smtp
-from shared.upstream import Unreachable, Untrusted
+from deploy.machine.dovecot_postfix import Provider
+from shared.errors import Permanent, Temporary
+from shared.net.dial import Unreachable, Untrusted
+from shared.provider.credentials import Credential
+from shared.provider.smtp_connect import LoginRefused, Unwilling, probe_smtp
+from shared.store.accounts import External
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import HANG, scripted_smtp
-from tests.send_bench import Bench, replies, sending
+from tests.sender_harness import Bench, replies, sending
 
 _names = itertools.count(1)
 

@@ -14,16 +14,17 @@ import pytest
 from psycopg.errors import DiskFull
 
 from services.smtp_in import listener as listening
-from services.smtp_in.intake import Handed, Taken
+from services.smtp_in.commit_queue import Handed, Taken
 from services.smtp_in.listener import watch
-from services.smtp_in.recipients import Directory
-from shared import account_changes, accounts, messages, submissions, topology
-from shared.broker import Broker
-from shared.database import Connection, Database
-from shared.envelopes import Submitted, read
-from shared.passwords import hash_password
-from tests.submission_bench import Client, Running, plain, running
-from tests.waiting import until
+from services.smtp_in.recipient_policy import Directory
+from shared.amqp import topology
+from shared.amqp.broker import Broker
+from shared.amqp.payloads import Submitted, read
+from shared.auth.passwords import hash_password
+from shared.db.database import Connection, Database
+from shared.store import account_changes, accounts, blobs, submissions
+from tests.polling import until
+from tests.submission_harness import Client, Running, plain, running
 
 DIALOGUES = {
     path.stem: path.read_text().splitlines()
@@ -173,7 +174,7 @@ async def test_nothing_is_smuggled_inside_a_mail(server: Running) -> None:
 # ------------------------------------------------------------------------------------------------ commit and answer
 
 
-@pytest.mark.parametrize("octets", [0, messages.HEAD_OCTETS])
+@pytest.mark.parametrize("octets", [0, blobs.HEAD_OCTETS])
 async def test_no_250_precedes_the_commit(server: Running, octets: int) -> None:
     client = await Client.logged_in(server)
 

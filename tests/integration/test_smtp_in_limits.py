@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from services.smtp_in import engine
+from services.smtp_in import command_loop
+from services.smtp_in import connection as smtp_protocol
 from services.smtp_in import listener as listening
-from services.smtp_in import protocol as smtp_protocol
-from shared import account_changes
-from shared.database import Database
-from shared.logins import LOGINS, Logins
-from shared.passwords import hash_password
-from tests.submission_bench import Client, Running, plain, running
-from tests.waiting import until
+from shared.auth.authenticator import LOGINS, Logins
+from shared.auth.passwords import hash_password
+from shared.db.database import Database
+from shared.store import account_changes
+from tests.polling import until
+from tests.submission_harness import Client, Running, plain, running
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypa
 
 
 async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr(command_loop, "CLOSING_SECONDS", 0.2)
     client = await Client.logged_in(server)
     [(connection, _)] = server.listener.logged_in()
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as if its buffers were full
@@ -215,7 +215,7 @@ async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server
         if number % 8 == 0:
             await asyncio.sleep(0)
     seconds = time.process_time() - started
-    assert len(connection._input) <= engine.AUTH_OCTETS + 8
+    assert len(connection._input) <= command_loop.AUTH_OCTETS + 8
     connection.data_received(b"\r\n")
 
     assert (await client.reply())[-1].startswith("500 5.5.2")

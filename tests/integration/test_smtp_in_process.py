@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from deploy.machine import ports as free_ports
-from shared import submission_records
-from shared.database import Database
+from shared.db.database import Database
 from shared.settings import Settings
-from tests.submission_bench import Client, add_office, make_settings, plain
+from shared.store import submissions_admin
+from tests.submission_harness import Client, add_office, make_settings, plain
 
 
 @dataclass
@@ -153,7 +153,7 @@ async def test_mail_clients_get_along_with_the_process(
     sent = await send(served)
 
     async with served.database.transaction() as connection:
-        assert len(await submission_records.listing(connection, ["submitted"])) == sent
+        assert len(await submissions_admin.listing(connection, ["submitted"])) == sent
 
 
 def peak_octets(process: asyncio.subprocess.Process) -> int:

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from shared import topology
-from shared.broker import Broker, Publication
-from shared.envelopes import Fetched
-from shared.failures import Temporary
-from shared.service import Service
+from shared.amqp import topology
+from shared.amqp.broker import Broker, Publication
+from shared.amqp.payloads import Fetched
+from shared.errors import Temporary
+from shared.provider.vault import Vault, new_key
+from shared.runtime.process import Service
+from shared.runtime.queue_worker import run_stage
 from shared.settings import Settings
-from shared.stage import run_stage
-from shared.vault import Vault, new_key
-from tests.waiting import until
+from tests.polling import until
 
 
 class Recorder:

@@ -6,16 +6,16 @@ import asyncio
 
 import pytest
 
-import shared.database
-from shared.database import Database
-from shared.failures import Temporary
+import shared.db.database
+from shared.db.database import Database
+from shared.errors import Temporary
 
 
 async def test_locks_of_a_process_that_is_stopped_are_let_go(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given one that holds a lock and does nothing more
-    monkeypatch.setattr(shared.database, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(shared.db.database, "IDLE_SECONDS", 1.0)
     stopped = Database(database_url, "stopped")
     await stopped.open()
     with pytest.raises(Temporary):

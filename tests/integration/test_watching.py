@@ -1,4 +1,4 @@
-"""services/admin/watching.py: alarms by mail and webhook, metrics once in the system, on a real PostgreSQL."""
+"""services/admin/monitoring/monitor.py: alarms by mail and webhook, system metrics exist once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.core import REGISTRY
 
-from services.admin import watching
-from services.admin.watching import Watching
+from services.admin.monitoring import monitor
+from services.admin.monitoring.monitor import Watching
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared.database import Database
-from shared.service import Service
+from shared.db.database import Database
+from shared.provider.vault import Vault
+from shared.runtime.process import Service
 from shared.settings import Settings
-from shared.vault import Vault
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
@@ -152,8 +152,8 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
     database: Database, database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a delivered mail
-    monkeypatch.setattr(watching, "BOOKS_SECONDS", 0.0)
-    monkeypatch.setattr(watching, "BOOKS_SHARE", 1e9)
+    monkeypatch.setattr(monitor, "BOOKS_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "BOOKS_SHARE", 1e9)
     await apply(database, COMPANY)
     await change(database, "update polls set last_success_at = now()")
     externals, _ = await everyone(database)
@@ -241,7 +241,7 @@ async def test_a_database_that_is_away_is_told_by_the_webhook_and_its_return_by_
 ) -> None:
     await apply(database, COMPANY)
     await change(database, "update polls set last_success_at = now()")
-    monkeypatch.setattr(watching, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "AWAY_SECONDS", 0.0)
     async with watcher("postgresql://127.0.0.1:1/none", tmp_path, alert_webhook=webhook.url) as process:
         monkeypatch.setattr(process._database._pool, "timeout", 0.5)
         await process._look_or_tell()

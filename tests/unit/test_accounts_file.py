@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.admin.accounts_file import AccountsError, check, read_file
+from services.admin.accounts.file_format import AccountsError, check, read_file
 from tests.company import COMPANY, SUPPORT, external, local
 
 

@@ -1,4 +1,4 @@
-"""services/admin/alarming.py and troubles.py: what is told, when, and in which words."""
+"""services/admin/monitoring/alert_rules.py and troubles.py: what is told, when, and in which words."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from services.admin import alarming, troubles
-from services.admin.alarming import Event
-from services.admin.troubles import Facts, Trouble
-from shared.accounts import External, Issuer, OAuth, Server
-from shared.alarms import Alarm
-from shared.polls import Polled
+from services.admin.monitoring import alert_rules, problems
+from services.admin.monitoring.alert_rules import Event
+from services.admin.monitoring.problems import Facts, Trouble
 from shared.settings import Settings
+from shared.store.accounts import External, Issuer, OAuth, Server
+from shared.store.alerts import Alarm
+from shared.store.polls import Polled
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
 HELD = Trouble("held", "", "3 mails are held")
@@ -31,7 +31,7 @@ class Story:
         self.told: list[tuple[float, str]] = []
 
     def look(self, minute: float, *found: Trouble) -> None:
-        step = alarming.decide(list(self.known.values()), found, START + datetime.timedelta(minutes=minute))
+        step = alert_rules.decide(list(self.known.values()), found, START + datetime.timedelta(minutes=minute))
         for key in step.gone:
             del self.known[key]
         self.known |= {(alarm.kind, alarm.subject): alarm for alarm in step.saved}
@@ -78,21 +78,21 @@ def test_a_refused_login_is_told_at_once() -> None:
     assert story.told == [(0, "raised")]
 
 
-def event(number: int, what: alarming.What = "raised") -> Event:
+def event(number: int, what: alert_rules.What = "raised") -> Event:
     return Event(
         what, Alarm("login", f"a{number}@x", "raised", f"a{number}@x: refused\r\nBcc: evil@x", 0, START, START)
     )
 
 
 def test_many_events_of_one_look_are_one_mail() -> None:
-    assert [len(letter) for letter in alarming.letters([event(n) for n in range(3)])] == [1, 1, 1]
-    [letter] = alarming.letters([event(n) for n in range(1000)])
-    body, _ = alarming.compose(letter, "alex@local.com", START)
+    assert [len(letter) for letter in alert_rules.letters([event(n) for n in range(3)])] == [1, 1, 1]
+    [letter] = alert_rules.letters([event(n) for n in range(1000)])
+    body, _ = alert_rules.compose(letter, "alex@local.com", START)
     assert b"Subject: [mailgroup] 1000 alarms\r\n" in body and body.count(b"Alarm: ") == 1000
 
 
 def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
-    body, header_id = alarming.compose([event(1)], "alex@local.com", START)
+    body, header_id = alert_rules.compose([event(1)], "alex@local.com", START)
     header, _, text = body.partition(b"\r\n\r\n")
     assert b"Auto-Submitted: auto-generated" in header and header_id.encode() in header
     assert not any(line.startswith(b"Bcc:") for line in header.split(b"\r\n"))
@@ -100,7 +100,7 @@ def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
 
 
 def test_the_webhook_reads_the_same() -> None:
-    found = alarming.message(event(1, "cleared"), START)
+    found = alert_rules.message(event(1, "cleared"), START)
     assert (found["event"], found["kind"], found["subject"]) == ("cleared", "login", "a1@x")
     assert found["at"] == "2026-11-05T12:00:00Z" and found["text"].startswith("mailgroup: Over: a1@x")
 
@@ -137,13 +137,13 @@ AGO = START - datetime.timedelta(minutes=16)
 def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(
     poll: Polled, expected: list[tuple[str, str]]
 ) -> None:
-    assert kinds(troubles.find(facts(poll))) == expected
+    assert kinds(problems.find(facts(poll))) == expected
 
 
 def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
-    assert troubles.find(facts(polled())) == []
+    assert problems.find(facts(polled())) == []
     bad = facts(polled(), held=1, parked=2, late={1: 601.0, None: 700.0}, unhanded=601.0)
-    assert kinds(troubles.find(bad)) == [
+    assert kinds(problems.find(bad)) == [
         ("held", ""),
         ("parked", ""),
         ("late", "support@company.com"),
@@ -153,7 +153,7 @@ def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
 
 
 def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
-    found = troubles.of_parked(facts(polled(), parked=6, restored=2, looping=1))
+    found = problems.of_parked(facts(polled(), parked=6, restored=2, looping=1))
     assert [trouble.what for trouble in found] == [
         "3 mails are parked after failing here",
         "2 mails are parked by a restore from a backup: they may have been relayed since",
@@ -167,28 +167,28 @@ def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
     [(10 << 30, 100 << 30, False), (4 << 30, 100 << 30, True), (1 << 29, 2 << 30, True), (2 << 30, 4 << 30, False)],
 )
 def test_a_disk_is_nearly_full(free: int, total: int, full: bool) -> None:
-    assert troubles.is_nearly_full(free, total) is full
+    assert problems.is_nearly_full(free, total) is full
 
 
 def test_the_end_of_a_certificate_is_told_by_the_service_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = time.time() + 13 * 86_400
     said = {"9104": "", "9105": f"mailgroup_tls_certificate_expiry_timestamp_seconds {ends}\n"}
-    monkeypatch.setattr(troubles, "ask", lambda url: ("", said[url.rpartition(":")[2]]))
-    [found] = troubles.of_doors(Settings())
+    monkeypatch.setattr(problems, "ask", lambda url: ("", said[url.rpartition(":")[2]]))
+    [found] = problems.of_doors(Settings())
     assert (found.kind, found.subject) == ("certificate", "smtp_in")
     assert found.what == "service smtp_in: its certificate expires in 13 days"
 
 
 def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert troubles.of_disks(Settings(data=tmp_path / "none")) == []
-    monkeypatch.setattr(troubles, "DISK_OCTETS", 2**60)
-    [found] = troubles.of_disks(Settings(data=tmp_path))
+    assert problems.of_disks(Settings(data=tmp_path / "none")) == []
+    monkeypatch.setattr(problems, "DISK_OCTETS", 2**60)
+    [found] = problems.of_disks(Settings(data=tmp_path))
     assert (found.kind, found.subject) == ("disk", str(tmp_path)) and "are free" in found.what
 
 
 def test_a_refused_grant_is_not_a_wrong_password() -> None:
     issuer = Issuer("https://issuer.example/token", "mail")
     account = replace(SUPPORT, oauth=OAuth("", issuer, "client"))
-    found = troubles.find(facts(polled(paused_at=AGO, last_error="no token"), externals=[account]))
+    found = problems.find(facts(polled(paused_at=AGO, last_error="no token"), externals=[account]))
     assert kinds(found) == [("grant", "support@company.com fetching")]
-    assert troubles.find(facts(polled(paused_at=AGO), externals=[replace(SUPPORT, enabled=False)])) == []
+    assert problems.find(facts(polled(paused_at=AGO), externals=[replace(SUPPORT, enabled=False)])) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bench import mails, results
+from bench.benchmarks import WORKS, chosen
 from bench.processes import Run
 from bench.table import COLUMNS, Goal, Line, number, of_runs, spread
-from bench.works import WORKS, chosen
 
 
 def test_a_ratio_is_taken_pair_by_pair() -> None:

@@ -1,4 +1,4 @@
-"""services/admin/client_setup.py: each answer holds what its client needs, as that client reads it."""
+"""services/admin/accounts/client_autoconfig.py: each answer holds what its client needs, as that client reads it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from services.admin import client_setup
-from services.admin.client_setup import REQUEST_SCHEMA, RESPONSE_SCHEMA, Servers, Unanswerable, Way
+from services.admin.accounts import client_autoconfig
+from services.admin.accounts.client_autoconfig import REQUEST_SCHEMA, RESPONSE_SCHEMA, Servers, Unanswerable, Way
 from shared.settings import SettingsError, load
 
 SERVERS = Servers(
@@ -34,7 +34,7 @@ ALEX = "alex+sales&co@local.com"
 def test_clients_are_sent_to_the_host_that_the_operator_named(
     flags: dict[str, str], seen_as: str | None, host: str
 ) -> None:
-    assert client_setup.servers(load(**flags), seen_as).host == host
+    assert client_autoconfig.servers(load(**flags), seen_as).host == host
 
 
 @pytest.mark.parametrize("host", ["mail host", "<b>", "a/b", ""])
@@ -44,12 +44,12 @@ def test_what_cannot_be_a_host_is_refused_as_the_mail_host(host: str) -> None:
 
 
 def test_ports_are_those_of_the_settings_and_in_clear_only_if_the_operator_allows_it() -> None:
-    found = client_setup.servers(load(pop3s_port=995, smtp_port=25))
+    found = client_autoconfig.servers(load(pop3s_port=995, smtp_port=25))
 
     assert found.incoming == (Way(995, "implicit"), Way(1110, "starttls"))
     assert found.outgoing == (Way(1465, "implicit"), Way(1587, "starttls"))
     assert (found.incoming_in_clear, found.outgoing_in_clear) == ((Way(1110, "none"),), (Way(25, "none"),))
-    strict = client_setup.servers(load(allow_plaintext_auth="no"))
+    strict = client_autoconfig.servers(load(allow_plaintext_auth="no"))
     assert (strict.incoming_in_clear, strict.outgoing_in_clear) == ((), ())
 
 
@@ -72,14 +72,14 @@ def test_ports_are_those_of_the_settings_and_in_clear_only_if_the_operator_allow
     ],
 )
 def test_only_a_plain_address_has_a_domain(address: str, domain: str | None) -> None:
-    assert client_setup.domain_of(address) == domain
+    assert client_autoconfig.domain_of(address) == domain
 
 
 # --------------------------------------------------------------------------------------------- Thunderbird
 
 
 def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
-    root = ElementTree.fromstring(client_setup.thunderbird(SERVERS, ["local.com", "lokal.example"]))
+    root = ElementTree.fromstring(client_autoconfig.thunderbird(SERVERS, ["local.com", "lokal.example"]))
 
     assert (root.tag, root.get("version")) == ("clientConfig", "1.1")
     [provider] = root
@@ -111,7 +111,7 @@ def outlook_request(address: str = ALEX, schema: str = RESPONSE_SCHEMA) -> bytes
 
 
 def test_outlook_is_answered_in_its_schema() -> None:
-    answer = client_setup.outlook(SERVERS, client_setup.outlook_address(outlook_request()))
+    answer = client_autoconfig.outlook(SERVERS, client_autoconfig.outlook_address(outlook_request()))
 
     root = ElementTree.fromstring(answer)
     assert root.tag == "{http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006}Autodiscover"
@@ -148,9 +148,9 @@ def test_outlook_is_answered_in_its_schema() -> None:
 )
 def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(request_: bytes, code: str) -> None:
     with pytest.raises(Unanswerable) as caught:
-        client_setup.outlook_address(request_)
+        client_autoconfig.outlook_address(request_)
 
-    root = ElementTree.fromstring(client_setup.outlook_error(caught.value.code, caught.value.message))
+    root = ElementTree.fromstring(client_autoconfig.outlook_error(caught.value.code, caught.value.message))
     texts = {item.tag.partition("}")[2]: item.text for item in root.iter()}
     assert texts["ErrorCode"] == code
     assert texts["Message"]
@@ -159,9 +159,9 @@ def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(
 def test_outlooks_second_version_points_to_the_first() -> None:
     url = "https://mail.local.com/autodiscover/autodiscover.xml"
 
-    assert client_setup.outlook_pointer("AutoDiscoverV1", url) == {"Protocol": "AutodiscoverV1", "Url": url}
+    assert client_autoconfig.outlook_pointer("AutoDiscoverV1", url) == {"Protocol": "AutodiscoverV1", "Url": url}
     with pytest.raises(Unanswerable) as caught:
-        client_setup.outlook_pointer("ActiveSync", url)
+        client_autoconfig.outlook_pointer("ActiveSync", url)
     assert caught.value.code == "InvalidProtocol"
 
 
@@ -169,7 +169,7 @@ def test_outlooks_second_version_points_to_the_first() -> None:
 
 
 def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -> None:
-    profile = plistlib.loads(client_setup.apple(SERVERS, ALEX))
+    profile = plistlib.loads(client_autoconfig.apple(SERVERS, ALEX))
 
     assert profile["PayloadType"] == "Configuration"
     [account] = profile["PayloadContent"]
@@ -191,7 +191,7 @@ def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -
 
 
 def test_apples_profile_replaces_itself_and_no_other() -> None:
-    first = client_setup.apple(SERVERS, ALEX)
+    first = client_autoconfig.apple(SERVERS, ALEX)
 
     def ids(profile: bytes) -> set[str]:
         read = plistlib.loads(profile)
@@ -199,11 +199,11 @@ def test_apples_profile_replaces_itself_and_no_other() -> None:
             payload[key] for payload in (read, *read["PayloadContent"]) for key in ("PayloadUUID", "PayloadIdentifier")
         }
 
-    assert client_setup.apple(SERVERS, ALEX) == first
+    assert client_autoconfig.apple(SERVERS, ALEX) == first
     assert len(ids(first)) == 4
-    assert ids(client_setup.apple(SERVERS, ALEX.upper())) == ids(first)
-    assert ids(client_setup.apple(SERVERS, "jim@local.com")).isdisjoint(ids(first))
-    named = plistlib.loads(client_setup.apple(SERVERS, ALEX, "Alex"))
+    assert ids(client_autoconfig.apple(SERVERS, ALEX.upper())) == ids(first)
+    assert ids(client_autoconfig.apple(SERVERS, "jim@local.com")).isdisjoint(ids(first))
+    named = plistlib.loads(client_autoconfig.apple(SERVERS, ALEX, "Alex"))
     assert named["PayloadContent"][0]["EmailAccountName"] == "Alex"
 
 
@@ -211,10 +211,10 @@ def test_apples_profile_replaces_itself_and_no_other() -> None:
 
 
 def test_a_users_links_carry_the_address_whole() -> None:
-    found = client_setup.links("http://mail.lan:8080", ALEX)
+    found = client_autoconfig.links("http://mail.lan:8080", ALEX)
 
     assert found.autoconfig == "http://mail.lan:8080/mail/config-v1.1.xml?emailaddress=alex%2Bsales%26co%40local.com"
     assert found.profile == "http://mail.lan:8080/profile?emailaddress=alex%2Bsales%26co%40local.com"
     assert found.autodiscover == "http://mail.lan:8080/autodiscover/autodiscover.xml"
     assert ElementTree.fromstring(found.qr_code).tag == "svg"
-    assert client_setup.links("http://mail.lan:8080", "jim@local.com").qr_code != found.qr_code
+    assert client_autoconfig.links("http://mail.lan:8080", "jim@local.com").qr_code != found.qr_code

@@ -1,4 +1,4 @@
-"""services/admin/web/guard.py: which requests may change something."""
+"""services/admin/web/request_guard.py: which requests may change something."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from deploy.machine.supervise import ROOT
-from services.admin.web.guard import from_our_page
-from services.admin.web.signing import _inside
+from services.admin.web.request_guard import from_our_page
+from services.admin.web.sign_in import _inside
 from shared.settings import Settings
 
 
@@ -67,6 +67,6 @@ def test_passwords_leave_the_machine_only_by_tls(values: dict[str, str], tls: bo
 
 def test_the_command_line_does_not_load_what_serves_pages() -> None:
     names = "('fastapi', 'uvicorn', 'jinja2')"
-    script = f"import sys, services.admin.cli; print([name for name in {names} if name in sys.modules])"
+    script = f"import sys, services.admin.cli.app; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

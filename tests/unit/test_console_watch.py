@@ -1,4 +1,4 @@
-"""services/admin/web/watch.py: the status that pages show."""
+"""services/admin/web/status_cache.py: the status that pages show."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from services.admin import status
-from services.admin.system import System
-from services.admin.web.watch import IDLE_SECONDS, Watch
-from shared.failures import Temporary
+from services.admin.context import System
+from services.admin.monitoring import status
+from services.admin.web.status_cache import IDLE_SECONDS, Watch
+from shared.errors import Temporary
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""shared/dsn.py: what a mail's author asked to be told about its delivery."""
+"""shared/mime/dsn_options.py: what a mail's author asked to be told about its delivery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import dsn
+from shared.mime import dsn_options
 
 
 @pytest.mark.parametrize(
@@ -22,34 +22,38 @@ from shared import dsn
     ],
 )
 def test_an_author_is_told_what_was_asked_for(asked: str | None, told: set[str]) -> None:
-    actions: list[dsn.Action] = ["failed", "delayed", "delivered", "relayed"]
-    assert {action for action in actions if dsn.wants(asked, action)} == told
+    actions: list[dsn_options.Action] = ["failed", "delayed", "delivered", "relayed"]
+    assert {action for action in actions if dsn_options.wants(asked, action)} == told
 
 
 def test_what_was_asked_is_read_back() -> None:
     asked = "RET=FULL ENVID=QQ+3D314159"
-    assert dsn.wants_whole(asked) and dsn.envelope_id(asked) == "QQ=314159"
-    assert not dsn.wants_whole("RET=HDRS") and not dsn.wants_whole(None) and dsn.envelope_id(None) is None
-    assert dsn.original_recipient("NOTIFY=DELAY ORCPT=rfc822;a+2Bb@c.d") == "rfc822;a+b@c.d"
-    assert dsn.original_recipient("ORCPT=utf-8;j\u00f6rg@c.d") == "utf-8;j\u00f6rg@c.d"
-    assert dsn.original_recipient(None) is None
+    assert dsn_options.wants_whole(asked) and dsn_options.envelope_id(asked) == "QQ=314159"
+    assert (
+        not dsn_options.wants_whole("RET=HDRS")
+        and not dsn_options.wants_whole(None)
+        and dsn_options.envelope_id(None) is None
+    )
+    assert dsn_options.original_recipient("NOTIFY=DELAY ORCPT=rfc822;a+2Bb@c.d") == "rfc822;a+b@c.d"
+    assert dsn_options.original_recipient("ORCPT=utf-8;j\u00f6rg@c.d") == "utf-8;j\u00f6rg@c.d"
+    assert dsn_options.original_recipient(None) is None
 
 
 def test_octets_that_would_begin_a_line_are_not_shown() -> None:
-    assert dsn.envelope_id("ENVID=a+0D+0ABcc:+20x") == "a??Bcc: x"
+    assert dsn_options.envelope_id("ENVID=a+0D+0ABcc:+20x") == "a??Bcc: x"
 
 
 def test_an_address_beyond_ascii_goes_only_where_it_is_taken() -> None:
     asked = "NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d"
-    assert dsn.passed_on(asked, True) == " NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d".encode()
-    assert dsn.passed_on(asked, False) == b" NOTIFY=SUCCESS"
-    assert dsn.passed_on("ORCPT=utf-8;j\u00f6rg@c.d", False) == dsn.passed_on(None, True) == b""
+    assert dsn_options.passed_on(asked, True) == " NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d".encode()
+    assert dsn_options.passed_on(asked, False) == b" NOTIFY=SUCCESS"
+    assert dsn_options.passed_on("ORCPT=utf-8;j\u00f6rg@c.d", False) == dsn_options.passed_on(None, True) == b""
 
 
 @given(st.text(max_size=120))
 def test_what_is_kept_is_one_word_that_is_read_to_the_same(value: str) -> None:
-    for name, read in (dsn.OF_MAIL | dsn.OF_RECIPIENT).items():
+    for name, read in (dsn_options.OF_MAIL | dsn_options.OF_RECIPIENT).items():
         kept = read(value)
         if kept is not None:
             assert kept.isprintable() and " " not in kept and read(kept) == kept
-            assert dsn.passed_on(dsn.text([(name, kept)]), True) == f" {name}={kept}".encode()
+            assert dsn_options.passed_on(dsn_options.text([(name, kept)]), True) == f" {name}={kept}".encode()

@@ -1,4 +1,4 @@
-"""services/fetcher/budget.py: large mails of many accounts share what may be held at once."""
+"""services/fetcher/memory_budget.py: large mails of many accounts share what may be held at once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services.fetcher import budget
-from services.fetcher.budget import Budget, Share
+from services.fetcher import memory_budget
+from services.fetcher.memory_budget import Budget, Share
 
 
 async def read(share: Share, steps: int, most: list[int], whole: Budget) -> None:
@@ -30,7 +30,7 @@ async def test_many_that_grow_at_once_all_end_and_hold_no_more_than_allowed_and_
 
 async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     # given one that has taken everything, and the place beyond it
-    monkeypatch.setattr(budget, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
     whole = Budget(10)
     slow, other = Share(whole), Share(whole)
     await slow.grow(10)

@@ -10,23 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.credentials import Credential
-from shared.failures import Permanent
-from shared.oauth import xoauth2
-from shared.pop3_client import (
-    Broken,
-    Busy,
-    Cut,
-    Pop3Client,
-    Refused,
-    Retrieved,
-    Wanted,
-    open_session,
-)
-from shared.pop3_replies import Body, is_for_now, parse_uidl
-from shared.upstream import Late, Unreachable, Untrusted
+from shared.errors import Permanent
+from shared.net.dial import Late, Unreachable, Untrusted
+from shared.provider.credentials import Credential
+from shared.provider.oauth import xoauth2
+from shared.provider.pop3_client import Broken, Busy, Cut, Pop3Client, Refused, Retrieved, Wanted, open_session
+from shared.provider.pop3_replies import Body, is_for_now, parse_uidl
+from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
-from tests.waiting import until
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
 LIMIT = 1_000_000
@@ -352,7 +343,7 @@ async def test_an_access_token_is_sent_on_a_line_of_its_own() -> None:
 
 
 async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.pop3_client._TOGETHER", ("127.0.0.1",))
+    monkeypatch.setattr("shared.provider.pop3_client._TOGETHER", ("127.0.0.1",))
     script = ScriptedPop3(answers={f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(TOKEN)

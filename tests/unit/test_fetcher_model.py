@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.fetcher.plan import Maildrop, Renumbered, decide, history, is_deleted
-from shared.ledger import Known, State
+from shared.store.uidl_ledger import Known, State
 from tests.unit.test_fetcher_plan import NOW, account, poll
 
 
 class Model(RuleBasedStateMachine):
-    """A provider (UIDL to body), and a ledger that is changed as shared/ledger.py changes its table."""
+    """A provider (UIDL to body), and a ledger that is changed as shared/store/uidl_ledger.py changes its table."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import email.policy
 
 import pytest
 
-from services.fetcher.notices import compose, topmost_received
+from services.fetcher.failure_notices import compose, topmost_received
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HEADER = (

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
-from services.fetcher.schedule import Course, after_failure, after_success
-from shared.accounts import External, Server
-from shared.failures import Temporary
-from shared.ledger import Known, State
-from shared.polls import Poll
-from shared.pop3_client import Broken, Busy, Refused
-from shared.upstream import Unreachable
+from services.fetcher.poll_interval import Course, after_failure, after_success
+from shared.errors import Temporary
+from shared.net.dial import Unreachable
+from shared.provider.pop3_client import Broken, Busy, Refused
+from shared.store.accounts import External, Server
+from shared.store.polls import Poll
+from shared.store.uidl_ledger import Known, State
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from shared import frames
-from shared.frames import Confirmed, Delivered
+from shared.amqp import framing
+from shared.amqp.framing import Confirmed, Delivered
 
 KEYS = st.text("abcd.@é", max_size=60)
 
@@ -49,7 +49,7 @@ def test_pika_reads_a_publication_as_it_was_meant(
 ) -> None:
     if sum(len(copy.encode()) + 5 for copy in copies) > most - 100:
         return
-    method, header, *bodies = decoded(frames.publish(channel, "mail", key, body, "17", copies, most))
+    method, header, *bodies = decoded(framing.publish(channel, "mail", key, body, "17", copies, most))
     assert isinstance(method, frame.Method) and isinstance(header, frame.Header)
     published, properties = method.method, header.properties
     assert {each.channel_number for each in (method, header, *bodies)} == {channel}
@@ -63,7 +63,7 @@ def test_pika_reads_a_publication_as_it_was_meant(
 @pytest.mark.parametrize(("key", "copies"), [("k" * 256, []), ("k", ["c" * 200] * 30)])
 def test_what_fits_into_no_frame_is_refused(key: str, copies: list[str]) -> None:
     with pytest.raises(ValueError):
-        frames.publish(1, "mail", key, b"{}", "1", copies, 4096)
+        framing.publish(1, "mail", key, b"{}", "1", copies, 4096)
 
 
 FOUND = st.one_of(
@@ -81,7 +81,7 @@ def test_deliveries_and_confirmations_are_read_up_to_where_the_octets_end(
     whole = 0
     while whole < len(wire) and sum(map(len, wire[: whole + 1])) <= cut:
         whole += 1
-    assert frames.read(data) == (expected[:whole], sum(map(len, wire[:whole])))
+    assert framing.read(data) == (expected[:whole], sum(map(len, wire[:whole])))
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_deliveries_and_confirmations_are_read_up_to_where_the_octets_end(
 )
 def test_everything_else_is_left_to_pika(other: bytes) -> None:
     first = confirmed(1, 2, True)
-    assert frames.read(first + other + first) == ([Confirmed(1, 2, True)], len(first))
+    assert framing.read(first + other + first) == ([Confirmed(1, 2, True)], len(first))
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_nothing_that_arrives_raises(junk: bytes, more: bytes) -> None:
-    frames.read(junk)
+    framing.read(junk)
     damaged = delivered(1, 5, False, b"body")
-    frames.read(damaged[: len(junk)] + more + damaged[len(junk) + len(more) :])
+    framing.read(damaged[: len(junk)] + more + damaged[len(junk) + len(more) :])

@@ -1,4 +1,4 @@
-"""shared/group_commit.py, over a database that only begins and ends transactions."""
+"""shared/db/group_commit.py, over a database that only begins and ends transactions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from shared.database import Connection, Database
-from shared.failures import Temporary
-from shared.group_commit import GroupCommit
+from shared.db.database import Connection, Database
+from shared.db.group_commit import GroupCommit
+from shared.errors import Temporary
 
 
 class Transactions:

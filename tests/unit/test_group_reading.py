@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.failures import Temporary
-from shared.group_reading import GroupReading
+from shared.db.batch_loader import GroupReading
+from shared.errors import Temporary
 
 
 class Table:

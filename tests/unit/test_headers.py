@@ -1,4 +1,4 @@
-"""Header fields in raw bytes (shared/headers.py, shared/encoded_words.py)."""
+"""Header fields in raw bytes (shared/mime/headers.py, shared/mime/encoded_words.py)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import encoded_words, headers
-from shared.addresses import ascii_address, fold_address, spellings
-from shared.headers import field_text, fields, format_mailbox, header_end, mailboxes, message_ids, splice, values
+from shared.mime import encoded_words, headers
+from shared.mime.addresses import ascii_address, fold_address, spellings
+from shared.mime.headers import field_text, fields, format_mailbox, header_end, mailboxes, message_ids, splice, values
 
 MIB = 1024 * 1024
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.pop3_out import protocol
+from services.pop3_out import connection
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
 
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -119,7 +119,7 @@ def test_commands_in_clear_behind_stls_are_never_carried_out(tmp_path: Path, loo
 def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LOGIN_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "LOGIN_SECONDS", 1.0)
 
     async def work() -> None:
         async with stand(tmp_path) as server:

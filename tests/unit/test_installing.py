@@ -11,7 +11,7 @@ import pytest
 
 from deploy.machine import installing
 from deploy.machine.installing import Machine
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deploy.machine import lan
-from shared import tls
-from shared.failures import Permanent
+from deploy.machine import lan_settings
+from shared.errors import Permanent
+from shared.net import server_tls
 from shared.settings import Settings
 
 
 def test_the_lan_gets_the_ports_of_the_manual_and_metrics_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lan, "address_of_this_machine", lambda: "192.168.1.1")
+    monkeypatch.setattr(lan_settings, "address_of_this_machine", lambda: "192.168.1.1")
 
-    settings = lan.for_the_lan(Settings())
+    settings = lan_settings.for_the_lan(Settings())
 
     ports = (settings.pop3_port, settings.smtp_port, settings.submission_port, settings.pop3s_port, settings.smtps_port)
     assert ports == (110, 25, 587, 995, 465)
@@ -24,7 +24,7 @@ def test_the_lan_gets_the_ports_of_the_manual_and_metrics_stay_inside(monkeypatc
 
 
 def test_what_was_set_by_hand_stays() -> None:
-    settings = lan.for_the_lan(Settings(bind="10.0.0.7", pop3_port=2110, metrics_bind="10.0.0.7"))
+    settings = lan_settings.for_the_lan(Settings(bind="10.0.0.7", pop3_port=2110, metrics_bind="10.0.0.7"))
 
     assert (settings.bind, settings.pop3_port, settings.smtp_port) == ("10.0.0.7", 2110, 25)
     assert settings.metrics_host == "10.0.0.7"
@@ -32,17 +32,17 @@ def test_what_was_set_by_hand_stays() -> None:
 
 def test_the_loopback_address_is_no_lan() -> None:
     with pytest.raises(Permanent, match=r"MAILGROUP_BIND: 127\.0\.0\.1"):
-        lan.for_the_lan(Settings(bind="127.0.0.1"))
+        lan_settings.for_the_lan(Settings(bind="127.0.0.1"))
 
 
 def test_the_certificate_names_the_address_of_the_lan_and_stays_as_long_as_it_does(tmp_path: Path) -> None:
-    tls.self_signed_file(Settings(data=tmp_path))
-    settings = lan.for_the_lan(Settings(data=tmp_path, bind="10.0.0.7"))
+    server_tls.self_signed_file(Settings(data=tmp_path))
+    settings = lan_settings.for_the_lan(Settings(data=tmp_path, bind="10.0.0.7"))
 
-    tls.cover(settings)
-    certificate = tls.self_signed_file(settings).read_bytes()
-    tls.cover(settings)
+    server_tls.cover(settings)
+    certificate = server_tls.self_signed_file(settings).read_bytes()
+    server_tls.cover(settings)
 
-    assert tls.self_signed_file(settings).read_bytes() == certificate
+    assert server_tls.self_signed_file(settings).read_bytes() == certificate
     names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert "10.0.0.7" in [str(name) for name in names.value.get_values_for_type(x509.IPAddress)]

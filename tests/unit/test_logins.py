@@ -1,4 +1,4 @@
-"""shared/throttle.py, shared/passwords.py and the pure parts of shared/logins.py."""
+"""shared/auth/throttle.py, shared/auth/passwords.py and the pure parts of shared/auth/authenticator.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared import passwords, throttle
-from shared.logins import plaintext_allowed
-from shared.passwords import Pool, Rank
+from shared.auth import passwords, throttle
+from shared.auth.authenticator import plaintext_allowed
+from shared.auth.passwords import Pool, Rank
+from shared.auth.throttle import BURST, Throttle, network_of
 from shared.settings import load
-from shared.throttle import BURST, Throttle, network_of
 
 FAST = 0.05
 

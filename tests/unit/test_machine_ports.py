@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from deploy.machine import ports
-from shared.failures import Permanent
+from shared.errors import Permanent
 
 
 @pytest.fixture

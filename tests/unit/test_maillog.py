@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared import maillog
-from shared.maillog import Event
+from shared.store import maillog
+from shared.store.maillog import Event
 
 
 class Log:

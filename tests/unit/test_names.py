@@ -1,4 +1,4 @@
-"""Names as routing compares them (shared/names.py)."""
+"""Names as routing compares them (shared/mime/display_names.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.names import normalise
+from shared.mime.display_names import normalise
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Notices of failure and delay (services/sender/notices.py, RFC 3464)."""
+"""Notices of failure and delay (services/sender/dsn_report.py, RFC 3464)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sender.notices import About, Original, report
+from services.sender.dsn_report import About, Original, report
 
 NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 HEADER = (

@@ -1,4 +1,4 @@
-"""shared/oauth.py, against a stand-in of a provider's endpoints."""
+"""shared/provider/oauth.py, against a stand-in of a provider's endpoints."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from services.admin.authorizing import code_of
-from shared import oauth
-from shared.accounts import Issuer
-from shared.failures import Permanent, Temporary
-from shared.oauth import ISSUERS, Client, DeviceCode, IssuerUnwilling, Tokens, Unauthorized
-from shared.upstream import Unreachable
+from services.admin.accounts.oauth_flow import code_of
+from shared.errors import Permanent, Temporary
+from shared.net.dial import Unreachable
+from shared.provider import oauth
+from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnwilling, Tokens, Unauthorized
+from shared.store.accounts import Issuer
 from tests.token_server import TokenServer, device_code, token_server
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.pop3_out import answers
+from services.pop3_out import replies
 
 # Bytes that are rich in what matters here: line ends, halves of them, and dots.
 MAILS = st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"..", b"x", b"Subject: y"]), max_size=40).map(b"".join)
@@ -22,7 +22,7 @@ def pieces(body: bytes, cuts: list[int]) -> list[bytes]:
 
 def stuffed(parts: list[bytes]) -> bytes:
     """On the wire, with its end."""
-    stuffing = answers.Stuffing()
+    stuffing = replies.Stuffing()
     return b"".join(stuffing.put(part) for part in parts) + stuffing.end()
 
 
@@ -66,19 +66,19 @@ def test_a_client_that_ends_lines_at_a_lone_lf_finds_no_end_within_a_mail(body: 
 
 
 def test_an_empty_mail_is_an_answer_without_lines() -> None:
-    assert answers.retrieved(b"") == b"+OK 0 octets\r\n.\r\n"
+    assert replies.retrieved(b"") == b"+OK 0 octets\r\n.\r\n"
 
 
 def test_octets_are_counted_before_stuffing() -> None:
-    assert answers.retrieved(b".\r\n") == b"+OK 3 octets\r\n..\r\n.\r\n"
+    assert replies.retrieved(b".\r\n") == b"+OK 3 octets\r\n..\r\n.\r\n"
 
 
 def test_a_mail_whose_last_line_has_no_end_gets_one() -> None:
-    assert answers.retrieved(b"a") == b"+OK 1 octets\r\na\r\n.\r\n"
+    assert replies.retrieved(b"a") == b"+OK 1 octets\r\na\r\n.\r\n"
 
 
 def top_of(parts: list[bytes], lines: int) -> bytes:
-    top = answers.Top(lines)
+    top = replies.Top(lines)
     out = b""
     for part in parts:
         out += top.cut(part)
@@ -101,13 +101,13 @@ def test_top_is_the_header_the_blank_line_and_so_many_lines(body: bytes, cuts: l
 
 
 def test_top_stops_asking_once_it_has_all() -> None:
-    top = answers.Top(1)
+    top = replies.Top(1)
     assert top.cut(b"A: b\r\n\r\nfirst\r\nsecond\r\nthi") == b"A: b\r\n\r\nfirst\r\n"
     assert top.done
 
 
 def test_capabilities_name_no_login_where_none_is_taken() -> None:
-    lines = answers.capabilities(passwords=False, stls=True, delay=0).split(b"\r\n")
+    lines = replies.capabilities(passwords=False, stls=True, delay=0).split(b"\r\n")
     assert b"USER" not in lines
     assert not any(line.startswith(b"SASL") for line in lines)
     assert b"STLS" in lines

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import pytest
 
-from services.pop3_out import protocol
-from services.pop3_out.protocol import Connection
+from services.pop3_out import connection as protocol
+from services.pop3_out.connection import Connection
 from services.pop3_out.session import LARGE_PIECE_OCTETS, PIECE_OCTETS
-from shared.failures import Temporary
+from shared.errors import Temporary
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
 
 LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB

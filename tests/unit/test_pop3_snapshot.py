@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from services.pop3_out import snapshot
 from services.pop3_out.snapshot import LINES, Snapshot
-from shared.maildrops import Change, Changes, Contents
+from shared.store.maildrops import Change, Changes, Contents
 
 # What happens to a mailbox: mails come (0), or the row of this number is deleted or, if it is, undeleted.
 STEPS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=12)
 
 
 class Mailbox:
-    """The table maildrop_mails for one mailbox, with the rules of shared/maildrops.py."""
+    """The table maildrop_mails for one mailbox, with the rules of shared/store/maildrops.py."""
 
     def __init__(self) -> None:
         self.version = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.presence import LOOKS, Absentees
+from shared.db.liveness import LOOKS, Absentees
 
 
 def test_an_owner_is_gone_after_several_looks_in_a_row() -> None:

@@ -1,4 +1,4 @@
-"""shared/proxy_protocol.py: what a load balancer tells of the client."""
+"""shared/net/proxy_protocol.py: what a load balancer tells of the client."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import proxy_protocol
-from shared.proxy_protocol import Malformed, is_among, parse_v1, parse_v2
+from shared.net import proxy_protocol
+from shared.net.proxy_protocol import Malformed, is_among, parse_v1, parse_v2
 from shared.settings import SettingsError, load
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

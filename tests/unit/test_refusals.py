@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, Refusals
+from shared.amqp.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, Refusals
 
 
 def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> None:

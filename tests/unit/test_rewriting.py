@@ -1,4 +1,4 @@
-"""The header of a mail that leaves (services/sender/rewriting.py)."""
+"""The header of a mail that leaves (services/sender/header_rewriting.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.sender.rewriting import Author, addresses, parse, rewrite
-from shared import headers
+from services.sender.header_rewriting import Author, addresses, parse, rewrite
+from shared.mime import headers
 
 DATE = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 AUTHOR = Author("Alex", "support@company.com", frozenset({"support@company.com", "help@company.com"}))

@@ -1,4 +1,4 @@
-"""Who gets a mail: the five rules, a test a sentence (shared/routing.py, shared/reports.py)."""
+"""Who gets a mail: the five rules, a test a sentence (shared/routing.py, shared/mime/bounces.py)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import routing
-from shared.accounts import External, Local, Server
 from shared.routing import Decision, Facts, Sent, decide, ids_asked, read
+from shared.store.accounts import External, Local, Server
 
 E = "support@company.com"
 ALEX, JIM, KIM, TOM = 1, 2, 3, 4

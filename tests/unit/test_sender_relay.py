@@ -1,12 +1,12 @@
-"""What a provider's replies mean for each recipient (services/sender/relay.py)."""
+"""What a provider's replies mean for each recipient (services/sender/smtp_transaction.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.sender.relay import Replies, further_ids, interrupted, judge
-from shared.relays import Waiting
-from shared.smtp_session import Reply
+from services.sender.smtp_transaction import Replies, further_ids, interrupted, judge
+from shared.provider.smtp_client import Reply
+from shared.store.relay_queue import Waiting
 
 ANN, BOB, CAT = (Waiting(n, f"{name}@customer.org", None) for n, name in enumerate(("ann", "bob", "cat")))
 OK = Reply(250, "2.0.0 queued as 123")

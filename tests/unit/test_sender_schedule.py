@@ -1,4 +1,4 @@
-"""When a mail is tried again (services/sender/schedule.py)."""
+"""When a mail is tried again (services/sender/retry_policy.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sender.schedule import DAY, GIVE_UP, HOUR, MINUTE, reconnect_delay, retry_delay
+from services.sender.retry_policy import DAY, GIVE_UP, HOUR, MINUTE, reconnect_delay, retry_delay
 
 chances = st.floats(0, 1)
 

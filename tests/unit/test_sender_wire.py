@@ -1,4 +1,4 @@
-"""What goes over the wire in the DATA stage (shared/smtp_session.py): line ends and dots."""
+"""What goes over the wire in the DATA stage (shared/provider/smtp_client.py): line ends and dots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.smtp_session import Reply, Wire
+from shared.provider.smtp_client import Reply, Wire
 
 mails = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\0", b"\xe4"]), max_size=40).map(b"".join)
 

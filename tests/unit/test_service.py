@@ -6,12 +6,12 @@ import sys
 GROWING = """
 import re
 from pathlib import Path
-from shared import service
+from shared.runtime import process
 
 def octets(what: str) -> int:
     return 1024 * int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-service.keep_large_blocks_apart()
+process.keep_large_blocks_apart()
 bytearray(31 * 1024 * 1024)  # freed at once: glibc by itself keeps no block up to this size apart from here on
 Path("/proc/self/clear_refs").write_text("5")
 before = octets("VmRSS")

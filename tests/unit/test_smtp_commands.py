@@ -1,4 +1,4 @@
-"""services/smtp_in/commands.py: parameters of MAIL and RCPT."""
+"""services/smtp_in/parameters.py: parameters of MAIL and RCPT."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.smtp_in.commands import Path, parse_mail, parse_rcpt
-from services.smtp_in.data import Refusal
+from services.smtp_in.data_reader import Refusal
+from services.smtp_in.parameters import Path, parse_mail, parse_rcpt
 
 
 @pytest.mark.parametrize(

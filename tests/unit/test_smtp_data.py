@@ -1,4 +1,4 @@
-"""services/smtp_in/data.py: the bytes behind DATA."""
+"""services/smtp_in/data_reader.py: the bytes behind DATA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.smtp_in.data import FIELDS, HEADER_OCTETS, LINE_OCTETS, Mail
+from services.smtp_in.data_reader import FIELDS, HEADER_OCTETS, LINE_OCTETS, Mail
 
 PLENTY = 10_000_000
 WIRE = st.lists(

@@ -1,12 +1,12 @@
-"""services/smtp_in/intake.py: room in memory for the mails that come in."""
+"""services/smtp_in/commit_queue.py: room in memory for the mails that come in."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, cast
 
-from services.smtp_in import intake
-from services.smtp_in.intake import FOR_SMALL, OCTETS_IN_HAND, SMALL_OCTETS, Intake
+from services.smtp_in import commit_queue
+from services.smtp_in.commit_queue import FOR_SMALL, OCTETS_IN_HAND, SMALL_OCTETS, Intake
 
 MIB = 1024 * 1024
 NOBODY = cast(Any, None)
@@ -68,5 +68,5 @@ async def test_small_mails_find_room_beside_large_ones() -> None:
 
 
 async def test_one_mail_of_the_largest_size_always_finds_room() -> None:
-    hands = Intake(NOBODY, NOBODY, 2 * intake.OCTETS_IN_HAND)
-    assert hands.reserve(2 * intake.OCTETS_IN_HAND)
+    hands = Intake(NOBODY, NOBODY, 2 * commit_queue.OCTETS_IN_HAND)
+    assert hands.reserve(2 * commit_queue.OCTETS_IN_HAND)

@@ -1,4 +1,4 @@
-"""services/smtp_in/recipients.py: who is inside, who is relayed, who is refused."""
+"""services/smtp_in/recipient_policy.py: who is inside, who is relayed, who is refused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.smtp_in.recipients import Directory, check_syntax, decide, same_place
-from shared.accounts import External, Local, Server
-from shared.submissions import Recipient
+from services.smtp_in.recipient_policy import Directory, check_syntax, decide, same_place
+from shared.store.accounts import External, Local, Server
+from shared.store.submissions import Recipient
 
 SERVER = Server("mail.example.com", 25, "none")
 

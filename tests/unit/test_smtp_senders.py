@@ -1,11 +1,11 @@
-"""services/smtp_in/senders.py: who may be the sender."""
+"""services/smtp_in/sender_policy.py: who may be the sender."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.smtp_in.data import Mail, Values
-from services.smtp_in.senders import check_envelope, check_header, header_id
+from services.smtp_in.data_reader import Mail, Values
+from services.smtp_in.sender_policy import check_envelope, check_header, header_id
 from tests.unit.test_smtp_recipients import ALEX, OFFICE
 
 END = b"Subject: x\r\n\r\n"

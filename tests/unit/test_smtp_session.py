@@ -1,4 +1,4 @@
-"""How replies are read (shared/smtp_session.py), from a transport that only remembers what was written."""
+"""How replies are read (shared/provider/smtp_client.py), from a transport that only remembers what was written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.smtp_session import REPLY_OCTETS, Commands, Lost, Reply, SmtpClient
+from shared.provider.smtp_client import REPLY_OCTETS, Commands, Lost, Reply, SmtpClient
 
 
 class Remembering:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from services.pop3_out import connection as pop3
 from services.pop3_out import listener as pop3_listener
-from services.pop3_out import protocol as pop3
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
-from services.smtp_in import data, engine, intake
+from services.smtp_in import command_loop, commit_queue, data_reader
+from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
-from services.smtp_in import protocol as smtp
-from shared import passwords, throttle
+from shared.auth import passwords, throttle
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -67,13 +67,13 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         (
             "a line of a command",
             f"{pop3_session.COMMAND_OCTETS} octets, {pop3_session.AUTH_OCTETS:,} of AUTH",
-            f"{engine.COMMAND_OCTETS:,} octets, {engine.AUTH_OCTETS:,} of AUTH",
+            f"{command_loop.COMMAND_OCTETS:,} octets, {command_loop.AUTH_OCTETS:,} of AUTH",
         ),
         (
             "commands of a session",
             f"{pop3_session.MISTAKES} that are wrong; {pop3_session.COMMANDS_BEFORE_LOGIN} before the login",
-            f"{engine.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {engine.CALLS['RCPT']:,} of RCPT; "
-            f"{engine.OTHER_CALLS} of any other; {engine.MISTAKES} that are none",
+            f"{command_loop.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {command_loop.CALLS['RCPT']:,} of RCPT; "
+            f"{command_loop.OTHER_CALLS} of any other; {command_loop.MISTAKES} that are none",
         ),
         ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
         (
@@ -83,12 +83,12 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
             "the same, for itself",
         ),
         ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
-        ("its header", "", f"{data.HEADER_OCTETS // MIB} MiB, {data.FIELDS:,} fields"),
-        ("its lines", "", f"{data.LINE_OCTETS // MIB} MiB each"),
+        ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.FIELDS:,} fields"),
+        ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
         (
             "memory for mails that come in",
             "",
-            f"{intake.OCTETS_IN_HAND // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
+            f"{commit_queue.OCTETS_IN_HAND // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
         ),
         (
             "memory for mails that go out",

@@ -1,10 +1,10 @@
-"""services/admin/probing.py: where the services are asked, and what their metrics tell."""
+"""services/admin/monitoring/health_client.py: where the services are asked, and what their metrics tell."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.admin.probing import certificate_problems, health_url
+from services.admin.monitoring.health_client import certificate_problems, health_url
 from shared.settings import load
 
 

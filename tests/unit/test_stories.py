@@ -1,4 +1,4 @@
-"""services/admin/stories.py: what happened to a mail, in sentences."""
+"""services/admin/mail/history.py: what happened to a mail, in sentences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from services.admin.stories import _sentence
-from shared.maillog import Event
+from services.admin.mail.history import _sentence
+from shared.store.maillog import Event
 
 EVENTS = re.findall(r"\w+", re.search(r"event: ([^.]+)\.", Event.__doc__ or "")[1])  # type: ignore[index]  # it is there
 

@@ -1,4 +1,4 @@
-"""shared/tls.py: certificates of the listeners."""
+"""shared/net/server_tls.py: certificates of the listeners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from shared import tls
+from shared.net import server_tls
 from shared.settings import Settings, SettingsError, load
 
 
@@ -41,7 +41,7 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> st
 
 
 def test_a_first_start_makes_a_certificate_that_verifies_by_name_and_address(tmp_path: Path) -> None:
-    context = tls.server_context(settings(tmp_path / "data", bind="192.0.2.7"))
+    context = server_tls.server_context(settings(tmp_path / "data", bind="192.0.2.7"))
 
     path = tmp_path / "data" / "tls" / "self-signed.pem"
     trusting = ssl.create_default_context(cafile=str(path))
@@ -56,29 +56,29 @@ def test_a_first_start_makes_a_certificate_that_verifies_by_name_and_address(tmp
 def test_the_certificate_is_for_the_host_that_clients_are_set_up_with(tmp_path: Path) -> None:
     for number, host in enumerate(("mail.local.com", "192.0.2.8")):
         data = tmp_path / str(number)
-        context = tls.server_context(settings(data, bind="0.0.0.0", mail_host=host))
+        context = server_tls.server_context(settings(data, bind="0.0.0.0", mail_host=host))
 
         trusting = ssl.create_default_context(cafile=str(data / "tls" / "self-signed.pem"))
         assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
 
 
 def test_a_host_name_that_comes_later_makes_another_certificate_once(tmp_path: Path) -> None:
-    before = tls.self_signed_file(settings(tmp_path)).read_bytes()
+    before = server_tls.self_signed_file(settings(tmp_path)).read_bytes()
     named = settings(tmp_path, mail_host="mail.local.com")
 
-    tls.cover(named)
-    after = tls.self_signed_file(named).read_bytes()
-    tls.cover(named)
+    server_tls.cover(named)
+    after = server_tls.self_signed_file(named).read_bytes()
+    server_tls.cover(named)
 
     assert after != before
-    assert tls.self_signed_file(named).read_bytes() == after
-    trusting = ssl.create_default_context(cafile=str(tls.self_signed_file(named)))
-    assert shake_hands(tls.server_context(named), trusting, "mail.local.com") in ("TLSv1.2", "TLSv1.3")
+    assert server_tls.self_signed_file(named).read_bytes() == after
+    trusting = ssl.create_default_context(cafile=str(server_tls.self_signed_file(named)))
+    assert shake_hands(server_tls.server_context(named), trusting, "mail.local.com") in ("TLSv1.2", "TLSv1.3")
 
 
 def test_services_that_start_together_share_one_certificate(tmp_path: Path) -> None:
     def start(_: int) -> bytes:
-        tls.server_context(settings(tmp_path))
+        server_tls.server_context(settings(tmp_path))
         return (tmp_path / "tls" / "self-signed.pem").read_bytes()
 
     with ThreadPoolExecutor(8) as pool:
@@ -91,7 +91,7 @@ def test_services_that_start_together_share_one_certificate(tmp_path: Path) -> N
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of asking for an old version
 def test_tls_1_1_is_refused(tmp_path: Path) -> None:
-    context = tls.server_context(settings(tmp_path))
+    context = server_tls.server_context(settings(tmp_path))
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -101,10 +101,10 @@ def test_tls_1_1_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_operators_certificate_is_used(tmp_path: Path) -> None:
-    tls.self_signed_file(settings(tmp_path / "operator"))
+    server_tls.self_signed_file(settings(tmp_path / "operator"))
     theirs = tmp_path / "operator" / "tls" / "self-signed.pem"
 
-    context = tls.server_context(settings(tmp_path / "data", tls_cert_file=theirs, tls_key_file=theirs))
+    context = server_tls.server_context(settings(tmp_path / "data", tls_cert_file=theirs, tls_key_file=theirs))
 
     assert shake_hands(context, ssl.create_default_context(cafile=str(theirs)), "localhost")
     assert not (tmp_path / "data").exists()
@@ -119,10 +119,10 @@ def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path) -> None:
         ({"data": tmp_path / "file" / "data"}, "MAILGROUP_DATA"),
     ):
         with pytest.raises(SettingsError, match=said):
-            tls.server_context(settings(wrong.pop("data", tmp_path), **wrong))
+            server_tls.server_context(settings(wrong.pop("data", tmp_path), **wrong))
 
 
-def shown(certificate: tls.Certificate) -> bytes:
+def shown(certificate: server_tls.Certificate) -> bytes:
     """What a client is shown, in DER."""
     ours, theirs = socket.socketpair()
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -136,14 +136,14 @@ def shown(certificate: tls.Certificate) -> bytes:
     return found
 
 
-def look_twice(certificate: tls.Certificate) -> None:
+def look_twice(certificate: server_tls.Certificate) -> None:
     for _ in range(2):
         certificate.look()
 
 
 def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
     # given a certificate in two files
-    made = [tls.self_signed_file(settings(tmp_path / name)).read_bytes() for name in ("a", "b", "c")]
+    made = [server_tls.self_signed_file(settings(tmp_path / name)).read_bytes() for name in ("a", "b", "c")]
     key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
 
     def write(keys: bytes, chains: bytes) -> None:
@@ -152,27 +152,27 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
             (tmp_path / "new").replace(path)
 
     write(made[0], made[0])
-    certificate = tls.Certificate(settings(tmp_path, tls_cert_file=chain, tls_key_file=key))
+    certificate = server_tls.Certificate(settings(tmp_path, tls_cert_file=chain, tls_key_file=key))
     [first, second, third] = [
         ssl.PEM_cert_to_DER_cert(text[text.index(b"-----BEGIN CERT") :].decode()) for text in made
     ]
     assert shown(certificate) == first
-    assert tls.EXPIRES._value.get() == x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp()
+    assert server_tls.EXPIRES._value.get() == x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp()
     # when it is renewed: the second look finds that it stayed as it is
     write(made[1], made[1])
     certificate.look()
     assert shown(certificate) == first
     certificate.look()
-    assert shown(certificate) == second and tls.REFUSED._value.get() == 0
+    assert shown(certificate) == second and server_tls.REFUSED._value.get() == 0
     # when the new pair does not fit, is no certificate, or is gone, then the old one stays, and that is told
     for broken in ((made[0], made[2]), (made[2], b"nonsense"), (b"", b"")):
         write(*broken)
         look_twice(certificate)
-        assert shown(certificate) == second and tls.REFUSED._value.get() == 1
+        assert shown(certificate) == second and server_tls.REFUSED._value.get() == 1
     chain.unlink()
     look_twice(certificate)
-    assert shown(certificate) == second and tls.REFUSED._value.get() == 1
+    assert shown(certificate) == second and server_tls.REFUSED._value.get() == 1
     # and when it is mended, it is used
     write(made[2], made[2])
     look_twice(certificate)
-    assert shown(certificate) == third and tls.REFUSED._value.get() == 0
+    assert shown(certificate) == third and server_tls.REFUSED._value.get() == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared import envelopes, publications, topology
-from shared.failures import Permanent
+from shared.amqp import payloads, publications, topology
+from shared.errors import Permanent
 
 
 def test_a_routing_key_fits_in_255_octets_for_the_longest_address() -> None:
@@ -18,7 +18,7 @@ def test_one_mail_to_twenty_people_is_one_message_with_nineteen_copies() -> None
     [publication] = publications.routed([(7, people)])
     assert publication.key == "routed.p0@local.com"
     assert len(publication.copies) == 19
-    assert envelopes.read(envelopes.Routed, publication.body).recipients == tuple(people)
+    assert payloads.read(payloads.Routed, publication.body).recipients == tuple(people)
 
 
 def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_message() -> None:
@@ -30,7 +30,7 @@ def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_messag
 def test_mails_to_the_same_people_travel_together_and_others_apart() -> None:
     alex, both = ["alex@l.example"], ["alex@l.example", "jim@l.example"]
     found = publications.routed((n, both if n % 2 else alex) for n in range(120))
-    read = [(each.key, each.copies, envelopes.read(envelopes.Routed, each.body)) for each in found]
+    read = [(each.key, each.copies, payloads.read(payloads.Routed, each.body)) for each in found]
     assert [(key, copies, len(envelope.ids)) for key, copies, envelope in read] == [
         ("routed.alex@l.example", (), 50),
         ("routed.alex@l.example", (), 10),
@@ -47,7 +47,7 @@ def test_what_nobody_gets_yet_is_not_announced() -> None:
 def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
     publications_ = publications.submitted([(n, "b@c" if n == 7 else "a@b") for n in range(1, 112)])
 
-    found = [(each.key, envelopes.read(envelopes.Submitted, each.body)) for each in publications_]
+    found = [(each.key, payloads.read(payloads.Submitted, each.body)) for each in publications_]
     assert [(key, len(envelope.ids)) for key, envelope in found] == [
         ("submitted.a@b", 50),
         ("submitted.a@b", 50),
@@ -60,14 +60,14 @@ def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
 def test_what_is_no_envelope_is_refused_for_good(body: bytes) -> None:
     with pytest.raises(Permanent, match="not a Fetched envelope"):
-        envelopes.read(envelopes.Fetched, body)
+        payloads.read(payloads.Fetched, body)
 
 
 def test_every_envelope_comes_back_as_it_went() -> None:
     for envelope in (
-        envelopes.Fetched(id=1, external="a@b.c"),
-        envelopes.Routed(id=2, recipients=("a@b.c", "d@e.f")),
-        envelopes.Submitted(id=3, external="a@b.c"),
-        envelopes.Submitted(id=3, others=(4, 5), external="a@b.c"),
+        payloads.Fetched(id=1, external="a@b.c"),
+        payloads.Routed(id=2, recipients=("a@b.c", "d@e.f")),
+        payloads.Submitted(id=3, external="a@b.c"),
+        payloads.Submitted(id=3, others=(4, 5), external="a@b.c"),
     ):
-        assert envelopes.read(type(envelope), envelope.to_json()) == envelope
+        assert payloads.read(type(envelope), envelope.to_json()) == envelope

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from deploy.machine.certificates import make_authority
-from shared import upstream
-from shared.accounts import Server
-from shared.credentials import Credential
-from shared.pop3_client import open_session
+from shared.net import dial
+from shared.net.dial import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
+from shared.provider.credentials import Credential
+from shared.provider.pop3_client import open_session
 from shared.settings import PrivateHosts
-from shared.upstream import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
+from shared.store.accounts import Server
 from tests.scripted_pop3 import ScriptedPop3
 
 
@@ -147,14 +147,14 @@ def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext, str]:
 
 def trust(monkeypatch: pytest.MonkeyPatch, ca_file: Path) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
-    upstream._context.cache_clear()
+    dial._context.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _fresh_contexts() -> Iterator[None]:
-    upstream._context.cache_clear()
+    dial._context.cache_clear()
     yield
-    upstream._context.cache_clear()
+    dial._context.cache_clear()
 
 
 async def log_in(script: ScriptedPop3, server: Server) -> None:
@@ -223,7 +223,7 @@ async def test_tls_older_than_1_2_is_refused(
         authority[1].minimum_version = ssl.TLSVersion.TLSv1
         authority[1].maximum_version = ssl.TLSVersion.TLSv1_1
     authority[1].set_ciphers("ALL:@SECLEVEL=0")
-    assert upstream.client_context(Server("localhost", 0, "implicit")).minimum_version == ssl.TLSVersion.TLSv1_2
+    assert dial.client_context(Server("localhost", 0, "implicit")).minimum_version == ssl.TLSVersion.TLSv1_2
     with pytest.raises(Untrusted, match=r"TLS 1\.2 or newer"):
         await log_in(ScriptedPop3(context=authority[1], implicit=True), Server("localhost", 0, "implicit"))
 

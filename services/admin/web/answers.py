@@ -5,13 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import catalogue, editing
-from services.admin.accounts_file import AccountsError
-from services.admin.web.desk import Administrator, Here, Reader
+from services.admin.accounts import edit
+from services.admin.accounts.file_format import AccountsError
+from services.admin.mail import search_index
 from services.admin.web.forms import Form
-from services.admin.web.mails import Before
-from shared import accounts
-from shared.failures import Permanent
+from services.admin.web.mail import Before
+from services.admin.web.page_context import Administrator, Here, Reader
+from shared.errors import Permanent
+from shared.store import accounts
 
 NOBODY = "nobody"
 """No address: what is chosen to have a name shown no more."""
@@ -23,9 +24,9 @@ router = APIRouter(include_in_schema=False)
 async def show(request: Request, here: Here, who: Reader, before: Before = None, done: bool = False) -> Response:
     """What nobody has answered, the oldest first; or what was answered."""
     async with here.system.database.transaction() as connection:
-        ask = catalogue.answered_ones if done else catalogue.open_ones
-        found = await ask(connection, before, catalogue.PAGE + 1)
-    shown = found[: catalogue.PAGE]
+        ask = search_index.answered_ones if done else search_index.open_ones
+        found = await ask(connection, before, search_index.PAGE + 1)
+    shown = found[: search_index.PAGE]
     more = shown[-1].mail_id if len(found) > len(shown) else None
     return await here.page(request, who, "answers.html", mails=shown, more=more, before=before, done=done)
 
@@ -34,7 +35,7 @@ async def show(request: Request, here: Here, who: Reader, before: Before = None,
 async def names(request: Request, here: Here, who: Reader) -> Response:
     """Names that nobody has, and who could have them."""
     async with here.system.database.transaction() as connection:
-        found = await catalogue.unknown_names(connection)
+        found = await search_index.unknown_names(connection)
         externals = {e.address: e.id for e in await accounts.externals(connection)}
         sharers = await accounts.sharers(connection, [externals[each.external] for each in found])
     rows = [(each, sharers[externals[each.external]]) for each in found]
@@ -55,10 +56,10 @@ async def take(request: Request, here: Here, who: Administrator) -> Response:
             if not to:
                 raise Permanent(f"Choose who is meant by “{name}”.")
             if to != NOBODY:
-                wanted = await editing.add_name(connection, to, name)
+                wanted = await edit.add_name(connection, to, name)
                 await here.apply(connection, wanted, who)
                 said = f"Mail to “{name}” goes to {wanted.local_accounts[0].user_name} from now on."
-            await catalogue.forget_name(connection, account.id, name)
+            await search_index.forget_name(connection, account.id, name)
     except (Permanent, AccountsError) as error:
         said = str(error)
     return await here.go(who, "/names", said)

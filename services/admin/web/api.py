@@ -12,11 +12,14 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 
-from services.admin import audit, authorizing, catalogue, contact, documents, editing, hands, stories, users
-from services.admin import trace as trace_page
-from services.admin.accounts_file import ExternalFields, LocalFields
-from services.admin.status import iso
-from services.admin.users import Viewer
+from services.admin.access import audit, users
+from services.admin.access.users import Viewer
+from services.admin.accounts import connection_check, edit, oauth_flow
+from services.admin.accounts import export as documents
+from services.admin.accounts.file_format import ExternalFields, LocalFields
+from services.admin.mail import history, operations, search_index
+from services.admin.mail import trace as trace_page
+from services.admin.monitoring.status import iso
 from services.admin.web.api_schemas import (
     At,
     AuditShown,
@@ -46,11 +49,11 @@ from services.admin.web.api_schemas import (
     Waiting,
 )
 from services.admin.web.authorization import redirect_for
-from services.admin.web.desk import Administrator, Desk, Here, NotFound, Reader
-from services.admin.web.mails import Id
-from shared import accounts, last_logins, messages
-from shared.database import Connection
-from shared.failures import Permanent
+from services.admin.web.mail import Id
+from services.admin.web.page_context import Administrator, Desk, Here, NotFound, Reader
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store import accounts, blobs, last_logins
 
 DESCRIPTION = (
     "Accounts, mail and the state of a mailgroup. Make a token in the console under *Users and tokens*. Times are "
@@ -122,7 +125,7 @@ async def test_external(here: Here, who: Administrator, address: At) -> Any:
     """Try both directions step by step. Nothing is fetched or sent."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    steps = await contact.test(here.system, external)
+    steps = await connection_check.test(here.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
 
 
@@ -131,7 +134,7 @@ async def authorize(request: Request, here: Here, who: Administrator, address: A
     """Begin to authorize an account with access tokens, or join the authorization that waits already."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    return await authorizing.begin(here.system, external, who.name, redirect_for(request, here))
+    return await oauth_flow.begin(here.system, external, who.name, redirect_for(request, here))
 
 
 @router.get("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
@@ -139,7 +142,7 @@ async def show_authorization(here: Here, who: Administrator, address: At) -> Any
     """The one that waits for a person, or how the latest one ended."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    progress = await authorizing.look(here.system, external)
+    progress = await oauth_flow.look(here.system, external)
     if progress is None:
         raise NotFound(f"{address}: nobody has begun to authorize it here")
     return progress
@@ -150,7 +153,7 @@ async def answer_authorization(here: Here, who: Administrator, address: At, brou
     """Give the address to which the provider sent the browser, where that could not be reached."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    return await authorizing.bring(here.system, external, brought.url)
+    return await oauth_flow.bring(here.system, external, brought.url)
 
 
 @router.delete("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
@@ -158,7 +161,7 @@ async def stop_authorization(here: Here, who: Administrator, address: At) -> Any
     """Wait for nobody any more; what was authorized before stays."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    await authorizing.stop(here.system, external, who.name)
+    await oauth_flow.stop(here.system, external, who.name)
     return await show_authorization(here, who, address)
 
 
@@ -166,7 +169,7 @@ async def stop_authorization(here: Here, who: Administrator, address: At) -> Any
 async def skipped(here: Here, who: Reader, address: At) -> Any:
     """The mails that could not be fetched and stay at the provider, the oldest first."""
     async with here.system.database.transaction() as connection:
-        return await hands.skipped(connection, await _external(connection, address))
+        return await operations.skipped(connection, await _external(connection, address))
 
 
 @router.post("/external-accounts/{address}/skipped-mails/retry", response_model=DoneShown, tags=["mail"])
@@ -181,11 +184,11 @@ async def acknowledge_skipped(here: Here, who: Administrator, address: At, chose
     return await _skipped(here, who, address, chosen, retries=False)
 
 
-async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, retries: bool) -> hands.Done:
+async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, retries: bool) -> operations.Done:
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-        done = await (hands.fetch_again if retries else hands.acknowledge)(connection, external, chosen.ids)
-        await hands.note_skipped(connection, who.name, external, retries, done)
+        done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, chosen.ids)
+        await operations.note_skipped(connection, who.name, external, retries, done)
     return done
 
 
@@ -235,7 +238,7 @@ async def remove_local(here: Here, who: Administrator, address: At) -> Any:
 async def restore_local(here: Here, who: Administrator, address: At) -> Any:
     """Bring back one that was removed, with its mail."""
     async with here.system.database.transaction() as connection:
-        person = await hands.restore(connection, here.text(address))
+        person = await operations.restore(connection, here.text(address))
         await audit.record(connection, who.name, "restored local account", person.address)
     return {"changed": [f"local account {person.address}: restored"]}
 
@@ -245,7 +248,7 @@ async def add_name(here: Here, who: Administrator, address: At, taken: NameTaken
     """Give a person a further name, for example one that customers write and that nobody has."""
     async with here.system.database.transaction() as connection:
         person = await _local(connection, address)
-        wanted = await editing.add_name(connection, person.address, taken.name)
+        wanted = await edit.add_name(connection, person.address, taken.name)
         outcome = await here.apply(connection, wanted, who)
     return {"changed": outcome.lines}
 
@@ -255,7 +258,7 @@ async def deleted(here: Here, who: Reader, address: At) -> Any:
     """Mail that this person deleted and that is still kept."""
     async with here.system.database.transaction() as connection:
         await _local(connection, address)
-        return await hands.deleted(connection, here.text(address))
+        return await operations.deleted(connection, here.text(address))
 
 
 @router.post("/local-accounts/{address}/undelete", response_model=DoneShown, tags=["mail"])
@@ -263,7 +266,7 @@ async def undelete(here: Here, who: Administrator, address: At, chosen: Chosen) 
     """Bring some of it back, as new mail."""
     async with here.system.database.transaction() as connection:
         await _local(connection, address)
-        done = await hands.undelete(connection, here.text(address), chosen.ids)
+        done = await operations.undelete(connection, here.text(address), chosen.ids)
         await audit.record_mails(connection, who.name, "brought back deleted mail", done.done, f"of {address}")
     return done
 
@@ -293,7 +296,7 @@ async def _local(connection: Connection, address: str) -> accounts.Local:
 
 
 async def _save(here: Desk, who: Viewer, kind: documents.Kind, entry: dict[str, Any]) -> Any:
-    wanted = editing.check_entry(kind, entry)
+    wanted = edit.check_entry(kind, entry)
     async with here.system.database.transaction() as connection:
         outcome = await here.apply(connection, wanted, who)
     return {"changed": outcome.lines}
@@ -305,7 +308,7 @@ async def _remove(here: Desk, who: Viewer, kind: documents.Kind, address: str) -
             await _external(connection, address)
         else:
             await _local(connection, address)
-        lines = await editing.remove(connection, kind, address)
+        lines = await edit.remove(connection, kind, address)
         await audit.record(connection, who.name, f"removed {kind} account", address)
     return {"changed": lines}
 
@@ -319,7 +322,7 @@ async def search(
 ) -> Any:
     """The latest mail with all of these words in its subject, names and addresses; or of an account's address."""
     async with here.system.database.transaction() as connection:
-        return await catalogue.search(connection, q, day, before, limit)
+        return await search_index.search(connection, q, day, before, limit)
 
 
 @router.get("/mails/{id}", response_model=StoryShown, tags=["mail"])
@@ -350,14 +353,14 @@ async def raw(here: Here, who: Administrator, id: Id) -> Response:
     async with here.system.database.transaction() as connection:
         story = await _story(connection, id)
         await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
-    return StreamingResponse(messages.stream(here.system.database, story.message_id), media_type="message/rfc822")
+    return StreamingResponse(blobs.stream(here.system.database, story.message_id), media_type="message/rfc822")
 
 
 @router.post("/mails/{id}/give", response_model=Changed, tags=["mail"])
 async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
     """Put a mail that was delivered into a person's mailbox, as new mail; and take it from another one."""
     async with here.system.database.transaction() as connection:
-        await hands.give(connection, id, given.to, given.away_from)
+        await operations.give(connection, id, given.to, given.away_from)
         await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {given.to}")
     return {"changed": [f"mail {id}: {given.to} has it"]}
 
@@ -365,27 +368,27 @@ async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
 @router.post("/submissions/resend", response_model=DoneShown, tags=["mail"])
 async def resend(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Send submissions again to those outside who did not get them."""
-    return await _act(here, who, "sent again", hands.resend, chosen)
+    return await _act(here, who, "sent again", operations.resend, chosen)
 
 
 @router.get("/queue", response_model=list[Waiting], tags=["mail"])
 async def queue(here: Here, who: Reader) -> Any:
     """What waits to be sent, the oldest first."""
     async with here.system.database.transaction() as connection:
-        return await hands.queue(connection)
+        return await operations.queue(connection)
 
 
 @router.post("/queue/retry", response_model=DoneShown, tags=["mail"])
 async def retry(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Try these now."""
-    return await _act(here, who, "tried now", hands.retry, chosen)
+    return await _act(here, who, "tried now", operations.retry, chosen)
 
 
 @router.post("/queue/cancel", response_model=DoneShown, tags=["mail"])
 async def cancel(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """End these without a further try; their authors are told."""
     async with here.system.database.transaction() as connection:
-        done = await hands.cancel(connection, chosen.ids, chosen.reason or hands.CANCELLED)
+        done = await operations.cancel(connection, chosen.ids, chosen.reason or operations.CANCELLED)
         await audit.record_mails(connection, who.name, "cancelled", done.done, chosen.reason)
     return done
 
@@ -394,20 +397,20 @@ async def cancel(here: Here, who: Administrator, chosen: Chosen) -> Any:
 async def held(here: Here, who: Reader) -> Any:
     """What nobody is there to get."""
     async with here.system.database.transaction() as connection:
-        return await hands.held(connection)
+        return await operations.held(connection)
 
 
 @router.get("/parked", response_model=list[Parked], tags=["mail"])
 async def parked(here: Here, who: Reader) -> Any:
     """What is set apart until somebody decides."""
     async with here.system.database.transaction() as connection:
-        return await hands.parked(connection)
+        return await operations.parked(connection)
 
 
 @router.post("/parked/requeue", response_model=DoneShown, tags=["mail"])
 async def requeue(here: Here, who: Administrator, chosen: Chosen) -> Any:
     """Give these another five tries."""
-    return await _act(here, who, "given five more tries", hands.requeue, chosen)
+    return await _act(here, who, "given five more tries", operations.requeue, chosen)
 
 
 @router.post("/parked/discard", response_model=DoneShown, tags=["mail"])
@@ -416,21 +419,25 @@ async def discard(here: Here, who: Administrator, chosen: Chosen) -> Any:
     if not chosen.reason.strip():
         raise Permanent("reason: is needed to discard a mail")
     async with here.system.database.transaction() as connection:
-        done = await hands.discard(connection, chosen.ids, chosen.reason)
+        done = await operations.discard(connection, chosen.ids, chosen.reason)
         await audit.record_mails(connection, who.name, "discarded", done.done, chosen.reason)
     return done
 
 
-async def _story(connection: Connection, id_: int) -> stories.Story:
+async def _story(connection: Connection, id_: int) -> history.Story:
     """:raises NotFound: there is none."""
-    story = await stories.tell(connection, id_)
+    story = await history.tell(connection, id_)
     if story is None:
         raise NotFound(f"{id_}: there is no such mail")
     return story
 
 
 async def _act(
-    here: Desk, who: Viewer, did: str, act: Callable[[Connection, list[int]], Awaitable[hands.Done]], chosen: Chosen
+    here: Desk,
+    who: Viewer,
+    did: str,
+    act: Callable[[Connection, list[int]], Awaitable[operations.Done]],
+    chosen: Chosen,
 ) -> Any:
     """For what takes nothing but the mails."""
     async with here.system.database.transaction() as connection:

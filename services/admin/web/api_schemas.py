@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.admin.accounts_file import Address, Name
+from services.admin.accounts.file_format import Address, Name
 
 
 class Problem(BaseModel):

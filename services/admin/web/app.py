@@ -14,37 +14,37 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
-from services.admin.accounts_file import AccountsError
+from services.admin.accounts.file_format import AccountsError
 from services.admin.web import (
     answers,
     api,
     authorization,
-    externals,
-    locals,
-    mails,
-    management,
-    mine,
+    client_autoconfig,
+    external_accounts,
+    local_accounts,
+    mail,
     overview,
-    setting_up,
-    signing,
-    waiting,
+    queues,
+    self_service,
+    sign_in,
+    users_and_audit,
 )
-from services.admin.web.desk import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
-from services.admin.web.guard import Guard
-from shared.failures import Permanent, Temporary
+from services.admin.web.page_context import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
+from services.admin.web.request_guard import Guard
+from shared.errors import Permanent, Temporary
 
 ROUTERS = (
-    setting_up.router,  # its paths are those of the mail clients; /mail/{number} would take one of them
-    signing.router,
+    client_autoconfig.router,  # its paths are those of the mail clients; /mail/{number} would take one of them
+    sign_in.router,
     overview.router,
-    externals.router,
+    external_accounts.router,
     authorization.router,
-    locals.router,
-    mails.router,
+    local_accounts.router,
+    mail.router,
     answers.router,
-    waiting.router,
-    management.router,
-    mine.router,
+    queues.router,
+    users_and_audit.router,
+    self_service.router,
     api.router,
 )
 

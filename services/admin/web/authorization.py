@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin import authorizing
-from services.admin.users import Viewer
-from services.admin.web.desk import Address, Administrator, Desk, Here, Words
-from services.admin.web.externals import find
+from services.admin.access.users import Viewer
+from services.admin.accounts import oauth_flow
+from services.admin.web.external_accounts import find
 from services.admin.web.forms import Form
-from services.admin.web.live import live_answer
-from shared.accounts import External
-from shared.failures import Permanent, Temporary
+from services.admin.web.page_context import Address, Administrator, Desk, Here, Words
+from services.admin.web.server_events import live_answer
+from shared.errors import Permanent, Temporary
+from shared.store.accounts import External
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,12 +38,12 @@ async def act(request: Request, here: Here, who: Administrator, address: Address
     try:
         match form.text("do"):
             case "begin":
-                begun = await authorizing.begin(here.system, external, who.name, redirect_for(request, here))
+                begun = await oauth_flow.begin(here.system, external, who.name, redirect_for(request, here))
                 return await here.go(who, f"{page}?run={begun.key}")
             case "bring":
-                await authorizing.bring(here.system, external, form.text("url"))
+                await oauth_flow.bring(here.system, external, form.text("url"))
             case "stop":
-                await authorizing.stop(here.system, external, who.name)
+                await oauth_flow.stop(here.system, external, who.name)
             case _:
                 raise Permanent("Nothing was chosen to be done.")
     except (Permanent, Temporary) as error:
@@ -58,7 +58,7 @@ async def live(request: Request, here: Here, who: Administrator, address: Addres
 
     async def newer() -> dict[str, Any]:
         await asyncio.sleep(LOOK_SECONDS)
-        progress = await authorizing.look(here.system, external)
+        progress = await oauth_flow.look(here.system, external)
         return {"reload": progress is None or progress.key != run or progress.state != "waits"}
 
     return live_answer(request, here, newer)
@@ -71,7 +71,7 @@ async def take(request: Request, here: Here) -> Response:
     The cookie does not come with a visit from another site, so nobody is signed in here: the answer is known by what
     only the provider and the browser were told, and is good for nothing without what we kept for ourselves (PKCE).
     """
-    progress = await authorizing.bring_any(here.system, str(request.url))
+    progress = await oauth_flow.bring_any(here.system, str(request.url))
     if progress.state == "failed":
         raise Permanent(progress.words)
     text = "You may close this page; the one where it was begun goes on."
@@ -91,7 +91,7 @@ def redirect_for(request: Request, here: Desk) -> str:
 async def _show(
     request: Request, here: Desk, who: Viewer, external: External, run: str, problems: list[str] | None = None
 ) -> Response:
-    progress = await authorizing.look(here.system, external)
+    progress = await oauth_flow.look(here.system, external)
     lost = bool(run) and (progress is None or progress.key != run)
     return await here.page(
         request,
@@ -101,6 +101,6 @@ async def _show(
         external=external,
         progress=progress,
         lost=lost,
-        authorized=authorizing.is_authorized(here.system, external),
+        authorized=oauth_flow.is_authorized(here.system, external),
         problems=problems or [],
     )

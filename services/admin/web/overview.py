@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin.users import Viewer
+from services.admin.access.users import Viewer
 from services.admin.web import charts
-from services.admin.web.desk import Desk, Here, Reader
-from services.admin.web.live import live_answer
+from services.admin.web.page_context import Desk, Here, Reader
+from services.admin.web.server_events import live_answer
 
 router = APIRouter(include_in_schema=False)
 

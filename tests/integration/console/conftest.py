@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from shared.database import Database
+from shared.db.database import Database
 from tests import console, servers
 from tests.console import Browser
 

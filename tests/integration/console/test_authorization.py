@@ -13,9 +13,9 @@ import psycopg
 import pytest
 import requests
 
-from services.admin.web import process
-from shared.credentials import Grant
-from shared.vault import Vault
+from services.admin.web import server as process
+from shared.provider.credentials import Grant
+from shared.provider.vault import Vault
 from tests import console, servers
 from tests.company import KEY, SUPPORT
 from tests.console import Browser, stored, text

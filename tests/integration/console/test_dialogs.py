@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from deploy.machine.provider import Provider
-from shared.credentials import Grant
-from shared.vault import Vault
+from deploy.machine.dovecot_postfix import Provider
+from shared.provider.credentials import Grant
+from shared.provider.vault import Vault
 from tests import console, servers
 from tests.company import KEY
 from tests.console import Browser, stored, text

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from services.admin import catalogue
+from services.admin.mail import search_index
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
-from shared import accounts, inbound, messages, submissions
-from shared.database import Database
-from shared.inbound import Arrival
-from shared.maillog import Event
-from shared.messages import Content
-from shared.submissions import Recipient, Submission
+from shared.db.database import Database
+from shared.store import accounts, blobs, inbound, submissions
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.maillog import Event
+from shared.store.submissions import Recipient, Submission
 from tests import console, servers
 from tests.company import SUPPORT, everyone, mailbox_of
 from tests.console import Browser, text
@@ -39,7 +39,7 @@ async def fill(url: str) -> None:
         externals, people = await everyone(database)
         async with database.transaction() as connection:
             mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
-            stored = await messages.store(connection, [Content.of(mail) for mail in mails])
+            stored = await blobs.store(connection, [Content.of(mail) for mail in mails])
             rows = await inbound.add(
                 connection,
                 [
@@ -75,9 +75,9 @@ async def fill(url: str) -> None:
                    reply = '550 5.1.1 no such user'"""
             )
         async with database.transaction() as connection:
-            assert (await catalogue.go_on(connection)).mails == 4
+            assert (await search_index.go_on(connection)).mails == 4
         async with database.transaction() as connection:
-            assert (await catalogue.go_on(connection)).mails == 0
+            assert (await search_index.go_on(connection)).mails == 0
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,11 @@ def id_of(store: str, header_id: str) -> int:
         ("' or \x00 %", set()),
     ],
 )
-@pytest.mark.parametrize("rare", [catalogue.RARE, 0])
+@pytest.mark.parametrize("rare", [search_index.RARE, 0])
 def test_mail_is_found_by_words_addresses_and_ids_rare_or_not(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, asked: str, subjects: set[str], rare: int
 ) -> None:
-    monkeypatch.setattr(catalogue, "RARE", rare)
+    monkeypatch.setattr(search_index, "RARE", rare)
     page = browser.get("/mail", params={"q": asked})
     every = {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}
     assert {s for s in every if f">{s}</a>" in page.text} == subjects

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 import requests
 
-from services.admin.client_setup import REQUEST_SCHEMA, RESPONSE_SCHEMA
-from shared.database import Database
+from services.admin.accounts.client_autoconfig import REQUEST_SCHEMA, RESPONSE_SCHEMA
+from shared.db.database import Database
 from tests import console
 from tests.company import COMPANY, apply, local
 

@@ -1,0 +1,319 @@
+"""The programs that mailgroup is compared with, as Debian ships them: Dovecot, Postfix, and Postfix's smtp-sink.
+
+They are configured to be fast at the work that is measured, with the durability that they have by default: Dovecot as
+its manual's high-performance mode, with a cheap password scheme and a cache of logins; Postfix with queue and SASL on
+this machine and no lookups. All listen on the loopback interface only. Servers that change their user need root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deploy.machine import ports
+from deploy.machine.programs import PATH, Process, Program
+from deploy.machine.provider_config import POSTFIX_PROGRAMS
+from shared.errors import Permanent, Temporary
+
+PORTS = range(28_000, 31_000)
+PASSWORD = "secret"
+USERS = 16
+"""Users of each kind, u0 to u15 (mails of 10 KB) and l0 to l15 (large mails)."""
+
+_START_SECONDS = 30.0
+# A program that changes its identity as it runs is forgotten by the kernel, which was to end it together with us.
+_PASS_ON_TERM = ("sh", "-c", """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child""", "sh")
+_NEEDED = {
+    "dovecot-pop3d": "/usr/lib/dovecot/pop3",
+    "postfix": "/usr/sbin/postfix",
+    "mpop": "/usr/bin/mpop",
+    "fetchmail": "/usr/bin/fetchmail",
+    "maildrop": "/usr/bin/maildrop",
+}
+
+
+def require() -> None:
+    """:raises Permanent: we are not root, or Debian packages are missing: says which."""
+    if os.geteuid() != 0:
+        raise Permanent("the benchmark needs root: Dovecot, Postfix, mpop and fetchmail run as users of their own")
+    missing = [package for package, file in _NEEDED.items() if not Path(file).exists()]
+    if missing:
+        raise Permanent(f"these Debian packages are missing: {', '.join(missing)}; 'make bench' installs them")
+
+
+class Anchor(ABC):
+    """A server that runs while it is open as a context. folder: its own, reachable for its users."""
+
+    name = ""
+    greeting = b""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        (self.port,) = ports.choose(1, str(folder), PORTS)
+        self._process: Process | None = None
+
+    @abstractmethod
+    def program(self) -> Program:
+        """What to start; it stays in the foreground."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that the others descend from."""
+        assert self._process is not None
+        return self._process.child.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. :raises Temporary: it does not."""
+        self._process = self.program().start(self.folder / "out")
+        deadline = time.monotonic() + _START_SECONDS
+        while not ports.greets(self.port, self.greeting):
+            self._process.check()
+            if time.monotonic() > deadline:
+                raise Temporary(f"{self.name} does not answer after {_START_SECONDS:g} s: {self.folder}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it; what it has stored stays."""
+        if self._process is not None:
+            self._process.stop()
+
+    def restart(self) -> None:
+        """Stop and start it: nothing is in its memory."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Dovecot(Anchor):
+    """POP3 with Maildirs, and the check of passwords for Postfix. Users: see ``USERS``, and those that works name."""
+
+    name = "dovecot"
+    greeting = b"+OK"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
+            "big", "source", "some", "few", "polled10", "polled1000",
+        ]  # fmt: skip
+        (folder / "mail").mkdir(exist_ok=True)
+        shutil.chown(folder / "mail", "mail", "mail")
+        (folder / "passwd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in users), encoding="ascii")
+        (folder / "dovecot.conf").write_text(_dovecot(folder, self.port), encoding="utf-8")
+
+    def maildir(self, user: str) -> Path:
+        """Where a user's mails lie."""
+        return self.folder / "mail" / user / "Maildir"
+
+    @property
+    def auth_socket(self) -> Path:
+        """Where Postfix asks about logins."""
+        return self.folder / "run" / "auth-client"
+
+    def program(self) -> Program:
+        return Program(
+            "dovecot", ("dovecot", "-F", "-c", str(self.folder / "dovecot.conf")), {"PATH": PATH}, self.folder, 40,
+            stop_seconds=10,
+        )  # fmt: skip
+
+
+class Postfix(Anchor):
+    """SMTP intake into the hold queue: durable, and nothing goes on until ``release``."""
+
+    name = "postfix"
+    greeting = b"220"
+
+    def __init__(self, folder: Path, relay_port: int, auth_socket: Path | None = None) -> None:
+        """:param relay_port: where released mail goes. :param auth_socket: a Dovecot's; None: no AUTH."""
+        super().__init__(folder)
+        for name in ("etc", "queue", "state"):
+            (folder / name).mkdir(exist_ok=True)
+        shutil.chown(folder / "state", "postfix")
+        self._etc, self._queue = folder / "etc", folder / "queue"
+        (self._etc / "dynamicmaps.cf").touch()
+        (self._etc / "main.cf").write_text(_postfix(folder, relay_port, auth_socket), encoding="utf-8")
+        (self._etc / "master.cf").write_text(_postfix_services(self.port), encoding="utf-8")
+        done = subprocess.run(
+            ["postfix", "-c", str(self._etc), "check"], capture_output=True, text=True, check=False, env={"PATH": PATH}
+        )
+        if done.returncode:
+            raise Temporary(f"postfix check: {done.stderr.strip()}")
+
+    def program(self) -> Program:
+        daemons = subprocess.run(
+            ["postconf", "-d", "-h", "daemon_directory"], check=True, capture_output=True, text=True, env={"PATH": PATH}
+        ).stdout.strip()
+        return Program(
+            "postfix", (*_PASS_ON_TERM, f"{daemons}/master", "-d", "-c", str(self._etc)),
+            {"PATH": PATH}, self.folder, 41, stop_seconds=10,
+        )  # fmt: skip
+
+    def held(self) -> list[Path]:
+        """The files of the mails in the hold queue."""
+        return [entry for entry in (self._queue / "hold").rglob("*") if entry.is_file()]
+
+    def clear(self) -> None:
+        """Forget what is held."""
+        for file in self.held():
+            file.unlink()
+
+    def release(self) -> None:
+        """Let what is held go on, at once."""
+        for words in (["postsuper", "-c", str(self._etc), "-H", "ALL"], ["postqueue", "-c", str(self._etc), "-f"]):
+            subprocess.run(words, check=True, stderr=subprocess.DEVNULL, env={"PATH": PATH})
+
+    def is_empty(self) -> bool:
+        """Whether no mail is in any queue."""
+        for name in ("hold", "incoming", "active", "deferred"):
+            for _, _, files in os.walk(self._queue / name):
+                if files:
+                    return False
+        return True
+
+
+class Sink(Anchor):
+    """A server that takes every mail and drops it, counting."""
+
+    name = "smtp-sink"
+    greeting = b"220"
+
+    def program(self) -> Program:
+        words = ("smtp-sink", "-c", "-u", "nobody", f"127.0.0.1:{self.port}", "256")
+        return Program("smtp-sink", (*_PASS_ON_TERM, *words), {"PATH": PATH}, self.folder, 42, stop_seconds=2)
+
+    def count(self) -> int:
+        """How many mails it has taken since it started."""
+        with (self.folder / "out").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
+            found = re.findall(rb"mesg=(\d+)\r", file.read())
+        return int(found[-1]) if found else 0
+
+
+def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -> None:
+    """Wait for something that nobody tells of. :raises Temporary: it does not come."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise Temporary(f"not within {seconds:g} s")
+        time.sleep(pause)
+
+
+def _dovecot(folder: Path, port: int) -> str:
+    return f"""\
+base_dir = {folder}/run
+state_dir = {folder}/run
+instance_name = bench{port}
+log_path = {folder}/dovecot.log
+protocols = pop3
+listen = 127.0.0.1
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain
+auth_cache_size = 1M
+auth_cache_ttl = 1 hour
+mail_location = maildir:{folder}/mail/%u/Maildir
+first_valid_uid = 1
+pop3_no_flag_updates = yes
+pop3_uidl_format = %08Xu%08Xv
+stats_writer_socket_path =
+passdb {{
+  driver = passwd-file
+  args = {folder}/passwd
+}}
+userdb {{
+  driver = static
+  args = uid=mail gid=mail home={folder}/mail/%u
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {port}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+  service_count = 0
+  process_min_avail = 2
+  client_limit = 2000
+}}
+service pop3 {{
+  service_count = 1000
+  process_min_avail = 4
+  process_limit = 1200
+}}
+service anvil {{
+  client_limit = 6000
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service auth {{
+  client_limit = 6000
+  unix_listener auth-client {{
+    path = auth-client
+    mode = 0666
+  }}
+}}
+protocol pop3 {{
+  mail_max_userip_connections = 2000
+}}
+"""
+
+
+def _postfix(folder: Path, relay_port: int, auth_socket: Path | None) -> str:
+    sasl = f"""\
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = {auth_socket}
+smtpd_sasl_security_options =
+smtpd_tls_auth_only = no
+"""
+    return f"""\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/state
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = bench.example
+mydestination =
+alias_maps =
+alias_database =
+local_recipient_maps =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtputf8_enable = no
+smtpd_tls_security_level = none
+smtp_tls_security_level = none
+biff = no
+disable_dns_lookups = yes
+smtpd_client_connection_rate_limit = 0
+smtpd_client_connection_count_limit = 0
+smtpd_peername_lookup = no
+message_size_limit = 102400000
+mailbox_size_limit = 0
+virtual_mailbox_limit = 0
+smtpd_recipient_restrictions = check_client_access static:HOLD, permit_mynetworks, reject
+relayhost = [127.0.0.1]:{relay_port}
+smtp_destination_concurrency_limit = 20
+smtp_connection_cache_destinations = [127.0.0.1]:{relay_port}
+{sasl if auth_socket is not None else ""}"""
+
+
+def _postfix_services(port: int) -> str:
+    return f"127.0.0.1:{port} inet n - n - - smtpd\n{POSTFIX_PROGRAMS}"

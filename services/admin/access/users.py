@@ -1,0 +1,311 @@
+"""Who may use the console and who is signed in, and all SQL on it (tables console_users, console_sessions,
+api_tokens).
+
+A session is a random token in a cookie, of which only a digest is stored. It is good while the password is the one that
+it began with, so a new password ends every session of before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from shared.auth.passwords import Pool
+from shared.db.database import Connection, storable
+from shared.errors import Permanent
+
+Role = Literal["administrator", "observer", "person"]
+FIRST = "admin"
+"""The name of the first administrator, whose password the setting ADMIN_PASSWORD gives."""
+IDLE_HOURS, OLD_DAYS = 12, 7
+_SEEN_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who has shown a password: a user of the console or a local account, with the hash that it was checked against."""
+
+    user_id: int | None
+    local_id: int | None
+    name: str
+    password_hash: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a page. name: of the user of the console, or the address of the local account (role person)."""
+
+    session_id: int
+    role: Role
+    name: str
+    user_id: int | None
+    local_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user of the console as shown to administrators."""
+
+    id: int
+    name: str
+    role: Role
+    created_at: datetime
+    signed_in_at: datetime | None
+
+
+# ------------------------------------------------------------------------------------------ users
+
+
+async def admit_first(connection: Connection, given: str | None, passwords: Pool) -> None:
+    """Make the first administrator, or give them the password of the setting if that is another one than last time.
+
+    A password that was changed in the console stays, as long as the setting stays the same; who has lost it changes the
+    setting. :raises Permanent: there is no administrator, and no password for the first one.
+    """
+    await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup console'))")
+    cursor = await connection.execute(
+        "select id, coalesce(given_hash, '') from console_users where lower(name) = lower(%s)", (FIRST,)
+    )
+    row = await cursor.fetchone()
+    if given is None:
+        cursor = await connection.execute("select 1 from console_users where role = 'administrator'")
+        if await cursor.fetchone() is None:
+            raise Permanent("MAILGROUP_ADMIN_PASSWORD: not set: the console's first administrator needs a password")
+    elif row is None:
+        hashed = await passwords.hash(given)
+        await connection.execute(
+            """insert into console_users (name, role, password_hash, given_hash)
+               values (%s, 'administrator', %s, %s)""",
+            (FIRST, hashed, hashed),
+        )
+    elif not await passwords.matches(row[1], given):
+        hashed = await passwords.hash(given)
+        await connection.execute(
+            "update console_users set role = 'administrator', password_hash = %s, given_hash = %s where id = %s",
+            (hashed, hashed, row[0]),
+        )
+
+
+async def identity(connection: Connection, name: str) -> Identity | None:
+    """The user of the console of this name, in any case of letters."""
+    cursor = await connection.execute(
+        "select id, name, password_hash from console_users where lower(name) = lower(%s)", (storable(name),)
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Identity(row[0], None, row[1], row[2])
+
+
+async def everyone(connection: Connection) -> list[User]:
+    """Every user of the console, by name."""
+    cursor = await connection.execute(
+        "select id, name, role, created_at, signed_in_at from console_users order by lower(name)"
+    )
+    return [User(*row) for row in await cursor.fetchall()]
+
+
+def _check(name: str, role: str) -> None:
+    if not name or "@" in name or len(name.encode()) > 100 or not name.isprintable():
+        raise Permanent(f"Name: {name!r}: has 1 to 100 letters and no @; people with an address need no user here.")
+    if role not in ("administrator", "observer"):
+        raise Permanent(f"Role: {role!r}: is administrator or observer.")
+
+
+async def add(connection: Connection, name: str, role: str, password_hash: str) -> None:
+    """:raises Permanent: the name or the role may not be so, or there is such a user."""
+    _check(name, role)
+    cursor = await connection.execute(
+        """insert into console_users (name, role, password_hash) values (%s, %s, %s)
+           on conflict (lower(name)) do nothing returning id""",
+        (name, role, password_hash),
+    )
+    if await cursor.fetchone() is None:
+        raise Permanent(f"Name: {name}: is there already.")
+
+
+async def set_password(connection: Connection, id_: int, password_hash: str) -> str:
+    """Another password: every session of the user ends. :return: the name. :raises Permanent: there is no such user."""
+    return await _one(
+        connection, "update console_users set password_hash = %s where id = %s returning name", (password_hash, id_)
+    )
+
+
+async def set_role(connection: Connection, id_: int, role: str) -> str:
+    """:return: the name. :raises Permanent: no administrator would be left, or there is no such user."""
+    _check("x", role)
+    name = await _one(connection, "update console_users set role = %s where id = %s returning name", (role, id_))
+    await _require_administrator(connection)
+    return name
+
+
+async def remove(connection: Connection, id_: int) -> str:
+    """:return: the name. :raises Permanent: no administrator would be left, or there is no such user."""
+    name = await _one(connection, "delete from console_users where id = %s returning name", (id_,))
+    await _require_administrator(connection)
+    return name
+
+
+async def _one(connection: Connection, statement: str, parameters: tuple[object, ...]) -> str:
+    await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup console'))")
+    cursor = await connection.execute(statement.encode(), parameters)
+    row = await cursor.fetchone()
+    if row is None:
+        raise Permanent("That is not there any more.")
+    return str(row[0])
+
+
+async def _require_administrator(connection: Connection) -> None:
+    cursor = await connection.execute("select 1 from console_users where role = 'administrator'")
+    if await cursor.fetchone() is None:
+        raise Permanent("Somebody has to stay administrator.")
+
+
+# ------------------------------------------------------------------------------------------ tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a script shows. made_by: who made it."""
+
+    id: int
+    name: str
+    role: Role
+    made_by: str
+    created_at: datetime
+    used_at: datetime | None
+
+
+async def make_token(connection: Connection, name: str, role: str, made_by: str) -> str:
+    """:return: the token, which is stored nowhere. :raises Permanent: name or role may not be so."""
+    _check(name, role)
+    token = "mg_" + secrets.token_urlsafe(32)
+    await connection.execute(
+        "insert into api_tokens (name, role, token_sha256, made_by) values (%s, %s, %s, %s)",
+        (name, role, _digest(token), made_by),
+    )
+    return token
+
+
+async def tokens(connection: Connection) -> list[Token]:
+    """All that are good."""
+    cursor = await connection.execute("select id, name, role, made_by, created_at, used_at from api_tokens order by id")
+    return [Token(*row) for row in await cursor.fetchall()]
+
+
+async def end_token(connection: Connection, id_: int) -> str:
+    """:return: its name. :raises Permanent: there is none."""
+    return await _one(connection, "delete from api_tokens where id = %s returning name", (id_,))
+
+
+async def token_viewer(connection: Connection, token: str) -> Viewer | None:
+    """Who shows this token, if it is good."""
+    cursor = await connection.execute(
+        "select id, name, role, used_at is null or used_at < now() - interval '1 minute' from api_tokens "
+        "where token_sha256 = %s",
+        (_digest(token),),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    if row[3]:
+        await connection.execute("update api_tokens set used_at = now() where id = %s", (row[0],))
+    return Viewer(0, row[2], f"token {row[1]}", None, None)
+
+
+# ------------------------------------------------------------------------------------------ sessions
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+async def begin_session(connection: Connection, who: Identity, peer: str, agent: str) -> str:
+    """Sign somebody in. :return: the token for the browser."""
+    token = secrets.token_urlsafe(32)
+    await connection.execute(
+        """delete from console_sessions where created_at < now() - make_interval(days => %s)
+               or seen_at < now() - make_interval(hours => %s)""",
+        (OLD_DAYS, IDLE_HOURS),
+    )
+    await connection.execute(
+        """insert into console_sessions (token_sha256, user_id, local_id, password_hash, peer, agent)
+           values (%s, %s, %s, %s, %s, %s)""",
+        (_digest(token), who.user_id, who.local_id, who.password_hash, peer, storable(agent)[:300]),
+    )
+    await connection.execute("update console_users set signed_in_at = now() where id = %s", (who.user_id,))
+    return token
+
+
+async def viewer(connection: Connection, token: str) -> Viewer | None:
+    """Who has this token, if the session is still good."""
+    cursor = await connection.execute(
+        """select s.id, coalesce(u.role, 'person'), coalesce(u.name, l.address), s.user_id, s.local_id,
+                  s.seen_at < now() - make_interval(secs => %s)
+           from console_sessions s left join console_users u on u.id = s.user_id
+               left join local_accounts l on l.id = s.local_id and l.enabled and l.removed_at is null
+           where s.token_sha256 = %s and s.password_hash = coalesce(u.password_hash, l.password_hash)
+             and s.created_at > now() - make_interval(days => %s)
+             and s.seen_at > now() - make_interval(hours => %s)""",
+        (_SEEN_SECONDS, _digest(token), OLD_DAYS, IDLE_HOURS),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    if row[5]:
+        await connection.execute("update console_sessions set seen_at = now() where id = %s", (row[0],))
+    return Viewer(*row[:5])
+
+
+async def end_session(connection: Connection, session_id: int) -> None:
+    """Sign out."""
+    await connection.execute("delete from console_sessions where id = %s", (session_id,))
+
+
+async def tell_later(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
+    """Keep lines for the next page that this browser is shown."""
+    await connection.execute(
+        "update console_sessions set notices = notices || %s::text[] where id = %s",
+        ([storable(line) for line in notices], session_id),
+    )
+
+
+async def take_notices(connection: Connection, session_id: int) -> list[str]:
+    """The lines that were kept; they are told once."""
+    cursor = await connection.execute(
+        """update console_sessions s set notices = '{}' from console_sessions before
+           where s.id = %s and before.id = s.id and s.notices <> '{}' returning before.notices""",
+        (session_id,),
+    )
+    row = await cursor.fetchone()
+    return [] if row is None else list(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that is signed in. who: a user of the console or a local account."""
+
+    id: int
+    who: str
+    peer: str
+    agent: str
+    created_at: datetime
+    seen_at: datetime
+
+
+async def sessions(connection: Connection, local_id: int | None = None) -> list[Session]:
+    """The sessions of a local account, or else of the users of the console, the latest first."""
+    cursor = await connection.execute(
+        """select s.id, coalesce(u.name, l.address), s.peer, s.agent, s.created_at, s.seen_at
+           from console_sessions s left join console_users u on u.id = s.user_id
+               left join local_accounts l on l.id = s.local_id
+           where case when %(local)s::bigint is null then s.user_id is not null else s.local_id = %(local)s end
+             and s.password_hash = coalesce(u.password_hash, l.password_hash)
+             and s.created_at > now() - make_interval(days => %(days)s)
+             and s.seen_at > now() - make_interval(hours => %(hours)s)
+           order by s.seen_at desc limit 100""",
+        {"local": local_id, "days": OLD_DAYS, "hours": IDLE_HOURS},
+    )
+    return [Session(*row) for row in await cursor.fetchall()]

@@ -1,0 +1,1 @@
+"""External and local accounts: accounts file, changes, connection check, OAuth consent, client autoconfiguration."""

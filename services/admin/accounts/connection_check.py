@@ -1,0 +1,204 @@
+"""Talking to the provider for the operator: the Test button of the manual, and what a first contact will do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from services.admin.context import System
+from shared.errors import Permanent, Temporary
+from shared.net.dial import Told, place, unheard
+from shared.provider.credentials import Credential, Credentials
+from shared.provider.pop3_client import Pop3Client, open_session
+from shared.provider.smtp_connect import probe_smtp
+from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
+from shared.store.accounts import External, Server
+
+SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a test. text: what was found, or what is wrong and what to change. seconds: how long it took."""
+
+    name: str
+    ok: bool
+    text: str
+    seconds: float = 0.0
+
+
+async def test(system: System, external: External) -> list[Step]:
+    """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused.
+
+    external: may be one that is not saved yet (id 0), or is saved with other fields.
+    """
+    try:
+        credential = await _credential(system, external)
+    except (Temporary, Permanent, ValueError) as error:
+        return [Step("access token" if external.oauth else "password", False, str(error))]
+    fetching = _Walk("POP3", external.pop3, _order(external.pop3, "logged in", "counted", "stable"))
+    login = ("logged in",) if external.smtp_auth else ()
+    relaying = _Walk("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
+    await asyncio.gather(
+        fetching.go(_try_pop3(system, external, credential, fetching)),
+        relaying.go(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
+    )
+    async with system.database.transaction() as connection:
+        saved = [account for account in await accounts.externals(connection, [external.id]) if account == external]
+        if saved and fetching.well:
+            await polls.resume(connection, external.id)
+        if saved and relaying.well:
+            await relay_status.resume(connection, external.id)
+            await account_changes.forget_size(connection, external.id)
+    return [*fetching.steps, *relaying.steps]
+
+
+_NAMES = {
+    "resolved": "find the server",
+    "connected": "connect",
+    "encrypted": "encrypt (TLS)",
+    "answered": "greet",
+    "logged in": "log in",
+    "counted": "look into the mailbox",
+    "stable": "list the same mails again",
+    "accepted": "offer a mail from this address",
+}
+
+
+def _order(server: Server, *further: str) -> list[str]:
+    secure = ["encrypted"] if server.tls != "none" else []
+    return ["resolved", "connected", *secure, "answered", *further]
+
+
+class _Walk:
+    """The steps of one direction, with their times. well: the last one was done."""
+
+    def __init__(self, protocol: str, server: Server, order: Sequence[str]) -> None:
+        self.steps: list[Step] = []
+        self.well = False
+        self._protocol, self._place = protocol, place(server)
+        self._order = list(order)
+        self._began = time.perf_counter()
+
+    def done(self, step: str, found: str) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self.steps.append(Step(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
+        self._began = now
+        self._order = self._order[self._order.index(step) + 1 :]
+
+    async def go(self, way: Coroutine[None, None, None]) -> None:
+        """Walk the way; where it ends early is the step that failed."""
+        try:
+            await way
+            self.well = True
+        except (Temporary, Permanent) as error:
+            text = str(error).removeprefix(f"{self._place}: ")
+            name = _NAMES[self._order[0]] if self._order else "end"
+            self.steps.append(Step(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
+
+
+async def _try_pop3(system: System, external: External, credential: Credential, walk: _Walk) -> None:
+    """As the fetcher does it, twice: ids that change between two sessions would make every mail a new one."""
+    keys = []
+    for again in (False, True):
+        told = unheard if again else walk.done
+        async with _session(system, external, told) as session:
+            await session.login(credential)
+            if not again:
+                walk.done("logged in", f"as {credential.login}")
+            count, octets = await session.stat()
+            keys.append([key for _, key in (await session.listing()).mails])
+            if not again:
+                walk.done("counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}")
+            await session.quit()
+        if not again and session.capabilities.login_delay:
+            walk.done("stable", "not looked at: the server wants a pause between two logins")
+            return
+    if keys[0] and not set(keys[0]) & set(keys[1]):  # some may have been deleted meanwhile
+        raise Permanent(
+            "the unique ids (UIDL) of the mails changed between two sessions; every mail would be fetched again and "
+            "again. Ask the provider, or delete mails there as soon as they are stored here"
+        )
+    walk.done("stable", "their unique ids (UIDL) are the same in a second session")
+
+
+def _session(system: System, external: External, told: Told = unheard) -> AbstractAsyncContextManager[Pop3Client]:
+    return open_session(
+        external.pop3,
+        system.settings.allow_private_upstream,
+        connect_seconds=SECONDS,
+        read_seconds=SECONDS,
+        session_seconds=3 * SECONDS,
+        told=told,
+    )
+
+
+async def _credential(system: System, external: External) -> Credential:
+    allow = system.settings.allow_private_upstream
+    return await Credentials(system.database, system.vault, allow).of(external)
+
+
+async def _pop3(system: System, external: External, credential: Credential) -> str:
+    """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
+    async with _session(system, external) as session:
+        await session.login(credential)
+        count, octets = await session.stat()
+        listed = await session.listing()
+        await session.quit()
+    return f"{count} mails, {octets} octets; {await _expected(system, external, [key for _, key in listed.mails])}"
+
+
+async def _expected(system: System, external: External, listed: Sequence[str]) -> str:
+    async with system.database.transaction() as connection:
+        polled = (await polls.polled(connection)).get(external.id)
+        known = await uidl_ledger.known(connection, external.id)
+    return expectation(external, listed, known, polled is not None and polled.first_contact_at is not None)
+
+
+def expectation(external: External, listed: Sequence[str], known: Sequence[uidl_ledger.Known], met: bool) -> str:
+    """What happens to the mails that lie there: how many are delivered, what is deleted when. Pure.
+
+    :param met: the first contact has been; what it found and is not wanted is history.
+    """
+    ours = {row.key: row.state for row in known}
+    fetched = sum(ours.get(key) in ("fetched", "deleting") for key in listed)
+    skipped = sum(ours.get(key) == "skipped" for key in listed)
+    unknown = sum(key not in ours for key in listed)
+    history = sum(ours.get(key) == "history" for key in listed)
+    if not met:  # what a first contact finds is history, but for what was fetched before
+        unknown, history = 0, history + unknown
+    words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
+    if not external.enabled:
+        words += " once the account is enabled"
+    if fetched:
+        words += f", {fetched} were fetched already"
+    if skipped:
+        words += f", {skipped} could not be fetched"
+    if external.history == "from_now" and history:
+        words += f", {history} lay there at the first contact and stay there (history: from_now)"
+    if external.delete_after_days is None:
+        return words + "; nothing will be deleted at the provider"
+    when = (
+        "as soon as it is stored here"
+        if external.delete_after_days == 0
+        else (f"{external.delete_after_days} days after it was fetched")
+    )
+    kept = "" if external.delete_history else "; what lay there at the first contact is never deleted"
+    return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
+
+
+async def describe(system: System, externals: Sequence[External]) -> list[str]:
+    """For new or redirected accounts, what lies there and what will happen to it; a line each. Never fails."""
+
+    async def one(external: External) -> str:
+        try:
+            credential = await _credential(system, external)
+            return f"external account {external.address}: {await _pop3(system, external, credential)}"
+        except (Temporary, Permanent, ValueError) as error:
+            return f"external account {external.address}: not reachable now: {error}"
+
+    return list(await asyncio.gather(*(one(external) for external in externals if external.enabled)))

@@ -1,0 +1,78 @@
+"""One account at a time: its fields are changed, or it is removed. For commands, pages and requests alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from services.admin.accounts import export
+from services.admin.accounts.export import Kind
+from services.admin.accounts.file_format import AccountsError, AccountsFile, check
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store import account_changes, accounts
+
+
+async def prepare(
+    connection: Connection, kind: Kind, address: str, fields: dict[str, Any], new: bool, folder: Path | None = None
+) -> AccountsFile:
+    """What ``changes.apply`` is to make of the account: what it is, with these fields.
+
+    :param fields: as in the accounts file. :param folder: where password files are found; None: nowhere.
+    :raises Permanent: it is there already (new), or it is not. :raises AccountsError: a field may not be so.
+    """
+    try:
+        old: dict[str, Any] = await export.find(connection, kind, address)
+    except Permanent:
+        if not new:
+            raise
+        old = {"address": address}
+    else:
+        if new:
+            raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
+    if str(fields.get("address", address)).casefold() != address.casefold():
+        raise AccountsError(["address: an account keeps its address; add another account, and remove this one"])
+    entry = export.merge(old, fields)
+    for server in ("pop3", "smtp"):
+        given = fields.get(server)
+        if isinstance(given, dict) and "tls" in given and "port" not in given:
+            entry[server].pop("port", None)  # the port follows the mode unless it is given
+    return check_entry(kind, entry, folder)
+
+
+async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
+    """What ``changes.apply`` is to make of a person who gets a further name. Errors as ``prepare``."""
+    entry = await export.find(connection, "local", address)
+    return await prepare(connection, "local", address, {"aliases": [*entry["aliases"], name]}, new=False)
+
+
+def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
+    """An account by itself, checked as far as that goes without the others. Parameters and errors as ``prepare``."""
+    try:
+        return check({f"{kind}_accounts": [entry]}, f"{kind} account", folder)
+    except AccountsError as error:
+        raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
+
+
+async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
+    """Remove an account; a person's mail is kept for the retention time.
+
+    :return: what was done, a line each. :raises Permanent: there is none, or somebody shares the external account.
+    """
+    await account_changes.lock_for_change(connection)
+    await export.find(connection, kind, address)
+    people = await accounts.locals_(connection)
+    everyone = await accounts.externals(connection) if kind == "external" else people
+    id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
+    if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
+        raise Permanent(
+            f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
+            "another one with 'local set ... external=...'"
+        )
+    await account_changes.remove(connection, kind, id_)
+    kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
+    left = [person.address for person in people if kind == "local" and person.delegate_id == id_]
+    return [
+        f"{kind} account {address}: removed{kept}",
+        *(f"local account {person}: has no delegate any more" for person in left),
+    ]

@@ -1,0 +1,102 @@
+"""Accounts as the accounts file has them, passwords left out: what is exported, shown and changed field by field."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store import accounts
+from shared.store.accounts import External, Local, OAuth
+
+Kind = Literal["external", "local"]
+
+
+async def document(connection: Connection) -> dict[str, Any]:
+    """The accounts file that makes these accounts, passwords left out."""
+    externals = await accounts.externals(connection)
+    people = await accounts.locals_(connection)
+    return {
+        "external_accounts": [external_fields(account) for account in externals],
+        "local_accounts": [local_fields(person, externals, people) for person in people],
+    }
+
+
+def external_fields(account: External) -> dict[str, Any]:
+    """An external account as in the accounts file, without its password."""
+    servers = {
+        kind: {
+            "host": server.host,
+            "port": server.port,
+            "tls": server.tls,
+            **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
+        }
+        for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))
+    }
+    servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
+    return {
+        "address": account.address,
+        "enabled": account.enabled,
+        "login": account.login,
+        **({"oauth": _oauth_fields(account.oauth)} if account.oauth else {}),
+        **servers,
+        "poll_seconds": account.poll_seconds,
+        "history": account.history,
+        "delete_after_days": account.delete_after_days,
+        "delete_history": account.delete_history,
+        "reply_to_author": account.reply_to_author,
+        "answer_notes": account.answer_notes,
+        "aliases": list(account.aliases),
+    }
+
+
+def _oauth_fields(oauth: OAuth) -> dict[str, Any]:
+    endpoints = {name: value for name, value in asdict(oauth.issuer).items() if value is not None}
+    return {"issuer": oauth.name or endpoints, "client_id": oauth.client_id}
+
+
+def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
+    """A local account as in the accounts file, without its password."""
+    return {
+        "address": person.address,
+        "enabled": person.enabled,
+        "user_name": person.user_name,
+        "aliases": [*person.aliases, *person.former_names],
+        "addresses": list(person.addresses),
+        "external": next((e.address for e in externals if e.id == person.external_id), None),
+        "delegate": next((p.address for p in people if p.id == person.delegate_id), None),
+    }
+
+
+def as_yaml(document: Any) -> str:
+    """A document as text."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None in the library
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the fields of ``new``; fields made of fields are merged themselves."""
+    merged = dict(old)
+    for name, value in new.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
+
+
+async def find(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
+    """The entry of an account. :raises Permanent: there is none of this address."""
+    entries = (await document(connection))[f"{kind}_accounts"]
+    for entry in entries:
+        if entry["address"].casefold() == address.casefold():
+            return dict(entry)
+    there = ", ".join(entry["address"] for entry in entries) or "none"
+    raise Permanent(f"{address}: there is no such {kind} account; there are: {there}")

@@ -1,0 +1,133 @@
+"""Authorizations of external accounts, each waiting for a person or ended, and all SQL on them (table authorizations).
+
+Who works on one has claimed it for a while, so no two processes ask the provider the same at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from shared.db.database import Connection, storable
+
+State = Literal["waits", "authorized", "failed"]
+CLAIM_SECONDS = 75.0
+"""Longer than any exchange with a provider takes."""
+_COLUMNS = "external_id, key, state, words, begun_by, begun_at, ends_at, ends_at <= clock_timestamp(), asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """One. words: why it failed, or what was wrong at the latest try. late: nobody is waited for any more.
+
+    asked: sealed; empty once it has ended.
+    """
+
+    external_id: int
+    key: str
+    state: State
+    words: str
+    begun_by: str
+    begun_at: datetime
+    ends_at: datetime
+    late: bool
+    asked: bytes = field(repr=False)
+
+
+async def latest(connection: Connection, external_id: int) -> Authorization | None:
+    """Of this account."""
+    cursor = await connection.execute(
+        f"select {_COLUMNS} from authorizations where external_id = %s".encode(), (external_id,)
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Authorization(*row)
+
+
+async def waiting(connection: Connection) -> list[Authorization]:
+    """All that wait for a person."""
+    cursor = await connection.execute(f"select {_COLUMNS} from authorizations where state = 'waits'".encode())
+    return [Authorization(*row) for row in await cursor.fetchall()]
+
+
+async def begin(
+    connection: Connection,
+    external_id: int,
+    key: str,
+    asked: bytes,
+    who: str,
+    *,
+    seconds: float,
+    first_try: float | None,
+    instead_of: str,
+) -> bool:
+    """Begin one instead of the one of this key ('': of none). False: somebody else began one meanwhile.
+
+    :param seconds: it is too late then. :param first_try: seconds; None: a browser brings the answer.
+    """
+    cursor = await connection.execute(
+        """insert into authorizations as a (external_id, key, state, asked, begun_by, ends_at, next_try_at)
+           values (%(external)s, %(key)s, 'waits', %(asked)s, %(who)s,
+                   clock_timestamp() + make_interval(secs => %(seconds)s),
+                   coalesce(clock_timestamp() + make_interval(secs => %(first)s), 'infinity'))
+           on conflict (external_id) do update
+           set key = excluded.key, state = excluded.state, words = '', asked = excluded.asked,
+               begun_by = excluded.begun_by, begun_at = now(), ends_at = excluded.ends_at,
+               next_try_at = excluded.next_try_at
+           where a.key = %(instead)s""",
+        {
+            "external": external_id,
+            "key": key,
+            "asked": asked,
+            "who": storable(who),
+            "seconds": seconds,
+            "first": first_try,
+            "instead": instead_of,
+        },
+    )
+    return cursor.rowcount == 1
+
+
+async def claim(connection: Connection, external_id: int | None = None) -> list[Authorization]:
+    """Those whose time has come, of one account or of all; nobody else gets them for a while."""
+    cursor = await connection.execute(
+        f"""update authorizations set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
+            where external_id in (
+                select external_id from authorizations
+                where state = 'waits'
+                  and (next_try_at <= clock_timestamp() or next_try_at = 'infinity' and ends_at <= clock_timestamp())
+                  and (%(external)s::bigint is null or external_id = %(external)s)
+                for update skip locked)
+            returning {_COLUMNS}""".encode(),
+        {"seconds": CLAIM_SECONDS, "external": external_id},
+    )
+    return [Authorization(*row) for row in await cursor.fetchall()]
+
+
+async def claim_answer(connection: Connection, key: str) -> bool:
+    """For whoever brings the answer to this one; False if another one has brought it, or it has ended."""
+    cursor = await connection.execute(
+        """update authorizations set next_try_at = clock_timestamp() + make_interval(secs => %s)
+           where key = %s and state = 'waits' and next_try_at = 'infinity' and ends_at > clock_timestamp()""",
+        (CLAIM_SECONDS, key),
+    )
+    return cursor.rowcount == 1
+
+
+async def go_on(connection: Connection, key: str, asked: bytes, seconds: float, words: str) -> None:
+    """Ask again after so many seconds. words: what was wrong this time."""
+    await connection.execute(
+        """update authorizations
+           set asked = %s, words = %s, next_try_at = clock_timestamp() + make_interval(secs => %s)
+           where key = %s and state = 'waits'""",
+        (asked, storable(words), seconds, key),
+    )
+
+
+async def end(connection: Connection, key: str, state: State, words: str = "") -> bool:
+    """End one that waits; False if it did not any more."""
+    cursor = await connection.execute(
+        "update authorizations set state = %s, words = %s, asked = '' where key = %s and state = 'waits'",
+        (state, storable(words), key),
+    )
+    return cursor.rowcount == 1

@@ -1,0 +1,105 @@
+"""Providers that many have a mailbox at: their servers, and what has to be done there first. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.store.accounts import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """key: for forms. pop3: None where the provider has no POP3. note: what is to be done there, for people."""
+
+    key: str
+    name: str
+    domains: tuple[str, ...]
+    pop3: Server | None
+    smtp: Server
+    note: str
+    oauth: str | None = None
+
+
+PROVIDERS = (
+    Provider(
+        "gmail",
+        "Gmail or Google Workspace",
+        ("gmail.com", "googlemail.com"),
+        Server("pop.gmail.com", 995, "implicit"),
+        Server("smtp.gmail.com", 465, "implicit"),
+        "Turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app password, made in "
+        "the Google account under Security; or log in with access tokens.",
+        "google",
+    ),
+    Provider(
+        "microsoft",
+        "Microsoft 365 or Outlook.com",
+        ("outlook.com", "hotmail.com", "live.com", "msn.com", "onmicrosoft.com"),
+        Server("outlook.office365.com", 995, "implicit"),
+        Server("smtp.office365.com", 587, "starttls"),
+        "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP and authenticated "
+        "SMTP have to be allowed for the mailbox.",
+        "microsoft",
+    ),
+    Provider(
+        "yahoo",
+        "Yahoo",
+        ("yahoo.com", "yahoo.de", "yahoo.fr", "yahoo.co.uk", "ymail.com", "rocketmail.com"),
+        Server("pop.mail.yahoo.com", 995, "implicit"),
+        Server("smtp.mail.yahoo.com", 465, "implicit"),
+        "The password has to be an app password, made in the Yahoo account under Security.",
+    ),
+    Provider(
+        "fastmail",
+        "Fastmail",
+        ("fastmail.com", "fastmail.fm"),
+        Server("pop.fastmail.com", 995, "implicit"),
+        Server("smtp.fastmail.com", 465, "implicit"),
+        "The password has to be an app password for POP and SMTP, made in Fastmail's settings.",
+    ),
+    Provider(
+        "gmx",
+        "GMX (gmx.com)",
+        ("gmx.com", "gmx.us", "gmx.co.uk", "gmx.fr", "gmx.es"),
+        Server("pop.gmx.com", 995, "implicit"),
+        Server("mail.gmx.com", 587, "starttls"),
+        "Allow access by POP3 and IMAP in GMX's settings first.",
+    ),
+    Provider(
+        "gmxnet",
+        "GMX (gmx.net, gmx.de)",
+        ("gmx.net", "gmx.de", "gmx.at", "gmx.ch"),
+        Server("pop.gmx.net", 995, "implicit"),
+        Server("mail.gmx.net", 587, "starttls"),
+        "Allow access by POP3 and IMAP in GMX's settings first.",
+    ),
+    Provider(
+        "icloud",
+        "iCloud",
+        ("icloud.com", "me.com", "mac.com"),
+        None,
+        Server("smtp.mail.me.com", 587, "starttls"),
+        "Apple offers no POP3, so mail cannot be fetched from iCloud: let iCloud forward it to a mailbox with POP3, "
+        "and fetch from there. For sending, the password has to be an app-specific one.",
+    ),
+)
+
+
+def of_address(address: str) -> Provider | None:
+    """The provider of this address, as far as its domain tells."""
+    domain = address.rpartition("@")[2].casefold()
+    return next((p for p in PROVIDERS if any(domain == d or domain.endswith(f".{d}") for d in p.domains)), None)
+
+
+def of_key(key: str) -> Provider | None:
+    """The provider of this key."""
+    return next((provider for provider in PROVIDERS if provider.key == key), None)
+
+
+def advice(pop3_host: str, smtp_host: str) -> str | None:
+    """What has to be done at the provider of these servers before a login works; None if it is none that we know."""
+    hosts = {pop3_host.casefold(), smtp_host.casefold()}
+    for provider in PROVIDERS:
+        if hosts & {server.host for server in (provider.pop3, provider.smtp) if server is not None}:
+            return provider.note
+    return None

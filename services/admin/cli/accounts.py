@@ -1,0 +1,393 @@
+"""``apply``, ``export``, ``external …``, ``local …``: the accounts, from the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from services.admin.access import audit
+from services.admin.accounts import apply as changes
+from services.admin.accounts import connection_check, edit
+from services.admin.accounts import export as documents
+from services.admin.accounts.export import Kind
+from services.admin.accounts.file_format import AccountsError, AccountsFile, read_file
+from services.admin.cli import authorize as terminal
+from services.admin.cli.options import Data, Json, group
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, waiting
+from services.admin.context import System, reach
+from services.admin.mail import operations
+from shared.errors import Permanent
+from shared.store import accounts
+from shared.store.accounts import External
+
+CHANGE_SECONDS = 3600.0
+"""Ten thousand passwords take minutes to hash."""
+
+external = group("The mailboxes at providers (manual 4.1).")
+local = group("The people who share them (manual 4.2).")
+Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
+        "password=- reads it from standard input.",
+        metavar="FIELD=VALUE...",
+    ),
+]
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
+    prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Make the accounts what FILE says; what it changed is printed and in force when it returns.
+
+    Example: mailgroup apply accounts.yaml
+    """
+
+    async def work() -> None:
+        wanted = read_file(file)
+        async with reach(data) as system:
+            await _change(system, wanted, json, prune)
+
+    run(work)
+
+
+def export(data: Data = None, json: Json = False) -> None:
+    """Print the accounts file that makes these accounts, passwords left out.
+
+    Example: mailgroup export > accounts.yaml
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            document = await documents.document(connection)
+        if json:
+            print_json(document)
+        else:
+            print(documents.as_yaml(document), end="")
+
+    run(work)
+
+
+async def _change(system: System, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
+    """Change accounts, print what was changed, and what that does to mail at their providers."""
+    async with system.database.transaction(CHANGE_SECONDS) as connection:
+        outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
+        await audit.record_lines(connection, audit.operator(), outcome.lines)
+    if not json:
+        _print_lines(outcome.lines or ["nothing to change"])
+    with waiting("Asking the provider what lies there"):
+        found = await connection_check.describe(system, outcome.contacts)
+    if json:
+        print_json({"changed": outcome.lines, "providers": found})
+    else:
+        _print_lines(found)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False)
+
+
+# ---------------------------------------------------------------------------------------------- one account at a time
+
+
+_TEXTS = ("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external")
+"""Fields whose value is text as it stands, also if YAML would read a number or a list."""
+
+
+def _parse(fields: list[str] | None) -> dict[str, Any]:
+    """FIELD=VALUE words as a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
+
+    :raises AccountsError: a word has another form.
+    """
+    values: dict[str, Any] = {}
+    for word in fields or []:
+        name, sign, text = word.partition("=")
+        if not sign or not name:
+            raise AccountsError([f"{word!r}: fields are given as FIELD=VALUE"])
+        if name == "password" and text == "-":
+            value: Any = sys.stdin.readline().rstrip("\r\n")
+        elif text and name.rpartition(".")[2] in _TEXTS:
+            value = text
+        else:
+            try:
+                value = YAML(typ="safe", pure=True).load(text) if text else None
+            except YAMLError as error:
+                raise AccountsError([f"{name}: {text!r}: is not a YAML value"]) from error
+        place = values
+        *outer, last = name.split(".")
+        for step in outer:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise AccountsError([f"{word!r}: {step} is given twice"])
+        place[last] = value
+    return values
+
+
+def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, json: bool, new: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system:
+            given = any(name.startswith("password") or name == "oauth" for name in fields)
+            if new and not given and sys.stdin.isatty():
+                fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
+            async with system.database.transaction() as connection:
+                wanted = await edit.prepare(connection, kind, address, fields, new, Path.cwd())
+            await _change(system, wanted, json)
+
+    run(work)
+
+
+def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            lines = await edit.remove(connection, kind, address)
+            await audit.record(connection, audit.operator(), f"removed {kind} account", address)
+        if json:
+            print_json({"changed": lines})
+        else:
+            _print_lines(lines)
+
+    run(work)
+
+
+def _list(kind: Kind, data: Path | None, json: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            entries = (await documents.document(connection))[f"{kind}_accounts"]
+        if json:
+            print_json(entries)
+        elif kind == "external":
+            print_table(
+                "External accounts",
+                ("Address", "Enabled", "POP3", "SMTP", "Every"),
+                (
+                    (
+                        e["address"],
+                        "yes" if e["enabled"] else "no",
+                        "{host}:{port} {tls}".format(**e["pop3"]),
+                        "{host}:{port} {tls}".format(**e["smtp"]),
+                        f"{e['poll_seconds']} s",
+                    )
+                    for e in entries
+                ),
+            )
+        else:
+            print_table(
+                "Local accounts",
+                ("Address", "Enabled", "User name", "Shares", "Further names"),
+                (
+                    (
+                        e["address"],
+                        "yes" if e["enabled"] else "no",
+                        e["user_name"],
+                        e["external"],
+                        ", ".join(e["aliases"]),
+                    )
+                    for e in entries
+                ),
+            )
+
+    run(work)
+
+
+def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            entry = await documents.find(connection, kind, address)
+        if json:
+            print_json(entry)
+        else:
+            print(documents.as_yaml(entry), end="")
+
+    run(work)
+
+
+def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
+    """The commands that both kinds of account have."""
+
+    @parent.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
+    def list_(data: Data = None, json: Json = False) -> None:
+        _list(kind, data, json)
+
+    @parent.command(help=f"Show an account, without its password.\n\nExample: mailgroup {kind} show {example}")
+    def show(address: Address, data: Data = None, json: Json = False) -> None:
+        _show(kind, address, data, json)
+
+    @parent.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
+    def add(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+        _change_fields(kind, address, fields, data, json, new=True)
+
+    @parent.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
+    def set_(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+        _change_fields(kind, address, fields, data, json, new=False)
+
+    @parent.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
+    def enable(address: Address, data: Data = None, json: Json = False) -> None:
+        _save(kind, address, {"enabled": True}, data, json, new=False)
+
+    @parent.command(help=f"Disable an account.\n\nExample: mailgroup {kind} disable {example}")
+    def disable(address: Address, data: Data = None, json: Json = False) -> None:
+        _save(kind, address, {"enabled": False}, data, json, new=False)
+
+    @parent.command(help=f"Remove an account.\n\nExample: mailgroup {kind} remove {example}")
+    def remove(address: Address, data: Data = None, json: Json = False) -> None:
+        _remove(kind, address, data, json)
+
+
+def _change_fields(
+    kind: Kind, address: str, fields: list[str] | None, data: Path | None, json: bool, new: bool
+) -> None:
+    try:
+        values = _parse(fields)
+    except AccountsError as error:
+        fail(str(error), 2)
+    _save(kind, address, values, data, json, new)
+
+
+_define(external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com")
+_define(local, "local", "alex@local.com", "user_name=Alex external=support@company.com")
+
+
+@local.command()
+def restore(address: Address, data: Data = None, json: Json = False) -> None:
+    """Bring back a removed local account with its mail, within the retention time.
+
+    Example: mailgroup local restore alex@local.com
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            person = await operations.restore(connection, address)
+            await audit.record(connection, audit.operator(), "restored local account", address)
+        lines = [f"local account {address}: restored{'' if person.enabled else '; it is disabled, as it was before'}"]
+        if json:
+            print_json({"changed": lines})
+        else:
+            _print_lines(lines)
+
+    run(work)
+
+
+@external.command("test")
+def test(address: Address, data: Data = None, json: Json = False) -> None:
+    """Try an external account step by step, both directions; nothing is fetched or sent.
+
+    Example: mailgroup external test support@company.com
+    """
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            with waiting(f"Trying {address}"):
+                steps = await connection_check.test(system, account)
+        if json:
+            print_json([{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps])
+        else:
+            for step in steps:
+                console.print("[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
+                console.print(f"{step.name}: {step.text} ({step.seconds * 1000:.0f} ms)", markup=False)
+        if not all(step.ok for step in steps):
+            raise typer.Exit(1)
+
+    run(work)
+
+
+@external.command("authorize")
+def authorize(address: Address, data: Data = None) -> None:
+    """Let a person agree at the provider's page that mailgroup may read and send the account's mail (oauth).
+
+    Example: mailgroup external authorize support@company.com
+    """
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            await terminal.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
+        console.print(f"external account {address}: authorized", markup=False)
+
+    run(work)
+
+
+@external.command("skipped")
+def skipped(
+    address: Address,
+    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="This mail only; may be given often.", metavar="ID")
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """List the mails that could not be fetched and stay at the provider; acknowledge them, or try them again.
+
+    An acknowledged mail is no problem in 'status' any more.
+
+    Example: mailgroup external skipped support@company.com --acknowledge --id 17
+    """
+    if acknowledge and retry:
+        fail("--acknowledge, --retry: give one of them", MISUSE)
+    if ids and not (acknowledge or retry):
+        fail("--id: is given with --acknowledge or --retry", MISUSE)
+
+    async def work() -> None:
+        async with reach(data) as system:
+            account = await _external(system, address)
+            async with system.database.transaction() as connection:
+                if acknowledge or retry:
+                    done = await (operations.fetch_again if retry else operations.acknowledge)(connection, account, ids)
+                    did = await operations.note_skipped(connection, audit.operator(), account, retry, done)
+                else:
+                    rows = await operations.skipped(connection, account)
+        if acknowledge or retry:
+            if json:
+                print_json({"done": done.done, "left": done.left})
+            else:
+                console.print(f"{address}: {did} {len(done.done)} mails", markup=False)
+            if done.left:
+                fail(f"nothing done about {', '.join(map(str, done.left))}: no mail that was skipped, or done before")
+        elif json:
+            print_json(rows)
+        else:
+            _print_skipped(rows)
+
+    run(work)
+
+
+def _print_skipped(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        "Not fetched",
+        ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
+        (
+            (
+                row["id"],
+                row["uidl"],
+                row["octets"] if row["octets"] is not None else "?",
+                row["since"],
+                row["tries"],
+                "yes" if row["acknowledged_at"] else "no",
+                row["reason"],
+            )
+            for row in rows
+        ),
+        empty="every mail was fetched",
+    )
+
+
+async def _external(system: System, address: str) -> External:
+    """:raises Permanent: there is no such account."""
+    async with system.database.transaction() as connection:
+        found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
+    if not found:
+        raise Permanent(f"{address}: there is no such external account")
+    return found[0]

@@ -1,0 +1,73 @@
+"""The command ``mailgroup``: every command and where it is."""
+
+from __future__ import annotations
+
+import typer
+
+from services.admin.cli import accounts, backup, install, machine, mail
+from services.admin.cli.options import group
+
+app = group(
+    "A mail gateway: a team shares one public mailbox, each person keeps a private one.",
+    name="mailgroup",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(machine.demo)
+app.command()(machine.up)
+app.command()(accounts.apply)
+app.command()(accounts.export)
+app.add_typer(accounts.external, name="external")
+app.add_typer(accounts.local, name="local")
+app.command()(mail.status)
+app.command()(mail.trace)
+app.command()(mail.route)
+app.add_typer(mail.queue, name="queue")
+app.add_typer(mail.parked, name="parked")
+app.add_typer(mail.held, name="held")
+app.command()(mail.undelete)
+app.command()(machine.migrate)
+app.command("rotate-key")(machine.rotate_key)
+app.command()(machine.service)
+app.command("install-service")(install.install_service)
+app.command()(install.upgrade)
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command("console", hidden=True)(machine.console_process)
+
+
+@app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def test() -> None:
+    """In a checkout: set up all that is missing and run every test; further words go to pytest.
+
+    Example: ./mailgroup test tests/unit -q
+    """
+    raise typer.BadParameter("tests are run by the script ./mailgroup of a checkout")
+
+
+@app.command(name="bench", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench() -> None:
+    """In a checkout: set up all that is missing and measure it beside Dovecot, Postfix, mpop and fetchmail.
+
+    Example: ./mailgroup bench poll relay --pairs 3
+    """
+    raise typer.BadParameter("the benchmark is run by the script ./mailgroup of a checkout")
+
+
+@app.command(name="deploy-check", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def deploy_check() -> None:
+    """In a checkout: set up what is missing and check the files of the deployment with public tools.
+
+    Example: ./mailgroup deploy-check
+    """
+    raise typer.BadParameter("the deployment is checked by the script ./mailgroup of a checkout")
+
+
+@app.command(name="interop", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def interop() -> None:
+    """In a checkout: set up all that is missing and try mail clients and providers' servers with it, or those named.
+
+    Example: ./mailgroup interop mutt Courier
+    """
+    raise typer.BadParameter("clients and servers are tried by the script ./mailgroup of a checkout")

@@ -1,0 +1,99 @@
+"""``external authorize``: a person is told what to do, and waited for at the terminal.
+
+Where the provider has no device flow, a browser brings the answer to a port of loopback that is open meanwhile, or
+somebody pastes the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from services.admin.accounts import oauth_flow
+from services.admin.accounts.oauth_flow import Progress
+from services.admin.context import System
+from shared.errors import Permanent
+from shared.store.accounts import External
+
+LOOK_SECONDS = 0.5
+"""How often the command looks whether something has come."""
+_PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
+
+
+async def authorize(system: System, external: External, who: str, say: Callable[[str], None]) -> None:
+    """``external authorize``: begin, tell the person what to do, and wait.
+
+    :raises Permanent, Temporary: it did not come to that.
+    """
+    async with _listen(external) as (redirect, brought):
+        progress: Progress | None = await oauth_flow.begin(system, external, who, redirect)
+        assert progress is not None
+        key = progress.key
+        if progress.user_code:
+            say(f"Open {progress.url} in a browser, log in as {external.login} and type {progress.user_code}")
+        else:
+            say(f"Open this page in a browser, log in as {external.login} and agree:\n{progress.url}")
+            say("If the browser runs on another machine, paste the address here that it shows in the end:")
+        while progress is not None and progress.key == key and progress.state == "waits":
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    url = await brought.get()
+            except TimeoutError:
+                await oauth_flow.go_on(system, external)
+            else:
+                try:
+                    await oauth_flow.bring(system, external, url)
+                except Permanent as error:
+                    say(str(error))
+            progress = await oauth_flow.look(system, external)
+    if progress is None or progress.key != key:
+        raise Permanent(f"{external.address}: somebody else began to authorize it meanwhile")
+    if progress.state == "failed":
+        raise Permanent(f"{external.address}: {progress.words}")
+
+
+@asynccontextmanager
+async def _listen(external: External) -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
+    """Where a browser brings the answer, and what it brought, or somebody pasted."""
+    brought: asyncio.Queue[str] = asyncio.Queue()
+    if external.oauth is None or external.oauth.issuer.device_url:
+        yield "", brought
+        return
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, ValueError):
+            words = (await reader.readline()).decode("ascii", "replace").split()
+            writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + _PAGE)
+            await writer.drain()
+            # whatever else comes here, the browser's question for an icon for one, is no answer
+            if len(words) > 1 and "state=" in words[1]:
+                brought.put_nowait(words[1])
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        pasting = _read_lines(brought)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", brought
+        finally:
+            if pasting:
+                asyncio.get_running_loop().remove_reader(sys.stdin)
+
+
+def _read_lines(lines: asyncio.Queue[str]) -> bool:
+    """Take pasted lines, if somebody can paste one here."""
+
+    def read() -> None:
+        text = sys.stdin.readline()
+        if text.strip():
+            lines.put_nowait(text.strip())
+        elif not text:
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+
+    try:
+        asyncio.get_running_loop().add_reader(sys.stdin, read)
+    except (OSError, ValueError):  # a file, or nothing at all
+        return False
+    return True

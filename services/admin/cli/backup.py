@@ -1,0 +1,96 @@
+"""``backup`` and ``restore``, from the command line."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.admin.cli.options import Data, Json
+from services.admin.cli.output import console, print_json, run, told
+from services.admin.context import reach
+from services.admin.monitoring.status import iso
+from shared.settings import load
+
+File = Annotated[Path, typer.Argument(help="The backup, one file.", metavar="FILE")]
+
+
+def backup(file: File, data: Data = None, json: Json = False) -> None:
+    """Write the whole database and the key into FILE, which only its owner may read. The system goes on meanwhile.
+
+    Example: mailgroup backup /backup/mailgroup-monday
+    """
+    from deploy.machine import backups  # only these commands need what starts PostgreSQL's programs
+
+    async def work() -> None:
+        async with reach(data) as system:
+            url, key = system.settings.database_url, system.settings.secret_key
+        assert url is not None
+        at = iso(datetime.datetime.now(datetime.UTC)) or ""
+        octets = backups.write(file, url, key, at)
+        if json:
+            print_json({"file": str(file), "octets": octets, "made_at": at, "key": key is not None})
+            return
+        console.print(f"{file}: {octets} octets, all mail and accounts as of {at}", markup=False)
+        if key is None:
+            console.print("The key is not in it: MAILGROUP_SECRET_KEY is not set here. Keep it yourself.", markup=False)
+
+    run(work)
+
+
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="The backup, one file.", metavar="[FILE]")] = None,
+    loaded: Annotated[
+        bool,
+        typer.Option("--loaded", help="Instead of FILE: pg_restore has filled the database; do the rest."),
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Give up the system that is in the data folder.")] = False,
+    send_queue: Annotated[
+        bool,
+        typer.Option("--send-queue", help="Relay what was waiting when the backup was made, instead of holding it."),
+    ] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Make a data folder what it was when FILE was made; the system must not run. Start it with 'up' afterwards.
+
+    Where the database is filled by its own pg_restore, as in containers, --loaded does what remains: without it mail
+    clients would take new mail for old, and what was waiting would be relayed again.
+
+    Mail that was waiting to be relayed is parked, since it may have been relayed after the backup; with --send-queue it
+    is relayed, and marked as uncertain.
+
+    Example: mailgroup restore /backup/mailgroup-monday --data /srv/mail
+    """
+    from services.admin.maintenance import restore as restoring
+
+    if loaded == (file is not None):
+        raise typer.BadParameter("name the backup, or --loaded")
+    with told():
+        settings = load(data=data)
+        say = (lambda line: None) if json else console.print
+        if file is None:
+            found = restoring.settle_loaded(settings, send_queue=send_queue)
+        else:
+            found = restoring.restore(settings, file, replace=replace, send_queue=send_queue, say=say)
+        if json:
+            print_json({"made_at": found.made_at, "queue": found.queue, "held": found.held, "key": found.key})
+            return
+        where = "the database" if loaded else str(settings.data)
+        console.print(f"{where}: restored as of {found.made_at or 'the time of the dump'}", markup=False)
+        if found.queue:
+            ids = ", ".join(map(str, found.queue))
+            what = (
+                "parked, since they may have been relayed since ('parked requeue' or 'parked discard')"
+                if found.held
+                else "relayed again, and marked as uncertain"
+            )
+            console.print(f"{len(found.queue)} submissions waited to be relayed; they are {what}: {ids}", markup=False)
+        if not found.key:
+            console.print(
+                "The backup has no key: set the upstream passwords again ('mailgroup status' names them), or put the "
+                "key into secret.key of the data folder.",
+                markup=False,
+            )

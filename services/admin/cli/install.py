@@ -1,0 +1,81 @@
+"""``install-service`` and ``upgrade``: mailgroup as a service of this machine's systemd."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.admin.cli.output import console, told
+from shared.errors import Permanent
+
+_DATA = Path("/srv/mailgroup")
+
+
+def install_service(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="The data folder of the service.")] = _DATA,
+    lan: Annotated[bool, typer.Option("--lan/--no-lan", help="Serve the LAN, or this machine alone.")] = True,
+) -> None:
+    """Install this checkout as a service that starts after every boot, with a user of its own. Needs root.
+
+    The program is copied to /opt/mailgroup; settings stand in /etc/mailgroup.env.
+
+    Example: mailgroup install-service --data /srv/mailgroup
+    """
+    from deploy.machine import installing
+
+    with told():
+        _need_root("install-service")
+        installing.install(data.absolute(), lan, installing.Machine(), _say)
+
+
+def upgrade(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="The service's data folder, to make sure it is the one you mean."),
+    ] = None,
+) -> None:
+    """Make this checkout what the installed service runs: backup, new program, restart. Needs root.
+
+    Nothing is lost: mail under way is finished or goes on with the new version.
+
+    Example: git pull && ./mailgroup upgrade
+    """
+    from deploy.machine import installing
+
+    with told():
+        _need_root("upgrade")
+        machine = installing.Machine()
+        installed = installing.installed_data(machine)
+        if data is not None and data.absolute() != installed:
+            raise Permanent(f"--data: {data}: the installed service has its data in {installed}")
+        installing.upgrade(machine, _back_up, _say)
+
+
+def _need_root(command: str) -> None:
+    if os.geteuid() != 0:
+        raise Permanent(f"{command}: needs root: it makes a user and a service of systemd")
+
+
+def _back_up(data: Path) -> Path:
+    """A backup made by the version that runs; the file lies in the data folder, and belongs to whom that belongs to:
+    the way back is gone as the service's user."""
+    folder = data / "backups"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = folder / f"before-upgrade-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.mailgroup"
+    command = ["/opt/mailgroup/current/mailgroup", "backup", str(file), "--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Permanent(f"no backup could be made, so nothing was changed: {(done.stderr or done.stdout).strip()}")
+    owner = data.stat()
+    for made in (folder, file):
+        os.chown(made, owner.st_uid, owner.st_gid)
+    return file
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False)

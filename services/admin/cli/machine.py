@@ -1,0 +1,161 @@
+"""``up``, ``demo``, ``migrate``, ``rotate-key``, ``service``: running the system, from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.admin.cli.options import Data, Json
+from services.admin.cli.output import console, fail, print_table, run, told
+from services.admin.context import reach
+from services.admin.mail import operations
+from shared.errors import Permanent
+from shared.provider.vault import Vault, new_key
+from shared.settings import SERVICES, Settings, SettingsError, is_loopback, load
+
+if TYPE_CHECKING:
+    from deploy.machine.instance import Instance
+
+
+def up(
+    data: Data = None,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Serve the LAN, on the ports that mail clients expect (110, 25, 587, 995, 465)."),
+    ] = False,
+) -> None:
+    """Run every part on this machine, in the foreground, until Ctrl-C.
+
+    PostgreSQL and RabbitMQ are private ones in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
+    are set.
+
+    Example: mailgroup up --data /srv/mail
+    """
+    from deploy.machine import instance  # only what starts servers needs it
+    from deploy.machine.lan_settings import for_the_lan
+    from shared.net import server_tls
+
+    with told():
+        settings = load(data=data)
+        if lan:
+            settings = for_the_lan(settings)
+        if lan or settings.mail_host is not None:
+            server_tls.cover(settings)
+        try:
+            Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        raise typer.Exit(instance.up(settings, _show_addresses))
+
+
+def _show_addresses(running: Instance) -> None:
+    """What a person who started ``up`` wants to know once all is ready."""
+    print_table(
+        f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
+    )
+    if not is_loopback(running.settings.bind):
+        _show_client_settings(running.settings)
+    if running.admin_password is not None:
+        console.print(
+            f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
+        )
+    console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
+
+
+def _show_client_settings(settings: Settings) -> None:
+    """What people on the LAN type into their mail clients."""
+    from services.admin.accounts import client_autoconfig
+
+    found = client_autoconfig.servers(settings)
+    words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
+    print_table(
+        "What mail clients need; the user name is the address, for both servers",
+        ("Server", "Host", "Port", "Encryption"),
+        [
+            (what, found.host, way.port, words[way.tls])
+            for what, ways in (
+                ("Incoming (POP3)", found.incoming + found.incoming_in_clear),
+                ("Outgoing (SMTP)", found.outgoing + found.outgoing_in_clear),
+            )
+            for way in ways
+        ],
+    )
+
+
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Play the story of the manual's 4.3 with a real provider on this machine, and print who received what and why.
+
+    It then stays up with the settings for a mail client until Ctrl-C.
+
+    Example: mailgroup demo --exit
+    """
+    from services.admin.cli import demo as story
+
+    with told():
+        raise typer.Exit(story.play(data, stay=not exit_, json=json))
+
+
+def migrate(data: Data = None) -> None:
+    """Bring the database to the schema of this version. Safe to run again, and several at once.
+
+    Example: mailgroup migrate
+    """
+    from shared.db.migrations.migrate import migrate as migrate_schema
+
+    with told():
+        settings = load(data=data)
+        if settings.database_url is None:
+            raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
+        migrate_schema(settings.database_url)
+        console.print("the database has the schema of this version", markup=False)
+
+
+def rotate_key(data: Data = None) -> None:
+    """Seal every upstream password under the first key of MAILGROUP_SECRET_KEY (new key first, old ones behind it).
+
+    Example: MAILGROUP_SECRET_KEY=NEW,OLD mailgroup rotate-key
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            sealed, lost = await operations.rotate_key(connection, system.vault)
+        console.print(f"{sealed} passwords are sealed under the first key", markup=False)
+        if lost:
+            raise Permanent(f"opened by none of the keys, so set them again: the passwords of {', '.join(lost)}")
+
+    run(work)
+
+
+def service(
+    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES) + ".", metavar="NAME")],
+    data: Data = None,
+) -> None:
+    """Run one service in this process (for containers).
+
+    Example: mailgroup service router
+    """
+    if name not in SERVICES:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
+    with told():
+        os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
+    words = ["console"] if name == "admin" else []
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
+
+
+def console_process(data: Data = None) -> None:
+    """Serve the console in this process: what 'service admin' runs.
+
+    Example: mailgroup console
+    """
+    from services.admin.web.server import main  # no other command needs what serves pages
+
+    if data is not None:
+        os.environ["MAILGROUP_DATA"] = str(data)
+    main()

@@ -1,0 +1,384 @@
+"""The mail, from the command line: ``status``, ``trace``, ``route``, ``queue``, ``parked``, ``held``, ``undelete``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.admin.access import audit
+from services.admin.cli.options import Data, Json, group
+from services.admin.cli.output import MISUSE, ago, console, fail, moment, print_json, print_table, run, waiting
+from services.admin.context import reach
+from services.admin.mail import operations
+from services.admin.mail import trace as trace_page
+from services.admin.monitoring import status as status_page
+from shared import routing
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store import accounts, blobs, sent_mail
+
+queue = group("Submissions that wait to be relayed.")
+parked = group("Mails that are set apart until somebody decides: they failed here, go in a loop, or were restored.")
+held = group("Mails that nobody enabled is there to get.")
+Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
+Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...", min=1, max=2**63 - 1)]
+
+
+def status(data: Data = None, json: Json = False) -> None:
+    """Whether everything runs and mail flows; exit status 1 if anything is wrong.
+
+    Where the services run on other hosts, MAILGROUP_SERVICE_HOST names them, with {name} for the service's name.
+
+    Example: mailgroup status
+    """
+
+    async def work() -> None:
+        async with reach(data, needed=False) as system:
+            with waiting("Asking every part"):
+                found = await status_page.gather(system, thoroughly=True)
+        if json:
+            print_json(found)
+        else:
+            _print_status(found)
+        if not found["ok"]:
+            raise typer.Exit(1)
+
+    run(work)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
+    print_table(
+        "Queues",
+        ("Name", "Ready", "In hand", "Consumers"),
+        ((q["name"], q["ready"], q["unacked"], q["consumers"]) for q in found["queues"]),
+    )
+    print_table(
+        "External accounts",
+        ("Address", "Enabled", "Last good poll (UTC)", "Backlog", "Error"),
+        (
+            (
+                e["address"],
+                "yes" if e["enabled"] else "no",
+                moment(e["last_success"]) or "never",
+                e["backlog"],
+                e["last_error"],
+            )
+            for e in found["externals"]
+        ),
+    )
+    print_table(
+        "Books (mails)",
+        ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies", "In flight"),
+        ((address, *book.values()) for address, book in found["books"].items()),
+    )
+    for problem in found["problems"]:
+        console.print("[red]problem[/red] ", end="")
+        console.print(problem, markup=False)
+    if found["ok"]:
+        console.print("[green]all is well[/green]")
+
+
+def trace(
+    what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.", metavar="WHAT")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """The history of a mail: fetched, by which rule to whom, relayed, with the provider's replies.
+
+    Example: mailgroup trace '<20141105.4711@customer.example>'
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            mails = await trace_page.trace(connection, what)
+        if json:
+            print_json(mails)
+        elif not mails:
+            raise Permanent(f"{what}: no mail has this id, Message-ID or address")
+        else:
+            for mail in mails:
+                _print_history(mail)
+            if len(mails) >= trace_page.MOST:
+                console.print(f"These are the latest ones; older mail of {what} is found by its id.", markup=False)
+
+    run(work)
+
+
+def _print_history(mail: dict[str, Any]) -> None:
+    console.print(f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>", style="bold", markup=False)
+    for event in mail["events"]:
+        facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
+        words = ": ".join(fact for fact in facts if fact)
+        console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip(), markup=False)
+
+
+def route(
+    file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.", metavar="FILE")],
+    external: Annotated[str, typer.Option(help="The external account that would fetch it.", metavar="ADDRESS")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Dry run: who would get this mail, and by which rule.
+
+    Example: mailgroup route mail.eml --external support@company.com
+    """
+
+    async def work() -> None:
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(blobs.HEAD_OCTETS)
+        except OSError as error:
+            fail(f"{file}: {error.strerror}", MISUSE)
+        if b"\r\n" not in head:
+            head = head.replace(b"\n", b"\r\n")
+        facts = routing.read(head)
+        async with reach(data) as system, system.database.transaction() as connection:
+            account = next(
+                (e for e in await accounts.externals(connection) if e.address.casefold() == external.casefold()), None
+            )
+            if account is None:
+                raise Permanent(f"--external {external}: there is no such external account")
+            sharers = (await accounts.sharers(connection, [account.id]))[account.id]
+            known = await sent_mail.of(connection, routing.ids_asked(facts))
+        decision = routing.decide(facts, account, sharers, known, "fetched", None)
+        addresses = {person.id: person.address for person in sharers}
+        if json:
+            print_json(
+                {
+                    "recipients": [addresses[r.local_id] for r in decision.recipients],
+                    "rule": decision.rule,
+                    "reason": decision.reason,
+                }
+            )
+            return
+        console.print(decision.reason, markup=False)
+        print_table(
+            "Recipients",
+            ("Address", "Rule", "Reason"),
+            ((addresses[r.local_id], r.rule, r.reason) for r in decision.recipients),
+            empty="nobody: the mail would be held",
+        )
+
+    run(work)
+
+
+# ---------------------------------------------------------------------------------------------- queue
+
+
+@queue.command("list")
+def queue_list(data: Data = None, json: Json = False) -> None:
+    """What waits to be relayed, the oldest first.
+
+    Example: mailgroup queue list
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            rows = await operations.queue(connection)
+        if json:
+            print_json(rows)
+            return
+        now = datetime.datetime.now(datetime.UTC)
+        print_table(
+            "Queue",
+            ("Id", "From", "To", "Age", "Tries", "Next try"),
+            (
+                (
+                    row["id"],
+                    row["author"],
+                    ", ".join(r["address"] for r in row["recipients"] if r["state"] == "waiting"),
+                    ago(row["age_seconds"]),
+                    row["tries"],
+                    _next_try(row, now),
+                )
+                for row in rows
+            ),
+        )
+        for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
+            ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
+            console.print(f"{ids}: {why}", markup=False)
+
+    run(work)
+
+
+def _next_try(row: dict[str, Any], now: datetime.datetime) -> str:
+    if row["next_try_at"] is None:
+        return {"submitted": "at once"}.get(row["state"], "under way")
+    seconds = (datetime.datetime.fromisoformat(row["next_try_at"]) - now).total_seconds()
+    return f"in {ago(seconds)}" if seconds > 0 else "now"
+
+
+@queue.command("retry")
+def queue_retry(
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(help="Ids as listed; all if none are given.", metavar="[ID...]", min=1, max=2**63 - 1),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Try waiting submissions now.
+
+    Example: mailgroup queue retry
+    """
+    _act("tried now", data, json, lambda connection: operations.retry(connection, ids))
+
+
+@queue.command("cancel")
+def queue_cancel(
+    ids: Ids,
+    reason: Annotated[
+        str, typer.Option(help="Why; the author reads it, and it stays in the trace.", metavar="TEXT")
+    ] = operations.CANCELLED,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """End waiting submissions without a further try; their authors get a notice.
+
+    Example: mailgroup queue cancel 42
+    """
+    _act("cancelled", data, json, lambda connection: operations.cancel(connection, ids, reason))
+
+
+def _act(word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.Done]]) -> None:
+    """Do it in one transaction, and say to which mails it was done; exit status 1 if some of those named were left."""
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            found = await act(connection)
+            await audit.record_mails(connection, audit.operator(), word, found.done)
+        if json:
+            print_json({word.replace(" ", "_"): found.done, "left": found.left})
+        else:
+            console.print(f"{word}: {', '.join(map(str, found.done)) or 'nothing'}", markup=False)
+        if found.left:
+            ids = ", ".join(map(str, found.left))
+            raise Permanent(f"not {word}: {ids}: no such mail in a state that allows it")
+
+    run(work)
+
+
+# ---------------------------------------------------------------------------------------------- parked, held, deleted
+
+
+@parked.command("list")
+def parked_list(data: Data = None, json: Json = False) -> None:
+    """Mails that are set apart until somebody decides, with what set them apart.
+
+    Example: mailgroup parked list
+    """
+
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        last_line = (row["error"] or "").strip().rpartition("\n")[2]
+        return row["id"], row["kind"], row["message_id"], moment(row["since"]), row["origin"], last_line
+
+    columns = ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error")
+    _list("Parked", columns, cells, data, json, operations.parked)
+
+
+@parked.command("show")
+def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) -> None:
+    """A parked mail with the traceback of its last failure, or why it is parked without one.
+
+    Example: mailgroup parked show 42
+    """
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            rows = await operations.parked(connection, [id_])
+        if not rows:
+            raise Permanent(f"{id_}: no parked mail has this id")
+        if json:
+            print_json(rows[0])
+        else:
+            for name, value in rows[0].items():
+                console.print(f"{name}: {value}", markup=False)
+
+    run(work)
+
+
+@parked.command("requeue")
+def parked_requeue(ids: Ids, data: Data = None, json: Json = False) -> None:
+    """Give parked mails another five tries.
+
+    Example: mailgroup parked requeue 42
+    """
+    _act("requeued", data, json, lambda connection: operations.requeue(connection, ids))
+
+
+@parked.command("discard")
+def parked_discard(
+    ids: Ids,
+    reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """End parked or held mails undelivered. The trace keeps who they were for and why they ended.
+
+    Example: mailgroup parked discard 42 --reason 'spam that broke the parser'
+    """
+    _act("discarded", data, json, lambda connection: operations.discard(connection, ids, reason))
+
+
+@held.command("list")
+def held_list(data: Data = None, json: Json = False) -> None:
+    """Mails that nobody enabled is there to get. They are delivered as soon as somebody shares their account.
+
+    Example: mailgroup held list
+    """
+
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], row["message_id"], moment(row["since"]), (row["reason"] or "").removeprefix("held: ")
+
+    _list("Held", ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.held)
+
+
+def undelete(
+    address: Annotated[str, typer.Argument(help="Address of the local account.", metavar="ADDRESS")],
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(help="Ids of mails as listed without any.", metavar="[ID...]", min=1, max=2**63 - 1),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """List the deleted mails of a person that are still kept, or bring some back; mail clients take them as new mail.
+
+    Example: mailgroup undelete alex@local.com 42
+    """
+    if ids:
+        wanted = ids
+        _act("brought back", data, json, lambda connection: operations.undelete(connection, address, wanted))
+        return
+
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], row["octets"], moment(row["deleted_at"])
+
+    columns = ("Id", "Octets", "Deleted at (UTC)")
+    _list(f"Deleted mails of {address}", columns, cells, data, json, lambda each: operations.deleted(each, address))
+
+
+def _list(
+    title: str,
+    columns: Sequence[str],
+    cells: Callable[[dict[str, Any]], Sequence[object]],
+    data: Path | None,
+    json: bool,
+    read: Callable[[Connection], Awaitable[list[dict[str, Any]]]],
+) -> None:
+    """Print what ``read`` finds: as a table of ``cells``, or as JSON."""
+
+    async def work() -> None:
+        async with reach(data) as system, system.database.transaction() as connection:
+            rows = await read(connection)
+        if json:
+            print_json(rows)
+        else:
+            print_table(title, columns, map(cells, rows))
+
+    run(work)

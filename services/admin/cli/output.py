@@ -1,0 +1,116 @@
+"""How commands speak: tables and lines for people, JSON for programs, one way to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import structlog
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from services.admin.accounts.file_format import AccountsError
+from shared.errors import Permanent, Temporary
+from shared.settings import SettingsError
+
+console = Console(highlight=False, soft_wrap=True)
+FAILURE, MISUSE = 1, 2
+_UNLIMITED = 10_000
+
+
+def fail(message: str, status: int = FAILURE) -> NoReturn:
+    """Say what is wrong on standard error and end with this exit status."""
+    for line in message.splitlines():
+        print(f"mailgroup: {line}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    """Run a command's coroutine; failures become a line and an exit status."""
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+    )  # commands print
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+
+    async def main() -> None:
+        await work()
+
+    with told():
+        asyncio.run(main())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What fails in the block becomes a line on standard error and an exit status."""
+    try:
+        yield
+        print(end="", flush=True)
+    except (AccountsError, SettingsError) as error:
+        fail(str(error), MISUSE)
+    except BrokenPipeError as error:  # the reader, perhaps head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILURE) from error
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except (Permanent, Temporary, ValueError) as error:
+        fail(str(error))
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # a fault of ours, in one line as well
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        fail(f"unexpected {type(error).__name__}: {str(error).strip()} ({frame.filename}:{frame.lineno})")
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal what the block waits for."""
+    with Console(stderr=True).status(what):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "none") -> None:
+    """A table, or ``empty`` where there are no rows. It is as wide as the terminal; in a pipe, as wide as it likes."""
+    table = Table(
+        *(Column(name, overflow="fold") for name in columns),
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for row in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    if table.row_count:
+        out = console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+        out.print(title, style="bold", markup=False)  # a table would fold its title to its own width
+        out.print(table)
+    else:
+        console.print(f"[bold]{escape(title)}[/bold]: {escape(empty)}")
+
+
+def moment(at: str | None) -> str:
+    """A time in ISO 8601 as people read it, to the second; still UTC."""
+    return (at or "").partition(".")[0].replace("T", " ")
+
+
+def ago(seconds: float) -> str:
+    """A time span in words that are short: 5 s, 3 min, 2 h, 4 d."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,72 @@
+"""The running system, as a command reaches it: settings, key, database and broker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.amqp.broker import Broker
+from shared.auth.passwords import Pool
+from shared.db.database import Database
+from shared.errors import Permanent, Temporary
+from shared.provider.vault import Vault
+from shared.settings import Settings, load
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What commands and pages work with. ``vault`` needs the key, so it is made when it is asked for.
+
+    connected: the broker of a process that keeps its connection; a command makes one when it needs it.
+    """
+
+    settings: Settings
+    database: Database
+    passwords: Pool
+    connected: Broker | None = None
+
+    @property
+    def vault(self) -> Vault:
+        """:raises Permanent: there is no key. :raises ValueError: it is none."""
+        if self.settings.secret_key is None:
+            raise Permanent("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
+        return Vault(self.settings.secret_key)
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[Broker]:
+        """A connection to the broker, perhaps still being made. :raises Permanent: there is no URL."""
+        if self.connected is not None:
+            yield self.connected
+            return
+        if self.settings.broker_url is None:
+            raise Permanent("MAILGROUP_BROKER_URL: not set")
+        broker = Broker(self.settings.broker_url, "admin")
+        await broker.open()
+        try:
+            yield broker
+        finally:
+            await broker.close()
+
+
+@asynccontextmanager
+async def reach(data: Path | None, needed: bool = True) -> AsyncIterator[System]:
+    """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
+
+    :param needed: its database has to answer. :raises Permanent: there is none. :raises Temporary: it does not answer.
+    """
+    settings = load(data=data)
+    if settings.database_url is None:
+        raise Permanent(
+            f"no mailgroup is running with the data folder {settings.data} (start one with 'mailgroup up', "
+            "name its folder with --data, or set MAILGROUP_DATABASE_URL)"
+        )
+    database = Database(settings.database_url, "admin", connections=4)
+    if needed and (why := await database.why_not()):
+        raise Temporary(why)
+    await database.open()
+    try:
+        yield System(settings, database, Pool())
+    finally:
+        await database.close()

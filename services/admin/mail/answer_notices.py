@@ -1,0 +1,119 @@
+"""A short note to the others who share an address when one of them has answered a mail that went to everyone.
+
+It is a mail from here into their mailboxes: no provider has a part in it, and nobody outside sees it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import quopri
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.admin.mail.header_summary import Letter
+from shared.db.database import Connection
+from shared.mime import encoded_words, headers
+from shared.store import blobs, inbound, maillog
+from shared.store.accounts import Local
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.maillog import Event
+
+REASON = "a note that somebody answered"
+_SUBJECT_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A mail to everyone, as it came, and its answer. external: the shared address. header_id: the mail's own."""
+
+    external: str
+    header_id: str
+    sender: str
+    subject: str
+    at: datetime.datetime
+    author: Local
+    answer: Letter
+    answered_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A note that was put on its way, to be announced after the commit. recipients: local addresses."""
+
+    event: Event
+    inbound_id: int
+    recipients: tuple[str, ...]
+
+
+async def send(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[Note]:
+    """Put the note into the mailboxes of all who share the address, but for its author, in the caller's transaction."""
+    others = [person for person in sharers if person.enabled and person.id != answered.author.id]
+    if not others:
+        return []
+    body, header_id = compose(answered)
+    [message_id] = await blobs.store(connection, [Content.of(body)])
+    recipients = tuple((person.id, REASON) for person in others)
+    [inbound_id] = await inbound.add(
+        connection, [Arrival("notice", message_id, header_id=header_id, recipients=recipients)]
+    )
+    event = Event("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
+    await maillog.record(connection, [event])
+    return [Note(event, inbound_id, tuple(person.address for person in others))]
+
+
+def compose(answered: Answered) -> tuple[bytes, str]:
+    """The note, and its Message-ID without angle brackets. It stands in the thread of the mail that it speaks of."""
+    author = answered.author
+    domain = author.address.rpartition("@")[2]
+    header_id = email.utils.make_msgid("answered", domain).strip("<>")
+    about = answered.answer.subject or answered.subject
+    thread = [f"{name}: <{answered.header_id}>".encode() for name in ("In-Reply-To", "References")]
+    head = [
+        b"From: " + headers.format_mailbox("mailgroup", f"mailer-daemon@{domain}"),
+        b"To: undisclosed-recipients:;",
+        b"Subject: " + _encoded(_line(f"{author.user_name} answered: {about}")[:_SUBJECT_CHARACTERS]),
+        b"Date: " + email.utils.format_datetime(answered.answered_at).encode(),
+        f"Message-ID: <{header_id}>".encode(),
+        *(thread if _is_plain(answered.header_id) else []),
+        b"Auto-Submitted: auto-generated",
+        b"MIME-Version: 1.0",
+        b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Transfer-Encoding: quoted-printable",
+        b"",
+    ]
+    lines = [
+        f"{author.user_name} has answered this mail, which went to everyone who shares {answered.external}:",
+        "",
+        f"From: {answered.sender}",
+        f"Subject: {answered.subject}",
+        f"Received: {_time(answered.at)}",
+        f"Answered: {_time(answered.answered_at)}",
+        "",
+    ]
+    text = "\n".join(_line(line) for line in lines)
+    return b"\r\n".join(
+        [*head, quopri.encodestring(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")]
+    ), header_id
+
+
+def _time(at: datetime.datetime) -> str:
+    return f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _line(text: str) -> str:
+    """One line; control characters become blanks, so nothing can begin another one."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _encoded(text: str) -> bytes:
+    """A header's text: as it is where it is short and ASCII, else as encoded words, folded (RFC 2047)."""
+    if text.isascii() and len(text) < 70 and "=?" not in text:
+        return text.encode()
+    return "\r\n ".join(encoded_words.encode(text, first=60)).encode()
+
+
+def _is_plain(header_id: str) -> bool:
+    """Whether a Message-ID of somebody else can be written into a header as it is."""
+    return header_id.isascii() and header_id.isprintable() and len(header_id) <= 900 and not set(header_id) & set(" <>")

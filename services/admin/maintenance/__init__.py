@@ -1,0 +1,1 @@
+"""Work over the whole database: retention, restore, background tasks."""

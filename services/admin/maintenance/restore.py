@@ -1,0 +1,158 @@
+"""From a backup to a system that can be started: the database, the key, and what must not be taken for the present.
+
+A backup tells of the past. Mail that was fetched since is fetched again if the provider still has it. What was to be
+relayed then may have been relayed since: it is held until the operator says otherwise, so nobody gets it twice unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from deploy.machine import backups, folders, servers
+from deploy.machine.instance import locked
+from deploy.machine.postgres import Postgres
+from deploy.machine.programs import tail, write_private
+from shared.db import leases
+from shared.db.database import Database
+from shared.db.migrations.migrate import migrate
+from shared.errors import Permanent, Temporary
+from shared.settings import Settings, is_up
+from shared.store import account_changes, alerts, inbound_admin, maildrops, maillog, polls, submissions_admin
+from shared.store.maillog import Event
+
+_NEW = "mailgroup_restored"
+_START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was done. queue: ids of submissions that were to be relayed. held: they are parked. key: it was there."""
+
+    made_at: str
+    queue: list[int]
+    held: bool
+    key: bool
+
+
+def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, say: Callable[[str], None]) -> Restored:
+    """Make a data folder, or the database that the settings name, what it was when the backup was made.
+
+    What is there is given up only when all of the backup is in its place.
+
+    :param replace: there may be a database and a key already. :param send_queue: relay again what was waiting then.
+    :raises Permanent: the file is no backup, a system runs there, or there is one and it is not to be replaced.
+    """
+    if is_up(settings.data.absolute()):
+        raise Permanent(f"{settings.data}: a mailgroup runs on this data folder; stop it first")
+    with backups.opened(file) as backup, _target(settings, replace, say) as url:
+        say("Restoring the database")
+        backups.load(backup, url)
+        if revisions := migrate(url):
+            say(f"Database brought to revision {revisions[-1]}")
+        queue = asyncio.run(settle(url, backup.made_at, send_queue))
+        if backup.key is not None and settings.secret_key is None:
+            write_private(settings.data / "secret.key", backup.key + "\n")
+        elif backup.key is not None and backup.key != settings.secret_key:
+            say("MAILGROUP_SECRET_KEY is not the key of the backup, and stays: name that one behind it as well")
+        return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
+
+
+def settle_loaded(settings: Settings, *, send_queue: bool) -> Restored:
+    """The same for a database that pg_restore has filled. Nothing else may use it meanwhile.
+
+    :raises Permanent: the settings name no database, or it is empty.
+    """
+    url = settings.database_url
+    if url is None:
+        raise Permanent("--loaded: MAILGROUP_DATABASE_URL names no database")
+    if _is_empty(url):
+        raise Permanent(
+            "--loaded: the database that MAILGROUP_DATABASE_URL names is empty: fill it by pg_restore first"
+        )
+    migrate(url)
+    return Restored("", asyncio.run(settle(url, "", send_queue)), not send_queue, settings.secret_key is not None)
+
+
+@contextmanager
+def _target(settings: Settings, replace: bool, say: Callable[[str], None]) -> Iterator[str]:
+    """The URL of an empty database; it takes the place of the old one when the block ends well."""
+    if settings.database_url is not None:
+        if not _is_empty(settings.database_url):
+            raise Permanent("the database that MAILGROUP_DATABASE_URL names is not empty; name an empty one")
+        yield settings.database_url
+        return
+    data = folders.make_data_folder(settings.data)
+    with locked(data):
+        key = data / "secret.key"
+        if key.exists() and not replace:
+            raise Permanent(f"{data}: there is a system already; --replace gives it up for the one in the backup")
+        server = servers.prepare(data, postgres=True, rabbitmq=False).postgres
+        assert server is not None
+        with _running(server, data, say):
+            server.drop(_NEW)
+            server.create(_NEW)
+            yield server.url_of(_NEW)
+            server.drop("mailgroup")
+            server.rename(_NEW, "mailgroup")
+
+
+@contextmanager
+def _running(server: Postgres, data: Path, say: Callable[[str], None]) -> Iterator[None]:
+    say("Starting PostgreSQL")
+    (data / "log").mkdir(mode=0o700, exist_ok=True)
+    process = server.program().start(data / "log" / "postgres.log")
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not server.answers():
+            process.check()
+            if time.monotonic() > deadline:
+                raise Temporary(f"PostgreSQL does not answer after {_START_SECONDS:g} s: {tail(process.log)}")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.stop()
+
+
+def _is_empty(url: str) -> bool:
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        row = connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone()
+    return row == (0,)
+
+
+async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
+    """Let a restored database be the present; what was to be relayed is held, or marked. :return: its ids."""
+    of = f" of {made_at}" if made_at else ""
+    reason = f"restored from a backup{of}: it may have been relayed since; 'parked requeue' sends it, perhaps again"
+    database = Database(url, "restore", connections=2)
+    await database.open()
+    try:
+        async with database.transaction(3600.0) as connection:
+            await maildrops.skip_uids(connection)
+            await inbound_admin.skip_ids(connection)
+            await polls.poll_anew(connection)
+            await account_changes.renew_version(connection)
+            await leases.end_all(connection)
+            await alerts.drop_posts(connection)
+            if send_queue:
+                queue = await submissions_admin.send_restored(connection)
+            else:
+                queue = await submissions_admin.hold_restored(connection, reason)
+            await maillog.record(
+                connection,
+                [
+                    Event(
+                        "uncertain" if send_queue else "parked", submission_id=id_, reply=f"restored from a backup{of}"
+                    )
+                    for id_ in queue
+                ],
+            )
+    finally:
+        await database.close()
+    return queue

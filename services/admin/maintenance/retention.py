@@ -1,0 +1,196 @@
+"""Forgets what is older than it is kept: deleted mail, what was sent, bytes that nothing refers to, old traces.
+
+In small batches with pauses between them, so nobody waits for it; by one process at a time, by a lease. What goes
+together goes in one transaction: the last copy of a mail, the mail, and its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import Counter as Counts
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
+from prometheus_client import Counter
+
+from shared.db import leases
+from shared.db.database import Connection, Database
+from shared.errors import Temporary
+from shared.runtime.process import Service
+from shared.runtime.queue_worker import FAILURES
+from shared.store import (
+    account_changes,
+    blobs,
+    inbound_admin,
+    maildrops,
+    maillog,
+    sent_mail,
+    submissions_admin,
+    uidl_ledger,
+)
+
+PURGED = Counter(
+    "mailgroup_purged_total", "Rows that were older than they are kept.", ["kind"]
+)  # copies, mails, bytes, submissions, mailboxes, secrets, ledger, events, authors
+
+FIRST_SECONDS = 300.0
+"""After the start; then every EVERY_SECONDS."""
+EVERY_SECONDS = 6 * 3600.0
+LEASE = "purge"
+BATCH, PAUSE_SECONDS = 500, 0.1
+WALK = 5000
+"""Rows of a table that are looked at in one batch, where no index finds the old ones."""
+TRACE = datetime.timedelta(days=90)
+"""The history of a mail is kept for so long, or as long as deleted mail if that is longer."""
+VANISHED = datetime.timedelta(days=365)
+"""A mail that a provider has not listed for so long will not be listed again: the ledger forgets it."""
+ORPHANED = datetime.timedelta(days=1)
+"""Bytes that nothing refers to are as old as this at least: longer than any session or transaction lasts."""
+
+log = structlog.get_logger()
+
+Batch = Callable[[Connection], Awaitable[Counts[str]]]
+
+
+async def database_time(connection: Connection) -> datetime.datetime:
+    """What the database's clock says."""
+    cursor = await connection.execute("select now()")
+    [now] = await cursor.fetchone() or (datetime.datetime.now(datetime.UTC),)
+    found: datetime.datetime = now
+    return found
+
+
+async def purge_for_ever(service: Service) -> None:
+    """Purge every few hours until the service is to stop."""
+    days = service.settings.retention_days
+    pause = FIRST_SECONDS
+    while not await service.stop_within(pause):
+        pause = EVERY_SECONDS
+        try:
+            async with service.database.transaction() as connection:
+                mine = await leases.take(connection, LEASE, service.owner, EVERY_SECONDS)
+            if mine:
+                await Purge(service.database, days, service.stopping).run()
+        except Temporary as error:
+            log.warning("waiting", stage="purge", reason=str(error))
+            pause = FIRST_SECONDS
+        except Exception:  # a fault here is no reason to end the console and the alarms
+            FAILURES.labels("purge", "fault").inc()
+            log.exception("purge failed")
+    try:
+        async with service.database.transaction(5.0) as connection:
+            await leases.give_back(connection, LEASE, service.owner)
+    except Temporary as error:
+        log.warning("lease not given back", reason=str(error))
+
+
+class Purge:
+    """One pass over everything."""
+
+    def __init__(
+        self,
+        database: Database,
+        retention_days: int,
+        stopping: asyncio.Event,
+        clock: Callable[[Connection], Awaitable[datetime.datetime]] = database_time,
+        batch: int = BATCH,
+    ) -> None:
+        """:param retention_days: deleted mail, removed accounts and what was sent are kept for so long."""
+        self._database = database
+        self._retention = datetime.timedelta(days=retention_days)
+        self._stopping = stopping
+        self._clock = clock
+        self._batch = batch
+
+    async def run(self) -> Counts[str]:
+        """How many rows of each kind are gone. :raises Temporary: the database is away; what was committed is gone."""
+        async with self._database.transaction() as connection:
+            now = await self._clock(connection)
+        kept = now - self._retention
+        total: Counts[str] = Counts()
+        async for gone in self._steps(now, kept):
+            total.update(gone)
+            for kind, count in gone.items():
+                PURGED.labels(kind).inc(count)
+            if self._stopping.is_set():
+                break
+        log.info("purged", **total)
+        return total
+
+    async def _steps(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
+        async def tombstones(connection: Connection) -> Counts[str]:
+            return await _copies(connection, await maildrops.purge_tombstones(connection, kept, self._batch))
+
+        async def mailboxes(connection: Connection) -> Counts[str]:
+            removed = await account_changes.removed(connection, kept)
+            return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
+
+        async def discarded(connection: Connection) -> Counts[str]:
+            return await _mails(connection, await inbound_admin.discarded(connection, kept, self._batch))
+
+        async def secrets(connection: Connection) -> Counts[str]:
+            return Counts(secrets=await account_changes.forget_secrets(connection, kept))
+
+        async def events(connection: Connection) -> Counts[str]:
+            before = now - max(TRACE, self._retention)
+            return Counts(events=await maillog.purge(connection, before, 10 * self._batch))
+
+        async def authorship(connection: Connection) -> Counts[str]:
+            before = now - datetime.timedelta(days=sent_mail.AUTHORSHIP_YEARS * 366)
+            return Counts(authors=await sent_mail.purge(connection, before, self._batch))
+
+        for step in (tombstones, mailboxes, discarded, secrets, events, authorship):
+            async for gone in self._until_nothing(step):
+                yield gone
+        for walk in (self._submissions, self._ledger, self._orphans):
+            async for gone in walk(now, kept):
+                yield gone
+
+    async def _until_nothing(self, step: Batch) -> AsyncIterator[Counts[str]]:
+        """Batch after batch, until one finds nothing."""
+        while True:
+            async with self._database.transaction() as connection:
+                gone = await step(connection)
+            if not gone.total():
+                return
+            yield gone
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _submissions(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
+        after: int | None = 0
+        while after is not None:
+            async with self._database.transaction() as connection:
+                freed, after = await submissions_admin.purge(connection, after, kept, self._batch)
+                gone = Counts(submissions=len(freed), bytes=await blobs.purge(connection, freed))
+            yield gone
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _ledger(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
+        after: int | None = 0
+        while after is not None:
+            async with self._database.transaction() as connection:
+                count, after = await uidl_ledger.purge(connection, after, kept, now - VANISHED, WALK)
+            yield Counts(ledger=count)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _orphans(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
+        after: int | None = 0
+        while after is not None:
+            async with self._database.transaction() as connection:
+                found, after = await blobs.orphans(connection, after, now - ORPHANED, WALK)
+                gone = Counts(bytes=await blobs.purge(connection, found) if found else 0)
+            yield gone
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
+    """Copies of these mails are gone: so is a mail whose last one it was, and its bytes."""
+    gone = Counts(copies=len(inbound_ids))
+    gone.update(await _mails(connection, sorted(set(inbound_ids))))
+    return gone
+
+
+async def _mails(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
+    freed = await inbound_admin.purge(connection, inbound_ids)
+    return Counts(mails=len(freed), bytes=await blobs.purge(connection, freed))

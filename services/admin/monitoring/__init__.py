@@ -1,0 +1,1 @@
+"""The state of the system: problems, alerts, reconciliation, metrics that exist once."""

@@ -1,0 +1,157 @@
+"""Is mail flowing? Gathers what an operator wants to know and says in words what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import re
+import time
+from typing import Any
+
+from services.admin.context import System
+from services.admin.monitoring import problems as troubles
+from services.admin.monitoring import reconciliation
+from services.admin.monitoring.health_client import ask, certificate_problems, health_url
+from services.admin.monitoring.problems import STALE_SECONDS
+from shared.amqp import topology
+from shared.errors import Permanent, Temporary
+from shared.settings import SERVICES, Settings
+from shared.store.accounts import External
+from shared.store.polls import Polled
+from shared.store.relay_status import Relay
+
+OLD_SECONDS = 4 * 3600.0
+"""A mail that waits for longer to be relayed is a problem."""
+CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
+"""For the broker: where a connection has to be made, and where one is kept."""
+
+
+async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
+    """The whole status in the form of ``status --json``. :param thoroughly: as ``books.read``."""
+    problems: list[str] = []
+    services, unacked = await _services(system.settings, problems)
+    problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
+    queues = await _queues(system, unacked, problems)
+    externals: list[dict[str, Any]] = []
+    accounted: list[reconciliation.Account] = []
+    try:
+        async with system.database.snapshot(30) as connection:
+            facts = await troubles.read(connection)
+            accounted = await reconciliation.read(connection, thoroughly)
+        for external in facts.externals:
+            poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
+            externals.append(_external(external, poll, relay, facts.now, problems))
+            _unreadable(system, external, problems)
+        if facts.held:
+            problems.append(f"{facts.held} mails are held: nobody enabled shares their external account (held list)")
+        problems += [f"{trouble.what} (parked list)" for trouble in troubles.of_parked(facts)]
+        for account in accounted:
+            problems += [
+                f"{account.address}: {what}"
+                for what in (reconciliation.wrong(account), reconciliation.late(account))
+                if what
+            ]
+        if facts.relaying and facts.relaying_oldest > OLD_SECONDS:
+            problems.append(
+                f"{facts.relaying} submissions wait to be relayed, the oldest for "
+                f"{facts.relaying_oldest / 3600:.0f} hours (queue list)"
+            )
+    except Temporary as error:
+        problems.append(await system.database.why_not() or str(error))
+    problems += [trouble.what for trouble in troubles.of_disks(system.settings)]
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "services": services,
+        "queues": queues,
+        "externals": externals,
+        "books": {account.address: account.shown() for account in accounted},
+    }
+
+
+def _external(
+    external: External, poll: Polled | None, relay: Relay | None, now: datetime.datetime, problems: list[str]
+) -> dict[str, Any]:
+    """One account's line; what is wrong with it is added to ``problems``. Pure."""
+    last_success = poll.last_success_at if poll else None
+    error = _latest_error(poll, relay)
+    if external.enabled:
+        if poll and poll.skipped:
+            problems.append(
+                f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
+                f"(external skipped {external.address})"
+            )
+        if error:
+            problems.append(f"{external.address}: {error}")
+        elif last_success is None:
+            problems.append(f"{external.address}: not polled yet")
+        elif (now - last_success).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
+            problems.append(f"{external.address}: not polled successfully since {last_success:%Y-%m-%d %H:%M} UTC")
+    return {
+        "address": external.address,
+        "enabled": external.enabled,
+        "last_success": iso(last_success),
+        "last_error": error,
+        "backlog": poll.backlog if poll else None,
+        "authorize": external.enabled and external.oauth is not None and any(d and d.paused_at for d in (poll, relay)),
+    }
+
+
+def _latest_error(poll: Polled | None, relay: Relay | None) -> str | None:
+    """What is wrong now, fetching first."""
+    return "; ".join(error for error in (trouble(poll), trouble(relay)) if error) or None
+
+
+def trouble(direction: Polled | Relay | None) -> str | None:
+    """What is wrong with one direction of an account now: an error that no success followed. Pure."""
+    if direction is None or not direction.last_error or not (direction.failures or direction.paused_at):
+        return None
+    paused = " (paused: one try an hour)" if direction.paused_at and "paused" not in direction.last_error else ""
+    return f"{'fetching' if isinstance(direction, Polled) else 'relaying'}: {direction.last_error}{paused}"
+
+
+def _unreadable(system: System, external: External, problems: list[str]) -> None:
+    try:
+        system.vault.open(external.password)
+    except (Permanent, ValueError) as error:
+        problems.append(f"{external.address}: {error}")
+
+
+def iso(at: datetime.datetime | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if at is None:
+        return None
+    return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    answers = await asyncio.gather(*(asyncio.to_thread(ask, health_url(settings, name)) for name in SERVICES))
+    services, unacked = [], dict[str, int]()
+    for name, (why, metrics) in zip(SERVICES, answers, strict=True):
+        services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
+        for queue, value in re.findall(
+            r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
+        ):
+            unacked[queue] = unacked.get(queue, 0) + int(float(value))
+        problems += [f"service {name}: {problem}" for problem in certificate_problems(metrics, time.time())]
+    return services, unacked
+
+
+async def _queues(system: System, unacked: dict[str, int], problems: list[str]) -> list[dict[str, Any]]:
+    queues = []
+    try:
+        async with system.broker() as broker:
+            await broker.until_ready(CONNECT_SECONDS if system.connected is None else CONNECTED_SECONDS)
+            for queue in topology.QUEUES:
+                ready, consumers = await broker.depth(queue.name)
+                queues.append(
+                    {"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0), "consumers": consumers}
+                )
+                if queue.name == topology.PARKED:
+                    if ready:
+                        problems.append(f"{ready} stray messages in the queue {queue.name}")
+                elif not consumers:
+                    problems.append(f"queue {queue.name}: nobody consumes it")
+    except (Temporary, Permanent) as error:
+        problems.append(str(error))
+    return queues

@@ -1,0 +1,317 @@
+"""External accounts: the manual's dialog (4.1) with its Test button, and who shares the account (its ">>")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.admin.access import audit
+from services.admin.access.users import Viewer
+from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
+from services.admin.accounts.connection_check import Step
+from services.admin.accounts.file_format import AccountsError
+from services.admin.mail import operations
+from services.admin.monitoring import status
+from services.admin.web.forms import Form, explain, shown
+from services.admin.web.page_context import Address, Administrator, Desk, Here, NotFound, Reader, Words
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store import accounts, polls, relay_status
+from shared.store.accounts import External
+
+router = APIRouter(include_in_schema=False, prefix="/external")
+
+DESCRIBE_SECONDS = 8.0
+SKIPPED = 200
+"""As many mails that were not fetched are shown."""
+_TOKENS = ("google", "microsoft", "other")
+"""Ways to log in with access tokens: issuers that we know by name, and the others."""
+LABELS = {
+    "address": "Email address",
+    "enabled": "Enabled",
+    "login": "Login user name",
+    "password": "Login password",
+    "pop3.host": "POP3 server",
+    "pop3.port": "POP3 port",
+    "pop3.tls": "POP3 security",
+    "pop3.tls_fingerprint": "POP3 certificate",
+    "smtp.host": "SMTP server",
+    "smtp.port": "SMTP port",
+    "smtp.tls": "SMTP security",
+    "smtp.tls_fingerprint": "SMTP certificate",
+    "smtp.auth": "SMTP needs authentication",
+    "smtp.connections": "Connections at once",
+    "poll_seconds": "Look for new mail every",
+    "history": "Mail that lies there already",
+    "delete_after_days": "Delete at the provider after",
+    "delete_history": "Delete older mail, too",
+    "aliases": "Further addresses",
+    "oauth.client_id": "Client id",
+    "oauth.client_secret": "Client secret",
+    "oauth.issuer.token_url": "Token endpoint",
+    "oauth.issuer.scope": "Scope",
+    "oauth.issuer.device_url": "Device endpoint",
+    "oauth.issuer.authorize_url": "Authorization page",
+}
+_ENDPOINTS = tuple(name for name in LABELS if name.startswith("oauth.issuer."))
+_NEW: dict[str, Any] = {
+    "address": "",
+    "enabled": True,
+    "login": "",
+    "method": "password",
+    "oauth.client_id": "",
+    **dict.fromkeys(_ENDPOINTS, ""),
+    "oauth.kept": "",
+    "pop3.host": "",
+    "pop3.port": "995",
+    "pop3.tls": "implicit",
+    "pop3.tls_fingerprint": "",
+    "smtp.host": "",
+    "smtp.port": "465",
+    "smtp.tls": "implicit",
+    "smtp.tls_fingerprint": "",
+    "smtp.auth": True,
+    "smtp.connections": "2",
+    "poll_seconds": "60",
+    "history": "all",
+    "delete_after_days": "",
+    "delete_history": False,
+    "reply_to_author": True,
+    "answer_notes": False,
+    "aliases": "",
+    "kept": "",
+}
+
+
+@router.get("")
+async def list_(request: Request, here: Here, who: Reader, after: Words = "", q: Words = "") -> Response:
+    """All of them, a page at a time."""
+    async with here.system.database.transaction() as connection:
+        found = await accounts.page_of_externals(connection, here.text(after), here.text(q), accounts.PAGE + 1)
+        page = found[: accounts.PAGE]
+        ids = [external.id for external in page]
+        polled = await polls.polled(connection, ids)
+        states = await relay_status.states(connection, ids)
+        sharers = await accounts.count_sharers(connection, ids)
+    rows = [
+        (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
+        for e in page
+    ]
+    more = page[-1].address if len(found) > len(page) else None
+    return await here.page(request, who, "externals.html", rows=rows, more=more, after=after, q=q)
+
+
+@router.get("/new")
+async def new(request: Request, here: Here, who: Administrator) -> Response:
+    """The empty dialog."""
+    return await _dialog(request, here, who, None, dict(_NEW))
+
+
+@router.post("/new")
+async def add(request: Request, here: Here, who: Administrator) -> Response:
+    """Test it, fill in what the provider is known to have, or add it."""
+    return await _submit(request, here, who, None)
+
+
+@router.get("/{address}")
+async def show(request: Request, here: Here, who: Reader, address: Address) -> Response:
+    """The dialog of one."""
+    external = await find(here, address)
+    return await _dialog(request, here, who, external, _values(external))
+
+
+@router.post("/{address}")
+async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Test it, or save what was changed."""
+    return await _submit(request, here, who, await find(here, address))
+
+
+@router.post("/{address}/remove")
+async def remove(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Remove it, unless somebody shares it."""
+    external = await find(here, address)
+    try:
+        async with here.system.database.transaction() as connection:
+            lines = await edit.remove(connection, "external", external.address)
+            await audit.record(connection, who.name, "removed external account", external.address)
+    except Permanent as error:
+        return await _dialog(request, here, who, external, _values(external), problems=[str(error)])
+    return await here.go(who, "/external", *lines)
+
+
+@router.post("/{address}/skipped")
+async def act_on_skipped(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+    """Try the mails again that could not be fetched, or say that they are known."""
+    external = await find(here, address)
+    form = Form(await request.form())
+    ids, retries = form.ids(), form.text("do") == "retry"
+    async with here.system.database.transaction() as connection:
+        done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
+        await operations.note_skipped(connection, who.name, external, retries, done)
+    said = "are tried again" if retries else "are known to stay there"
+    return await here.go(who, here.at("/external", external.address), f"{len(done.done)} mails {said}.")
+
+
+async def find(here: Desk, address: str) -> External:
+    """:raises NotFound: there is none."""
+    async with here.system.database.transaction() as connection:
+        external = await accounts.external_by_address(connection, here.text(address))
+    if external is None:
+        raise NotFound(f"There is no external account {address}.")
+    return external
+
+
+def _values(external: External) -> dict[str, Any]:
+    """What the dialog shows of an account."""
+    values = _NEW | _flat(export.external_fields(external))
+    if external.oauth is not None:
+        values["method"] = external.oauth.name or "other"
+    return values
+
+
+def _flat(fields: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """Fields made of fields as those of a form. Pure."""
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        values |= _flat(value, f"{of}{name}.") if isinstance(value, dict) else {of + name: shown(value)}
+    return values
+
+
+def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, Any]:
+    """What was typed, as in the accounts file. secret: the password, or the client's."""
+    entry: dict[str, Any] = {
+        "address": form.text("address") if old is None else old.address,
+        "enabled": form.flag("enabled"),
+        "poll_seconds": form.number("poll_seconds"),
+        "history": form.text("history"),
+        "delete_after_days": form.number("delete_after_days"),
+        "delete_history": form.flag("delete_history"),
+        "reply_to_author": form.flag("reply_to_author"),
+        "answer_notes": form.flag("answer_notes"),
+        "aliases": form.lines("aliases"),
+    }
+    if login := form.text("login"):
+        entry["login"] = login
+    for name in ("pop3", "smtp"):
+        entry[name] = {"host": form.text(f"{name}.host"), "tls": form.text(f"{name}.tls")}
+        if (port := form.number(f"{name}.port")) is not None:
+            entry[name]["port"] = port
+        if fingerprint := form.text(f"{name}.tls_fingerprint"):
+            entry[name]["tls_fingerprint"] = fingerprint
+    entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
+    if (method := form.text("method")) in _TOKENS:
+        endpoints = {name.rpartition(".")[2]: form.text(name) for name in _ENDPOINTS if form.text(name)}
+        issuer = endpoints if method == "other" else method
+        entry["oauth"] = {"issuer": issuer, "client_id": form.text("oauth.client_id")}
+        if secret:
+            entry["oauth"]["client_secret"] = secret
+    elif secret:
+        entry["password"] = secret
+    return entry
+
+
+async def _submit(request: Request, here: Desk, who: Viewer, old: External | None) -> Response:
+    form = Form(await request.form())
+    values = form.typed(_NEW)
+    if old is not None:
+        values["address"] = old.address
+    typed, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
+    secret = form.secret(typed) or here.kept.find(who.session_id, values[kept])
+    if form.text("do") == "fill":
+        return await _dialog(request, here, who, old, _filled(values, form.text("provider")))
+    try:
+        wanted = edit.check_entry("external", _fields(form, secret, old))
+        if form.text("do") == "test":
+            external = apply.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
+            steps = await connection_check.test(here.system, external)
+            values[kept] = here.kept.keep(who.session_id, secret)
+            return await _dialog(request, here, who, old, values, steps=steps)
+        async with here.system.database.transaction() as connection:
+            if old is None and await accounts.external_by_address(connection, values["address"]):
+                raise AccountsError([f"external account: address: {values['address']}: is there already"])
+            outcome = await here.apply(connection, wanted, who)
+    except AccountsError as error:
+        problems, invalid = explain(error.lines, LABELS)
+        values[kept] = here.kept.keep(who.session_id, secret)
+        return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
+    address = wanted.external_accounts[0].address
+    lines = outcome.lines or ["Nothing was changed."]
+    return await here.go(who, here.at("/external", address), *lines, *await _described(here, outcome.contacts))
+
+
+async def _described(here: Desk, externals: list[External]) -> list[str]:
+    """What lies at the provider, if it tells soon."""
+    try:
+        async with asyncio.timeout(DESCRIBE_SECONDS):
+            return await connection_check.describe(here.system, externals)
+    except TimeoutError:
+        return ["The provider has not answered yet; Test tells more."]
+
+
+def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """What was typed, with the servers of the provider that was chosen, or else of the one of the address. Pure."""
+    provider = provider_presets.of_key(key) or provider_presets.of_address(values["address"])
+    domain = values["address"].rpartition("@")[2]
+    if provider is None:
+        guessed = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
+        return values | {name: host for name, host in guessed.items() if not values[name]}
+    filled = dict(values)
+    for name, server in (("pop3", provider.pop3), ("smtp", provider.smtp)):
+        filled[f"{name}.host"] = server.host if server else ""
+        if server:
+            filled |= {f"{name}.port": str(server.port), f"{name}.tls": server.tls}
+    if provider.oauth == "microsoft":
+        filled["method"] = provider.oauth
+    return filled
+
+
+async def _dialog(
+    request: Request,
+    here: Desk,
+    who: Viewer,
+    external: External | None,
+    values: dict[str, Any],
+    *,
+    steps: list[Step] | None = None,
+    problems: list[str] | None = None,
+    invalid: set[str] | None = None,
+) -> Response:
+    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "troubles_": []}
+    if external is not None:
+        async with here.system.database.transaction() as connection:
+            facts = await _state(connection, external)
+    note = provider_presets.advice(values["pop3.host"], values["smtp.host"])
+    by_address = provider_presets.of_address(values["address"])
+    if note is None and by_address is not None:
+        note = by_address.note
+    return await here.page(
+        request,
+        who,
+        "external.html",
+        status=422 if problems else 200,
+        external=external,
+        values=values,
+        steps=steps,
+        note=note,
+        problems=problems or [],
+        invalid=invalid or set(),
+        providers=provider_presets.PROVIDERS,
+        authorized=external is not None and oauth_flow.is_authorized(here.system, external),
+        **facts,
+    )
+
+
+async def _state(connection: Connection, external: External) -> dict[str, Any]:
+    poll = (await polls.polled(connection, [external.id])).get(external.id)
+    relay = (await relay_status.states(connection, [external.id])).get(external.id)
+    return {
+        "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
+        "skipped": (await operations.skipped(connection, external))[:SKIPPED],
+        "poll": poll,
+        "relay": relay,
+        "troubles_": [line for line in (status.trouble(poll), status.trouble(relay)) if line],
+    }

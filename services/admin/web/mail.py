@@ -1,0 +1,108 @@
+"""The mail: found by what it says, its story in sentences, and what may be done to it."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from services.admin.access import audit
+from services.admin.mail import history, operations, search_index
+from services.admin.mail.history import Story
+from services.admin.web.forms import Form
+from services.admin.web.page_context import Administrator, Desk, Here, NotFound, Reader, Words
+from shared.errors import Permanent
+from shared.store import accounts, blobs
+
+router = APIRouter(include_in_schema=False, prefix="/mail")
+
+Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
+Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
+
+
+@router.get("")
+async def search(
+    request: Request,
+    here: Here,
+    who: Reader,
+    q: Words = "",
+    day: Annotated[str, Query(max_length=20)] = "",
+    before: Before = None,
+) -> Response:
+    """The latest mail, or the mail that was looked for."""
+    if q.strip().isascii() and q.strip().isdigit() and len(q.strip()) < 19:
+        return RedirectResponse(f"/mail/{int(q)}", 303)
+    problems = []
+    try:
+        date = datetime.date.fromisoformat(day) if day else None
+    except ValueError:
+        date, problems = None, [f"Day: {day}: a day has the form 2026-11-30."]
+    async with here.system.database.transaction() as connection:
+        found = await search_index.search(connection, q, date, before, search_index.PAGE + 1)
+    shown = found[: search_index.PAGE]
+    return await here.page(
+        request,
+        who,
+        "mails.html",
+        mails=shown,
+        more=shown[-1].id if len(found) > len(shown) else None,
+        q=q,
+        day=day,
+        before=before,
+        problems=problems,
+    )
+
+
+@router.get("/{id}")
+async def show(request: Request, here: Here, who: Reader, id: Id) -> Response:
+    """One mail."""
+    story = await _tell(here, id)
+    async with here.system.database.transaction() as connection:
+        people = await accounts.page_of_locals(connection, limit=501) if who.role == "administrator" else []
+    return await here.page(request, who, "mail.html", story=story, people=people if len(people) < 501 else [])
+
+
+@router.post("/{id}")
+async def act(request: Request, here: Here, who: Administrator, id: Id) -> Response:
+    """Give it to somebody, move it to somebody, or send it again."""
+    form = Form(await request.form())
+    to, away = here.text(form.text("to")), here.text(form.text("away"))
+    try:
+        async with here.system.database.transaction() as connection:
+            if form.text("do") == "resend":
+                if not (await operations.resend(connection, [id])).done:
+                    raise Permanent("There is nobody to send it to again, or it is older than five days.")
+                said = "It is sent again."
+                await audit.record_mails(connection, who.name, "sent again", [id])
+            else:
+                await operations.give(connection, id, to, away)
+                said = (
+                    f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
+                )
+                await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {to}")
+    except Permanent as error:
+        said = str(error)
+    return await here.go(who, f"/mail/{id}", said)
+
+
+@router.post("/{id}/raw")
+async def raw(here: Here, who: Administrator, id: Id) -> Response:
+    """The whole mail as a file; that somebody looked into it is written down first."""
+    story = await _tell(here, id)
+    async with here.system.database.transaction() as connection:
+        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
+    return StreamingResponse(
+        blobs.stream(here.system.database, story.message_id),
+        media_type="message/rfc822",
+        headers={"Content-Disposition": f'attachment; filename="mail-{id}.eml"', "Content-Length": str(story.octets)},
+    )
+
+
+async def _tell(here: Desk, id_: int) -> Story:
+    async with here.system.database.transaction() as connection:
+        story = await history.tell(connection, id_)
+    if story is None:
+        raise NotFound(f"There is no mail {id_}, or it was purged.")
+    return story

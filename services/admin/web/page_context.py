@@ -1,0 +1,267 @@
+"""What every page works with: the system, who looks, how a page is made, and what is said on the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import jinja2
+from fastapi import Depends, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from markupsafe import Markup
+
+from services.admin.access import audit, users
+from services.admin.access.sign_in import SignIns
+from services.admin.access.users import Viewer
+from services.admin.accounts import apply as changes
+from services.admin.accounts.apply import Outcome
+from services.admin.accounts.file_format import AccountsFile
+from services.admin.cli.output import ago
+from services.admin.context import System
+from services.admin.web.forms import KeptSecrets
+from services.admin.web.status_cache import Watch
+from shared.db.database import Connection, storable
+
+HERE = Path(__file__).resolve().parent
+COOKIE = "mailgroup_session"
+
+
+class NotSignedIn(Exception):
+    """Nobody is signed in, or the session has ended."""
+
+
+class NotAllowed(Exception):
+    """Who is signed in may not see or do this."""
+
+
+class NotFound(Exception):
+    """There is no such thing; the text says which."""
+
+
+class Desk:
+    """One console process. stopping: set when it is to end."""
+
+    def __init__(self, system: System, stopping: asyncio.Event) -> None:
+        self.system = system
+        self.stopping = stopping
+        self.sign_ins = SignIns(system.database, system.settings, system.passwords)
+        self.watch = Watch(system, stopping)
+        self.kept = KeptSecrets()
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._templates.filters |= {
+            "ago": _ago,
+            "moment": _moment,
+            "octets": _octets,
+            "path": _path,
+            "pair": _pair,
+            "browser": _browser,
+        }
+        self._templates.globals |= {"static": _static_names(), "viewer_pages": viewer_pages}
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self.sign_ins.close()
+        self.system.passwords.close()
+
+    def render(self, template: str, **facts: Any) -> str:
+        """A page, or a part of one."""
+        return self._templates.get_template(template).render(**facts)
+
+    async def page(
+        self, request: Request, viewer: Viewer | None, template: str, *, status: int = 200, **facts: Any
+    ) -> HTMLResponse:
+        """A page for this viewer, with what is to be said on it."""
+        notices: list[str] = []
+        if viewer is not None:
+            async with self.system.database.statement() as connection:
+                notices = await users.take_notices(connection, viewer.session_id)
+        shown = {
+            "viewer": viewer,
+            "here": request.url.path,
+            "notices": notices,
+            "troubles": len(self.watch.problems),
+            "problems": [],
+        }
+        return HTMLResponse(self.render(template, **(shown | facts)), status)
+
+    async def apply(self, connection: Connection, wanted: AccountsFile, who: Viewer, prune: bool = False) -> Outcome:
+        """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``changes.apply``."""
+        outcome = await changes.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
+        await audit.record_lines(connection, who.name, outcome.lines)
+        return outcome
+
+    @staticmethod
+    def text(given: str) -> str:
+        """What came in a URL, as the database takes it."""
+        return storable(given)
+
+    @staticmethod
+    def at(page: str, thing: str) -> str:
+        """The path of the page of one thing."""
+        return f"{page}/{_path(thing)}"
+
+    async def go(self, viewer: Viewer, to: str, *notices: str) -> Response:
+        """Send the browser to a page, which says these lines."""
+        if notices:
+            async with self.system.database.statement() as connection:
+                await users.tell_later(connection, viewer.session_id, notices)
+        return RedirectResponse(to, 303)
+
+
+def desk(request: Request) -> Desk:
+    """The desk of the application."""
+    found: Desk = request.app.state.desk
+    return found
+
+
+Here = Annotated[Desk, Depends(desk)]
+Words = Annotated[str, Query(max_length=400)]
+"""What is looked for, or the address that a list goes on after."""
+Address = Annotated[str, PathParameter(max_length=400)]
+"""Whose page is asked for."""
+
+
+async def viewer(request: Request, here: Here) -> Viewer | None:
+    """Who is signed in, or shows a token (a script, which asks the API)."""
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
+        async with here.system.database.statement() as connection:
+            return await users.token_viewer(connection, shown.strip())
+    token = request.cookies.get(COOKIE)
+    if not token:
+        return None
+    async with here.system.database.statement() as connection:
+        return await users.viewer(connection, token)
+
+
+Somebody = Annotated[Viewer | None, Depends(viewer)]
+
+
+async def signed_in(found: Somebody) -> Viewer:
+    """Anybody who is signed in. :raises NotSignedIn:"""
+    if found is None:
+        raise NotSignedIn
+    return found
+
+
+SignedIn = Annotated[Viewer, Depends(signed_in)]
+
+
+async def reader(found: SignedIn) -> Viewer:
+    """An administrator or an observer. :raises NotAllowed:"""
+    if found.role == "person":
+        raise NotAllowed
+    return found
+
+
+async def administrator(found: SignedIn) -> Viewer:
+    """An administrator. :raises NotAllowed:"""
+    if found.role != "administrator":
+        raise NotAllowed
+    return found
+
+
+async def person(found: SignedIn) -> Viewer:
+    """A local account. :raises NotAllowed:"""
+    if found.role != "person":
+        raise NotAllowed
+    return found
+
+
+Reader = Annotated[Viewer, Depends(reader)]
+Administrator = Annotated[Viewer, Depends(administrator)]
+Person = Annotated[Viewer, Depends(person)]
+
+
+def viewer_pages(who: Viewer) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The menu: groups of pages, each with its path and name."""
+    if who.role == "person":
+        return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
+    settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
+    return [
+        ("", [("/", "Overview")]),
+        ("Accounts", [("/external", "External accounts"), ("/local", "Local accounts"), ("/names", "Unknown names")]),
+        ("Mail", [("/mail", "Find mail"), ("/answers", "Who answered"), ("/queue", "Queue and stuck mail")]),
+        ("Console", [("/audit", "Who did what"), *(settings if who.role == "administrator" else [])]),
+    ]
+
+
+def home(who: Viewer) -> str:
+    """The first page of somebody who has signed in."""
+    return "/mine" if who.role == "person" else "/"
+
+
+# ------------------------------------------------------------------------------------------ filters of the templates
+
+
+def _ago(value: float | datetime.datetime | None) -> str:
+    """How long since a time, or a time span in seconds."""
+    if value is None:
+        return "never"
+    if isinstance(value, datetime.datetime):
+        value = (datetime.datetime.now(datetime.UTC) - value).total_seconds()
+    return ago(max(0.0, value))
+
+
+def _moment(at: datetime.datetime | str | None) -> Markup | str:
+    """A time as people read it, in UTC; the browser shows it in its own time where it can."""
+    if at is None:
+        return "never"
+    if isinstance(at, str):
+        at = datetime.datetime.fromisoformat(at)
+    at = at.astimezone(datetime.UTC)
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S")
+    )
+
+
+def _octets(count: int) -> str:
+    """A size in units that people know."""
+    for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} octets"
+
+
+def _browser(agent: str) -> str:
+    """What a browser calls itself, in two words."""
+    names = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+    systems = (
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Android", "Android"),
+        ("Windows", "Windows"),
+        ("Mac OS", "Mac"),
+    )
+    name = next((shown for word, shown in names if word in agent), "another program")
+    system = next((shown for word, shown in (*systems, ("Linux", "Linux")) if word in agent), "")
+    return f"{name} on {system}" if system else name
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """An option of a choice whose key is what is shown."""
+    return text, text
+
+
+def _path(text: str) -> str:
+    """A text as one step of a URL's path."""
+    return quote(text, safe="@")
+
+
+def _static_names() -> dict[str, str]:
+    """The URL of each static file: it changes with the file, so browsers may keep it."""
+    files: Sequence[Path] = sorted((HERE / "static").iterdir())
+    return {file.name: f"/static/{file.name}?{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in files}

@@ -1,0 +1,68 @@
+"""What waits or is stuck: the queue to the providers, mail that is held, mail that is parked."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from services.admin.access import audit
+from services.admin.mail import operations, search_index
+from services.admin.web.forms import Form
+from services.admin.web.page_context import Administrator, Here, Reader
+
+router = APIRouter(include_in_schema=False)
+
+SHOWN = 200
+
+
+@router.get("/queue")
+async def show(request: Request, here: Here, who: Reader) -> Response:
+    """All three."""
+    async with here.system.database.transaction() as connection:
+        queue = await operations.queue(connection)
+        held = await operations.held(connection)
+        parked = await operations.parked(connection)
+        ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
+        headlines = await search_index.headlines(connection, ids)
+    return await here.page(
+        request,
+        who,
+        "queue.html",
+        queue=queue[:SHOWN],
+        held=held[:SHOWN],
+        parked=parked[:SHOWN],
+        counts=(len(queue), len(held), len(parked)),
+        shown=SHOWN,
+        headlines=headlines,
+    )
+
+
+@router.post("/queue")
+async def act(request: Request, here: Here, who: Administrator) -> Response:
+    """Try again, cancel or discard what was ticked."""
+    form = Form(await request.form())
+    ids, do, reason = form.ids(), form.text("do"), form.text("reason")[:500]
+    said = ""
+    if do == "retry-all":
+        ids = []
+    elif not ids:
+        return await here.go(who, "/queue", "Nothing was ticked.")
+    if do == "discard" and not reason:
+        return await here.go(
+            who, "/queue", "A mail is discarded for a reason: write it into the field beside the button."
+        )
+    async with here.system.database.transaction() as connection:
+        match do:
+            case "retry" | "retry-all":
+                done, said = await operations.retry(connection, ids or None), "tried now"
+            case "cancel":
+                done, said = await operations.cancel(connection, ids, reason or operations.CANCELLED), "cancelled"
+            case "requeue":
+                done, said = await operations.requeue(connection, ids), "given five more tries"
+            case "discard":
+                done, said = await operations.discard(connection, ids, reason), "discarded"
+            case _:
+                return await here.go(who, "/queue", "Nothing was chosen to be done.")
+        await audit.record_mails(connection, who.name, said, done.done, reason)
+    left = f" Left as they are: {', '.join(map(str, done.left))}." if done.left else ""
+    return await here.go(who, "/queue", f"{len(done.done)} mails: {said}.{left}")

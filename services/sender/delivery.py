@@ -1,0 +1,465 @@
+"""Relaying: an account's due groups, each over one of the account's connections, as many at once as the account allows.
+
+Lanes of one account know nothing of another account's, so a provider that is slow or away holds back nobody else. What
+is due stands in the database. Some of it is claimed ahead of the lanes, so that a lane has its next mail at hand, and
+announces it behind the final dot of the last one where the provider allows it (RFC 2920): then a mail takes one round
+trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from services.sender import outgoing_message, retry_policy, smtp_transaction
+from services.sender.account_lanes import Line, Outlet, Work
+from services.sender.claims import GIVE_BACK_SECONDS, SETTLE_SECONDS, ClaimLost, Claims
+from services.sender.connection_pool import Connections, same_server
+from services.sender.outcomes import Aftermath
+from services.sender.smtp_transaction import Envelope, Letter, Objection, Replies, Verdict
+from shared.amqp.broker import Publication
+from shared.db.database import Connection, Database
+from shared.errors import Temporary
+from shared.metrics import SECONDS
+from shared.net import dial
+from shared.provider.credentials import Credentials
+from shared.provider.smtp_client import SERVER_FULL, Commands, Lost, SmtpClient, Unanswered
+from shared.provider.smtp_connect import LoginRefused, Unwilling
+from shared.settings import PrivateHosts
+from shared.store import account_changes, accounts, maillog, relay_queue, relay_status
+from shared.store.accounts import External
+from shared.store.relay_queue import Claimed, Group
+
+PATIENCE_SECONDS = 2.0
+"""A mail that was announced behind another one is sent by another lane if the answer to that one takes longer."""
+
+PROMPT_SECONDS = 0.5
+"""A mail is announced behind another one where the last answer came within this time."""
+
+FINISH_SECONDS = 8.0
+"""For the mails in hand, when the service is to stop."""
+OWED_SECONDS = 30.0
+"""… and for those whose final dot has gone out: a provider that looks into mails takes its time, and what is cut off
+then is sent twice."""
+
+AccountFailure = (dial.Unreachable, dial.Untrusted, dial.Forbidden, Unwilling, LoginRefused)
+"""It concerns the account as a whole, not the mail at hand."""
+
+ERRORS = Counter(
+    "mailgroup_relay_errors_total",
+    "Times that an account's provider could not be used for sending.",
+    ["external", "kind"],
+)  # unreachable, timeout, tls, policy, server, credentials, sender, throttled
+SIZE_DIGITS = 18
+
+log = structlog.get_logger()
+
+
+class Relaying:
+    """Relays what is queued. claims: what this process holds. connections: those that are idle."""
+
+    def __init__(
+        self,
+        database: Database,
+        credentials: Credentials,
+        owner: str,
+        allow_private: PrivateHosts,
+        publish: Callable[[Sequence[Publication]], None],
+    ) -> None:
+        """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""
+        self.claims = Claims(database, owner, self.tell)
+        self.connections = Connections(credentials, allow_private)
+        self._database = database
+        self._owner = owner
+        self._publish = publish
+        self._outlets: dict[int, Outlet] = {}
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        self._again: set[int] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        self._owed: set[asyncio.Task[Any]] = set()  # lanes that wait for the answer to a final dot
+        self._sizes: dict[int, int | None] = {}
+        self._stopping = False
+
+    def tell(self, after: Aftermath) -> None:
+        """Log, count and publish what is committed."""
+        maillog.announce(after.events)
+        self._publish(after.publications)
+
+    # ------------------------------------------------------------------------------------------ claiming
+
+    def wake(self, external_id: int) -> None:
+        """This account may have something due: claim it and start as many lanes as are missing."""
+        if self._stopping:
+            return
+        if external_id in self._starting:
+            self._again.add(external_id)
+            return
+        self._starting[external_id] = asyncio.create_task(self._start(external_id), name=f"wake {external_id}")
+
+    async def _start(self, external_id: int) -> None:
+        outlet = self._outlets.setdefault(external_id, Outlet(external_id))
+        try:
+            outlet.ahead += await self._take(outlet)
+            self._fill(outlet)
+        except Temporary as error:
+            log.warning("waiting", stage="relay", reason=str(error))
+        except Exception:  # the next wake may go well, and other accounts are to go on
+            log.exception("relaying not started", external_id=external_id)
+        finally:
+            del self._starting[external_id]
+            if external_id in self._again:
+                self._again.discard(external_id)
+                self.wake(external_id)
+
+    async def _take(self, outlet: Outlet) -> list[Work]:
+        """Claim what is due: for each free lane, and some ahead.
+
+        :raises Temporary: the database is away.
+        """
+        async with self._database.transaction() as connection:
+            external = await _account(connection, outlet.external_id)
+            if external is None:
+                claimed = Claimed([], 0, False)
+            else:
+                claimed = await self.claims.take(
+                    connection, external, len(outlet.lanes), outlet.room, outlet.room_octets
+                )
+        self.claims.in_hand.update(group.id for group in claimed.groups)
+        outlet.allowed, outlet.more = claimed.lanes, claimed.more
+        if outlet.allowed == 0:
+            await self.claims.give_back(outlet.drop())
+        if external is None or not claimed.groups:
+            return []
+        try:
+            sources = await outgoing_message.read(self._database, claimed.groups, external)
+        except Temporary:
+            await self.claims.give_back(claimed.groups)
+            raise
+        except Exception as error:  # one mail is at fault, and is to be found
+            log.warning("batch failed, mail by mail", stage="relay", mails=len(claimed.groups), reason=repr(error))
+            return await self._take_one_by_one(claimed.groups, external)
+        return [Work(group, external, sources.get(group.id)) for group in claimed.groups]
+
+    async def _take_one_by_one(self, groups: Sequence[Group], external: External) -> list[Work]:
+        works = []
+        for group in groups:
+            try:
+                sources = await outgoing_message.read(self._database, [group], external)
+            except Temporary:
+                await self.claims.give_back([group])
+            except Exception as error:  # whatever it is, this mail is at fault
+                await self.claims.blame(group, error)
+            else:
+                works.append(Work(group, external, sources.get(group.id)))
+        return works
+
+    # ------------------------------------------------------------------------------------------ lanes
+
+    def _fill(self, outlet: Outlet) -> None:
+        """Start lanes for what is at hand."""
+        while outlet.ahead and len(outlet.lanes) < outlet.allowed and not self._stopping:
+            lane = asyncio.create_task(self._run_lane(outlet, outlet.ahead.popleft()), name="relay")
+            outlet.lanes.add(lane)
+            lane.add_done_callback(lambda lane: self._ended(outlet, lane))
+
+    def _ended(self, outlet: Outlet, lane: asyncio.Task[None]) -> None:
+        outlet.lanes.discard(lane)
+        self._fill(outlet)
+
+    async def _run_lane(self, outlet: Outlet, first: Work) -> None:
+        line = Line(first.external, self.connections.take(first.external))
+        outlet.lines.add(line)
+        work: Work | None = first
+        try:
+            while work is not None:
+                work = self._next(outlet, line) if await self._relay(outlet, line, work) else None
+        except Exception:  # the account's other lanes go on
+            log.exception("lane failed", external=line.external.address)
+            if work is not None:
+                self.claims.in_hand.discard(work.group.id)  # or its claim would be renewed for ever
+        finally:
+            outlet.lines.discard(line)
+            self._take_back(outlet, line)
+            if line.client is not None:
+                if line.spent:
+                    line.client.close()
+                self.connections.keep(line.client, line.external)
+
+    def _next(self, outlet: Outlet, line: Line) -> Work | None:
+        """The lane's next mail: the one that was announced already, or else one that is at hand."""
+        work, line.next = line.next, None
+        if work is None and outlet.ahead and not self._stopping and len(outlet.lanes) <= outlet.allowed:
+            work = outlet.ahead.popleft()
+        if outlet.low and outlet.external_id not in self._starting:
+            self.wake(outlet.external_id)
+        return work
+
+    async def _relay(self, outlet: Outlet, line: Line, work: Work) -> bool:
+        """Relay a mail; whether the lane goes on with another one."""
+        try:
+            with SECONDS.labels("relay").time():
+                verdict = await self._attempt(outlet, line, work)
+        except AccountFailure as error:
+            await self._account_fails(outlet, line, work, error)
+            return False
+        except ClaimLost:
+            log.warning("claim lost", submission_id=work.group.id)
+            self.claims.in_hand.discard(work.group.id)
+        except Temporary as error:  # the database: what is claimed is given back, or its claim runs out
+            log.warning("waiting", stage="relay", submission_id=work.group.id, reason=str(error))
+            await asyncio.sleep(1.0)
+            self._take_back(outlet, line)
+            await self.claims.give_back([work.group, *outlet.drop()])
+            return False
+        except Exception as error:  # whatever it is, this mail is at fault
+            await self.claims.blame(work.group, error)
+        else:
+            outlet.relayed += any(outcome.state == "relayed" for outcome in verdict.outcomes)
+            if verdict.objection is not None:
+                await self.claims.settle(work.external, work.group, verdict)
+                await self._provider_objects(outlet, line, verdict.objection)
+                return False
+            task = asyncio.create_task(self._settle(outlet, work, verdict), name="settle")
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+        return True
+
+    async def _settle(self, outlet: Outlet, work: Work, verdict: Verdict) -> None:
+        await self.claims.settle(work.external, work.group, verdict)
+        if verdict.at_once or verdict.unanswered:
+            self.wake(outlet.external_id)
+        if verdict.too_large and work.letter is not None:
+            await self._learn(
+                partial(account_changes.learn_refused, external_id=outlet.external_id, octets=work.letter.octets)
+            )
+
+    async def _attempt(self, outlet: Outlet, line: Line, work: Work) -> Verdict:
+        """Send the mail; what that came to.
+
+        :raises AccountFailure: nothing can be sent through the account now. :raises ClaimLost: it is another one's.
+        :raises Temporary: the database is away.
+        """
+        letter = self._letter(work)
+        if line.client is not None and not same_server(work.external, line.external):
+            line.client.close()
+        line.external = work.external
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+        following: Envelope | None = None
+        dotted = float("-inf")
+        lane = asyncio.current_task()
+        assert lane is not None
+
+        async def before_dot() -> None:
+            nonlocal following
+            following = self._look_behind(outlet, line)
+            await self.claims.mark(work.group)
+
+        def behind() -> Commands | None:
+            nonlocal timer, dotted
+            dotted = loop.time()
+            self._owed.add(lane)
+            if following is None or line.next is None:
+                return None
+            line.begun = following
+            timer = loop.call_later(PATIENCE_SECONDS, self._take_back, outlet, line)
+            return following.commands
+
+        while True:
+            envelope, line.begun = line.begun, None
+            client, fresh = line.client, False
+            if client is None or not client.alive:
+                client, fresh, envelope = await self._connect(outlet, line), True, None
+            replies = Replies()
+            try:
+                envelope = envelope or Envelope(client, letter)
+                replies = envelope.replies
+                await smtp_transaction.send(client, envelope, before_dot, behind)
+            except Lost as error:
+                if fresh:
+                    return smtp_transaction.interrupted(work.group.recipients, replies, str(error), unanswered=False)
+                client.close()  # servers end idle connections: the mail has nothing to do with it
+                line.client = None
+            except Unanswered as error:
+                return smtp_transaction.interrupted(work.group.recipients, replies, str(error), unanswered=True)
+            else:
+                return smtp_transaction.judge(work.group.recipients, replies)
+            finally:
+                self._owed.discard(lane)
+                if timer is not None:
+                    timer.cancel()
+                line.prompt = loop.time() - dotted < PROMPT_SECONDS
+                if line.spent:
+                    client.close()
+                    line.spent = False
+
+    def _letter(self, work: Work) -> Letter:
+        if work.letter is None:
+            work.letter = outgoing_message.write(self._database, work.group, work.external, work.source)
+        return work.letter
+
+    def _look_behind(self, outlet: Outlet, line: Line) -> Envelope | None:
+        """Choose the mail that is to follow, and what announces it.
+
+        While lanes are free they do better: what is announced waits for the answer to the mail before. So it is done
+        only where the last answer came promptly.
+        """
+        client = line.client
+        if client is None or not client.pipelining or not line.prompt or line.next is not None or self._stopping:
+            return None
+        if len(outlet.lanes) != outlet.allowed or not outlet.ahead:
+            return None
+        work = outlet.ahead[0]
+        if not same_server(work.external, line.external):
+            return None
+        line.next = outlet.ahead.popleft()
+        try:
+            envelope = Envelope(client, self._letter(work))
+        except Exception as error:  # it is written again, and blamed, when it is that mail's turn
+            log.warning("not announced", submission_id=work.group.id, reason=repr(error))
+            return None
+        return envelope if envelope.commands else None
+
+    def _take_back(self, outlet: Outlet, line: Line) -> None:
+        """Let another lane send what was to follow on this line. A mail whose body has not begun is nowhere."""
+        if line.next is not None:
+            outlet.ahead.appendleft(line.next)
+            line.next = None
+        if line.begun is not None:
+            line.begun, line.spent = None, True
+        self._fill(outlet)
+
+    async def _connect(self, outlet: Outlet, line: Line) -> SmtpClient:
+        line.client = await self.connections.connect(line.external)
+        async with self._database.transaction() as connection:
+            if await relay_status.works(connection, line.external.id):
+                self.wake(outlet.external_id)  # after failures one lane tries alone
+        await self._learn_size(line.external, line.client)
+        return line.client
+
+    async def _learn_size(self, external: External, client: SmtpClient) -> None:
+        """Keep what the server announces as the most that it takes (RFC 1870): submissions are judged by it."""
+        told = client.extensions.get("size", "")
+        octets = (int(told) if told.isdecimal() and len(told) < SIZE_DIGITS else 0) or None
+        if self._sizes.get(external.id, external.smtp_size) != octets:
+            self._sizes[external.id] = octets
+            await self._learn(partial(account_changes.learn_size, external_id=external.id, octets=octets))
+
+    async def _learn(self, write: Callable[[Connection], Awaitable[None]]) -> None:
+        """Write something down that helps, and is learnt again if it cannot be."""
+        try:
+            async with self._database.transaction() as connection:
+                await write(connection)
+        except Temporary as error:
+            log.warning("not learnt", reason=str(error))
+
+    async def _provider_objects(self, outlet: Outlet, line: Line, objection: Objection) -> None:
+        """Leave the account alone for a while; what it has queued waits. The mail in hand is settled already."""
+        external = line.external
+        self._tell_failure(external, objection.kind, objection.text, objection.pause)
+        outlet.allowed = 0
+        self._take_back(outlet, line)
+        if line.client is not None:
+            line.client.close()  # whether it works again is told by a new login
+        dropped = outlet.drop()
+        try:
+            async with self._database.transaction() as connection:
+                await relay_queue.release(connection, [group.id for group in dropped], self._owner)
+                await relay_status.fails(
+                    connection, external.id, objection.kind, objection.text, objection.seconds, pause=objection.pause
+                )
+        except Temporary as error:
+            log.warning("waiting", stage="relay", reason=str(error))
+            await self.claims.give_back(dropped)
+        self.claims.in_hand.difference_update(group.id for group in dropped)
+
+    def _tell_failure(self, external: External, kind: str, reason: str, paused: bool) -> None:
+        """In the metric and the log: before it is written down, which the database may not take now."""
+        ERRORS.labels(external.address, kind).inc()
+        tell = log.error if paused else log.warning
+        tell("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, reason=reason)
+
+    async def _account_fails(self, outlet: Outlet, line: Line, work: Work, error: Exception) -> None:
+        """Back off the account, not the mail; a server that only takes fewer connections gets fewer."""
+        external = line.external
+        others = sum(
+            1 for other in outlet.lines if other is not line and other.client is not None and other.client.alive
+        )
+        crowded = isinstance(error, Unwilling) and error.reply_code == SERVER_FULL and others > 0
+        refused = isinstance(error, LoginRefused)
+        kind = str(getattr(error, "kind", "server"))
+        self._tell_failure(external, kind, str(error), refused)
+        outlet.allowed = min(outlet.allowed, others) if crowded else 0
+        self._take_back(outlet, line)
+        groups = [work.group] if crowded else [work.group, *outlet.drop()]
+        try:
+            async with self._database.transaction() as connection:
+                # mail first, then account: no deadlock
+                await relay_queue.release(connection, [group.id for group in groups], self._owner)
+                if crowded:
+                    await relay_status.lower_connections(connection, external.id, others)
+                else:
+                    state = (await relay_status.states(connection, [external.id])).get(external.id)
+                    delay = (
+                        retry_policy.PAUSE
+                        if refused
+                        else retry_policy.reconnect_delay(
+                            state.failures + 1 if state else 1,
+                            random.random(),
+                            away=isinstance(error, dial.Unreachable),
+                        )
+                    )
+                    await relay_status.fails(connection, external.id, kind, str(error), delay, pause=refused)
+        except Temporary as unavailable:
+            log.warning("waiting", stage="relay", reason=str(unavailable))
+            await self.claims.give_back(groups)
+            return
+        self.claims.in_hand.difference_update(group.id for group in groups)
+
+    # ------------------------------------------------------------------------------------------ by the clock
+
+    async def tidy(self) -> None:
+        """Give back what is claimed ahead of lanes that do not come to it; close idle connections."""
+        await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.stale()])
+        await self.connections.close_idle()
+
+    async def stop(self, seconds: float = FINISH_SECONDS, owed_seconds: float = OWED_SECONDS) -> None:
+        """Finish the mails in hand within ``seconds``; give back what has not been sent by then.
+
+        :param owed_seconds: for those that only want the provider's answer.
+        """
+        self._stopping = self.claims.stopping = True
+        starting = set(self._starting.values())
+        if starting:
+            await asyncio.wait(starting, timeout=GIVE_BACK_SECONDS)
+        await self.claims.give_back([group for outlet in self._outlets.values() for group in outlet.drop()])
+        lanes = {lane for outlet in self._outlets.values() for lane in outlet.lanes} | starting
+        if lanes:
+            _, late = await asyncio.wait(lanes, timeout=seconds)
+            owed = late & self._owed  # of now: one whose answer comes while the others end is to be waited for too
+            await _finish(late - owed, 0.0)
+            await _finish(owed, owed_seconds - seconds)
+        await _finish(self._settling, SETTLE_SECONDS)
+        await self.connections.close_idle(0.0)
+        await self.claims.give_back_all()
+
+
+async def _finish(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
+    """Wait for these; end those that take longer."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _account(connection: Connection, external_id: int) -> External | None:
+    """The account as it is now, if it may be used. What is queued for another one waits."""
+    found = [external for external in await accounts.externals(connection, [external_id]) if external.enabled]
+    return found[0] if found else None

@@ -1,0 +1,142 @@
+"""The header of a mail that leaves: whoever is local appears as ``"user_name" <external address>``. Pure, over bytes.
+
+The manual says in chapter 3 that the "To" line of outgoing mail is replaced; its own sample (4.3) works only if it is
+the sender's. Here every mailbox that is a local address is replaced, in the sender's fields and in the recipients', so
+that an answer to all reaches a colleague too. Every other octet stays as it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import format_datetime
+
+from shared.mime import headers
+from shared.mime.addresses import ascii_address, fold_address
+from shared.mime.headers import Field, Mailbox
+
+SENDERS = frozenset({"from", "sender", "x-sender"})
+"""Fields that name the author: the external address itself gets the author's name here."""
+OTHERS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
+REMOVED = frozenset({"bcc", "return-path"})
+_ADDRESSES = SENDERS | OTHERS
+
+_LONGEST_LINE = 998
+"""RFC 5322 section 2.1.1."""
+_Person = tuple[str, str]  # user name, external address
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who sends. external_address: of the account it leaves by. external_addresses: with its aliases, folded."""
+
+    user_name: str
+    external_address: str
+    external_addresses: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A header with its blank line, if it has one; its fields, each with its lower-case name and the mailboxes of
+    those fields that are rewritten."""
+
+    header: bytes
+    fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]
+
+
+def parse(header: bytes) -> Parsed:
+    """Read a header once, for both functions below."""
+    return Parsed(
+        header,
+        [
+            (field, key, headers.mailboxes(field.value) if key in _ADDRESSES else ())
+            for field in headers.fields(header)
+            for key in [field.key]
+        ],
+    )
+
+
+def addresses(parsed: Parsed) -> set[str]:
+    """The addresses that ``rewrite`` looks up in its directory, folded (``fold_address``)."""
+    return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
+
+
+def rewrite(
+    parsed: Parsed, directory: Mapping[str, _Person], author: Author, header_id: str, date: datetime.datetime
+) -> bytes:
+    """The header as it leaves.
+
+    :param directory: folded local address to (user name, external address); the author's own addresses too.
+    :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
+    """
+    sender = [
+        _replaced(mailbox, directory, author, key)
+        for _, key, mailboxes in parsed.fields
+        if key == "from"
+        for mailbox in mailboxes
+    ]
+    edits: list[tuple[int, int, bytes]] = []
+    seen: set[str] = set()
+    for field, key, mailboxes in parsed.fields:
+        keep = key not in REMOVED
+        if key == "from":
+            keep = bool(sender)
+        elif key in SENDERS:
+            named = [_replaced(mailbox, directory, author, key) for mailbox in mailboxes]
+            keep = _who(named) != _who(sender)
+        elif key == "message-id":
+            keep = "message-id" in seen or header_id in headers.message_ids(field.value)
+        if not keep:
+            edits.append((field.start, field.end, b""))
+            continue
+        seen.add(key)
+        if mailboxes:
+            edits += _edits(field, mailboxes, directory, author)
+    edits.append((0, 0, _missing(seen, author, header_id, date)))
+    return headers.splice(parsed.header, edits)
+
+
+def _missing(seen: Collection[str], author: Author, header_id: str, date: datetime.datetime) -> bytes:
+    """Fields that a mail must have. They go to the top: right even where no blank line ends the header."""
+    lines = b""
+    if "date" not in seen:
+        lines += b"Date: " + format_datetime(date).encode() + b"\r\n"
+    if "from" not in seen:
+        lines += b"From: " + headers.format_mailbox(author.user_name, ascii_address(author.external_address)) + b"\r\n"
+    if "message-id" not in seen:
+        lines += b"Message-ID: <" + header_id.encode("utf-8", "replace") + b">\r\n"
+    return lines
+
+
+def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author, key: str) -> Mailbox:
+    """The mailbox as it leaves: a local one with its person's name and external address, others as they are. In ASCII
+    if that is possible: few servers take more in a header (RFC 6532)."""
+    address = fold_address(mailbox.address)
+    person = directory.get(address)
+    if person is None and key in SENDERS and address in author.external_addresses:
+        person = author.user_name, mailbox.address.rstrip(".")
+    elif person is None and key == "from":  # it was the author's when the mail was taken, or it would not have been
+        person = author.user_name, author.external_address
+    return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
+
+
+def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
+    return [(mailbox.name, fold_address(mailbox.address)) for mailbox in mailboxes]
+
+
+def _edits(
+    field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author
+) -> list[tuple[int, int, bytes]]:
+    edits = []
+    for mailbox in mailboxes:
+        new = _replaced(mailbox, directory, author, field.key)
+        if new is not mailbox:
+            edits.append((mailbox.start, mailbox.end, headers.format_mailbox(new.name, new.address)))
+    if not edits:
+        return []
+    rewritten = headers.splice(field.value, edits)
+    if max(map(len, rewritten.split(b"\n"))) > _LONGEST_LINE - len(field.name) - 2:
+        # The names made a line too long: each of them begins a line of its own.
+        edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
+    return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

@@ -1,0 +1,354 @@
+"""What became of groups, written down in one transaction: recipients, events, further ids, the authors' notices."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from services.sender import dsn_report, retry_policy
+from services.sender.dsn_report import About, Notice, Original
+from services.sender.smtp_transaction import Verdict, further_ids
+from shared.amqp import publications
+from shared.amqp.broker import Publication
+from shared.db.database import Connection
+from shared.mime import dsn_options, headers
+from shared.provider.smtp_client import Reply
+from shared.store import accounts, blobs, inbound, maillog, poison, relay_queue, relay_status, sent_mail
+from shared.store.accounts import External
+from shared.store.blobs import Content
+from shared.store.inbound import Arrival
+from shared.store.maillog import Event
+from shared.store.relay_queue import Group, Outcome, Settlement
+from shared.store.submissions import Recipient
+
+NO_ANSWER = "4.4.2"
+"""RFC 3463: bad connection."""
+DELIVERED = "2.1.5"
+"""RFC 3463: destination address valid."""
+EXPIRED = "4.4.7"
+"""RFC 3463: delivery time expired."""
+CANCELLED = "5.3.0"
+"""RFC 3463: other or undefined mail system status."""
+TWICE = (
+    "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What is to be told and published once the transaction is committed."""
+
+    events: tuple[Event, ...] = ()
+    publications: tuple[Publication, ...] = ()
+
+    def __add__(self, other: Aftermath) -> Aftermath:
+        return Aftermath(self.events + other.events, self.publications + other.publications)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the provider said about a claimed group, and all that is to be written down about it.
+
+    further: rows for ``authors``, ids that the provider gave the mail. failed, relayed: whom the author is to be told
+    about.
+    """
+
+    group: Group
+    settlement: Settlement
+    events: tuple[Event, ...]
+    further: tuple[tuple[str, int, int, int], ...]
+    failed: tuple[About, ...]
+    relayed: tuple[About, ...]
+
+    @classmethod
+    def of(cls, external: External, group: Group, verdict: Verdict, chance: float) -> Settled:
+        """Decide it. chance: from 0 to 1, spreads the next try."""
+        at_once = verdict.at_once or (verdict.unanswered and not group.uncertain)
+        outcomes = verdict.outcomes
+        if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
+            outcomes = tuple(
+                replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+                for outcome in outcomes
+            )
+        return cls(
+            group,
+            Settlement(
+                group.id,
+                outcomes,
+                0.0 if at_once else retry_policy.retry_delay(group.tries + 1, chance, broken_off=verdict.broken_off),
+                verdict.count_try and not at_once,
+                verdict.unanswered,
+            ),
+            _events(external, group, outcomes, at_once, verdict.unanswered),
+            _further(external, group, outcomes),
+            _abouts(external, group, outcomes, "failed"),
+            () if verdict.reporting else _abouts(external, group, outcomes, "relayed"),
+        )
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether it takes more than the one statement that most need."""
+        return bool(self.further or self.failed or self.relayed)
+
+
+_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
+
+
+def _events(
+    external: External, group: Group, outcomes: Sequence[Outcome], at_once: bool, unanswered: bool
+) -> tuple[Event, ...]:
+    addresses = {waiting.position: waiting.address for waiting in group.recipients}
+    events = tuple(
+        Event(
+            _NAMES[outcome.state],
+            submission_id=group.id,
+            external=external.address,
+            who=addresses[outcome.position],
+            reply=outcome.reply,
+        )
+        for outcome in outcomes
+        if outcome.state != "waiting" or not at_once
+    )
+    return (*events, _uncertain(group, external.address, outcomes[0].reply)) if unanswered else events
+
+
+def _further(external: External, group: Group, outcomes: Sequence[Outcome]) -> tuple[tuple[str, int, int, int], ...]:
+    ours = {waiting.address.lower() for waiting in group.recipients} | {external.address.lower()}
+    found = {id_ for outcome in outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)}
+    return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
+
+
+def _abouts(
+    external: External, group: Group, outcomes: Sequence[Outcome], state: Literal["failed", "relayed"]
+) -> tuple[About, ...]:
+    """Whom of those in this state the author is to be told about."""
+    recipients = {waiting.position: waiting for waiting in group.recipients}
+    return tuple(
+        About(
+            recipients[outcome.position].address,
+            _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
+            outcome.reply,
+            external.smtp.host,
+            recipients[outcome.position].asked,
+        )
+        for outcome in outcomes
+        if outcome.state == state and dsn_options.wants(recipients[outcome.position].asked, state)
+    )
+
+
+async def settle(
+    connection: Connection, batch: Sequence[Settled], owner: str, marks: Sequence[Group], seconds: float
+) -> tuple[list[Aftermath | None], set[int]]:
+    """Write down what the providers said, and which mails are about to get their final dot.
+
+    It is one statement if none of the batch ``needs_more``.
+
+    :param seconds: so long what is marked is held. :return: for each group that is settled what follows, None if its
+        claim is lost and nothing was changed; and the ids of those that are marked.
+    """
+    held = await relay_queue.settle_and_mark(
+        connection,
+        owner,
+        [settled.settlement for settled in batch],
+        [event for settled in batch for event in settled.events],
+        [group.id for group in marks],
+        seconds,
+    )
+    further = [row for settled in batch if settled.group.id in held for row in settled.further]
+    if further:
+        await sent_mail.add(connection, further)
+    afters: list[Aftermath | None] = []
+    for settled in batch:
+        if settled.group.id not in held:
+            afters.append(None)
+            continue
+        after = Aftermath(settled.events)
+        after += await _notify(connection, settled.group, "failed", settled.failed)
+        after += await _notify(connection, settled.group, "relayed", settled.relayed)
+        afters.append(after)
+    return afters, held
+
+
+async def take_up(connection: Connection, gone: Collection[str] = ()) -> Aftermath:
+    """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
+    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told. Each may
+    have ended its sender, so it is rehearsed before it is claimed again.
+
+    :param gone: owners known to be so, whose claims have not run out yet.
+    """
+    orphans = await relay_queue.orphaned_claims(connection, gone)
+    if orphans:
+        await poison.add(connection, relay_queue.STAGE, [group.id for group, _ in orphans])
+    unsent = [group.id for group, unanswered in orphans if not unanswered]
+    if unsent:
+        await relay_queue.release(connection, unsent)
+    after = Aftermath()
+    for group, unanswered in orphans:
+        if unanswered:
+            await relay_queue.send_again(connection, group.id)
+            event = _uncertain(group, None, "the sender ended before the provider's reply came")
+            await maillog.record(connection, [event])
+            after += Aftermath((event,))
+            if group.uncertain:
+                abouts = [About(w.address, NO_ANSWER, TWICE, asked=w.asked) for w in group.recipients]
+                after += await _end(connection, group, abouts)
+    return after
+
+
+async def give_up(connection: Connection) -> Aftermath:
+    """End what could not be delivered for five days, but for paused accounts, and tell the authors; some at a time."""
+    after = Aftermath()
+    groups = await relay_queue.too_old(connection, retry_policy.GIVE_UP)
+    if not groups:
+        return after
+    problems = await _problems(connection, groups)
+    for group in groups:
+        problem = problems.get(group.external_id)
+        abouts = [
+            About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}", asked=w.asked)
+            for w in group.recipients
+        ]
+        after += await _end(connection, group, abouts)
+    return after
+
+
+async def _end(connection: Connection, group: Group, abouts: Sequence[About]) -> Aftermath:
+    """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
+    await relay_queue.give_up(
+        connection,
+        group.id,
+        [Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
+    )
+    events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
+    await maillog.record(connection, events)
+    return Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
+
+
+async def tell_delays(connection: Connection) -> Aftermath:
+    """Tell authors what has not been delivered for four hours, then daily; some at a time."""
+    after = Aftermath()
+    groups = await relay_queue.delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
+    if not groups:
+        return after
+    problems = await _problems(connection, groups)
+    for group in groups:
+        problem = problems.get(group.external_id)
+        abouts = [
+            About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), asked=w.asked)
+            for w in group.recipients
+        ]
+        after += await _notify(connection, group, "delayed", abouts)
+    return after
+
+
+async def tell_cancelled(connection: Connection) -> Aftermath:
+    """Tell authors what the operator ended; some at a time."""
+    after = Aftermath()
+    for group, reason in await relay_queue.cancelled(connection):
+        abouts = [About(w.address, CANCELLED, reason, asked=w.asked) for w in group.recipients]
+        after += await _notify(connection, group, "failed", abouts)
+    return after
+
+
+async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[Recipient]]) -> Aftermath:
+    """Tell authors that their mail reached recipients inside, where they asked for that.
+
+    :param inside: recipients by id of the submission.
+    """
+    wanted = {
+        id_: [About(r.address, DELIVERED, "delivered", asked=r.asked) for r in recipients]
+        for id_, recipients in inside.items()
+        if any(dsn_options.wants(r.asked, "delivered") for r in recipients)
+    }
+    after = Aftermath()
+    if wanted:
+        for group in await relay_queue.groups(connection, list(wanted)):
+            after += await _notify(connection, group, "delivered", wanted[group.id])
+    return after
+
+
+async def _problems(connection: Connection, groups: Sequence[Group]) -> dict[int, str | None]:
+    """What went wrong last with the accounts of these groups, by their ids."""
+    states = await relay_status.states(connection, {group.external_id for group in groups})
+    return {external_id: state.last_error for external_id, state in states.items()}
+
+
+_REASONS: dict[dsn_options.Action, str] = {
+    "failed": "a notice that a mail failed",
+    "delayed": "a notice that a mail is delayed",
+    "delivered": "a notice that a mail was delivered",
+    "relayed": "a notice that a mail was handed on",
+}
+
+
+async def _notify(
+    connection: Connection, group: Group, action: dsn_options.Action, abouts: Sequence[About]
+) -> Aftermath:
+    """Put a notice into the author's mailbox, about those whom the author wants to hear of. None for mail with a null
+    sender (RFC 5321 4.5.5), so notices never answer notices, nor for an author whose account was removed."""
+    abouts = [about for about in abouts if dsn_options.wants(about.asked, action)]
+    if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
+        return Aftermath()
+    notice = await _compose(connection, group, action, abouts)
+    [message_id] = await blobs.store(connection, [Content.of(notice.body)])
+    reason = _REASONS[action]
+    [inbound_id] = await inbound.add(
+        connection,
+        [
+            Arrival(
+                "notice",
+                message_id,
+                header_id=notice.header_id,
+                submission_id=group.id,
+                recipients=((group.author_id, reason),),
+            )
+        ],
+    )
+    event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
+    await maillog.record(connection, [event])
+    return Aftermath((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
+
+
+async def rehearse(connection: Connection, group: Group) -> None:
+    """Write the notice that the author would get if the mail failed; it goes nowhere."""
+    abouts = [About(w.address, EXPIRED, _last(w.reply, None), asked=w.asked) for w in group.recipients]
+    await _compose(connection, group, "failed", abouts)
+
+
+async def _compose(connection: Connection, group: Group, action: dsn_options.Action, abouts: Sequence[About]) -> Notice:
+    now = datetime.datetime.now(datetime.UTC)
+    head = (await blobs.heads(connection, [group.message_id])).get(group.message_id, b"")
+    submitted_at = now - datetime.timedelta(seconds=group.age)
+    # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
+    whole = head if action == "failed" and dsn_options.wants_whole(group.asked) and len(head) == group.octets else None
+    original = Original(
+        group.author_address,
+        head[: headers.header_end(head)],
+        submitted_at,
+        whole,
+        dsn_options.envelope_id(group.asked),
+    )
+    return dsn_report.report(action, original, abouts, now)
+
+
+def _uncertain(group: Group, external: str | None, reason: str) -> Event:
+    return Event(
+        "uncertain",
+        submission_id=group.id,
+        external=external,
+        who=", ".join(waiting.address for waiting in group.recipients)[:1000],
+        reply=reason,
+    )
+
+
+def _status(reply: str, otherwise: str = "5.0.0") -> str:
+    code, _, text = reply.partition(" ")
+    return Reply(int(code), text).status if code.isascii() and code.isdigit() else otherwise
+
+
+def _last(reply: str | None, problem: str | None) -> str:
+    if reply or problem:
+        return f"the last problem was: {reply or problem}"
+    return "the provider's mail server was never tried"

@@ -1,0 +1,61 @@
+"""What a dead sender held is rehearsed before it is claimed again: its letter and a notice are written, none is sent.
+
+A mail is read, parsed and rewritten in one process with many others, so that one which ends the process would end each
+that takes its claims up. It is tried alone instead, up to the point where a provider would hear of it.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from services.sender import outcomes, outgoing_message
+from services.sender.claims import Claims
+from shared.db.database import Database
+from shared.errors import Temporary
+from shared.store import accounts, poison, relay_queue
+from shared.store.poison import Suspect
+
+log = structlog.get_logger()
+
+
+async def rehearse_next(database: Database, claims: Claims) -> bool:
+    """Rehearse the next suspect that is due, with nothing else in hand; whether there was one.
+
+    :raises Temporary: the database is away.
+    """
+    async with database.statement() as connection:
+        suspect = await poison.take(connection, relay_queue.STAGE)
+    if suspect is None:
+        return False
+    if suspect.guilty:
+        await claims.park(suspect.id, suspect.reason)
+    else:
+        await _rehearse(database, claims, suspect)
+    async with database.statement() as connection:
+        await poison.clear(connection, relay_queue.STAGE, [suspect.id])
+    return True
+
+
+async def _rehearse(database: Database, claims: Claims, suspect: Suspect) -> None:
+    if suspect.deaths:
+        log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, deaths=suspect.deaths)
+    try:
+        async with database.statement() as connection:
+            group = await relay_queue.queued(connection, suspect.id)
+            external = await accounts.externals(connection, [group.external_id]) if group else []
+        if group is None or not external:
+            return  # nobody writes it now
+        try:
+            sources = await outgoing_message.read(database, [group], external[0])
+            outgoing_message.write(database, group, external[0], sources.get(group.id))
+            if group.recipients:
+                async with database.statement() as connection:
+                    await outcomes.rehearse(connection, group)
+        except Temporary:
+            raise
+        except Exception as error:  # whatever it is, this mail is at fault
+            await claims.blame(group, error)
+    except Temporary:
+        async with database.statement() as connection:
+            await poison.put_back(connection, relay_queue.STAGE, suspect)
+        raise

@@ -1,0 +1,214 @@
+"""Commits submissions, those of all sessions together, lets them be answered, and then announces them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from services.smtp_in.data_reader import Mail
+from services.smtp_in.directory_cache import Register
+from services.smtp_in.recipient_policy import Directory
+from services.smtp_in.sender_policy import header_id
+from shared.amqp.broker import Broker
+from shared.amqp.publications import submitted
+from shared.db.database import Connection, Database
+from shared.db.group_commit import GroupCommit
+from shared.mime.addresses import ascii_address
+from shared.store import maillog, submissions
+from shared.store.accounts import External, Local
+from shared.store.submissions import Recipient, Submission
+
+OCTETS_IN_HAND = 384 * 1024 * 1024
+"""Of all mails that are being received or committed; at least one of the largest size is always let in. The process
+takes a fifth more for them (``shared/runtime/process.py`` keeps them apart)."""
+SMALL_OCTETS = 1024 * 1024
+FOR_SMALL = 32 * 1024 * 1024
+"""Of those, for mails up to ``SMALL_OCTETS``: they find room while large ones come in slowly."""
+
+OCTETS_TOGETHER = 8 * 1024 * 1024
+"""In one commit; its statement is in memory several times, here and in the server."""
+
+TOGETHER_SECONDS = 0.01
+"""Between two announcements; the first mail after a pause is announced at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A submission, what its trace will say, and the address of the external account that it is for."""
+
+    submission: Submission
+    event: maillog.Event
+    external: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of it. id: of the submission; None: the author's account was disabled or changed meanwhile."""
+
+    id: int | None
+    event: maillog.Event | None
+    external: str
+
+
+def handed_over(
+    author: Local,
+    external: External,
+    sender: str,  # an envelope has so many parts
+    recipients: Sequence[Recipient],
+    mail: Mail,
+    *,
+    smtputf8: bool,
+    asked: str | None,
+) -> Handed:
+    """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
+    provider may not have it.
+
+    :param smtputf8: the client asked for it. :param asked: what MAIL asked to be told about the delivery.
+    """
+    addresses = [sender, *(recipient.address for recipient in recipients)]
+    needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
+    found = header_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
+    event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
+    return Handed(
+        Submission(
+            author.id,
+            external.id,
+            mail.content(),
+            sender,
+            found,
+            not mail.ascii,
+            smtputf8 and needed,
+            tuple(recipients),
+            author.password_hash,
+            event,
+            asked,
+        ),
+        event,
+        external.address,
+    )
+
+
+class Intake:
+    """What sessions read from and hand mail to."""
+
+    def __init__(self, database: Database, broker: Broker, largest: int) -> None:
+        """:param largest: octets that a mail may have."""
+        self._database = database
+        self._broker = broker
+        self._group = GroupCommit(
+            database,
+            self._write,
+            self._committed,
+            lambda handed: handed.submission.content.octets,
+            heaviest=OCTETS_TOGETHER,
+            single=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
+        )
+        self._register = Register(database)
+        self._running: list[asyncio.Task[None]] = []
+        self._untold: list[Taken] = []
+        self._news = asyncio.Event()
+        self._budget = max(OCTETS_IN_HAND, largest + FOR_SMALL)
+        self._in_hand = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def start(self) -> None:
+        """Start what writes and what reads."""
+        self._running = [
+            asyncio.create_task(self._group.run(), name="intake"),
+            asyncio.create_task(self._register.run(), name="register"),
+            asyncio.create_task(self._tell_on(), name="announcements"),
+        ]
+
+    async def stop(self) -> None:
+        """Commit what was handed in, then end."""
+        await self._group.drain()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._tell()
+
+    @property
+    def known(self) -> Directory:
+        """The accounts as they were when they were last asked for."""
+        return self._register.known
+
+    def ask(self) -> asyncio.Future[Directory]:
+        """The accounts as they are now, as ``Register.ask``."""
+        return self._register.ask()
+
+    def reserve(self, octets: int) -> bool:
+        """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
+        if self._in_hand + octets > self._budget - (FOR_SMALL if octets > SMALL_OCTETS else 0):
+            return False
+        self._in_hand += octets
+        return True
+
+    async def make_room(self, octets: int, seconds: float) -> bool:
+        """``reserve``, waiting for it: whoever came before goes first. False: there was no room within ``seconds``."""
+        if self.reserve(octets):
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((octets, turn))
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
+                self.free(octets)
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def free(self, octets: int) -> None:
+        """These octets are no longer kept."""
+        self._in_hand -= octets
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.done():
+                if not self.reserve(wanted):
+                    return
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    async def commit(self, handed: Handed) -> Taken:
+        """Hand in a mail; returns after its commit. Being cancelled does not take it back.
+
+        Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
+
+        :raises Unsettled: nobody knows whether it is committed. :raises Temporary: it is not.
+        """
+        return await self._group.commit(handed)
+
+    async def _write(self, connection: Connection, batch: Sequence[Handed]) -> list[Taken]:
+        ids = await submissions.record(connection, [handed.submission for handed in batch])
+        return [
+            Taken(
+                id_,
+                replace(handed.event, submission_id=id_) if id_ is not None else None,
+                handed.external,
+            )
+            for id_, handed in zip(ids, batch, strict=True)
+        ]
+
+    def _committed(self, batch: Sequence[Taken]) -> None:
+        self._untold.extend(batch)
+        self._news.set()
+
+    async def _tell_on(self) -> None:
+        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first; where
+        mails follow each other closely, some are told of together."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(0)  # those who wait for the commit answer now
+            self._tell()
+            await asyncio.sleep(TOGETHER_SECONDS)
+
+    def _tell(self) -> None:
+        batch, self._untold = self._untold, []
+        self._news.clear()
+        maillog.announce([each.event for each in batch if each.event])
+        self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

@@ -1,0 +1,591 @@
+"""One client's session (RFC 5321, RFC 6409, RFC 4954, RFC 3207, RFC 1870, RFC 6152, RFC 6531, RFC 2034, RFC 2920,
+RFC 3461).
+
+``engine.py`` reads the commands and keeps the time between them. Here is what they do: AUTH, MAIL, RCPT, DATA, TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from dataclasses import replace
+from typing import Protocol, cast
+
+import structlog
+from aiosmtpd import smtp
+from prometheus_client import Counter
+
+from services.smtp_in.command_loop import CLOSING_SECONDS, Engine, LineTooLong
+from services.smtp_in.commit_queue import Intake, handed_over
+from services.smtp_in.data_reader import Mail, Refusal
+from services.smtp_in.parameters import Path, parse_mail, parse_rcpt
+from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, decide, same_place
+from services.smtp_in.sender_policy import check_envelope, check_header
+from shared.auth.authenticator import Logins, Throttled
+from shared.db.group_commit import Unsettled
+from shared.errors import Temporary
+from shared.metrics import SECONDS
+from shared.net.server_tls import Certificate
+from shared.store.accounts import Local
+from shared.store.submissions import Recipient
+
+RECIPIENTS = 1000
+REFUSALS = 3
+"""Logins refused before the connection ends."""
+DRAIN_OCTETS = 64 * 1024 * 1024
+"""Of a mail that is refused already: so much more is read before the connection is cut."""
+
+IDLE_SECONDS = 300.0  # RFC 5321 section 4.5.3.2.7
+LOGIN_SECONDS = 180.0
+TLS_SECONDS = 20.0
+DATA_SECONDS = 3600.0
+COMMIT_SECONDS = 600.0
+ROOM_SECONDS = 60.0
+"""So long a client waits for its 354 while many large mails come in; it has two minutes (RFC 5321 4.5.3.2.5)."""
+SESSION_SECONDS = 6 * 3600.0
+
+_NO_ROOM = Refusal(452, "4.3.1", "Too many large mails at once, try again later")
+_CHANGED = Refusal(421, "4.7.0", "The account was changed, log in again")
+_LATER = "451 4.3.0 The server cannot take it now, try again later"
+
+REFUSED = Counter(
+    "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
+)  # temporary, permanent
+
+log = structlog.get_logger()
+
+
+class Keeper(Protocol):
+    """Who keeps the open connections: the listener."""
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether there is room for one more; it is counted then."""
+
+    def discharge(self, connection: Connection) -> None:
+        """It is closed."""
+
+    def seat(self, connection: Connection, author: Local) -> bool:
+        """Whether the account may have one more session; it is counted then."""
+
+    def clear_auth_from(self, peer: str) -> bool:
+        """Whether the settings allow passwords without TLS from this address."""
+
+
+class Session(smtp.Session):
+    """What is known of the client; made anew by STARTTLS (RFC 3207 section 4.2). author: who logged in."""
+
+    author: Local | None = None
+
+
+class Draft(smtp.Envelope):
+    """The envelope so far. sender: None before MAIL, '' for ``<>``. recipients: one for each place they go to.
+
+    addresses: as they were asked for and taken, each with what is to be told about it. directory: by which the envelope
+    was judged. coming: the accounts as they are since MAIL.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sender: str | None = None
+        self.smtputf8 = False
+        self.asked_to_tell: str | None = None
+        self.size = 0
+        self.directory: Directory | None = None
+        self.coming: asyncio.Future[Directory] | None = None
+        self.addresses: list[tuple[str, str | None]] = []
+        self.recipients: dict[tuple[str, object], Recipient] = {}
+        self.asked = False
+
+
+class Connection(Engine):
+    """A client's connection, from accept to close."""
+
+    session: Session
+    envelope: Draft
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        intake: Intake,
+        logins: Logins,
+        certificate: Certificate,
+        *,
+        implicit_tls: bool,
+        clear_auth: bool,
+        host_name: str,
+        octets: int,
+    ) -> None:
+        """:param implicit_tls: TLS from the start. :param clear_auth: passwords without TLS, from where the settings
+        allow that. :param octets: the most that a mail may have."""
+        super().__init__(host_name, IDLE_SECONDS)
+        self._keeper = keeper
+        self._intake = intake
+        self._logins = logins
+        self._certificate = certificate
+        self._clear_auth = clear_auth
+        self._octets = octets
+        self._deadline: asyncio.TimerHandle | None = None
+        self._under_tls = implicit_tls
+        self._receiving = False
+        self._stopping = False
+        self._admitted = False
+        self._refused_logins = 0
+        self.peer = ""
+        self.seat: int | None = None  # id of the account as whose session the keeper counts it
+
+    # ------------------------------------------------------------------------------------------ connection
+
+    def enter(self, peer: str) -> bool:
+        """Let the client in if there is room; under implicit TLS that is before the handshake."""
+        self.peer = peer
+        self._clear_auth = self._clear_auth and self._keeper.clear_auth_from(peer)
+        self._admitted = self._keeper.admit(self)
+        if self._admitted:
+            self._deadline = self.loop.call_later(LOGIN_SECONDS, self.end, "421 4.4.2 No login in time")
+        return self._admitted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet it."""
+        self._raw = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
+            super().connection_made(transport)
+        else:
+            self._ended = True
+            self._raw.write(b"421 4.7.0 Too many connections, try again later\r\n")
+            self._raw.close()
+
+    async def _handshake(self, raw: asyncio.Transport) -> asyncio.Transport | None:
+        """The transport under TLS; None: the client failed."""
+        try:
+            transport = await self.loop.start_tls(
+                raw,
+                self,
+                self._certificate.context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
+        except OSError as error:
+            log.info("smtp handshake failed", peer=self.peer, reason=str(error) or type(error).__name__)
+            return None
+        self._under_tls = transport is not None
+        return transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Discharge it, once."""
+        if self._admitted:
+            self._admitted = False
+            self._ended = True
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._keeper.discharge(self)
+            if self._handler_coroutine is not None:
+                super().connection_lost(error)
+
+    def discharge_unless_open(self) -> None:
+        """After a handshake: one that failed tells the protocol nothing."""
+        if self._handler_coroutine is None:
+            self.connection_lost(None)
+
+    def stop(self) -> None:
+        """End the session politely: at once, or when the mail in hand is answered."""
+        self._stopping = True
+        if not self._receiving:
+            self.end("421 4.3.2 The server is shutting down")
+
+    def _create_session(self) -> Session:
+        return Session(self.loop)
+
+    def _set_rset_state(self) -> None:
+        self.envelope = Draft()
+
+    async def handle_exception(self, error: Exception) -> str:
+        """What nobody expected: temporary for the client, in full for the log."""
+        log.error("smtp session failed", peer=self.peer, exc_info=error)
+        self._set_rset_state()
+        return _LATER
+
+    # ------------------------------------------------------------------------------------------ greeting and TLS
+
+    async def smtp_HELO(self, hostname: str | None) -> None:
+        """RFC 5321 section 4.1.1.1."""
+        if not hostname:
+            await self.push("501 5.5.4 Syntax: HELO name")
+            return
+        self._set_rset_state()
+        self.session.extended_smtp = False
+        self.session.host_name = hostname
+        self.write(f"250 {self.hostname}")
+
+    async def smtp_EHLO(self, hostname: str | None) -> None:
+        """RFC 5321 section 4.1.1.1: what we can do, as far as the client may use it now."""
+        if not hostname:
+            await self.push("501 5.5.4 Syntax: EHLO name")
+            return
+        self._set_rset_state()
+        self.session.extended_smtp = True
+        self.session.host_name = hostname
+        lines = [
+            self.hostname,
+            f"SIZE {self._octets}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "PIPELINING",
+            "ENHANCEDSTATUSCODES",
+            "DSN",
+        ]
+        if not self._under_tls:
+            lines.append("STARTTLS")
+        if self._may_log_in:
+            lines.append("AUTH PLAIN LOGIN")
+        lines.append("HELP")
+        self.write("\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]))
+
+    async def smtp_STARTTLS(self, arg: str | None) -> None:
+        """RFC 3207: what the client sent in clear behind the command is thrown away, and what it told us forgotten."""
+        if arg:
+            await self.push("501 5.5.4 STARTTLS takes no parameter")
+            return
+        if self._under_tls:
+            await self.push("503 5.5.1 TLS is on already")
+            return
+        raw = cast(asyncio.Transport, self.transport)
+        raw.pause_reading()  # before the answer: what comes next is the handshake
+        await self.push("220 2.0.0 Go ahead")
+        self.forget_clear_text()
+        transport = await self._handshake(raw)
+        if transport is None:
+            self.cut()
+            return
+        self.transport = transport
+        self._writer._transport = transport  # type: ignore[attr-defined]  # asyncio has no public way to change it
+        self._over_ssl = True
+        self._set_rset_state()
+        self.session = self._create_session()
+        self.session.peer = transport.get_extra_info("peername")
+
+    # ------------------------------------------------------------------------------------------ login
+
+    @property
+    def _may_log_in(self) -> bool:
+        return self._under_tls or self._clear_auth
+
+    @property
+    def author(self) -> Local | None:
+        """Who is logged in."""
+        return self.session.author if self._handler_coroutine is not None else None
+
+    async def check_auth_needed(self, caller_method: str) -> bool:
+        """Refuse a command before the login."""
+        if self.session.author is not None:
+            return False
+        await self.push(
+            "530 5.7.0 Authentication required" if self._may_log_in else "530 5.7.0 Must issue a STARTTLS command first"
+        )
+        return True
+
+    async def smtp_AUTH(self, arg: str | None) -> None:
+        """RFC 4954, with PLAIN (RFC 4616) and LOGIN, in any case of letters."""
+        if await self.check_helo_needed("EHLO"):
+            return
+        words = (arg or "").split()
+        if not self._may_log_in:
+            await self.push("538 5.7.11 Encryption required for requested authentication mechanism")
+        elif self.session.author is not None or self.envelope.sender is not None:
+            await self.push("503 5.5.1 Not now: logged in already, or a mail is under way")
+        elif not 1 <= len(words) <= 2:  # the mechanism and an initial response
+            await self.push("501 5.5.4 Syntax: AUTH mechanism [initial-response]")
+        elif words[0].upper() == "PLAIN":
+            await self._auth_plain(words[1:])
+        elif words[0].upper() == "LOGIN":
+            await self._auth_login(words[1:])
+        else:
+            await self.push("504 5.5.4 Unrecognized authentication mechanism")
+
+    async def _auth_plain(self, initial: list[str]) -> None:
+        octets = await self._decode(initial[0]) if initial else await self._challenge("")
+        if octets is None:
+            return
+        parts = octets.split(b"\0")
+        if len(parts) != 3:  # authorization identity, name, password
+            await self.push("501 5.5.2 Not a PLAIN response")
+            return
+        acting_as, name, password = map(_text, parts)
+        await self._log_in(name, password, allowed=not acting_as or acting_as.casefold() == name.casefold())
+
+    async def _auth_login(self, initial: list[str]) -> None:
+        name = await self._decode(initial[0]) if initial else await self._challenge("Username:")
+        password = None if name is None else await self._challenge("Password:")
+        if name is not None and password is not None:
+            await self._log_in(_text(name), _text(password), allowed=True)
+
+    async def _challenge(self, text: str) -> bytes | None:
+        """Ask, and return the answer; None if there is none and that is said."""
+        await self.push(b"334 " + base64.b64encode(text.encode()))
+        try:
+            line = await self.line()
+        except LineTooLong:
+            await self.push("500 5.5.6 The line is too long")
+            return None
+        if line.strip() == b"*":
+            await self.push("501 5.7.0 Authentication cancelled")
+            return None
+        return await self._decode(line.strip())
+
+    async def _decode(self, word: str | bytes) -> bytes | None:
+        try:
+            return b"" if word in ("=", b"=") else base64.b64decode(word, validate=True)
+        except (binascii.Error, ValueError):
+            await self.push("501 5.5.2 Not base64")
+            return None
+
+    async def _log_in(self, name: str, password: str, *, allowed: bool) -> None:
+        self._reset_timeout()
+        try:
+            author = await self._logins.verify(name, password, self.peer)
+        except Temporary as failure:
+            log.warning("login not possible", peer=self.peer, reason=str(failure))
+            await self.push("454 4.7.0 Temporary authentication failure")
+        except Throttled:
+            self.end("421 4.7.0 Too many failed logins, try again later")
+        else:
+            if author is not None and allowed:
+                if not self._keeper.seat(self, author):
+                    self.end("421 4.7.0 Too many sessions of this account, try again later")
+                    return
+                self._accept(author)
+                await self.push("235 2.7.0 Authentication successful")
+                return
+            self._refused_logins += 1
+            await self.push("535 5.7.8 Authentication credentials invalid")
+            if self._refused_logins >= REFUSALS:
+                self.end("421 4.7.0 Too many failed logins")
+
+    def _accept(self, author: Local) -> None:
+        self.session.author = author
+        self.session.authenticated = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(SESSION_SECONDS, self.stop)
+
+    # ------------------------------------------------------------------------------------------ mail
+
+    async def smtp_MAIL(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.2. From here on the accounts are asked for, once for each mail."""
+        if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
+            return
+        if self.envelope.sender is not None:
+            await self.push("503 5.5.1 There is a mail under way")
+            return
+        path = parse_mail(arg or "", self._octets)
+        if isinstance(path, Refusal):
+            await self.push(str(path))
+            return
+        draft = self.envelope
+        draft.sender, draft.smtputf8 = path.address, path.smtputf8
+        draft.asked_to_tell, draft.size = path.asked, path.size
+        draft.coming = self._intake.ask()
+        if self._judge_sender(self._intake.known) is None or await self._look_again():
+            await self.push("250 2.1.0 Sender ok")
+
+    def _judge_sender(self, directory: Directory) -> Refusal | None:
+        """Take who logged in, and what MAIL said, by these accounts. Or say what is against it."""
+        draft, before = self.envelope, cast(Local, self.session.author)
+        author = directory.local_ids.get(before.id)
+        if author is None or not author.enabled or author.password_hash != before.password_hash:
+            return _CHANGED
+        address = cast(str, draft.sender)
+        refusal = check_syntax(address, draft.smtputf8) if address else None
+        refusal = refusal or check_envelope(directory, author, address)
+        if refusal is None:
+            self.session.author, draft.directory = author, directory
+        return refusal
+
+    async def _look_again(self) -> bool:
+        """Wait for the accounts as they are since MAIL. If they are not those by which the envelope was judged, it is
+        judged anew. False: it is not taken, and that is said.
+
+        What is accepted by accounts that are known already costs no time, and is looked at again before the mail is
+        taken; what is refused is refused by the accounts as they are.
+        """
+        draft = self.envelope
+        try:
+            directory = await cast(asyncio.Future[Directory], draft.coming)
+        except Temporary as failure:
+            log.warning("accounts not readable", peer=self.peer, reason=str(failure))
+            self._set_rset_state()
+            await self.push(_LATER)
+            return False
+        if directory is draft.directory:
+            return True
+        refusal = self._judge_sender(directory)
+        addresses, draft.addresses, draft.recipients = draft.addresses, [], {}
+        for address, asked in addresses:
+            refusal = refusal or self._add(address, asked)
+        if refusal is None:
+            return True
+        author = self.session.author
+        self._set_rset_state()
+        if refusal is _CHANGED:
+            self.end(str(refusal))
+        else:
+            await self._refuse(refusal, author)
+        return False
+
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.3."""
+        if await self.check_helo_needed() or await self.check_auth_needed("RCPT"):
+            return
+        draft = self.envelope
+        if draft.directory is None:
+            await self.push("503 5.5.1 MAIL first")
+            return
+        draft.asked = True
+        path = parse_rcpt(arg or "")
+        refusal = path if isinstance(path, Refusal) else check_syntax(path.address, draft.smtputf8)
+        if refusal is None and len(draft.addresses) >= RECIPIENTS:
+            refusal = Refusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
+        if refusal is None:
+            address, asked = cast(Path, path).address, cast(Path, path).asked
+            refusal = self._add(address, asked)
+            if refusal is not None:
+                if not await self._look_again():
+                    return
+                refusal = self._add(address, asked)
+        if refusal is not None:
+            await self._refuse(refusal, self.session.author)
+            return
+        await self.push("250 2.1.5 Recipient ok")
+
+    def _add(self, address: str, asked: str | None) -> Refusal | None:
+        """Take a recipient by the accounts of the draft, or say what is against it."""
+        draft, author = self.envelope, cast(Local, self.session.author)
+        directory = cast(Directory, draft.directory)
+        recipient = decide(directory, address)
+        if isinstance(recipient, Recipient):
+            external = directory.external_ids.get(author.external_id)
+            recipient = check_size(external, [recipient], draft.size) or recipient
+        if isinstance(recipient, Refusal):
+            return recipient
+        draft.addresses.append((address, asked))
+        draft.recipients.setdefault(same_place(recipient), replace(recipient, asked=asked) if asked else recipient)
+        return None
+
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.4: read, check, commit, answer, in this order."""
+        if await self.check_helo_needed() or await self.check_auth_needed("DATA"):
+            return
+        if arg:
+            await self.push("501 5.5.4 DATA takes no parameter")
+        elif not self.envelope.recipients:
+            await self.push("554 5.5.1 No valid recipients" if self.envelope.asked else "503 5.5.1 RCPT first")
+        elif await self._look_again():
+            self._receiving = True
+            try:
+                await self._take_mail()
+            finally:
+                self._receiving = False
+                self._set_rset_state()
+                self._reset_timeout()
+            if self._stopping:
+                self.stop()
+
+    async def _take_mail(self) -> None:
+        held = self.envelope.size
+        if not await self._intake.make_room(held, ROOM_SECONDS):
+            await self.push(str(_NO_ROOM))
+            return
+        mail = Mail(self._octets)
+        deadline = self.loop.time() + DATA_SECONDS
+        try:
+            await self.push("354 End data with <CR><LF>.<CR><LF>")
+            while not mail.ended:
+                rest = mail.feed(await self.chunk())
+                if rest:  # commands behind the mail (RFC 2920)
+                    self.unread(rest)
+                self._reset_timeout()
+                if mail.kept > held and not self._intake.reserve(mail.kept - held):
+                    mail.refuse(_NO_ROOM)
+                elif mail.kept > held:
+                    held = mail.kept
+                if mail.refusal is not None:
+                    self._intake.free(held)
+                    held = 0
+                if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
+                    self.end("421 4.4.2 The mail takes too long, or does not end")
+                    return
+            self._reset_timeout(COMMIT_SECONDS)
+            await self._answer(mail)
+        finally:
+            self._intake.free(held)
+
+    async def _answer(self, mail: Mail) -> None:
+        draft, author = self.envelope, self.session.author
+        assert draft.directory is not None and author is not None and draft.sender is not None
+        refusal = mail.refusal or check_header(draft.directory, author, mail.values)
+        external = draft.directory.external_ids.get(author.external_id)
+        refusal = refusal or check_size(external, draft.recipients.values(), mail.octets)
+        if refusal or external is None:
+            await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
+            return
+        handed = handed_over(
+            author,
+            external,
+            draft.sender,
+            list(draft.recipients.values()),
+            mail,
+            smtputf8=draft.smtputf8,
+            asked=draft.asked_to_tell,
+        )
+        try:
+            with SECONDS.labels("submission").time():
+                taken = await self._intake.commit(handed)
+        except Unsettled as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
+            log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
+            self.cut()
+            return
+        except Temporary as failure:
+            log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
+            await self.push(_LATER)
+            return
+        if taken.id is None:
+            self.end(str(_CHANGED))
+        else:
+            await self.push(f"250 2.0.0 Queued as {taken.id}")
+
+    async def _refuse(self, refusal: Refusal, author: Local | None) -> None:
+        REFUSED.labels("temporary" if refusal.code < 500 else "permanent").inc()
+        log.info("mail refused", peer=self.peer, author=author.address if author else None, reply=str(refusal))
+        await self.push(str(refusal))
+
+    # ------------------------------------------------------------------------------------------ the rest
+
+    async def smtp_QUIT(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.10."""
+        if arg:
+            await self.push("501 5.5.4 QUIT takes no parameter")
+        else:
+            self.end("221 2.0.0 Bye")
+
+    async def smtp_VRFY(self, arg: str | None) -> None:
+        """RFC 5321 section 3.5.3: nobody learns here who exists."""
+        if not await self.check_auth_needed("VRFY"):
+            await self.push("252 2.5.2 Send some mail, and see")
+
+    async def smtp_EXPN(self, arg: str | None) -> None:
+        """RFC 5321 section 3.5."""
+        await self.push("502 5.5.1 EXPN is not implemented")
+
+    async def smtp_HELP(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.8."""
+        await self.push("214 2.0.0 AUTH DATA EHLO HELO HELP MAIL NOOP QUIT RCPT RSET STARTTLS VRFY")
+
+
+def _text(octets: bytes) -> str:
+    """Names and passwords are UTF-8 (RFC 4616), from old clients Latin-1."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")

@@ -1,0 +1,177 @@
+"""What follows DATA: where it ends, dots, line ends, limits (RFC 5321 sections 4.1.1.4, 4.5.2, 4.5.3).
+
+The mail is made as the chunks arrive, in one growing buffer, so a mail of 50 MB costs little more than itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from shared.mime.headers import fields, splice
+from shared.store.blobs import Content
+
+LINE_OCTETS = 16 * 1024 * 1024
+HEADER_OCTETS = 1024 * 1024
+FIELDS = 10_000
+"""Of a header; every one costs a look."""
+HIDDEN = frozenset({"bcc", "resent-bcc"})
+
+_END = b"\r\n.\r\n"
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+_ANY_LINE_END = re.compile(rb"\r\n?|\n")
+
+
+Values = dict[str, list[bytes]]
+"""The raw values of a header's fields, in order, by the fields' names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that refuses: reply code, enhanced code (RFC 3463) and text."""
+
+    code: int
+    status: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.status} {self.text}"
+
+
+class Mail:
+    """Takes chunks until the end of the mail, and makes the stored form: CRLF line ends, no dot-stuffing.
+
+    The end is CRLF.CRLF alone: nobody smuggles a second mail past a client by means of other line ends. For the same
+    reason dots are unstuffed behind CRLF only. ``header`` and ``values`` are known when the mail has ended.
+    """
+
+    def __init__(self, octets: int) -> None:
+        """:param octets: the most that a mail may have, without dots of stuffing, counted with CRLF."""
+        self.refusal: Refusal | None = None
+        self.ended = False
+        self.octets = 0
+        self.ascii = True
+        self.header_octets: int | None = None
+        self.values: Values = {}
+        self._most = octets
+        self._pending = b"\r\n"  # the command's own line end: a mail may begin with a dot, or be empty
+        self._begun = False
+        self._body = bytearray()
+        self._digest = hashlib.sha256()
+        self._line = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next octets, fewer than a line may have. Returns those after the end of the mail."""
+        window = self._pending + chunk
+        end = window.find(_END)
+        if end >= 0:
+            piece, self._pending, rest = window[: end + 2], b"", window[end + len(_END) :]
+        else:
+            keep = _start_of_end(window)
+            piece, self._pending, rest = window[: len(window) - keep], window[len(window) - keep :], b""
+        if piece:
+            self._take(piece)
+        if end >= 0:
+            self._finish()
+        return rest
+
+    @property
+    def kept(self) -> int:
+        """Octets that it keeps in memory."""
+        return len(self._body)
+
+    @property
+    def header(self) -> bytes:
+        """The header section with the blank line that ends it."""
+        return bytes(memoryview(self._body)[: self.header_octets])
+
+    def content(self) -> Content:
+        """The mail, with its digest."""
+        return Content(self._body, len(self._body), self._digest.digest())
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Drop the octets and those still to come. The first reason stands."""
+        self.refusal = self.refusal or refusal
+        self._body = bytearray()
+
+    def _take(self, piece: bytes) -> None:
+        # A piece never ends in CR, nor in the CRLF. that may yet be the end: those wait for what follows. So no line
+        # end and no dot to unstuff is ever cut in two.
+        piece = piece.replace(b"\r\n.", b"\r\n")
+        if not self._begun:
+            piece, self._begun = piece[2:], True
+        self._measure_lines(piece)
+        if self.refusal is not None:
+            self.octets += len(piece)
+            return
+        crlf = piece.count(b"\r\n")
+        clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly every mail is
+        if self.header_octets is None:
+            piece = self._take_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
+        self._append(piece if clean else _ANY_LINE_END.sub(b"\r\n", piece))
+
+    def _take_header(self, piece: bytes) -> bytes:
+        """Take what belongs to the header section, and return what does not."""
+        overlap = bytes(self._body[-2:])
+        blank = (overlap + piece).find(b"\r\n\r\n")
+        if not self._body and piece.startswith(b"\r\n"):
+            ended, length = True, 2  # the blank line comes first: there is no field
+        elif blank >= 0:
+            ended, length = True, blank + 4 - len(overlap)
+        else:
+            ended, length = False, len(piece)
+        header = piece[:length]
+        if b"\0" in header or header.count(b"\r") != header.count(b"\r\n"):
+            self.refuse(Refusal(550, "5.6.0", "The header has a NUL or a carriage return without a line feed"))
+        if len(self._body) + length > HEADER_OCTETS:
+            self.refuse(Refusal(552, "5.3.4", f"The header is longer than {HEADER_OCTETS} octets"))
+        self._append(header)
+        if ended:
+            self._end_header()
+        return piece[length:]
+
+    def _end_header(self) -> None:
+        """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
+        header, hidden = bytes(self._body), []
+        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > FIELDS + 1:  # and the blank line
+            self.refuse(Refusal(552, "5.3.4", f"The header has more than {FIELDS} fields"))
+        for field in () if self.refusal else fields(header):
+            if field.key in HIDDEN:
+                hidden.append((field.start, field.end, b""))
+            else:
+                self.values.setdefault(field.key, []).append(field.value)
+        if hidden:
+            self._body = bytearray(splice(header, hidden))
+            self._digest = hashlib.sha256(self._body)
+        self.header_octets = len(self._body)
+
+    def _append(self, piece: bytes) -> None:
+        self.octets += len(piece)
+        if self.octets > self._most:
+            self.refuse(Refusal(552, "5.3.4", f"The mail is larger than {self._most} octets"))
+        if self.refusal is None:
+            self._body += piece
+            self._digest.update(piece)
+            self.ascii = self.ascii and piece.isascii()
+
+    def _measure_lines(self, piece: bytes) -> None:
+        first = piece.find(b"\n")
+        self._line += len(piece) if first < 0 else first
+        if self._line > LINE_OCTETS:
+            self.refuse(Refusal(554, "5.6.0", f"A line is longer than {LINE_OCTETS} octets"))
+        if first >= 0:
+            self._line = len(piece) - piece.rfind(b"\n") - 1
+
+    def _finish(self) -> None:
+        self.ended = True
+        if self.header_octets is None:
+            self._end_header()
+
+
+def _start_of_end(window: bytes) -> int:
+    """How many octets at the end of the window may be the beginning of the end of the mail."""
+    for length in range(len(_END) - 1, 0, -1):
+        if window.endswith(_END[:length]):
+            return length
+    return 0

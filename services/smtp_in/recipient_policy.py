@@ -1,0 +1,148 @@
+"""Where a recipient is: inside, at an external account of ours, or outside.
+
+Pure functions over the accounts as they are at MAIL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from services.smtp_in.data_reader import Refusal
+from shared.mime.addresses import fold_address
+from shared.store.accounts import External, Local
+from shared.store.submissions import Recipient
+
+ADDRESS_OCTETS = 254  # RFC 5321 section 4.5.3.1.3, without the brackets
+LABEL_OCTETS = 63
+
+_LOCAL_PART = re.compile(r"[^\x00-\x20\x7f-\x9f\"(),:;<>@\[\]\\]+")
+_LABEL = re.compile(r"[a-zA-Z0-9_\u0080-\U0010ffff](?:[a-zA-Z0-9_\-\u0080-\U0010ffff]*[a-zA-Z0-9_\u0080-\U0010ffff])?")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # octets that were no UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Accounts by folded address and by id. local_domains: those that local accounts have and no external account."""
+
+    locals: dict[str, Local]
+    externals: dict[str, External]
+    local_ids: dict[int, Local]
+    external_ids: dict[int, External]
+    local_domains: frozenset[str]
+    _own: dict[Local, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
+        """All accounts that are not removed, enabled or not."""
+        by_local = {_kept(address): local for local in locals_ for address in (local.address, *local.addresses)}
+        by_external = {_kept(a): external for external in externals for a in (external.address, *external.aliases)}
+        return cls(
+            by_local,
+            by_external,
+            {local.id: local for local in locals_},
+            {external.id: external for external in externals},
+            frozenset(map(_domain, by_local)) - frozenset(map(_domain, by_external)),
+        )
+
+    def addresses_of(self, author: Local) -> frozenset[str]:
+        """What the author may send as, folded: own addresses, the external account's and its aliases."""
+        found = self._own.get(author)
+        if found is None:
+            external = self.external_ids.get(author.external_id)
+            own = author.own_addresses | (external.own_addresses if external else frozenset())
+            found = self._own[author] = frozenset(map(fold_address, own))
+        return found
+
+
+def decide(directory: Directory, address: str) -> Recipient | Refusal:
+    """Where mail for this address goes. :param address: as in RCPT, of good syntax (``check_syntax``)."""
+    folded = fold_address(address)
+    local = directory.locals.get(folded)
+    if local is not None:
+        return _inside(directory, local, address)
+    external = directory.externals.get(folded) or directory.externals.get(_without_tag(folded))
+    if external is not None:
+        return Recipient(address, "external", external.id)
+    if _domain(folded) in directory.local_domains:
+        return Refusal(550, "5.1.1", f"<{_shown(address)}>: there is no such account here")
+    return Recipient(address, "relay")
+
+
+def _inside(directory: Directory, local: Local, address: str) -> Recipient | Refusal:
+    if local.enabled:
+        return Recipient(address, "local", local.id)
+    delegate = directory.local_ids.get(local.delegate_id) if local.delegate_id is not None else None
+    if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
+        return Recipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
+    return Refusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
+
+
+def check_size(external: External | None, recipients: Iterable[Recipient], octets: int) -> Refusal | None:
+    """Whether the author's provider takes a mail of this size, if it goes outside only.
+
+    What goes inside too is taken: the others fail by themselves then, with a notice.
+    """
+    most = external.most_octets if external is not None else None
+    if most is None or octets <= most or any(recipient.kind != "relay" for recipient in recipients):
+        return None
+    return Refusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
+
+
+def same_place(recipient: Recipient) -> tuple[str, object]:
+    """What two recipients that get one copy have in common."""
+    return recipient.kind, recipient.target_id or fold_address(recipient.address)
+
+
+def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
+    """Whether this is an address that mail can be sent to, and in one way only.
+
+    Routes (RFC 5321 appendix C), ``user%host``, ``host!user``, quoted local parts and address literals are ways to have
+    one server understand another recipient than the next; nobody needs them today.
+    """
+    local, _, domain = address.rpartition("@")
+    problem: tuple[int, str, str] | None = None
+    if not address.isascii() and not smtputf8:
+        problem = 553, "5.6.7", "an address beyond ASCII needs SMTPUTF8"
+    elif address.startswith("@") or address.endswith("@"):
+        problem = 553, "5.1.3", "source routes and addresses without a domain are not taken"
+    elif not local:
+        problem = 553, "5.1.3", "the address has no domain"
+    elif len(address.encode("utf-8", "replace")) > ADDRESS_OCTETS:
+        problem = 553, "5.1.3", f"the address is longer than {ADDRESS_OCTETS} octets"
+    elif local.startswith('"'):
+        problem = 553, "5.1.3", "quoted local parts are not taken"
+    elif "%" in local or "!" in local:
+        problem = 553, "5.1.3", "routing by % or ! is not taken"
+    elif not _LOCAL_PART.fullmatch(local) or _SURROGATE.search(address):
+        problem = 553, "5.1.3", "the part before the @ is malformed"
+    elif domain.startswith("["):
+        problem = 553, "5.1.2", "address literals are not taken"
+    elif not all(_LABEL.fullmatch(label) and len(label) <= LABEL_OCTETS for label in domain.split(".")):
+        problem = 553, "5.1.2", "the domain is malformed"
+    if problem is None:
+        return None
+    shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
+    return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
+
+
+def _kept(address: str) -> str:
+    """The folded address; it is the account's own string where that is folded: there may be ten thousand."""
+    folded = fold_address(address)
+    return address if folded == address else folded
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
+
+
+def _without_tag(address: str) -> str:
+    """``support+anything@company.com`` is support@company.com's, as in routing."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+def _shown(text: str) -> str:
+    """For a reply: printable, one line, not endless."""
+    return "".join(c if c.isprintable() else "?" for c in text[:100]).encode("utf-8", "replace").decode()

@@ -1,0 +1,1 @@
+"""Logins of mail clients: password check, throttle, last logins."""

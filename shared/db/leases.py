@@ -1,0 +1,27 @@
+"""Work that one process does for the whole system, however many replicas there are (table leases)."""
+
+from __future__ import annotations
+
+from shared.db.database import Connection
+
+
+async def take(connection: Connection, name: str, owner: str, seconds: float) -> bool:
+    """Take or renew a lease for ``seconds``; False while another owner has it."""
+    cursor = await connection.execute(
+        """insert into leases (name, owner, expires)
+           values (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(seconds)s))
+           on conflict (name) do update set owner = excluded.owner, expires = excluded.expires
+           where leases.owner = excluded.owner or leases.expires < clock_timestamp()""",
+        {"name": name, "owner": owner, "seconds": seconds},
+    )
+    return cursor.rowcount == 1
+
+
+async def end_all(connection: Connection) -> None:
+    """After a restore: nobody has any."""
+    await connection.execute("delete from leases")
+
+
+async def give_back(connection: Connection, name: str, owner: str) -> None:
+    """Let another process have it at once."""
+    await connection.execute("delete from leases where name = %s and owner = %s", (name, owner))

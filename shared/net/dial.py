@@ -1,0 +1,277 @@
+"""The way to a provider's servers: which addresses may be reached, and which certificates are trusted.
+
+Who may type a host name into an account could otherwise make this machine talk to anything it can reach. So a private
+address needs the operator's permission, a public one is reached on mail ports only, a name is resolved once and the
+address that was judged is the one that is connected to, and what a stranger's server says is never shown in full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from shared.errors import Permanent, Temporary
+from shared.settings import PrivateHosts
+from shared.store.accounts import Server
+
+MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
+"""The ports on which public hosts may be reached."""
+
+Told = Callable[[str, str], None]
+"""Is told of each step that is done, as it is done: which one, and what was found."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Target = tuple[int, tuple[Any, ...]]  # address family, socket address
+
+
+class Unreachable(Temporary):
+    """The name does not resolve, or nothing answers there."""
+
+    kind: ClassVar[str] = "unreachable"
+
+
+class Late(Unreachable):
+    """No answer within the time given."""
+
+    kind: ClassVar[str] = "timeout"
+
+
+class Untrusted(Temporary):
+    """TLS failed: a certificate that is not trusted, a protocol too old, or no TLS where it is demanded."""
+
+    kind: ClassVar[str] = "tls"
+
+
+class Forbidden(Permanent):
+    """The operator does not allow this address or port."""
+
+    kind: ClassVar[str] = "policy"
+
+
+def unheard(step: str, found: str) -> None:
+    """Nobody listens."""
+
+
+def place(server: Server) -> str:
+    """Host and port, as shown to people."""
+    return f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
+
+
+def is_private(address: str) -> bool:
+    """Whether an IP address is no public unicast one. IPv4 inside IPv6 is judged as itself."""
+    found: _Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        if inner is None and found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            found = inner
+    return not found.is_global or found.is_multicast
+
+
+def judge(server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS) -> str | None:
+    """Why ``address``, which the server's name stands for, may not be reached; None if it may.
+
+    :param ports: that may be reached on a public host.
+    """
+    if is_private(address):
+        if allow_private is True or (allow_private and server.host.lower() in allow_private):
+            return None
+        return (
+            f"{place(server)}: {address} is a private address, and those are not allowed; "
+            "the operator allows it with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes, or with the host's name there"
+        )
+    if server.port not in ports:
+        allowed = ", ".join(str(port) for port in sorted(ports))
+        return f"{place(server)}: port {server.port} is not allowed on a public host; allowed are {allowed}"
+    return None
+
+
+async def connect_socket(
+    server: Server,
+    allow_private: PrivateHosts,
+    seconds: float,
+    ports: frozenset[int] = MAIL_PORTS,
+    told: Told = unheard,
+) -> socket.socket:
+    """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
+
+    :param ports: that may be reached on a public host. :param told: of the steps resolved and connected.
+    :raises Unreachable: (Temporary) unknown name, refused, no route; ``Late`` after ``seconds``.
+    :raises Forbidden: (Permanent) every address it stands for is forbidden.
+    """
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            targets = await _resolve(server)
+            verdicts = [judge(server, str(target[1][0]), allow_private, ports) for target in targets]
+            allowed = [target for target, verdict in zip(targets, verdicts, strict=True) if verdict is None]
+            if not allowed:
+                raise Forbidden(verdicts[0] or f"{place(server)}: no address")
+            told("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
+            found = await _connect_first(server, allowed, deadline)
+            told("connected", f"{found.getpeername()[0]} port {server.port}")
+            return found
+    except TimeoutError as error:
+        raise Late(f"{place(server)}: no connection within {seconds:g} s; check host, port, firewall") from error
+
+
+async def _connect_first(server: Server, targets: list[_Target], deadline: asyncio.Timeout) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    failure: OSError | None = None
+    for left, (family, address) in zip(range(len(targets), 0, -1), targets, strict=True):
+        ends = deadline.when()
+        share = (ends - loop.time()) / left if ends is not None else None
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if left == 1:  # the last one has all the time that is left
+                await loop.sock_connect(connection, address)
+            else:
+                async with asyncio.timeout(share):
+                    await loop.sock_connect(connection, address)
+        except OSError as error:  # TimeoutError is one
+            connection.close()
+            failure = error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    reason = _reason(failure) if failure is not None else "no address"
+    raise Unreachable(f"{place(server)}: {reason}; check host and port") from failure
+
+
+def _reason(failure: OSError) -> str:
+    if isinstance(failure, TimeoutError) and failure.errno is None:
+        return "no answer"
+    # uvloop and asyncio word the same error differently
+    return os.strerror(failure.errno).lower() if failure.errno else type(failure).__name__
+
+
+async def _resolve(server: Server) -> list[_Target]:
+    """The addresses that the host's name stands for, in the resolver's order.
+
+    A thread of its own for each question: a name server that hangs then neither uses up a pool that other accounts
+    need nor holds up the end of the process.
+    """
+    host = server.host.strip("[]")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[_Target]] = loop.create_future()
+
+    def settle(found: list[_Target], failure: Exception | None) -> None:
+        if answer.done():
+            return
+        if failure is not None:
+            answer.set_exception(failure)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        found: list[_Target] = []
+        failure: Exception | None = None
+        try:
+            found = [
+                (int(entry[0]), entry[4]) for entry in socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
+            ]
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label that is no IDNA
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, found, failure)
+        except RuntimeError:  # the loop has ended meanwhile: nobody waits
+            return
+
+    try:
+        if _is_literal(host):  # never leaves the machine
+            ask()
+        else:
+            threading.Thread(target=ask, name="resolve", daemon=True).start()
+        return await answer
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"{place(server)}: no such host; check the host's name") from error
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def client_context(server: Server) -> ssl.SSLContext:
+    """TLS 1.2 or newer. The certificate is checked with the host name against the system's authorities, or, with a
+    pinned fingerprint, not at all: then ``check_fingerprint`` has to be called after the handshake."""
+    return _context(server.tls_fingerprint is not None)
+
+
+@lru_cache(maxsize=2)
+def _context(pinned: bool) -> ssl.SSLContext:
+    # reading the authorities takes 20 ms: too long for every connection
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if pinned:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def describe_tls(secured: ssl.SSLObject | None) -> str:
+    """What was agreed on, in words; the certificate was checked, or is the pinned one."""
+    if secured is None:
+        return "no TLS"
+    shown: dict[str, Any] = secured.getpeercert() or {}  # typeshed does not tell one field's type from another's
+    names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    until = f", valid until {shown['notAfter']}" if "notAfter" in shown else ", which is the pinned one"
+    return f"{secured.version()}; the certificate is for {', '.join(names[:3]) or 'this server'}{until}"
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256 of a certificate, 64 hex digits."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def check_fingerprint(server: Server, der: bytes | None) -> None:
+    """Nothing if no certificate is pinned. der: what the server presented.
+
+    :raises Untrusted: it is another certificate than the pinned one.
+    """
+    if server.tls_fingerprint is None:
+        return
+    pinned = server.tls_fingerprint.replace(":", "").replace(" ", "").lower()
+    shown = fingerprint(der) if der else "none"
+    if not hmac.compare_digest(pinned.encode(), shown.encode()):
+        raise Untrusted(
+            f"{place(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
+            "set tls_fingerprint to that only if the provider confirms it"
+        )
+
+
+def explain_tls(server: Server, error: Exception) -> Untrusted:
+    """What went wrong in a handshake, in words that name what to change; to be raised from ``error``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Untrusted(
+            f"{place(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
+            "correct the host's name, or pin the certificate with tls_fingerprint"
+        )
+    if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
+        return Untrusted(f"{place(server)}: the server does not speak TLS on this port; check port and tls")
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return Untrusted(
+            f"{place(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); TLS 1.2 or newer is needed"
+        )
+    return Untrusted(
+        f"{place(server)}: the connection ended during the TLS handshake; check port and tls; "
+        "TLS 1.2 or newer is needed"
+    )

@@ -1,0 +1,268 @@
+"""Access tokens for providers that take no passwords any more (RFC 6749; XOAUTH2 in POP3 and SMTP).
+
+An external account then has a client (who we are to the provider) and, once a person has authorized it, a refresh
+token. This module speaks with the provider's endpoints and keeps nothing: ``shared/provider/credentials.py`` does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+from urllib.parse import urlencode, urlsplit
+
+from shared.errors import Permanent, Temporary
+from shared.net import http_client
+from shared.settings import PrivateHosts
+from shared.store.accounts import Issuer
+
+_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+_SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
+_LONGEST_CODE = 100
+_FOR_NOW = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
+LONGEST_SECONDS = 3600.0
+"""A person is waited for, whatever the issuer says."""
+MEANINGS = {  # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5
+    "access_denied": "the person, or the provider, said no",
+    "expired_token": "the code was not used in time",
+    "invalid_client": "the provider does not know this client id, or the client secret is another one",
+    "invalid_grant": "what was agreed to has ended, or was revoked at the provider",
+    "invalid_scope": "the provider does not give this application access to mail",
+    "unauthorized_client": "this application may not ask in this way; see its settings at the provider",
+    "interaction_required": "somebody has to agree again at the provider's page",
+    "consent_required": "somebody has to agree at the provider's page",
+}
+"""What the codes of a refusal mean."""
+
+
+class Unauthorized(Temporary):
+    """The provider gives no token for this account: a person has to authorize it anew."""
+
+    kind: ClassVar[str] = "refused"
+
+
+ISSUERS = {
+    "google": Issuer(  # its device flow does not give the scope for mail
+        "https://oauth2.googleapis.com/token",
+        "https://mail.google.com/",
+        authorize_url="https://accounts.google.com/o/oauth2/v2/auth",
+    ),
+    "microsoft": Issuer(
+        "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+        "offline_access https://outlook.office.com/POP.AccessAsUser.All https://outlook.office.com/SMTP.Send",
+        "https://login.microsoftonline.com/common/oauth2/v2.0/devicecode",
+        "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
+    ),
+}
+
+
+class IssuerUnwilling(Temporary):
+    """The provider gives no token now."""
+
+    kind: ClassVar[str] = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who we are to the issuer. secret: '' for a public client."""
+
+    issuer: Issuer
+    id: str
+    secret: str = ""
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {"client_id": self.id} | ({"client_secret": self.secret} if self.secret else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What an issuer gave. seconds: that the access token is good for. refresh: None: the one we have stays good."""
+
+    access: str
+    seconds: float
+    refresh: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """RFC 8628 section 3.2: a person opens ``url`` and types ``user_code``. Times in seconds."""
+
+    device_code: str
+    user_code: str
+    url: str
+    interval: float
+    expires: float
+
+
+def xoauth2(login: str, access_token: str) -> bytes:
+    """The initial response of XOAUTH2, in base64."""
+    return base64.b64encode(f"user={login}\1auth=Bearer {access_token}\1\1".encode())
+
+
+async def refresh(client: Client, refresh_token: str, allow_private: PrivateHosts) -> Tokens:
+    """A new access token (RFC 6749 section 6).
+
+    :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
+    :raises Temporary, Permanent: as ``upstream.connect_socket``.
+    """
+    fields = {"grant_type": "refresh_token", "refresh_token": refresh_token, "scope": client.issuer.scope}
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+
+
+# ------------------------------------------------------------------------------------------------ device flow
+
+
+async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCode:
+    """Ask for a code that a person types at the provider's page (RFC 8628 section 3.1)."""
+    if client.issuer.device_url is None:
+        raise Permanent("this provider has no device flow for mail")
+    fields = {"client_id": client.id, "scope": client.issuer.scope}
+    status, found = await _exchange(client.issuer.device_url, fields, allow_private)
+    url = str(found.get("verification_uri") or found.get("verification_url") or "")
+    user_code = str(found.get("user_code", ""))
+    if status != http.client.OK or not _is_page(url) or not user_code.isprintable() or len(user_code) > _LONGEST_CODE:
+        raise Permanent(f"{_host(client.issuer.device_url)}: no code was given ({_problem(status, found)})")
+    return DeviceCode(
+        str(found.get("device_code", "")),
+        user_code,
+        url,
+        _number(found.get("interval"), _SLOWER_SECONDS),
+        min(_number(found.get("expires_in"), 900.0), LONGEST_SECONDS),
+    )
+
+
+async def ask_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens | DeviceCode:
+    """Whether the person has agreed by now (RFC 8628 section 3.4).
+
+    :return: what was given; or the code, with the interval after which to ask again. :raises Unauthorized: refused, or
+        too late. :raises Temporary: no answer to that; section 3.5 wants it to be asked again later.
+    """
+    fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
+    status, found = await _exchange(client.issuer.token_url, fields, allow_private)
+    match found.get("error"):
+        case "slow_down":
+            return slower(code)
+        case "authorization_pending":
+            return code
+    return _tokens(client, (status, found))
+
+
+def slower(code: DeviceCode) -> DeviceCode:
+    """The code, to be asked about less often (RFC 8628 section 3.5). Pure."""
+    return replace(code, interval=code.interval + _SLOWER_SECONDS)
+
+
+# ------------------------------------------------------------------------------------------------ code flow
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An authorization that a browser is to bring back. url: to open. verifier: of PKCE (RFC 7636)."""
+
+    url: str
+    redirect: str
+    state: str
+    verifier: str
+
+
+def begin_code(client: Client, login: str, redirect: str) -> Request:
+    """The page where a person agrees (RFC 6749 section 4.1.1). :param redirect: a loopback URL (RFC 8252)."""
+    if client.issuer.authorize_url is None:
+        raise Permanent("this provider has no authorization page")
+    verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    query = {
+        "response_type": "code",
+        "client_id": client.id,
+        "redirect_uri": redirect,
+        "scope": client.issuer.scope,
+        "state": state,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "login_hint": login,
+        "access_type": "offline",  # Google gives a refresh token only then
+        "prompt": "consent",
+    }
+    return Request(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
+
+
+async def finish_code(client: Client, request: Request, code: str, allow_private: PrivateHosts) -> Tokens:
+    """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
+    fields = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": request.redirect,
+        "code_verifier": request.verifier,
+    }
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+
+
+# ------------------------------------------------------------------------------------------------ the exchange
+
+
+def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
+    """RFC 6749 sections 5.1 and 5.2."""
+    status, found = answer
+    host = _host(client.issuer.token_url)
+    access = found.get("access_token")
+    if status == http.client.OK and isinstance(access, str) and access:
+        again = found.get("refresh_token")
+        return Tokens(access, _number(found.get("expires_in"), 300.0), again if isinstance(again, str) else None)
+    code = found.get("error")
+    ours = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
+    if not ours or not isinstance(code, str) or code in _FOR_NOW:  # a proxy's page is no refusal either
+        raise IssuerUnwilling(f"{host}: no token now ({_problem(status, found)})")
+    raise Unauthorized(f"{host}: no token is given ({_problem(status, found)})")
+
+
+async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:
+    """POST a form; status and JSON object of the answer ({} if it is none).
+
+    :raises Temporary, Permanent: as ``web_client.post``.
+    """
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    status, body = await http_client.post(url, urlencode(fields), headers, allow_private)
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:  # a proxy's page
+        return status, {}
+    return status, cast(dict[str, Any], found) if isinstance(found, dict) else {}
+
+
+def _number(value: object, otherwise: float) -> float:
+    try:
+        found = float(cast(Any, value))
+    except (TypeError, ValueError):
+        return otherwise
+    return found if 0 < found < 1e7 else otherwise
+
+
+def _problem(status: int, found: dict[str, Any]) -> str:
+    """The issuer's own code, which names no secret; its text might be a stranger's."""
+    code = found.get("error")
+    return (meaning(code) if isinstance(code, str) else "") or f"HTTP status {status}"
+
+
+def meaning(code: str) -> str:
+    """A code of a refusal with what it means, for people; '' for what no issuer may send as one. Pure."""
+    if not code.isascii() or not code.isprintable():
+        return ""
+    return f"{code[:100]}: {MEANINGS[code]}" if code in MEANINGS else code[:100]
+
+
+def _is_page(url: str) -> bool:
+    """Whether a person may be sent there. Pure."""
+    try:
+        http_client.server_of(url)
+    except Permanent:
+        return False
+    return url.isascii() and url.isprintable()
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url[:100]

@@ -1,0 +1,208 @@
+"""The way to a provider's SMTP server (RFC 5321): connecting, TLS, AUTH.
+
+aiosmtplib greets, encrypts and logs in, over a connection that is guarded by shared/net/dial.py. It knows no
+pipelining, and its DATA wants the whole mail in memory: shared/provider/smtp_client.py takes the connection over after
+that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import ClassVar
+
+import aiosmtplib
+
+from shared.errors import Temporary
+from shared.net import dial
+from shared.provider.credentials import Credential
+from shared.provider.smtp_client import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
+from shared.settings import PrivateHosts
+from shared.store.accounts import External
+
+CONNECT_SECONDS = 60.0
+"""For TCP, greeting, TLS and AUTH together."""
+
+MECHANISMS = ("plain", "login", "cram-md5")
+"""In order of preference. One is tried, so a wrong password costs one failed login and not three."""
+MECHANISM_UNKNOWN = 504
+_RECENT = "recent:"
+"""Before the login name it asks Gmail's POP3 server for the mail of the last 30 days. No SMTP server knows it."""
+_SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
+
+
+class Unwilling(Temporary):
+    """The server is there and does not serve us now. reply_code: what it answered."""
+
+    kind: ClassVar[str] = "server"
+
+    def __init__(self, text: str, reply_code: int = 0) -> None:
+        super().__init__(text)
+        self.reply_code = reply_code
+
+
+class LoginRefused(Temporary):
+    """The credentials are wrong, or some are wanted: waiting does not help, a person has to correct the account."""
+
+    kind: ClassVar[str] = "credentials"
+
+
+async def connect(
+    external: External,
+    credential: Credential,
+    allow_private: PrivateHosts,
+    seconds: float = CONNECT_SECONDS,
+    told: dial.Told = dial.unheard,
+) -> SmtpClient:
+    """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
+
+    :param told: of the steps resolved, connected, encrypted, answered and logged in.
+
+    :raises upstream.Unreachable: (Temporary) no connection. :raises upstream.Untrusted: (Temporary) TLS failed.
+    :raises upstream.Forbidden: (Permanent) the operator does not allow the address.
+    :raises Unwilling: it does not serve us now; ``reply_code`` 421: too many connections.
+    :raises LoginRefused: wrong credentials.
+    """
+    server = external.smtp
+    where = dial.place(server)
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + seconds
+    sock = await dial.connect_socket(server, allow_private, seconds, told=told)
+    smtp = aiosmtplib.SMTP(
+        hostname=server.host.strip("[]"),
+        sock=sock,
+        use_tls=server.tls == "implicit",
+        start_tls=False,
+        tls_context=dial.client_context(server),
+        local_hostname=_own_name(sock.getsockname()[0]),
+        timeout=seconds,
+    )
+    try:
+        async with asyncio.timeout_at(ends):
+            await _greet(smtp, external, where, told)
+            if external.smtp_auth:
+                await _log_in(smtp, credential, where)
+                told("logged in", f"as {credential.login}")
+        if smtp.transport is None:
+            raise Unwilling(f"{where}: the server ended the connection behind the login")
+        return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
+    except TimeoutError as error:
+        raise dial.Late(f"{where}: the server did not answer within {seconds:g} s") from error
+    except ssl.SSLError as error:
+        raise dial.explain_tls(server, error) from error
+    except aiosmtplib.SMTPResponseException as error:
+        if error.code < 0:  # what came is not shown: it may be anything that this machine can reach
+            raise Unwilling(f"{where}: that is no answer of a mail server; check host, port and tls") from error
+        raise Unwilling(f"{where}: the server answered {error.code}", error.code) from error
+    except (aiosmtplib.SMTPException, OSError) as error:
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise dial.explain_tls(server, error.__cause__) from error
+        raise Unwilling(f"{where}: the connection ended before the login was done") from error
+
+
+async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: dial.Told) -> None:
+    """Greeting, EHLO, TLS, and EHLO again. What is not a mail server's answer is never shown: only its code is."""
+    server = external.smtp
+    try:
+        await smtp.connect()
+        if server.tls == "implicit":
+            _check_certificate(smtp, external)
+            told("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
+        await _hello(smtp)
+        if server.tls == "starttls":
+            if not smtp.supports_extension("starttls"):
+                raise dial.Untrusted(
+                    f"{where}: the server does not offer STARTTLS; the login and the mail are not "
+                    "sent without; check port and tls"
+                )
+            await smtp.starttls()
+            _check_certificate(smtp, external)
+            told("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
+            await _hello(smtp)
+        offered = ", ".join(sorted(name.upper() for name in smtp.esmtp_extensions if name in _SHOWN))
+        told("answered", offered or "it offers nothing beyond the old SMTP")
+    except BaseException:
+        smtp.close()
+        raise
+
+
+async def _hello(smtp: aiosmtplib.SMTP) -> None:
+    try:
+        await smtp.ehlo()
+    except aiosmtplib.SMTPHeloError:
+        if not smtp.is_connected:
+            raise
+        await smtp.helo()
+
+
+def _check_certificate(smtp: aiosmtplib.SMTP, external: External) -> None:
+    tls = smtp.get_transport_info("ssl_object")
+    dial.check_fingerprint(external.smtp, tls.getpeercert(binary_form=True) if tls else None)
+
+
+async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> None:
+    known = ("xoauth2",) if credential.token else MECHANISMS
+    offered = [name for name in known if name in smtp.server_auth_methods]
+    try:
+        if not offered:
+            raise Unwilling(
+                f"{where}: the server takes no login here (none of {', '.join(known).upper()}); "
+                "check port and tls, or set auth to false"
+            )
+        for name in offered:
+            log_in = {
+                "plain": smtp.auth_plain,
+                "login": smtp.auth_login,
+                "cram-md5": smtp.auth_crammd5,
+                "xoauth2": smtp.auth_xoauth2,
+            }[name]
+            try:
+                await log_in(credential.login.removeprefix(_RECENT), credential.secret)
+                return
+            except aiosmtplib.SMTPAuthenticationError as error:
+                if error.code == MECHANISM_UNKNOWN and name != offered[-1]:
+                    continue
+                reply = Reply(error.code, in_one_line(error.message))
+                if reply.refused:
+                    raise LoginRefused(f"{where}: the login was refused ({reply}); check login and password") from error
+                raise Unwilling(f"{where}: the login does not work now ({reply})", error.code) from error
+    except BaseException:
+        smtp.close()
+        raise
+
+
+async def probe_smtp(
+    external: External,
+    credential: Credential,
+    allow_private: PrivateHosts,
+    seconds: float,
+    told: dial.Told = dial.unheard,
+) -> None:
+    """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
+
+    :param told: as ``connect``, and of the step accepted.
+
+    :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
+    """
+    where = dial.place(external.smtp)
+    client = await connect(external, credential, allow_private, seconds, told)
+    try:
+        async with asyncio.timeout(seconds):
+            reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")
+            if reply.code == CREDENTIALS_WANTED:
+                raise LoginRefused(f"{where}: the server wants a login ({reply}); set auth to true")
+            if not reply.accepted:
+                raise Unwilling(f"{where}: {external.address} is not accepted as the sender ({reply})", reply.code)
+            await client.reset()
+            told("accepted", f"{external.address} may send here; taken back, nothing was sent")
+            await client.quit()
+    except TimeoutError as error:
+        raise dial.Late(f"{where}: no answer within {seconds:g} s") from error
+    finally:
+        client.close()
+
+
+def _own_name(address: str) -> str:
+    """RFC 5321 4.1.3 and 4.1.4: an address literal, where there is no name that others could look up."""
+    address = address.partition("%")[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"

@@ -1,0 +1,47 @@
+"""Upstream passwords at rest: Fernet tokens under the key of the installation (MAILGROUP_SECRET_KEY).
+
+Several keys, separated by commas or white space, make a rotation: the first encrypts, all of them decrypt.
+"""
+
+from __future__ import annotations
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from shared.errors import Permanent
+
+
+def new_key() -> str:
+    """A fresh key, URL-safe base64 of 32 random bytes."""
+    return Fernet.generate_key().decode()
+
+
+class Vault:
+    """Seals and opens passwords."""
+
+    def __init__(self, keys: str) -> None:
+        """:raises ValueError: a key is not 32 bytes of URL-safe base64."""
+        parts = keys.replace(",", " ").split()
+        if not parts:
+            raise ValueError("MAILGROUP_SECRET_KEY: empty: one or more Fernet keys are needed")
+        try:
+            self._fernet = MultiFernet([Fernet(part) for part in parts])
+        except ValueError as error:
+            raise ValueError("MAILGROUP_SECRET_KEY: not a Fernet key (32 bytes of URL-safe base64)") from error
+
+    def seal(self, password: str) -> bytes:
+        """Encrypt with the first key."""
+        return self._fernet.encrypt(password.encode())
+
+    def open(self, token: bytes) -> str:
+        """Decrypt. :raises Permanent: sealed under a key that is not here."""
+        try:
+            return self._fernet.decrypt(token).decode()
+        except InvalidToken as error:
+            raise Permanent("the stored password cannot be decrypted with this key; set it again") from error
+
+    def rotate(self, token: bytes) -> bytes:
+        """The same password under the first key. :raises Permanent: sealed under a key that is not here."""
+        try:
+            return self._fernet.rotate(token)
+        except InvalidToken as error:
+            raise Permanent("the stored password cannot be decrypted with this key; set it again") from error

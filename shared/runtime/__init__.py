@@ -1,0 +1,1 @@
+"""The process: start and stop, health and metrics over HTTP, logs, the queue worker."""

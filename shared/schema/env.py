@@ -1,8 +1,0 @@
-"""Alembic's entry: runs the revisions on the connection that shared/schema/migrate.py hands over."""
-
-from __future__ import annotations
-
-from alembic import context
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=None)
-context.run_migrations()

@@ -1,0 +1,205 @@
+"""Changes of external and local accounts, and all SQL that writes them (tables external_accounts, local_accounts).
+
+With shared/store/accounts.py, which reads them, the owner of these tables. Each change tells all services, by a
+trigger.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from typing import Literal
+
+from psycopg.types.json import Jsonb
+
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.store.accounts import External, Local, externals, locals_
+
+
+async def lock_for_change(connection: Connection) -> None:
+    """One change of accounts at a time, so that what was checked still holds when it commits."""
+    await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup accounts'))")
+
+
+# ---------------------------------------------------------------------------------------------- external accounts
+
+
+async def save_external(connection: Connection, external: External) -> int:
+    """Insert (id 0) or update an external account. :return: its id."""
+    values = {
+        "id": external.id,
+        "address": external.address,
+        "enabled": external.enabled,
+        "login": external.login,
+        "password": external.password,
+        "pop3_host": external.pop3.host,
+        "pop3_port": external.pop3.port,
+        "pop3_tls": external.pop3.tls,
+        "pop3_tls_fingerprint": external.pop3.tls_fingerprint,
+        "smtp_host": external.smtp.host,
+        "smtp_port": external.smtp.port,
+        "smtp_tls": external.smtp.tls,
+        "smtp_tls_fingerprint": external.smtp.tls_fingerprint,
+        "smtp_auth": external.smtp_auth,
+        "smtp_connections": external.smtp_connections,
+        "poll_seconds": external.poll_seconds,
+        "history": external.history,
+        "delete_after_days": external.delete_after_days,
+        "delete_history": external.delete_history,
+        "reply_to_author": external.reply_to_author,
+        "answer_notes": external.answer_notes,
+        "aliases": list(external.aliases),
+        "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),
+        **dict.fromkeys(_LEARNT),
+    }
+    return await _save(connection, "external_accounts", values)
+
+
+_LEARNT = ("smtp_size", "smtp_refused", "smtp_refused_at")
+
+
+async def learn_size(connection: Connection, external_id: int, octets: int | None) -> None:
+    """What the account's SMTP server announces as the most that it takes; None: nothing."""
+    await connection.execute("update external_accounts set smtp_size = %s where id = %s", (octets, external_id))
+
+
+async def learn_refused(connection: Connection, external_id: int, octets: int) -> None:
+    """The provider refused a mail of so many octets as too large."""
+    await connection.execute(
+        "update external_accounts set smtp_refused = least(smtp_refused, %s), smtp_refused_at = now() where id = %s",
+        (octets, external_id),
+    )
+
+
+async def forget_size(connection: Connection, external_id: int) -> None:
+    """What was learnt of the size of mails may be wrong by now."""
+    nothing = ", ".join(f"{name} = null" for name in _LEARNT)
+    await connection.execute(f"update external_accounts set {nothing} where id = %s", (external_id,))
+
+
+async def forget_refused(connection: Connection) -> None:
+    """… and is after a week."""
+    await connection.execute(
+        """update external_accounts set smtp_refused = null, smtp_refused_at = null
+           where smtp_refused_at < now() - interval '7 days'"""
+    )
+
+
+async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
+    """Store another sealed form of an external account's password."""
+    await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))
+
+
+async def replace_password(connection: Connection, external_id: int, old: bytes, new: bytes) -> bool:
+    """Store ``new`` if ``old`` is still there; whether it was."""
+    cursor = await connection.execute(
+        "update external_accounts set password = %s where id = %s and password = %s", (new, external_id, old)
+    )
+    return cursor.rowcount == 1
+
+
+async def revive_external(connection: Connection, address: str) -> External | None:
+    """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
+    ids = await _bring_back(connection, "external", address)
+    return (await externals(connection, ids))[0] if ids else None
+
+
+# ---------------------------------------------------------------------------------------------- local accounts
+
+
+async def save_local(connection: Connection, local: Local) -> int:
+    """Insert (id 0) or update a local account. :return: its id."""
+    return await _save(
+        connection,
+        "local_accounts",
+        {
+            "id": local.id,
+            "address": local.address,
+            "enabled": local.enabled,
+            "password_hash": local.password_hash,
+            "user_name": local.user_name,
+            "aliases": list(local.aliases),
+            "addresses": list(local.addresses),
+            "external_id": local.external_id,
+            "delegate_id": local.delegate_id,
+            "former_names": list(local.former_names),
+        },
+    )
+
+
+async def set_password_hash(connection: Connection, local_id: int, password_hash: str) -> None:
+    """Another password of a local account."""
+    await connection.execute(
+        "update local_accounts set password_hash = %s where id = %s and removed_at is null", (password_hash, local_id)
+    )
+
+
+async def restore(connection: Connection, address: str) -> Local | None:
+    """Bring back the local account of this address that was removed last, as it was. None if there is none."""
+    ids = await _bring_back(connection, "local", address)
+    return (await locals_(connection, ids))[0] if ids else None
+
+
+# ---------------------------------------------------------------------------------------------- both
+
+
+async def _bring_back(connection: Connection, kind: Literal["external", "local"], address: str) -> list[int]:
+    """The id of the account of this address that was removed last; it is removed no more. Empty if there is none."""
+    cursor = await connection.execute(
+        f"""update {kind}_accounts set removed_at = null where id = (
+                select id from {kind}_accounts where lower(address) = lower(%s) and removed_at is not null
+                order by removed_at desc limit 1) returning id""".encode(),
+        (address,),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def _save(connection: Connection, table: str, values: dict[str, object]) -> int:
+    columns = [name for name in values if name != "id"]
+    if values["id"] == 0:
+        statement = f"""insert into {table} ({", ".join(columns)})
+            values ({", ".join(f"%({name})s" for name in columns)}) returning id"""
+    else:
+        statement = f"""update {table} set {", ".join(f"{name} = %({name})s" for name in columns)}
+            where id = %(id)s and removed_at is null returning id"""
+    cursor = await connection.execute(statement.encode(), values)
+    row = await cursor.fetchone()
+    if row is None:
+        raise Permanent(f"{table}: row {values['id']} is gone")
+    return int(row[0])
+
+
+async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
+    """Hide an account; its mail is kept for the retention time."""
+    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
+    if kind == "local":
+        await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+
+
+async def removed(connection: Connection, before: datetime.datetime) -> list[int]:
+    """Local accounts that were removed before this time."""
+    cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def forget_secrets(connection: Connection, before: datetime.datetime) -> int:
+    """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
+
+    :return: of how many.
+    """
+    cursor = await connection.execute(
+        """select 1 from external_accounts where removed_at < %(before)s and password <> ''
+           union all select 1 from local_accounts where removed_at < %(before)s and password_hash <> ''""",
+        {"before": before},
+    )
+    found = len(await cursor.fetchall())
+    if found:  # each of these tells all services that accounts changed
+        await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
+        await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
+    return found
+
+
+async def renew_version(connection: Connection) -> None:
+    """After a restore: what anybody read before is another state."""
+    await connection.execute("update accounts_version set version = gen_random_uuid()")

@@ -1,0 +1,368 @@
+"""External and local accounts (manual chapter 4), and all SQL that reads them.
+
+Their tables are external_accounts and local_accounts; what writes these is shared/store/account_changes.py.
+
+Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``):
+a change is in force when its commit returns.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from psycopg import AsyncCursor
+
+from shared.db.arrays import literal
+from shared.db.database import Connection, Row
+
+Tls = Literal["none", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a provider's server is. tls_fingerprint: SHA-256 of the one certificate to accept, 64 hex digits."""
+
+    host: str
+    port: int
+    tls: Tls
+    tls_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A provider's endpoints for tokens (URLs) and the scope that mail needs. One of the last two may be missing."""
+
+    token_url: str
+    scope: str
+    device_url: str | None = None
+    authorize_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """How access tokens for an account are got. name: of the issuer, '' if it is none that we know by name."""
+
+    name: str
+    issuer: Issuer
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A mailbox at a provider (manual 4.1). Times in seconds or days as named.
+
+    password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/provider/credentials.py. smtp_size:
+    octets that its server announces as the most that it takes; smtp_refused: of the smallest mail that it refused as
+    too large. answer_notes: its sharers are told when one of them has answered a mail to everyone.
+    """
+
+    id: int
+    address: str
+    enabled: bool
+    login: str
+    password: bytes = field(repr=False)
+    pop3: Server
+    smtp: Server
+    smtp_auth: bool
+    smtp_connections: int
+    poll_seconds: int
+    history: Literal["all", "from_now"]
+    delete_after_days: int | None
+    delete_history: bool
+    reply_to_author: bool
+    aliases: tuple[str, ...]
+    oauth: OAuth | None = None
+    smtp_size: int | None = field(default=None, compare=False)
+    smtp_refused: int | None = field(default=None, compare=False)
+    answer_notes: bool = False
+
+    @property
+    def most_octets(self) -> int | None:
+        """Of a mail that the provider takes, as far as is known."""
+        known = [self.smtp_size, self.smtp_refused and self.smtp_refused - 1]
+        return min((octets for octets in known if octets), default=None)
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """Its address and aliases, in lower case."""
+        return frozenset(address.casefold() for address in (self.address, *self.aliases))
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A person (manual 4.2). aliases: further names. addresses: further local addresses. delegate_id: a local account.
+
+    former_names: user names of before, which go on finding this person until somebody else has them.
+    """
+
+    id: int
+    address: str
+    enabled: bool
+    password_hash: str = field(repr=False)
+    user_name: str
+    aliases: tuple[str, ...]
+    addresses: tuple[str, ...]
+    external_id: int
+    delegate_id: int | None
+    former_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The user name and the further and former ones, as written."""
+        return (self.user_name, *self.aliases, *self.former_names)
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """The address and the further ones, in lower case."""
+        return frozenset(address.casefold() for address in (self.address, *self.addresses))
+
+
+_EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
+    smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
+    delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
+    answer_notes from external_accounts"""
+_LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
+    former_names from local_accounts"""
+
+
+def _external(row: Row) -> External:
+    id_, address, enabled, login, password, *servers = row[:13]
+    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes = row[13:]
+    return External(
+        id_,
+        address,
+        enabled,
+        login,
+        bytes(password),
+        Server(*servers[:4]),
+        Server(*servers[4:]),
+        auth,
+        connections,
+        poll,
+        history,
+        days,
+        old,
+        reply,
+        tuple(aliases),
+        None if oauth is None else OAuth(oauth["name"], Issuer(**oauth["issuer"]), oauth["client_id"]),
+        size,
+        refused,
+        notes,
+    )
+
+
+def _local(row: Row) -> Local:
+    id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
+    return Local(
+        id_,
+        address,
+        enabled,
+        password_hash,
+        user_name,
+        tuple(aliases),
+        tuple(addresses),
+        external_id,
+        delegate_id,
+        tuple(former),
+    )
+
+
+async def version(connection: Connection) -> str:
+    """Of all accounts together: another one after every change. To be read before the accounts that it stands for."""
+    cursor = await connection.execute("select version::text from accounts_version")
+    row = await cursor.fetchone()
+    assert row is not None, "the table accounts_version has one row"
+    return str(row[0])
+
+
+async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
+    """External accounts that are not removed, by address; only those with these ids, if any are given."""
+    return [_external(row) async for row in await _rows(connection, _EXTERNAL, ids)]
+
+
+async def locals_(
+    connection: Connection, ids: Sequence[int] | None = None, known: Mapping[int, Local] | None = None
+) -> list[Local]:
+    """Local accounts that are not removed, by address; only those with these ids, if any are given.
+
+    :param known: accounts that the caller has, by id. One that has not changed is not made anew: there may be ten
+        thousand, and they would take their memory twice.
+    """
+    found = []
+    async for row in await _rows(connection, _LOCAL, ids):
+        local = _local(row)
+        before = known.get(local.id) if known else None
+        found.append(before if before == local else local)
+    return found
+
+
+async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> AsyncCursor[Row]:
+    """Two statements: one with a condition for both cases is planned anew each time, or reads every account."""
+    if ids is None:
+        cursor = await connection.execute(f"{select} where removed_at is null order by address")
+    else:
+        cursor = await connection.execute(
+            f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (literal(ids),)
+        )
+    return cursor
+
+
+PAGE = 50
+"""Accounts on a page."""
+
+
+async def page_of_externals(
+    connection: Connection, after: str = "", search: str = "", limit: int = PAGE
+) -> list[External]:
+    """External accounts whose address comes after this one, by address; with ``search`` in it."""
+    cursor = await connection.execute(
+        f"""{_EXTERNAL} where removed_at is null and lower(address) > lower(%(after)s)
+                and (%(search)s = '' or strpos(lower(address), lower(%(search)s)) > 0)
+            order by lower(address) limit %(limit)s""",
+        {"after": after, "search": search, "limit": limit},
+    )
+    return [_external(row) for row in await cursor.fetchall()]
+
+
+async def page_of_locals(
+    connection: Connection, after: str = "", search: str = "", external_id: int | None = None, limit: int = PAGE
+) -> list[Local]:
+    """As ``page_of_externals``; only sharers of an external account, if one is given. Names are searched, too."""
+    cursor = await connection.execute(
+        f"""{_LOCAL} where removed_at is null and lower(address) > lower(%(after)s)
+                and (%(search)s = '' or strpos(lower(address || ' ' || user_name), lower(%(search)s)) > 0)
+                and (%(external)s::bigint is null or external_id = %(external)s)
+            order by lower(address) limit %(limit)s""",
+        {"after": after, "search": search, "external": external_id, "limit": limit},
+    )
+    return [_local(row) for row in await cursor.fetchall()]
+
+
+async def external_by_address(connection: Connection, address: str) -> External | None:
+    """The external account of this address, in any case of letters."""
+    cursor = await connection.execute(
+        f"{_EXTERNAL} where removed_at is null and lower(address) = lower(%s)", (address,)
+    )
+    row = await cursor.fetchone()
+    return None if row is None else _external(row)
+
+
+async def counts(connection: Connection) -> tuple[int, int]:
+    """How many external and local accounts there are."""
+    cursor = await connection.execute(
+        """select (select count(*) from external_accounts where removed_at is null),
+                  (select count(*) from local_accounts where removed_at is null)"""
+    )
+    row = await cursor.fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+async def count_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, int]:
+    """How many local accounts share each of these external accounts."""
+    cursor = await connection.execute(
+        """select external_id, count(*) from local_accounts where removed_at is null and external_id = any(%s)
+           group by external_id""",
+        (list(external_ids),),
+    )
+    return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+
+async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tuple[Local, datetime.datetime]]:
+    """Local accounts that were removed and whose mailbox is still there, with the time; the latest first."""
+    cursor = await connection.execute(
+        f"""{_LOCAL.replace(" from local_accounts", ", removed_at from local_accounts")} l
+            where removed_at is not null and exists (select from maildrops m where m.local_id = l.id)
+            order by removed_at desc limit %s""",
+        (limit,),
+    )
+    return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
+
+
+async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
+    """For each external account its sharers, enabled or not, by address."""
+    cursor = await connection.execute(
+        f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),)
+    )
+    found: dict[int, list[Local]] = {external_id: [] for external_id in external_ids}
+    for row in await cursor.fetchall():
+        local = _local(row)
+        found[local.external_id].append(local)
+    return found
+
+
+async def first_local(connection: Connection) -> Local | None:
+    """The local account that was made first, of those that are enabled."""
+    cursor = await connection.execute(f"{_LOCAL} where removed_at is null and enabled order by id limit 1")
+    row = await cursor.fetchone()
+    return None if row is None else _local(row)
+
+
+async def local_domains(connection: Connection) -> list[str]:
+    """The domains of all local addresses, in lower case, sorted."""
+    cursor = await connection.execute(
+        """select distinct lower(substring(address from '[^@]*$')) as domain
+           from (select unnest(address || addresses) from local_accounts where removed_at is null) as every (address)
+           order by domain"""
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def local_by_login(connection: Connection, address: str) -> Local | None:
+    """The local account that logs in with this address (the main one or a further one), in any case of letters."""
+    return (await locals_by_login(connection, [address])).get(address)
+
+
+async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
+    """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
+    return {asked: local for asked, (local, _) in (await logins(connection, addresses, "null")).items()}
+
+
+async def logins(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
+    """As ``locals_by_login``, each with one thing more. :param more: an expression of SQL about the account ``l``."""
+    cursor = await connection.execute(
+        f"""select g.asked, {more}, l.* from unnest(%s::text[]) g (asked), lateral (
+                {_LOCAL} where removed_at is null and lower(address) = lower(g.asked)
+                union all
+                {_LOCAL} where removed_at is null and addresses <> '{{}}'
+                    and lower_all(addresses) @> array[lower(g.asked)]
+                limit 1) l""",
+        (list(addresses),),
+    )
+    return {str(row[0]): (_local(row[2:]), row[1]) for row in await cursor.fetchall()}
+
+
+async def locals_by_address(
+    connection: Connection, addresses: Collection[str], since: float
+) -> list[tuple[Local, float | None]]:
+    """The local accounts that have, or had within the last ``since`` seconds, one of these addresses (the main one or a
+    further one), in any case of letters. With each, for how many seconds it has been removed: the removed ones first.
+    """
+    cursor = await connection.execute(
+        f"""{_LOCAL.replace(" from", ", extract(epoch from now() - removed_at)::float8 from")}
+            where (removed_at is null or removed_at > now() - make_interval(secs => %(since)s))
+                and (lower(address) = any(%(a)s)
+                     or exists (select from unnest(addresses) x where lower(x) = any(%(a)s)))
+            order by removed_at, address""",
+        {"a": [address.lower() for address in addresses], "since": since},
+    )
+    return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
+
+
+async def valid_logins(connection: Connection, logins: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of these logins (account id, password hash) whose account is still there, enabled, with that password."""
+    cursor = await connection.execute(
+        """select l.id, l.password_hash
+           from unnest(%s::bigint[], %s::text[]) as g (id, password_hash)
+           join local_accounts l on l.id = g.id and l.password_hash = g.password_hash
+           where l.enabled and l.removed_at is null""",
+        ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]),
+    )
+    return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
+
+
+LOGIN_IS_VALID = """(select l.enabled and l.removed_at is null and l.password_hash = {password_hash}
+    from local_accounts l where l.id = {id})"""
+"""``valid_logins`` as a condition of a larger statement."""

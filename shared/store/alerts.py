@@ -1,0 +1,125 @@
+"""What is wrong and who was told of it, and all SQL on it (tables alarms, alarm_posts).
+
+The state stands in the database, so a trouble is told once, whichever process sees it and however often it starts.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg.types.json import Jsonb
+
+from shared.db.arrays import literal
+from shared.db.database import Connection, storable
+
+State = Literal["pending", "raised", "calm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A row; the schema says what its states mean. subject: '' for the whole system."""
+
+    kind: str
+    subject: str
+    state: State
+    what: str
+    flaps: int
+    changed_at: datetime.datetime
+    seen_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A message for the webhook that is due. age: seconds."""
+
+    id: int
+    body: dict[str, Any]
+    tries: int
+    age: float
+
+
+async def all_of_them(connection: Connection) -> tuple[list[Alarm], datetime.datetime]:
+    """Every row, locked until the transaction ends; and the database's time."""
+    cursor = await connection.execute(
+        "select kind, subject, state, what, flaps, changed_at, seen_at from alarms order by kind, subject for update"
+    )
+    rows = [Alarm(*row) for row in await cursor.fetchall()]
+    cursor = await connection.execute("select now()")
+    [now] = await cursor.fetchone() or (datetime.datetime.now(datetime.UTC),)
+    return rows, now
+
+
+async def standing(connection: Connection) -> list[Alarm]:
+    """What is wrong now and was told, the latest first."""
+    cursor = await connection.execute(
+        """select kind, subject, state, what, flaps, changed_at, seen_at from alarms
+           where state = 'raised' order by changed_at desc, kind, subject"""
+    )
+    return [Alarm(*row) for row in await cursor.fetchall()]
+
+
+async def save(connection: Connection, alarms: Sequence[Alarm], gone: Collection[tuple[str, str]]) -> None:
+    """Write rows, and delete those of these kinds and subjects."""
+    if alarms:
+        await connection.execute(
+            """insert into alarms (kind, subject, state, what, flaps, changed_at, seen_at)
+               select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::timestamptz[],
+                                    %s::timestamptz[])
+               on conflict (kind, subject) do update set state = excluded.state, what = excluded.what,
+                   flaps = excluded.flaps, changed_at = excluded.changed_at, seen_at = excluded.seen_at""",
+            (
+                literal(alarm.kind for alarm in alarms),
+                literal(alarm.subject for alarm in alarms),
+                literal(alarm.state for alarm in alarms),
+                literal(storable(alarm.what) for alarm in alarms),
+                literal(alarm.flaps for alarm in alarms),
+                [alarm.changed_at for alarm in alarms],
+                [alarm.seen_at for alarm in alarms],
+            ),
+        )
+    if gone:
+        await connection.execute(
+            """delete from alarms using unnest(%s::text[], %s::text[]) as g (kind, subject)
+               where alarms.kind = g.kind and alarms.subject = g.subject""",
+            (literal(kind for kind, _ in gone), literal(subject for _, subject in gone)),
+        )
+
+
+# ---------------------------------------------------------------------------------------------- the webhook
+
+
+async def enqueue(connection: Connection, bodies: Sequence[dict[str, Any]]) -> None:
+    """What is to be posted."""
+    for body in bodies:
+        await connection.execute("insert into alarm_posts (body) values (%s)", (Jsonb(body),))
+
+
+async def due(connection: Connection, limit: int = 20) -> list[Post]:
+    """What is to be posted now, the oldest first."""
+    cursor = await connection.execute(
+        """select id, body, tries, extract(epoch from now() - created_at)::float8 from alarm_posts
+           where next_try_at <= now() order by id limit %s""",
+        (limit,),
+    )
+    return [Post(*row) for row in await cursor.fetchall()]
+
+
+async def posted(connection: Connection, post_id: int) -> None:
+    """It was, or never will be."""
+    await connection.execute("delete from alarm_posts where id = %s", (post_id,))
+
+
+async def drop_posts(connection: Connection) -> None:
+    """After a restore: what was to be posted then is news no more."""
+    await connection.execute("delete from alarm_posts")
+
+
+async def put_off(connection: Connection, post_id: int, seconds: float) -> None:
+    """It failed; it is due again after so long."""
+    await connection.execute(
+        "update alarm_posts set tries = tries + 1, next_try_at = now() + make_interval(secs => %s) where id = %s",
+        (seconds, post_id),
+    )

@@ -1,0 +1,324 @@
+"""What became of the mails that came, for the operator: to see, to decide, and to forget (tables inbound, deliveries).
+
+With shared/store/inbound.py, which has the SQL of their way into mailboxes, the owner of these tables, and alone of
+purged_mails.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.db.arrays import literal
+from shared.db.database import Connection
+from shared.store.inbound import LOOP, REQUEUED
+
+# ---------------------------------------------------------------------------------------------- counts
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
+
+    delivered: into a mailbox, or discarded by the operator.
+    """
+
+    delivered: int = 0
+    held: int = 0
+    parked: int = 0
+    own_copies: int = 0
+    in_flight: int = 0
+
+    @property
+    def found(self) -> int:
+        """All of them."""
+        return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
+
+
+async def books(connection: Connection) -> dict[int, Books]:
+    """The books of every external account that has any, by its id. They are read from an index alone."""
+    cursor = await connection.execute(
+        """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
+           union all
+           select external_id, 'delivered', false, delivered from purged_mails
+           union all
+           select external_id, 'delivered', true, own_copies from purged_mails"""
+    )
+    counts: dict[int, Counter[str]] = {}
+    for external_id, state, own_copy, count in await cursor.fetchall():
+        name = "own_copies" if own_copy and state == "delivered" else _BOOKED[state]
+        counts.setdefault(external_id, Counter())[name] += count
+    return {external_id: Books(**account) for external_id, account in counts.items()}
+
+
+_BOOKED = {
+    "fetched": "in_flight",
+    "routed": "in_flight",
+    "delivered": "delivered",
+    "discarded": "delivered",
+    "held": "held",
+    "parked": "parked",
+}
+
+
+async def lost(connection: Connection) -> dict[int, int]:
+    """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
+
+    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
+    was delivered.
+    """
+    cursor = await connection.execute(
+        """select external_id, count(*) from inbound i
+           where source = 'fetched' and state = 'delivered'
+               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by external_id"""
+    )
+    return dict(await cursor.fetchall())
+
+
+async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
+    """Seconds since the mail on its way that waits longest came into its state, by id of its external account, None
+    for mail between local accounts."""
+    cursor = await connection.execute(
+        """select external_id, extract(epoch from now() - min(state_at))::float8 from inbound
+           where state in ('fetched', 'routed') group by external_id"""
+    )
+    return dict(await cursor.fetchall())
+
+
+async def standing(connection: Connection) -> tuple[int, int, int]:
+    """How many mails are held, how many are parked, and how many of these for a mail loop."""
+    cursor = await connection.execute(
+        """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked'),
+               count(*) filter (where state = 'parked' and origin = %s)
+           from inbound where state in ('held', 'parked')""",
+        (LOOP,),
+    )
+    held, parked, looping = await cursor.fetchone() or (0, 0, 0)
+    return int(held), int(parked), int(looping)
+
+
+async def held_for(connection: Connection, external_id: int) -> int:
+    """How many mails of an external account are held."""
+    cursor = await connection.execute(
+        "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were fetched in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from inbound
+           where created_at > now() - make_interval(hours => %s) and source = 'fetched' group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
+# ---------------------------------------------------------------------------------------------- mails
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A mail as the operator sees it. state_at: when it came into its state. error: a traceback."""
+
+    id: int
+    source: str
+    external: str | None
+    header_id: str | None
+    state: str
+    reason: str | None
+    faults: int
+    origin: str | None
+    error: str | None
+    state_at: datetime.datetime
+    message_id: int
+
+
+async def listing(
+    connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None, limit: int = 1000
+) -> list[Listed]:
+    """Mails that are held or parked, the oldest first."""
+    cursor = await connection.execute(
+        """select i.id, i.source, e.address, i.header_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
+                  i.message_id
+           from inbound i left join external_accounts e on e.id = i.external_id
+           where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
+           order by i.state_at, i.id limit %(limit)s""",
+        {"state": state, "ids": None if ids is None else list(ids), "limit": limit},
+    )
+    return [Listed(*row) for row in await cursor.fetchall()]
+
+
+async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
+    """Mails of which ``what`` is the id, the Message-ID, or the address of an account or a recipient; the newest ones.
+
+    :return: id to Message-ID, in order of id.
+    """
+    number = int(what) if what.isascii() and what.isdigit() and len(what) < 19 else None
+    cursor = await connection.execute(
+        """select i.id, i.header_id from inbound i
+           where i.id = %(number)s or i.header_id = %(what)s
+              or i.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
+              or exists (select from deliveries d join local_accounts l on l.id = d.local_id
+                         where d.inbound_id = i.id and lower(l.address) = lower(%(what)s))
+           order by i.id desc limit %(limit)s""",
+        {"number": number, "what": what, "limit": limit},
+    )
+    return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A mail and what became of it. created_at: when it came. message_id: its bytes. octets: of the whole mail."""
+
+    id: int
+    source: str
+    external: str | None
+    header_id: str | None
+    state: str
+    rule: int | None
+    reason: str | None
+    own_copy: bool
+    error: str | None
+    origin: str | None
+    submission_id: int | None
+    message_id: int
+    octets: int
+    created_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Copyholder:
+    """Who was to get a mail, and why. done_at: when it was delivered. there: it lies in the mailbox, not deleted."""
+
+    local_id: int
+    address: str
+    user_name: str
+    rule: int | None
+    reason: str
+    done_at: datetime.datetime | None
+    there: bool
+
+
+async def detail(connection: Connection, id_: int) -> Detail | None:
+    """One mail."""
+    cursor = await connection.execute(
+        """select i.id, i.source, e.address, i.header_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
+                  i.submission_id, i.message_id, m.octets, i.created_at
+           from inbound i join messages m on m.id = i.message_id left join external_accounts e on e.id = i.external_id
+           where i.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Detail(*row)
+
+
+async def holders(connection: Connection, id_: int) -> list[Copyholder]:
+    """Everyone whom a mail was or will be delivered to, by address."""
+    cursor = await connection.execute(
+        """select d.local_id, l.address, l.user_name, d.rule, d.reason,
+                  coalesce(d.done_at, case i.state when 'delivered' then i.state_at end),
+                  r.id is not null and r.deleted_at is null
+           from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
+               left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
+           where d.inbound_id = %s order by l.address""",
+        (id_,),
+    )
+    return [Copyholder(*row) for row in await cursor.fetchall()]
+
+
+# ---------------------------------------------------------------------------------------------- the operator's hands
+
+
+async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Give parked mails another five tries. :return: the ids of those that were parked.
+
+    One with copies to be delivered was parked by the mailbox service. Another one is to be decided, even if some have
+    their copies already: it came back to the router since an account was removed.
+    """
+    cursor = await connection.execute(
+        """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
+                  state_at = now() - interval '1 hour',
+                  state = case when to_do.copies then 'routed' else 'fetched' end,
+                  reason = case when to_do.copies then i.reason else %s end
+           from inbound as parked cross join lateral (
+               select exists (select from deliveries d where d.inbound_id = parked.id and d.done_at is null) as copies
+           ) as to_do
+           where i.id = parked.id and i.id = any(%s) and i.state = 'parked' returning i.id""",
+        (REQUEUED, list(ids)),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def discard(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
+    """End parked or held mails undelivered. :return: the ids of those that were."""
+    cursor = await connection.execute(
+        """update inbound set state = 'discarded', reason = %s, state_at = now()
+           where id = any(%s) and state in ('parked', 'held') returning id""",
+        (reason, list(ids)),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def add_holder(connection: Connection, id_: int, local_id: int, reason: str) -> None:
+    """Write down that somebody has a copy by the operator's hand."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at) values (%s, %s, %s, now())
+           on conflict (inbound_id, local_id) do update set done_at = coalesce(deliveries.done_at, now())""",
+        (id_, local_id, reason),
+    )
+
+
+async def add_holders(connection: Connection, ids: Collection[int], local_id: int, reason: str) -> None:
+    """As ``add_holder`` for many mails."""
+    await connection.execute(
+        """insert into deliveries (inbound_id, local_id, reason, done_at)
+           select id, %s, %s, now() from unnest(%s::bigint[]) id on conflict do nothing""",
+        (local_id, reason, literal(ids)),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Forget those of these mails that are done with and of which no copy is left; the books go on counting them.
+
+    :return: the ids of their bytes.
+    """
+    cursor = await connection.execute(
+        """with gone as (
+               delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
+                   and not exists (select from maildrop_mails r where r.inbound_id = i.id)
+               returning external_id, source, own_copy and state = 'delivered' as own_copy, message_id),
+           counted as (
+               insert into purged_mails (external_id, delivered, own_copies)
+               select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from gone
+               where source = 'fetched' and external_id is not null group by external_id
+               on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
+                   own_copies = purged_mails.own_copies + excluded.own_copies)
+           select message_id from gone""",
+        (literal(ids),),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
+    """Mails that the operator ended before this time."""
+    cursor = await connection.execute(
+        "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+# ---------------------------------------------------------------------------------------------- after a restore
+
+
+async def skip_ids(connection: Connection) -> None:
+    """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
+    await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

@@ -1,0 +1,446 @@
+"""What is queued for the providers: claimed, sent, settled.
+
+A group is the recipients of a submission that wait to be relayed. A sender claims it for a while, renews the claim, and
+settles its recipients one by one. How often, and whether at all, depends on the account (shared/store/relay_status.py).
+With shared/store/submissions.py the owner of the tables submissions and submission_recipients. Times are by the
+database's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.db import liveness
+from shared.db.arrays import literal
+from shared.db.database import LATER, Connection, Row, storable
+from shared.store import blobs, maillog, poison
+from shared.store.maillog import Event
+
+STAGE = "relay"
+"""What relaying is called where a mail is suspected of ending the process (shared/store/poison.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A recipient that waits to be relayed. reply: the provider's last one about it.
+
+    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    """
+
+    position: int
+    address: str
+    reply: str | None
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The waiting recipients of one submission, with what is known of its author at this moment.
+
+    octets: of the mail. author_addresses: the local account's further ones. age: seconds since it was submitted.
+    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    """
+
+    id: int
+    author_id: int
+    external_id: int
+    message_id: int
+    envelope_from: str
+    header_id: str
+    body_8bit: bool
+    smtputf8: bool
+    tries: int
+    uncertain: bool
+    age: float
+    octets: int
+    author_address: str
+    author_name: str
+    author_addresses: tuple[str, ...]
+    asked: str | None
+    recipients: tuple[Waiting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one recipient. reply: the provider's, or the reason."""
+
+    position: int
+    state: Literal["relayed", "failed", "waiting"]
+    reply: str
+
+
+_GROUP = """s.id, s.author_id, s.external_id, s.message_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
+    s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
+    a.addresses, s.asked"""
+# As JSON: psycopg reads an array of rows item by item in Python.
+_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.asked) order by r.position)
+    from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
+_GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local_accounts a on a.id = s.author_id"
+
+
+async def _groups(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[Group]:
+    if not rows:
+        return []
+    cursor = await connection.execute(
+        """select submission_id, position, address, reply, asked from submission_recipients
+           where submission_id = any(%s) and (kind = 'relay' or state = 'cancelled') and state = %s
+           order by submission_id, position""",
+        ([row[0] for row in rows], state),
+    )
+    waiting: dict[int, list[Waiting]] = {}
+    for submission_id, *values in await cursor.fetchall():
+        waiting.setdefault(submission_id, []).append(Waiting(*values))
+    return [Group(*(*row, tuple(waiting.get(row[0], ())))) for row in rows]
+
+
+def _by_id(row: Row) -> int:
+    return int(row[0])
+
+
+async def queued(connection: Connection, id_: int) -> Group | None:
+    """This submission, if it is queued."""
+    cursor = await connection.execute(
+        f"select {_GROUP} from {_GROUP_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
+    )
+    found = await _groups(connection, await cursor.fetchall())
+    return found[0] if found else None
+
+
+async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
+    """These submissions, in whatever state they are."""
+    cursor = await connection.execute(
+        f"select {_GROUP} from {_GROUP_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
+    )
+    return await _groups(connection, await cursor.fetchall())
+
+
+async def due(connection: Connection) -> list[int]:
+    """External accounts that may be tried now and have something to relay."""
+    cursor = await connection.execute(
+        f"""select external_id from relays r where r.next_try_at <= now() and exists (
+               select from submissions s
+               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
+                   and {poison.UNSUSPECTED.format(id="s.id", stage=STAGE)})"""
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """groups: taken. lanes: how many of the account's groups this owner may have on the wire now.
+
+    more: others may be due that were not taken.
+    """
+
+    groups: list[Group]
+    lanes: int
+    more: bool
+
+
+async def claim(
+    connection: Connection,
+    external_id: int,
+    owner: str,
+    at_once: int,
+    seconds: float,
+    *,
+    busy: int = 0,
+    ahead: int = 0,
+    ahead_octets: int = 0,
+    in_hand: Collection[int] = (),
+) -> Claimed:
+    """Take due groups of an account for ``seconds``, the longest due first: one for each free lane, and some ahead.
+
+    at_once: how many groups of the account may be on the wire, over all senders. What others have claimed counts as
+    being there, so nobody has to say which of its groups is. While the account fails to connect, or its credentials
+    are refused, it is one group only: a careful try.
+    busy: lanes of the owner that have a group. ahead: so many more are taken, to be at hand when a lane is free; of
+    those, up to ``ahead_octets`` are to be held in memory.
+    in_hand: what the owner is working on still. If its claim on one of them ran out, taking that one anew would make
+    the lost claim look good, and the mail would be sent twice.
+    """
+    cursor = await connection.execute(
+        """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
+           from relays where external_id = %s for update""",
+        (external_id,),
+    )
+    relay = await cursor.fetchone()
+    if relay is None or not relay[0]:
+        return Claimed([], 0, False)
+    cursor = await connection.execute(  # behind the lock: it sees what others claimed before us
+        """select count(*) from submissions where external_id = %s and state in ('claimed', 'sent_unanswered')
+               and claim_expires > now() and claim_owner <> %s""",
+        (external_id, owner),
+    )
+    [others] = await cursor.fetchone() or (0,)
+    lanes = max(0, (1 if relay[1] else min(at_once, relay[2] or at_once)) - others)
+    free = max(0, lanes - busy)
+    wanted = free + (0 if relay[1] or lanes == 0 else ahead)
+    if wanted == 0:
+        return Claimed([], lanes, True)
+    cursor = await connection.execute(
+        f"""with due as materialized (
+                select id, message_id, next_try_at from submissions
+                where external_id = %(external)s and state = 'queued' and next_try_at <= now()
+                    and id <> all(%(in_hand)s::bigint[]) and {poison.UNSUSPECTED.format(id="id", stage=STAGE)}
+                order by next_try_at, id limit %(wanted)s for update skip locked),
+            sized as (
+                select due.id, row_number() over nth as place,
+                    sum(least(m.octets, {blobs.HEAD_OCTETS})) over nth as octets
+                from due join messages m on m.id = due.message_id window nth as (order by due.next_try_at, due.id)),
+            taken as (select id from sized where place <= %(free)s or octets <= %(octets)s)
+            update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
+                claim_expires = now() + make_interval(secs => %(seconds)s)
+            from taken, messages m, local_accounts a
+            where s.id = taken.id and m.id = s.message_id and a.id = s.author_id
+            returning {_GROUP}, {_RECIPIENTS}, (select count(*) from due)""",
+        {
+            "external": external_id,
+            "wanted": wanted,
+            "free": free,
+            "octets": ahead_octets,
+            "owner": owner,
+            "seconds": seconds,
+            "in_hand": literal(in_hand),
+        },
+    )
+    rows = sorted(await cursor.fetchall(), key=_by_id)
+    if not rows:
+        return Claimed([], lanes, free == 0)  # perhaps the first one was too large to be held
+    seen = int(rows[0][-1])
+    groups = [Group(*(*row[:-2], tuple(Waiting(*recipient) for recipient in row[-2] or ()))) for row in rows]
+    return Claimed(groups, lanes, seen == wanted or seen > len(rows))
+
+
+# In order of id: two that lock several claims never wait for each other.
+_HELD = """held as materialized (
+    select id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
+        and state in ('claimed', 'sent_unanswered')
+    order by id for update)"""
+
+
+async def renew(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> None:
+    """Hold these claims for ``seconds`` from now."""
+    await connection.execute(
+        f"""with {_HELD} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
+            from held where s.id = held.id""",
+        {"ids": literal(ids), "owner": owner, "seconds": seconds},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a claim ends: recipients as told, those that still wait again after ``delay`` seconds.
+
+    count_try: the provider refused for now. uncertain: it was sent and no answer came.
+    """
+
+    id: int
+    outcomes: Sequence[Outcome]
+    delay: float
+    count_try: bool
+    uncertain: bool = False
+
+
+async def settle_and_mark(
+    connection: Connection,
+    owner: str,
+    settlements: Sequence[Settlement],
+    events: Sequence[Event],
+    marks: Collection[int],
+    seconds: float,
+) -> set[int]:
+    """End claims, and mark others before their final dots: from there on nobody knows whether the provider has them.
+
+    It is one statement: one round trip, and a transaction by itself where none is open.
+
+    :param events: of the submissions that are settled; recorded if the claim is held. :param marks: ids; held for
+        ``seconds`` from now. :return: ids that were held; on the others the claim is lost, and nothing was changed.
+    """
+    told = [(settlement.id, outcome) for settlement in settlements for outcome in settlement.outcomes]
+    cursor = await connection.execute(
+        f"""with {_HELD},
+            told as (
+                update submission_recipients r set state = new.state, reply = new.reply,
+                    settled_at = case when new.state <> 'waiting' then now() end
+                from unnest(%(told_ids)s::bigint[], %(positions)s::int[], %(states)s::text[], %(replies)s::text[])
+                        as new (id, position, state, reply) join held using (id)
+                where r.submission_id = new.id and r.position = new.position and r.state = 'waiting'
+                returning r.submission_id, r.position, r.state),
+            settled as (
+                update submissions s set claim_owner = null, claim_expires = null, state_at = now(),
+                    tries = s.tries + new.tries, uncertain = s.uncertain or new.uncertain,
+                    next_try_at = now() + make_interval(secs => new.delay), state = case when exists (
+                        select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting'
+                            and not exists (select from told where told.submission_id = s.id
+                                                and told.position = r.position and told.state <> 'waiting'))
+                        then 'queued' else 'done' end
+                from unnest(%(settled)s::bigint[], %(tries)s::int[], %(uncertain)s::bool[], %(delays)s::float8[])
+                        as new (id, tries, uncertain, delay) join held using (id)
+                where s.id = new.id),
+            marked as (
+                update submissions s set state = 'sent_unanswered', state_at = now(),
+                    claim_expires = now() + make_interval(secs => %(seconds)s)
+                from unnest(%(marks)s::bigint[]) as new (id) join held using (id) where s.id = new.id),
+            traced as ({maillog.RECORD_HELD})
+            select id from held""",
+        {
+            "ids": literal([*(settlement.id for settlement in settlements), *marks]),
+            "owner": owner,
+            "settled": literal(settlement.id for settlement in settlements),
+            "tries": literal(int(settlement.count_try) for settlement in settlements),
+            "uncertain": literal(settlement.uncertain for settlement in settlements),
+            "delays": literal(str(settlement.delay) for settlement in settlements),
+            "told_ids": literal(id_ for id_, _ in told),
+            "positions": literal(outcome.position for _, outcome in told),
+            "states": literal(outcome.state for _, outcome in told),
+            "replies": literal(storable(outcome.reply) for _, outcome in told),
+            "marks": literal(marks),
+            "seconds": seconds,
+        }
+        | maillog.held_parameters(events),
+    )
+    return {int(row[0]) for row in await cursor.fetchall()}
+
+
+async def _set_recipients(connection: Connection, submission_id: int, outcomes: Sequence[Outcome]) -> None:
+    await connection.execute(
+        """update submission_recipients r set state = new.state, reply = new.reply,
+               settled_at = case when new.state <> 'waiting' then now() end
+           from unnest(%s::int[], %s::text[], %s::text[]) as new (position, state, reply)
+           where r.submission_id = %s and r.position = new.position and r.state = 'waiting'""",
+        (
+            [o.position for o in outcomes],
+            [o.state for o in outcomes],
+            [storable(o.reply) for o in outcomes],
+            submission_id,
+        ),
+    )
+
+
+async def absent_owners(connection: Connection, owner: str) -> list[str]:
+    """Who holds claims and is not there, ``owner`` left out."""
+    cursor = await connection.execute(
+        f"""select distinct claim_owner from submissions
+            where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
+                and {liveness.ABSENT.format(owner="claim_owner")}""",
+        (owner,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
+async def orphaned_claims(
+    connection: Connection, gone: Collection[str] = (), limit: int = 1000
+) -> list[tuple[Group, bool]]:
+    """Claims that ran out, or whose owner is one of ``gone``, locked; with each, whether it was sent without an
+    answer."""
+    cursor = await connection.execute(
+        f"""select {_GROUP}, s.state = 'sent_unanswered' from {_GROUP_TABLES}
+            where s.state in ('claimed', 'sent_unanswered')
+                and (s.claim_expires < now() or s.claim_owner = any(%s::text[]))
+            order by s.id limit %s for update of s skip locked""",
+        (literal(gone), limit),
+    )
+    rows = await cursor.fetchall()
+    groups = await _groups(connection, [row[:-1] for row in rows])
+    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
+
+
+async def release(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
+    """Give claims back as they were; with ``owner``, only that one's."""
+    await connection.execute(
+        """with held as materialized (
+               select id from submissions where id = any(%(ids)s::bigint[]) and state = 'claimed'
+                   and (%(owner)s::text is null or claim_owner = %(owner)s)
+               order by id for update)
+           update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
+           from held where s.id = held.id""",
+        {"ids": literal(ids), "owner": owner},
+    )
+
+
+async def send_again(connection: Connection, submission_id: int) -> None:
+    """Queue a mail that was sent without an answer, its sender being gone, and mark it."""
+    await connection.execute(
+        """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
+               uncertain = true, next_try_at = now()
+           where id = %s and state = 'sent_unanswered'""",
+        (submission_id,),
+    )
+
+
+async def mend_times(connection: Connection) -> int:
+    """Make due what would wait for a time that was meant before the clock was set back. Returns how many."""
+    cursor = await connection.execute(
+        f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
+            where state in ('submitted', 'queued') and state_at > {LATER}"""
+    )
+    return cursor.rowcount
+
+
+async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:
+    """Queued submissions older than ``seconds``, locked.
+
+    None of an account that is paused, which bounces nothing, and none that is due: once the pause is over, it is tried.
+    """
+    cursor = await connection.execute(
+        f"""select {_GROUP} from {_GROUP_TABLES}
+                join relays r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
+            where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s) and r.paused_at is null
+                and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)
+            order by s.id limit %s for update of s skip locked""",
+        (seconds, limit),
+    )
+    return await _groups(connection, await cursor.fetchall())
+
+
+async def give_up(connection: Connection, submission_id: int, outcomes: Sequence[Outcome]) -> None:
+    """End a queued submission (locked by ``too_old``) without a further try."""
+    await _set_recipients(connection, submission_id, outcomes)
+    await connection.execute(
+        "update submissions set state = 'done', state_at = now() where id = %s and state = 'queued'", (submission_id,)
+    )
+
+
+async def delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[Group]:
+    """Queued submissions whose author is due a notice of delay: ``first`` seconds after submission, then every
+    ``then`` seconds. They are marked as noticed."""
+    cursor = await connection.execute(
+        f"""with late as (
+                select id from submissions where state = 'queued'
+                and coalesce(delay_noticed_at + make_interval(secs => %(then)s),
+                             created_at + make_interval(secs => %(first)s)) <= now()
+                order by id limit %(limit)s for update skip locked)
+            update submissions s set delay_noticed_at = now() from late, messages m, local_accounts a
+            where s.id = late.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
+        {"first": first, "then": then, "limit": limit},
+    )
+    return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
+
+
+async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Group, str]]:
+    """Submissions that the operator ended and whose authors are to be told, with the reason; they are marked as told.
+    ``recipients`` are those who will not get it."""
+    cursor = await connection.execute(
+        f"""with ended as (
+                select id, cancelled as reason from submissions where cancelled is not null
+                order by id limit %s for update skip locked)
+            update submissions s set cancelled = null from ended, messages m, local_accounts a
+            where s.id = ended.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
+        (limit,),
+    )
+    rows = sorted(await cursor.fetchall(), key=_by_id)
+    groups = await _groups(connection, [row[:-1] for row in rows], "cancelled")
+    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
+
+
+async def backlog(connection: Connection) -> tuple[int, float]:
+    """How many submissions wait to be relayed or are being relayed, and the age of the oldest in seconds."""
+    cursor = await connection.execute(
+        """select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8
+           from submissions where state in ('queued', 'claimed', 'sent_unanswered')"""
+    )
+    row = await cursor.fetchone()
+    return (int(row[0]), float(row[1])) if row else (0, 0.0)

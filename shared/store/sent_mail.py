@@ -1,0 +1,80 @@
+"""Who sent what: ids of mails that we sent, with their authors, and all SQL on them (table authors)."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+
+from shared.db.arrays import literal
+from shared.db.database import Connection
+from shared.routing import Sent
+
+AUTHORSHIP_YEARS = 5
+
+
+async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
+    """Record who sent what: (header_id, external_id, author_id, submission_id). An id keeps its first author."""
+    first: dict[tuple[str, int], tuple[int, int]] = {}
+    for header_id, external_id, author_id, submission_id in rows:
+        first.setdefault((header_id, external_id), (author_id, submission_id))
+    keys = sorted(first)  # one order for all writers: no deadlock on ids that two of them insert
+    await connection.execute(
+        """insert into authors (header_id, external_id, author_id, submission_id)
+           select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+           on conflict (header_id, external_id) do nothing""",
+        (
+            [key[0] for key in keys],
+            [key[1] for key in keys],
+            [first[key][0] for key in keys],
+            [first[key][1] for key in keys],
+        ),
+    )
+
+
+FROM_NEW = """insert into authors (header_id, external_id, author_id, submission_id)
+    select distinct on (header_id, external_id) header_id, external_id, author_id, id from new
+    order by header_id, external_id, place
+    on conflict (header_id, external_id) do nothing"""
+"""``add`` as a part of a larger statement, which has the submissions as ``new``; in the same order."""
+
+
+async def add_further(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
+    """Record ids that a provider gave to mails of ours: (id known here, further id, id of the external account)."""
+    if further:
+        rows = sorted(further)
+        await connection.execute(
+            """insert into authors (header_id, external_id, author_id, submission_id)
+               select f.further_id, a.external_id, a.author_id, a.submission_id
+               from unnest(%s::text[], %s::text[], %s::bigint[]) as f (header_id, further_id, external_id)
+                   join authors a using (header_id, external_id)
+               on conflict (header_id, external_id) do nothing""",
+            ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+        )
+
+
+async def of(connection: Connection, header_ids: Collection[str]) -> dict[str, list[Sent]]:
+    """For each of these ids that we sent within five years: by whom and through which account, the earliest first."""
+    if not header_ids:
+        return {}
+    cursor = await connection.execute(
+        """select a.header_id, a.external_id, a.author_id,
+                  array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id)
+           from authors a
+           where a.header_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
+           order by a.recorded_at, a.submission_id""",
+        (literal(set(header_ids)), AUTHORSHIP_YEARS),
+    )
+    found: dict[str, list[Sent]] = {}
+    for header_id, external_id, author_id, recipients in await cursor.fetchall():
+        found.setdefault(header_id, []).append(Sent(header_id, external_id, author_id, tuple(recipients)))
+    return found
+
+
+async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
+    """Forget who sent what before this time. :return: how many ids."""
+    cursor = await connection.execute(
+        """delete from authors where (header_id, external_id) in (
+               select header_id, external_id from authors where recorded_at < %s limit %s)""",
+        (before, limit),
+    )
+    return cursor.rowcount

@@ -1,0 +1,256 @@
+"""Mails handed in by local accounts: taking them, and handing them over.
+
+With shared/store/relay_queue.py, which has the SQL of what is queued for a provider, and
+shared/store/submissions_admin.py, which has the operator's, the owner of the tables submissions and
+submission_recipients. Times are by the database's clock; addresses stay as written and compare lower-case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.db.arrays import literal
+from shared.db.database import Connection, storable
+from shared.errors import MOST_FAULTS
+from shared.store import accounts, blobs, maillog, poison, relay_status, sent_mail
+from shared.store.blobs import Content
+
+Kind = Literal["relay", "local", "external"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
+
+    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    """
+
+    address: str
+    kind: Kind
+    target_id: int | None = None
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets.
+
+    password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
+    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    """
+
+    author_id: int
+    external_id: int
+    content: Content
+    envelope_from: str
+    header_id: str
+    body_8bit: bool
+    smtputf8: bool
+    recipients: tuple[Recipient, ...]
+    password_hash: str | None = None
+    event: maillog.Event | None = None
+    asked: str | None = None
+
+
+# One statement: a round trip to the server takes longer than what it does there, and one statement needs no transaction
+# around it. Foreign keys are checked at its end. The parts that write see none of each other's rows, only ``new``.
+_RECORD = f"""
+    with new as materialized (
+        select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('messages', 'id')) as message_id,
+               given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
+               asked, recipients, traced, traced_external, traced_who, traced_reply
+        from rows from (
+            json_to_recordset(%s) as (
+                author_id bigint, external_id bigint, octets bigint, envelope_from text, header_id text,
+                body_8bit bool, smtputf8 bool, asked text, recipients json, password_hash text,
+                traced bool, traced_external text, traced_who text, traced_reply text),
+            unnest(%b::bytea[]), unnest(%b::bytea[])
+        ) with ordinality as given (
+            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, asked, recipients,
+            password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
+        where password_hash is null
+            or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
+    ), stored as ({blobs.FROM_NEW}
+    ), taken as (
+        insert into submissions
+            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
+        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
+        from new
+    ), addressed as (
+        insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.asked
+        from new, rows from (json_to_recordset(new.recipients)
+                as (address text, kind text, target_id bigint, asked text))
+            with ordinality as r (address, kind, target_id, asked, position)
+    ), written as ({sent_mail.FROM_NEW}
+    ), told as ({maillog.SUBMITTED_FROM_NEW})
+    select place, id, message_id from new"""
+
+
+async def record(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
+    """Store bytes, envelopes, authorship and trace; each submission is then ``submitted``. Returns their ids, in order.
+
+    None: nothing of it is stored, for its author was disabled or removed, or has another password meanwhile.
+    The author of a Message-ID is recorded here, before the mail can leave, so that no answer overtakes it. An id that
+    is known already keeps its first author.
+    Where every mail ``fits_one_statement`` this is one statement; otherwise it needs a transaction.
+    """
+    if not submissions:
+        return []
+    contents = [submission.content for submission in submissions]
+    cursor = await connection.execute(
+        _RECORD,
+        (
+            json.dumps([_given(submission) for submission in submissions]),
+            [content.sha256 for content in contents],
+            [blobs.head(content) for content in contents],
+        ),
+    )
+    found = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
+    await blobs.store_rest(
+        connection, [message_id for _, message_id in found.values()], [contents[place] for place in found]
+    )
+    return [found[place][0] if place in found else None for place in range(len(submissions))]
+
+
+def fits_one_statement(submission: Submission) -> bool:
+    """Whether ``record`` stores all of it by its one statement."""
+    return blobs.is_whole(submission.content)
+
+
+def _given(submission: Submission) -> dict[str, object]:
+    """What ``_RECORD`` reads of it, but for the bytes."""
+    event = submission.event
+    return {
+        "author_id": submission.author_id,
+        "external_id": submission.external_id,
+        "octets": submission.content.octets,
+        "envelope_from": submission.envelope_from,
+        "header_id": submission.header_id,
+        "body_8bit": submission.body_8bit,
+        "smtputf8": submission.smtputf8,
+        "asked": submission.asked,
+        "recipients": [
+            {
+                "address": recipient.address,
+                "kind": recipient.kind,
+                "target_id": recipient.target_id,
+                "asked": recipient.asked,
+            }
+            for recipient in submission.recipients
+        ],
+        "password_hash": submission.password_hash,
+        "traced": event is not None,
+        "traced_external": event and event.external and storable(event.external),
+        "traced_who": event and event.who and storable(event.who),
+        "traced_reply": event and event.reply and storable(event.reply),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ handing over
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A submission in state ``submitted``, locked, with the recipients that wait inside."""
+
+    id: int
+    author_id: int
+    external_id: int
+    message_id: int
+    header_id: str
+    inside: tuple[Recipient, ...]
+
+
+async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
+    """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
+    cursor = await connection.execute(
+        """select id, author_id, external_id, message_id, header_id from submissions
+           where id = any(%s) and state = 'submitted' order by id for update""",
+        (list(ids),),
+    )
+    rows = await cursor.fetchall()
+    cursor = await connection.execute(
+        """select submission_id, address, kind, target_id, asked from submission_recipients
+           where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
+        ([row[0] for row in rows],),
+    )
+    inside: dict[int, list[Recipient]] = {}
+    for submission_id, address, kind, target_id, asked in await cursor.fetchall():
+        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id, asked))
+    return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
+
+
+async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
+    """The recipients inside are delivered; what is to be relayed is queued, the rest done."""
+    await connection.execute(
+        """update submission_recipients set state = 'delivered', settled_at = now()
+           where submission_id = any(%s) and kind <> 'relay' and state = 'waiting'""",
+        (list(ids),),
+    )
+    await connection.execute(
+        """update submissions s set state_at = now(), next_try_at = now(), state = case when exists (
+               select from submission_recipients r where r.submission_id = s.id and r.state = 'waiting')
+               then 'queued' else 'done' end
+           where id = any(%s) and state = 'submitted'""",
+        (list(ids),),
+    )
+    await relay_status.begin(connection, ids)
+
+
+async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Those of these submissions that their author handed in before, byte for byte and to one of the same people: a
+    client that got no answer tries again. With each, the other one.
+
+    They may be committed in another order than that of their ids, so one that was handed over already counts, too; and
+    a clock may have been set between them, so their times do not.
+    """
+    cursor = await connection.execute(
+        """select s.id, max(e.id) from submissions s join messages m on m.id = s.message_id
+               join submissions e on e.header_id = s.header_id and e.author_id = s.author_id
+                   and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
+               join messages em on em.id = e.message_id and em.sha256 = m.sha256
+           where s.id = any(%(ids)s::bigint[]) and exists (
+               select from submission_recipients r join submission_recipients er using (address)
+               where r.submission_id = s.id and er.submission_id = e.id)
+           group by s.id""",
+        {"ids": literal(ids)},
+    )
+    return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+
+async def overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
+    """Submissions that wait longer than ``grace`` seconds to be handed over: (id, address of the external account).
+
+    They are marked, so the next sweep comes back to them only after another ``grace`` seconds.
+    """
+    cursor = await connection.execute(
+        f"""with late as (
+               select id from submissions
+               where state = 'submitted' and state_at < now() - make_interval(secs => %(grace)s)
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %(grace)s) or swept_at > now())
+                 and {poison.UNSUSPECTED.format(id="id", stage="sender")}
+               order by id limit %(limit)s for update skip locked)
+           update submissions s set swept_at = now() from late, external_accounts e
+           where s.id = late.id and e.id = s.external_id returning s.id, e.address""",
+        {"grace": grace, "limit": limit},
+    )
+    return sorted((int(row[0]), str(row[1])) for row in await cursor.fetchall())
+
+
+async def blame(connection: Connection, submission_id: int, origin: str, traceback: str, faults: int = 1) -> bool:
+    """Count failures of our own on this submission; whether it is parked now. A claim on it ends."""
+    cursor = await connection.execute(
+        """update submissions set faults = faults + %s, error = %s, origin = %s, state_at = now(),
+               claim_owner = null, claim_expires = null, next_try_at = now() + interval '1 minute',
+               uncertain = uncertain or state = 'sent_unanswered',
+               state = case when faults + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
+                            else 'queued' end
+           where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
+        (faults, storable(traceback), origin, faults, MOST_FAULTS, submission_id),
+    )
+    row = await cursor.fetchone()
+    return row is not None and row[0] == "parked"

@@ -1,0 +1,275 @@
+"""What became of the mails that were handed in, for the operator: to see, to decide, and to forget.
+
+With shared/store/submissions.py and shared/store/relay_queue.py the owner of the tables submissions and
+submission_recipients.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.db.database import Connection, storable
+from shared.store import relay_status
+from shared.store.submissions import Kind
+
+RESTORE = "restore"
+"""The origin of those that a restore parked, none of which has failed."""
+
+
+# ---------------------------------------------------------------------------------------------- mails
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRecipient:
+    """A recipient as shown to the operator."""
+
+    address: str
+    kind: Kind
+    state: str
+    reply: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one.
+
+    state_at: when it came into its state.
+    """
+
+    id: int
+    header_id: str
+    author: str
+    external: str
+    state: str
+    tries: int
+    uncertain: bool
+    age: float
+    next_try_at: datetime.datetime | None
+    error: str | None
+    origin: str | None
+    state_at: datetime.datetime
+    recipients: tuple[ListedRecipient, ...]
+
+
+async def listing(
+    connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None, limit: int = 1000
+) -> list[Listed]:
+    """Submissions in these states (all that are not done, if none are given), the oldest first."""
+    cursor = await connection.execute(
+        """select s.id, s.header_id, a.address, e.address, s.state, s.tries, s.uncertain,
+                  extract(epoch from now() - s.created_at)::float8,
+                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin,
+                  s.state_at
+           from submissions s join local_accounts a on a.id = s.author_id
+               join external_accounts e on e.id = s.external_id
+               left join relays r on r.external_id = s.external_id
+           where case when %(states)s::text[] is null then s.state <> 'done' or %(ids)s::bigint[] is not null
+                      else s.state = any(%(states)s) end
+             and (%(ids)s::bigint[] is null or s.id = any(%(ids)s))
+           order by s.id limit %(limit)s""",
+        {"states": None if states is None else list(states), "ids": None if ids is None else list(ids), "limit": limit},
+    )
+    rows = await cursor.fetchall()
+    cursor = await connection.execute(
+        """select submission_id, address, kind, state, reply from submission_recipients
+           where submission_id = any(%s) order by submission_id, position""",
+        ([row[0] for row in rows],),
+    )
+    recipients: dict[int, list[ListedRecipient]] = {}
+    for submission_id, *values in await cursor.fetchall():
+        recipients.setdefault(submission_id, []).append(ListedRecipient(*values))
+    return [Listed(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
+
+
+async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
+    """Submissions of which ``what`` is the id, a Message-ID, or the address of author, account or recipient;
+    the newest ones.
+
+    :return: id to Message-ID, in order of id.
+    """
+    number = int(what) if what.isascii() and what.isdigit() and len(what) < 19 else None  # a bigint
+    cursor = await connection.execute(
+        """select s.id, s.header_id from submissions s
+           where s.id = %(number)s or s.header_id = %(what)s
+              or s.author_id in (select id from local_accounts where lower(address) = lower(%(what)s))
+              or s.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
+              or s.id in (select submission_id from authors where header_id = %(what)s)
+              or exists (select from submission_recipients r
+                         where r.submission_id = s.id and lower(r.address) = lower(%(what)s))
+           order by s.id desc limit %(limit)s""",
+        {"number": number, "what": what, "limit": limit},
+    )
+    return {int(row[0]): str(row[1]) for row in sorted(await cursor.fetchall())}
+
+
+async def content_of(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
+    """The id of a submission's bytes, their octets, and when it was taken."""
+    cursor = await connection.execute(
+        """select s.message_id, m.octets, s.created_at from submissions s join messages m on m.id = s.message_id
+           where s.id = %s""",
+        (id_,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (int(row[0]), int(row[1]), row[2])
+
+
+# ---------------------------------------------------------------------------------------------- counts
+
+
+async def count_parked(connection: Connection) -> tuple[int, int]:
+    """How many are parked, and how many of these by a restore."""
+    cursor = await connection.execute(
+        "select count(*), count(*) filter (where origin = %s) from submissions where state = 'parked'", (RESTORE,)
+    )
+    parked, restored = await cursor.fetchone() or (0, 0)
+    return int(parked), int(restored)
+
+
+async def oldest_submitted(connection: Connection) -> float:
+    """Seconds since the one that waits longest for a sender to take it up came into that state; 0 if none waits."""
+    cursor = await connection.execute(
+        """select coalesce(extract(epoch from now() - min(state_at)), 0)::float8 from submissions
+           where state = 'submitted'"""
+    )
+    [seconds] = await cursor.fetchone() or (0.0,)
+    return float(seconds)
+
+
+async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+    """How many mails were handed in in each of the last hours; hours without any are left out."""
+    cursor = await connection.execute(
+        """select date_trunc('hour', created_at), count(*) from submissions
+           where created_at > now() - make_interval(hours => %s) group by 1""",
+        (hours,),
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
+# ---------------------------------------------------------------------------------------------- the operator's hands
+
+
+async def retry(connection: Connection, ids: Collection[int] | None = None) -> list[int]:
+    """Try queued submissions (these, or all) now, and their accounts too. Returns the ids of those that will be."""
+    cursor = await connection.execute(
+        """update submissions set next_try_at = now()
+           where state = 'queued' and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id, external_id""",
+        {"ids": None if ids is None else list(ids)},
+    )
+    rows = await cursor.fetchall()
+    await relay_status.try_now(connection, {row[1] for row in rows})
+    return sorted(int(row[0]) for row in rows)
+
+
+async def cancel(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
+    """End queued or parked submissions without a further try; the sender then tells their authors the reason.
+
+    Returns for each that was cancelled the addresses that will not get it. One that is being sent right now is left
+    out.
+    """
+    cursor = await connection.execute(
+        """update submissions set state = 'done', state_at = now(), cancelled = %s
+           where id = any(%s) and state in ('queued', 'parked') returning id""",
+        (storable(reason), sorted(ids)),
+    )
+    cancelled: dict[int, list[str]] = {int(row[0]): [] for row in await cursor.fetchall()}
+    cursor = await connection.execute(
+        """update submission_recipients set state = 'cancelled', settled_at = now()
+           where submission_id = any(%s) and state = 'waiting' returning submission_id, address""",
+        (list(cancelled),),
+    )
+    for submission_id, address in await cursor.fetchall():
+        cancelled[submission_id].append(address)
+    return cancelled
+
+
+async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
+    """Give parked submissions another five tries. Returns the ids of those that were parked."""
+    cursor = await connection.execute(
+        """update submissions s set faults = 0, error = null, origin = null, state_at = now(), swept_at = null,
+               next_try_at = now(), state = case when exists (
+                   select from submission_recipients r
+                   where r.submission_id = s.id and r.kind <> 'relay' and r.state = 'waiting')
+                   then 'submitted' else 'queued' end
+           where id = any(%s) and state = 'parked' returning id""",
+        (sorted(ids),),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+RESENT_DAYS = 5
+"""Older ones would be given up at once."""
+
+
+async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
+    """Send to those recipients again who did not get it, at once; of submissions that are done and not too old.
+
+    :return: the ids of those that are queued again.
+    """
+    cursor = await connection.execute(
+        """update submissions s set state = 'queued', state_at = now(), next_try_at = now(), tries = 0, cancelled = null
+           where id = any(%s) and state = 'done' and created_at > now() - make_interval(days => %s)
+             and exists (select from submission_recipients r where r.submission_id = s.id and r.kind = 'relay'
+                         and r.state in ('failed', 'cancelled')) returning id""",
+        (sorted(ids), RESENT_DAYS),
+    )
+    found = sorted(int(row[0]) for row in await cursor.fetchall())
+    await connection.execute(
+        """update submission_recipients set state = 'waiting', settled_at = null
+           where submission_id = any(%s) and kind = 'relay' and state in ('failed', 'cancelled')""",
+        (found,),
+    )
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- purging
+
+
+async def purge(
+    connection: Connection, after: int, before: datetime.datetime, limit: int
+) -> tuple[list[int], int | None]:
+    """Forget those that were done before this time, among the next ``limit`` after this id; authorship stays.
+
+    :return: the ids of their bytes; and the id to go on after, None where younger ones begin.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (
+               select id, state, state_at, created_at, cancelled from submissions where id > %(after)s
+               order by id limit %(limit)s),
+           gone as (
+               delete from submissions s using next where s.id = next.id and next.state = 'done' and s.state = 'done'
+                   and next.state_at < %(before)s and next.cancelled is null
+               returning s.message_id)
+           select (select max(id) from next where exists (select from next where created_at < %(before)s)),
+               array(select message_id from gone)""",
+        {"after": after, "limit": limit, "before": before},
+    )
+    last, found = await cursor.fetchone() or (None, ())
+    return list(found), last
+
+
+# ---------------------------------------------------------------------------------------------- after a restore
+
+
+async def hold_restored(connection: Connection, reason: str) -> list[int]:
+    """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions s set state = 'parked', error = %s, origin = %s, uncertain = true,
+               state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') and exists (
+               select from submission_recipients r
+               where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting') returning id""",
+        (reason, RESTORE),
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())
+
+
+async def send_restored(connection: Connection) -> list[int]:
+    """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
+    cursor = await connection.execute(
+        """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),
+               state = case state when 'submitted' then state else 'queued' end, next_try_at = now()
+           where state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning id"""
+    )
+    return sorted(int(row[0]) for row in await cursor.fetchall())

@@ -1,0 +1,159 @@
+"""A fetcher that runs in the test's own process, on a database of its own, its envelopes caught."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.fetcher import scheduler
+from shared.amqp.broker import Publication
+from shared.db.database import Database
+from shared.provider.vault import Vault, new_key
+from shared.runtime.process import Service
+from shared.settings import Settings
+from shared.store import polls
+from tests.polling import until
+
+
+@dataclass
+class Bench:
+    """A fetcher on a database of its own. published: the envelopes it sent."""
+
+    service: Service
+    database: Database
+    vault: Vault
+    published: list[Publication] = field(default_factory=list)
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """In the place of the broker."""
+        self.published += publications
+
+    async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        async with self.database.transaction() as connection:
+            cursor = await connection.execute(sql, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def add(self, address: str, port: int, **changes: object) -> int:
+        """An external account at 127.0.0.1; every column may be given."""
+        columns: dict[str, object] = {
+            "address": address,
+            "login": address,
+            "password": self.vault.seal("secret"),
+            "pop3_host": "127.0.0.1",
+            "pop3_port": port,
+            "pop3_tls": "none",
+            "smtp_host": "127.0.0.1",
+            "smtp_port": 25,
+            "smtp_tls": "none",
+            "smtp_auth": True,
+            "smtp_connections": 1,
+            "poll_seconds": 1,
+            "history": "all",
+            "delete_history": False,
+            "reply_to_author": True,
+        } | changes
+        names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        [[id_]] = await self.rows(
+            f"insert into external_accounts ({names}) values ({marks}) returning id", *columns.values()
+        )
+        return int(id_)
+
+    async def bodies(self, external_id: int) -> list[bytes]:
+        """The bytes of what was fetched for an account, in the order of arrival."""
+        found = await self.rows(
+            """select m.head from inbound i join messages m on m.id = i.message_id
+               where i.external_id = %s and i.source = 'fetched' order by i.id""",
+            external_id,
+        )
+        return [bytes(head) for (head,) in found]
+
+    async def subjects(self, external_id: int) -> list[str]:
+        return [
+            next(line for line in body.decode().split("\r\n") if line.startswith("Subject: "))[9:]
+            for body in await self.bodies(external_id)
+        ]
+
+    async def states(self, external_id: int) -> dict[str, int]:
+        """How many ledger rows there are in each state."""
+        return dict(
+            await self.rows(
+                "select state, count(*)::int from upstream_mails where external_id = %s group by state", external_id
+            )
+        )
+
+    async def poll(self, external_id: int) -> polls.Polled:
+        """Make the account due, and wait until a poll that began after that has ended."""
+        busy = await self._owner(external_id)
+        if busy is not None:  # it may have seen the list before the test changed it
+
+            async def over() -> bool:
+                return await self._owner(external_id) != busy
+
+            await until(over)
+        async with self.database.transaction() as connection:
+            await polls.resume(connection, external_id)
+        return await self.polled(external_id)
+
+    async def _owner(self, external_id: int) -> str | None:
+        found = await self.rows("select owner from polls where external_id = %s", external_id)
+        return str(found[0][0]) if found and found[0][0] is not None else None
+
+    async def polled(self, external_id: int) -> polls.Polled:
+        """Wait until one more poll that begins now or later has ended."""
+        [[start]] = await self.rows("select clock_timestamp()")
+
+        async def ended() -> bool:
+            [[owner, success, error]] = await self.rows(
+                "select owner, last_success_at, last_error_at from polls where external_id = %s", external_id
+            )
+            return owner is None and any(at is not None and at > start for at in (success, error))
+
+        await until(ended)
+        async with self.database.transaction() as connection:
+            return (await polls.polled(connection))[external_id]
+
+
+@asynccontextmanager
+async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
+    """A fetcher that runs in this process; its envelopes are caught instead of sent."""
+    key = new_key()
+    service = Service(
+        "fetcher",
+        Settings(
+            database_url=database_url,
+            broker_url="amqp://127.0.0.1:1/",
+            secret_key=key,
+            **{"allow_private_upstream": True, **settings},
+        ),
+        Vault(key),
+    )
+    bench = Bench(service, service.database, Vault(key))
+    service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here
+    await service.database.open()
+    work = asyncio.create_task(scheduler.serve(service))
+    try:
+        yield bench
+    finally:
+        service.stopping.set()
+        await work
+        await service.database.close()
+
+
+async def polls_well(bench: Bench, account: int) -> bool:
+    return bool(await bench.rows("select 1 from polls where external_id = %s and last_success_at is not null", account))
+
+
+async def has(bench: Bench, account: int, count: int) -> bool:
+    return len(await bench.bodies(account)) >= count
+
+
+async def fails(bench: Bench, account: int) -> bool:
+    return bool(await bench.rows("select 1 from polls where external_id = %s and last_error is not null", account))
+
+
+def mail(subject: str, body: str = "hello", received: str | None = None) -> bytes:
+    trace = f"Received: from a by b; {received}\r\n" if received else ""
+    return f"{trace}From: ann@customer.test\r\nTo: x@fetch.test\r\nSubject: {subject}\r\n\r\n{body}\r\n".encode()

@@ -1,0 +1,204 @@
+"""A sender in the test's own process, on a database of its own, with the manual's company; its envelopes are caught."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from services.sender.dead_owners import Upkeep, keep_up
+from services.sender.delivery import Relaying
+from services.sender.submission_worker import Sender
+from shared.amqp.broker import Publication
+from shared.db.database import Database
+from shared.provider.vault import Vault
+from shared.runtime.process import Service
+from shared.settings import Settings
+from shared.store import submissions, submissions_admin
+from shared.store.accounts import External, Local
+from shared.store.blobs import Content
+from shared.store.submissions import Kind, Recipient, Submission
+from shared.store.submissions_admin import Listed
+from tests import company
+from tests.company import SALES, SUPPORT
+from tests.polling import until
+
+_numbers = itertools.count(1)
+
+MAIL = b"""\
+From: alex@local.com\r
+To: ann@customer.org\r
+Subject: hello\r
+\r
+a body\r
+.with dots\r
+"""
+
+
+class Bench:
+    """publications: what the broker would have got. externals by address, people by user name."""
+
+    def __init__(self, database_url: str) -> None:
+        self.service = Service(
+            "sender",
+            Settings(
+                database_url=database_url,
+                broker_url="amqp://127.0.0.1:1/",
+                secret_key=company.KEY,
+                allow_private_upstream=True,
+            ),
+            Vault(company.KEY),
+        )
+        self.database: Database = self.service.database
+        self.publications: list[Publication] = []
+        self.externals: dict[str, External] = {}
+        self.people: dict[str, Local] = {}
+        self.relaying = Relaying(
+            self.database, self.service.credentials, self.service.owner, True, self.publications.extend
+        )
+        self.stage = Sender(self.database, 5.0, self.relaying.wake)
+        self.upkeep = Upkeep(self.service, self.relaying)
+
+    async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
+        """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
+        server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2} | smtp
+        await company.apply(
+            self.database,
+            {
+                "external_accounts": [
+                    company.external(
+                        address,
+                        smtp=server | {"port": ports.get(address, 1)},
+                        aliases=["help@company.com"] if address == SUPPORT else [],
+                    )
+                    for address in (SUPPORT, SALES)
+                ],
+                "local_accounts": [
+                    company.local("Alex", **(local_fields or {})),
+                    company.local("Jim"),
+                    company.local("Kim", SALES),
+                    company.local("Tom", SALES),
+                ],
+            },
+        )
+        self.externals, self.people = await company.everyone(self.database)
+
+    async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Ask the database, or change it."""
+        async with self.database.transaction() as connection:
+            cursor = await connection.execute(sql.encode(), parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def submit(
+        self,
+        *to: str,
+        mail: bytes = MAIL,
+        author: str = "Alex",
+        sender: str | None = None,
+        header_id: str | None = None,
+        smtputf8: bool = False,
+        asked: str | None = None,
+        asked_of: dict[str, str] | None = None,
+    ) -> int:
+        """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id.
+
+        :param asked: what is to be told about its delivery. :param asked_of: the same of recipients.
+        """
+        person = self.people[author]
+        locals_ = {local.address: local.id for local in self.people.values()}
+        ours = {address: external.id for address, external in self.externals.items()}
+
+        def kind(address: str) -> Kind:
+            return "local" if address in locals_ else "external" if address in ours else "relay"
+
+        recipients = tuple(
+            Recipient(address, kind(address), locals_.get(address) or ours.get(address), (asked_of or {}).get(address))
+            for address in to
+        )
+        async with self.database.transaction() as connection:
+            [submission_id] = await submissions.record(
+                connection,
+                [
+                    Submission(
+                        person.id,
+                        person.external_id,
+                        Content.of(mail),
+                        person.address if sender is None else sender,
+                        header_id or f"{next(_numbers)}@local.com",
+                        not mail.isascii(),
+                        smtputf8,
+                        recipients,
+                        asked=asked,
+                    )
+                ],
+            )
+        assert submission_id is not None
+        self.publications += await self.stage.handle([submission_id])
+        return submission_id
+
+    async def listed(self, submission_id: int) -> Listed:
+        """A submission as the operator sees it."""
+        async with self.database.transaction() as connection:
+            [found] = await submissions_admin.listing(connection, ids=[submission_id])
+        return found
+
+    async def until(self, submission_id: int, **wanted: object) -> Listed:
+        """Wait until a submission is listed like this."""
+
+        async def so() -> bool:
+            found = await self.listed(submission_id)
+            return all(getattr(found, name) == value for name, value in wanted.items())
+
+        try:
+            await until(so)
+        except TimeoutError as error:
+            raise AssertionError(f"never so: {wanted}, but {await self.listed(submission_id)}") from error
+        return await self.listed(submission_id)
+
+    async def events(self, submission_id: int) -> list[tuple[str, str | None]]:
+        """What happened to it: event, and who it concerned."""
+        return [
+            (row[0], row[1])
+            for row in await self.rows(
+                "select event, who from events where submission_id = %s order by id", submission_id
+            )
+        ]
+
+    async def notices(self, name: str) -> list[bytes]:
+        """What notices a person was sent."""
+        return [
+            bytes(row[0])
+            for row in await self.rows(
+                """select m.head from inbound i join messages m on m.id = i.message_id
+                   join deliveries d on d.inbound_id = i.id
+               where i.source = 'notice' and d.local_id = %s order by i.id""",
+                self.people[name].id,
+            )
+        ]
+
+    async def make_due(self) -> None:
+        """Let every back-off end now."""
+        await self.rows("update submissions set next_try_at = now()")
+        await self.rows("update relays set next_try_at = now()")
+
+
+@asynccontextmanager
+async def sending(database_url: str) -> AsyncIterator[Bench]:
+    """A sender that works, without a broker."""
+    bench = Bench(database_url)
+    await bench.database.open()
+    work = asyncio.create_task(keep_up(bench.service, bench.relaying))
+    try:
+        yield bench
+    finally:
+        bench.service.stopping.set()
+        await asyncio.wait_for(bench.relaying.stop(1.0, 1.0), 20)
+        await work
+        await bench.database.close()
+
+
+def replies(found: Listed) -> Sequence[tuple[str, str | None]]:
+    """State and reply of each recipient."""
+    return [(recipient.state, recipient.reply) for recipient in found.recipients]
