@@ -15,7 +15,7 @@ from shared.mime import bounces
 from shared.mime.addresses import fold_address
 from shared.mime.display_names import normalise
 from shared.mime.headers import Mailbox, by_name, mailboxes, message_ids
-from shared.store.accounts import External, Local
+from shared.model import External, Local, Sent
 
 HEAD_OCTETS = 256 * 1024
 """No more of a mail is read."""
@@ -97,19 +97,6 @@ def ids_asked(facts: Facts) -> set[str]:
 
 
 # ---------------------------------------------------------------------------------------------- deciding
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A mail that one of us sent through an external account. header_id: one of its ids, without angle brackets.
-
-    recipients: of its envelope.
-    """
-
-    header_id: str
-    external_id: int
-    author_id: int
-    recipients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

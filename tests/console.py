@@ -18,7 +18,6 @@ import requests
 from deploy.machine import ports
 from services.admin.monitoring import status
 from services.admin.web.server import serve
-from shared.provider.vault import Vault
 from shared.runtime.process import Service
 from shared.settings import SERVICES, Settings
 from tests import servers
@@ -91,7 +90,7 @@ def running(database_url: str, **settings: Any) -> Iterator[str]:
     stop: list[tuple[asyncio.AbstractEventLoop, Service]] = []
 
     async def main() -> None:
-        service = Service("admin", wanted, Vault(KEY))
+        service = Service("admin", wanted)
         stop.append((asyncio.get_running_loop(), service))
         await service.database.open()
         asyncio.get_running_loop().call_later(0.05, begun.set)  # it listens before it waits for anything

@@ -128,7 +128,6 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
             secret_key=key,
             **{"allow_private_upstream": True, **settings},
         ),
-        Vault(key),
     )
     bench = Bench(service, service.database, Vault(key))
     service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from shared.store.accounts import Server, Tls
+from shared.model import Server, Tls
 
 
 @dataclass(frozen=True, slots=True)

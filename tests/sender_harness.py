@@ -13,11 +13,10 @@ from services.sender.delivery import Relaying
 from services.sender.submission_worker import Sender
 from shared.amqp.broker import Publication
 from shared.db.database import Database
-from shared.provider.vault import Vault
+from shared.model import External, Local
 from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import submissions, submissions_admin
-from shared.store.accounts import External, Local
 from shared.store.blobs import Content
 from shared.store.submissions import Kind, Recipient, Submission
 from shared.store.submissions_admin import Listed
@@ -49,7 +48,6 @@ class Bench:
                 secret_key=company.KEY,
                 allow_private_upstream=True,
             ),
-            Vault(company.KEY),
         )
         self.database: Database = self.service.database
         self.publications: list[Publication] = []

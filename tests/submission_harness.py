@@ -17,10 +17,10 @@ from shared.amqp.broker import Broker
 from shared.auth.authenticator import Logins
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
+from shared.model import External, Local, Server
 from shared.net import server_tls
 from shared.settings import Settings, load
 from shared.store import account_changes, blobs, submissions_admin
-from shared.store.accounts import External, Local, Server
 
 SERVER = Server("mail.company.com", 25, "none")
 SECRET = hash_password("secret")

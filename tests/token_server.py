@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.store.accounts import Issuer
+from shared.model import Issuer
 from tests.company import external
 
 Answer = tuple[int, dict[str, Any]]

@@ -29,10 +29,8 @@ class System:
 
     @property
     def vault(self) -> Vault:
-        """:raises Permanent: there is no key. :raises ValueError: it is none."""
-        if self.settings.secret_key is None:
-            raise Permanent("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
-        return Vault(self.settings.secret_key)
+        """:raises SettingsError: the key is missing or is none."""
+        return Vault.of(self.settings)
 
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:

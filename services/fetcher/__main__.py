@@ -1,8 +1,17 @@
 """Accounts that are due -> Polling -> ``fetched.<external>``."""
 
 from services.fetcher.scheduler import serve
-from shared.runtime.process import keep_large_blocks_apart, run
+from shared.provider.credentials import Credentials
+from shared.provider.vault import Vault
+from shared.runtime.process import Service, keep_large_blocks_apart, run
+
+
+async def work(service: Service) -> None:
+    """Poll until the service is to stop."""
+    settings = service.settings
+    await serve(service, Credentials(service.database, Vault.of(settings), settings.allow_private_upstream))
+
 
 if __name__ == "__main__":
     keep_large_blocks_apart()
-    run("fetcher", serve)
+    run("fetcher", work)

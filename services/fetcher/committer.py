@@ -19,9 +19,9 @@ from services.fetcher.plan import MOST_TRIES, NOTICE_TRIES, Want, is_deleted, ne
 from shared.amqp import publications
 from shared.errors import Temporary
 from shared.mime.headers import header_end, message_ids, values
+from shared.model import External
 from shared.runtime.process import Service
 from shared.store import blobs, inbound, maillog, polls, uidl_ledger
-from shared.store.accounts import External
 from shared.store.blobs import HEAD_OCTETS, Content
 from shared.store.maillog import Event
 from shared.store.polls import Poll

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.store.accounts import External
+from shared.model import External
 from shared.store.polls import Poll
 from shared.store.uidl_ledger import Known
 

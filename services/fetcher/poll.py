@@ -33,8 +33,9 @@ from services.fetcher.plan import (
 )
 from shared.errors import Temporary
 from shared.mime.headers import header_end
+from shared.model import External
 from shared.net.dial import Unreachable, place
-from shared.provider.credentials import Credential
+from shared.provider.credentials import Credential, Credentials
 from shared.provider.oauth import Unauthorized
 from shared.provider.pop3_client import (
     Broken,
@@ -49,7 +50,6 @@ from shared.provider.pop3_client import (
 )
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
-from shared.store.accounts import External
 from shared.store.blobs import Content
 from shared.store.polls import Poll
 from shared.store.uidl_ledger import Known
@@ -90,8 +90,11 @@ class Polling:
     that did not end the poll.
     """
 
-    def __init__(self, service: Service, account: External, poll: Poll, budget: Budget) -> None:
+    def __init__(
+        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: Budget
+    ) -> None:
         self._service = service
+        self._credentials = credentials
         self._share = Share(budget)
         self._account = account
         self._poll = poll
@@ -135,7 +138,7 @@ class Polling:
         except Refused:
             if not credential.token:
                 raise
-            self._service.credentials.refused(self._account)  # the provider may have ended it before its time
+            self._credentials.refused(self._account)  # the provider may have ended it before its time
             return await self._session_as(await self._credential())
 
     async def _session_as(self, credential: Credential) -> bool:
@@ -193,7 +196,7 @@ class Polling:
     async def _credential(self) -> Credential:
         """:raises Refused: nobody has authorized the account. :raises Temporary, Permanent: with a ``kind``."""
         try:
-            return await self._service.credentials.of(self._account)
+            return await self._credentials.of(self._account)
         except Unauthorized as error:
             raise Refused(str(error), "AUTH") from error
 

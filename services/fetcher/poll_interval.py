@@ -6,9 +6,9 @@ import datetime
 from dataclasses import dataclass
 
 from shared.errors import Temporary
+from shared.model import External
 from shared.net.dial import Unreachable
 from shared.provider.pop3_client import Busy, Refused
-from shared.store.accounts import External
 from shared.store.polls import Outcome, Poll
 
 REFUSALS = 3

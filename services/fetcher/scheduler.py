@@ -25,9 +25,11 @@ from shared.db.database import Connection
 from shared.db.liveness import LOOK_SECONDS, Absentees, stay
 from shared.errors import Permanent, Temporary
 from shared.metrics import SECONDS
+from shared.model import External
+from shared.provider.credentials import Credentials
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
-from shared.store.accounts import External, externals
+from shared.store.accounts import externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost, Outcome, Poll
 
 LAST_SUCCESS = Gauge(
@@ -61,7 +63,7 @@ STOP_SECONDS = 8.0
 log = structlog.get_logger()
 
 
-async def serve(service: Service) -> None:
+async def serve(service: Service, credentials: Credentials) -> None:
     """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
     others = [
         asyncio.create_task(stay(service.database, service.owner), name="presence"),
@@ -70,7 +72,7 @@ async def serve(service: Service) -> None:
         asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
     ]
     try:
-        await _poll_all(service)
+        await _poll_all(service, credentials)
     finally:
         for task in others:
             task.cancel()
@@ -108,7 +110,7 @@ async def _measure(service: Service) -> None:
         SKIPPED.set(await uidl_ledger.unacknowledged(connection))
 
 
-async def _poll_all(service: Service) -> None:
+async def _poll_all(service: Service, credentials: Credentials) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
     budget = Budget(LARGE_MAILS * service.settings.max_message_bytes)
     for turn in itertools.count():
@@ -117,7 +119,7 @@ async def _poll_all(service: Service) -> None:
             if len(running) < POLLS:
                 claimed, pause = await _look(service, f"{service.owner}/{turn}", POLLS - len(running))
                 for account, poll in claimed:
-                    polling = Polling(service, account, poll, budget)
+                    polling = Polling(service, credentials, account, poll, budget)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
                     running[task] = polling
                     task.add_done_callback(running.pop)

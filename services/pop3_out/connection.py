@@ -14,8 +14,8 @@ import structlog
 from services.pop3_out import replies
 from services.pop3_out.readahead import Budget
 from services.pop3_out.session import AUTH_OCTETS, Session
+from shared.model import Local
 from shared.net.server_tls import Certificate
-from shared.store.accounts import Local
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory; more are left to the kernel, and so to the client."""

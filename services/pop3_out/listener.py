@@ -19,12 +19,12 @@ from shared.auth.authenticator import Logins, plaintext_allowed
 from shared.auth.throttle import network_of
 from shared.db.database import Database
 from shared.errors import Temporary
+from shared.model import Local
 from shared.net import listening, server_tls
 from shared.net.listening import Doorkeeper
 from shared.runtime.process import Service
 from shared.settings import Settings, SettingsError
 from shared.store import accounts
-from shared.store.accounts import Local
 from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_pop3_sessions", "Open POP3 connections.")
@@ -178,7 +178,7 @@ class Listener:
                 log.info("pop3 session ended: the account changed", local=local.address, peer=connection.peer)
                 connection.hang_up()
 
-    def _logged_in(self) -> list[tuple[Connection, accounts.Local]]:
+    def _logged_in(self) -> list[tuple[Connection, Local]]:
         return [
             (connection, connection.session.local)
             for connection in self._open

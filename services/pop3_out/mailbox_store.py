@@ -13,8 +13,8 @@ from services.pop3_out.snapshot import Snapshot
 from shared.db.batch_loader import GroupReading
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
+from shared.model import Local
 from shared.store import blobs, maildrops, maillog
-from shared.store.accounts import Local
 from shared.store.maillog import Event
 
 ENTRIES = 500_000

@@ -21,7 +21,7 @@ from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, Budget, Shelf, pla
 from services.pop3_out.snapshot import LINES, Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
-from shared.store.accounts import Local
+from shared.model import Local
 from shared.store.blobs import HEAD_OCTETS
 
 COMMAND_OCTETS = 512

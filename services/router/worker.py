@@ -11,8 +11,8 @@ from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
 from shared.mime.headers import MOST_HOPS, header_end
+from shared.model import External, Local, Sent
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
-from shared.store.accounts import External, Local
 from shared.store.inbound import Verdict, Waiting
 
 LOOP = f"a mail loop: more than {MOST_HOPS} servers have passed it on (Received)"
@@ -117,7 +117,7 @@ def _decide(
     facts: routing.Facts,
     externals: Mapping[int, External],
     sharers: Mapping[int, Sequence[Local]],
-    known: Mapping[str, Sequence[routing.Sent]],
+    known: Mapping[str, Sequence[Sent]],
 ) -> routing.Decision:
     if mail.external_id is None:
         return routing.Decision((), 5, inbound.REMOVED, held=True)

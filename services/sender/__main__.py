@@ -6,6 +6,8 @@ import gc
 from services.sender.dead_owners import keep_up
 from services.sender.delivery import Relaying
 from services.sender.submission_worker import Sender
+from shared.provider.credentials import Credentials
+from shared.provider.vault import Vault
 from shared.runtime.process import Service, run
 from shared.runtime.queue_worker import run_stage
 
@@ -21,14 +23,15 @@ async def serve(service: Service) -> None:
     """Send until the service is to stop."""
     gc.freeze()
     gc.set_threshold(GARBAGE)
+    settings = service.settings
     relaying = Relaying(
         service.database,
-        service.credentials,
+        Credentials(service.database, Vault.of(settings), settings.allow_private_upstream),
         service.owner,
-        service.settings.allow_private_upstream,
+        settings.allow_private_upstream,
         service.broker.publish_behind,
     )
-    sender = Sender(service.database, service.settings.sweep_grace_seconds, relaying.wake)
+    sender = Sender(service.database, settings.sweep_grace_seconds, relaying.wake)
     await asyncio.gather(run_stage(service, sender), keep_up(service, relaying))
 
 

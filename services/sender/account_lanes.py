@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from services.sender.outgoing_message import Source
 from services.sender.smtp_transaction import Envelope, Letter
+from shared.model import External
 from shared.provider.smtp_client import SmtpClient
-from shared.store.accounts import External
 from shared.store.relay_queue import Group
 
 AHEAD = 100

@@ -20,8 +20,8 @@ from services.sender.smtp_transaction import Verdict
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.errors import MOST_FAULTS, Temporary
+from shared.model import External
 from shared.store import maillog, relay_queue, submissions
-from shared.store.accounts import External
 from shared.store.relay_queue import Claimed, Group
 
 CLAIM_SECONDS = 45.0

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from shared.errors import Permanent
+from shared.model import External
 from shared.net.dial import Forbidden
 from shared.provider import smtp_connect
 from shared.provider.credentials import Credential, Credentials
@@ -13,7 +14,6 @@ from shared.provider.oauth import IssuerUnwilling, Unauthorized
 from shared.provider.smtp_client import SmtpClient
 from shared.provider.smtp_connect import LoginRefused, Unwilling
 from shared.settings import PrivateHosts
-from shared.store.accounts import External
 
 IDLE_SECONDS = 30.0
 """A connection is kept so long for the next mail."""

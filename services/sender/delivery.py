@@ -27,13 +27,13 @@ from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.metrics import SECONDS
+from shared.model import External
 from shared.net import dial
 from shared.provider.credentials import Credentials
 from shared.provider.smtp_client import SERVER_FULL, Commands, Lost, SmtpClient, Unanswered
 from shared.provider.smtp_connect import LoginRefused, Unwilling
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, maillog, relay_queue, relay_status
-from shared.store.accounts import External
 from shared.store.relay_queue import Claimed, Group
 
 PATIENCE_SECONDS = 2.0

@@ -14,9 +14,9 @@ from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db.database import Connection
 from shared.mime import dsn_options, headers
+from shared.model import External
 from shared.provider.smtp_client import Reply
 from shared.store import accounts, blobs, inbound, maillog, poison, relay_queue, relay_status, sent_mail
-from shared.store.accounts import External
 from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event

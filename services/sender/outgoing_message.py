@@ -12,8 +12,8 @@ from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
+from shared.model import External
 from shared.store import accounts, blobs
-from shared.store.accounts import External
 from shared.store.relay_queue import Group
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)

@@ -17,8 +17,8 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
+from shared.model import External, Local
 from shared.store import maillog, submissions
-from shared.store.accounts import External, Local
 from shared.store.submissions import Recipient, Submission
 
 OCTETS_IN_HAND = 384 * 1024 * 1024

@@ -26,8 +26,8 @@ from shared.auth.authenticator import Logins, Throttled
 from shared.db.group_commit import Unsettled
 from shared.errors import Temporary
 from shared.metrics import SECONDS
+from shared.model import Local
 from shared.net.server_tls import Certificate
-from shared.store.accounts import Local
 from shared.store.submissions import Recipient
 
 RECIPIENTS = 1000

@@ -20,13 +20,13 @@ from shared.auth.authenticator import Logins, plaintext_allowed
 from shared.auth.throttle import network_of
 from shared.db.database import Database
 from shared.errors import Temporary
+from shared.model import Local
 from shared.net import listening as doors
 from shared.net import server_tls
 from shared.net.listening import Doorkeeper
 from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import accounts
-from shared.store.accounts import Local
 from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_smtp_sessions", "Open SMTP connections of mail clients.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from services.smtp_in.data_reader import Refusal
 from shared.mime.addresses import fold_address
-from shared.store.accounts import External, Local
+from shared.model import External, Local
 from shared.store.submissions import Recipient
 
 ADDRESS_OCTETS = 254  # RFC 5321 section 4.5.3.1.3, without the brackets

@@ -9,7 +9,7 @@ from services.smtp_in.data_reader import Refusal, Values
 from services.smtp_in.recipient_policy import Directory
 from shared.mime.addresses import fold_address
 from shared.mime.headers import MOST_HOPS, mailboxes, message_ids
-from shared.store.accounts import Local
+from shared.model import Local
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 _ANGLE = re.compile(rb"<[^<>]*>?")

@@ -31,9 +31,9 @@ from shared.auth.throttle import Throttle, network_of
 from shared.db.batch_loader import GroupReading
 from shared.db.database import Database
 from shared.metrics import SECONDS
+from shared.model import Local
 from shared.settings import Settings
 from shared.store import accounts, last_logins
-from shared.store.accounts import Local
 from shared.store.last_logins import LastLogins
 
 LOGINS = Counter(

@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from shared.errors import Permanent, Temporary
+from shared.model import Server
 from shared.settings import PrivateHosts
-from shared.store.accounts import Server
 
 MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""

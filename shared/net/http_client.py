@@ -14,9 +14,9 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from shared.errors import Permanent
+from shared.model import Server
 from shared.net import dial
 from shared.settings import PrivateHosts
-from shared.store.accounts import Server
 
 SECONDS = 20.0
 REPLY_OCTETS = 256 * 1024

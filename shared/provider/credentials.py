@@ -17,12 +17,12 @@ from prometheus_client import Gauge
 
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
+from shared.model import External
 from shared.provider import oauth
 from shared.provider.oauth import Client, Unauthorized
 from shared.provider.vault import Vault
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts
-from shared.store.accounts import External
 
 EXPIRY = Gauge(
     "mailgroup_oauth_token_expiry_timestamp_seconds", "Until when an account's access token is good.", ["external"]

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, cast
 from urllib.parse import urlencode, urlsplit
 
 from shared.errors import Permanent, Temporary
+from shared.model import Issuer
 from shared.net import http_client
 from shared.settings import PrivateHosts
-from shared.store.accounts import Issuer
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from shared.errors import Permanent, Temporary
+from shared.model import Server
 from shared.net.dial import (
     Late,
     Told,
@@ -45,7 +46,6 @@ from shared.provider.pop3_replies import (
     trim,
 )
 from shared.settings import PrivateHosts
-from shared.store.accounts import Server
 
 CONNECT_SECONDS = 20.0
 READ_SECONDS = 60.0

@@ -14,11 +14,11 @@ from typing import ClassVar
 import aiosmtplib
 
 from shared.errors import Temporary
+from shared.model import External
 from shared.net import dial
 from shared.provider.credentials import Credential
 from shared.provider.smtp_client import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
 from shared.settings import PrivateHosts
-from shared.store.accounts import External
 
 CONNECT_SECONDS = 60.0
 """For TCP, greeting, TLS and AUTH together."""

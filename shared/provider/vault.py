@@ -8,6 +8,7 @@ from __future__ import annotations
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from shared.errors import Permanent
+from shared.settings import Settings, SettingsError
 
 
 def new_key() -> str:
@@ -19,14 +20,21 @@ class Vault:
     """Seals and opens passwords."""
 
     def __init__(self, keys: str) -> None:
-        """:raises ValueError: a key is not 32 bytes of URL-safe base64."""
+        """:raises SettingsError: a key is not 32 bytes of URL-safe base64."""
         parts = keys.replace(",", " ").split()
         if not parts:
-            raise ValueError("MAILGROUP_SECRET_KEY: empty: one or more Fernet keys are needed")
+            raise SettingsError("MAILGROUP_SECRET_KEY: empty: one or more Fernet keys are needed")
         try:
             self._fernet = MultiFernet([Fernet(part) for part in parts])
         except ValueError as error:
-            raise ValueError("MAILGROUP_SECRET_KEY: not a Fernet key (32 bytes of URL-safe base64)") from error
+            raise SettingsError("MAILGROUP_SECRET_KEY: not a Fernet key (32 bytes of URL-safe base64)") from error
+
+    @classmethod
+    def of(cls, settings: Settings) -> Vault:
+        """The vault of this installation. :raises SettingsError: the key is missing or is none."""
+        if settings.secret_key is None:
+            raise SettingsError("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
+        return cls(settings.secret_key)
 
     def seal(self, password: str) -> bytes:
         """Encrypt with the first key."""

@@ -21,8 +21,6 @@ import structlog
 from shared.amqp.broker import Broker
 from shared.db.database import Database
 from shared.errors import Permanent
-from shared.provider.credentials import Credentials
-from shared.provider.vault import Vault
 from shared.runtime.health import Health
 from shared.runtime.logs import configure
 from shared.settings import Settings, SettingsError, load
@@ -43,7 +41,7 @@ class Service:
     alone: held while mails of a stage are in hand, so that a death of the process is about them.
     """
 
-    def __init__(self, name: str, settings: Settings, vault: Vault) -> None:
+    def __init__(self, name: str, settings: Settings) -> None:
         """:raises SettingsError: a setting that this service needs is missing."""
         if settings.database_url is None:
             raise SettingsError("MAILGROUP_DATABASE_URL: not set: the URL of the PostgreSQL database is needed")
@@ -53,7 +51,6 @@ class Service:
         self.settings = settings
         self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.database = Database(settings.database_url, name)
-        self.credentials = Credentials(self.database, vault, settings.allow_private_upstream)
         self.broker = Broker(settings.broker_url, name)
         self.stopping = asyncio.Event()
         self.alone = asyncio.Lock()
@@ -123,14 +120,11 @@ def run(
     try:
         settings = load()
         configure(settings.log_format, name)
-        if settings.secret_key is None:
-            raise SettingsError("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
-        vault = Vault(settings.secret_key)
     except ValueError as error:
         sys.exit(f"mailgroup: {error}")
 
     async def main() -> None:
-        await _serve(Service(name, settings, vault), work, needs_broker, stop_seconds)
+        await _serve(Service(name, settings), work, needs_broker, stop_seconds)
 
     try:
         _run(main())

@@ -14,7 +14,8 @@ from psycopg.types.json import Jsonb
 
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.store.accounts import External, Local, externals, locals_
+from shared.model import External, Local
+from shared.store.accounts import externals, locals_
 
 
 async def lock_for_change(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from shared.db.arrays import literal
 from shared.db.database import Connection
-from shared.routing import Sent
+from shared.model import Sent
 
 AUTHORSHIP_YEARS = 5
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from services.admin.accounts.apply import conflicts
-from services.admin.accounts.file_format import AccountsError, check
-from shared.store.accounts import Local
+from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.file_format import check
+from shared.model import Local
 from tests.company import local
 from tests.system import System, until
 

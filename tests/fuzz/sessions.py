@@ -20,8 +20,8 @@ from services.pop3_out.session import Session, Terms
 from services.smtp_in.commit_queue import Handed, Taken
 from services.smtp_in.connection import Connection as SmtpConnection
 from services.smtp_in.recipient_policy import Directory
+from shared.model import Local
 from shared.net.server_tls import Certificate
-from shared.store.accounts import Local
 from tests.dialogues.pop3.stand import ALEX, MemoryLogins, MemoryStore
 
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")

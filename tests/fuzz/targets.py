@@ -19,10 +19,10 @@ from shared import routing
 from shared.db.database import storable
 from shared.mime import bounces, display_names, dsn_options, headers
 from shared.mime.addresses import fold_address
+from shared.model import External, Local, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
 from shared.provider.smtp_client import Wire
-from shared.store.accounts import External, Local, Server
 from tests.fuzz import sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
@@ -50,7 +50,7 @@ PEOPLE = [
     )
 ]
 OFFICE = Directory.of([SUPPORT], PEOPLE)
-SENT = {"a@b": [routing.Sent("a@b", 1, 1, ("ann@customer.org",))]}
+SENT = {"a@b": [Sent("a@b", 1, 1, ("ann@customer.org",))]}
 
 LIMIT = 1 << 20
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import external_fields, local_fields
-from services.admin.accounts.file_format import AccountsError
 from shared.db.database import Database
 from shared.store import accounts
 from tests.company import COMPANY, SUPPORT, apply, everyone, external, local

@@ -18,8 +18,8 @@ from services.admin.mail.header_summary import Letter
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared.db.database import Database
+from shared.model import Local
 from shared.store import blobs, inbound, submissions
-from shared.store.accounts import Local
 from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event

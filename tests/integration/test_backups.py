@@ -116,7 +116,7 @@ async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
     settings = Settings(database_url=url, broker_url=broker_url, sweep_grace_seconds=0.5)
     running = []
     for name in ("router", "mailbox", "sender"):
-        service = Service(name, settings, Vault(KEY))
+        service = Service(name, settings)
         await service.database.open()
         stages: dict[str, Stage] = {
             "router": Router(service.database, 0.5),

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import external_fields
-from services.admin.accounts.file_format import AccountsError, check
+from services.admin.accounts.file_format import check
 from services.admin.cli import authorize
 from services.admin.context import System
 from services.sender.connection_pool import Connections
 from shared.auth.passwords import Pool
 from shared.db.database import Database
 from shared.errors import Permanent
+from shared.model import External, Server
 from shared.provider import credentials, oauth
 from shared.provider.credentials import Credential, Credentials, Grant
 from shared.provider.oauth import IssuerUnwilling, Unauthorized
@@ -26,7 +28,6 @@ from shared.provider.smtp_connect import LoginRefused, Unwilling
 from shared.provider.vault import Vault, new_key
 from shared.settings import Settings
 from shared.store import account_changes, polls
-from shared.store.accounts import External, Server
 from tests.company import KEY, SUPPORT, apply, everyone, external
 from tests.fetcher_harness import fails, fetching, has
 from tests.polling import until

@@ -375,9 +375,7 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
         "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
         "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0]),
     }
-    bench = Bench(
-        Service("test", Settings(database_url=database_url, broker_url="amqp://x/"), Vault(key)), database, Vault(key)
-    )
+    bench = Bench(Service("test", Settings(database_url=database_url, broker_url="amqp://x/")), database, Vault(key))
     async with script.running():
         account = await bench.add("e@x.test", script.port)
         for least in (1, 300, 600, 1500):

@@ -16,9 +16,10 @@ from services.admin.mail import operations
 from services.admin.monitoring.status import trouble
 from services.fetcher import poll, scheduler
 from services.fetcher.memory_budget import Budget, Share
+from shared.model import Tls
 from shared.provider import pop3_client
 from shared.store import polls, uidl_ledger
-from shared.store.accounts import Tls, externals
+from shared.store.accounts import externals
 from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from services.admin.cli.app import app
 from services.admin.mail import operations
 from services.admin.mail.operations import Done

@@ -19,7 +19,6 @@ from shared.amqp.broker import Broker, Publication
 from shared.auth.passwords import Pool
 from shared.db.database import Database
 from shared.errors import MOST_FAULTS, Temporary
-from shared.provider.vault import Vault
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
@@ -240,9 +239,7 @@ class Scripted:
 
 @pytest.fixture
 async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
-    made = Service(
-        "router", Settings(database_url=database_url, broker_url=broker_url, secret_key=company.KEY), Vault(company.KEY)
-    )
+    made = Service("router", Settings(database_url=database_url, broker_url=broker_url, secret_key=company.KEY))
     yield made
     await made.broker.close()
 

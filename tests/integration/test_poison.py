@@ -16,7 +16,6 @@ from services.router import worker
 from services.router.worker import Router
 from shared.amqp import publications
 from shared.db.database import Database
-from shared.provider.vault import Vault
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
@@ -39,7 +38,7 @@ def mail(subject: str, hops: int = 1) -> bytes:
 async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
     """A router at work on a real broker, and the mailbox service behind it."""
     services = [
-        Service(name, Settings(database_url=database_url, broker_url=broker_url, secret_key=KEY), Vault(KEY))
+        Service(name, Settings(database_url=database_url, broker_url=broker_url, secret_key=KEY))
         for name in ("router", "mailbox")
     ]
     for service in services:

@@ -26,10 +26,10 @@ import pytest
 from deploy.machine import ports
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
+from shared.model import Local
 from shared.provider.vault import new_key
 from shared.settings import SERVICES
 from shared.store import account_changes
-from shared.store.accounts import Local
 from tests.integration.test_maildrops import add_mails, add_people
 from tests.polling import until
 

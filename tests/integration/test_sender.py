@@ -14,8 +14,8 @@ from services.sender.outgoing_message import Source
 from services.sender.smtp_transaction import Letter
 from shared.db.database import Database
 from shared.mime import headers
+from shared.model import External
 from shared.store import relay_status, sent_mail, submissions, submissions_admin
-from shared.store.accounts import External
 from shared.store.relay_queue import Group
 from tests.company import SALES, SUPPORT
 from tests.polling import until

@@ -15,7 +15,7 @@ from services.sender.outgoing_message import Source
 from shared.db.database import Database
 from shared.db.liveness import LOOK_SECONDS, LOOKS, stay
 from shared.errors import Temporary
-from shared.store.accounts import External
+from shared.model import External
 from shared.store.relay_queue import Group
 from tests.company import SALES, SUPPORT
 from tests.polling import until

@@ -12,10 +12,10 @@ import pytest
 
 from services.admin.monitoring.status import trouble
 from services.sender import delivery, retry_policy, smtp_transaction
+from shared.model import External
 from shared.provider import smtp_client as smtp_session
 from shared.provider import smtp_connect
 from shared.store import accounts, relay_status
-from shared.store.accounts import External
 from shared.store.relay_status import Relay
 from tests import company
 from tests.company import SUPPORT

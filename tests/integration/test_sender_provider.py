@@ -11,10 +11,10 @@ import pytest
 
 from deploy.machine.dovecot_postfix import Provider
 from shared.errors import Permanent, Temporary
+from shared.model import External
 from shared.net.dial import Unreachable, Untrusted
 from shared.provider.credentials import Credential
 from shared.provider.smtp_connect import LoginRefused, Unwilling, probe_smtp
-from shared.store.accounts import External
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import HANG, scripted_smtp
 from tests.sender_harness import Bench, replies, sending

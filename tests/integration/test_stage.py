@@ -12,7 +12,6 @@ from shared.amqp import topology
 from shared.amqp.broker import Broker, Publication
 from shared.amqp.payloads import Fetched
 from shared.errors import Temporary
-from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
 from shared.settings import Settings
@@ -59,7 +58,7 @@ def fetched(row: int) -> Publication:
 async def stage(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recorder, Broker]]:
     """A running stage and its broker."""
     recorder = Recorder()
-    service = Service("test", Settings(database_url=database_url, broker_url=broker_url), Vault(new_key()))
+    service = Service("test", Settings(database_url=database_url, broker_url=broker_url))
     running = asyncio.create_task(run_stage(service, recorder))
     await asyncio.sleep(0)
     await service.broker.open()

@@ -17,10 +17,9 @@ from services.admin.monitoring.monitor import Watching
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared.db.database import Database
-from shared.provider.vault import Vault
 from shared.runtime.process import Service
 from shared.settings import Settings
-from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 MAIL = f"From: anna@x.example\r\nTo: {SUPPORT}\r\n\r\nHello\r\n".encode()
@@ -60,7 +59,7 @@ async def webhook() -> AsyncIterator[Webhook]:
 async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIterator[Watching]:
     """A process that watches; each look is the test's."""
     chosen = Settings(data=tmp_path, database_url=database_url, broker_url="amqp://127.0.0.1:1/", **settings)
-    service = Service("admin", chosen, Vault(KEY))
+    service = Service("admin", chosen)
     await service.database.open()
     yield Watching(service)
     await service.database.close()

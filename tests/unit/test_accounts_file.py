@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.admin.accounts.file_format import AccountsError, check, read_file
+from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.file_format import check, read_file
 from tests.company import COMPANY, SUPPORT, external, local
 
 

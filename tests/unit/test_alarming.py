@@ -12,8 +12,8 @@ import pytest
 from services.admin.monitoring import alert_rules, problems
 from services.admin.monitoring.alert_rules import Event
 from services.admin.monitoring.problems import Facts, Trouble
+from shared.model import External, Issuer, OAuth, Server
 from shared.settings import Settings
-from shared.store.accounts import External, Issuer, OAuth, Server
 from shared.store.alerts import Alarm
 from shared.store.polls import Polled
 

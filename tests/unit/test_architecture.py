@@ -12,7 +12,9 @@ from shared.settings import SERVICES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-SCHEMA = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "shared" / "db" / "migrations" / "versions").glob("*.sql"))
+SCHEMA = "".join(
+    file.read_text(encoding="utf-8") for file in (ROOT / "shared" / "db" / "migrations" / "versions").glob("*.sql")
+)
 TABLES = re.findall(r"^create table (\w+)", SCHEMA, re.M)
 MODULES = sorted(
     file.relative_to(ROOT / "shared").with_suffix("").as_posix()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
 from services.fetcher.poll_interval import Course, after_failure, after_success
 from shared.errors import Temporary
+from shared.model import External, Server
 from shared.net.dial import Unreachable
 from shared.provider.pop3_client import Broken, Busy, Refused
-from shared.store.accounts import External, Server
 from shared.store.polls import Poll
 from shared.store.uidl_ledger import Known, State
 

@@ -11,10 +11,10 @@ import pytest
 
 from services.admin.accounts.oauth_flow import code_of
 from shared.errors import Permanent, Temporary
+from shared.model import Issuer
 from shared.net.dial import Unreachable
 from shared.provider import oauth
 from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnwilling, Tokens, Unauthorized
-from shared.store.accounts import Issuer
 from tests.token_server import TokenServer, device_code, token_server
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import routing
-from shared.routing import Decision, Facts, Sent, decide, ids_asked, read
-from shared.store.accounts import External, Local, Server
+from shared.model import External, Local, Sent, Server
+from shared.routing import Decision, Facts, decide, ids_asked, read
 
 E = "support@company.com"
 ALEX, JIM, KIM, TOM = 1, 2, 3, 4

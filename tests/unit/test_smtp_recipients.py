@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.smtp_in.recipient_policy import Directory, check_syntax, decide, same_place
-from shared.store.accounts import External, Local, Server
+from shared.model import External, Local, Server
 from shared.store.submissions import Recipient
 
 SERVER = Server("mail.example.com", 25, "none")

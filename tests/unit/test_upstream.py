@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from deploy.machine.certificates import make_authority
+from shared.model import Server
 from shared.net import dial
 from shared.net.dial import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import open_session
 from shared.settings import PrivateHosts
-from shared.store.accounts import Server
 from tests.scripted_pop3 import ScriptedPop3
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from services.admin.accounts.file_format import AccountsError, AccountsFile, ExternalFields, LocalFields
+from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.public_domains import PUBLIC_DOMAINS
 from shared.auth.passwords import Pool
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.mime.addresses import fold_address
 from shared.mime.display_names import normalise
+from shared.model import External, Issuer, Local, OAuth, Server
 from shared.provider.credentials import Grant
 from shared.provider.oauth import ISSUERS
 from shared.provider.vault import Vault
 from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status
-from shared.store.accounts import External, Issuer, Local, OAuth, Server
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete_after_days", "delete_history")
 """The fields that decide about what lies at the provider."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from services.admin.context import System
 from shared.errors import Permanent, Temporary
+from shared.model import External, Server
 from shared.net.dial import Told, place, unheard
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
 from shared.provider.smtp_connect import probe_smtp
 from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
-from shared.store.accounts import External, Server
 
 SECONDS = 20.0
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from services.admin.accounts import export
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import Kind
-from services.admin.accounts.file_format import AccountsError, AccountsFile, check
+from services.admin.accounts.file_format import AccountsFile, check
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.store import account_changes, accounts

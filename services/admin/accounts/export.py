@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.model import External, Local, OAuth
 from shared.store import accounts
-from shared.store.accounts import External, Local, OAuth
 
 Kind = Literal["external", "local"]
 

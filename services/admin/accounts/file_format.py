@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from services.admin.accounts.errors import AccountsError
 from shared.mime.display_names import normalise
 
 PORTS = {
@@ -25,14 +26,6 @@ _LETTER = r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]"
 _LABEL = _LETTER.replace("x7f]", "x7f.]") + "+"
 _ADDRESS = re.compile(rf"{_LETTER}+@{_LABEL}(\.{_LABEL})*")
 _HOST = re.compile(r"[A-Za-z0-9._:\-]+|\[[0-9A-Fa-f:.]+\]")
-
-
-class AccountsError(ValueError):
-    """The accounts are not acceptable. Each line names the field, the value and what is allowed."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
 
 
 def _address(value: str) -> str:

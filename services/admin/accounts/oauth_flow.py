@@ -24,11 +24,11 @@ from services.admin.accounts import oauth_requests
 from services.admin.accounts.oauth_requests import Authorization, State
 from services.admin.context import System
 from shared.errors import Permanent, Temporary
+from shared.model import External
 from shared.provider import oauth
 from shared.provider.credentials import Grant, client_of
 from shared.provider.oauth import DeviceCode, Request, Tokens, Unauthorized
 from shared.store import account_changes, accounts, polls, relay_status
-from shared.store.accounts import External
 
 WAIT_SECONDS = 900.0
 """For a browser to bring the answer."""

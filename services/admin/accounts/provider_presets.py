@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.store.accounts import Server
+from shared.model import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,17 @@ from services.admin.access import audit
 from services.admin.accounts import apply as changes
 from services.admin.accounts import connection_check, edit
 from services.admin.accounts import export as documents
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import Kind
-from services.admin.accounts.file_format import AccountsError, AccountsFile, read_file
+from services.admin.accounts.file_format import AccountsFile, read_file
 from services.admin.cli import authorize as terminal
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, waiting
 from services.admin.context import System, reach
 from services.admin.mail import operations
 from shared.errors import Permanent
+from shared.model import External
 from shared.store import accounts
-from shared.store.accounts import External
 
 CHANGE_SECONDS = 3600.0
 """Ten thousand passwords take minutes to hash."""

@@ -15,7 +15,7 @@ from services.admin.accounts import oauth_flow
 from services.admin.accounts.oauth_flow import Progress
 from services.admin.context import System
 from shared.errors import Permanent
-from shared.store.accounts import External
+from shared.model import External
 
 LOOK_SECONDS = 0.5
 """How often the command looks whether something has come."""

@@ -11,8 +11,9 @@ import typer
 
 from services.admin.access import audit
 from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import MISUSE, ago, console, fail, moment, print_json, print_table, run, waiting
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, waiting
 from services.admin.context import reach
+from services.admin.formatting import ago, moment
 from services.admin.mail import operations
 from services.admin.mail import trace as trace_page
 from services.admin.monitoring import status as status_page

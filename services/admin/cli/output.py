@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from shared.errors import Permanent, Temporary
 from shared.settings import SettingsError
 
@@ -101,16 +101,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         out.print(table)
     else:
         console.print(f"[bold]{escape(title)}[/bold]: {escape(empty)}")
-
-
-def moment(at: str | None) -> str:
-    """A time in ISO 8601 as people read it, to the second; still UTC."""
-    return (at or "").partition(".")[0].replace("T", " ")
-
-
-def ago(seconds: float) -> str:
-    """A time span in words that are short: 5 s, 3 min, 2 h, 4 d."""
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -12,10 +12,11 @@ from typing import Any
 
 from services.admin.access import audit
 from services.admin.accounts import apply
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from services.admin.monitoring.status import iso, trouble
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.model import External, Local
 from shared.provider.vault import Vault
 from shared.store import (
     account_changes,
@@ -28,7 +29,6 @@ from shared.store import (
     submissions_admin,
     uidl_ledger,
 )
-from shared.store.accounts import External, Local
 from shared.store.maillog import Event
 
 WAITING = ("submitted", "queued", "claimed", "sent_unanswered")

@@ -21,8 +21,8 @@ from services.admin.mail.header_summary import Letter
 from shared import routing
 from shared.db.database import Connection, storable
 from shared.mime.display_names import normalise
+from shared.model import External, Local
 from shared.store import accounts, blobs
-from shared.store.accounts import External, Local
 
 BATCH = 500
 SETTLED_SECONDS = 120

@@ -27,11 +27,11 @@ from shared.amqp.broker import Publication
 from shared.db import leases
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
+from shared.model import Local
 from shared.net import http_client
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import FAILURES
 from shared.store import accounts, alerts, blobs, inbound, maillog
-from shared.store.accounts import Local
 from shared.store.alerts import Alarm, Post
 from shared.store.blobs import Content
 from shared.store.inbound import Arrival

@@ -13,9 +13,9 @@ from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import ask, certificate_problems, health_url
 from services.admin.monitoring.reconciliation import LATE_SECONDS, Account
 from shared.db.database import Connection
+from shared.model import External
 from shared.settings import Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
-from shared.store.accounts import External
 from shared.store.polls import Polled
 from shared.store.relay_status import Relay
 

@@ -15,8 +15,8 @@ from services.admin.monitoring.health_client import ask, certificate_problems, h
 from services.admin.monitoring.problems import STALE_SECONDS
 from shared.amqp import topology
 from shared.errors import Permanent, Temporary
+from shared.model import External
 from shared.settings import SERVICES, Settings
-from shared.store.accounts import External
 from shared.store.polls import Polled
 from shared.store.relay_status import Relay
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.accounts import edit
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from services.admin.mail import search_index
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before

@@ -53,6 +53,7 @@ from services.admin.web.mail import Id
 from services.admin.web.page_context import Administrator, Desk, Here, NotFound, Reader
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.model import External, Local
 from shared.store import accounts, blobs, last_logins
 
 DESCRIPTION = (
@@ -279,7 +280,7 @@ async def export(here: Here, who: Administrator) -> Response:
     return Response(text, media_type="application/yaml")
 
 
-async def _external(connection: Connection, address: str) -> accounts.External:
+async def _external(connection: Connection, address: str) -> External:
     """:raises NotFound: there is none."""
     found = await accounts.external_by_address(connection, Desk.text(address))
     if found is None:
@@ -287,7 +288,7 @@ async def _external(connection: Connection, address: str) -> accounts.External:
     return found
 
 
-async def _local(connection: Connection, address: str) -> accounts.Local:
+async def _local(connection: Connection, address: str) -> Local:
     """:raises NotFound: there is none."""
     found = await accounts.local_by_login(connection, Desk.text(address))
     if found is None:

@@ -15,7 +15,7 @@ from services.admin.web.forms import Form
 from services.admin.web.page_context import Address, Administrator, Desk, Here, Words
 from services.admin.web.server_events import live_answer
 from shared.errors import Permanent, Temporary
-from shared.store.accounts import External
+from shared.model import External
 
 router = APIRouter(include_in_schema=False)
 

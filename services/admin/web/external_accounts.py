@@ -13,15 +13,15 @@ from services.admin.access import audit
 from services.admin.access.users import Viewer
 from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
 from services.admin.accounts.connection_check import Step
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from services.admin.mail import operations
 from services.admin.monitoring import status
 from services.admin.web.forms import Form, explain, shown
 from services.admin.web.page_context import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.model import External
 from shared.store import accounts, polls, relay_status
-from shared.store.accounts import External
 
 router = APIRouter(include_in_schema=False, prefix="/external")
 

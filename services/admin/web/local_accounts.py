@@ -10,14 +10,14 @@ from fastapi.responses import Response
 from services.admin.access import audit, users
 from services.admin.access.users import Viewer
 from services.admin.accounts import edit, export
-from services.admin.accounts.file_format import AccountsError
+from services.admin.accounts.errors import AccountsError
 from services.admin.mail import header_summary, operations
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form, explain, shown
 from services.admin.web.page_context import Address, Administrator, Desk, Here, NotFound, Reader, Words
 from shared.errors import Permanent
+from shared.model import Local
 from shared.store import accounts, inbound_admin, last_logins, maildrops
-from shared.store.accounts import Local
 
 router = APIRouter(include_in_schema=False, prefix="/local")
 

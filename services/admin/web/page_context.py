@@ -22,8 +22,8 @@ from services.admin.access.users import Viewer
 from services.admin.accounts import apply as changes
 from services.admin.accounts.apply import Outcome
 from services.admin.accounts.file_format import AccountsFile
-from services.admin.cli.output import ago
 from services.admin.context import System
+from services.admin.formatting import ago
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.status_cache import Watch
 from shared.db.database import Connection, storable

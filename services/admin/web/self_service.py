@@ -10,8 +10,8 @@ from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form
 from services.admin.web.local_accounts import bring_back, deleted_mail
 from services.admin.web.page_context import COOKIE, Desk, Here, NotSignedIn, Person
+from shared.model import Local
 from shared.store import account_changes, accounts, maildrops
-from shared.store.accounts import Local
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 

@@ -8,7 +8,8 @@ from starlette.datastructures import UploadFile
 
 from services.admin.access import audit, users
 from services.admin.accounts import export as documents
-from services.admin.accounts.file_format import AccountsError, read_text
+from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.file_format import read_text
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before
 from services.admin.web.page_context import Administrator, Here, Reader, Words

@@ -27,9 +27,9 @@ from services.pop3_out.listener import CONNECTIONS, Listener
 from services.pop3_out.snapshot import Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
+from shared.model import Local
 from shared.net.server_tls import Certificate
 from shared.settings import Settings
-from shared.store.accounts import Local
 
 ALEX = Local(1, "alex@local.com", True, "hash of secret", "Alex", (), (), 1, None)
 KIM = Local(2, "kim@local.com", True, "hash of open sesame", "Kim", (), (), 1, None)
