@@ -24,10 +24,10 @@ from services.admin.accounts.file_format import check
 from shared.auth.passwords import Pool
 from shared.db.database import Database
 from shared.errors import Temporary
+from shared.model import Content
 from shared.provider.vault import Vault
 from shared.settings import SERVICES, Settings
 from shared.store import account_changes, accounts, blobs, inbound, maildrops
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maildrops import Copy
 from tests.company import HASH, KEY

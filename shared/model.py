@@ -1,7 +1,10 @@
-"""The domain types without SQL: external and local accounts (manual chapter 4), and mail that we sent."""
+"""The domain types without SQL: accounts (manual chapter 4), polls, the UIDL ledger, bytes, sent mail, alerts."""
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -118,3 +121,123 @@ class Sent:
     external_id: int
     author_id: int
     recipients: tuple[str, ...] = ()
+
+
+POLLER_DIED = "ended"
+"""Kind of an error of the account: the process that polled it died, for whatever reason."""
+
+
+POLLER_DIED_TIMES = 5
+"""So many of them, one after the other, are no chance any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds.
+
+    quiet_list: digest of a list with which there is nothing to do before quiet_until.
+    """
+
+    external_id: int
+    owner: str
+    now: datetime.datetime
+    next_poll_at: datetime.datetime
+    first_contact_at: datetime.datetime | None
+    last_success_at: datetime.datetime | None
+    last_error_kind: str | None
+    failures: int
+    refusals: Sequence[datetime.datetime]
+    paused_at: datetime.datetime | None
+    login_delay: int | None
+    quiet_list: bytes | None = None
+    quiet_until: datetime.datetime | None = None
+
+    @property
+    def deadly(self) -> bool:
+        """Whether polling this account seems to be what ends processes."""
+        return self.last_error_kind == POLLER_DIED and self.failures >= POLLER_DIED_TIMES
+
+
+@dataclass(frozen=True, slots=True)
+class PollOutcome:
+    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known.
+
+    quiet_list, quiet_until: as in Poll, where this poll found nothing to do.
+    """
+
+    next_poll_at: datetime.datetime
+    failures: int
+    refusals: tuple[datetime.datetime, ...]
+    paused_at: datetime.datetime | None
+    login_delay: int | None
+    backlog: int | None
+    error: str | None = None
+    kind: str | None = None
+    quiet_list: bytes | None = None
+    quiet_until: datetime.datetime | None = None
+
+
+LedgerState = Literal["history", "fetched", "skipped", "deleting", "vanished", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A ledger row. key: its UIDL, with a number where a list repeated it. octets, sha256: of the mail as stored."""
+
+    id: int
+    key: str
+    state: LedgerState
+    before: Literal["history", "fetched", "skipped"] | None
+    was_history: bool
+    octets: int | None
+    sha256: bytes | None
+    fetched_at: datetime.datetime | None
+    tries: int
+    next_try_at: datetime.datetime | None
+    state_at: datetime.datetime
+
+
+AlertState = Literal["pending", "raised", "calm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A row; the schema says what its states mean. subject: '' for the whole system."""
+
+    kind: str
+    subject: str
+    state: AlertState
+    what: str
+    flaps: int
+    changed_at: datetime.datetime
+    seen_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of a mail with their digest. octets: their count. sha256: 32 bytes."""
+
+    body: bytes | bytearray
+    octets: int
+    sha256: bytes
+
+    @classmethod
+    def of(cls, body: bytes | bytearray) -> Content:
+        """Take the digest of ``body`` (CRLF line ends)."""
+        return cls(body, len(body), hashlib.sha256(body).digest())
+
+
+RecipientKind = Literal["relay", "local", "external"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeRecipient:
+    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
+
+    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    """
+
+    address: str
+    kind: RecipientKind
+    target_id: int | None = None
+    asked: str | None = None

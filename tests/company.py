@@ -9,10 +9,9 @@ from services.admin.accounts import apply as changes
 from services.admin.accounts.file_format import check
 from shared.auth.passwords import Pool
 from shared.db.database import Database
-from shared.model import External, Local
+from shared.model import Content, External, Local
 from shared.provider.vault import Vault, new_key
 from shared.store import accounts, blobs, inbound, uidl_ledger
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 
 SUPPORT, SALES = "support@company.com", "sales@company.com"

@@ -11,6 +11,7 @@ from typing import Any
 from services.fetcher import scheduler
 from shared.amqp.broker import Publication
 from shared.db.database import Database
+from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.settings import Settings
@@ -132,7 +133,7 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
     bench = Bench(service, service.database, Vault(key))
     service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here
     await service.database.open()
-    work = asyncio.create_task(scheduler.serve(service))
+    work = asyncio.create_task(scheduler.serve(service, Credentials(service.database, bench.vault, True)))
     try:
         yield bench
     finally:

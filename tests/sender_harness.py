@@ -13,12 +13,13 @@ from services.sender.delivery import Relaying
 from services.sender.submission_worker import Sender
 from shared.amqp.broker import Publication
 from shared.db.database import Database
-from shared.model import External, Local
+from shared.model import Content, EnvelopeRecipient, External, Local, RecipientKind
+from shared.provider.credentials import Credentials
+from shared.provider.vault import Vault
 from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import submissions, submissions_admin
-from shared.store.blobs import Content
-from shared.store.submissions import Kind, Recipient, Submission
+from shared.store.submissions import Submission
 from shared.store.submissions_admin import Listed
 from tests import company
 from tests.company import SALES, SUPPORT
@@ -54,7 +55,11 @@ class Bench:
         self.externals: dict[str, External] = {}
         self.people: dict[str, Local] = {}
         self.relaying = Relaying(
-            self.database, self.service.credentials, self.service.owner, True, self.publications.extend
+            self.database,
+            Credentials(self.database, Vault(company.KEY), True),
+            self.service.owner,
+            True,
+            self.publications.extend,
         )
         self.stage = Sender(self.database, 5.0, self.relaying.wake)
         self.upkeep = Upkeep(self.service, self.relaying)
@@ -108,11 +113,13 @@ class Bench:
         locals_ = {local.address: local.id for local in self.people.values()}
         ours = {address: external.id for address, external in self.externals.items()}
 
-        def kind(address: str) -> Kind:
+        def kind(address: str) -> RecipientKind:
             return "local" if address in locals_ else "external" if address in ours else "relay"
 
         recipients = tuple(
-            Recipient(address, kind(address), locals_.get(address) or ours.get(address), (asked_of or {}).get(address))
+            EnvelopeRecipient(
+                address, kind(address), locals_.get(address) or ours.get(address), (asked_of or {}).get(address)
+            )
             for address in to
         )
         async with self.database.transaction() as connection:

@@ -19,13 +19,11 @@ from services.fetcher.plan import MOST_TRIES, NOTICE_TRIES, Want, is_deleted, ne
 from shared.amqp import publications
 from shared.errors import Temporary
 from shared.mime.headers import header_end, message_ids, values
-from shared.model import External
+from shared.model import Content, External, LedgerEntry, Poll
 from shared.runtime.process import Service
 from shared.store import blobs, inbound, maillog, polls, uidl_ledger
-from shared.store.blobs import HEAD_OCTETS, Content
+from shared.store.blobs import HEAD_OCTETS
 from shared.store.maillog import Event
-from shared.store.polls import Poll
-from shared.store.uidl_ledger import Known
 
 BATCH_MAILS = 200
 BATCH_OCTETS = 4 * 1024 * 1024
@@ -42,7 +40,7 @@ class Mail:
 
     want: Want
     content: Content
-    renumbered: Known | None
+    renumbered: LedgerEntry | None
     room: int = 0
 
     def header(self) -> bytes:
@@ -176,7 +174,7 @@ class Intake:
         return None if self._poll.deadly else _header_id(mail.header())
 
     async def skip_large(
-        self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: Known | None
+        self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
     ) -> None:
         """Leave a mail upstream until the size limit grows, write that down and tell its recipients once.
 

@@ -15,9 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.model import External
-from shared.store.polls import Poll
-from shared.store.uidl_ledger import Known
+from shared.model import External, LedgerEntry, Poll
 
 MOST_TRIES = 10
 """A mail that cannot be fetched is tried so often; then it stays skipped."""
@@ -74,7 +72,7 @@ class Want:
     """A mail to be fetched. row: its ledger row, None if it is unknown."""
 
     listed: Listed
-    row: Known | None = None
+    row: LedgerEntry | None = None
 
     @property
     def tries(self) -> int:
@@ -98,12 +96,12 @@ class Plan:
     """
 
     fetch: tuple[Want, ...] = ()
-    vanished: tuple[Known, ...] = ()
-    reappeared: tuple[Known, ...] = ()
-    closed: tuple[Known, ...] = ()
-    delete: tuple[tuple[Listed, Known], ...] = ()
-    missing: tuple[Known, ...] = ()
-    lost_history: tuple[Known, ...] = ()
+    vanished: tuple[LedgerEntry, ...] = ()
+    reappeared: tuple[LedgerEntry, ...] = ()
+    closed: tuple[LedgerEntry, ...] = ()
+    delete: tuple[tuple[Listed, LedgerEntry], ...] = ()
+    missing: tuple[LedgerEntry, ...] = ()
+    lost_history: tuple[LedgerEntry, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -135,7 +133,7 @@ def digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
 
 
 def quiet_until(
-    maildrop: Maildrop, ledger: Iterable[Known], account: External, now: datetime.datetime
+    maildrop: Maildrop, ledger: Iterable[LedgerEntry], account: External, now: datetime.datetime
 ) -> datetime.datetime:
     """Until when an empty plan stays empty if neither list nor ledger changes; QUIET at the most."""
     listed = {mail.key: mail for mail in maildrop.mails}
@@ -152,7 +150,7 @@ def quiet_until(
     return min(due)
 
 
-def history(maildrop: Maildrop, ledger: Iterable[Known]) -> list[str]:
+def history(maildrop: Maildrop, ledger: Iterable[LedgerEntry]) -> list[str]:
     """The keys of what stands in a maildrop at first contact.
 
     Nothing if the ledger knows some of it: then the account was pointed at the same maildrop under another name, and
@@ -162,7 +160,7 @@ def history(maildrop: Maildrop, ledger: Iterable[Known]) -> list[str]:
     return keys if {row.key for row in ledger}.isdisjoint(keys) else []
 
 
-def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit: int, poll: Poll) -> Plan:
+def decide(maildrop: Maildrop, ledger: Iterable[LedgerEntry], account: External, limit: int, poll: Poll) -> Plan:
     """Compare the list with the ledger (its rows in every state but 'closed').
 
     :param limit: octets of the largest mail to be fetched. :param poll: for its time, and that of the last whole poll.
@@ -171,8 +169,8 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
     new: list[Want] = []
     again: list[Want] = []
     old: list[Want] = []
-    reappeared: list[Known] = []
-    delete: list[tuple[Listed, Known]] = []
+    reappeared: list[LedgerEntry] = []
+    delete: list[tuple[Listed, LedgerEntry]] = []
     for mail in maildrop.mails:
         row = rows.pop(mail.key, None)
         if row is not None and row.state == "vanished":
@@ -210,7 +208,7 @@ def decide(maildrop: Maildrop, ledger: Iterable[Known], account: External, limit
     )
 
 
-def _before(row: Known) -> Literal["history", "fetched", "skipped"]:
+def _before(row: LedgerEntry) -> Literal["history", "fetched", "skipped"]:
     return row.state if row.state in ("history", "skipped") else "fetched"
 
 
@@ -231,7 +229,7 @@ def deletion_due(
     return fetched_at + datetime.timedelta(days=account.delete_after_days)
 
 
-def is_retried(row: Known, limit: int, now: datetime.datetime) -> bool:
+def is_retried(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
     """Whether a skipped mail is to be tried again now."""
     if row.tries >= MOST_TRIES:
         return False
@@ -254,11 +252,11 @@ class Renumbered:
     by_bytes: rows by digest and length. by_size: skipped rows by length, which have no digest.
     """
 
-    by_bytes: dict[tuple[bytes, int], deque[Known]] = field(default_factory=dict)
-    by_size: dict[int, deque[Known]] = field(default_factory=dict)
+    by_bytes: dict[tuple[bytes, int], deque[LedgerEntry]] = field(default_factory=dict)
+    by_size: dict[int, deque[LedgerEntry]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, vanished: Iterable[Known]) -> Renumbered:
+    def of(cls, vanished: Iterable[LedgerEntry]) -> Renumbered:
         """From the rows that are in state 'vanished'."""
         found = cls()
         for row in vanished:
@@ -268,14 +266,14 @@ class Renumbered:
                 found.by_size.setdefault(row.octets, deque()).append(row)
         return found
 
-    def take(self, sha256: bytes, octets: int) -> Known | None:
+    def take(self, sha256: bytes, octets: int) -> LedgerEntry | None:
         """The row of a mail with these bytes."""
         return _take(self.by_bytes.get((sha256, octets)))
 
-    def take_skipped(self, octets: int) -> Known | None:
+    def take_skipped(self, octets: int) -> LedgerEntry | None:
         """The row of a mail that was skipped as too large, with this size."""
         return _take(self.by_size.get(octets))
 
 
-def _take(rows: deque[Known] | None) -> Known | None:
+def _take(rows: deque[LedgerEntry] | None) -> LedgerEntry | None:
     return rows.popleft() if rows else None

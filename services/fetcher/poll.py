@@ -33,26 +33,14 @@ from services.fetcher.plan import (
 )
 from shared.errors import Temporary
 from shared.mime.headers import header_end
-from shared.model import External
+from shared.model import Content, External, LedgerEntry, Poll
 from shared.net.dial import Unreachable, place
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.oauth import Unauthorized
-from shared.provider.pop3_client import (
-    Broken,
-    Busy,
-    Endless,
-    Pop3Client,
-    Refused,
-    Retrieved,
-    Room,
-    Wanted,
-    open_session,
-)
+from shared.provider.pop3_client import Pop3Client, Retrieved, Room, Wanted, open_session
+from shared.provider.pop3_errors import Broken, Busy, Endless, Refused
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
-from shared.store.blobs import Content
-from shared.store.polls import Poll
-from shared.store.uidl_ledger import Known
 
 SESSION_MAILS = 500
 """After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
@@ -101,7 +89,7 @@ class Polling:
         self._limit = service.settings.max_message_bytes
         self._first_contact = poll.first_contact_at
         self._suspects: set[int] = set()
-        self._lost_history: deque[Known] = deque()
+        self._lost_history: deque[LedgerEntry] = deque()
         self._renumbered = Renumbered()
         self._refused: list[Refusal] = []
         self._share_ends = 0.0
@@ -215,7 +203,7 @@ class Polling:
         self.quiet = Quiet(poll.quiet_list, poll.quiet_until)
         return True
 
-    async def _find_strangers(self, client: Pop3Client, maildrop: Maildrop) -> list[Known]:
+    async def _find_strangers(self, client: Pop3Client, maildrop: Maildrop) -> list[LedgerEntry]:
         """What we know under UIDLs that are other mails here. Without this mail would count as fetched, and be deleted
         upstream, that nobody here ever saw. Some of the mails are read to tell."""
         if self._first_contact is not None and not maildrop.placed:
@@ -226,14 +214,16 @@ class Polling:
             return list(rows.values())
         return await self._find_moved(client, maildrop, rows)
 
-    async def _find_moved(self, client: Pop3Client, maildrop: Maildrop, rows: dict[str, Known]) -> list[Known]:
+    async def _find_moved(
+        self, client: Pop3Client, maildrop: Maildrop, rows: dict[str, LedgerEntry]
+    ) -> list[LedgerEntry]:
         """Where UIDLs tell only places in the list: all of them, if the last known one is another mail than it was."""
-        last: dict[int, tuple[Known, tuple[Listed, ...]]] = {}
+        last: dict[int, tuple[LedgerEntry, tuple[Listed, ...]]] = {}
         for mails in maildrop.placed:
             known = [(mail, rows[mail.key]) for mail in mails if mail.key in rows and self._tells(rows[mail.key])]
             if known:
                 last[known[-1][0].number] = known[-1][1], mails
-        moved: list[Known] = []
+        moved: list[LedgerEntry] = []
         async for got in client.retrieve([Wanted(number, 0) for number in last], self._limit):
             row, mails = last[got.number]
             if got.body is not None and not self._is_still(row, got.body, got):
@@ -242,17 +232,17 @@ class Polling:
             log.warning("UIDLs moved on to other mails", external=self._account.address, mails=len(moved))
         return moved
 
-    def _tells(self, row: Known) -> bool:
+    def _tells(self, row: LedgerEntry) -> bool:
         """Whether it can be told if a mail is the one of this row: by its bytes, or by its age."""
         return row.sha256 is not None or (row.state == "history" and self._account.history == "from_now")
 
-    def _is_still(self, row: Known, body: bytearray, got: Retrieved) -> bool:
+    def _is_still(self, row: LedgerEntry, body: bytearray, got: Retrieved) -> bool:
         if row.sha256 is not None:
             return (got.sha256, got.octets) == (row.sha256, row.octets)
         received = failure_notices.topmost_received(_header(body))
         return received is None or self._first_contact is None or received < self._first_contact
 
-    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop, known: dict[str, Known]) -> bool:
+    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop, known: dict[str, LedgerEntry]) -> bool:
         """Whether this is another maildrop than the one that we know: many servers just count, each maildrop from 1.
 
         Asked at a first contact, which comes again when the account is pointed elsewhere.
@@ -270,7 +260,7 @@ class Polling:
         ]
         return bool(equal) and not any(equal)
 
-    async def _compare(self, maildrop: Maildrop, strangers: Sequence[Known], listed: bytes) -> Plan:
+    async def _compare(self, maildrop: Maildrop, strangers: Sequence[LedgerEntry], listed: bytes) -> Plan:
         """Plan the session and write down what the list tells.
 
         :param strangers: known under UIDLs that are other mails here. :param listed: digest of the list.
@@ -468,7 +458,7 @@ class Polling:
         if not self._lost_history or not unknown:
             return list(wants)
         headers = await self._headers(client, unknown, intake)
-        old: dict[str, Known] = {}
+        old: dict[str, LedgerEntry] = {}
         for want in unknown:
             header = headers.get(want.listed.number)
             if header is None:
@@ -491,7 +481,7 @@ class Polling:
         received = failure_notices.topmost_received(header)
         return received is not None and self._first_contact is not None and received < self._first_contact
 
-    async def _record_old(self, pairs: Sequence[tuple[Known, str]]) -> None:
+    async def _record_old(self, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
         if pairs:
             async with self._service.database.transaction() as connection:
                 await polls.hold(connection, self._poll)

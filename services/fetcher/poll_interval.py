@@ -6,10 +6,9 @@ import datetime
 from dataclasses import dataclass
 
 from shared.errors import Temporary
-from shared.model import External
+from shared.model import External, Poll, PollOutcome
 from shared.net.dial import Unreachable
-from shared.provider.pop3_client import Busy, Refused
-from shared.store.polls import Outcome, Poll
+from shared.provider.pop3_errors import Busy, Refused
 
 REFUSALS = 3
 """So many plain refusals within REFUSALS_WITHIN pause an account."""
@@ -41,14 +40,14 @@ class Course:
     more: bool = False
 
 
-def after_success(account: External, course: Course) -> Outcome:
+def after_success(account: External, course: Course) -> PollOutcome:
     """The interval counts from the start of a poll, LOGIN-DELAY (RFC 2449 section 6.5) from its end."""
     due = course.started + datetime.timedelta(seconds=0 if course.more else account.poll_seconds)
     due = max(due, course.ended + datetime.timedelta(seconds=course.login_delay or 0))
-    return Outcome(due, 0, (), None, course.login_delay, course.backlog)
+    return PollOutcome(due, 0, (), None, course.login_delay, course.backlog)
 
 
-def after_failure(account: External, poll: Poll, course: Course, error: Exception, jitter: float) -> Outcome:
+def after_failure(account: External, poll: Poll, course: Course, error: Exception, jitter: float) -> PollOutcome:
     """Back off, doubling; after refused credentials pause.
 
     :param jitter: from 0 to 1, spreads the accounts of one provider.
@@ -75,7 +74,9 @@ def after_failure(account: External, poll: Poll, course: Course, error: Exceptio
         if paused_at is not None:
             due = course.ended + PAUSE
             text += "; paused: tried once an hour, and at once when the account is changed or tested"
-    return Outcome(due, failures, refusals[-REFUSALS:], paused_at, login_delay, course.backlog, text, kind_of(error))
+    return PollOutcome(
+        due, failures, refusals[-REFUSALS:], paused_at, login_delay, course.backlog, text, kind_of(error)
+    )
 
 
 def kind_of(error: Exception) -> str:

@@ -25,12 +25,12 @@ from shared.db.database import Connection
 from shared.db.liveness import LOOK_SECONDS, Absentees, stay
 from shared.errors import Permanent, Temporary
 from shared.metrics import SECONDS
-from shared.model import External
+from shared.model import External, Poll, PollOutcome
 from shared.provider.credentials import Credentials
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
 from shared.store.accounts import externals
-from shared.store.polls import LEASE_SECONDS, LeaseLost, Outcome, Poll
+from shared.store.polls import LEASE_SECONDS, LeaseLost
 
 LAST_SUCCESS = Gauge(
     "mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.", ["external"]
@@ -210,7 +210,7 @@ async def _keep(service: Service, poll: Poll) -> None:
             log.warning("lease not renewed", reason=str(error))
 
 
-async def _finish(service: Service, account: External, poll: Poll, outcome: Outcome) -> None:
+async def _finish(service: Service, account: External, poll: Poll, outcome: PollOutcome) -> None:
     await _write(service, account, partial(polls.finish, poll=poll, outcome=outcome))
 
 

@@ -243,7 +243,12 @@ async def serve(service: Service) -> None:
     )
     background = [
         asyncio.create_task(work)
-        for work in (tend(listener), watch(listener, service.database), certificate.watch(), last.run(service))
+        for work in (
+            tend(listener),
+            watch(listener, service.database),
+            certificate.watch(),
+            last.run(service.stop_within),
+        )
     ]
     try:
         await service.stopping.wait()

@@ -14,14 +14,12 @@ from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db.database import Connection
 from shared.mime import dsn_options, headers
-from shared.model import External
+from shared.model import Content, EnvelopeRecipient, External
 from shared.provider.smtp_client import Reply
 from shared.store import accounts, blobs, inbound, maillog, poison, relay_queue, relay_status, sent_mail
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event
 from shared.store.relay_queue import Group, Outcome, Settlement
-from shared.store.submissions import Recipient
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -252,7 +250,7 @@ async def tell_cancelled(connection: Connection) -> Aftermath:
     return after
 
 
-async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[Recipient]]) -> Aftermath:
+async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[EnvelopeRecipient]]) -> Aftermath:
     """Tell authors that their mail reached recipients inside, where they asked for that.
 
     :param inside: recipients by id of the submission.

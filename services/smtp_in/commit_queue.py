@@ -17,9 +17,9 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
-from shared.model import External, Local
+from shared.model import EnvelopeRecipient, External, Local
 from shared.store import maillog, submissions
-from shared.store.submissions import Recipient, Submission
+from shared.store.submissions import Submission
 
 OCTETS_IN_HAND = 384 * 1024 * 1024
 """Of all mails that are being received or committed; at least one of the largest size is always let in. The process
@@ -57,7 +57,7 @@ def handed_over(
     author: Local,
     external: External,
     sender: str,  # an envelope has so many parts
-    recipients: Sequence[Recipient],
+    recipients: Sequence[EnvelopeRecipient],
     mail: Mail,
     *,
     smtputf8: bool,

@@ -26,9 +26,8 @@ from shared.auth.authenticator import Logins, Throttled
 from shared.db.group_commit import Unsettled
 from shared.errors import Temporary
 from shared.metrics import SECONDS
-from shared.model import Local
+from shared.model import EnvelopeRecipient, Local
 from shared.net.server_tls import Certificate
-from shared.store.submissions import Recipient
 
 RECIPIENTS = 1000
 REFUSALS = 3
@@ -94,7 +93,7 @@ class Draft(smtp.Envelope):
         self.directory: Directory | None = None
         self.coming: asyncio.Future[Directory] | None = None
         self.addresses: list[tuple[str, str | None]] = []
-        self.recipients: dict[tuple[str, object], Recipient] = {}
+        self.recipients: dict[tuple[str, object], EnvelopeRecipient] = {}
         self.asked = False
 
 
@@ -464,7 +463,7 @@ class Connection(Engine):
         draft, author = self.envelope, cast(Local, self.session.author)
         directory = cast(Directory, draft.directory)
         recipient = decide(directory, address)
-        if isinstance(recipient, Recipient):
+        if isinstance(recipient, EnvelopeRecipient):
             external = directory.external_ids.get(author.external_id)
             recipient = check_size(external, [recipient], draft.size) or recipient
         if isinstance(recipient, Refusal):

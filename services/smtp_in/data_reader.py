@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from shared.mime.headers import fields, splice
-from shared.store.blobs import Content
+from shared.model import Content
 
 LINE_OCTETS = 16 * 1024 * 1024
 HEADER_OCTETS = 1024 * 1024

@@ -236,7 +236,7 @@ async def serve(service: Service) -> None:
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
     background = [
         asyncio.create_task(work)
-        for work in (watch(listener, service.database), certificate.watch(), last.run(service))
+        for work in (watch(listener, service.database), certificate.watch(), last.run(service.stop_within))
     ]
     try:
         await service.stopping.wait()

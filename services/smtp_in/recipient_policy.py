@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from services.smtp_in.data_reader import Refusal
 from shared.mime.addresses import fold_address
-from shared.model import External, Local
-from shared.store.submissions import Recipient
+from shared.model import EnvelopeRecipient, External, Local
 
 ADDRESS_OCTETS = 254  # RFC 5321 section 4.5.3.1.3, without the brackets
 LABEL_OCTETS = 63
@@ -56,7 +55,7 @@ class Directory:
         return found
 
 
-def decide(directory: Directory, address: str) -> Recipient | Refusal:
+def decide(directory: Directory, address: str) -> EnvelopeRecipient | Refusal:
     """Where mail for this address goes. :param address: as in RCPT, of good syntax (``check_syntax``)."""
     folded = fold_address(address)
     local = directory.locals.get(folded)
@@ -64,22 +63,22 @@ def decide(directory: Directory, address: str) -> Recipient | Refusal:
         return _inside(directory, local, address)
     external = directory.externals.get(folded) or directory.externals.get(_without_tag(folded))
     if external is not None:
-        return Recipient(address, "external", external.id)
+        return EnvelopeRecipient(address, "external", external.id)
     if _domain(folded) in directory.local_domains:
         return Refusal(550, "5.1.1", f"<{_shown(address)}>: there is no such account here")
-    return Recipient(address, "relay")
+    return EnvelopeRecipient(address, "relay")
 
 
-def _inside(directory: Directory, local: Local, address: str) -> Recipient | Refusal:
+def _inside(directory: Directory, local: Local, address: str) -> EnvelopeRecipient | Refusal:
     if local.enabled:
-        return Recipient(address, "local", local.id)
+        return EnvelopeRecipient(address, "local", local.id)
     delegate = directory.local_ids.get(local.delegate_id) if local.delegate_id is not None else None
     if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
-        return Recipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
+        return EnvelopeRecipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
     return Refusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
 
 
-def check_size(external: External | None, recipients: Iterable[Recipient], octets: int) -> Refusal | None:
+def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient], octets: int) -> Refusal | None:
     """Whether the author's provider takes a mail of this size, if it goes outside only.
 
     What goes inside too is taken: the others fail by themselves then, with a notice.
@@ -90,7 +89,7 @@ def check_size(external: External | None, recipients: Iterable[Recipient], octet
     return Refusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
 
 
-def same_place(recipient: Recipient) -> tuple[str, object]:
+def same_place(recipient: EnvelopeRecipient) -> tuple[str, object]:
     """What two recipients that get one copy have in common."""
     return recipient.kind, recipient.target_id or fold_address(recipient.address)
 

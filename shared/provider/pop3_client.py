@@ -14,14 +14,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import cast
 
-from shared.errors import Permanent, Temporary
 from shared.model import Server
 from shared.net.dial import (
     Late,
     Told,
-    Unreachable,
     Untrusted,
     check_fingerprint,
     client_context,
@@ -33,6 +31,7 @@ from shared.net.dial import (
 )
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
+from shared.provider.pop3_errors import Broken, Busy, Cut, Endless, Refused
 from shared.provider.pop3_replies import (
     Body,
     Capabilities,
@@ -65,47 +64,6 @@ _TOGETHER = ("gmail.com", "googlemail.com")
 
 
 Room = Callable[[int], Awaitable[None]]
-
-
-class Refused(Permanent):
-    """The login was refused. code: the response code (RFC 2449 section 8, RFC 3206) in upper case, or None."""
-
-    kind: ClassVar[str] = "refused"
-
-    def __init__(self, text: str, code: str | None) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Busy(Temporary):
-    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all.
-
-    code: the response code in upper case, or None.
-    """
-
-    kind: ClassVar[str] = "busy"
-
-    def __init__(self, text: str, code: str | None = None) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Broken(Temporary):
-    """The server does not keep to the protocol, or lacks what we need."""
-
-    kind: ClassVar[str] = "protocol"
-
-
-class Endless(Broken):
-    """A mail goes on far beyond what is allowed. octets: that came before it was given up."""
-
-    def __init__(self, text: str, octets: int) -> None:
-        super().__init__(text)
-        self.octets = octets
-
-
-class Cut(Unreachable):
-    """The connection ended before the reply did."""
 
 
 @dataclass(frozen=True, slots=True)

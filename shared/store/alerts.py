@@ -8,27 +8,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from shared.db.arrays import literal
 from shared.db.database import Connection, storable
-
-State = Literal["pending", "raised", "calm"]
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """A row; the schema says what its states mean. subject: '' for the whole system."""
-
-    kind: str
-    subject: str
-    state: State
-    what: str
-    flaps: int
-    changed_at: datetime.datetime
-    seen_at: datetime.datetime
+from shared.model import Alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +27,27 @@ class Post:
     age: float
 
 
-async def all_of_them(connection: Connection) -> tuple[list[Alarm], datetime.datetime]:
+async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
     """Every row, locked until the transaction ends; and the database's time."""
     cursor = await connection.execute(
         "select kind, subject, state, what, flaps, changed_at, seen_at from alarms order by kind, subject for update"
     )
-    rows = [Alarm(*row) for row in await cursor.fetchall()]
+    rows = [Alert(*row) for row in await cursor.fetchall()]
     cursor = await connection.execute("select now()")
     [now] = await cursor.fetchone() or (datetime.datetime.now(datetime.UTC),)
     return rows, now
 
 
-async def standing(connection: Connection) -> list[Alarm]:
+async def standing(connection: Connection) -> list[Alert]:
     """What is wrong now and was told, the latest first."""
     cursor = await connection.execute(
         """select kind, subject, state, what, flaps, changed_at, seen_at from alarms
            where state = 'raised' order by changed_at desc, kind, subject"""
     )
-    return [Alarm(*row) for row in await cursor.fetchall()]
+    return [Alert(*row) for row in await cursor.fetchall()]
 
 
-async def save(connection: Connection, alarms: Sequence[Alarm], gone: Collection[tuple[str, str]]) -> None:
+async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection[tuple[str, str]]) -> None:
     """Write rows, and delete those of these kinds and subjects."""
     if alarms:
         await connection.execute(

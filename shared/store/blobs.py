@@ -8,31 +8,16 @@ Bytes are stored with CRLF line ends and without dot-stuffing.
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
 
 from shared.db.arrays import literal
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
+from shared.model import Content
 
 HEAD_OCTETS = 256 * 1024
 CHUNK_OCTETS = 1024 * 1024
 _SLICE_OCTETS = 128 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The bytes of a mail with their digest. octets: their count. sha256: 32 bytes."""
-
-    body: bytes | bytearray
-    octets: int
-    sha256: bytes
-
-    @classmethod
-    def of(cls, body: bytes | bytearray) -> Content:
-        """Take the digest of ``body`` (CRLF line ends)."""
-        return cls(body, len(body), hashlib.sha256(body).digest())
 
 
 async def store(connection: Connection, contents: Sequence[Content]) -> list[int]:

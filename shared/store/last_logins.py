@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,6 @@ import structlog
 from shared.db.arrays import literal
 from shared.db.database import Connection, Database, storable
 from shared.errors import Temporary
-from shared.runtime.process import Service
 
 Protocol = Literal["pop3", "smtp"]
 
@@ -56,9 +55,9 @@ class LastLogins:
         """Somebody has logged in."""
         self._seen[local_id] = (self._clock(), peer)
 
-    async def run(self, service: Service) -> None:
-        """Write until the service is to stop."""
-        while not await service.stop_within(WRITE_SECONDS):
+    async def run(self, stop_within: Callable[[float], Awaitable[bool]]) -> None:
+        """Write periodically. :param stop_within: waits for seconds; returns True as soon as the process is to stop."""
+        while not await stop_within(WRITE_SECONDS):
             await self.write()
 
     async def write(self, seconds: float = STATEMENT_SECONDS) -> None:

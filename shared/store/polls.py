@@ -14,63 +14,14 @@ from shared.db import liveness
 from shared.db.arrays import literal
 from shared.db.database import LATER, Connection
 from shared.errors import Temporary
+from shared.model import POLLER_DIED, Poll, PollOutcome
 
 LEASE_SECONDS = 15.0
 """After so long without a sign of life of its owner an account may be polled by another process."""
-ENDED = "ended"
-"""Kind of an error of the account: the process that polled it died, for whatever reason."""
-ENDED_TIMES = 5
-"""So many of them, one after the other, are no chance any more."""
 
 
 class LeaseLost(Temporary):
     """Another process polls this account by now: nothing more may be written for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds.
-
-    quiet_list: digest of a list with which there is nothing to do before quiet_until.
-    """
-
-    external_id: int
-    owner: str
-    now: datetime.datetime
-    next_poll_at: datetime.datetime
-    first_contact_at: datetime.datetime | None
-    last_success_at: datetime.datetime | None
-    last_error_kind: str | None
-    failures: int
-    refusals: Sequence[datetime.datetime]
-    paused_at: datetime.datetime | None
-    login_delay: int | None
-    quiet_list: bytes | None = None
-    quiet_until: datetime.datetime | None = None
-
-    @property
-    def deadly(self) -> bool:
-        """Whether polling this account seems to be what ends processes."""
-        return self.last_error_kind == ENDED and self.failures >= ENDED_TIMES
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known.
-
-    quiet_list, quiet_until: as in Poll, where this poll found nothing to do.
-    """
-
-    next_poll_at: datetime.datetime
-    failures: int
-    refusals: tuple[datetime.datetime, ...]
-    paused_at: datetime.datetime | None
-    login_delay: int | None
-    backlog: int | None
-    error: str | None = None
-    kind: str | None = None
-    quiet_list: bytes | None = None
-    quiet_until: datetime.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +107,7 @@ async def hold(connection: Connection, poll: Poll) -> None:
         raise LeaseLost("the account is polled by another process by now, or was disabled")
 
 
-async def finish(connection: Connection, poll: Poll, outcome: Outcome) -> None:
+async def finish(connection: Connection, poll: Poll, outcome: PollOutcome) -> None:
     """Record how the poll ended and give the account back; nothing if the lease was lost."""
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
@@ -254,7 +205,7 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
                                       then now() + make_interval(secs => least(60, 2 ^ least(failures, 6)))
                                       else next_poll_at end
            where split_part(owner, '/', 1) = any(%(gone)s::text[])""",
-        {"gone": literal(gone), "kind": ENDED},
+        {"gone": literal(gone), "kind": POLLER_DIED},
     )
     return cursor.rowcount
 

@@ -10,28 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from shared.db.arrays import literal
 from shared.db.database import Connection, storable
 from shared.errors import MOST_FAULTS
+from shared.model import Content, EnvelopeRecipient
 from shared.store import accounts, blobs, maillog, poison, relay_status, sent_mail
-from shared.store.blobs import Content
-
-Kind = Literal["relay", "local", "external"]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
-
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
-    """
-
-    address: str
-    kind: Kind
-    target_id: int | None = None
-    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +33,7 @@ class Submission:
     header_id: str
     body_8bit: bool
     smtputf8: bool
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[EnvelopeRecipient, ...]
     password_hash: str | None = None
     event: maillog.Event | None = None
     asked: str | None = None
@@ -162,7 +146,7 @@ class Open:
     external_id: int
     message_id: int
     header_id: str
-    inside: tuple[Recipient, ...]
+    inside: tuple[EnvelopeRecipient, ...]
 
 
 async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
@@ -178,9 +162,9 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
         ([row[0] for row in rows],),
     )
-    inside: dict[int, list[Recipient]] = {}
+    inside: dict[int, list[EnvelopeRecipient]] = {}
     for submission_id, address, kind, target_id, asked in await cursor.fetchall():
-        inside.setdefault(submission_id, []).append(Recipient(address, kind, target_id, asked))
+        inside.setdefault(submission_id, []).append(EnvelopeRecipient(address, kind, target_id, asked))
     return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.db.database import Connection, storable
+from shared.model import RecipientKind
 from shared.store import relay_status
-from shared.store.submissions import Kind
 
 RESTORE = "restore"
 """The origin of those that a restore parked, none of which has failed."""
@@ -26,7 +26,7 @@ class ListedRecipient:
     """A recipient as shown to the operator."""
 
     address: str
-    kind: Kind
+    kind: RecipientKind
     state: str
     reply: str | None
 

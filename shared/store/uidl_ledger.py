@@ -8,31 +8,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from shared.db.arrays import literal
 from shared.db.database import Connection
+from shared.model import LedgerEntry, LedgerState, Poll
 from shared.store import polls
-from shared.store.polls import Poll
-
-State = Literal["history", "fetched", "skipped", "deleting", "vanished", "closed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A ledger row. key: its UIDL, with a number where a list repeated it. octets, sha256: of the mail as stored."""
-
-    id: int
-    key: str
-    state: State
-    before: Literal["history", "fetched", "skipped"] | None
-    was_history: bool
-    octets: int | None
-    sha256: bytes | None
-    fetched_at: datetime.datetime | None
-    tries: int
-    next_try_at: datetime.datetime | None
-    state_at: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +52,7 @@ async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> date
     return first_contact_at
 
 
-async def known(connection: Connection, external_id: int) -> list[Known]:
+async def known(connection: Connection, external_id: int) -> list[LedgerEntry]:
     """Every row of an account but the closed ones."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
@@ -80,10 +60,10 @@ async def known(connection: Connection, external_id: int) -> list[Known]:
            from upstream_mails where external_id = %s and state <> 'closed'""",
         (external_id,),
     )
-    return [Known(*row) for row in await cursor.fetchall()]
+    return [LedgerEntry(*row) for row in await cursor.fetchall()]
 
 
-async def set_apart(connection: Connection, rows: Sequence[Known]) -> None:
+async def set_apart(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
     The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
@@ -94,7 +74,7 @@ async def set_apart(connection: Connection, rows: Sequence[Known]) -> None:
     )
 
 
-async def record_vanished(connection: Connection, rows: Sequence[Known]) -> None:
+async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """They are gone, and we did not delete them."""
     await connection.execute(
         """update upstream_mails set before = state, state = 'vanished', state_at = now()
@@ -103,7 +83,7 @@ async def record_vanished(connection: Connection, rows: Sequence[Known]) -> None
     )
 
 
-async def record_reappeared(connection: Connection, rows: Sequence[Known]) -> None:
+async def record_reappeared(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Vanished mails that are listed again under their UIDL."""
     await connection.execute(
         """update upstream_mails set state = before, before = null, state_at = now()
@@ -112,7 +92,7 @@ async def record_reappeared(connection: Connection, rows: Sequence[Known]) -> No
     )
 
 
-async def record_closed(connection: Connection, rows: Sequence[Known]) -> None:
+async def record_closed(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """We deleted them and they are gone."""
     await connection.execute(
         "update upstream_mails set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
@@ -120,7 +100,7 @@ async def record_closed(connection: Connection, rows: Sequence[Known]) -> None:
     )
 
 
-async def record_deleting(connection: Connection, rows: Sequence[Known]) -> None:
+async def record_deleting(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Their DELE comes next."""
     await connection.execute(
         "update upstream_mails set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
@@ -128,7 +108,7 @@ async def record_deleting(connection: Connection, rows: Sequence[Known]) -> None
     )
 
 
-async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[Known, str]]) -> None:
+async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
     """Vanished mails of the first contact that are listed under new keys."""
     await connection.execute(
         """update upstream_mails u set uidl = n.uidl, state = 'history', before = null, state_at = now()
@@ -190,7 +170,7 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
         )
 
 
-def _state(mail: Fetched) -> State:
+def _state(mail: Fetched) -> LedgerState:
     return "deleting" if mail.deleting else "fetched"
 
 

@@ -18,12 +18,11 @@ from services.admin.mail.header_summary import Letter
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared.db.database import Database
-from shared.model import Local
+from shared.model import Content, EnvelopeRecipient, Local
 from shared.store import blobs, inbound, submissions
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event
-from shared.store.submissions import Recipient, Submission
+from shared.store.submissions import Submission
 from tests.company import COMPANY, HASH, SALES, SUPPORT, apply, everyone, external, local, mailbox_of
 from tests.integration.test_router_and_mailbox import ids
 
@@ -59,7 +58,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
     """Somebody answers it, to the customer or ``to`` a person."""
     externals, everybody = await everyone(database)
     inside = [person.id for person in everybody.values() if person.address == to]
-    recipient = Recipient(to, "local", inside[0]) if inside else Recipient(to, "relay")
+    recipient = EnvelopeRecipient(to, "local", inside[0]) if inside else EnvelopeRecipient(to, "relay")
     address = f"{name.lower()}@local.com"
     async with database.transaction() as connection:
         [sent] = await submissions.record(

@@ -11,6 +11,7 @@ import pytest
 from deploy.machine.dovecot_postfix import Provider
 from shared.amqp.payloads import Fetched, read
 from shared.db.database import Connection
+from shared.model import LedgerEntry
 from shared.store import polls, uidl_ledger
 from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
 from tests.polling import until
@@ -363,7 +364,7 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
     reads: list[int] = []
     known = uidl_ledger.known
 
-    async def counted(connection: Connection, external_id: int) -> list[uidl_ledger.Known]:
+    async def counted(connection: Connection, external_id: int) -> list[LedgerEntry]:
         reads.append(external_id)
         return await known(connection, external_id)
 

@@ -11,11 +11,12 @@ import pytest
 
 from deploy.machine import ports
 from shared.db.database import Database
+from shared.model import PollOutcome
 from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import polls, uidl_ledger
-from shared.store.polls import LeaseLost, Outcome
+from shared.store.polls import LeaseLost
 from shared.store.uidl_ledger import Skipped
 from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
 from tests.polling import until
@@ -322,7 +323,7 @@ async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_n
             for _ in range(meanwhile):
                 assert len(await uidl_ledger.try_again(connection, account)) == 1
             hour = poll.now + datetime.timedelta(hours=1)
-            outcome = Outcome(hour, 0, (), None, None, 0, quiet_list=b"digest", quiet_until=hour)
+            outcome = PollOutcome(hour, 0, (), None, None, 0, quiet_list=b"digest", quiet_until=hour)
             await polls.finish(connection, poll, outcome)
             cursor = await connection.execute(
                 "select quiet_list, next_poll_at < now() + interval '1 minute' from polls"

@@ -19,12 +19,12 @@ from shared.amqp.broker import Broker, Publication
 from shared.auth.passwords import Pool
 from shared.db.database import Database
 from shared.errors import MOST_FAULTS, Temporary
+from shared.model import Content
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
 from shared.settings import Settings
 from shared.store import account_changes, blobs, inbound, inbound_admin
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from tests import company
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of

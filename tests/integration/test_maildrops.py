@@ -12,9 +12,9 @@ from services.pop3_out import mailbox_store as store_module
 from services.pop3_out.mailbox_store import DatabaseStore
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
-from shared.model import External, Local, Server
+from shared.model import Content, External, Local, Server
 from shared.store import account_changes, accounts, blobs, inbound, maildrops
-from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS, Content
+from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS
 from shared.store.inbound import Arrival
 from shared.store.maildrops import Copy
 

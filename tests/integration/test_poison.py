@@ -16,6 +16,7 @@ from services.router import worker
 from services.router.worker import Router
 from shared.amqp import publications
 from shared.db.database import Database
+from shared.model import PollOutcome
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
@@ -23,7 +24,6 @@ from shared.settings import Settings
 from shared.store import inbound, inbound_admin, polls
 from shared.store import poison as suspects
 from shared.store.poison import Suspect
-from shared.store.polls import Outcome
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
 
 ALEX = "alex@local.com"
@@ -187,5 +187,5 @@ async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_ot
         # when a poll ends well, all is forgotten
         await connection.execute("update polls set next_poll_at = now()")
         [poll], _ = await polls.claim(connection, "another/1", 10)
-        await polls.finish(connection, poll, Outcome(poll.now, 0, (), None, None, 0))
+        await polls.finish(connection, poll, PollOutcome(poll.now, 0, (), None, None, 0))
         assert trouble((await polls.polled(connection, [support]))[support]) is None

@@ -18,8 +18,8 @@ from services.router.worker import Router
 from shared.db import leases
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
+from shared.model import Content
 from shared.store import account_changes, blobs, maildrops
-from shared.store.blobs import Content
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import Bench, sending

@@ -12,8 +12,8 @@ from shared.amqp.broker import Publication
 from shared.amqp.payloads import Envelope, Fetched, Routed, read
 from shared.db.database import Database
 from shared.errors import Temporary
+from shared.model import Content, EnvelopeRecipient
 from shared.store import blobs, inbound, inbound_admin, maildrops, maillog, submissions
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.submissions import Submission
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
@@ -233,7 +233,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
                     "ours@local.com",
                     False,
                     False,
-                    (submissions.Recipient("anna@x.example", "relay", None),),
+                    (EnvelopeRecipient("anna@x.example", "relay", None),),
                 )
             ],
         )

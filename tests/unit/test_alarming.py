@@ -11,10 +11,10 @@ import pytest
 
 from services.admin.monitoring import alert_rules, problems
 from services.admin.monitoring.alert_rules import Event
-from services.admin.monitoring.problems import Facts, Trouble
-from shared.model import External, Issuer, OAuth, Server
+from services.admin.monitoring.problem_kinds import Trouble
+from services.admin.monitoring.problems import Facts
+from shared.model import Alert, External, Issuer, OAuth, Server
 from shared.settings import Settings
-from shared.store.alerts import Alarm
 from shared.store.polls import Polled
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
@@ -27,7 +27,7 @@ class Story:
     """Looks at a trouble that comes and goes, by an injected clock. told: minute and event."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, str], Alarm] = {}
+        self.known: dict[tuple[str, str], Alert] = {}
         self.told: list[tuple[float, str]] = []
 
     def look(self, minute: float, *found: Trouble) -> None:
@@ -80,7 +80,7 @@ def test_a_refused_login_is_told_at_once() -> None:
 
 def event(number: int, what: alert_rules.What = "raised") -> Event:
     return Event(
-        what, Alarm("login", f"a{number}@x", "raised", f"a{number}@x: refused\r\nBcc: evil@x", 0, START, START)
+        what, Alert("login", f"a{number}@x", "raised", f"a{number}@x: refused\r\nBcc: evil@x", 0, START, START)
     )
 
 

@@ -14,7 +14,8 @@ from shared.errors import Permanent
 from shared.net.dial import Late, Unreachable, Untrusted
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_client import Broken, Busy, Cut, Pop3Client, Refused, Retrieved, Wanted, open_session
+from shared.provider.pop3_client import Pop3Client, Retrieved, Wanted, open_session
+from shared.provider.pop3_errors import Broken, Busy, Cut, Refused
 from shared.provider.pop3_replies import Body, is_for_now, parse_uidl
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff

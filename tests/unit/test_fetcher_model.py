@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.fetcher.plan import Maildrop, Renumbered, decide, history, is_deleted
-from shared.store.uidl_ledger import Known, State
+from shared.model import LedgerEntry, LedgerState
 from tests.unit.test_fetcher_plan import NOW, account, poll
 
 
@@ -23,7 +23,7 @@ class Model(RuleBasedStateMachine):
         super().__init__()
         self.now = NOW
         self.provider: dict[str, bytes] = {}
-        self.ledger: dict[int, Known] = {}
+        self.ledger: dict[int, LedgerEntry] = {}
         self.delivered: Counter[bytes] = Counter()
         self.arrived: Counter[bytes] = Counter()
         self.deleted_by_us: list[tuple[bytes, bool]] = []
@@ -69,13 +69,13 @@ class Model(RuleBasedStateMachine):
         drop = Maildrop.of(enumerate(self.provider, 1), True)
         if self.first:
             for key in history(drop, self.ledger.values()):
-                self._put(Known(next(self.ids), key, "history", None, True, None, None, None, 0, None, self.now))
+                self._put(LedgerEntry(next(self.ids), key, "history", None, True, None, None, None, 0, None, self.now))
             self.first = False
         plan = decide(drop, list(self.ledger.values()), self.settings, 10**9, poll(now=self.now))
         for row in plan.closed:
             del self.ledger[row.id]
         for row in plan.vanished:
-            before: State = row.state
+            before: LedgerState = row.state
             self._put(replace(row, state="vanished", before="history" if before == "history" else "fetched"))
         for row in plan.reappeared:
             self._put(replace(row, state=row.before or "fetched", before=None))
@@ -95,7 +95,7 @@ class Model(RuleBasedStateMachine):
             assert not at_once
             id_ = want.row.id if want.row else next(self.ids)
             self._put(
-                Known(
+                LedgerEntry(
                     id_,
                     want.listed.key,
                     "fetched",
@@ -113,7 +113,7 @@ class Model(RuleBasedStateMachine):
             for key, was_history in deletes:
                 self.deleted_by_us.append((self.provider.pop(key), was_history))
 
-    def _put(self, row: Known) -> None:
+    def _put(self, row: LedgerEntry) -> None:
         self.ledger[row.id] = row
 
     @invariant()

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
 from services.fetcher.poll_interval import Course, after_failure, after_success
 from shared.errors import Temporary
-from shared.model import External, Server
+from shared.model import External, LedgerEntry, LedgerState, Poll, Server
 from shared.net.dial import Unreachable
-from shared.provider.pop3_client import Broken, Busy, Refused
-from shared.store.polls import Poll
-from shared.store.uidl_ledger import Known, State
+from shared.provider.pop3_errors import Broken, Busy, Refused
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -62,7 +60,7 @@ def poll(**changes: object) -> Poll:
     return Poll(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
-def row(key: str, state: State = "fetched", **changes: object) -> Known:
+def row(key: str, state: LedgerState = "fetched", **changes: object) -> LedgerEntry:
     values: dict[str, object] = {
         "id": hash(key) % 1_000_000,
         "key": key,
@@ -76,14 +74,14 @@ def row(key: str, state: State = "fetched", **changes: object) -> Known:
         "next_try_at": None,
         "state_at": NOW - HOUR,
     }
-    return Known(**values | changes)  # type: ignore[arg-type]  # a table of fields
+    return LedgerEntry(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
 def maildrop(*uidls: str, complete: bool = True) -> Maildrop:
     return Maildrop.of(list(enumerate(uidls, 1)), complete)
 
 
-def keys(rows: Iterable[Known]) -> set[str]:
+def keys(rows: Iterable[LedgerEntry]) -> set[str]:
     return {known.key for known in rows}
 
 
@@ -128,7 +126,12 @@ def test_a_repeated_uidl_is_fetched_once_each_and_never_deleted() -> None:
     ],
 )
 def test_only_fetched_mail_is_deleted_when_its_days_are_over(
-    days: int | None, age: datetime.timedelta, was_history: bool, delete_history: bool, state: State, deleted: bool
+    days: int | None,
+    age: datetime.timedelta,
+    was_history: bool,
+    delete_history: bool,
+    state: LedgerState,
+    deleted: bool,
 ) -> None:
     ledger = [
         row("a", state, fetched_at=NOW - age if state in ("fetched", "deleting") else None, was_history=was_history)
@@ -341,7 +344,7 @@ ROWS = st.builds(
     st.floats(0, 1),
 )
 def test_a_quiet_maildrop_stays_so_until_the_time_that_was_told(
-    rows: list[Known], listed: set[int], complete: bool, days: int | None, history_too: bool, later: float
+    rows: list[LedgerEntry], listed: set[int], complete: bool, days: int | None, history_too: bool, later: float
 ) -> None:
     mine = account(delete_after_days=days, delete_history=history_too, history="from_now")
     maildrop = Maildrop.of([(number + 1, str(number)) for number in sorted(listed)], complete)

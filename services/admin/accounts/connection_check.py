@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.admin.context import System
 from shared.errors import Permanent, Temporary
-from shared.model import External, Server
+from shared.model import External, LedgerEntry, Server
 from shared.net.dial import Told, place, unheard
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
@@ -159,7 +159,7 @@ async def _expected(system: System, external: External, listed: Sequence[str]) -
     return expectation(external, listed, known, polled is not None and polled.first_contact_at is not None)
 
 
-def expectation(external: External, listed: Sequence[str], known: Sequence[uidl_ledger.Known], met: bool) -> str:
+def expectation(external: External, listed: Sequence[str], known: Sequence[LedgerEntry], met: bool) -> str:
     """What happens to the mails that lie there: how many are delivered, what is deleted when. Pure.
 
     :param met: the first contact has been; what it found and is not wanted is history.

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from services.admin.mail.header_summary import Letter
 from shared.db.database import Connection
 from shared.mime import encoded_words, headers
-from shared.model import Local
+from shared.model import Content, Local
 from shared.store import blobs, inbound, maillog
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from services.admin.monitoring.problems import KINDS, Trouble
+from services.admin.monitoring.problem_kinds import KINDS, Trouble
 from shared.mime import headers
-from shared.store.alerts import Alarm
+from shared.model import Alert
 
 CALM = datetime.timedelta(minutes=2)
 """A trouble that is over for so long is over; four times as long after each time that it came back."""
@@ -33,7 +33,7 @@ class Event:
     """Something to be told: a trouble is there, or is over."""
 
     what: What
-    alarm: Alarm
+    alarm: Alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Step:
     """What follows from one look. saved: rows to be written. gone: kinds and subjects of rows to be deleted."""
 
     events: list[Event]
-    saved: list[Alarm]
+    saved: list[Alert]
     gone: list[tuple[str, str]]
 
 
-def decide(known: Sequence[Alarm], troubles: Sequence[Trouble], now: datetime.datetime) -> Step:
+def decide(known: Sequence[Alert], troubles: Sequence[Trouble], now: datetime.datetime) -> Step:
     """Compare what was known with what is wrong now; ``troubles`` has one of each kind and subject."""
     step = Step([], [], [])
     present = {(trouble.kind, trouble.subject): trouble for trouble in troubles}
@@ -56,11 +56,11 @@ def decide(known: Sequence[Alarm], troubles: Sequence[Trouble], now: datetime.da
         else:
             _is_not_there(step, alarm, now)
     for trouble in present.values():
-        _is_there(step, Alarm(trouble.kind, trouble.subject, "pending", trouble.what, 0, now, now), trouble, now)
+        _is_there(step, Alert(trouble.kind, trouble.subject, "pending", trouble.what, 0, now, now), trouble, now)
     return step
 
 
-def _is_there(step: Step, alarm: Alarm, trouble: Trouble, now: datetime.datetime) -> None:
+def _is_there(step: Step, alarm: Alert, trouble: Trouble, now: datetime.datetime) -> None:
     if alarm.state == "calm":
         alarm = replace(alarm, state="pending", flaps=alarm.flaps + 1, changed_at=now)
     if alarm.state == "pending" and now - alarm.changed_at >= datetime.timedelta(seconds=trouble.lasting):
@@ -69,7 +69,7 @@ def _is_there(step: Step, alarm: Alarm, trouble: Trouble, now: datetime.datetime
     step.saved.append(alarm)
 
 
-def _is_not_there(step: Step, alarm: Alarm, now: datetime.datetime) -> None:
+def _is_not_there(step: Step, alarm: Alert, now: datetime.datetime) -> None:
     if alarm.state == "raised" and now - alarm.seen_at >= min(CALM * 4**alarm.flaps, LONGEST_CALM):
         calm = replace(alarm, state="calm", changed_at=now)
         step.saved.append(calm)

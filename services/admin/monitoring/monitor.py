@@ -20,20 +20,20 @@ from prometheus_client.registry import Collector
 
 from services.admin.monitoring import alert_rules, problems, reconciliation
 from services.admin.monitoring.alert_rules import Event
-from services.admin.monitoring.problems import Facts, Trouble
+from services.admin.monitoring.problem_kinds import KINDS, Trouble
+from services.admin.monitoring.problems import Facts
 from services.admin.monitoring.reconciliation import Account
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db import leases
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
-from shared.model import Local
+from shared.model import Alert, Content, Local
 from shared.net import http_client
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import FAILURES
 from shared.store import accounts, alerts, blobs, inbound, maillog
-from shared.store.alerts import Alarm, Post
-from shared.store.blobs import Content
+from shared.store.alerts import Post
 from shared.store.inbound import Arrival
 
 LOOK_SECONDS = 15.0
@@ -79,7 +79,7 @@ class Figures(Collector):
             ):
                 yield GaugeMetricFamily(name, what, value)
             raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alarms that stand.", labels=["kind"])
-            for kind in problems.KINDS:
+            for kind in KINDS:
                 raised.add_metric([kind], self.raised[kind])
             yield raised
         if found is not None:
@@ -266,9 +266,9 @@ class Watching:
         return [Event("cleared", _no_database(f"PostgreSQL did not answer for {minutes:.0f} minutes"))]
 
 
-def _no_database(what: str) -> Alarm:
+def _no_database(what: str) -> Alert:
     now = datetime.datetime.now(datetime.UTC)
-    return Alarm("database", "", "raised", what, 0, now, now)
+    return Alert("database", "", "raised", what, 0, now, now)
 
 
 async def recipient(connection: Connection, alert_to: str | None) -> Local | None:

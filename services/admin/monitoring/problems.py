@@ -11,6 +11,7 @@ from pathlib import Path
 
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import ask, certificate_problems, health_url
+from services.admin.monitoring.problem_kinds import Trouble
 from services.admin.monitoring.reconciliation import LATE_SECONDS, Account
 from shared.db.database import Connection
 from shared.model import External
@@ -19,42 +20,11 @@ from shared.store import accounts, inbound_admin, polls, relay_queue, relay_stat
 from shared.store.polls import Polled
 from shared.store.relay_status import Relay
 
-LASTING_SECONDS = 60.0
-"""A trouble has to last so long before it is told; most that are shorter mend themselves."""
 STALE_SECONDS = 900.0
 """Nothing polled for longer than this is a trouble."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
 """A disk with less free than either is nearly full."""
 DOORS = ("pop3_out", "smtp_in")
-
-KINDS = {
-    "login": "The provider refuses the login. Correct the password ('mailgroup external set ADDRESS password=-'); "
-    "until then one try an hour is made, and nothing is bounced.",
-    "grant": "The provider gives no access token. Authorize the account again, on its page in the console or by "
-    "'mailgroup external authorize ADDRESS'.",
-    "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' tells step by step what is wrong.",
-    "held": "Nobody enabled shares the external account of these mails ('mailgroup held list'). They are delivered as "
-    "soon as somebody does.",
-    "parked": "These mails are set apart; 'mailgroup parked list' and 'parked show ID' tell why. They wait for 'parked "
-    "requeue' or 'parked discard'.",
-    "books": "Mails were fetched that are nowhere now, or are there without having been fetched. Something outside "
-    "of mailgroup changed its database; compare with the latest backup.",
-    "late": "Mails are on their way for over ten minutes. 'mailgroup status' tells which service or server is missing.",
-    "disk": "A full disk stops all mail. Make room, or give the system a larger disk.",
-    "certificate": "Mail clients will refuse to connect. Put the renewed certificate in its place; it is read anew.",
-    "database": "Nothing works without it. See the log of PostgreSQL.",
-}
-"""The kinds of trouble, each with what it means and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that is wrong now. subject: what it concerns, '' for the whole system. lasting: before it is told."""
-
-    kind: str
-    subject: str
-    what: str
-    lasting: float = LASTING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from services.admin.mail import search_index
 from services.mailbox.worker import Mailbox
 from services.router.worker import Router
 from shared.db.database import Database
+from shared.model import Content, EnvelopeRecipient
 from shared.store import accounts, blobs, inbound, submissions
-from shared.store.blobs import Content
 from shared.store.inbound import Arrival
 from shared.store.maillog import Event
-from shared.store.submissions import Recipient, Submission
+from shared.store.submissions import Submission
 from tests import console, servers
 from tests.company import SUPPORT, everyone, mailbox_of
 from tests.console import Browser, text
@@ -60,7 +60,10 @@ async def fill(url: str) -> None:
                         "answer@local.com",
                         False,
                         False,
-                        (Recipient("anna@customer.example", "relay"), Recipient("gone@customer.example", "relay")),
+                        (
+                            EnvelopeRecipient("anna@customer.example", "relay"),
+                            EnvelopeRecipient("gone@customer.example", "relay"),
+                        ),
                         event=Event("submitted", who="alex@local.com"),
                     )
                 ],

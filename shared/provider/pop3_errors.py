@@ -1,0 +1,49 @@
+"""Errors of a POP3 session with a provider. kind: label of mailgroup_fetch_errors_total."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from shared.errors import Permanent, Temporary
+from shared.net.dial import Unreachable
+
+
+class Refused(Permanent):
+    """The login was refused. code: the response code (RFC 2449 section 8, RFC 3206) in upper case, or None."""
+
+    kind: ClassVar[str] = "refused"
+
+    def __init__(self, text: str, code: str | None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Busy(Temporary):
+    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all.
+
+    code: the response code in upper case, or None.
+    """
+
+    kind: ClassVar[str] = "busy"
+
+    def __init__(self, text: str, code: str | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Broken(Temporary):
+    """The server does not keep to the protocol, or lacks what we need."""
+
+    kind: ClassVar[str] = "protocol"
+
+
+class Endless(Broken):
+    """A mail goes on far beyond what is allowed. octets: that came before it was given up."""
+
+    def __init__(self, text: str, octets: int) -> None:
+        super().__init__(text)
+        self.octets = octets
+
+
+class Cut(Unreachable):
+    """The connection ended before the reply did."""
