@@ -16,7 +16,7 @@ from bench.table import Goal, Line
 SHARERS = 20
 SINGLE_MAILS = 50
 """One after the other."""
-_STORED = "select count(*) from messages"
+_STORED = "select count(*) from blobs"
 
 
 def sharers(stand: Stand, pairs: int) -> list[Line]:

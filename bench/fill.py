@@ -50,9 +50,9 @@ _STEPS = (
            select %(local_accounts)s + n, md5(n::text), %(mails)s from generate_series(0, %(people)s - 1) n""",
     ),
     (
-        "messages",
+        "blobs",
         "mails",
-        """insert into messages (octets, sha256, head) select octet_length(head), sha256(head), head from (
+        """insert into blobs (octets, sha256, head) select octet_length(head), sha256(head), head from (
                select convert_to(format(E'From: Sender <sender@example.net>\\r\\nTo: support@company.com\\r\\n'
                    'Subject: mail %%s\\r\\nMessage-ID: <%%s.grown@example.net>\\r\\n\\r\\n%%s\\r\\n',
                    n, n, repeat('x', 200)), 'UTF8') head
@@ -61,8 +61,8 @@ _STEPS = (
     (
         "inbound",
         "mails",
-        """insert into inbound (source, external_id, message_id, header_id, state, rule, reason)
-           select 'fetched', %(external_accounts)s + n %% %(people)s %% %(externals)s, %(messages)s + n,
+        """insert into inbound (source, external_id, blob_id, header_id, state, rule, reason)
+           select 'fetched', %(external_accounts)s + n %% %(people)s %% %(externals)s, %(blobs)s + n,
                n || '.grown@example.net', 'delivered', 5, 'everyone' from generate_series(0, %(mails)s - 1) n""",
     ),
     (
@@ -75,9 +75,9 @@ _STEPS = (
     (
         "",
         "mails",
-        """insert into maildrop_mails (local_id, message_id, inbound_id, octets, version)
+        """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version)
            select %(local_accounts)s + n %% %(people)s, m.id, %(inbound)s + n, m.octets, n + 1
-           from generate_series(0, %(mails)s - 1) n join messages m on m.id = %(messages)s + n order by n""",
+           from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n order by n""",
     ),
     (
         "",
@@ -85,7 +85,7 @@ _STEPS = (
         """insert into upstream_mails (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
            select %(external_accounts)s + n %% %(people)s %% %(externals)s, 'grown' || n, 'closed', m.octets, m.sha256,
                %(inbound)s + n, now()
-           from generate_series(0, %(mails)s - 1) n join messages m on m.id = %(messages)s + n""",
+           from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n""",
     ),
     (
         "",

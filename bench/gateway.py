@@ -197,11 +197,11 @@ class Gateway:
                 people = {person.address: person for person in await accounts.locals_(connection)}
                 local_id = people[address].id
                 stored = await blobs.store(connection, [Content.of(body) for body in batch])
-                arrivals = [Arrival("local", message_id, recipients=((local_id, "bench"),)) for message_id in stored]
+                arrivals = [Arrival("local", blob_id, recipients=((local_id, "bench"),)) for blob_id in stored]
                 ids = await inbound.add(connection, arrivals)
                 copies = await inbound.pending(connection, ids)
                 await maildrops.deliver(
-                    connection, [Copy([local_id], copy.inbound_id, copy.message_id, copy.octets) for copy in copies]
+                    connection, [Copy([local_id], copy.inbound_id, copy.blob_id, copy.octets) for copy in copies]
                 )
                 await inbound.finish(connection, copies, [], ids)
 

@@ -63,7 +63,7 @@ async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -
     contents = [Content.of(mail) for mail in mails]
     async with database.transaction() as connection:
         stored = await blobs.store(connection, contents)
-        ids = await inbound.add(connection, [Arrival("fetched", message_id, external_id) for message_id in stored])
+        ids = await inbound.add(connection, [Arrival("fetched", blob_id, external_id) for blob_id in stored])
         await uidl_ledger.record_fetched(
             connection,
             external_id,
@@ -79,7 +79,7 @@ async def mailbox_of(database: Database, address: str) -> list[bytes]:
     """The mails in a mailbox, in its order."""
     async with database.transaction() as connection:
         cursor = await connection.execute(
-            """select m.head from maildrop_mails r join messages m on m.id = r.message_id
+            """select m.head from maildrop_mails r join blobs m on m.id = r.blob_id
                join local_accounts l on l.id = r.local_id
                where lower(l.address) = lower(%s) and r.deleted_at is null and l.removed_at is null
                order by r.uid""",

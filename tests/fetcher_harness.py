@@ -65,7 +65,7 @@ class Bench:
     async def bodies(self, external_id: int) -> list[bytes]:
         """The bytes of what was fetched for an account, in the order of arrival."""
         found = await self.rows(
-            """select m.head from inbound i join messages m on m.id = i.message_id
+            """select m.head from inbound i join blobs m on m.id = i.blob_id
                where i.external_id = %s and i.source = 'fetched' order by i.id""",
             external_id,
         )

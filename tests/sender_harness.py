@@ -176,7 +176,7 @@ class Bench:
         return [
             bytes(row[0])
             for row in await self.rows(
-                """select m.head from inbound i join messages m on m.id = i.message_id
+                """select m.head from inbound i join blobs m on m.id = i.blob_id
                    join deliveries d on d.inbound_id = i.id
                where i.source = 'notice' and d.local_id = %s order by i.id""",
                 self.people[name].id,

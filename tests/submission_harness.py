@@ -79,11 +79,10 @@ class Running:
         """All submissions with their bytes."""
         async with self.database.transaction() as connection:
             listed = await submissions_admin.listing(connection, ["submitted"])
-            cursor = await connection.execute("select id, message_id from submissions")
-            message_ids = dict(await cursor.fetchall())
+            cursor = await connection.execute("select id, blob_id from submissions")
+            blob_ids = dict(await cursor.fetchall())
         return [
-            (each, b"".join([part async for part in blobs.stream(self.database, message_ids[each.id])]))
-            for each in listed
+            (each, b"".join([part async for part in blobs.stream(self.database, blob_ids[each.id])])) for each in listed
         ]
 
 

@@ -144,8 +144,8 @@ class Intake:
             arrived = await inbound.add(
                 connection,
                 [
-                    inbound.Arrival("fetched", message_id, self._account.id, self._header_id(mail))
-                    for mail, message_id in zip(new, stored, strict=True)
+                    inbound.Arrival("fetched", blob_id, self._account.id, self._header_id(mail))
+                    for mail, blob_id in zip(new, stored, strict=True)
                 ],
             )
             entries = [
@@ -215,9 +215,9 @@ class Intake:
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if told:
                 notice, header_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
-                [message_id] = await blobs.store(connection, [Content.of(notice)])
+                [blob_id] = await blobs.store(connection, [Content.of(notice)])
                 [inbound_id] = await inbound.add(
-                    connection, [inbound.Arrival("notice", message_id, self._account.id, header_id)]
+                    connection, [inbound.Arrival("notice", blob_id, self._account.id, header_id)]
                 )
                 events.append(Event("skipped", inbound_id, external=address, reply=reason))
                 await maillog.record(connection, events)

@@ -30,7 +30,7 @@ class Mailbox:
             gone = [copy for copy in copies if copy.gone]
             await maildrops.deliver(
                 connection,
-                [Copy(copy.local_ids, copy.inbound_id, copy.message_id, copy.octets, copy.own_copy) for copy in here],
+                [Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy) for copy in here],
             )
             await inbound.finish(connection, here, gone, ids)
             events = [

@@ -10,7 +10,7 @@ Consumes: nothing from the broker.
 
 Publishes: nothing.
 
-Tables: reads local_accounts, last_logins, maildrops, maildrop_mails, messages, message_chunks; writes maildrops,
+Tables: reads local_accounts, last_logins, maildrops, maildrop_mails, blobs, blob_chunks; writes maildrops,
 maildrop_mails (tombstones), last_logins and events.
 
 Security: passwords are taken over TLS, or in clear where ALLOW_PLAINTEXT_AUTH says so; what was sent in clear after

@@ -131,26 +131,26 @@ class DatabaseStore:
             dropped.forget()
             self._held -= len(dropped) + 1
 
-    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
-        """The bytes of mails of up to ``messages.HEAD_OCTETS``; those that are gone are left out.
+    async def whole(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+        """The bytes of mails of up to ``blobs.HEAD_OCTETS``; those that are gone are left out.
 
         :param octets: of all of them.
         :raises Temporary: the database is away.
         """
-        return await self._heads.get(message_ids, octets)
+        return await self._heads.get(blob_ids, octets)
 
-    async def _read_heads(self, message_ids: Sequence[int]) -> dict[int, bytes]:
+    async def _read_heads(self, blob_ids: Sequence[int]) -> dict[int, bytes]:
         async with self._database.statement() as connection:
-            return await blobs.heads(connection, message_ids)
+            return await blobs.heads(connection, blob_ids)
 
-    async def span(self, message_id: int, start: int, length: int) -> bytes:
+    async def span(self, blob_id: int, start: int, length: int) -> bytes:
         """Up to ``length`` bytes of a mail from ``start`` on; b"" at its end.
 
         :raises Temporary: the database is away.
         :raises Permanent: the bytes are gone.
         """
         async with self._spans, self._database.statement() as connection:
-            return await blobs.span(connection, message_id, start, length)
+            return await blobs.span(connection, blob_id, start, length)
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
         """Delete mails from the account's mailbox, all of them or none.

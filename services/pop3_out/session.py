@@ -60,10 +60,10 @@ class Store(Protocol):
     async def snapshot(self, local_id: int) -> Snapshot:
         """The mailbox as it is now."""
 
-    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+    async def whole(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         """The bytes of small mails. :param octets: of all of them."""
 
-    async def span(self, message_id: int, start: int, length: int) -> bytes:
+    async def span(self, blob_id: int, start: int, length: int) -> bytes:
         """Some bytes of a mail."""
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
@@ -416,7 +416,7 @@ class Session:
             body = (await self._read(numbers)).get(number)
             self._shelf.take(number)
         if body is None:
-            raise Permanent(f"the bytes of mail {self._box.messages[number - 1]} are gone")
+            raise Permanent(f"the bytes of blob {self._box.blob_ids[number - 1]} are gone")
         return self._retrieved(body)
 
     def _read_on(self, number: int) -> None:
@@ -446,13 +446,13 @@ class Session:
 
     async def _read(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """Read mails and put them on the shelf; those whose bytes are gone are left out."""
-        messages, octets = self._box.messages, self._box.octets
+        blob_ids, octets = self._box.blob_ids, self._box.octets
         sizes = {number: octets[number - 1] for number in numbers}
         self._next = max(self._next, numbers[-1] + 1) if self._run else numbers[-1] + 1
         self._shelf.expect(sizes)
         try:
-            bodies = await self._store.whole([messages[number - 1] for number in numbers], sum(sizes.values()))
-            mails = {number: bodies[messages[number - 1]] for number in numbers if messages[number - 1] in bodies}
+            bodies = await self._store.whole([blob_ids[number - 1] for number in numbers], sum(sizes.values()))
+            mails = {number: bodies[blob_ids[number - 1]] for number in numbers if blob_ids[number - 1] in bodies}
             self._shelf.put(mails)
         finally:
             self._shelf.miss(numbers)
@@ -460,7 +460,7 @@ class Session:
 
     async def _stream(self, number: int) -> bytes:
         """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
-        message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
+        blob_id, octets = self._box.blob_ids[number - 1], self._box.octets[number - 1]
         stuffing = replies.Stuffing()
         position, size, quick = 0, FIRST_PIECE_OCTETS, True
         coming: asyncio.Task[bytes] | None = None
@@ -470,7 +470,7 @@ class Session:
             while position < octets:
                 if coming is None:
                     lent = self._budget.lend(size)
-                    coming = loop.create_task(self._store.span(message, position, max(lent, PIECE_OCTETS)))
+                    coming = loop.create_task(self._store.span(blob_id, position, max(lent, PIECE_OCTETS)))
                 piece = await coming
                 coming = None
                 self._budget.left += lent
@@ -481,7 +481,7 @@ class Session:
                     self._link.write(b"+OK %d octets\r\n" % octets)
                 if quick and position < octets:
                     lent = self._budget.lend(size)
-                    coming = loop.create_task(self._store.span(message, position, max(lent, PIECE_OCTETS)))
+                    coming = loop.create_task(self._store.span(blob_id, position, max(lent, PIECE_OCTETS)))
                 self._link.write(stuffing.put(piece))
                 del piece  # while the client is slow, only the connection holds it
                 written_at = time.monotonic()
@@ -506,9 +506,9 @@ class Session:
         return _no_such() if number is None else self._guarded(self._send_top(number, lines))
 
     async def _send_top(self, number: int, lines: int) -> bytes:
-        message, octets = self._box.messages[number - 1], self._box.octets[number - 1]
+        blob_id, octets = self._box.blob_ids[number - 1], self._box.octets[number - 1]
         top, stuffing = replies.Top(lines), replies.Stuffing()
-        piece = await self._store.span(message, 0, TOP_OCTETS)
+        piece = await self._store.span(blob_id, 0, TOP_OCTETS)
         position = len(piece)
         out = b"+OK top of message follows\r\n" + stuffing.put(top.cut(piece))
         while not top.done and position < octets:
@@ -516,7 +516,7 @@ class Session:
             self._link.write(out)
             del out, piece
             await self._link.drain()
-            piece = await self._store.span(message, position, PIECE_OCTETS)
+            piece = await self._store.span(blob_id, position, PIECE_OCTETS)
             position += len(piece)
             out = stuffing.put(top.cut(piece))
         return out + stuffing.end()

@@ -24,7 +24,7 @@ _FOUR_OCTETS = 2**32
 class Snapshot:
     """Mails in the order of their numbers, which start at 1 (RFC 1939 section 4); index 0 is number 1.
 
-    rows: ids in the mailbox. messages: ids of the bytes. octets: of each mail as sent, dot-stuffing not counted.
+    rows: ids in the mailbox. blob_ids: ids of the bytes. octets: of each mail as sent, dot-stuffing not counted.
     kept: it is to keep its long answers, about 45 octets a mail; the columns take 16.
     """
 
@@ -32,7 +32,7 @@ class Snapshot:
     stamp: str
     version: int
     rows: array[int]
-    messages: array[int]
+    blob_ids: array[int]
     uids: array[int]
     octets: array[int]
     total: int = field(init=False)
@@ -114,7 +114,7 @@ def empty(local_id: int = 0, stamp: str = "") -> Snapshot:
 
 def first(local_id: int, contents: Contents) -> Snapshot:
     """A snapshot of all that is in a mailbox."""
-    columns = map(_column, (contents.rows, contents.messages, contents.uids, contents.octets))
+    columns = map(_column, (contents.rows, contents.blob_ids, contents.uids, contents.octets))
     return Snapshot(local_id, contents.stamp, contents.version, *columns)
 
 
@@ -122,14 +122,14 @@ def renewed(old: Snapshot, changes: Changes) -> Snapshot:
     """The snapshot that these changes lead to. ``old`` stays as it is: sessions are at work on it."""
     changed = {row.id for row in changes.rows}
     added = sorted((row for row in changes.rows if not row.deleted), key=lambda row: row.uid)
-    columns = [old.rows, old.messages, old.uids, old.octets]
+    columns = [old.rows, old.blob_ids, old.uids, old.octets]
     if not changed.isdisjoint(old.rows):
         kept = [index for index, row in enumerate(old.rows) if row not in changed]
         columns = [array(column.typecode, [column[index] for index in kept]) for column in columns]
     # Whatever is new, or came back, has a higher uid than all that was there: it goes to the end.
     news = (
         [row.id for row in added],
-        [row.message_id for row in added],
+        [row.blob_id for row in added],
         [row.uid for row in added],
         [row.octets for row in added],
     )

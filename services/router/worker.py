@@ -88,19 +88,19 @@ class Router:
 async def _read(connection: Connection, mails: Sequence[Waiting]) -> dict[int, routing.Facts]:
     """The facts of each mail, by its id. Few mails have more header than BEGINNING_OCTETS, or tell in their body what
     they report on; of those as much is read as routing wants."""
-    beginnings = await blobs.beginnings(connection, [mail.message_id for mail in mails], BEGINNING_OCTETS)
+    beginnings = await blobs.beginnings(connection, [mail.blob_id for mail in mails], BEGINNING_OCTETS)
     facts = {}
     longer = []
     for mail in mails:
-        beginning = beginnings[mail.message_id]
+        beginning = beginnings[mail.blob_id]
         facts[mail.id] = await _facts(beginning)
         if len(beginning) == BEGINNING_OCTETS and (
             facts[mail.id].is_notice or header_end(beginning) == BEGINNING_OCTETS
         ):
             longer.append(mail)
     if longer:
-        heads = await blobs.heads(connection, [mail.message_id for mail in longer])
-        facts |= {mail.id: await _facts(heads[mail.message_id]) for mail in longer}
+        heads = await blobs.heads(connection, [mail.blob_id for mail in longer])
+        facts |= {mail.id: await _facts(heads[mail.blob_id]) for mail in longer}
     return facts
 
 

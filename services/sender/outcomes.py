@@ -290,14 +290,14 @@ async def _notify(
     if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
         return Aftermath()
     notice = await _compose(connection, group, action, abouts)
-    [message_id] = await blobs.store(connection, [Content.of(notice.body)])
+    [blob_id] = await blobs.store(connection, [Content.of(notice.body)])
     reason = _REASONS[action]
     [inbound_id] = await inbound.add(
         connection,
         [
             Arrival(
                 "notice",
-                message_id,
+                blob_id,
                 header_id=notice.header_id,
                 submission_id=group.id,
                 recipients=((group.author_id, reason),),
@@ -317,7 +317,7 @@ async def rehearse(connection: Connection, group: Group) -> None:
 
 async def _compose(connection: Connection, group: Group, action: dsn_options.Action, abouts: Sequence[About]) -> Notice:
     now = datetime.datetime.now(datetime.UTC)
-    head = (await blobs.heads(connection, [group.message_id])).get(group.message_id, b"")
+    head = (await blobs.heads(connection, [group.blob_id])).get(group.blob_id, b"")
     submitted_at = now - datetime.timedelta(seconds=group.age)
     # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
     whole = head if action == "failed" and dsn_options.wants_whole(group.asked) and len(head) == group.octets else None

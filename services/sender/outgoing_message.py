@@ -40,15 +40,15 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
     :raises Temporary: the database is away.
     """
     async with database.statement() as connection:
-        heads = await blobs.heads(connection, [group.message_id for group in groups])
+        heads = await blobs.heads(connection, [group.blob_id for group in groups])
         found = {}
         for group in groups:
-            beginning = heads.get(group.message_id)
+            beginning = heads.get(group.blob_id)
             if beginning is None:
                 continue
             end = headers.header_end(beginning)
             if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
-                beginning += await blobs.second_piece(connection, group.message_id)
+                beginning += await blobs.second_piece(connection, group.blob_id)
                 end = headers.header_end(beginning)
             found[group.id] = beginning, parse(beginning[:end])
         asked = {address for _, parsed in found.values() for address in addresses(parsed)}
@@ -81,7 +81,7 @@ async def _people(
 def write(database: Database, group: Group, external: External, source: Source | None) -> Letter:
     """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
-        raise Permanent(f"the bytes of mail {group.message_id} are gone")
+        raise Permanent(f"the bytes of blob {group.blob_id} are gone")
     beginning, end = source.beginning, len(source.parsed.header)
     # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
     own = (group.author_address, *group.author_addresses)
@@ -97,7 +97,7 @@ def write(database: Database, group: Group, external: External, source: Source |
         yield header + beginning[end:]
         if group.octets > len(beginning):
             passed = 0
-            async for piece in blobs.stream(database, group.message_id):  # cut in the same places every time
+            async for piece in blobs.stream(database, group.blob_id):  # cut in the same places every time
                 passed += len(piece)
                 if passed > len(beginning):
                     yield piece

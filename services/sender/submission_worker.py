@@ -105,7 +105,7 @@ def arrivals_of(mail: Open) -> list[Arrival]:
         arrivals.append(
             Arrival(
                 "local",
-                mail.message_id,
+                mail.blob_id,
                 header_id=mail.header_id,
                 author_id=mail.author_id,
                 submission_id=mail.id,
@@ -116,7 +116,7 @@ def arrivals_of(mail: Open) -> list[Arrival]:
         arrivals.append(
             Arrival(
                 "submitted",
-                mail.message_id,
+                mail.blob_id,
                 external_id=external_id,
                 header_id=mail.header_id,
                 author_id=mail.author_id,

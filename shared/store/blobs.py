@@ -1,4 +1,4 @@
-"""The store of bytes: a mail's bytes, once, and all SQL on them (tables messages, message_chunks).
+"""The store of bytes: a mail's bytes, once, and all SQL on them (tables blobs, blob_chunks).
 
 The first 256 KiB of a mail (``head``) stand in its row, the rest in pieces of 1 MiB, so most mails are one row, the
 header is at hand without the body, and a mail of 50 MB is written and read in bounded memory.
@@ -25,19 +25,19 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
     if not contents:
         return []
     cursor = await connection.execute(
-        "select nextval(pg_get_serial_sequence('messages', 'id')) from generate_series(1, %s)", (len(contents),)
+        "select nextval(pg_get_serial_sequence('blobs', 'id')) from generate_series(1, %s)", (len(contents),)
     )
     ids = [int(row[0]) for row in await cursor.fetchall()]
-    async with connection.cursor().copy("copy messages (id, octets, sha256, head) from stdin (format binary)") as copy:
+    async with connection.cursor().copy("copy blobs (id, octets, sha256, head) from stdin (format binary)") as copy:
         copy.set_types(["int8", "int8", "bytea", "bytea"])
-        for message_id, content in zip(ids, contents, strict=True):
-            await copy.write_row((message_id, content.octets, content.sha256, head(content)))
+        for blob_id, content in zip(ids, contents, strict=True):
+            await copy.write_row((blob_id, content.octets, content.sha256, head(content)))
     await store_rest(connection, ids, contents)
     return ids
 
 
-FROM_NEW = """insert into messages (id, octets, sha256, head) overriding system value
-    select message_id, octets, sha256, head from new"""
+FROM_NEW = """insert into blobs (id, octets, sha256, head) overriding system value
+    select blob_id, octets, sha256, head from new"""
 """Inserts the rows of mails as a part of a larger statement, which has them as ``new``."""
 
 
@@ -55,12 +55,12 @@ async def store_rest(connection: Connection, ids: Sequence[int], contents: Seque
     """Insert what follows the heads of these mails, in the transaction that inserts their rows."""
     if not all(map(is_whole, contents)):
         async with connection.cursor().copy(
-            "copy message_chunks (message_id, position, bytes) from stdin (format binary)"
+            "copy blob_chunks (blob_id, position, bytes) from stdin (format binary)"
         ) as copy:
             copy.set_types(["int8", "int4", "bytea"])
-            for message_id, content in zip(ids, contents, strict=True):
+            for blob_id, content in zip(ids, contents, strict=True):
                 for position, chunk in enumerate(_chunks(content.body)):
-                    await copy.write_row((message_id, position, chunk))
+                    await copy.write_row((blob_id, position, chunk))
 
 
 def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
@@ -72,7 +72,7 @@ def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
 async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     """The first 256 KiB of each mail (the whole of a smaller one). Ids that are gone are left out."""
     cursor = connection.cursor(binary=True)
-    await cursor.execute("select id, head from messages where id = any(%s)", (list(ids),))
+    await cursor.execute("select id, head from blobs where id = any(%s)", (list(ids),))
     return dict(await cursor.fetchall())
 
 
@@ -80,21 +80,21 @@ async def beginnings(connection: Connection, ids: Sequence[int], octets: int) ->
     """The first ``octets`` of each mail, at most 256 KiB; only those are read from the disk."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
-        "select id, substring(head from 1 for %s::int) from messages where id = any(%s::bigint[])",
+        "select id, substring(head from 1 for %s::int) from blobs where id = any(%s::bigint[])",
         (octets, literal(ids)),
     )
-    return {int(message_id): bytes(beginning) for message_id, beginning in await cursor.fetchall()}
+    return {int(blob_id): bytes(beginning) for blob_id, beginning in await cursor.fetchall()}
 
 
-async def second_piece(connection: Connection, message_id: int) -> bytes:
+async def second_piece(connection: Connection, blob_id: int) -> bytes:
     """What follows the head, up to 1 MiB; nothing if the head is the whole mail."""
     cursor = connection.cursor(binary=True)
-    await cursor.execute("select bytes from message_chunks where message_id = %s and position = 0", (message_id,))
+    await cursor.execute("select bytes from blob_chunks where blob_id = %s and position = 0", (blob_id,))
     row = await cursor.fetchone()
     return b"" if row is None else bytes(row[0])
 
 
-async def stream(database: Database, message_id: int) -> AsyncIterator[bytes]:
+async def stream(database: Database, blob_id: int) -> AsyncIterator[bytes]:
     """The bytes of a mail, piece by piece (256 KiB, then 1 MiB each); every piece in a transaction of its own.
 
     :raises Permanent: there is no such mail.
@@ -102,10 +102,10 @@ async def stream(database: Database, message_id: int) -> AsyncIterator[bytes]:
     """
     async with database.transaction() as connection:
         cursor = connection.cursor(binary=True)
-        await cursor.execute("select octets, head from messages where id = %s", (message_id,))
+        await cursor.execute("select octets, head from blobs where id = %s", (blob_id,))
         row = await cursor.fetchone()
     if row is None:
-        raise Permanent(f"the bytes of mail {message_id} are gone")
+        raise Permanent(f"the bytes of blob {blob_id} are gone")
     left = int(row[0]) - len(row[1])
     yield bytes(row[1])
     position = 0
@@ -113,11 +113,11 @@ async def stream(database: Database, message_id: int) -> AsyncIterator[bytes]:
         async with database.transaction() as connection:
             cursor = connection.cursor(binary=True)
             await cursor.execute(
-                "select bytes from message_chunks where message_id = %s and position = %s", (message_id, position)
+                "select bytes from blob_chunks where blob_id = %s and position = %s", (blob_id, position)
             )
             chunk = await cursor.fetchone()
         if chunk is None:
-            raise Permanent(f"piece {position} of mail {message_id} is gone")
+            raise Permanent(f"piece {position} of blob {blob_id} is gone")
         left -= len(chunk[0])
         position += 1
         yield bytes(chunk[0])
@@ -131,31 +131,31 @@ def _locate(start: int, length: int) -> tuple[int | None, int, int]:
     return position, offset, min(length, CHUNK_OCTETS - offset)
 
 
-async def span(connection: Connection, message_id: int, start: int, length: int) -> bytes:
+async def span(connection: Connection, blob_id: int, start: int, length: int) -> bytes:
     """Up to ``length`` bytes of a mail from ``start`` on: fewer at the end of a stored piece, none at the mail's end.
 
     :raises Permanent: there is no such mail, or a piece of it is missing.
     """
     position, offset, count = _locate(start, length)
-    place = "messages where id = %(id)s"
+    place = "blobs where id = %(id)s"
     if position is not None:
-        place = "message_chunks where message_id = %(id)s and position = %(position)s"
+        place = "blob_chunks where blob_id = %(id)s and position = %(position)s"
     cursor = connection.cursor(binary=True)
     # In slices: for a value of megabytes the server takes memory from the kernel anew every time, at twice the cost.
     await cursor.execute(
         f"""select g.first, substring({"head" if position is None else "bytes"} from g.first + 1
                                       for least(%(slice)s, %(end)s - g.first))
             from generate_series(%(offset)s::int, %(end)s::int - 1, %(slice)s::int) g (first), {place}""",
-        {"id": message_id, "position": position, "offset": offset, "end": offset + count, "slice": _SLICE_OCTETS},
+        {"id": blob_id, "position": position, "offset": offset, "end": offset + count, "slice": _SLICE_OCTETS},
     )
     found = b"".join([part for _, part in sorted(await cursor.fetchall())])
     if not found:
-        cursor = await connection.execute("select octets from messages where id = %s", (message_id,))
+        cursor = await connection.execute("select octets from blobs where id = %s", (blob_id,))
         row = await cursor.fetchone()
         if row is None:
-            raise Permanent(f"the bytes of mail {message_id} are gone")
+            raise Permanent(f"the bytes of blob {blob_id} are gone")
         if start < int(row[0]):
-            raise Permanent(f"bytes of mail {message_id} from {start} on are missing")
+            raise Permanent(f"bytes of blob {blob_id} from {start} on are missing")
     return found
 
 
@@ -168,7 +168,7 @@ async def purge(connection: Connection, ids: Sequence[int]) -> int:
     :return: of how many mails.
     """
     cursor = await connection.execute(
-        f"delete from messages m where id = any(%s::bigint[]) and {_UNREFERENCED}", (literal(ids),)
+        f"delete from blobs m where id = any(%s::bigint[]) and {_UNREFERENCED}", (literal(ids),)
     )
     return cursor.rowcount
 
@@ -182,13 +182,13 @@ async def orphans(
     """
     cursor = await connection.execute(
         f"""select max(id), array_agg(id) filter (where created_at < %s and {_UNREFERENCED})
-            from (select id, created_at from messages where id > %s order by id limit %s) m""",
+            from (select id, created_at from blobs where id > %s order by id limit %s) m""",
         (before, after, limit),
     )
     last, found = await cursor.fetchone() or (None, None)
     return list(found or ()), last
 
 
-_UNREFERENCED = """not exists (select from inbound i where i.message_id = m.id)
-    and not exists (select from submissions s where s.message_id = m.id)"""
+_UNREFERENCED = """not exists (select from inbound i where i.blob_id = m.id)
+    and not exists (select from submissions s where s.blob_id = m.id)"""
 """A mailbox refers to the mail (``inbound``) whose bytes these are."""

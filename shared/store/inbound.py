@@ -31,13 +31,13 @@ REQUEUED = "requeued by the operator"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A mail to be delivered; message_id: its bytes. header_id: its Message-ID without angle brackets.
+    """A mail to be delivered; blob_id: its bytes. header_id: its Message-ID without angle brackets.
 
     recipients: (local id, reason) where they are known already; then it needs no router.
     """
 
     source: Literal["fetched", "submitted", "local", "notice"]
-    message_id: int
+    blob_id: int
     external_id: int | None = None
     header_id: str | None = None
     author_id: int | None = None
@@ -53,7 +53,7 @@ class Waiting:
     source: str
     external_id: int | None
     author_id: int | None
-    message_id: int
+    blob_id: int
     requeued: bool
 
 
@@ -76,7 +76,7 @@ class Pending:
     """
 
     inbound_id: int
-    message_id: int
+    blob_id: int
     octets: int
     own_copy: bool
     external: str | None
@@ -91,7 +91,7 @@ _ARRIVAL_COLUMNS = {
     "id": "bigint",
     "source": "text",
     "external_id": "bigint",
-    "message_id": "bigint",
+    "blob_id": "bigint",
     "author_id": "bigint",
     "submission_id": "bigint",
     "header_id": "text",
@@ -115,7 +115,7 @@ async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
                 id_,
                 a.source,
                 a.external_id,
-                a.message_id,
+                a.blob_id,
                 a.author_id,
                 a.submission_id,
                 a.header_id,
@@ -154,7 +154,7 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
 async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
     cursor = await connection.execute(
-        """select id, source, external_id, author_id, message_id, reason is not distinct from %s from inbound
+        """select id, source, external_id, author_id, blob_id, reason is not distinct from %s from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
         (REQUEUED, literal(ids)),
     )
@@ -190,7 +190,7 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
         (literal(ids),),
     )
     cursor = await connection.execute(
-        """select i.id, i.message_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
+        """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
                   d.addresses
            from (select d.inbound_id, d.rule, d.reason,
                         l.removed_at is not null
@@ -199,7 +199,7 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
                  from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
                  where d.inbound_id = any(%s::bigint[]) and i.state || '' = 'routed' and d.done_at is null
                  group by 1, 2, 3, 4) d
-           join inbound i on i.id = d.inbound_id join messages m on m.id = i.message_id
+           join inbound i on i.id = d.inbound_id join blobs m on m.id = i.blob_id
            left join external_accounts e on e.id = i.external_id
            order by i.id, d.local_ids""",
         (literal(ids),),

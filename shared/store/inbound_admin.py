@@ -136,7 +136,7 @@ class Listed:
     origin: str | None
     error: str | None
     state_at: datetime.datetime
-    message_id: int
+    blob_id: int
 
 
 async def listing(
@@ -145,7 +145,7 @@ async def listing(
     """Mails that are held or parked, the oldest first."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.header_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
-                  i.message_id
+                  i.blob_id
            from inbound i left join external_accounts e on e.id = i.external_id
            where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
            order by i.state_at, i.id limit %(limit)s""",
@@ -174,7 +174,7 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """A mail and what became of it. created_at: when it came. message_id: its bytes. octets: of the whole mail."""
+    """A mail and what became of it. created_at: when it came. blob_id: its bytes. octets: of the whole mail."""
 
     id: int
     source: str
@@ -187,7 +187,7 @@ class Detail:
     error: str | None
     origin: str | None
     submission_id: int | None
-    message_id: int
+    blob_id: int
     octets: int
     created_at: datetime.datetime
 
@@ -209,8 +209,8 @@ async def detail(connection: Connection, id_: int) -> Detail | None:
     """One mail."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.header_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
-                  i.submission_id, i.message_id, m.octets, i.created_at
-           from inbound i join messages m on m.id = i.message_id left join external_accounts e on e.id = i.external_id
+                  i.submission_id, i.blob_id, m.octets, i.created_at
+           from inbound i join blobs m on m.id = i.blob_id left join external_accounts e on e.id = i.external_id
            where i.id = %s""",
         (id_,),
     )
@@ -295,14 +295,14 @@ async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
         """with gone as (
                delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
                    and not exists (select from maildrop_mails r where r.inbound_id = i.id)
-               returning external_id, source, own_copy and state = 'delivered' as own_copy, message_id),
+               returning external_id, source, own_copy and state = 'delivered' as own_copy, blob_id),
            counted as (
                insert into purged_mails (external_id, delivered, own_copies)
                select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from gone
                where source = 'fetched' and external_id is not null group by external_id
                on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
                    own_copies = purged_mails.own_copies + excluded.own_copies)
-           select message_id from gone""",
+           select blob_id from gone""",
         (literal(ids),),
     )
     return [int(row[0]) for row in await cursor.fetchall()]

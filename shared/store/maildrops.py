@@ -25,7 +25,7 @@ class Copy:
 
     local_ids: Sequence[int]
     inbound_id: int
-    message_id: int
+    blob_id: int
     octets: int
     as_deleted: bool = False
 
@@ -35,7 +35,7 @@ class Change:
     """How a row of a mailbox stands now. id: of the row. octets: of the whole mail. deleted: it is a tombstone."""
 
     id: int
-    message_id: int
+    blob_id: int
     uid: int
     octets: int
     deleted: bool
@@ -57,7 +57,7 @@ class Contents:
     stamp: str
     version: int
     rows: array[int]
-    messages: array[int]
+    blob_ids: array[int]
     uids: array[int]
     octets: array[int]
 
@@ -68,7 +68,7 @@ class Entry:
 
     id: int
     inbound_id: int
-    message_id: int
+    blob_id: int
     uidl: str
     octets: int
     deleted_at: datetime | None
@@ -111,17 +111,17 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
         return
     await _lock(connection, {local_id for copy in copies for local_id in copy.local_ids})
     await connection.execute(
-        """insert into maildrop_mails (local_id, inbound_id, message_id, octets, deleted_at, version)
-           select m.local_id, c.inbound_id, c.message_id, c.octets, case when c.as_deleted then now() end, m.version
+        """insert into maildrop_mails (local_id, inbound_id, blob_id, octets, deleted_at, version)
+           select m.local_id, c.inbound_id, c.blob_id, c.octets, case when c.as_deleted then now() end, m.version
            from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
-                with ordinality as c (local_ids, inbound_id, message_id, octets, as_deleted, position)
+                with ordinality as c (local_ids, inbound_id, blob_id, octets, as_deleted, position)
            cross join unnest(c.local_ids::bigint[]) as l (id) join maildrops m on m.local_id = l.id
            order by c.position
            on conflict (local_id, inbound_id) do nothing""",
         (
             literal(literal(copy.local_ids) for copy in copies),
             literal(copy.inbound_id for copy in copies),
-            literal(copy.message_id for copy in copies),
+            literal(copy.blob_id for copy in copies),
             literal(copy.octets for copy in copies),
             literal(copy.as_deleted for copy in copies),
         ),
@@ -146,9 +146,9 @@ async def contents(connection: Connection, local_id: int) -> Contents:
     await cursor.execute(
         """select m.stamp, m.version, a.*
            from maildrops m, lateral (
-               select string_agg(int8send(id), ''), string_agg(int8send(message_id), ''),
+               select string_agg(int8send(id), ''), string_agg(int8send(blob_id), ''),
                       string_agg(int8send(uid), ''), string_agg(int8send(octets), '')
-               from (select id, message_id, uid, octets from maildrop_mails
+               from (select id, blob_id, uid, octets from maildrop_mails
                      where local_id = m.local_id and deleted_at is null order by uid) r) a
            where m.local_id = %s""",
         (local_id,),
@@ -175,7 +175,7 @@ async def changes(connection: Connection, local_id: int, since_version: int, mos
     cursor = connection.cursor(binary=True)
     # One statement, so that the version and the rows are of the same moment.
     await cursor.execute(
-        """select m.stamp, m.version, r.id, r.message_id, r.uid, r.octets, r.deleted_at is not null
+        """select m.stamp, m.version, r.id, r.blob_id, r.uid, r.octets, r.deleted_at is not null
            from maildrops m left join maildrop_mails r on r.local_id = m.local_id and r.version > %s
            where m.local_id = %s order by r.uid limit %s""",
         (since_version, local_id, most + 1),
@@ -225,7 +225,7 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
 async def listing(connection: Connection, local_id: int, deleted: bool = False) -> list[Entry]:
     """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.deleted_at
+        """select r.id, r.inbound_id, r.blob_id, m.stamp, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""",
         (local_id, deleted),
@@ -239,7 +239,7 @@ DELETED_SHOWN = 500
 async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
     """The tombstones of a mailbox that are still kept, what was deleted last first."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.message_id, m.stamp, r.uid, r.octets, r.deleted_at
+        """select r.id, r.inbound_id, r.blob_id, m.stamp, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
         (local_id, limit),
@@ -292,8 +292,8 @@ async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int
     """
     await _lock(connection, [from_id, to_id])
     cursor = await connection.execute(
-        """insert into maildrop_mails (local_id, inbound_id, message_id, octets, version)
-           select m.local_id, r.inbound_id, r.message_id, r.octets, m.version
+        """insert into maildrop_mails (local_id, inbound_id, blob_id, octets, version)
+           select m.local_id, r.inbound_id, r.blob_id, r.octets, m.version
            from maildrop_mails r, maildrops m
            where r.local_id = %s and r.deleted_at is null and m.local_id = %s order by r.uid
            on conflict (local_id, inbound_id) do nothing returning inbound_id""",

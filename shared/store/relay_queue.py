@@ -46,7 +46,7 @@ class Group:
     id: int
     author_id: int
     external_id: int
-    message_id: int
+    blob_id: int
     envelope_from: str
     header_id: str
     body_8bit: bool
@@ -71,13 +71,13 @@ class Outcome:
     reply: str
 
 
-_GROUP = """s.id, s.author_id, s.external_id, s.message_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
+_GROUP = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
     a.addresses, s.asked"""
 # As JSON: psycopg reads an array of rows item by item in Python.
 _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.asked) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
-_GROUP_TABLES = "submissions s join messages m on m.id = s.message_id join local_accounts a on a.id = s.author_id"
+_GROUP_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
 
 
 async def _groups(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[Group]:
@@ -182,19 +182,19 @@ async def claim(
         return Claimed([], lanes, True)
     cursor = await connection.execute(
         f"""with due as materialized (
-                select id, message_id, next_try_at from submissions
+                select id, blob_id, next_try_at from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
                     and id <> all(%(in_hand)s::bigint[]) and {poison.UNSUSPECTED.format(id="id", stage=STAGE)}
                 order by next_try_at, id limit %(wanted)s for update skip locked),
             sized as (
                 select due.id, row_number() over nth as place,
                     sum(least(m.octets, {blobs.HEAD_OCTETS})) over nth as octets
-                from due join messages m on m.id = due.message_id window nth as (order by due.next_try_at, due.id)),
+                from due join blobs m on m.id = due.blob_id window nth as (order by due.next_try_at, due.id)),
             taken as (select id from sized where place <= %(free)s or octets <= %(octets)s)
             update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
                 claim_expires = now() + make_interval(secs => %(seconds)s)
-            from taken, messages m, local_accounts a
-            where s.id = taken.id and m.id = s.message_id and a.id = s.author_id
+            from taken, blobs m, local_accounts a
+            where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
             returning {_GROUP}, {_RECIPIENTS}, (select count(*) from due)""",
         {
             "external": external_id,
@@ -413,8 +413,8 @@ async def delayed(connection: Connection, first: float, then: float, limit: int 
                 and coalesce(delay_noticed_at + make_interval(secs => %(then)s),
                              created_at + make_interval(secs => %(first)s)) <= now()
                 order by id limit %(limit)s for update skip locked)
-            update submissions s set delay_noticed_at = now() from late, messages m, local_accounts a
-            where s.id = late.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}""",
+            update submissions s set delay_noticed_at = now() from late, blobs m, local_accounts a
+            where s.id = late.id and m.id = s.blob_id and a.id = s.author_id returning {_GROUP}""",
         {"first": first, "then": then, "limit": limit},
     )
     return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
@@ -427,8 +427,8 @@ async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Grou
         f"""with ended as (
                 select id, cancelled as reason from submissions where cancelled is not null
                 order by id limit %s for update skip locked)
-            update submissions s set cancelled = null from ended, messages m, local_accounts a
-            where s.id = ended.id and m.id = s.message_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
+            update submissions s set cancelled = null from ended, blobs m, local_accounts a
+            where s.id = ended.id and m.id = s.blob_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
         (limit,),
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)

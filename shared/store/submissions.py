@@ -43,7 +43,7 @@ class Submission:
 # around it. Foreign keys are checked at its end. The parts that write see none of each other's rows, only ``new``.
 _RECORD = f"""
     with new as materialized (
-        select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('messages', 'id')) as message_id,
+        select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id,
                given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
                asked, recipients, traced, traced_external, traced_who, traced_reply
         from rows from (
@@ -60,8 +60,8 @@ _RECORD = f"""
     ), stored as ({blobs.FROM_NEW}
     ), taken as (
         insert into submissions
-            (id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
-        select id, author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
+            (id, author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
+        select id, author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
         from new
     ), addressed as (
         insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
@@ -71,7 +71,7 @@ _RECORD = f"""
             with ordinality as r (address, kind, target_id, asked, position)
     ), written as ({sent_mail.FROM_NEW}
     ), told as ({maillog.SUBMITTED_FROM_NEW})
-    select place, id, message_id from new"""
+    select place, id, blob_id from new"""
 
 
 async def record(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
@@ -94,9 +94,7 @@ async def record(connection: Connection, submissions: Sequence[Submission]) -> l
         ),
     )
     found = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
-    await blobs.store_rest(
-        connection, [message_id for _, message_id in found.values()], [contents[place] for place in found]
-    )
+    await blobs.store_rest(connection, [blob_id for _, blob_id in found.values()], [contents[place] for place in found])
     return [found[place][0] if place in found else None for place in range(len(submissions))]
 
 
@@ -144,7 +142,7 @@ class Open:
     id: int
     author_id: int
     external_id: int
-    message_id: int
+    blob_id: int
     header_id: str
     inside: tuple[EnvelopeRecipient, ...]
 
@@ -152,7 +150,7 @@ class Open:
 async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
     cursor = await connection.execute(
-        """select id, author_id, external_id, message_id, header_id from submissions
+        """select id, author_id, external_id, blob_id, header_id from submissions
            where id = any(%s) and state = 'submitted' order by id for update""",
         (list(ids),),
     )
@@ -193,10 +191,10 @@ async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]
     a clock may have been set between them, so their times do not.
     """
     cursor = await connection.execute(
-        """select s.id, max(e.id) from submissions s join messages m on m.id = s.message_id
+        """select s.id, max(e.id) from submissions s join blobs m on m.id = s.blob_id
                join submissions e on e.header_id = s.header_id and e.author_id = s.author_id
                    and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
-               join messages em on em.id = e.message_id and em.sha256 = m.sha256
+               join blobs em on em.id = e.blob_id and em.sha256 = m.sha256
            where s.id = any(%(ids)s::bigint[]) and exists (
                select from submission_recipients r join submission_recipients er using (address)
                where r.submission_id = s.id and er.submission_id = e.id)

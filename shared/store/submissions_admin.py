@@ -107,7 +107,7 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
 async def content_of(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
     """The id of a submission's bytes, their octets, and when it was taken."""
     cursor = await connection.execute(
-        """select s.message_id, m.octets, s.created_at from submissions s join messages m on m.id = s.message_id
+        """select s.blob_id, m.octets, s.created_at from submissions s join blobs m on m.id = s.blob_id
            where s.id = %s""",
         (id_,),
     )
@@ -240,9 +240,9 @@ async def purge(
            gone as (
                delete from submissions s using next where s.id = next.id and next.state = 'done' and s.state = 'done'
                    and next.state_at < %(before)s and next.cancelled is null
-               returning s.message_id)
+               returning s.blob_id)
            select (select max(id) from next where exists (select from next where created_at < %(before)s)),
-               array(select message_id from gone)""",
+               array(select blob_id from gone)""",
         {"after": after, "limit": limit, "before": before},
     )
     last, found = await cursor.fetchone() or (None, ())

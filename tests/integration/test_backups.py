@@ -97,8 +97,8 @@ async def in_every_stage(bench: Bench) -> None:
     await bench.until(unanswered, state="sent_unanswered")
     bench.relaying.wake = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
     await bench.rows(
-        """with m as (insert into messages (octets, sha256, head) values (3, '', 'x') returning id)
-           insert into submissions (author_id, external_id, message_id, envelope_from, header_id, body_8bit, smtputf8)
+        """with m as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id)
+           insert into submissions (author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8)
            select %s, %s, m.id, 'a@x', 'taken@x', false, false from m""",
         bench.people["Alex"].id,
         bench.externals[SUPPORT].id,

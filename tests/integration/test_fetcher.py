@@ -293,7 +293,7 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
         assert sorted(await bench.subjects(account)) == ["after", "small"]
         assert lying(provider, box) == 1
         [[notice, reply]] = await bench.rows(
-            """select m.head, e.reply from inbound i join messages m on m.id = i.message_id
+            """select m.head, e.reply from inbound i join blobs m on m.id = i.blob_id
                join events e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'"""
         )
         text = bytes(notice).decode()

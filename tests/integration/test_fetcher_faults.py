@@ -54,7 +54,7 @@ async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(b
         await until(lambda: polls_well(bench, account))
         assert script.mails.keys() == {"one", "killer", "two", "three"}
         [[notice]] = await bench.rows(
-            "select m.head from inbound i join messages m on m.id = i.message_id where i.source = 'notice'"
+            "select m.head from inbound i join blobs m on m.id = i.blob_id where i.source = 'notice'"
         )
         assert b"Subject: Mail not fetched: killer" in bytes(notice)
         # when the provider is well again, the mail arrives at the next try

@@ -125,13 +125,13 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [message_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
+        [blob_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
         rows = await inbound.add(
             connection,
             [
                 Arrival(
                     "local",
-                    message_id,
+                    blob_id,
                     recipients=((people["Jim"].id, "sent to Jim"), (people["Kim"].id, "sent to Kim")),
                 )
             ],

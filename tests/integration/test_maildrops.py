@@ -71,7 +71,7 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     await store.remove(alex, [box.rows[0], box.rows[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
-    assert await store.whole([box.messages[0]], 3) == {box.messages[0]: b"1\r\n"}
+    assert await store.whole([box.blob_ids[0]], 3) == {box.blob_ids[0]: b"1\r\n"}
 
 
 async def test_an_unchanged_mailbox_is_the_same_snapshot(database: Database) -> None:
@@ -283,18 +283,18 @@ async def test_spans_of_any_length_make_up_the_mail(database: Database, size: in
     store = DatabaseStore(database)
     # when it is read in pieces that fit to nothing
     got = b""
-    while piece := await store.span(copy.message_id, len(got), 100_003):
+    while piece := await store.span(copy.blob_id, len(got), 100_003):
         got += piece
     # then
     assert got == body
     with pytest.raises(Permanent):
-        await store.span(copy.message_id + 1_000, 0, 10)
+        await store.span(copy.blob_id + 1_000, 0, 10)
 
 
 async def test_bytes_that_are_missing_are_an_error_and_not_an_end(database: Database) -> None:
     people = await add_people(database, "alex")
     [copy] = await add_mails(database, people["alex"], bytes(HEAD_OCTETS + 10))
     async with database.transaction() as connection:
-        await connection.execute("delete from message_chunks where message_id = %s", (copy.message_id,))
+        await connection.execute("delete from blob_chunks where blob_id = %s", (copy.blob_id,))
     with pytest.raises(Permanent):
-        await DatabaseStore(database).span(copy.message_id, HEAD_OCTETS, 10)
+        await DatabaseStore(database).span(copy.blob_id, HEAD_OCTETS, 10)

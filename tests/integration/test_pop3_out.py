@@ -416,12 +416,12 @@ async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without
     async with server.database.transaction() as connection:
         await connection.execute("delete from maildrop_mails")
         await connection.execute(
-            """with m as (insert into messages (octets, sha256, head)
+            """with m as (insert into blobs (octets, sha256, head)
                           select 4, ''::bytea, 'x'::bytea from generate_series(1, 100000) returning id),
-                    i as (insert into inbound (source, message_id, state)
-                          select 'local', id, 'delivered' from m returning id, message_id)
-               insert into maildrop_mails (local_id, inbound_id, message_id, octets, version)
-               select %s, id, message_id, 4, 1000 from i""",
+                    i as (insert into inbound (source, blob_id, state)
+                          select 'local', id, 'delivered' from m returning id, blob_id)
+               insert into maildrop_mails (local_id, inbound_id, blob_id, octets, version)
+               select %s, id, blob_id, 4, 1000 from i""",
             (server.alex.id,),
         )
         await connection.execute("update maildrops set version = 1000 where local_id = %s", (server.alex.id,))

@@ -80,7 +80,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert await purge(database, 13) == Counter()
     # and after it copies, mails and bytes, but for what somebody has still
     assert await purge(database, 15) == Counter(copies=7, mails=3, bytes=3)
-    assert await counts(database, "inbound", "messages", "message_chunks", "maildrop_mails") == [2, 2, 2, 3]
+    assert await counts(database, "inbound", "blobs", "blob_chunks", "maildrop_mails") == [2, 2, 2, 3]
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
     # nothing that was purged comes back, and the books balance still
     async with database.snapshot() as connection:
@@ -157,7 +157,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     # bytes that a transaction may just be about to refer to stay
     assert await purge(database, 0.5) == Counter()
     assert await purge(database, 2) == Counter(bytes=1)
-    assert await rows(database, "select id from messages where id = %s", orphan) == []
+    assert await rows(database, "select id from blobs where id = %s", orphan) == []
     assert await purge(database, 15) == Counter(mails=1, bytes=1)
     assert await purge(database, 89) == Counter()
     assert await purge(database, 91) == Counter(events=events)

@@ -200,16 +200,16 @@ async def test_the_books_balance(database: Database) -> None:
 async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
     body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
     async with database.transaction() as connection:
-        [message_id] = await blobs.store(connection, [Content.of(bytearray(body))])
-    assert b"".join([piece async for piece in blobs.stream(database, message_id)]) == body
+        [blob_id] = await blobs.store(connection, [Content.of(bytearray(body))])
+    assert b"".join([piece async for piece in blobs.stream(database, blob_id)]) == body
 
 
 async def test_a_mail_to_known_people_needs_no_router(database: Database) -> None:
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [message_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
-        rows = await inbound.add(connection, [Arrival("local", message_id, recipients=((people["Jim"].id, "To Jim"),))])
+        [blob_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
+        rows = await inbound.add(connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))])
     assert await Router(database, 5).handle(rows) == []
     await Mailbox(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1

@@ -74,7 +74,7 @@ async def test_local_recipients_get_it_whatever_the_state_of_the_external_accoun
     id_ = await bench.submit("jim@local.com", "kim@local.com", ANN)
     # then the colleagues' copy is on its way, unrewritten
     [[source, state, body]] = await bench.rows(
-        "select source, i.state, head from inbound i join messages m on m.id = i.message_id"
+        "select source, i.state, head from inbound i join blobs m on m.id = i.blob_id"
     )
     assert (source, state, bytes(body)) == ("local", "routed", MAIL)
     assert [(p.key, p.copies) for p in bench.publications] == [("routed.jim@local.com", ("routed.kim@local.com",))]

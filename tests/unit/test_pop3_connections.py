@@ -583,17 +583,17 @@ def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_
         gate.set()
 
     def failing(gate: asyncio.Event) -> Callable[..., Any]:
-        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+        async def whole(blob_ids: Any, octets: int) -> dict[int, bytes]:
             await gate.wait()
             raise Temporary("the store was away")
 
         return whole
 
     def slow(before: Callable[..., Any], gate: asyncio.Event) -> Callable[..., Any]:
-        async def whole(message_ids: Any, octets: int) -> dict[int, bytes]:
+        async def whole(blob_ids: Any, octets: int) -> dict[int, bytes]:
             await pause(gate)
             await asyncio.sleep(0.05)
-            found: dict[int, bytes] = await before(message_ids, octets)
+            found: dict[int, bytes] = await before(blob_ids, octets)
             return found
 
         return whole

@@ -33,10 +33,10 @@ class Mailbox:
                 self._rows[id_] = Change(id_, 100 + id_, self._uid, 10 * id_, False), self.version
             elif row[0].deleted:
                 self._uid += 1
-                self._rows[step] = Change(step, row[0].message_id, self._uid, row[0].octets, False), self.version
+                self._rows[step] = Change(step, row[0].blob_id, self._uid, row[0].octets, False), self.version
             else:
                 old = row[0]
-                self._rows[step] = Change(step, old.message_id, old.uid, old.octets, True), self.version
+                self._rows[step] = Change(step, old.blob_id, old.uid, old.octets, True), self.version
 
     def changes(self, since: int) -> Changes:
         rows = [row for row, version in self._rows.values() if version > since]
@@ -48,14 +48,14 @@ class Mailbox:
             "s",
             self.version,
             array("q", [row.id for row in rows]),
-            array("q", [row.message_id for row in rows]),
+            array("q", [row.blob_id for row in rows]),
             array("q", [row.uid for row in rows]),
             array("q", [row.octets for row in rows]),
         )
 
 
 def shown(box: Snapshot) -> tuple[bytes, bytes, int, list[int]]:
-    return b"".join(box.sizes(())), b"".join(box.uidls(())), box.version, list(box.messages)
+    return b"".join(box.sizes(())), b"".join(box.uidls(())), box.version, list(box.blob_ids)
 
 
 @given(STEPS, st.data())
@@ -109,8 +109,8 @@ def test_numbers_above_four_octets_are_kept_whole() -> None:
     box = snapshot.first(1, Contents("s", 3, *(array("q", [7]) for _ in range(4))))
     assert box.rows.itemsize == 4
     later = snapshot.renewed(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
-    assert (list(later.rows), list(later.messages), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
+    assert (list(later.rows), list(later.blob_ids), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
     assert list(later.octets) == [7, 9]
-    anew = snapshot.first(1, Contents("s", 4, later.rows, later.messages, later.uids, array("q", later.octets)))
+    anew = snapshot.first(1, Contents("s", 4, later.rows, later.blob_ids, later.uids, array("q", later.octets)))
     assert shown(anew) == shown(later)
     assert list(snapshot.renewed(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]

@@ -52,10 +52,10 @@ async def send(connection: Connection, answered: Answered, sharers: Sequence[Loc
     if not others:
         return []
     body, header_id = compose(answered)
-    [message_id] = await blobs.store(connection, [Content.of(body)])
+    [blob_id] = await blobs.store(connection, [Content.of(body)])
     recipients = tuple((person.id, REASON) for person in others)
     [inbound_id] = await inbound.add(
-        connection, [Arrival("notice", message_id, header_id=header_id, recipients=recipients)]
+        connection, [Arrival("notice", blob_id, header_id=header_id, recipients=recipients)]
     )
     event = Event("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
     await maillog.record(connection, [event])

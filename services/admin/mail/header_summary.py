@@ -41,7 +41,7 @@ def read(head: bytes) -> Letter:
     return Letter(senders[0] if senders else None, tuple(to[:_MOST]), subject[:500])
 
 
-async def of(connection: Connection, message_ids: Collection[int]) -> dict[int, Letter]:
+async def of(connection: Connection, blob_ids: Collection[int]) -> dict[int, Letter]:
     """The letters of these mails, by the id of their bytes; ids that are gone are left out."""
-    found = await blobs.beginnings(connection, list(message_ids), _OCTETS)
+    found = await blobs.beginnings(connection, list(blob_ids), _OCTETS)
     return {id_: read(head) for id_, head in found.items()}

@@ -21,7 +21,7 @@ class Story:
     id: int
     at: datetime.datetime
     letter: Letter
-    message_id: int
+    blob_id: int
     octets: int
     arrived: Detail | None
     sent: Listed | None
@@ -36,20 +36,20 @@ async def tell(connection: Connection, id_: int) -> Story | None:
     arrived = await inbound_admin.detail(connection, id_)
     sent = next(iter(await submissions_admin.listing(connection, ids=[id_])), None) if arrived is None else None
     if arrived is not None:
-        message_id, octets, at = arrived.message_id, arrived.octets, arrived.created_at
+        blob_id, octets, at = arrived.blob_id, arrived.octets, arrived.created_at
     else:
         content = await submissions_admin.content_of(connection, id_) if sent is not None else None
         if content is None:
             return None
-        message_id, octets, at = content
-    found = await header_summary.of(connection, [message_id])
+        blob_id, octets, at = content
+    found = await header_summary.of(connection, [blob_id])
     holders = await inbound_admin.holders(connection, id_) if arrived is not None else []
     history = await maillog.history(connection, *(([id_], []) if arrived is not None else ([], [id_])))
     return Story(
         id_,
         at,
-        found.get(message_id, Letter(None, (), "")),
-        message_id,
+        found.get(blob_id, Letter(None, (), "")),
+        blob_id,
         octets,
         arrived,
         sent,

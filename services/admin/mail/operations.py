@@ -290,7 +290,7 @@ async def give(connection: Connection, id_: int, address: str, away_from: str | 
         raise Permanent(f"{id_}: no mail that arrived has this id")
     if mail.state != "delivered":
         raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
-    copy = maildrops.Copy([person.id], id_, mail.message_id, mail.octets)
+    copy = maildrops.Copy([person.id], id_, mail.blob_id, mail.octets)
     await maildrops.deliver(connection, [copy])
     if any(holder.local_id == person.id for holder in await inbound_admin.holders(connection, id_)):
         await maildrops.renew(connection, person.id, id_)

@@ -113,7 +113,7 @@ class _Mail(NamedTuple):
     id: int
     sent: bool
     external_id: int | None
-    message_id: int
+    blob_id: int
     at: datetime.datetime
     rule: int | None
     header_id: str | None
@@ -129,13 +129,13 @@ async def go_on(connection: Connection) -> Step:
     mails = await _next(connection, int(row[0]))
     if not mails:
         return Step()
-    heads = await blobs.beginnings(connection, [mail.message_id for mail in mails], _OCTETS)
+    heads = await blobs.beginnings(connection, [mail.blob_id for mail in mails], _OCTETS)
     externals = {e.id: e for e in await accounts.externals(connection)}
     sharers = await accounts.sharers(connection, list({m.external_id for m in mails if m.external_id in externals}))
     await _write_terms(connection, mails, heads)
     notes: list[Note] = []
     for mail in mails:
-        head = heads.get(mail.message_id, b"")
+        head = heads.get(mail.blob_id, b"")
         if mail.sent:
             for answered in await _note_answer(connection, mail, head):
                 notes += await _tell_of(connection, answered, externals, mail, head)
@@ -154,15 +154,15 @@ async def go_on(connection: Connection) -> Step:
 async def _next(connection: Connection, after: int) -> list[_Mail]:
     """Mails after this id, up to the first that is too young: one that commits late must not be passed by."""
     cursor = await connection.execute(
-        """select id, sent, external_id, message_id, created_at, rule, header_id, author_id,
+        """select id, sent, external_id, blob_id, created_at, rule, header_id, author_id,
                   settled or created_at < now() - make_interval(secs => %(settled)s) as ready,
                   created_at < now() - interval '2 seconds' as old
            from (
-               (select id, false as sent, external_id, message_id, created_at, rule, header_id, author_id,
+               (select id, false as sent, external_id, blob_id, created_at, rule, header_id, author_id,
                        state not in ('fetched', 'routed') as settled
                 from inbound where id > %(after)s order by id limit %(most)s)
                union all
-               (select id, true, external_id, message_id, created_at, null, header_id, author_id, true
+               (select id, true, external_id, blob_id, created_at, null, header_id, author_id, true
                 from submissions where id > %(after)s order by id limit %(most)s)) m
            order by id limit %(most)s""",
         {"after": after, "most": BATCH, "settled": SETTLED_SECONDS},
@@ -178,7 +178,7 @@ async def _next(connection: Connection, after: int) -> list[_Mail]:
 async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Mapping[int, bytes]) -> None:
     values = []
     for mail in mails:
-        letter = header_summary.read(heads.get(mail.message_id, b""))
+        letter = header_summary.read(heads.get(mail.blob_id, b""))
         values.append(
             {
                 "mail_id": mail.id,

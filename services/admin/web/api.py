@@ -354,7 +354,7 @@ async def raw(here: Here, who: Administrator, id: Id) -> Response:
     async with here.system.database.transaction() as connection:
         story = await _story(connection, id)
         await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
-    return StreamingResponse(blobs.stream(here.system.database, story.message_id), media_type="message/rfc822")
+    return StreamingResponse(blobs.stream(here.system.database, story.blob_id), media_type="message/rfc822")
 
 
 @router.post("/mails/{id}/give", response_model=Changed, tags=["mail"])

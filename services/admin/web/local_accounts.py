@@ -176,8 +176,8 @@ async def deleted_mail(here: Desk, person: Local) -> dict[str, Any]:
     """What the page of deleted mail shows."""
     async with here.system.database.transaction() as connection:
         entries = await maildrops.latest_deleted(connection, person.id)
-        found = await header_summary.of(connection, [entry.message_id for entry in entries])
-    rows = [(entry, found[entry.message_id]) for entry in entries if entry.message_id in found]
+        found = await header_summary.of(connection, [entry.blob_id for entry in entries])
+    rows = [(entry, found[entry.blob_id]) for entry in entries if entry.blob_id in found]
     return {"rows": rows, "most": maildrops.DELETED_SHOWN, "days": here.system.settings.retention_days}
 
 

@@ -94,7 +94,7 @@ async def raw(here: Here, who: Administrator, id: Id) -> Response:
     async with here.system.database.transaction() as connection:
         await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
     return StreamingResponse(
-        blobs.stream(here.system.database, story.message_id),
+        blobs.stream(here.system.database, story.blob_id),
         media_type="message/rfc822",
         headers={"Content-Disposition": f'attachment; filename="mail-{id}.eml"', "Content-Length": str(story.octets)},
     )

@@ -62,24 +62,24 @@ class MemoryStore:
         sizes = [len(self.mails[local_id][row]) for row in rows]
         return Snapshot(local_id, "stamp", 1, array("q", rows), array("q", rows), array("q", rows), array("q", sizes))
 
-    def _bytes(self, message_id: int) -> bytes | None:
-        return next((box[message_id] for box in self.mails.values() if message_id in box), None)
+    def _bytes(self, blob_id: int) -> bytes | None:
+        return next((box[blob_id] for box in self.mails.values() if blob_id in box), None)
 
-    async def whole(self, message_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+    async def whole(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         self._check()
         await asyncio.sleep(0)
-        self.reads.append(tuple(message_ids))
-        found = {message_id: self._bytes(message_id) for message_id in message_ids}
-        return {message_id: body for message_id, body in found.items() if body is not None}
+        self.reads.append(tuple(blob_ids))
+        found = {blob_id: self._bytes(blob_id) for blob_id in blob_ids}
+        return {blob_id: body for blob_id, body in found.items() if body is not None}
 
-    async def span(self, message_id: int, start: int, length: int) -> bytes:
+    async def span(self, blob_id: int, start: int, length: int) -> bytes:
         self._check()
         if self.gate is not None:
             await self.gate.wait()
-        body = self._bytes(message_id)
+        body = self._bytes(blob_id)
         if body is None:
-            raise Permanent(f"the bytes of mail {message_id} are gone")
-        self.reads.append((message_id, start))
+            raise Permanent(f"the bytes of blob {blob_id} are gone")
+        self.reads.append((blob_id, start))
         return body[start : start + length]
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:

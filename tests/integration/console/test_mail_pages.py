@@ -245,8 +245,8 @@ def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Bro
     assert "Login user name tom@local.com" in settings
     with psycopg.connect(store) as connection:
         connection.execute(
-            """insert into maildrop_mails (local_id, message_id, inbound_id, octets, version, deleted_at)
-               select l.id, i.message_id, i.id, 1, 1, now() from local_accounts l, inbound i
+            """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
+               select l.id, i.blob_id, i.id, 1, 1, now() from local_accounts l, inbound i
                where l.address = 'tom@local.com' and i.header_id = 'q@customer.example'"""
         )
     assert "Printer smokes" in text(person.get("/mine/deleted"))

@@ -56,23 +56,23 @@ create index local_accounts_external on local_accounts (external_id) where remov
 
 -- The bytes of one fetch, submission or notice, once: CRLF line ends, not dot-stuffed.
 -- A row goes when nothing refers to it any more; the foreign keys guard that.
-create table messages (
+create table blobs (
     id          bigint generated always as identity primary key,
     octets      bigint not null,                     -- of the whole mail
     sha256      bytea not null,                      -- of the whole mail
     head        bytea not null,                      -- the first 256 KiB
     created_at  timestamptz not null default now()
 );
-alter table messages alter column head set storage external;
+alter table blobs alter column head set storage external;
 
 -- What follows the head, in pieces of 1 MiB; a mail of up to 256 KiB has none.
-create table message_chunks (
-    message_id  bigint not null references messages on delete cascade,
+create table blob_chunks (
+    blob_id  bigint not null references blobs on delete cascade,
     position    integer not null,                    -- 0, 1, 2 …
     bytes       bytea not null,
-    primary key (message_id, position)
+    primary key (blob_id, position)
 );
-alter table message_chunks alter column bytes set storage external;
+alter table blob_chunks alter column bytes set storage external;
 
 -- Submissions and inbound mail take their ids from one sequence: a number names one mail in the whole system.
 create sequence mail_ids;
@@ -97,7 +97,7 @@ create table submissions (
     id                bigint primary key default nextval('mail_ids'),
     author_id         bigint not null references local_accounts,
     external_id       bigint not null references external_accounts,
-    message_id        bigint not null references messages,
+    blob_id        bigint not null references blobs,
     envelope_from     text not null,                 -- '' for <>
     header_id         text not null,                 -- Message-ID without the angle brackets; made if it had none
     body_8bit         boolean not null,
@@ -181,7 +181,7 @@ create table inbound (
     id             bigint primary key default nextval('mail_ids'),
     source         text not null check (source in ('fetched', 'submitted', 'local', 'notice')),
     external_id    bigint references external_accounts,
-    message_id     bigint not null references messages,
+    blob_id     bigint not null references blobs,
     author_id      bigint references local_accounts, -- source submitted and local
     submission_id  bigint references submissions,
     header_id      text,                             -- Message-ID without the angle brackets, if it has one
@@ -200,7 +200,7 @@ create table inbound (
 create index inbound_open on inbound (state, state_at) where state in ('fetched', 'routed', 'held', 'parked');
 create index inbound_header_id on inbound (header_id);
 create index inbound_books on inbound (external_id, state) where source = 'fetched';
-create index inbound_message on inbound (message_id);
+create index inbound_blob on inbound (blob_id);
 
 -- The router's decision, a row a recipient; done_at is set by the mailbox service.
 create table deliveries (
@@ -229,7 +229,7 @@ create sequence maildrop_uids;
 create table maildrop_mails (
     id            bigint generated always as identity primary key,
     local_id      bigint not null references maildrops,
-    message_id    bigint not null references messages,
+    blob_id    bigint not null references blobs,
     inbound_id    bigint not null references inbound,
     uid           bigint not null default nextval('maildrop_uids'),  -- UIDL = stamp || uid; undelete takes a new one
     octets        bigint not null,
@@ -239,7 +239,7 @@ create table maildrop_mails (
     unique (local_id, inbound_id)
 );
 create index maildrop_mails_version on maildrop_mails (local_id, version);
-create index maildrop_mails_message on maildrop_mails (message_id);
+create index maildrop_mails_blob on maildrop_mails (blob_id);
 create index maildrop_mails_deleted on maildrop_mails (deleted_at) where deleted_at is not null;
 
 -- ---------------------------------------------------------------------------------------------- fetching

@@ -27,6 +27,6 @@ alter table maildrop_mails drop constraint maildrop_mails_local_id_inbound_id_ke
 -- cancelled: why the operator ended it, until its author is told.
 alter table submissions add column cancelled text;
 create index submissions_cancelled on submissions (id) where cancelled is not null;
-create index submissions_message on submissions (message_id);
+create index submissions_blob on submissions (blob_id);
 -- Authorship outlives the submission, which is then no row any more; its number is not given again.
 alter table authors drop constraint authors_submission_id_fkey;
