@@ -61,7 +61,7 @@ _STEPS = (
     (
         "inbound",
         "mails",
-        """insert into inbound (source, external_id, blob_id, header_id, state, rule, reason)
+        """insert into inbound (source, external_id, blob_id, message_id, state, rule, reason)
            select 'fetched', %(external_accounts)s + n %% %(people)s %% %(externals)s, %(blobs)s + n,
                n || '.grown@example.net', 'delivered', 5, 'everyone' from generate_series(0, %(mails)s - 1) n""",
     ),

@@ -112,12 +112,12 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A mail that one of us sent through an external account. header_id: one of its ids, without angle brackets.
+    """A mail that one of us sent through an external account. message_id: one of its ids, without angle brackets.
 
     recipients: of its envelope.
     """
 
-    header_id: str
+    message_id: str
     external_id: int
     author_id: int
     recipients: tuple[str, ...] = ()

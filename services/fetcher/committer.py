@@ -144,7 +144,7 @@ class Intake:
             arrived = await inbound.add(
                 connection,
                 [
-                    inbound.Arrival("fetched", blob_id, self._account.id, self._header_id(mail))
+                    inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail))
                     for mail, blob_id in zip(new, stored, strict=True)
                 ],
             )
@@ -169,9 +169,9 @@ class Intake:
         self._service.broker.publish_behind(publications.fetched((id_, self._account.address) for id_ in arrived))
         self.deleting += deleting
 
-    def _header_id(self, mail: Mail) -> str | None:
+    def _message_id(self, mail: Mail) -> str | None:
         """None also where looking may be deadly: the router, which looks next, parks the one mail that is to blame."""
-        return None if self._poll.deadly else _header_id(mail.header())
+        return None if self._poll.deadly else _message_id(mail.header())
 
     async def skip_large(
         self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
@@ -214,10 +214,10 @@ class Intake:
             await polls.hold(connection, self._poll)
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if told:
-                notice, header_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
+                notice, message_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
                 [blob_id] = await blobs.store(connection, [Content.of(notice)])
                 [inbound_id] = await inbound.add(
-                    connection, [inbound.Arrival("notice", blob_id, self._account.id, header_id)]
+                    connection, [inbound.Arrival("notice", blob_id, self._account.id, message_id)]
                 )
                 events.append(Event("skipped", inbound_id, external=address, reply=reason))
                 await maillog.record(connection, events)
@@ -237,7 +237,7 @@ def _entry(mail: Mail, inbound_id: int | None, deleting: bool) -> uidl_ledger.Fe
     return uidl_ledger.Fetched(mail.renumbered.id, key, content.octets, content.sha256, None, False, superseded=row)
 
 
-def _header_id(header: bytes) -> str | None:
+def _message_id(header: bytes) -> str | None:
     found = [id_ for value in values(header, "message-id") for id_ in message_ids(value)]
     # PostgreSQL takes neither NUL nor lone surrogates
     return found[0].replace("\0", "").encode("utf-8", "replace").decode() if found else None

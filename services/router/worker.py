@@ -47,7 +47,7 @@ class Router:
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.externals(connection, external_ids)}
             sharers = await accounts.sharers(connection, external_ids)
-            asked = {header_id for fact in facts.values() for header_id in routing.ids_asked(fact)}
+            asked = {message_id for fact in facts.values() for message_id in routing.ids_asked(fact)}
             known = await sent_mail.of(connection, sorted(asked))
             decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
             verdicts = [_verdict(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]

@@ -40,7 +40,7 @@ class Notice:
     """A notice: its bytes (CRLF line ends) and its Message-ID without angle brackets."""
 
     body: bytes
-    header_id: str
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def report(action: dsn_options.Action, original: Original, abouts: Sequence[Abou
     subject, words = _WORDS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
     more = f" and {len(abouts) - 1} more" if len(abouts) > 1 else ""
-    header_id, head = _head(original.author, f"{subject}: {abouts[0].address[:200]}{more}", now)
+    message_id, head = _head(original.author, f"{subject}: {abouts[0].address[:200]}{more}", now)
     for found in _first_id(original.header):
         head += [b"In-Reply-To: <" + _text(found) + b">", b"References: <" + _text(found) + b">"]
     explained = [*words, ""]
@@ -136,19 +136,19 @@ def report(action: dsn_options.Action, original: Original, abouts: Sequence[Abou
                 b"",
             ]
         ),
-        header_id,
+        message_id,
     )
 
 
 def _head(to: str, subject: str, now: datetime.datetime) -> tuple[str, list[bytes]]:
     domain = _domain(to)
-    header_id = f"notice.{secrets.token_hex(12)}@{domain}"
-    return header_id, [
+    message_id = f"notice.{secrets.token_hex(12)}@{domain}"
+    return message_id, [
         b"From: " + headers.format_mailbox("Mail Delivery", f"mailer-daemon@{domain}"),
         b"To: " + headers.format_mailbox(None, to),
         b"Subject: " + _text(subject),
         b"Date: " + format_datetime(now).encode(),
-        f"Message-ID: <{header_id}>".encode(),
+        f"Message-ID: <{message_id}>".encode(),
         b"Auto-Submitted: auto-replied",
         b"MIME-Version: 1.0",
     ]

@@ -63,12 +63,12 @@ def addresses(parsed: Parsed) -> set[str]:
 
 
 def rewrite(
-    parsed: Parsed, directory: Mapping[str, _Person], author: Author, header_id: str, date: datetime.datetime
+    parsed: Parsed, directory: Mapping[str, _Person], author: Author, message_id: str, date: datetime.datetime
 ) -> bytes:
     """The header as it leaves.
 
     :param directory: folded local address to (user name, external address); the author's own addresses too.
-    :param header_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
+    :param message_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
     sender = [
         _replaced(mailbox, directory, author, key)
@@ -86,18 +86,18 @@ def rewrite(
             named = [_replaced(mailbox, directory, author, key) for mailbox in mailboxes]
             keep = _who(named) != _who(sender)
         elif key == "message-id":
-            keep = "message-id" in seen or header_id in headers.message_ids(field.value)
+            keep = "message-id" in seen or message_id in headers.message_ids(field.value)
         if not keep:
             edits.append((field.start, field.end, b""))
             continue
         seen.add(key)
         if mailboxes:
             edits += _edits(field, mailboxes, directory, author)
-    edits.append((0, 0, _missing(seen, author, header_id, date)))
+    edits.append((0, 0, _missing(seen, author, message_id, date)))
     return headers.splice(parsed.header, edits)
 
 
-def _missing(seen: Collection[str], author: Author, header_id: str, date: datetime.datetime) -> bytes:
+def _missing(seen: Collection[str], author: Author, message_id: str, date: datetime.datetime) -> bytes:
     """Fields that a mail must have. They go to the top: right even where no blank line ends the header."""
     lines = b""
     if "date" not in seen:
@@ -105,7 +105,7 @@ def _missing(seen: Collection[str], author: Author, header_id: str, date: dateti
     if "from" not in seen:
         lines += b"From: " + headers.format_mailbox(author.user_name, ascii_address(author.external_address)) + b"\r\n"
     if "message-id" not in seen:
-        lines += b"Message-ID: <" + header_id.encode("utf-8", "replace") + b">\r\n"
+        lines += b"Message-ID: <" + message_id.encode("utf-8", "replace") + b">\r\n"
     return lines
 
 

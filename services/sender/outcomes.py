@@ -298,7 +298,7 @@ async def _notify(
             Arrival(
                 "notice",
                 blob_id,
-                header_id=notice.header_id,
+                message_id=notice.message_id,
                 submission_id=group.id,
                 recipients=((group.author_id, reason),),
             )

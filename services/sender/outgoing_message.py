@@ -91,7 +91,7 @@ def write(database: Database, group: Group, external: External, source: Source |
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
     author = Author(group.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
-    header = rewrite(source.parsed, people, author, group.header_id, submitted_at)
+    header = rewrite(source.parsed, people, author, group.message_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield header + beginning[end:]

@@ -106,7 +106,7 @@ def arrivals_of(mail: Open) -> list[Arrival]:
             Arrival(
                 "local",
                 mail.blob_id,
-                header_id=mail.header_id,
+                message_id=mail.message_id,
                 author_id=mail.author_id,
                 submission_id=mail.id,
                 recipients=tuple(people.items()),
@@ -118,7 +118,7 @@ def arrivals_of(mail: Open) -> list[Arrival]:
                 "submitted",
                 mail.blob_id,
                 external_id=external_id,
-                header_id=mail.header_id,
+                message_id=mail.message_id,
                 author_id=mail.author_id,
                 submission_id=mail.id,
             )

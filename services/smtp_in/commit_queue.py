@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from services.smtp_in.data_reader import Mail
 from services.smtp_in.directory_cache import Register
 from services.smtp_in.recipient_policy import Directory
-from services.smtp_in.sender_policy import header_id
+from services.smtp_in.sender_policy import message_id
 from shared.amqp.broker import Broker
 from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
@@ -70,7 +70,7 @@ def handed_over(
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
-    found = header_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
+    found = message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
     event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
     return Handed(
         Submission(

@@ -62,7 +62,7 @@ def _outside(value: bytes, spans: list[tuple[int, int]]) -> bytes:
     return rest + value[position:]
 
 
-def header_id(header: Values) -> str | None:
+def message_id(header: Values) -> str | None:
     """The Message-ID without angle brackets, if it is well-formed: one field, one ``<local@domain>``, not too long."""
     found = header.get("message-id", [])
     if len(found) != 1:

@@ -31,7 +31,7 @@ REQUEUED = "requeued by the operator"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A mail to be delivered; blob_id: its bytes. header_id: its Message-ID without angle brackets.
+    """A mail to be delivered; blob_id: its bytes. message_id: its Message-ID without angle brackets.
 
     recipients: (local id, reason) where they are known already; then it needs no router.
     """
@@ -39,7 +39,7 @@ class Arrival:
     source: Literal["fetched", "submitted", "local", "notice"]
     blob_id: int
     external_id: int | None = None
-    header_id: str | None = None
+    message_id: str | None = None
     author_id: int | None = None
     submission_id: int | None = None
     recipients: tuple[tuple[int, str], ...] = ()
@@ -94,7 +94,7 @@ _ARRIVAL_COLUMNS = {
     "blob_id": "bigint",
     "author_id": "bigint",
     "submission_id": "bigint",
-    "header_id": "text",
+    "message_id": "text",
     "state": "text",
     "reason": "text",
 }
@@ -118,7 +118,7 @@ async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
                 a.blob_id,
                 a.author_id,
                 a.submission_id,
-                a.header_id,
+                a.message_id,
                 "routed" if a.recipients else "fetched",
                 a.recipients[0][1] if a.recipients else None,
             )

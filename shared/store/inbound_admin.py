@@ -129,7 +129,7 @@ class Listed:
     id: int
     source: str
     external: str | None
-    header_id: str | None
+    message_id: str | None
     state: str
     reason: str | None
     faults: int
@@ -144,7 +144,7 @@ async def listing(
 ) -> list[Listed]:
     """Mails that are held or parked, the oldest first."""
     cursor = await connection.execute(
-        """select i.id, i.source, e.address, i.header_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
+        """select i.id, i.source, e.address, i.message_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
                   i.blob_id
            from inbound i left join external_accounts e on e.id = i.external_id
            where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
@@ -161,8 +161,8 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
     """
     number = int(what) if what.isascii() and what.isdigit() and len(what) < 19 else None
     cursor = await connection.execute(
-        """select i.id, i.header_id from inbound i
-           where i.id = %(number)s or i.header_id = %(what)s
+        """select i.id, i.message_id from inbound i
+           where i.id = %(number)s or i.message_id = %(what)s
               or i.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
               or exists (select from deliveries d join local_accounts l on l.id = d.local_id
                          where d.inbound_id = i.id and lower(l.address) = lower(%(what)s))
@@ -179,7 +179,7 @@ class Detail:
     id: int
     source: str
     external: str | None
-    header_id: str | None
+    message_id: str | None
     state: str
     rule: int | None
     reason: str | None
@@ -208,7 +208,7 @@ class Copyholder:
 async def detail(connection: Connection, id_: int) -> Detail | None:
     """One mail."""
     cursor = await connection.execute(
-        """select i.id, i.source, e.address, i.header_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
+        """select i.id, i.source, e.address, i.message_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
                   i.submission_id, i.blob_id, m.octets, i.created_at
            from inbound i join blobs m on m.id = i.blob_id left join external_accounts e on e.id = i.external_id
            where i.id = %s""",

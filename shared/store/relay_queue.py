@@ -48,7 +48,7 @@ class Group:
     external_id: int
     blob_id: int
     envelope_from: str
-    header_id: str
+    message_id: str
     body_8bit: bool
     smtputf8: bool
     tries: int
@@ -71,7 +71,7 @@ class Outcome:
     reply: str
 
 
-_GROUP = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.header_id, s.body_8bit, s.smtputf8,
+_GROUP = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
     a.addresses, s.asked"""
 # As JSON: psycopg reads an array of rows item by item in Python.

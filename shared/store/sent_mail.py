@@ -13,15 +13,15 @@ AUTHORSHIP_YEARS = 5
 
 
 async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
-    """Record who sent what: (header_id, external_id, author_id, submission_id). An id keeps its first author."""
+    """Record who sent what: (message_id, external_id, author_id, submission_id). An id keeps its first author."""
     first: dict[tuple[str, int], tuple[int, int]] = {}
-    for header_id, external_id, author_id, submission_id in rows:
-        first.setdefault((header_id, external_id), (author_id, submission_id))
+    for message_id, external_id, author_id, submission_id in rows:
+        first.setdefault((message_id, external_id), (author_id, submission_id))
     keys = sorted(first)  # one order for all writers: no deadlock on ids that two of them insert
     await connection.execute(
-        """insert into authors (header_id, external_id, author_id, submission_id)
+        """insert into authors (message_id, external_id, author_id, submission_id)
            select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
-           on conflict (header_id, external_id) do nothing""",
+           on conflict (message_id, external_id) do nothing""",
         (
             [key[0] for key in keys],
             [key[1] for key in keys],
@@ -31,10 +31,10 @@ async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]
     )
 
 
-FROM_NEW = """insert into authors (header_id, external_id, author_id, submission_id)
-    select distinct on (header_id, external_id) header_id, external_id, author_id, id from new
-    order by header_id, external_id, place
-    on conflict (header_id, external_id) do nothing"""
+FROM_NEW = """insert into authors (message_id, external_id, author_id, submission_id)
+    select distinct on (message_id, external_id) message_id, external_id, author_id, id from new
+    order by message_id, external_id, place
+    on conflict (message_id, external_id) do nothing"""
 """``add`` as a part of a larger statement, which has the submissions as ``new``; in the same order."""
 
 
@@ -43,38 +43,38 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
     if further:
         rows = sorted(further)
         await connection.execute(
-            """insert into authors (header_id, external_id, author_id, submission_id)
+            """insert into authors (message_id, external_id, author_id, submission_id)
                select f.further_id, a.external_id, a.author_id, a.submission_id
-               from unnest(%s::text[], %s::text[], %s::bigint[]) as f (header_id, further_id, external_id)
-                   join authors a using (header_id, external_id)
-               on conflict (header_id, external_id) do nothing""",
+               from unnest(%s::text[], %s::text[], %s::bigint[]) as f (message_id, further_id, external_id)
+                   join authors a using (message_id, external_id)
+               on conflict (message_id, external_id) do nothing""",
             ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
         )
 
 
-async def of(connection: Connection, header_ids: Collection[str]) -> dict[str, list[Sent]]:
+async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, list[Sent]]:
     """For each of these ids that we sent within five years: by whom and through which account, the earliest first."""
-    if not header_ids:
+    if not message_ids:
         return {}
     cursor = await connection.execute(
-        """select a.header_id, a.external_id, a.author_id,
+        """select a.message_id, a.external_id, a.author_id,
                   array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id)
            from authors a
-           where a.header_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
+           where a.message_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
-        (literal(set(header_ids)), AUTHORSHIP_YEARS),
+        (literal(set(message_ids)), AUTHORSHIP_YEARS),
     )
     found: dict[str, list[Sent]] = {}
-    for header_id, external_id, author_id, recipients in await cursor.fetchall():
-        found.setdefault(header_id, []).append(Sent(header_id, external_id, author_id, tuple(recipients)))
+    for message_id, external_id, author_id, recipients in await cursor.fetchall():
+        found.setdefault(message_id, []).append(Sent(message_id, external_id, author_id, tuple(recipients)))
     return found
 
 
 async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
     """Forget who sent what before this time. :return: how many ids."""
     cursor = await connection.execute(
-        """delete from authors where (header_id, external_id) in (
-               select header_id, external_id from authors where recorded_at < %s limit %s)""",
+        """delete from authors where (message_id, external_id) in (
+               select message_id, external_id from authors where recorded_at < %s limit %s)""",
         (before, limit),
     )
     return cursor.rowcount

@@ -20,7 +20,7 @@ from shared.store import accounts, blobs, maillog, poison, relay_status, sent_ma
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A mail as taken from a mail client. envelope_from: '' for ``<>``. header_id: Message-ID without its brackets.
+    """A mail as taken from a mail client. envelope_from: '' for ``<>``. message_id: Message-ID without its brackets.
 
     password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
     asked: what is to be told about the delivery (shared/mime/dsn_options.py).
@@ -30,7 +30,7 @@ class Submission:
     external_id: int
     content: Content
     envelope_from: str
-    header_id: str
+    message_id: str
     body_8bit: bool
     smtputf8: bool
     recipients: tuple[EnvelopeRecipient, ...]
@@ -44,24 +44,24 @@ class Submission:
 _RECORD = f"""
     with new as materialized (
         select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id,
-               given.author_id, given.external_id, octets, sha256, head, envelope_from, header_id, body_8bit, smtputf8,
+               given.author_id, given.external_id, octets, sha256, head, envelope_from, message_id, body_8bit, smtputf8,
                asked, recipients, traced, traced_external, traced_who, traced_reply
         from rows from (
             json_to_recordset(%s) as (
-                author_id bigint, external_id bigint, octets bigint, envelope_from text, header_id text,
+                author_id bigint, external_id bigint, octets bigint, envelope_from text, message_id text,
                 body_8bit bool, smtputf8 bool, asked text, recipients json, password_hash text,
                 traced bool, traced_external text, traced_who text, traced_reply text),
             unnest(%b::bytea[]), unnest(%b::bytea[])
         ) with ordinality as given (
-            author_id, external_id, octets, envelope_from, header_id, body_8bit, smtputf8, asked, recipients,
+            author_id, external_id, octets, envelope_from, message_id, body_8bit, smtputf8, asked, recipients,
             password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
         where password_hash is null
             or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
     ), stored as ({blobs.FROM_NEW}
     ), taken as (
         insert into submissions
-            (id, author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8, asked, state)
-        select id, author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8, asked, 'submitted'
+            (id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, asked, state)
+        select id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, asked, 'submitted'
         from new
     ), addressed as (
         insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
@@ -111,7 +111,7 @@ def _given(submission: Submission) -> dict[str, object]:
         "external_id": submission.external_id,
         "octets": submission.content.octets,
         "envelope_from": submission.envelope_from,
-        "header_id": submission.header_id,
+        "message_id": submission.message_id,
         "body_8bit": submission.body_8bit,
         "smtputf8": submission.smtputf8,
         "asked": submission.asked,
@@ -143,14 +143,14 @@ class Open:
     author_id: int
     external_id: int
     blob_id: int
-    header_id: str
+    message_id: str
     inside: tuple[EnvelopeRecipient, ...]
 
 
 async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
     cursor = await connection.execute(
-        """select id, author_id, external_id, blob_id, header_id from submissions
+        """select id, author_id, external_id, blob_id, message_id from submissions
            where id = any(%s) and state = 'submitted' order by id for update""",
         (list(ids),),
     )
@@ -192,7 +192,7 @@ async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]
     """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join blobs m on m.id = s.blob_id
-               join submissions e on e.header_id = s.header_id and e.author_id = s.author_id
+               join submissions e on e.message_id = s.message_id and e.author_id = s.author_id
                    and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
                join blobs em on em.id = e.blob_id and em.sha256 = m.sha256
            where s.id = any(%(ids)s::bigint[]) and exists (

@@ -39,7 +39,7 @@ class Listed:
     """
 
     id: int
-    header_id: str
+    message_id: str
     author: str
     external: str
     state: str
@@ -58,7 +58,7 @@ async def listing(
 ) -> list[Listed]:
     """Submissions in these states (all that are not done, if none are given), the oldest first."""
     cursor = await connection.execute(
-        """select s.id, s.header_id, a.address, e.address, s.state, s.tries, s.uncertain,
+        """select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
                   case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin,
                   s.state_at
@@ -91,11 +91,11 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
     """
     number = int(what) if what.isascii() and what.isdigit() and len(what) < 19 else None  # a bigint
     cursor = await connection.execute(
-        """select s.id, s.header_id from submissions s
-           where s.id = %(number)s or s.header_id = %(what)s
+        """select s.id, s.message_id from submissions s
+           where s.id = %(number)s or s.message_id = %(what)s
               or s.author_id in (select id from local_accounts where lower(address) = lower(%(what)s))
               or s.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
-              or s.id in (select submission_id from authors where header_id = %(what)s)
+              or s.id in (select submission_id from authors where message_id = %(what)s)
               or exists (select from submission_recipients r
                          where r.submission_id = s.id and lower(r.address) = lower(%(what)s))
            order by s.id desc limit %(limit)s""",

@@ -216,7 +216,7 @@ class Drive:
     def _told_of(self) -> set[str]:
         """Mails of which the gateway has told that they may be there twice."""
         rows = self._stand.ask(
-            """select distinct split_part(s.header_id, '@', 1)
+            """select distinct split_part(s.message_id, '@', 1)
                from events e join submissions s on s.id = e.submission_id where e.event = 'uncertain'"""
         )
         return {str(row[0]) for row in rows}

@@ -35,12 +35,12 @@ def incoming(chance: Random, run: str) -> Iterator[Incoming]:
         named = chance.choice(([], [chance.choice(team)], [chance.choice(team)], chance.sample(team, 2)))
         to = ", ".join(f'"{name}" <{account}>' for name in named) or account
         reused = before is not None and chance.random() < 0.05
-        header_id = before if reused else f"{token}@customer.example"
+        message_id = before if reused else f"{token}@customer.example"
         mail = (
             f"Received: from mx.example by provider; Thu, 01 Oct 2026 10:00:00 +0000\r\n"
-            f"From: {chance.choice(CUSTOMERS)}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{header_id}>\r\n\r\n"
+            f"From: {chance.choice(CUSTOMERS)}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{message_id}>\r\n\r\n"
         ).encode() + _body(chance)
-        before = header_id
+        before = message_id
         found = Incoming(account, mail, tuple(PEOPLE[name] for name in dict.fromkeys(named or team)))
         yield found
         if chance.random() < 0.05:

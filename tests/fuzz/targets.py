@@ -63,7 +63,7 @@ def route(data: bytes) -> None:
     """
     facts = routing.read(data)
     asked = routing.ids_asked(facts)
-    assert len(asked) < 1000 and all(storable(header_id) == header_id for header_id in asked)
+    assert len(asked) < 1000 and all(storable(message_id) == message_id for message_id in asked)
     decision = routing.decide(facts, SUPPORT, PEOPLE, SENT)
     who = [recipient.local_id for recipient in decision.recipients]
     assert who and len(who) == len(set(who))
@@ -142,7 +142,7 @@ def command(data: bytes) -> None:
 def report(data: bytes) -> None:
     """A notice from outside names a bounded number of mails, in texts that PostgreSQL takes."""
     found = bounces.reported_ids(data)
-    assert len(found) < 1000 and all(storable(header_id) == header_id for header_id in found)
+    assert len(found) < 1000 and all(storable(message_id) == message_id for message_id in found)
 
 
 def name(data: bytes) -> None:

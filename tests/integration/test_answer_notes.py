@@ -210,4 +210,4 @@ def test_no_strangers_text_begins_a_line_of_the_note() -> None:
     assert b"\nBcc" not in head + body
     assert b"In-Reply-To" not in head
     assert max(map(len, head.split(b"\r\n"))) <= 78
-    assert answer_notices.compose(replace(told, header_id="q@x"))[0].count(b"<q@x>") == 2
+    assert answer_notices.compose(replace(told, message_id="q@x"))[0].count(b"<q@x>") == 2

@@ -98,14 +98,14 @@ async def in_every_stage(bench: Bench) -> None:
     bench.relaying.wake = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
     await bench.rows(
         """with m as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id)
-           insert into submissions (author_id, external_id, blob_id, envelope_from, header_id, body_8bit, smtputf8)
+           insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8)
            select %s, %s, m.id, 'a@x', 'taken@x', false, false from m""",
         bench.people["Alex"].id,
         bench.externals[SUPPORT].id,
     )
     await bench.rows(
         "insert into submission_recipients (submission_id, position, address, kind, target_id) "
-        "select id, 0, 'jim@local.com', 'local', %s from submissions where header_id = 'taken@x'",
+        "select id, 0, 'jim@local.com', 'local', %s from submissions where message_id = 'taken@x'",
         bench.people["Jim"].id,
     )
 

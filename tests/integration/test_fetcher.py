@@ -67,7 +67,7 @@ async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
     assert [(row,) for row in read(Fetched, publication.body).ids] == await bench.rows(
         "select id from inbound order by id"
     )
-    assert await bench.rows("select header_id from inbound order by id") == [(None,), ("a@b",)]
+    assert await bench.rows("select message_id from inbound order by id") == [(None,), ("a@b",)]
     assert await bench.rows("select event, external from events order by id") == [("fetched", box)] * 2
 
 
@@ -311,7 +311,7 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
 async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
     bench: Bench, provider: Provider, box: str
 ) -> None:
-    await bench.rows("alter table inbound add check (header_id <> 'refuse@me')")
+    await bench.rows("alter table inbound add check (message_id <> 'refuse@me')")
     provider.put(box, mail("one"))
     provider.put(box, b"Message-ID: <refuse@me>\r\n" + mail("bad"))
     provider.put(box, mail("two"))

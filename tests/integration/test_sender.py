@@ -45,7 +45,7 @@ async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Benc
 async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, provider: ScriptedSmtp) -> None:
     # when Alex writes to a customer and, in Cc, to a colleague (manual 4.3)
     mail = MAIL.replace(b"Subject", b"Cc: kim@local.com\r\nBcc: bob@customer.org\r\nSubject")
-    id_ = await bench.submit(ANN, BOB, mail=mail, header_id="one@local.com")
+    id_ = await bench.submit(ANN, BOB, mail=mail, message_id="one@local.com")
     await bench.until(id_, state="done")
     # then the provider got it once, rewritten, the body untouched
     [taken] = provider.taken
@@ -128,9 +128,9 @@ async def test_handing_over_twice_delivers_once(bench: Bench) -> None:
 
 async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, provider: ScriptedSmtp) -> None:
     # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
-    first = await bench.submit(ANN, header_id="one@local.com")
-    again = await bench.submit(ANN, header_id="one@local.com")
-    hidden = await bench.submit(BOB, header_id="one@local.com")
+    first = await bench.submit(ANN, message_id="one@local.com")
+    again = await bench.submit(ANN, message_id="one@local.com")
+    hidden = await bench.submit(BOB, message_id="one@local.com")
     for id_ in (first, again, hidden):
         await bench.until(id_, state="done")
     # then all of them leave, and the trace says which may be a repetition
@@ -140,7 +140,7 @@ async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, 
 
 
 async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_committed_first(bench: Bench) -> None:
-    first, again = [await bench.submit(ANN, header_id="one@local.com") for _ in range(2)]
+    first, again = [await bench.submit(ANN, message_id="one@local.com") for _ in range(2)]
     for id_ in (first, again):
         await bench.until(id_, state="done")
 
@@ -326,17 +326,17 @@ async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
 
 async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, provider: ScriptedSmtp) -> None:
     provider.always("END", f"250 2.0.0 OK <Made.Up@provider.example> for <{ANN}>")
-    id_ = await bench.submit(ANN, header_id="own@local.com")
+    id_ = await bench.submit(ANN, message_id="own@local.com")
     await bench.until(id_, state="done")
     async with bench.database.transaction() as connection:
         known = await sent_mail.of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
     assert sorted(
-        (header_id, sent.author_id, sent.external_id, list(sent.recipients))
-        for header_id, found in known.items()
+        (message_id, sent.author_id, sent.external_id, list(sent.recipients))
+        for message_id, found in known.items()
         for sent in found
     ) == [
-        (header_id, bench.people["Alex"].id, bench.externals[SUPPORT].id, [ANN])
-        for header_id in ("Made.Up@provider.example", "own@local.com")
+        (message_id, bench.people["Alex"].id, bench.externals[SUPPORT].id, [ANN])
+        for message_id in ("Made.Up@provider.example", "own@local.com")
     ]
 
 
@@ -739,12 +739,12 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     write = outgoing_message.write
 
     def broken(database: Database, group: Group, external: External, source: Source | None) -> Letter:
-        if group.header_id == "broken@local.com":
+        if group.message_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
         return write(database, group, external, source)
 
     monkeypatch.setattr(outgoing_message, "write", broken)
-    bad = await bench.submit(ANN, header_id="broken@local.com")
+    bad = await bench.submit(ANN, message_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times
     for faults in range(1, 6):
@@ -819,8 +819,8 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
 async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_first_author(bench: Bench) -> None:
     # given the same Message-ID from two people of the share, before anything is relayed
     await bench.rows("update external_accounts set enabled = false")
-    await bench.submit(ANN, header_id="same@x")
-    await bench.submit(ANN, header_id="same@x", author="Jim")
+    await bench.submit(ANN, message_id="same@x")
+    await bench.submit(ANN, message_id="same@x", author="Jim")
     async with bench.database.transaction() as connection:
         [sent] = (await sent_mail.of(connection, ["same@x"]))["same@x"]
         assert sent.author_id == bench.people["Alex"].id

@@ -42,7 +42,7 @@ async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Benc
 async def queue(bench: Bench, count: int, *to: str) -> list[int]:
     """Mails that are all due at once."""
     await bench.rows("update external_accounts set enabled = false")
-    ids = [await bench.submit(*(to or (ANN,)), header_id=f"{number}@many") for number in range(count)]
+    ids = [await bench.submit(*(to or (ANN,)), message_id=f"{number}@many") for number in range(count)]
     await bench.rows("update external_accounts set enabled = true")
     bench.relaying.wake(bench.externals[SUPPORT].id)
     return ids
@@ -225,10 +225,10 @@ async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
     # given one lane, and a mail in the middle whose recipient would be two commands
     await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
     for number in range(30):
-        await bench.submit(ANN if number != 15 else "a\rb@customer.org", header_id=f"{number}@many")
+        await bench.submit(ANN if number != 15 else "a\rb@customer.org", message_id=f"{number}@many")
     await bench.rows("update external_accounts set enabled = true")
     await until_states(bench, done=29, queued=1)
-    assert await bench.rows("select header_id, tries from submissions where tries > 0") == [("15@many", 1)]
+    assert await bench.rows("select message_id, tries from submissions where tries > 0") == [("15@many", 1)]
     assert copies(provider) == once_each(30) - Counter([b"15@many"])
 
 
@@ -298,14 +298,14 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
     read = outgoing_message.read
 
     async def broken(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
-        if any(group.header_id == "4@many" for group in groups):
+        if any(group.message_id == "4@many" for group in groups):
             raise ZeroDivisionError("a fault of ours")
         return await read(database, groups, external)
 
     monkeypatch.setattr(outgoing_message, "read", broken)
     await queue(bench, 10)
     await until_states(bench, done=9, queued=1)
-    assert await bench.rows("select header_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
+    assert await bench.rows("select message_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
 
 
 # ---------------------------------------------------------------------------------------------- written down together
@@ -318,7 +318,7 @@ async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(bench: Benc
     await until_states(bench, claimed=3)
     await bench.rows(
         """update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'
-           where header_id = '1@many'"""
+           where message_id = '1@many'"""
     )
     provider.gates["DATA"].set()
     await until_states(bench, done=2, claimed=1)
@@ -422,8 +422,8 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
             await bench.rows("update submissions set next_try_at = now() where state = 'queued'")
             await bench.rows("update relays set next_try_at = now()")
             await bench.upkeep.hold()
-            uncertain = await bench.rows("select header_id from submissions where uncertain")
-            marked.update(header_id.encode() for (header_id,) in uncertain)
+            uncertain = await bench.rows("select message_id from submissions where uncertain")
+            marked.update(message_id.encode() for (message_id,) in uncertain)
             return await states(bench) == Counter(done=30)
         return False
 
@@ -447,7 +447,7 @@ async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
     notify = outcomes._notify
 
     async def broken(connection: Any, group: Group, *rest: Any) -> Any:
-        if group.header_id == "1@many":
+        if group.message_id == "1@many":
             raise ValueError("nobody thought of this")
         return await notify(connection, group, *rest)
 
@@ -464,7 +464,7 @@ async def test_a_mail_with_a_large_body_follows_and_is_followed(bench: Bench, pr
     await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
     large = MAIL + b"." * 70 + b"\r\n" + (b"x" * 70 + b"\r\n") * 20_000
     for number in range(12):
-        await bench.submit(ANN, mail=large if number % 3 == 1 else MAIL, header_id=f"{number}@many")
+        await bench.submit(ANN, mail=large if number % 3 == 1 else MAIL, message_id=f"{number}@many")
     await bench.rows("update external_accounts set enabled = true")
     await until_states(bench, done=12)
     assert copies(provider) == once_each(12)

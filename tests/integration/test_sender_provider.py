@@ -72,7 +72,7 @@ async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
 
 async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provider, customer: str) -> None:
     await bench.accounts({SUPPORT: provider.smtp_port}, connections=4)
-    ids = [await bench.submit(customer, header_id=f"{n}@many") for n in range(200)]
+    ids = [await bench.submit(customer, message_id=f"{n}@many") for n in range(200)]
     for id_ in ids:
         await bench.until(id_, state="done")
     got = provider.wait_for_mail(customer, 200)

@@ -98,7 +98,7 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
     assert reply == f"250 2.0.0 Queued as {listed.id}"
     assert stored == b"From: alex@local.com\r\nMessage-ID: <1@local.com>\r\n\r\n.dot\r\nlone\r\n.\r\n\r\n"
     assert (listed.author, listed.external) == ("alex@local.com", "support@company.com")
-    assert listed.header_id == "1@local.com"
+    assert listed.message_id == "1@local.com"
     assert [(r.address, r.kind) for r in listed.recipients] == [
         ("jim@local.com", "local"),
         ("sales@company.com", "external"),
@@ -118,7 +118,7 @@ async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_account
     await client.send(b"Message-ID: <bad\r\n\r\n.\r\n")
 
     [(listed, _)] = await server.stored()
-    assert re.fullmatch(r"[0-9a-f-]{36}@company\.com", listed.header_id)
+    assert re.fullmatch(r"[0-9a-f-]{36}@company\.com", listed.message_id)
 
 
 async def test_8bit_and_utf8_are_noted_only_where_they_are_needed(server: Running) -> None:

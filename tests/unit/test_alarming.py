@@ -92,9 +92,9 @@ def test_many_events_of_one_look_are_one_mail() -> None:
 
 
 def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
-    body, header_id = alert_rules.compose([event(1)], "alex@local.com", START)
+    body, message_id = alert_rules.compose([event(1)], "alex@local.com", START)
     header, _, text = body.partition(b"\r\n\r\n")
-    assert b"Auto-Submitted: auto-generated" in header and header_id.encode() in header
+    assert b"Auto-Submitted: auto-generated" in header and message_id.encode() in header
     assert not any(line.startswith(b"Bcc:") for line in header.split(b"\r\n"))
     assert b"mailgroup external set ADDRESS" in text
 

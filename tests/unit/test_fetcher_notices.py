@@ -20,12 +20,12 @@ HEADER = (
 
 
 def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> None:
-    raw, header_id = compose("e@x.test", HEADER, 5000, "it is too large", NOW)
+    raw, message_id = compose("e@x.test", HEADER, 5000, "it is too large", NOW)
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert b'To: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n' in raw
     assert notice["References"] == "<1@x>" and notice["From"] == "mailgroup <e@x.test>"
     assert notice["Subject"] == "Mail not fetched: größe" and notice["Auto-Submitted"] == "auto-generated"
-    assert notice["Message-ID"] == f"<{header_id}>"
+    assert notice["Message-ID"] == f"<{message_id}>"
     text = notice.get_content()
     for word in ('From: "Ann" <ann@c.test>', "Subject: größe", "Date: then", "Size: 5000 octets", "it is too large."):
         assert word in text

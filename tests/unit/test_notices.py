@@ -36,7 +36,7 @@ def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
     assert mail["Auto-Submitted"] == "auto-replied"
     assert mail["Subject"] == "Mail not delivered: ann@customer.org and 1 more"
     assert (mail["In-Reply-To"], mail["References"]) == ("<m@local>", "<m@local>")
-    assert mail["Message-ID"] == f"<{notice.header_id}>"
+    assert mail["Message-ID"] == f"<{notice.message_id}>"
     # and is a report in three parts
     assert mail.get_content_type() == "multipart/report"
     assert mail.get_param("report-type") == "delivery-status"

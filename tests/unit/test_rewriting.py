@@ -23,8 +23,8 @@ DIRECTORY = {
 COMPLETE = b"Date: Tue, 3 Nov 2026 09:30:00 +0000\r\nMessage-ID: <m@local>\r\n"
 
 
-def leaves(header: bytes, header_id: str = "m@local") -> bytes:
-    return rewrite(parse(header), DIRECTORY, AUTHOR, header_id, DATE)
+def leaves(header: bytes, message_id: str = "m@local") -> bytes:
+    return rewrite(parse(header), DIRECTORY, AUTHOR, message_id, DATE)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def external(**changes: object) -> External:
     return dataclasses.replace(company()[0], **changes)  # type: ignore[arg-type]  # any field
 
 
-def sent(header_id: str, author: int, *recipients: str, through: int = 1) -> dict[str, Sequence[Sent]]:
-    return {header_id: [Sent(header_id, through, author, recipients or ("customer@x.example",))]}
+def sent(message_id: str, author: int, *recipients: str, through: int = 1) -> dict[str, Sequence[Sent]]:
+    return {message_id: [Sent(message_id, through, author, recipients or ("customer@x.example",))]}
 
 
 def mail(*lines: str, body: str = "") -> Facts:

@@ -25,10 +25,10 @@ _SUBJECT_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A mail to everyone, as it came, and its answer. external: the shared address. header_id: the mail's own."""
+    """A mail to everyone, as it came, and its answer. external: the shared address. message_id: the mail's own."""
 
     external: str
-    header_id: str
+    message_id: str
     sender: str
     subject: str
     at: datetime.datetime
@@ -51,11 +51,11 @@ async def send(connection: Connection, answered: Answered, sharers: Sequence[Loc
     others = [person for person in sharers if person.enabled and person.id != answered.author.id]
     if not others:
         return []
-    body, header_id = compose(answered)
+    body, message_id = compose(answered)
     [blob_id] = await blobs.store(connection, [Content.of(body)])
     recipients = tuple((person.id, REASON) for person in others)
     [inbound_id] = await inbound.add(
-        connection, [Arrival("notice", blob_id, header_id=header_id, recipients=recipients)]
+        connection, [Arrival("notice", blob_id, message_id=message_id, recipients=recipients)]
     )
     event = Event("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
     await maillog.record(connection, [event])
@@ -66,16 +66,16 @@ def compose(answered: Answered) -> tuple[bytes, str]:
     """The note, and its Message-ID without angle brackets. It stands in the thread of the mail that it speaks of."""
     author = answered.author
     domain = author.address.rpartition("@")[2]
-    header_id = email.utils.make_msgid("answered", domain).strip("<>")
+    message_id = email.utils.make_msgid("answered", domain).strip("<>")
     about = answered.answer.subject or answered.subject
-    thread = [f"{name}: <{answered.header_id}>".encode() for name in ("In-Reply-To", "References")]
+    thread = [f"{name}: <{answered.message_id}>".encode() for name in ("In-Reply-To", "References")]
     head = [
         b"From: " + headers.format_mailbox("mailgroup", f"mailer-daemon@{domain}"),
         b"To: undisclosed-recipients:;",
         b"Subject: " + _encoded(_line(f"{author.user_name} answered: {about}")[:_SUBJECT_CHARACTERS]),
         b"Date: " + email.utils.format_datetime(answered.answered_at).encode(),
-        f"Message-ID: <{header_id}>".encode(),
-        *(thread if _is_plain(answered.header_id) else []),
+        f"Message-ID: <{message_id}>".encode(),
+        *(thread if _is_plain(answered.message_id) else []),
         b"Auto-Submitted: auto-generated",
         b"MIME-Version: 1.0",
         b"Content-Type: text/plain; charset=utf-8",
@@ -94,7 +94,7 @@ def compose(answered: Answered) -> tuple[bytes, str]:
     text = "\n".join(_line(line) for line in lines)
     return b"\r\n".join(
         [*head, quopri.encodestring(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")]
-    ), header_id
+    ), message_id
 
 
 def _time(at: datetime.datetime) -> str:
@@ -113,6 +113,11 @@ def _encoded(text: str) -> bytes:
     return "\r\n ".join(encoded_words.encode(text, first=60)).encode()
 
 
-def _is_plain(header_id: str) -> bool:
+def _is_plain(message_id: str) -> bool:
     """Whether a Message-ID of somebody else can be written into a header as it is."""
-    return header_id.isascii() and header_id.isprintable() and len(header_id) <= 900 and not set(header_id) & set(" <>")
+    return (
+        message_id.isascii()
+        and message_id.isprintable()
+        and len(message_id) <= 900
+        and not set(message_id) & set(" <>")
+    )

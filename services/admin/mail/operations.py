@@ -61,7 +61,7 @@ async def queue(connection: Connection) -> list[dict[str, Any]]:
     return [
         {
             "id": s.id,
-            "message_id": s.header_id,
+            "message_id": s.message_id,
             "author": s.author,
             "external": s.external,
             "state": s.state,
@@ -148,7 +148,7 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
         {
             "id": m.id,
             "kind": "inbound",
-            "message_id": m.header_id,
+            "message_id": m.message_id,
             "external": m.external,
             "origin": m.origin,
             "since": iso(m.state_at),
@@ -159,7 +159,7 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
         {
             "id": s.id,
             "kind": "submission",
-            "message_id": s.header_id,
+            "message_id": s.message_id,
             "external": s.external,
             "origin": s.origin,
             "since": iso(s.state_at),
@@ -192,7 +192,7 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
 async def held(connection: Connection) -> list[dict[str, Any]]:
     """Mails that nobody enabled is there to get, the oldest first."""
     return [
-        {"id": m.id, "message_id": m.header_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
+        {"id": m.id, "message_id": m.message_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
         for m in await inbound_admin.listing(connection, "held")
     ]
 

@@ -116,7 +116,7 @@ class _Mail(NamedTuple):
     blob_id: int
     at: datetime.datetime
     rule: int | None
-    header_id: str | None
+    message_id: str | None
     author_id: int | None
 
 
@@ -141,11 +141,11 @@ async def go_on(connection: Connection) -> Step:
                 notes += await _tell_of(connection, answered, externals, mail, head)
         elif mail.external_id in externals:
             await _note_names(connection, mail, externals[mail.external_id], sharers[mail.external_id], head)
-            if mail.rule == 5 and mail.header_id:
+            if mail.rule == 5 and mail.message_id:
                 await connection.execute(
-                    """insert into common_mails (mail_id, external_id, header_id, at) values (%s, %s, %s, %s)
+                    """insert into common_mails (mail_id, external_id, message_id, at) values (%s, %s, %s, %s)
                        on conflict do nothing""",
-                    (mail.id, mail.external_id, mail.header_id, mail.at),
+                    (mail.id, mail.external_id, mail.message_id, mail.at),
                 )
     await connection.execute("update catalogued set up_to = %s", (mails[-1].id,))
     return Step(len(mails), tuple(notes))
@@ -154,15 +154,15 @@ async def go_on(connection: Connection) -> Step:
 async def _next(connection: Connection, after: int) -> list[_Mail]:
     """Mails after this id, up to the first that is too young: one that commits late must not be passed by."""
     cursor = await connection.execute(
-        """select id, sent, external_id, blob_id, created_at, rule, header_id, author_id,
+        """select id, sent, external_id, blob_id, created_at, rule, message_id, author_id,
                   settled or created_at < now() - make_interval(secs => %(settled)s) as ready,
                   created_at < now() - interval '2 seconds' as old
            from (
-               (select id, false as sent, external_id, blob_id, created_at, rule, header_id, author_id,
+               (select id, false as sent, external_id, blob_id, created_at, rule, message_id, author_id,
                        state not in ('fetched', 'routed') as settled
                 from inbound where id > %(after)s order by id limit %(most)s)
                union all
-               (select id, true, external_id, blob_id, created_at, null, header_id, author_id, true
+               (select id, true, external_id, blob_id, created_at, null, message_id, author_id, true
                 from submissions where id > %(after)s order by id limit %(most)s)) m
            order by id limit %(most)s""",
         {"after": after, "most": BATCH, "settled": SETTLED_SECONDS},
@@ -186,7 +186,7 @@ async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Ma
                 "external_id": mail.external_id,
                 "sender": storable(letter.author)[:300],
                 "subject": storable(letter.subject),
-                "terms": terms(letter, [mail.header_id] if mail.header_id else []),
+                "terms": terms(letter, [mail.message_id] if mail.message_id else []),
             }
         )
     await connection.execute(
@@ -210,7 +210,7 @@ async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list
         return []
     cursor = await connection.execute(
         """update common_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
-           where header_id = any(%(answered)s) and answered_at is null and exists (
+           where message_id = any(%(answered)s) and answered_at is null and exists (
                select from submission_recipients r
                    left join local_accounts l on r.kind = 'local' and l.id = r.target_id
                    left join inbound i on i.id = c.mail_id
@@ -236,18 +236,18 @@ async def _tell_of(
     if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - NEWS:
         return []
     cursor = await connection.execute(
-        """select c.external_id, c.header_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
+        """select c.external_id, c.message_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
            from common_mails c left join mail_terms t using (mail_id) where c.mail_id = %s""",
         (answered_id,),
     )
-    [(external_id, header_id, sender, subject, came_at)] = await cursor.fetchall()
+    [(external_id, message_id, sender, subject, came_at)] = await cursor.fetchall()
     external = externals.get(external_id)
     people = await accounts.locals_(connection, [answer.author_id])
     if external is None or not external.answer_notes or not people:
         return []
     sharers = await accounts.sharers(connection, [external_id])
     answered = Answered(
-        external.address, header_id, sender, subject, came_at, people[0], header_summary.read(head), answer.at
+        external.address, message_id, sender, subject, came_at, people[0], header_summary.read(head), answer.at
     )
     return await answer_notices.send(connection, answered, sharers[external_id])
 

@@ -18,11 +18,11 @@ async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     sent = await submissions_admin.found(connection, what, MOST)
     history = await maillog.history(connection, list(arrived), list(sent))
     mails = []
-    for id_, header_id in sorted({**arrived, **sent}.items()):
+    for id_, message_id in sorted({**arrived, **sent}.items()):
         events = [
             {"at": at, "event": event.event, "rule": event.rule, "who": event.who, "reply": event.reply}
             for at, event in history
             if (event.inbound_id == id_ if id_ in arrived else event.submission_id == id_)
         ]
-        mails.append({"id": id_, "message_id": header_id, "events": events})
+        mails.append({"id": id_, "message_id": message_id, "events": events})
     return mails

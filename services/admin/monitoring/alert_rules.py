@@ -91,7 +91,7 @@ def letters(events: Sequence[Event]) -> list[list[Event]]:
 def compose(events: Sequence[Event], to: str, now: datetime.datetime) -> tuple[bytes, str]:
     """The mail that tells of these events, and its Message-ID without angle brackets. :param to: a local address."""
     domain = to.rpartition("@")[2]
-    header_id = email.utils.make_msgid("alarm", domain).strip("<>")
+    message_id = email.utils.make_msgid("alarm", domain).strip("<>")
     lines = []
     for event in events:
         lines += [f"{_WORDS[event.what]}: {event.alarm.what}"]
@@ -105,14 +105,14 @@ def compose(events: Sequence[Event], to: str, now: datetime.datetime) -> tuple[b
         b"To: " + headers.format_mailbox(None, to),
         b"Subject: " + _line(subject),
         b"Date: " + email.utils.format_datetime(now).encode(),
-        f"Message-ID: <{header_id}>".encode(),
+        f"Message-ID: <{message_id}>".encode(),
         b"Auto-Submitted: auto-generated",
         b"MIME-Version: 1.0",
         b"Content-Type: text/plain; charset=utf-8",
         b"Content-Transfer-Encoding: 8bit",
         b"",
     ]
-    return b"\r\n".join([*head, *(_line(line, 900) for line in lines)]), header_id
+    return b"\r\n".join([*head, *(_line(line, 900) for line in lines)]), message_id
 
 
 _WORDS = {"raised": "Alarm", "cleared": "Over"}

@@ -195,9 +195,9 @@ class Watching:
             return [], []
         told: list[maillog.Event] = []
         for letter in letters:
-            body, header_id = alert_rules.compose(letter, person.address, now)
+            body, message_id = alert_rules.compose(letter, person.address, now)
             [blob_id] = await blobs.store(connection, [Content.of(body)])
-            arrival = Arrival("notice", blob_id, header_id=header_id, recipients=((person.id, "an alarm"),))
+            arrival = Arrival("notice", blob_id, message_id=message_id, recipients=((person.id, "an alarm"),))
             [inbound_id] = await inbound.add(connection, [arrival])
             told.append(maillog.Event("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))
         await maillog.record(connection, told)

@@ -90,12 +90,12 @@ def store(databases: servers.Databases) -> Iterator[str]:
         yield url
 
 
-def id_of(store: str, header_id: str) -> int:
+def id_of(store: str, message_id: str) -> int:
     with psycopg.connect(store) as connection:
         row = connection.execute(
-            """select id from inbound where header_id = %(id)s
-               union select id from submissions where header_id = %(id)s""",
-            {"id": header_id},
+            """select id from inbound where message_id = %(id)s
+               union select id from submissions where message_id = %(id)s""",
+            {"id": message_id},
         ).fetchone()
     assert row is not None
     return int(row[0])
@@ -247,7 +247,7 @@ def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Bro
         connection.execute(
             """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
                select l.id, i.blob_id, i.id, 1, 1, now() from local_accounts l, inbound i
-               where l.address = 'tom@local.com' and i.header_id = 'q@customer.example'"""
+               where l.address = 'tom@local.com' and i.message_id = 'q@customer.example'"""
         )
     assert "Printer smokes" in text(person.get("/mine/deleted"))
     back = person.post("/mine/deleted", {"id": str(id_of(store, "q@customer.example"))})

@@ -99,7 +99,7 @@ create table submissions (
     external_id       bigint not null references external_accounts,
     blob_id        bigint not null references blobs,
     envelope_from     text not null,                 -- '' for <>
-    header_id         text not null,                 -- Message-ID without the angle brackets; made if it had none
+    message_id         text not null,                 -- Message-ID without the angle brackets; made if it had none
     body_8bit         boolean not null,
     smtputf8          boolean not null,
     state             text not null default 'submitted'
@@ -119,7 +119,7 @@ create table submissions (
 );
 create index submissions_due on submissions (external_id, next_try_at, id) where state = 'queued';
 create index submissions_open on submissions (state, state_at) where state <> 'done';
-create index submissions_header_id on submissions (header_id);
+create index submissions_message_id on submissions (message_id);
 
 -- kind:  relay     through the author's external account
 --        local     a local account (target_id), delivered inside unrewritten
@@ -141,12 +141,12 @@ create table submission_recipients (
 
 -- Ids of mails that we sent, with their authors: what an answer refers to. The earliest row of an id names its author.
 create table authors (
-    header_id      text not null,
+    message_id      text not null,
     external_id    bigint not null references external_accounts,
     author_id      bigint not null references local_accounts,
     submission_id  bigint references submissions on delete set null,
     recorded_at    timestamptz not null default now(),
-    primary key (header_id, external_id)
+    primary key (message_id, external_id)
 );
 
 -- How relaying through an external account goes; one row an account, made with it.
@@ -184,7 +184,7 @@ create table inbound (
     blob_id     bigint not null references blobs,
     author_id      bigint references local_accounts, -- source submitted and local
     submission_id  bigint references submissions,
-    header_id      text,                             -- Message-ID without the angle brackets, if it has one
+    message_id      text,                             -- Message-ID without the angle brackets, if it has one
     state          text not null
                    check (state in ('fetched', 'routed', 'delivered', 'held', 'parked', 'discarded')),
     rule           smallint,                         -- 1 to 5, see shared/routing.py
@@ -198,7 +198,7 @@ create table inbound (
     created_at     timestamptz not null default now()
 );
 create index inbound_open on inbound (state, state_at) where state in ('fetched', 'routed', 'held', 'parked');
-create index inbound_header_id on inbound (header_id);
+create index inbound_message_id on inbound (message_id);
 create index inbound_books on inbound (external_id, state) where source = 'fetched';
 create index inbound_blob on inbound (blob_id);
 

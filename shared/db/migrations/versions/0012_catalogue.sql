@@ -17,14 +17,14 @@ create index mail_terms_at on mail_terms using brin (at);
 create table common_mails (
     mail_id        bigint primary key references inbound on delete cascade,
     external_id    bigint not null references external_accounts,
-    header_id      text not null,                    -- Message-ID without the angle brackets
+    message_id      text not null,                    -- Message-ID without the angle brackets
     at             timestamptz not null,
     answered_by    bigint references local_accounts on delete set null,
     answered_at    timestamptz,
     submission_id  bigint                            -- the answer
 );
 create index common_mails_open on common_mails (external_id, mail_id) where answered_at is null;
-create index common_mails_header_id on common_mails (header_id);
+create index common_mails_message_id on common_mails (message_id);
 
 -- Names beside an external address that nobody who shares it has.
 create table unknown_names (
