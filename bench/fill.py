@@ -32,7 +32,7 @@ _STEPS = (
     (
         "",
         "externals",
-        """insert into relays (external_id)
+        """insert into relay_status (external_id)
            select %(external_accounts)s + n from generate_series(0, %(externals)s - 1) n""",
     ),
     (
@@ -82,7 +82,7 @@ _STEPS = (
     (
         "",
         "mails",
-        """insert into upstream_mails (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
+        """insert into uidl_ledger (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
            select %(external_accounts)s + n %% %(people)s %% %(externals)s, 'grown' || n, 'closed', m.octets, m.sha256,
                %(inbound)s + n, now()
            from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n""",
@@ -90,7 +90,7 @@ _STEPS = (
     (
         "",
         "mails",
-        """insert into events (event, inbound_id, external, who, rule, reply)
+        """insert into maillog (event, inbound_id, external, who, rule, reply)
            select event, %(inbound)s + n, 'grown' || n %% %(people)s %% %(externals)s || '@provider.example',
                case event when 'delivered' then 'grown' || n %% %(people)s || '@bench.local' end, 5, 'everyone'
            from generate_series(0, %(mails)s - 1) n, unnest(array['fetched', 'routed', 'delivered']) event""",

@@ -124,7 +124,7 @@ class Gateway:
     def settle(self) -> None:
         """Have done now what would be done later, in the middle of a measurement: the database's upkeep, and the
         console's catalogue, which takes in some hundred mails at a time."""
-        self.connection.execute("update catalogued set up_to = (select last_value from mail_ids)")
+        self.connection.execute("update search_progress set up_to = (select last_value from mail_ids)")
         self.connection.execute("vacuum analyze")
         self.connection.execute("checkpoint")
 

@@ -67,7 +67,7 @@ def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
     gateway = stand.gateway
     drain(gateway)
     gateway.connection.execute(
-        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
+        """update relay_status set next_try_at = now() + interval '1 day' from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )
@@ -84,7 +84,7 @@ def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
     gateway.await_value(mails - 1, "select count(*) from submissions where state = 'queued'")
     before, began = stand.sink.count(), time.perf_counter()
     gateway.connection.execute(
-        """update relays set next_try_at = now() from external_accounts e
+        """update relay_status set next_try_at = now() from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )

@@ -81,7 +81,7 @@ class Bench:
         """How many ledger rows there are in each state."""
         return dict(
             await self.rows(
-                "select state, count(*)::int from upstream_mails where external_id = %s group by state", external_id
+                "select state, count(*)::int from uidl_ledger where external_id = %s group by state", external_id
             )
         )
 

@@ -167,7 +167,7 @@ class Bench:
         return [
             (row[0], row[1])
             for row in await self.rows(
-                "select event, who from events where submission_id = %s order by id", submission_id
+                "select event, who from maillog where submission_id = %s order by id", submission_id
             )
         ]
 
@@ -186,7 +186,7 @@ class Bench:
     async def make_due(self) -> None:
         """Let every back-off end now."""
         await self.rows("update submissions set next_try_at = now()")
-        await self.rows("update relays set next_try_at = now()")
+        await self.rows("update relay_status set next_try_at = now()")
 
 
 @asynccontextmanager

@@ -123,7 +123,7 @@ class System:
             done = self.run("parked", "discard", str(mail["id"]), "--reason", "of an earlier test")
             assert done.exit_code == 0, done.output
         with psycopg.connect(str(self.settings.database_url), autocommit=True) as connection:
-            connection.execute("delete from alarms")
+            connection.execute("delete from alerts")
         for folder in ("new", "cur"):
             for mail in (self.provider.folder / "mail").glob(f"*/{folder}/*"):
                 mail.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ repeats what is stuck, and brings the whole system up on one machine.
 
 Consumes: nothing.
 Publishes: nothing; what it changes is found by the sweeps within seconds.
-Tables: reads all of them; writes alarms, alarm_posts, leases, console_users, console_sessions, api_tokens, audit,
-authorizations, mail_terms, common_mails, unknown_names, catalogued, external_accounts, local_accounts, states of
+Tables: reads all of them; writes alerts, alert_posts, leases, console_users, console_sessions, api_tokens, audit,
+oauth_requests, search_index, shared_mails, unknown_names, search_progress, external_accounts, local_accounts, states of
 inbound and submissions, and inbound (alarms as mail); purges what is old from all of them.
 Security: the command line needs the database's URL and the key, so whoever runs it is the operator. The console asks
 for a password (argon2id, slowed down as the mail doors are), keeps sessions in the database, takes changes from its own

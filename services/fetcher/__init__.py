@@ -6,7 +6,7 @@ list that is the same as when there was nothing to do is not compared again befo
 
 Consumes: nothing; it is driven by the clock.
 Publishes: ``fetched.<external>`` for the router, after the commit.
-Tables: reads external_accounts; writes polls, upstream_mails, blobs, inbound, events, and in
+Tables: reads external_accounts; writes polls, uidl_ledger, blobs, inbound, maillog, and in
 external_accounts a refresh token that the provider renewed.
 Security: talks to servers that anyone may name: ``shared.net.dial`` guards addresses, ports and certificates, every
 read has a deadline and a bound, replies are shown trimmed. Passwords are opened just before a poll and never logged.

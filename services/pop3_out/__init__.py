@@ -11,7 +11,7 @@ Consumes: nothing from the broker.
 Publishes: nothing.
 
 Tables: reads local_accounts, last_logins, maildrops, maildrop_mails, blobs, blob_chunks; writes maildrops,
-maildrop_mails (tombstones), last_logins and events.
+maildrop_mails (tombstones), last_logins and maillog.
 
 Security: passwords are taken over TLS, or in clear where ALLOW_PLAINTEXT_AUTH says so; what was sent in clear after
 STLS is thrown away. A load balancer that the settings name is believed who the client is

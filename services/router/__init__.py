@@ -5,7 +5,7 @@ that chose each (``shared.routing.decide``, a pure function).
 
 Consumes: queue ``router`` (``fetched.<external>``).
 Publishes: ``routed.<local>`` for the mailbox service.
-Tables: reads external_accounts, local_accounts, blobs, authors; writes inbound (state), deliveries, suspects,
+Tables: reads external_accounts, local_accounts, blobs, sent_mail; writes inbound (state), deliveries, poison,
 events.
 Security: works on headers that anyone on the Internet may write. They are data: bounded in size and time, never part of
 SQL; what cannot be read goes to everyone who shares the account.

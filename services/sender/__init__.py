@@ -9,8 +9,8 @@ once (``claims``, ``settling``). Retries, notices of delay and failure: ``schedu
 Consumes: queue ``sender`` (``submitted.<external>``). What is to be relayed is claimed from the database, not queued.
 Publishes: ``routed.<local>`` for the mailbox service (local recipients, notices), ``fetched.<external>`` for the
 router.
-Tables: reads external_accounts, local_accounts, blobs; writes submissions, submission_recipients, authors, relays,
-suspects, inbound, deliveries, blobs (notices), events, and in external_accounts a refresh token that the provider
+Tables: reads external_accounts, local_accounts, blobs; writes submissions, submission_recipients, sent_mail, relay_status,
+poison, inbound, deliveries, blobs (notices), maillog, and in external_accounts a refresh token that the provider
 renewed and the size of mails that it takes.
 Security: opens the sealed passwords of the external accounts, and connects only where shared/net/dial.py allows it,
 never with less encryption than configured. Nothing but CRLF leaves as a line end, so no second mail can be smuggled.

@@ -7,8 +7,8 @@ inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` comm
 together. What a client asks to be told about the delivery (RFC 3461) is kept for the sender.
 
 Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit. Tables: reads external_accounts,
-local_accounts, accounts_version, last_logins; writes submissions, submission_recipients, authors, blobs,
-last_logins, events. Security: what comes from the network is bounded in line, header, mail, recipients, time, sessions
+local_accounts, accounts_version, last_logins; writes submissions, submission_recipients, sent_mail, blobs,
+last_logins, maillog. Security: what comes from the network is bounded in line, header, mail, recipients, time, sessions
 of an account and in all sessions together. Logins are throttled (shared/auth/authenticator.py); a load balancer that
 the settings name is believed who the client is (shared/net/proxy_protocol.py). Nobody sends as somebody else; unknown
 addresses of local domains never leave. The end of a mail is CRLF.CRLF and nothing else, so no mail can be smuggled

@@ -1,4 +1,4 @@
-"""What is wrong and who was told of it, and all SQL on it (tables alarms, alarm_posts).
+"""What is wrong and who was told of it, and all SQL on it (tables alerts, alert_posts).
 
 The state stands in the database, so a trouble is told once, whichever process sees it and however often it starts.
 """
@@ -30,7 +30,7 @@ class Post:
 async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
     """Every row, locked until the transaction ends; and the database's time."""
     cursor = await connection.execute(
-        "select kind, subject, state, what, flaps, changed_at, seen_at from alarms order by kind, subject for update"
+        "select kind, subject, state, what, flaps, changed_at, seen_at from alerts order by kind, subject for update"
     )
     rows = [Alert(*row) for row in await cursor.fetchall()]
     cursor = await connection.execute("select now()")
@@ -41,7 +41,7 @@ async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.dat
 async def standing(connection: Connection) -> list[Alert]:
     """What is wrong now and was told, the latest first."""
     cursor = await connection.execute(
-        """select kind, subject, state, what, flaps, changed_at, seen_at from alarms
+        """select kind, subject, state, what, flaps, changed_at, seen_at from alerts
            where state = 'raised' order by changed_at desc, kind, subject"""
     )
     return [Alert(*row) for row in await cursor.fetchall()]
@@ -51,7 +51,7 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
     """Write rows, and delete those of these kinds and subjects."""
     if alarms:
         await connection.execute(
-            """insert into alarms (kind, subject, state, what, flaps, changed_at, seen_at)
+            """insert into alerts (kind, subject, state, what, flaps, changed_at, seen_at)
                select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::timestamptz[],
                                     %s::timestamptz[])
                on conflict (kind, subject) do update set state = excluded.state, what = excluded.what,
@@ -68,8 +68,8 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
         )
     if gone:
         await connection.execute(
-            """delete from alarms using unnest(%s::text[], %s::text[]) as g (kind, subject)
-               where alarms.kind = g.kind and alarms.subject = g.subject""",
+            """delete from alerts using unnest(%s::text[], %s::text[]) as g (kind, subject)
+               where alerts.kind = g.kind and alerts.subject = g.subject""",
             (literal(kind for kind, _ in gone), literal(subject for _, subject in gone)),
         )
 
@@ -80,13 +80,13 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
 async def enqueue(connection: Connection, bodies: Sequence[dict[str, Any]]) -> None:
     """What is to be posted."""
     for body in bodies:
-        await connection.execute("insert into alarm_posts (body) values (%s)", (Jsonb(body),))
+        await connection.execute("insert into alert_posts (body) values (%s)", (Jsonb(body),))
 
 
 async def due(connection: Connection, limit: int = 20) -> list[Post]:
     """What is to be posted now, the oldest first."""
     cursor = await connection.execute(
-        """select id, body, tries, extract(epoch from now() - created_at)::float8 from alarm_posts
+        """select id, body, tries, extract(epoch from now() - created_at)::float8 from alert_posts
            where next_try_at <= now() order by id limit %s""",
         (limit,),
     )
@@ -95,17 +95,17 @@ async def due(connection: Connection, limit: int = 20) -> list[Post]:
 
 async def posted(connection: Connection, post_id: int) -> None:
     """It was, or never will be."""
-    await connection.execute("delete from alarm_posts where id = %s", (post_id,))
+    await connection.execute("delete from alert_posts where id = %s", (post_id,))
 
 
 async def drop_posts(connection: Connection) -> None:
     """After a restore: what was to be posted then is news no more."""
-    await connection.execute("delete from alarm_posts")
+    await connection.execute("delete from alert_posts")
 
 
 async def put_off(connection: Connection, post_id: int, seconds: float) -> None:
     """It failed; it is due again after so long."""
     await connection.execute(
-        "update alarm_posts set tries = tries + 1, next_try_at = now() + make_interval(secs => %s) where id = %s",
+        "update alert_posts set tries = tries + 1, next_try_at = now() + make_interval(secs => %s) where id = %s",
         (seconds, post_id),
     )

@@ -74,7 +74,7 @@ async def record(connection: Connection, events: Sequence[Event]) -> None:
     """Write the trace rows, in the caller's transaction."""
     await arrays.insert(
         connection,
-        "events",
+        "maillog",
         _COLUMNS,
         [
             (
@@ -91,7 +91,7 @@ async def record(connection: Connection, events: Sequence[Event]) -> None:
     )
 
 
-SUBMITTED_FROM_NEW = """insert into events (event, submission_id, external, who, reply)
+SUBMITTED_FROM_NEW = """insert into maillog (event, submission_id, external, who, reply)
     select 'submitted', id, traced_external, traced_who, traced_reply from new where traced"""
 """``record`` of ``submitted`` as a part of a larger statement, which has the submissions as ``new``."""
 
@@ -137,14 +137,14 @@ async def history(
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                   event, inbound_id, submission_id, external, who, rule, reply
-           from events where inbound_id = any(%s) or submission_id = any(%s) order by id""",
+           from maillog where inbound_id = any(%s) or submission_id = any(%s) order by id""",
         (list(inbound), list(submissions)),
     )
     found = [(str(row[0]), Event(*row[1:])) for row in await cursor.fetchall()]
     return [(at, replace(event, who=who)) for at, event in found for who in _each(event)]
 
 
-RECORD_HELD = """insert into events (event, submission_id, external, who, reply)
+RECORD_HELD = """insert into maillog (event, submission_id, external, who, reply)
     select new.event, held.id, new.external, new.who, new.reply
     from unnest(%(events)s::text[], %(event_ids)s::bigint[], %(externals)s::text[], %(who)s::text[], %(said)s::text[])
             with ordinality as new (event, id, external, who, reply, place) join held using (id)
@@ -166,8 +166,8 @@ def held_parameters(events: Sequence[Event]) -> dict[str, str]:
 async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
     """Forget what happened before this time, the oldest first. :return: how many events."""
     cursor = await connection.execute(
-        """delete from events where id in (
-               select id from (select id, at from events order by id limit %s) oldest where at < %s)""",
+        """delete from maillog where id in (
+               select id from (select id, at from maillog order by id limit %s) oldest where at < %s)""",
         (limit, before),
     )
     return cursor.rowcount

@@ -1,4 +1,4 @@
-"""Mails that may have ended the process which had them in hand: all SQL on the table suspects.
+"""Mails that may have ended the process which had them in hand: all SQL on the table poison.
 
 An exception tells whose fault it was; a crash, a kill for want of memory, or a stall that a probe ended tells nothing.
 So what comes back after a death is noted before it is handled once more, with others; what was noted at the next death
@@ -21,7 +21,7 @@ DEATHS = 5
 AGAIN_SECONDS = 30.0
 """Between two tries of a suspect, so that what is innocent has its way meanwhile."""
 
-UNSUSPECTED = "{id} <> all (array(select suspects.id from suspects where suspects.stage = '{stage}'))"
+UNSUSPECTED = "{id} <> all (array(select poison.id from poison where poison.stage = '{stage}'))"
 """SQL: whether the mail ``{id}`` is no suspect of this stage. The array is made once a statement."""
 
 
@@ -54,10 +54,10 @@ async def note(connection: Connection, stage: str, ids: Collection[int]) -> set[
     """
     cursor = await connection.execute(
         """with known as (
-               update suspects set next_try_at = case when deaths = 0 then now() else next_try_at end
+               update poison set next_try_at = case when deaths = 0 then now() else next_try_at end
                where stage = %(stage)s and id = any(%(ids)s::bigint[]) returning id),
            new as (
-               insert into suspects (stage, id, next_try_at)
+               insert into poison (stage, id, next_try_at)
                select %(stage)s, id, now() + make_interval(secs => %(again)s) from unnest(%(ids)s::bigint[]) id
                where id not in (select id from known) on conflict do nothing)
            select id from known""",
@@ -69,7 +69,7 @@ async def note(connection: Connection, stage: str, ids: Collection[int]) -> set[
 async def add(connection: Connection, stage: str, ids: Collection[int]) -> None:
     """These are to be tried alone at once."""
     await connection.execute(
-        "insert into suspects (stage, id) select %s, unnest(%s::bigint[]) on conflict do nothing",
+        "insert into poison (stage, id) select %s, unnest(%s::bigint[]) on conflict do nothing",
         (stage, literal(sorted(ids))),
     )
 
@@ -78,10 +78,10 @@ async def take(connection: Connection, stage: str) -> Suspect | None:
     """The next one that is due, its try counted: to be committed before it begins."""
     cursor = await connection.execute(
         """with due as materialized (
-               select id from suspects where stage = %(stage)s
+               select id from poison where stage = %(stage)s
                    and (next_try_at <= now() or next_try_at > now() + 2 * make_interval(secs => %(again)s))
                order by deaths, next_try_at, id limit 1 for update skip locked)
-           update suspects s set deaths = s.deaths + 1, next_try_at = now() + make_interval(secs => %(again)s)
+           update poison s set deaths = s.deaths + 1, next_try_at = now() + make_interval(secs => %(again)s)
            from due where s.stage = %(stage)s and s.id = due.id returning s.id, s.deaths - 1""",
         {"stage": stage, "again": AGAIN_SECONDS},
     )
@@ -92,12 +92,12 @@ async def take(connection: Connection, stage: str) -> Suspect | None:
 async def put_back(connection: Connection, stage: str, suspect: Suspect) -> None:
     """Its try came to nothing, and was survived."""
     await connection.execute(
-        "update suspects set deaths = %s where stage = %s and id = %s", (suspect.deaths, stage, suspect.id)
+        "update poison set deaths = %s where stage = %s and id = %s", (suspect.deaths, stage, suspect.id)
     )
 
 
 async def clear(connection: Connection, stage: str, ids: Collection[int]) -> None:
     """These were handled, or parked."""
     await connection.execute(
-        "delete from suspects where stage = %s and id = any(%s::bigint[])", (stage, literal(sorted(ids)))
+        "delete from poison where stage = %s and id = any(%s::bigint[])", (stage, literal(sorted(ids)))
     )

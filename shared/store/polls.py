@@ -224,7 +224,7 @@ async def polled(connection: Connection, external_ids: Sequence[int] | None = No
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
-                  (select count(*) from upstream_mails u where u.external_id = p.external_id and u.state = 'skipped'
+                  (select count(*) from uidl_ledger u where u.external_id = p.external_id and u.state = 'skipped'
                       and u.acknowledged_at is null),
                   first_contact_at
            from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",

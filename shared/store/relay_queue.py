@@ -119,7 +119,7 @@ async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
 async def due(connection: Connection) -> list[int]:
     """External accounts that may be tried now and have something to relay."""
     cursor = await connection.execute(
-        f"""select external_id from relays r where r.next_try_at <= now() and exists (
+        f"""select external_id from relay_status r where r.next_try_at <= now() and exists (
                select from submissions s
                where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
                    and {poison.UNSUSPECTED.format(id="s.id", stage=STAGE)})"""
@@ -163,7 +163,7 @@ async def claim(
     """
     cursor = await connection.execute(
         """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
-           from relays where external_id = %s for update""",
+           from relay_status where external_id = %s for update""",
         (external_id,),
     )
     relay = await cursor.fetchone()
@@ -387,7 +387,7 @@ async def too_old(connection: Connection, seconds: float, limit: int = 100) -> l
     """
     cursor = await connection.execute(
         f"""select {_GROUP} from {_GROUP_TABLES}
-                join relays r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
+                join relay_status r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
             where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s) and r.paused_at is null
                 and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)
             order by s.id limit %s for update of s skip locked""",

@@ -1,4 +1,4 @@
-"""How relaying through each external account goes, and all SQL on it (table relays).
+"""How relaying through each external account goes, and all SQL on it (table relay_status).
 
 Times are by the database's clock.
 """
@@ -30,7 +30,7 @@ class Relay:
 async def begin(connection: Connection, submission_ids: Collection[int]) -> None:
     """The accounts that these submissions leave by are relayed through, from now on if they were not before."""
     await connection.execute(
-        """insert into relays (external_id) select distinct external_id from submissions where id = any(%s)
+        """insert into relay_status (external_id) select distinct external_id from submissions where id = any(%s)
            on conflict (external_id) do nothing""",
         (list(submission_ids),),
     )
@@ -41,7 +41,7 @@ async def states(connection: Connection, external_ids: Collection[int] | None = 
     cursor = await connection.execute(
         """select external_id, failures, next_try_at, paused_at, connections_limit, last_success_at, last_error,
                   last_error_kind, last_error_at
-           from relays where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
+           from relay_status where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
         {"ids": None if external_ids is None else list(external_ids)},
     )
     return {row[0]: Relay(*row) for row in await cursor.fetchall()}
@@ -51,8 +51,8 @@ async def works(connection: Connection, external_id: int) -> bool:
     """The provider took a login: no back-off, no pause. Whether there was one."""
     cursor = await connection.execute(
         """with before as (select external_id, failures > 0 or paused_at is not null as troubled
-                           from relays where external_id = %s for update)
-           update relays r set failures = 0, paused_at = null, next_try_at = now(), last_success_at = now()
+                           from relay_status where external_id = %s for update)
+           update relay_status r set failures = 0, paused_at = null, next_try_at = now(), last_success_at = now()
            from before where r.external_id = before.external_id returning troubled""",
         (external_id,),
     )
@@ -65,7 +65,7 @@ async def fails(
 ) -> None:
     """The provider cannot be reached, or refuses our login (``pause``): no try for ``delay`` seconds."""
     await connection.execute(
-        """update relays set failures = failures + 1, last_error = %s, last_error_kind = %s, last_error_at = now(),
+        """update relay_status set failures = failures + 1, last_error = %s, last_error_kind = %s, last_error_at = now(),
                next_try_at = now() + make_interval(secs => %s),
                paused_at = case when %s then coalesce(paused_at, now()) else paused_at end
            where external_id = %s""",
@@ -76,7 +76,7 @@ async def fails(
 async def lower_connections(connection: Connection, external_id: int, limit: int) -> None:
     """The provider takes no more connections than ``limit`` at once."""
     await connection.execute(
-        """update relays set connections_limit = least(coalesce(connections_limit, %(limit)s), %(limit)s)
+        """update relay_status set connections_limit = least(coalesce(connections_limit, %(limit)s), %(limit)s)
            where external_id = %(id)s""",
         {"limit": limit, "id": external_id},
     )
@@ -84,13 +84,13 @@ async def lower_connections(connection: Connection, external_id: int, limit: int
 
 async def lift_limits(connection: Connection) -> None:
     """Try all the connections of each account again."""
-    await connection.execute("update relays set connections_limit = null where connections_limit is not null")
+    await connection.execute("update relay_status set connections_limit = null where connections_limit is not null")
 
 
 async def resume(connection: Connection, external_id: int) -> None:
     """The account is new, was changed, or tested: try at once, with all its connections."""
     await connection.execute(
-        """insert into relays (external_id) values (%s) on conflict (external_id) do update
+        """insert into relay_status (external_id) values (%s) on conflict (external_id) do update
            set paused_at = null, failures = 0, next_try_at = now(), connections_limit = null""",
         (external_id,),
     )
@@ -99,14 +99,14 @@ async def resume(connection: Connection, external_id: int) -> None:
 async def try_now(connection: Connection, external_ids: Collection[int]) -> None:
     """The operator wants what waits to be sent: no back-off; a pause stays."""
     await connection.execute(
-        "update relays set next_try_at = now(), failures = 0 where external_id = any(%s)", (sorted(external_ids),)
+        "update relay_status set next_try_at = now(), failures = 0 where external_id = any(%s)", (sorted(external_ids),)
     )
 
 
 async def mend_times(connection: Connection) -> int:
     """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
     cursor = await connection.execute(
-        f"""update relays set next_try_at = now()
+        f"""update relay_status set next_try_at = now()
             where next_try_at > now() and greatest(last_success_at, last_error_at) > {LATER}"""
     )
     return cursor.rowcount

@@ -1,4 +1,4 @@
-"""Who sent what: ids of mails that we sent, with their authors, and all SQL on them (table authors)."""
+"""Who sent what: ids of mails that we sent, with their authors, and all SQL on them (table sent_mail)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]
         first.setdefault((message_id, external_id), (author_id, submission_id))
     keys = sorted(first)  # one order for all writers: no deadlock on ids that two of them insert
     await connection.execute(
-        """insert into authors (message_id, external_id, author_id, submission_id)
+        """insert into sent_mail (message_id, external_id, author_id, submission_id)
            select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
            on conflict (message_id, external_id) do nothing""",
         (
@@ -31,7 +31,7 @@ async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]
     )
 
 
-FROM_NEW = """insert into authors (message_id, external_id, author_id, submission_id)
+FROM_NEW = """insert into sent_mail (message_id, external_id, author_id, submission_id)
     select distinct on (message_id, external_id) message_id, external_id, author_id, id from new
     order by message_id, external_id, place
     on conflict (message_id, external_id) do nothing"""
@@ -43,10 +43,10 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
     if further:
         rows = sorted(further)
         await connection.execute(
-            """insert into authors (message_id, external_id, author_id, submission_id)
+            """insert into sent_mail (message_id, external_id, author_id, submission_id)
                select f.further_id, a.external_id, a.author_id, a.submission_id
                from unnest(%s::text[], %s::text[], %s::bigint[]) as f (message_id, further_id, external_id)
-                   join authors a using (message_id, external_id)
+                   join sent_mail a using (message_id, external_id)
                on conflict (message_id, external_id) do nothing""",
             ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
         )
@@ -59,7 +59,7 @@ async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, 
     cursor = await connection.execute(
         """select a.message_id, a.external_id, a.author_id,
                   array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id)
-           from authors a
+           from sent_mail a
            where a.message_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
         (literal(set(message_ids)), AUTHORSHIP_YEARS),
@@ -73,8 +73,8 @@ async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, 
 async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
     """Forget who sent what before this time. :return: how many ids."""
     cursor = await connection.execute(
-        """delete from authors where (message_id, external_id) in (
-               select message_id, external_id from authors where recorded_at < %s limit %s)""",
+        """delete from sent_mail where (message_id, external_id) in (
+               select message_id, external_id from sent_mail where recorded_at < %s limit %s)""",
         (before, limit),
     )
     return cursor.rowcount

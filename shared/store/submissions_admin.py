@@ -64,7 +64,7 @@ async def listing(
                   s.state_at
            from submissions s join local_accounts a on a.id = s.author_id
                join external_accounts e on e.id = s.external_id
-               left join relays r on r.external_id = s.external_id
+               left join relay_status r on r.external_id = s.external_id
            where case when %(states)s::text[] is null then s.state <> 'done' or %(ids)s::bigint[] is not null
                       else s.state = any(%(states)s) end
              and (%(ids)s::bigint[] is null or s.id = any(%(ids)s))
@@ -95,7 +95,7 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
            where s.id = %(number)s or s.message_id = %(what)s
               or s.author_id in (select id from local_accounts where lower(address) = lower(%(what)s))
               or s.external_id in (select id from external_accounts where lower(address) = lower(%(what)s))
-              or s.id in (select submission_id from authors where message_id = %(what)s)
+              or s.id in (select submission_id from sent_mail where message_id = %(what)s)
               or exists (select from submission_recipients r
                          where r.submission_id = s.id and lower(r.address) = lower(%(what)s))
            order by s.id desc limit %(limit)s""",

@@ -1,4 +1,4 @@
-"""The ledger: what we know of each mail at a provider, and all SQL on it (table upstream_mails).
+"""The ledger: what we know of each mail at a provider, and all SQL on it (table uidl_ledger).
 
 What a poll writes here stands in a transaction in which it holds its account (``polls.hold``).
 """
@@ -45,7 +45,7 @@ async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> date
     """First contact: what the maildrop holds now is history. Returns its time."""
     first_contact_at = await polls.begin(connection, poll)
     await connection.execute(
-        """insert into upstream_mails (external_id, uidl, state, was_history)
+        """insert into uidl_ledger (external_id, uidl, state, was_history)
            select %s::bigint, uidl, 'history', true from unnest(%s::text[]) uidl on conflict do nothing""",
         (poll.external_id, list(keys)),
     )
@@ -57,7 +57,7 @@ async def known(connection: Connection, external_id: int) -> list[LedgerEntry]:
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         """select id, uidl, state, before, was_history, octets, sha256, fetched_at, tries, next_try_at, state_at
-           from upstream_mails where external_id = %s and state <> 'closed'""",
+           from uidl_ledger where external_id = %s and state <> 'closed'""",
         (external_id,),
     )
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
@@ -67,7 +67,7 @@ async def set_apart(connection: Connection, rows: Sequence[LedgerEntry]) -> None
     """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
     The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
-        """update upstream_mails set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
+        """update uidl_ledger set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
            where id = any(%s) and state <> 'closed'""",
         ([row.id for row in rows],),
@@ -77,7 +77,7 @@ async def set_apart(connection: Connection, rows: Sequence[LedgerEntry]) -> None
 async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """They are gone, and we did not delete them."""
     await connection.execute(
-        """update upstream_mails set before = state, state = 'vanished', state_at = now()
+        """update uidl_ledger set before = state, state = 'vanished', state_at = now()
            where id = any(%s) and state in ('history', 'fetched', 'skipped')""",
         ([row.id for row in rows],),
     )
@@ -86,7 +86,7 @@ async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -
 async def record_reappeared(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Vanished mails that are listed again under their UIDL."""
     await connection.execute(
-        """update upstream_mails set state = before, before = null, state_at = now()
+        """update uidl_ledger set state = before, before = null, state_at = now()
            where id = any(%s) and state = 'vanished'""",
         ([row.id for row in rows],),
     )
@@ -95,7 +95,7 @@ async def record_reappeared(connection: Connection, rows: Sequence[LedgerEntry])
 async def record_closed(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """We deleted them and they are gone."""
     await connection.execute(
-        "update upstream_mails set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
+        "update uidl_ledger set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
         ([row.id for row in rows],),
     )
 
@@ -103,7 +103,7 @@ async def record_closed(connection: Connection, rows: Sequence[LedgerEntry]) -> 
 async def record_deleting(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Their DELE comes next."""
     await connection.execute(
-        "update upstream_mails set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
+        "update uidl_ledger set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
         ([row.id for row in rows],),
     )
 
@@ -111,7 +111,7 @@ async def record_deleting(connection: Connection, rows: Sequence[LedgerEntry]) -
 async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
     """Vanished mails of the first contact that are listed under new keys."""
     await connection.execute(
-        """update upstream_mails u set uidl = n.uidl, state = 'history', before = null, state_at = now()
+        """update uidl_ledger u set uidl = n.uidl, state = 'history', before = null, state_at = now()
            from unnest(%s::bigint[], %s::text[]) n (id, uidl) where u.id = n.id and u.state = 'vanished'""",
         ([row.id for row, _ in pairs], [key for _, key in pairs]),
     )
@@ -128,7 +128,7 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
     added = [mail for mail in mails if mail.row is None]
     if added:
         await connection.execute(
-            """insert into upstream_mails (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
+            """insert into uidl_ledger (external_id, uidl, state, octets, sha256, inbound_id, fetched_at)
                select %s::bigint, uidl, state, octets, sha256, inbound_id, now()
                from unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[], %s::bigint[])
                     m (uidl, state, octets, sha256, inbound_id)""",
@@ -145,14 +145,14 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
     superseded = [mail for mail in changed if mail.superseded is not None]
     if superseded:  # what stood there when we came to this maildrop stays history, whatever it was before
         await connection.execute(
-            "delete from upstream_mails where id = any(%s)", ([mail.superseded for mail in superseded],)
+            "delete from uidl_ledger where id = any(%s)", ([mail.superseded for mail in superseded],)
         )
         await connection.execute(
-            "update upstream_mails set was_history = true where id = any(%s)", ([mail.row for mail in superseded],)
+            "update uidl_ledger set was_history = true where id = any(%s)", ([mail.row for mail in superseded],)
         )
     if changed:
         await connection.execute(
-            """update upstream_mails u set uidl = m.uidl, state = m.state, before = null, octets = m.octets,
+            """update uidl_ledger u set uidl = m.uidl, state = m.state, before = null, octets = m.octets,
                       sha256 = m.sha256, inbound_id = coalesce(m.inbound_id, u.inbound_id), reason = null, tries = 0,
                       next_try_at = null, state_at = now(),
                       fetched_at = case when m.inbound_id is null then u.fetched_at else now() end
@@ -178,13 +178,13 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
     """A mail that could not be fetched or stored."""
     if mail.row is None:
         await connection.execute(
-            """insert into upstream_mails (external_id, uidl, state, octets, reason, tries, next_try_at)
+            """insert into uidl_ledger (external_id, uidl, state, octets, reason, tries, next_try_at)
                values (%s, %s, 'skipped', %s, %s, %s, %s)""",
             (external_id, mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at),
         )
     else:
         await connection.execute(
-            """update upstream_mails set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
+            """update uidl_ledger set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
                       tries = %s, next_try_at = %s, state_at = now(),
                       acknowledged_at = case when reason = %s then acknowledged_at end where id = %s""",
             (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.reason, mail.row),
@@ -211,7 +211,7 @@ async def skipped(connection: Connection, external_id: int) -> list[Standing]:
     cursor = await connection.execute(
         """select u.id, e.address, u.uidl, u.octets, coalesce(u.reason, ''), u.tries, u.next_try_at, u.first_seen_at,
                   u.acknowledged_at
-           from upstream_mails u join external_accounts e on e.id = u.external_id
+           from uidl_ledger u join external_accounts e on e.id = u.external_id
            where u.external_id = %s and u.state = 'skipped' order by u.id""",
         (external_id,),
     )
@@ -221,7 +221,7 @@ async def skipped(connection: Connection, external_id: int) -> list[Standing]:
 async def unacknowledged(connection: Connection) -> int:
     """How many mails could not be fetched, and nobody has said that this is known."""
     cursor = await connection.execute(
-        """select count(*) from upstream_mails u join external_accounts e on e.id = u.external_id
+        """select count(*) from uidl_ledger u join external_accounts e on e.id = u.external_id
            where u.state = 'skipped' and u.acknowledged_at is null and e.enabled and e.removed_at is null"""
     )
     row = await cursor.fetchone()
@@ -231,7 +231,7 @@ async def unacknowledged(connection: Connection) -> int:
 async def acknowledge(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
     """These skipped mails, or all, are known to stay where they are. Returns which of them were not before."""
     cursor = await connection.execute(
-        """update upstream_mails set acknowledged_at = now()
+        """update uidl_ledger set acknowledged_at = now()
            where external_id = %(external)s and state = 'skipped' and acknowledged_at is null
                and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
         {"external": external_id, "ids": None if ids is None else list(ids)},
@@ -242,7 +242,7 @@ async def acknowledge(connection: Connection, external_id: int, ids: Collection[
 async def try_again(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
     """Try these skipped mails, or all, at once, however often they failed. Returns which they are."""
     cursor = await connection.execute(
-        """update upstream_mails set tries = 0, next_try_at = now(), acknowledged_at = null
+        """update uidl_ledger set tries = 0, next_try_at = now(), acknowledged_at = null
            where external_id = %(external)s and state = 'skipped'
                and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
         {"external": external_id, "ids": None if ids is None else list(ids)},
@@ -263,9 +263,9 @@ async def purge(
     """
     cursor = await connection.execute(
         """with next as materialized (
-               select id, state, state_at from upstream_mails where id > %(after)s order by id limit %(limit)s),
+               select id, state, state_at from uidl_ledger where id > %(after)s order by id limit %(limit)s),
            gone as (
-               delete from upstream_mails u using next where u.id = next.id and u.state = next.state
+               delete from uidl_ledger u using next where u.id = next.id and u.state = next.state
                    and u.state_at < case u.state when 'closed' then %(closed)s when 'vanished' then %(vanished)s end
                returning u.id)
            select (select max(id) from next), (select count(*) from gone)""",

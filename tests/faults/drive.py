@@ -217,7 +217,7 @@ class Drive:
         """Mails of which the gateway has told that they may be there twice."""
         rows = self._stand.ask(
             """select distinct split_part(s.message_id, '@', 1)
-               from events e join submissions s on s.id = e.submission_id where e.event = 'uncertain'"""
+               from maillog e join submissions s on s.id = e.submission_id where e.event = 'uncertain'"""
         )
         return {str(row[0]) for row in rows}
 

@@ -152,7 +152,7 @@ async def test_nobody_is_told_unless_the_account_wants_it(database: Database) ->
     await ask(database)
     await answer(database, "Alex")
     assert await look(database) == []
-    assert await count(database, "select count(*) from common_mails where answered_at is not null") == 1
+    assert await count(database, "select count(*) from shared_mails where answered_at is not null") == 1
 
 
 async def test_an_answer_to_a_mail_to_one_person_is_no_news(database: Database) -> None:
@@ -170,7 +170,7 @@ async def test_a_word_among_those_who_have_the_mail_is_no_answer(database: Datab
     await answer(database, "Alex", to="jim@local.com")
     # then it is not answered
     assert await look(database) == []
-    assert await count(database, "select count(*) from common_mails where answered_at is not null") == 0
+    assert await count(database, "select count(*) from shared_mails where answered_at is not null") == 0
     # until Jim writes to the customer
     await answer(database, "Jim")
     assert await look(database) == ["alex@local.com", "eve@local.com"]

@@ -74,7 +74,7 @@ async def test_they_balance_in_every_state(database: Database) -> None:
             "delete from maildrop_mails where inbound_id = (select max(id) from inbound)",
             "1 of them count as delivered and are",
         ),
-        ("delete from upstream_mails", None),  # the ledger of UIDLs is purged in time
+        ("delete from uidl_ledger", None),  # the ledger of UIDLs is purged in time
     ],
 )
 async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, said: str | None) -> None:

@@ -53,7 +53,7 @@ async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
                swept_at = now() + interval '1 hour'"""
         )
         await bench.rows(
-            """update relays set last_success_at = now() + interval '1 hour',
+            """update relay_status set last_success_at = now() + interval '1 hour',
                next_try_at = now() + interval '1 hour'"""
         )
         await bench.rows("update external_accounts set enabled = true")

@@ -68,7 +68,7 @@ async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
         "select id from inbound order by id"
     )
     assert await bench.rows("select message_id from inbound order by id") == [(None,), ("a@b",)]
-    assert await bench.rows("select event, external from events order by id") == [("fetched", box)] * 2
+    assert await bench.rows("select event, external from maillog order by id") == [("fetched", box)] * 2
 
 
 async def test_new_mail_arrives_within_a_poll_interval(bench: Bench, provider: Provider, box: str) -> None:
@@ -131,12 +131,12 @@ async def test_after_days_deletes_when_the_days_are_over(bench: Bench, provider:
     provider.put(box, mail("one"))
     provider.put(box, mail("two"))
     await until(lambda: has(bench, account, 2))
-    await bench.rows("update upstream_mails set fetched_at = now() - interval '6 days 23 hours'")
+    await bench.rows("update uidl_ledger set fetched_at = now() - interval '6 days 23 hours'")
     await bench.poll(account)
     assert lying(provider, box) == 2
     await bench.rows(
-        "update upstream_mails set fetched_at = now() - interval '7 days 1 minute' where uidl = "
-        "(select min(uidl) from upstream_mails)"
+        "update uidl_ledger set fetched_at = now() - interval '7 days 1 minute' where uidl = "
+        "(select min(uidl) from uidl_ledger)"
     )
     await bench.poll(account)
     await bench.poll(account)
@@ -148,12 +148,12 @@ async def test_nothing_is_deleted_upstream_when_the_commit_fails(bench: Bench, p
     account = await bench.add(box, provider.pop3_port, delete_after_days=0)
     await until(lambda: polls_well(bench, account))
     # given a database that refuses every ledger row in a way that is not the mail's fault
-    await bench.rows("alter table upstream_mails rename to elsewhere")
+    await bench.rows("alter table uidl_ledger rename to elsewhere")
     provider.put(box, mail("new"))
     await until(lambda: fails(bench, account))
     assert lying(provider, box) == 1
     # when it is well again, the mail arrives
-    await bench.rows("alter table elsewhere rename to upstream_mails")
+    await bench.rows("alter table elsewhere rename to uidl_ledger")
     await until(lambda: has(bench, account, 1))
     assert await bench.subjects(account) == ["new"]
 
@@ -181,7 +181,7 @@ async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_deliver
     account = await bench.add(box, provider.pop3_port)
     await until(lambda: has(bench, account, 3))
     await until(lambda: polls_well(bench, account))
-    before = {key for (key,) in await bench.rows("select uidl from upstream_mails")}
+    before = {key for (key,) in await bench.rows("select uidl from uidl_ledger")}
     # when every UIDL changes, and a third twin comes
     provider.put(box, mail("twin"))
     await asyncio.to_thread(renumber, provider, box)
@@ -190,8 +190,8 @@ async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_deliver
     # then only the third twin is new
     assert sorted(await bench.subjects(account)) == ["one", "twin", "twin", "twin"]
     assert await bench.states(account) == {"fetched": 4}
-    assert not before & {key for (key,) in await bench.rows("select uidl from upstream_mails")}
-    assert len(await bench.rows("select 1 from events where event = 'renumbered'")) == 3
+    assert not before & {key for (key,) in await bench.rows("select uidl from uidl_ledger")}
+    assert len(await bench.rows("select 1 from maillog where event = 'renumbered'")) == 3
 
 
 async def test_after_a_wholesale_renumbering_history_stays_history(bench: Bench, provider: Provider, box: str) -> None:
@@ -294,7 +294,7 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
         assert lying(provider, box) == 1
         [[notice, reply]] = await bench.rows(
             """select m.head, e.reply from inbound i join blobs m on m.id = i.blob_id
-               join events e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'"""
+               join maillog e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'"""
         )
         text = bytes(notice).decode()
         assert "Subject: Mail not fetched: large\r\n" in text
@@ -319,7 +319,7 @@ async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
     await until(lambda: has(bench, account, 2))
     await until(lambda: polls_well(bench, account))
     assert sorted(await bench.subjects(account)) == ["one", "two"]
-    [[reason]] = await bench.rows("select reason from upstream_mails where state = 'skipped'")
+    [[reason]] = await bench.rows("select reason from uidl_ledger where state = 'skipped'")
     assert "it could not be stored" in reason
     # when it is tried in vain for the third time, its people are told
     await bench.poll(account)

@@ -49,7 +49,7 @@ async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(b
         assert sorted(await bench.subjects(account)) == ["one", "three", "two"]
         # and after the third try its people are told, with what its header says
         await until(lambda: is_noticed(bench, account))
-        [[reason, tries]] = await bench.rows("select reason, tries from upstream_mails where state = 'skipped'")
+        [[reason, tries]] = await bench.rows("select reason, tries from uidl_ledger where state = 'skipped'")
         assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
         await until(lambda: polls_well(bench, account))
         assert script.mails.keys() == {"one", "killer", "two", "three"}
@@ -59,7 +59,7 @@ async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(b
         assert b"Subject: Mail not fetched: killer" in bytes(notice)
         # when the provider is well again, the mail arrives at the next try
         script.answers = {}
-        await bench.rows("update upstream_mails set next_try_at = now() where state = 'skipped'")
+        await bench.rows("update uidl_ledger set next_try_at = now() where state = 'skipped'")
         await bench.poll(account)
         assert sorted(await bench.subjects(account)) == ["killer", "one", "three", "two"]
         assert await bench.states(account) == {"fetched": 4}
@@ -76,7 +76,7 @@ async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_p
         await until(lambda: polls_well(bench, account))
         assert sorted(await bench.subjects(account)) == ["one", "two"]
         assert script.mails.keys() == {"bad"}
-        assert await bench.rows("select reason from upstream_mails where state = 'skipped'") == [
+        assert await bench.rows("select reason from uidl_ledger where state = 'skipped'") == [
             ("the provider refuses to hand it out: corrupt",)
         ]
 

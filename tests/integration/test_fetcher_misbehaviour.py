@@ -228,7 +228,7 @@ async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_ot
                 script.answers, script.capabilities = {}, ("PIPELINING", "UIDL", "TOP", "STLS")
             await bench.rows("update external_accounts set pop3_tls = 'none', delete_after_days = null")
             await asyncio.gather(*(bench.poll(account) for account in accounts.values()))  # none is left of before
-            await bench.rows("update upstream_mails set octets = 1 where state = 'skipped'")
+            await bench.rows("update uidl_ledger set octets = 1 where state = 'skipped'")
             async with bench.database.transaction() as connection:
                 for account in accounts.values():
                     await uidl_ledger.try_again(connection, account)
@@ -263,7 +263,7 @@ async def _shows(bench: Bench, account: int, row: Misbehaviour) -> bool:
         return False
     if row.skipped:
         reasons = await bench.rows(
-            "select reason from upstream_mails where state = 'skipped' and external_id = %s", account
+            "select reason from uidl_ledger where state = 'skipped' and external_id = %s", account
         )
         said = len(reasons) == row.skipped == polled.skipped and all(row.words in reason for (reason,) in reasons)
     else:
@@ -425,13 +425,13 @@ async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_i
         await scheduler._measure(bench.service)
         assert scheduler.SKIPPED._value.get() == 0
         script.answers = {"RETR 2": say(b"-ERR worse\r\n")}
-        await bench.rows("update upstream_mails set next_try_at = now()")
+        await bench.rows("update uidl_ledger set next_try_at = now()")
         assert (await bench.poll(account)).skipped == 1
         await scheduler._measure(bench.service)
         assert scheduler.SKIPPED._value.get() == 1
         # when it is tried again by hand, however often it failed, it arrives
         script.answers = {}
-        await bench.rows("update upstream_mails set tries = 10, next_try_at = null where state = 'skipped'")
+        await bench.rows("update uidl_ledger set tries = 10, next_try_at = null where state = 'skipped'")
         async with bench.database.transaction() as connection:
             assert (await operations.fetch_again(connection, external)).done == [row["id"]]
         await until(lambda: has(bench, account, 3))

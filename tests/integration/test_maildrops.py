@@ -227,7 +227,7 @@ async def test_deletions_stand_in_the_trace(database: Database) -> None:
     await store.remove(alex, list(box.rows))
     async with database.transaction() as connection:
         cursor = await connection.execute(
-            "select who from events where event = 'deleted' and inbound_id = %s", (copy.inbound_id,)
+            "select who from maillog where event = 'deleted' and inbound_id = %s", (copy.inbound_id,)
         )
         assert await cursor.fetchall() == [("alex@local.com",)]
 

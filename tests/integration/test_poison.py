@@ -149,7 +149,7 @@ async def test_what_is_in_hand_at_two_deaths_is_tried_alone_and_only_its_own_dea
         # when one was survived, and the other one's try came to nothing
         await suspects.clear(connection, "router", [1])
         await suspects.put_back(connection, "router", Suspect(2, 0))
-        await connection.execute("update suspects set next_try_at = now() - interval '1 second' where id = 2")
+        await connection.execute("update poison set next_try_at = now() - interval '1 second' where id = 2")
         # then nothing is left of either
         assert await suspects.take(connection, "router") == Suspect(2, 0)
         assert await suspects.note(connection, "router", [1]) == set()

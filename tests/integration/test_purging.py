@@ -126,9 +126,9 @@ async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str
         assert await bench.rows("select id from submissions") == [(waiting,)]
         assert await bench.rows("select submission_id from inbound") == [(None,)]
         # and an answer still finds its author, for five years
-        assert len(await bench.rows("select 1 from authors where submission_id = %s", shared)) == 1
+        assert len(await bench.rows("select 1 from sent_mail where submission_id = %s", shared)) == 1
         assert await purge(bench.database, 5 * 365) != Counter()
-        assert len(await bench.rows("select 1 from authors")) == 3
+        assert len(await bench.rows("select 1 from sent_mail")) == 3
         assert (await purge(bench.database, 5 * 366 + 1))["authors"] == 3
 
 
@@ -153,7 +153,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     async with database.transaction() as connection:
         await operations.discard(connection, ids, "test")
         [orphan] = await blobs.store(connection, [Content.of(b"x" * 300_000)])
-    events = (await counts(database, "events"))[0]
+    events = (await counts(database, "maillog"))[0]
     # bytes that a transaction may just be about to refer to stay
     assert await purge(database, 0.5) == Counter()
     assert await purge(database, 2) == Counter(bytes=1)
@@ -170,17 +170,17 @@ async def test_the_ledger_keeps_what_the_provider_may_list(database: Database) -
     await apply(database, COMPANY)
     ids = await deliver(database, 3)
     for state, id_ in zip(("fetched", "closed", "vanished"), ids, strict=True):
-        await rows(database, "update upstream_mails set state = %s, before = null where inbound_id = %s", state, id_)
+        await rows(database, "update uidl_ledger set state = %s, before = null where inbound_id = %s", state, id_)
     assert await purge(database, 15) == Counter(ledger=1)
-    assert await rows(database, "select state from upstream_mails order by id") == [("fetched",), ("vanished",)]
+    assert await rows(database, "select state from uidl_ledger order by id") == [("fetched",), ("vanished",)]
     assert (await purge(database, 366))["ledger"] == 1
-    assert await rows(database, "select state from upstream_mails") == [("fetched",)]
+    assert await rows(database, "select state from uidl_ledger") == [("fetched",)]
     # a mail that is purged leaves its digest there
     await delete(database, "Alex", ids)
     await delete(database, "Jim", ids)
     await purge(database, 15)
     assert await counts(database, "inbound") == [0]
-    assert len(await rows(database, "select 1 from upstream_mails where sha256 is not null and octets > 300000")) == 1
+    assert len(await rows(database, "select 1 from uidl_ledger where sha256 is not null and octets > 300000")) == 1
 
 
 async def test_only_one_process_purges(database: Database) -> None:

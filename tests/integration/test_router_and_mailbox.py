@@ -57,7 +57,7 @@ async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(d
     [row] = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     await deliver(database, [row])
     async with database.transaction() as connection:
-        cursor = await connection.execute("select who from events where event = 'delivered'")
+        cursor = await connection.execute("select who from maillog where event = 'delivered'")
         assert await cursor.fetchall() == [("alex@local.com, jim@local.com",)]
         history = await maillog.history(connection, [row], [])
         holders = await inbound_admin.holders(connection, row)

@@ -350,7 +350,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     support = bench.externals[SUPPORT].id
 
     async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relays where external_id = %s and paused_at is not null", support))
+        return bool(await bench.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support))
 
     await until(paused)
     await asyncio.sleep(2.5)
@@ -381,7 +381,7 @@ async def test_a_temporary_login_failure_only_backs_off(bench: Bench, provider: 
     id_ = await bench.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relays where failures > 0 and paused_at is null"))
+        return bool(await bench.rows("select 1 from relay_status where failures > 0 and paused_at is null"))
 
     await until(failing)
     assert (await bench.listed(id_)).tries == 0
@@ -389,7 +389,7 @@ async def test_a_temporary_login_failure_only_backs_off(bench: Bench, provider: 
     provider.answers["AUTH"].clear()
     await bench.make_due()
     await bench.until(id_, state="done")
-    assert await bench.rows("select failures from relays where last_success_at is not null") == [(0,)]
+    assert await bench.rows("select failures from relay_status where last_success_at is not null") == [(0,)]
 
 
 async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: str) -> None:
@@ -412,11 +412,11 @@ async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(b
     ids = [await bench.submit(ANN) for _ in range(5)]
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relays where failures > 0 and last_error_kind = 'unreachable'"))
+        return bool(await bench.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'"))
 
     await until(failing)
     await asyncio.sleep(1.5)
-    [[failures]] = await bench.rows("select failures from relays where failures > 0")
+    [[failures]] = await bench.rows("select failures from relay_status where failures > 0")
     assert failures <= 2
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
 
@@ -429,7 +429,7 @@ async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
     id_ = await bench.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relays where last_error_kind = 'tls'"))
+        return bool(await bench.rows("select 1 from relay_status where last_error_kind = 'tls'"))
 
     await until(failing)
     # then it is told no more than our name
@@ -453,7 +453,7 @@ async def test_too_many_connections_lower_their_number(database_url: str) -> Non
         ids += [await bench.submit(ANN) for _ in range(3)]
 
         async def lowered() -> bool:
-            return bool(await bench.rows("select 1 from relays where connections_limit = 1"))
+            return bool(await bench.rows("select 1 from relay_status where connections_limit = 1"))
 
         await until(lowered)
         # then one connection does the work, and no try is counted
@@ -570,7 +570,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
     await bench.rows("update external_accounts set enabled = false")
     id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
     await bench.rows(
-        "insert into suspects (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent
+        "insert into poison (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent
     )
     await bench.rows("update external_accounts set enabled = true")
     found = await bench.until(id_, state="parked")
@@ -578,7 +578,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
     # one that survives a try is sent as ever, and forgotten
     await bench.until(innocent, state="done")
     assert len(provider.taken) == 1
-    assert await bench.rows("select id from suspects") == []
+    assert await bench.rows("select id from poison") == []
 
 
 async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
@@ -668,7 +668,7 @@ async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(bench: Benc
     # given a paused account
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
-    await until(lambda: bench.rows("select 1 from relays where paused_at is not null"))
+    await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
     await bench.upkeep.tell()
     assert await bench.notices("Alex") == []
     # when four hours have passed
@@ -706,7 +706,7 @@ async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_i
     # given an account whose login is refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
-    await until(lambda: bench.rows("select 1 from relays where paused_at is not null"))
+    await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
     await bench.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
     await bench.upkeep.tell()
     assert (await bench.listed(id_)).state == "queued"
@@ -825,5 +825,5 @@ async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_f
         [sent] = (await sent_mail.of(connection, ["same@x"]))["same@x"]
         assert sent.author_id == bench.people["Alex"].id
         # and after five years it is forgotten
-        await connection.execute("update authors set recorded_at = now() - interval '5 years 1 day'")
+        await connection.execute("update sent_mail set recorded_at = now() - interval '5 years 1 day'")
         assert await sent_mail.of(connection, ["same@x"]) == {}

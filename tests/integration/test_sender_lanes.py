@@ -285,7 +285,7 @@ async def test_an_account_that_fails_keeps_nothing_claimed(bench: Bench, provide
     await queue(bench, 60)
 
     async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relays where paused_at is not null"))
+        return bool(await bench.rows("select 1 from relay_status where paused_at is not null"))
 
     await until(paused)
     await until_states(bench, done=20, queued=40)
@@ -420,7 +420,7 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
                    where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
             )
             await bench.rows("update submissions set next_try_at = now() where state = 'queued'")
-            await bench.rows("update relays set next_try_at = now()")
+            await bench.rows("update relay_status set next_try_at = now()")
             await bench.upkeep.hold()
             uncertain = await bench.rows("select message_id from submissions where uncertain")
             marked.update(message_id.encode() for (message_id,) in uncertain)

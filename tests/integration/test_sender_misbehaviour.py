@@ -184,7 +184,7 @@ async def _says(bench: Bench, number: int, row: Row) -> bool:
 
 async def _waits(bench: Bench, id_: int, words: str) -> bool:
     found = await bench.listed(id_)
-    events = await bench.rows("select reply from events where submission_id = %s", id_)
+    events = await bench.rows("select reply from maillog where submission_id = %s", id_)
     said = [recipient.reply for recipient in found.recipients] + [reply for (reply,) in events]
     return any(words in (reply or "") for reply in said)
 
@@ -209,7 +209,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
     # then, once the last lane has heard it
     async def paused() -> bool:
         found = await bench.rows(
-            "select extract(epoch from next_try_at - now())::float8 from relays where paused_at is not null"
+            "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
         )
         held = bench.relaying.claims.in_hand  # of a lane that would pause the account again after it is resumed
         return bool(found) and retry_policy.PAUSE - 60 < found[0][0] <= retry_policy.PAUSE and not held

@@ -105,7 +105,7 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
         ("customer@example.net", "relay"),
     ]
     async with server.database.transaction() as connection:
-        cursor = await connection.execute("select event, submission_id, external, who from events")
+        cursor = await connection.execute("select event, submission_id, external, who from maillog")
         assert await cursor.fetchall() == [("submitted", listed.id, "support@company.com", "alex@local.com")]
     [delivery] = await asyncio.wait_for(consumer.batch(10), 10)
     assert read(Submitted, delivery.body) == Submitted(id=listed.id, external="support@company.com")
@@ -180,7 +180,7 @@ async def test_no_250_precedes_the_commit(server: Running, octets: int) -> None:
 
     # given somebody who holds up the last row of all that is written for a mail
     async with server.database.transaction() as connection:
-        await connection.execute("lock table events in exclusive mode")
+        await connection.execute("lock table maillog in exclusive mode")
         sending = asyncio.create_task(client.send(b"Subject: x\r\n\r\n" + b"x\r\n" * (octets // 3) + b".\r\n"))
         await asyncio.sleep(0.5)
         assert not sending.done() and not await server.stored()

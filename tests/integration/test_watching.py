@@ -73,7 +73,7 @@ async def change(database: Database, sql: str) -> None:
 async def later(database: Database, minutes: int) -> None:
     """Let so much time pass for the alarms."""
     step = f"interval '{minutes} minutes'"
-    await change(database, f"update alarms set changed_at = changed_at - {step}, seen_at = seen_at - {step}")
+    await change(database, f"update alerts set changed_at = changed_at - {step}, seen_at = seen_at - {step}")
 
 
 async def alarms_of(database: Database, address: str) -> list[str]:
@@ -215,18 +215,18 @@ async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
         webhook.status = 200
         await process.look()
         assert webhook.got == []  # not yet
-        await change(database, "update alarm_posts set next_try_at = now()")
+        await change(database, "update alert_posts set next_try_at = now()")
         await process.look()
         assert len(webhook.got) == 1
         # and one that is no web server at all ends after a day
         webhook.status = 500
         await change(
             database,
-            "insert into alarm_posts (body, created_at) values ('{\"kind\": \"x\"}', now() - interval '2 days')",
+            "insert into alert_posts (body, created_at) values ('{\"kind\": \"x\"}', now() - interval '2 days')",
         )
         await process.look()
     async with database.transaction() as connection:
-        assert (await (await connection.execute("select count(*) from alarm_posts")).fetchone()) == (0,)
+        assert (await (await connection.execute("select count(*) from alert_posts")).fetchone()) == (0,)
 
 
 @pytest.mark.parametrize("url", ["ftp://x/", "nonsense", "http://example.com:bad/"])

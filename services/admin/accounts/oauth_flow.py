@@ -2,7 +2,7 @@
 
 Where the provider has a device flow, the person types a code at its page, which may be opened anywhere. Otherwise a
 browser brings the answer to an address on loopback; if it runs on another machine, the address that it shows in the end
-is pasted. What was asked is kept in the database (authorizations.py), so whoever asks later, the command or whichever
+is pasted. What was asked is kept in the database (oauth_requests.py), so whoever asks later, the command or whichever
 process of the console is there, goes on with it.
 """
 

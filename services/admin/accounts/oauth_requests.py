@@ -1,4 +1,4 @@
-"""Authorizations of external accounts, each waiting for a person or ended, and all SQL on them (table authorizations).
+"""Authorizations of external accounts, each waiting for a person or ended, and all SQL on them (table oauth_requests).
 
 Who works on one has claimed it for a while, so no two processes ask the provider the same at the same time.
 """
@@ -38,7 +38,7 @@ class Authorization:
 async def latest(connection: Connection, external_id: int) -> Authorization | None:
     """Of this account."""
     cursor = await connection.execute(
-        f"select {_COLUMNS} from authorizations where external_id = %s".encode(), (external_id,)
+        f"select {_COLUMNS} from oauth_requests where external_id = %s".encode(), (external_id,)
     )
     row = await cursor.fetchone()
     return None if row is None else Authorization(*row)
@@ -46,7 +46,7 @@ async def latest(connection: Connection, external_id: int) -> Authorization | No
 
 async def waiting(connection: Connection) -> list[Authorization]:
     """All that wait for a person."""
-    cursor = await connection.execute(f"select {_COLUMNS} from authorizations where state = 'waits'".encode())
+    cursor = await connection.execute(f"select {_COLUMNS} from oauth_requests where state = 'waits'".encode())
     return [Authorization(*row) for row in await cursor.fetchall()]
 
 
@@ -66,7 +66,7 @@ async def begin(
     :param seconds: it is too late then. :param first_try: seconds; None: a browser brings the answer.
     """
     cursor = await connection.execute(
-        """insert into authorizations as a (external_id, key, state, asked, begun_by, ends_at, next_try_at)
+        """insert into oauth_requests as a (external_id, key, state, asked, begun_by, ends_at, next_try_at)
            values (%(external)s, %(key)s, 'waits', %(asked)s, %(who)s,
                    clock_timestamp() + make_interval(secs => %(seconds)s),
                    coalesce(clock_timestamp() + make_interval(secs => %(first)s), 'infinity'))
@@ -91,9 +91,9 @@ async def begin(
 async def claim(connection: Connection, external_id: int | None = None) -> list[Authorization]:
     """Those whose time has come, of one account or of all; nobody else gets them for a while."""
     cursor = await connection.execute(
-        f"""update authorizations set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
+        f"""update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
             where external_id in (
-                select external_id from authorizations
+                select external_id from oauth_requests
                 where state = 'waits'
                   and (next_try_at <= clock_timestamp() or next_try_at = 'infinity' and ends_at <= clock_timestamp())
                   and (%(external)s::bigint is null or external_id = %(external)s)
@@ -107,7 +107,7 @@ async def claim(connection: Connection, external_id: int | None = None) -> list[
 async def claim_answer(connection: Connection, key: str) -> bool:
     """For whoever brings the answer to this one; False if another one has brought it, or it has ended."""
     cursor = await connection.execute(
-        """update authorizations set next_try_at = clock_timestamp() + make_interval(secs => %s)
+        """update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %s)
            where key = %s and state = 'waits' and next_try_at = 'infinity' and ends_at > clock_timestamp()""",
         (CLAIM_SECONDS, key),
     )
@@ -117,7 +117,7 @@ async def claim_answer(connection: Connection, key: str) -> bool:
 async def go_on(connection: Connection, key: str, asked: bytes, seconds: float, words: str) -> None:
     """Ask again after so many seconds. words: what was wrong this time."""
     await connection.execute(
-        """update authorizations
+        """update oauth_requests
            set asked = %s, words = %s, next_try_at = clock_timestamp() + make_interval(secs => %s)
            where key = %s and state = 'waits'""",
         (asked, storable(words), seconds, key),
@@ -127,7 +127,7 @@ async def go_on(connection: Connection, key: str, asked: bytes, seconds: float, 
 async def end(connection: Connection, key: str, state: State, words: str = "") -> bool:
     """End one that waits; False if it did not any more."""
     cursor = await connection.execute(
-        "update authorizations set state = %s, words = %s, asked = '' where key = %s and state = 'waits'",
+        "update oauth_requests set state = %s, words = %s, asked = '' where key = %s and state = 'waits'",
         (state, storable(words), key),
     )
     return cursor.rowcount == 1

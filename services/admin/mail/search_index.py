@@ -1,5 +1,5 @@
 """What mails are found by, which mail to everyone was answered, and names that nobody has: all SQL on the tables
-mail_terms, common_mails, unknown_names, catalogued.
+search_index, shared_mails, unknown_names, search_progress.
 
 Nothing here is on the way of a mail: the console's process reads what has come since, some hundred mails at a time, and
 writes down what people will ask for. What is lost is made again from the mails.
@@ -122,7 +122,7 @@ class _Mail(NamedTuple):
 
 async def go_on(connection: Connection) -> Step:
     """Take the next mails into the catalogue, in a transaction, with the notes that somebody has answered."""
-    cursor = await connection.execute("select up_to from catalogued for update skip locked")
+    cursor = await connection.execute("select up_to from search_progress for update skip locked")
     row = await cursor.fetchone()
     if row is None:
         return Step()  # another console does it
@@ -143,11 +143,11 @@ async def go_on(connection: Connection) -> Step:
             await _note_names(connection, mail, externals[mail.external_id], sharers[mail.external_id], head)
             if mail.rule == 5 and mail.message_id:
                 await connection.execute(
-                    """insert into common_mails (mail_id, external_id, message_id, at) values (%s, %s, %s, %s)
+                    """insert into shared_mails (mail_id, external_id, message_id, at) values (%s, %s, %s, %s)
                        on conflict do nothing""",
                     (mail.id, mail.external_id, mail.message_id, mail.at),
                 )
-    await connection.execute("update catalogued set up_to = %s", (mails[-1].id,))
+    await connection.execute("update search_progress set up_to = %s", (mails[-1].id,))
     return Step(len(mails), tuple(notes))
 
 
@@ -190,7 +190,7 @@ async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Ma
             }
         )
     await connection.execute(
-        """insert into mail_terms (mail_id, at, external_id, sender, subject, terms)
+        """insert into search_index (mail_id, at, external_id, sender, subject, terms)
            select mail_id, at, external_id, sender, subject, terms
            from jsonb_to_recordset(%s) as r (mail_id bigint, at timestamptz, external_id bigint, sender text,
                subject text, terms text[])
@@ -209,7 +209,7 @@ async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list
     if not answered:
         return []
     cursor = await connection.execute(
-        """update common_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
+        """update shared_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
            where message_id = any(%(answered)s) and answered_at is null and exists (
                select from submission_recipients r
                    left join local_accounts l on r.kind = 'local' and l.id = r.target_id
@@ -237,7 +237,7 @@ async def _tell_of(
         return []
     cursor = await connection.execute(
         """select c.external_id, c.message_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
-           from common_mails c left join mail_terms t using (mail_id) where c.mail_id = %s""",
+           from shared_mails c left join search_index t using (mail_id) where c.mail_id = %s""",
         (answered_id,),
     )
     [(external_id, message_id, sender, subject, came_at)] = await cursor.fetchall()
@@ -269,8 +269,8 @@ async def _note_names(
 async def forget(connection: Connection, limit: int = 10_000) -> int:
     """Drop what is known of mails that were purged. :return: of how many."""
     cursor = await connection.execute(
-        """delete from mail_terms where mail_id in (
-               select mail_id from mail_terms t
+        """delete from search_index where mail_id in (
+               select mail_id from search_index t
                where not exists (select from inbound i where i.id = t.mail_id)
                  and not exists (select from submissions s where s.id = t.mail_id) limit %s)""",
         (limit,),
@@ -284,7 +284,7 @@ async def forget(connection: Connection, limit: int = 10_000) -> int:
 async def headlines(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
     """Who these mails say they are from, and their subjects, by id; one that is not known yet is left out."""
     cursor = await connection.execute(
-        "select mail_id, sender, subject from mail_terms where mail_id = any(%s)", (list(ids),)
+        "select mail_id, sender, subject from search_index where mail_id = any(%s)", (list(ids),)
     )
     return {id_: (sender, subject) for id_, sender, subject in await cursor.fetchall()}
 
@@ -325,7 +325,7 @@ async def search(
     cursor = await connection.execute(
         f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
                    coalesce(s.state, i.state)
-            from mail_terms t left join external_accounts e on e.id = t.external_id
+            from search_index t left join external_accounts e on e.id = t.external_id
                 left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
             where {condition} and (s.id is not null or i.id is not null)
                 and (%(before)s::bigint is null or t.mail_id < %(before)s)
@@ -340,7 +340,7 @@ async def search(
 async def _rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:
     """The mails with these terms, if they are few: the planner knows no word's frequency, and would walk all mails."""
     cursor = await connection.execute(
-        "select mail_id from mail_terms where terms @> %(terms)s::text[] limit %(most)s",
+        "select mail_id from search_index where terms @> %(terms)s::text[] limit %(most)s",
         {"terms": parameters["terms"], "most": RARE + 1},
     )
     found = [row[0] for row in await cursor.fetchall()]
@@ -365,8 +365,8 @@ async def _common(
     cursor = await connection.execute(
         f"""select c.mail_id, e.address, c.at, coalesce(t.sender, ''), coalesce(t.subject, ''), l.user_name,
                    c.answered_at, c.submission_id
-            from common_mails c join external_accounts e on e.id = c.external_id
-                left join mail_terms t on t.mail_id = c.mail_id left join local_accounts l on l.id = c.answered_by
+            from shared_mails c join external_accounts e on e.id = c.external_id
+                left join search_index t on t.mail_id = c.mail_id left join local_accounts l on l.id = c.answered_by
             where {which} and (%(before)s::bigint is null or {place})
             order by {order} limit %(limit)s""".encode(),
         {"before": before, "limit": limit},

@@ -50,7 +50,7 @@ async def account(store: str, server: TokenServer) -> None:
     """An account that nobody has authorized."""
     await console.make(store, {"external_accounts": [account_fields(server)]})
     with psycopg.connect(store) as connection:
-        connection.execute("delete from authorizations")
+        connection.execute("delete from oauth_requests")
         connection.execute("delete from audit")
 
 
@@ -110,7 +110,7 @@ def test_an_administrator_begins_types_the_code_elsewhere_and_the_page_says_when
         ("admin", "began to authorize external account"),
         ("admin", "authorized external account"),
     ]
-    assert stored(store, "select asked from authorizations") == [(b"",)]
+    assert stored(store, "select asked from oauth_requests") == [(b"",)]
     after = browser.get(f"/external/{SUPPORT}")
     assert "Authorize again" in text(after)
     shown = "".join(each.text for each in (before, page, again, after, browser.get(PAGE), browser.get("/audit")))
@@ -173,7 +173,7 @@ def test_a_provider_that_is_away_meanwhile_is_asked_again(browser: Browser, stor
     # when it is back, and asked the next time
     server.answers = [GIVEN]
     with psycopg.connect(store) as connection:
-        connection.execute("update authorizations set next_try_at = now()")
+        connection.execute("update oauth_requests set next_try_at = now()")
     # then
     ends(browser, "Authorized.")
 

@@ -105,7 +105,7 @@ def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_ta
     # when a poll and a try to send fail, and the provider takes one connection at a time
     with psycopg.connect(store) as connection:
         connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
-        connection.execute("update relays set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
+        connection.execute("update relay_status set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
     # then it is told when
     state = text(browser.get(f"/external/{SUPPORT}"))
     assert "Last failed look 2026-01-02 03:04:05" in state
@@ -291,7 +291,7 @@ def skip(store: str) -> int:
     """A mail that could not be fetched, as the fetcher writes it down."""
     with psycopg.connect(store) as connection:
         row = connection.execute(
-            """insert into upstream_mails (external_id, uidl, state, octets, reason, tries)
+            """insert into uidl_ledger (external_id, uidl, state, octets, reason, tries)
                select id, 'u-' || gen_random_uuid(), 'skipped', 60000000, 'larger than 50 MB', 3 from external_accounts
                returning id"""
         ).fetchone()
@@ -313,8 +313,8 @@ def test_mails_that_could_not_be_fetched_are_shown_known_and_tried_again(browser
     # then
     assert "1 mails are known to stay there" in told and "3 tries; known" in told
     assert "1 mails are tried again" in text(browser.post(f"{page}/skipped", {"do": "retry", "id": str(tried)}))
-    assert stored(store, f"select acknowledged_at is not null from upstream_mails where id = {known}") == [(True,)]
-    assert stored(store, f"select next_try_at <= now() from upstream_mails where id = {tried}") == [(True,)]
+    assert stored(store, f"select acknowledged_at is not null from uidl_ledger where id = {known}") == [(True,)]
+    assert stored(store, f"select next_try_at <= now() from uidl_ledger where id = {tried}") == [(True,)]
     # and by a script
     for way in ("retry", "acknowledge"):
         done = browser.session.post(
