@@ -46,7 +46,7 @@ _STEPS = (
     (
         "",
         "people",
-        """insert into maildrops (local_id, stamp, version)
+        """insert into maildrops (local_id, uidl_prefix, version)
            select %(local_accounts)s + n, md5(n::text), %(mails)s from generate_series(0, %(people)s - 1) n""",
     ),
     (

@@ -207,7 +207,7 @@ class Alert:
     kind: str
     subject: str
     state: AlertState
-    what: str
+    text: str
     flaps: int
     changed_at: datetime.datetime
     seen_at: datetime.datetime
@@ -234,10 +234,10 @@ RecipientKind = Literal["relay", "local", "external"]
 class EnvelopeRecipient:
     """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
 
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
     """
 
     address: str
     kind: RecipientKind
     target_id: int | None = None
-    asked: str | None = None
+    dsn_params: str | None = None

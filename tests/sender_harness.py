@@ -102,12 +102,12 @@ class Bench:
         sender: str | None = None,
         message_id: str | None = None,
         smtputf8: bool = False,
-        asked: str | None = None,
-        asked_of: dict[str, str] | None = None,
+        dsn_params: str | None = None,
+        dsn_params_of: dict[str, str] | None = None,
     ) -> int:
         """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id.
 
-        :param asked: what is to be told about its delivery. :param asked_of: the same of recipients.
+        :param dsn_params: what is to be told about its delivery. :param dsn_params_of: the same of recipients.
         """
         person = self.people[author]
         locals_ = {local.address: local.id for local in self.people.values()}
@@ -118,7 +118,7 @@ class Bench:
 
         recipients = tuple(
             EnvelopeRecipient(
-                address, kind(address), locals_.get(address) or ours.get(address), (asked_of or {}).get(address)
+                address, kind(address), locals_.get(address) or ours.get(address), (dsn_params_of or {}).get(address)
             )
             for address in to
         )
@@ -135,7 +135,7 @@ class Bench:
                         not mail.isascii(),
                         smtputf8,
                         recipients,
-                        asked=asked,
+                        dsn_params=dsn_params,
                     )
                 ],
             )

@@ -60,10 +60,10 @@ class Mailbox:
         back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}
         return publications.fetched(back.items())
 
-    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, faults)
+            parked = await inbound.blame(connection, row, origin, trace, failures)
             events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -29,7 +29,7 @@ class Snapshot:
     """
 
     local_id: int
-    stamp: str
+    uidl_prefix: str
     version: int
     rows: array[int]
     blob_ids: array[int]
@@ -49,7 +49,7 @@ class Snapshot:
 
     def uidl(self, number: int) -> str:
         """The unique id of a mail."""
-        return maildrops.uidl(self.stamp, self.uids[number - 1])
+        return maildrops.uidl(self.uidl_prefix, self.uids[number - 1])
 
     def sizes(self, deleted: Collection[int]) -> Iterable[bytes]:
         """The answer to LIST without these numbers, piece by piece."""
@@ -74,8 +74,10 @@ class Snapshot:
         return _answer(f"{len(self) - len(deleted)} messages ({octets} octets)", lines)
 
     def _uidls_anew(self, deleted: Collection[int]) -> Iterator[bytes]:
-        name, stamp = maildrops.uidl, self.stamp
-        lines = (f"{number} {name(stamp, uid)}\r\n" for number, uid in enumerate(self.uids, 1) if number not in deleted)
+        name, prefix = maildrops.uidl, self.uidl_prefix
+        lines = (
+            f"{number} {name(prefix, uid)}\r\n" for number, uid in enumerate(self.uids, 1) if number not in deleted
+        )
         return _answer("unique-id listing follows", lines)
 
     def _note(self, name: str, pieces: Iterator[bytes], deleted: Collection[int]) -> Iterator[bytes]:
@@ -107,15 +109,15 @@ def _column(values: array[int]) -> array[int]:
     return halves[0 if sys.byteorder == "little" else 1 :: 2]
 
 
-def empty(local_id: int = 0, stamp: str = "") -> Snapshot:
+def empty(local_id: int = 0, uidl_prefix: str = "") -> Snapshot:
     """A snapshot without mail."""
-    return Snapshot(local_id, stamp, 0, array("I"), array("I"), array("I"), array("I"))
+    return Snapshot(local_id, uidl_prefix, 0, array("I"), array("I"), array("I"), array("I"))
 
 
 def first(local_id: int, contents: Contents) -> Snapshot:
     """A snapshot of all that is in a mailbox."""
     columns = map(_column, (contents.rows, contents.blob_ids, contents.uids, contents.octets))
-    return Snapshot(local_id, contents.stamp, contents.version, *columns)
+    return Snapshot(local_id, contents.uidl_prefix, contents.version, *columns)
 
 
 def renewed(old: Snapshot, changes: Changes) -> Snapshot:
@@ -133,7 +135,7 @@ def renewed(old: Snapshot, changes: Changes) -> Snapshot:
         [row.uid for row in added],
         [row.octets for row in added],
     )
-    return Snapshot(old.local_id, changes.stamp, changes.version, *map(_joined, columns, news))
+    return Snapshot(old.local_id, changes.uidl_prefix, changes.version, *map(_joined, columns, news))
 
 
 def _joined(column: array[int], more: Sequence[int]) -> array[int]:

@@ -143,13 +143,13 @@ class Claims:
         except Temporary as error:
             log.warning("claims left to run out", mails=len(ids), reason=str(error))
 
-    async def blame(self, group: Group, error: Exception, faults: int = 1) -> None:
+    async def blame(self, group: Group, error: Exception, failures: int = 1) -> None:
         """Count faults of ours on a mail; its claim ends."""
         trace = "".join(traceback.format_exception(error))
         log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
         self.in_hand.discard(group.id)
         try:
-            await self._count(group.id, trace, faults)
+            await self._count(group.id, trace, failures)
         except Temporary as unavailable:
             log.warning("fault not counted", submission_id=group.id, reason=str(unavailable))
 
@@ -158,9 +158,9 @@ class Claims:
         log.error("mail parked", stage="relay", id=id_, reason=reason)
         await self._count(id_, reason, MOST_FAULTS)
 
-    async def _count(self, id_: int, trace: str, faults: int) -> None:
+    async def _count(self, id_: int, trace: str, failures: int) -> None:
         async with self._database.transaction() as connection:
-            parked = await submissions.blame(connection, id_, "sender: relay", trace, faults)
+            parked = await submissions.blame(connection, id_, "sender: relay", trace, failures)
             events = [maillog.Event("parked", submission_id=id_, reply="sender: relay")] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -24,15 +24,15 @@ _WRAP = 900
 class About:
     """A recipient that a notice reports on. status: enhanced status code (RFC 3463), 5.1.1 or 4.4.7.
 
-    reply: the provider's last one, or the reason in words. remote: the provider's host. asked: what its author asked to
-    be told about it (shared/mime/dsn_options.py).
+    reply: the provider's last one, or the reason in words. remote: the provider's host. dsn_params: what its author
+    asked to be told about it (shared/mime/dsn_options.py).
     """
 
     address: str
     status: str
     reply: str
     remote: str | None = None
-    asked: str | None = None
+    dsn_params: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def _first_id(header: bytes) -> list[str]:
 def _status(about: About, action: str) -> Iterable[bytes]:
     """The fields about one recipient (RFC 3464 section 2.3); an address beyond ASCII as in RFC 6533 section 4."""
     kind = b"rfc822; " if about.address.isascii() else b"utf-8; "
-    named = dsn_options.original_recipient(about.asked)
+    named = dsn_options.original_recipient(about.dsn_params)
     if named is not None:
         yield b"Original-Recipient: " + _text(named)
     yield b"Final-Recipient: " + kind + _text(about.address)

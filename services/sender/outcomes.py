@@ -129,10 +129,10 @@ def _abouts(
             _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
             outcome.reply,
             external.smtp.host,
-            recipients[outcome.position].asked,
+            recipients[outcome.position].dsn_params,
         )
         for outcome in outcomes
-        if outcome.state == state and dsn_options.wants(recipients[outcome.position].asked, state)
+        if outcome.state == state and dsn_options.wants(recipients[outcome.position].dsn_params, state)
     )
 
 
@@ -190,7 +190,7 @@ async def take_up(connection: Connection, gone: Collection[str] = ()) -> Afterma
             await maillog.record(connection, [event])
             after += Aftermath((event,))
             if group.uncertain:
-                abouts = [About(w.address, NO_ANSWER, TWICE, asked=w.asked) for w in group.recipients]
+                abouts = [About(w.address, NO_ANSWER, TWICE, dsn_params=w.dsn_params) for w in group.recipients]
                 after += await _end(connection, group, abouts)
     return after
 
@@ -205,7 +205,12 @@ async def give_up(connection: Connection) -> Aftermath:
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
-            About(w.address, EXPIRED, f"not delivered within five days; {_last(w.reply, problem)}", asked=w.asked)
+            About(
+                w.address,
+                EXPIRED,
+                f"not delivered within five days; {_last(w.reply, problem)}",
+                dsn_params=w.dsn_params,
+            )
             for w in group.recipients
         ]
         after += await _end(connection, group, abouts)
@@ -234,7 +239,7 @@ async def tell_delays(connection: Connection) -> Aftermath:
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
-            About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), asked=w.asked)
+            About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), dsn_params=w.dsn_params)
             for w in group.recipients
         ]
         after += await _notify(connection, group, "delayed", abouts)
@@ -245,7 +250,7 @@ async def tell_cancelled(connection: Connection) -> Aftermath:
     """Tell authors what the operator ended; some at a time."""
     after = Aftermath()
     for group, reason in await relay_queue.cancelled(connection):
-        abouts = [About(w.address, CANCELLED, reason, asked=w.asked) for w in group.recipients]
+        abouts = [About(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in group.recipients]
         after += await _notify(connection, group, "failed", abouts)
     return after
 
@@ -256,9 +261,9 @@ async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[
     :param inside: recipients by id of the submission.
     """
     wanted = {
-        id_: [About(r.address, DELIVERED, "delivered", asked=r.asked) for r in recipients]
+        id_: [About(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
         for id_, recipients in inside.items()
-        if any(dsn_options.wants(r.asked, "delivered") for r in recipients)
+        if any(dsn_options.wants(r.dsn_params, "delivered") for r in recipients)
     }
     after = Aftermath()
     if wanted:
@@ -286,7 +291,7 @@ async def _notify(
 ) -> Aftermath:
     """Put a notice into the author's mailbox, about those whom the author wants to hear of. None for mail with a null
     sender (RFC 5321 4.5.5), so notices never answer notices, nor for an author whose account was removed."""
-    abouts = [about for about in abouts if dsn_options.wants(about.asked, action)]
+    abouts = [about for about in abouts if dsn_options.wants(about.dsn_params, action)]
     if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
         return Aftermath()
     notice = await _compose(connection, group, action, abouts)
@@ -311,7 +316,7 @@ async def _notify(
 
 async def rehearse(connection: Connection, group: Group) -> None:
     """Write the notice that the author would get if the mail failed; it goes nowhere."""
-    abouts = [About(w.address, EXPIRED, _last(w.reply, None), asked=w.asked) for w in group.recipients]
+    abouts = [About(w.address, EXPIRED, _last(w.reply, None), dsn_params=w.dsn_params) for w in group.recipients]
     await _compose(connection, group, "failed", abouts)
 
 
@@ -320,13 +325,15 @@ async def _compose(connection: Connection, group: Group, action: dsn_options.Act
     head = (await blobs.heads(connection, [group.blob_id])).get(group.blob_id, b"")
     submitted_at = now - datetime.timedelta(seconds=group.age)
     # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
-    whole = head if action == "failed" and dsn_options.wants_whole(group.asked) and len(head) == group.octets else None
+    whole = (
+        head if action == "failed" and dsn_options.wants_whole(group.dsn_params) and len(head) == group.octets else None
+    )
     original = Original(
         group.author_address,
         head[: headers.header_end(head)],
         submitted_at,
         whole,
-        dsn_options.envelope_id(group.asked),
+        dsn_options.envelope_id(group.dsn_params),
     )
     return dsn_report.report(action, original, abouts, now)
 

@@ -110,5 +110,5 @@ def write(database: Database, group: Group, external: External, source: Source |
         not header.isascii(),
         group.smtputf8,
         pieces,
-        group.asked,
+        group.dsn_params,
     )

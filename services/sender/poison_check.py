@@ -37,8 +37,8 @@ async def rehearse_next(database: Database, claims: Claims) -> bool:
 
 
 async def _rehearse(database: Database, claims: Claims, suspect: Suspect) -> None:
-    if suspect.deaths:
-        log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, deaths=suspect.deaths)
+    if suspect.crashes:
+        log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, crashes=suspect.crashes)
     try:
         async with database.statement() as connection:
             group = await relay_queue.queued(connection, suspect.id)

@@ -32,7 +32,7 @@ _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internatio
 class Letter:
     """A mail as it leaves. octets: of header and body. header_8bit: the header is not ASCII (RFC 6532).
 
-    asked: what is to be told about its delivery (shared/mime/dsn_options.py).
+    dsn_params: what is to be told about its delivery (shared/mime/dsn_options.py).
     """
 
     mail_from: str
@@ -42,7 +42,7 @@ class Letter:
     header_8bit: bool
     smtputf8: bool
     pieces: Callable[[], AsyncIterator[bytes]]
-    asked: str | None = None
+    dsn_params: str | None = None
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Envelope:
     def __init__(self, client: SmtpClient, letter: Letter) -> None:
         self.letter = letter
         self.replies = Replies()
-        self.asked: list[Waiting] = []
+        self.recipients: list[Waiting] = []
         self.commands: Commands | None = None
         utf8_server = "smtputf8" in client.extensions
         if letter.smtputf8 and letter.header_8bit and not utf8_server:
@@ -108,8 +108,8 @@ class Envelope:
         beyond = {waiting.position for waiting in letter.recipients if not waiting.address.isascii()}
         if not utf8_server:
             self.replies.recipients |= dict.fromkeys(beyond, _NO_UTF8)
-        self.asked = [waiting for waiting in letter.recipients if waiting.position not in self.replies.recipients]
-        if not self.asked:
+        self.recipients = [waiting for waiting in letter.recipients if waiting.position not in self.replies.recipients]
+        if not self.recipients:
             return
         mail = b"MAIL FROM:<" + letter.mail_from.encode() + b">"
         if "size" in client.extensions:
@@ -118,13 +118,13 @@ class Envelope:
             mail += b" BODY=8BITMIME"
         if utf8_server and (beyond or letter.smtputf8 or not letter.mail_from.isascii()):
             mail += b" SMTPUTF8"
-        recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.asked]
+        recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.recipients]
         if "dsn" in client.extensions:
             self.replies.reporting = True
-            mail += dsn_options.passed_on(letter.asked, utf8_server)
+            mail += dsn_options.passed_on(letter.dsn_params, utf8_server)
             recipients = [
-                line + dsn_options.passed_on(waiting.asked, utf8_server)
-                for line, waiting in zip(recipients, self.asked, strict=True)
+                line + dsn_options.passed_on(waiting.dsn_params, utf8_server)
+                for line, waiting in zip(recipients, self.recipients, strict=True)
             ]
         self.commands = Commands([mail, *recipients, b"DATA"])
 
@@ -178,7 +178,7 @@ async def _announce(client: SmtpClient, envelope: Envelope, commands: Commands) 
     if not reply.accepted:
         replies.final = reply
         return
-    for waiting, line in zip(envelope.asked, recipients, strict=True):
+    for waiting, line in zip(envelope.recipients, recipients, strict=True):
         replies.recipients[waiting.position] = _checked(client, await client.command(line))
     if any(reply.accepted for reply in replies.recipients.values()):
         _begin(client, replies, _checked(client, await client.command(data, DATA_SECONDS)))
@@ -194,7 +194,7 @@ async def _announce_at_once(client: SmtpClient, envelope: Envelope, commands: Co
     first = _checked(client, await client.reply(mail))
     if not first.accepted:
         replies.final = first
-    for waiting, coming in zip(envelope.asked, recipients, strict=True):
+    for waiting, coming in zip(envelope.recipients, recipients, strict=True):
         reply = _checked(client, await client.reply(coming))
         if first.accepted:
             replies.recipients[waiting.position] = reply

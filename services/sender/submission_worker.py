@@ -75,10 +75,10 @@ class Sender:
             ),
         ]
 
-    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count faults of this submission; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await submissions.blame(connection, row, origin, trace, faults)
+            parked = await submissions.blame(connection, row, origin, trace, failures)
             events = [maillog.Event("parked", submission_id=row, reply=origin)] if parked else []
             await maillog.record(connection, events)
         maillog.announce(events)

@@ -61,12 +61,12 @@ def handed_over(
     mail: Mail,
     *,
     smtputf8: bool,
-    asked: str | None,
+    dsn_params: str | None,
 ) -> Handed:
     """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
     provider may not have it.
 
-    :param smtputf8: the client asked for it. :param asked: what MAIL asked to be told about the delivery.
+    :param smtputf8: the client asked for it. :param dsn_params: what MAIL asked to be told about the delivery.
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
@@ -84,7 +84,7 @@ def handed_over(
             tuple(recipients),
             author.password_hash,
             event,
-            asked,
+            dsn_params,
         ),
         event,
         external.address,

@@ -88,13 +88,13 @@ class Draft(smtp.Envelope):
         super().__init__()
         self.sender: str | None = None
         self.smtputf8 = False
-        self.asked_to_tell: str | None = None
+        self.dsn_params: str | None = None
         self.size = 0
         self.directory: Directory | None = None
         self.coming: asyncio.Future[Directory] | None = None
         self.addresses: list[tuple[str, str | None]] = []
         self.recipients: dict[tuple[str, object], EnvelopeRecipient] = {}
-        self.asked = False
+        self.rcpt_seen = False
 
 
 class Connection(Engine):
@@ -384,7 +384,7 @@ class Connection(Engine):
             return
         draft = self.envelope
         draft.sender, draft.smtputf8 = path.address, path.smtputf8
-        draft.asked_to_tell, draft.size = path.asked, path.size
+        draft.dsn_params, draft.size = path.dsn_params, path.size
         draft.coming = self._intake.ask()
         if self._judge_sender(self._intake.known) is None or await self._look_again():
             await self.push("250 2.1.0 Sender ok")
@@ -421,8 +421,8 @@ class Connection(Engine):
             return True
         refusal = self._judge_sender(directory)
         addresses, draft.addresses, draft.recipients = draft.addresses, [], {}
-        for address, asked in addresses:
-            refusal = refusal or self._add(address, asked)
+        for address, dsn_params in addresses:
+            refusal = refusal or self._add(address, dsn_params)
         if refusal is None:
             return True
         author = self.session.author
@@ -441,24 +441,24 @@ class Connection(Engine):
         if draft.directory is None:
             await self.push("503 5.5.1 MAIL first")
             return
-        draft.asked = True
+        draft.rcpt_seen = True
         path = parse_rcpt(arg or "")
         refusal = path if isinstance(path, Refusal) else check_syntax(path.address, draft.smtputf8)
         if refusal is None and len(draft.addresses) >= RECIPIENTS:
             refusal = Refusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
         if refusal is None:
-            address, asked = cast(Path, path).address, cast(Path, path).asked
-            refusal = self._add(address, asked)
+            address, dsn_params = cast(Path, path).address, cast(Path, path).dsn_params
+            refusal = self._add(address, dsn_params)
             if refusal is not None:
                 if not await self._look_again():
                     return
-                refusal = self._add(address, asked)
+                refusal = self._add(address, dsn_params)
         if refusal is not None:
             await self._refuse(refusal, self.session.author)
             return
         await self.push("250 2.1.5 Recipient ok")
 
-    def _add(self, address: str, asked: str | None) -> Refusal | None:
+    def _add(self, address: str, dsn_params: str | None) -> Refusal | None:
         """Take a recipient by the accounts of the draft, or say what is against it."""
         draft, author = self.envelope, cast(Local, self.session.author)
         directory = cast(Directory, draft.directory)
@@ -468,8 +468,10 @@ class Connection(Engine):
             recipient = check_size(external, [recipient], draft.size) or recipient
         if isinstance(recipient, Refusal):
             return recipient
-        draft.addresses.append((address, asked))
-        draft.recipients.setdefault(same_place(recipient), replace(recipient, asked=asked) if asked else recipient)
+        draft.addresses.append((address, dsn_params))
+        draft.recipients.setdefault(
+            same_place(recipient), replace(recipient, dsn_params=dsn_params) if dsn_params else recipient
+        )
         return None
 
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -479,7 +481,7 @@ class Connection(Engine):
         if arg:
             await self.push("501 5.5.4 DATA takes no parameter")
         elif not self.envelope.recipients:
-            await self.push("554 5.5.1 No valid recipients" if self.envelope.asked else "503 5.5.1 RCPT first")
+            await self.push("554 5.5.1 No valid recipients" if self.envelope.rcpt_seen else "503 5.5.1 RCPT first")
         elif await self._look_again():
             self._receiving = True
             try:
@@ -536,7 +538,7 @@ class Connection(Engine):
             list(draft.recipients.values()),
             mail,
             smtputf8=draft.smtputf8,
-            asked=draft.asked_to_tell,
+            dsn_params=draft.dsn_params,
         )
         try:
             with SECONDS.labels("submission").time():

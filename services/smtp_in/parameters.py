@@ -23,12 +23,13 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 class Path:
     """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8.
 
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py). size: octets that the client announces.
+    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py). size: octets that the client
+    announces.
     """
 
     address: str
     smtputf8: bool = False
-    asked: str | None = None
+    dsn_params: str | None = None
     size: int = 0
 
 
@@ -38,7 +39,7 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
     if found is None:
         return Refusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
     address, parameters = found
-    smtputf8, asked, size = False, [], 0
+    smtputf8, dsn_params, size = False, [], 0
     for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
             size = int(value)
@@ -49,12 +50,12 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
         elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
             continue  # AUTH= says who submitted it to the client (RFC 4954): here the login counts
         elif name in dsn_options.OF_MAIL and (read := dsn_options.OF_MAIL[name](value)) is not None:
-            asked.append((name, read))
+            dsn_params.append((name, read))
         elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH", *dsn_options.OF_MAIL):
             return _wrong(name)
         else:
             return Refusal(555, "5.5.4", "Unknown parameter of MAIL")
-    return Path(address, smtputf8, dsn_options.text(asked), size)
+    return Path(address, smtputf8, dsn_options.text(dsn_params), size)
 
 
 def parse_rcpt(argument: str) -> Path | Refusal:
@@ -62,15 +63,15 @@ def parse_rcpt(argument: str) -> Path | Refusal:
     found = _parse("TO", argument)
     if found is None or not found[0]:
         return Refusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
-    asked = []
+    dsn_params = []
     for name, value in found[1].items():
         if name not in dsn_options.OF_RECIPIENT:
             return Refusal(555, "5.5.4", "Unknown parameter of RCPT")
         read = dsn_options.OF_RECIPIENT[name](value)
         if read is None:
             return _wrong(name)
-        asked.append((name, read))
-    return Path(found[0], asked=dsn_options.text(asked))
+        dsn_params.append((name, read))
+    return Path(found[0], dsn_params=dsn_options.text(dsn_params))
 
 
 def _wrong(name: str) -> Refusal:

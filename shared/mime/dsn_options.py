@@ -63,45 +63,45 @@ def text(parameters: Sequence[tuple[str, str]]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in parameters) or None
 
 
-def wants(asked: str | None, action: Action) -> bool:
+def wants(dsn_params: str | None, action: Action) -> bool:
     """Whether a notice is to be sent about a recipient. Nothing asked: of failures and delays (section 4.1)."""
-    found = _value(asked, "NOTIFY")
+    found = _value(dsn_params, "NOTIFY")
     if found is None:
         return action in ("failed", "delayed")
     return _WORDS[action] in found.split(",")
 
 
-def wants_whole(asked: str | None) -> bool:
-    """Whether a notice of failure is to return the mail as a whole; ``asked`` for the mail."""
-    return _value(asked, "RET") == "FULL"
+def wants_whole(dsn_params: str | None) -> bool:
+    """Whether a notice of failure is to return the mail as a whole; ``dsn_params`` of the mail."""
+    return _value(dsn_params, "RET") == "FULL"
 
 
-def envelope_id(asked: str | None) -> str | None:
+def envelope_id(dsn_params: str | None) -> str | None:
     """The id that the author's program gave the envelope, in printable characters."""
-    found = _value(asked, "ENVID")
+    found = _value(dsn_params, "ENVID")
     return None if found is None else _decoded(found)
 
 
-def original_recipient(asked: str | None) -> str | None:
+def original_recipient(dsn_params: str | None) -> str | None:
     """For the field Original-Recipient: type, semicolon, address, in printable characters."""
-    found = _value(asked, "ORCPT")
+    found = _value(dsn_params, "ORCPT")
     if found is None:
         return None
     kind, _, address = found.partition(";")
     return f"{kind};{_decoded(address)}"
 
 
-def passed_on(asked: str | None, utf8: bool) -> bytes:
+def passed_on(dsn_params: str | None, utf8: bool) -> bytes:
     """What stands behind the path in MAIL or RCPT to a server that announces DSN. utf8: it takes SMTPUTF8, too."""
-    if asked is None:
+    if dsn_params is None:
         return b""
-    if not asked.isascii() and not utf8:  # only ORCPT can hold that, and no mail depends on it
-        asked = " ".join(part for part in asked.split(" ") if part.isascii())
-    return b" " + asked.encode() if asked else b""
+    if not dsn_params.isascii() and not utf8:  # only ORCPT can hold that, and no mail depends on it
+        dsn_params = " ".join(part for part in dsn_params.split(" ") if part.isascii())
+    return b" " + dsn_params.encode() if dsn_params else b""
 
 
-def _value(asked: str | None, name: str) -> str | None:
-    return dict(_ASKED.findall(asked)).get(name) if asked else None
+def _value(dsn_params: str | None, name: str) -> str | None:
+    return dict(_ASKED.findall(dsn_params)).get(name) if dsn_params else None
 
 
 def _decoded(xtext: str) -> str:

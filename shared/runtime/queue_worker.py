@@ -53,7 +53,7 @@ class Stage(Protocol):
     async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
         """Work on these rows in one transaction and return what is to be published after its commit."""
 
-    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count faults of this one row; park it at MOST_FAULTS, with where and how it failed."""
 
     async def sweep(self) -> Sequence[Publication]:
@@ -175,7 +175,7 @@ async def _note(service: Service, stage: Stage, ids: Collection[int]) -> set[int
     async with service.database.statement() as connection:
         aside = await poison.note(connection, stage.name, ids)
     if aside:
-        log.warning("in hand at two deaths, to be tried alone", stage=stage.name, mails=len(aside), first=min(aside))
+        log.warning("in hand at two crashes, to be tried alone", stage=stage.name, mails=len(aside), first=min(aside))
     return aside
 
 
@@ -205,11 +205,11 @@ async def _try_suspects(service: Service, stage: Stage) -> None:
 
 async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
     if suspect.guilty:
-        log.error("mail ends the process", stage=stage.name, id=suspect.id, deaths=suspect.deaths)
+        log.error("mail ends the process", stage=stage.name, id=suspect.id, crashes=suspect.crashes)
         await stage.blame(suspect.id, f"{service.name}: {stage.name}", suspect.reason, MOST_FAULTS)
     else:
-        if suspect.deaths:
-            log.warning("tried alone", stage=stage.name, id=suspect.id, deaths=suspect.deaths)
+        if suspect.crashes:
+            log.warning("tried alone", stage=stage.name, id=suspect.id, crashes=suspect.crashes)
         try:
             service.broker.publish_behind(await stage.handle([suspect.id]))
         except Temporary:

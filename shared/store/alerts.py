@@ -30,7 +30,7 @@ class Post:
 async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
     """Every row, locked until the transaction ends; and the database's time."""
     cursor = await connection.execute(
-        "select kind, subject, state, what, flaps, changed_at, seen_at from alerts order by kind, subject for update"
+        "select kind, subject, state, text, flaps, changed_at, seen_at from alerts order by kind, subject for update"
     )
     rows = [Alert(*row) for row in await cursor.fetchall()]
     cursor = await connection.execute("select now()")
@@ -41,7 +41,7 @@ async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.dat
 async def standing(connection: Connection) -> list[Alert]:
     """What is wrong now and was told, the latest first."""
     cursor = await connection.execute(
-        """select kind, subject, state, what, flaps, changed_at, seen_at from alerts
+        """select kind, subject, state, text, flaps, changed_at, seen_at from alerts
            where state = 'raised' order by changed_at desc, kind, subject"""
     )
     return [Alert(*row) for row in await cursor.fetchall()]
@@ -51,16 +51,16 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
     """Write rows, and delete those of these kinds and subjects."""
     if alarms:
         await connection.execute(
-            """insert into alerts (kind, subject, state, what, flaps, changed_at, seen_at)
+            """insert into alerts (kind, subject, state, text, flaps, changed_at, seen_at)
                select * from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::timestamptz[],
                                     %s::timestamptz[])
-               on conflict (kind, subject) do update set state = excluded.state, what = excluded.what,
+               on conflict (kind, subject) do update set state = excluded.state, text = excluded.text,
                    flaps = excluded.flaps, changed_at = excluded.changed_at, seen_at = excluded.seen_at""",
             (
                 literal(alarm.kind for alarm in alarms),
                 literal(alarm.subject for alarm in alarms),
                 literal(alarm.state for alarm in alarms),
-                literal(storable(alarm.what) for alarm in alarms),
+                literal(storable(alarm.text) for alarm in alarms),
                 literal(alarm.flaps for alarm in alarms),
                 [alarm.changed_at for alarm in alarms],
                 [alarm.seen_at for alarm in alarms],

@@ -288,13 +288,14 @@ async def overdue(
     return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
 
 
-async def blame(connection: Connection, row: int, origin: str, trace: str, faults: int = 1) -> bool:
+async def blame(connection: Connection, row: int, origin: str, trace: str, failures: int = 1) -> bool:
     """Count faults of ours on this mail; whether it is parked now."""
     cursor = await connection.execute(
-        """update inbound set faults = faults + %(faults)s, error = %(error)s, origin = %(origin)s, swept_at = now(),
-                  state = case when faults + %(faults)s >= %(most)s then 'parked' else state end, state_at = now()
+        """update inbound set failures = failures + %(failures)s, error = %(error)s, origin = %(origin)s,
+                  swept_at = now(),
+                  state = case when failures + %(failures)s >= %(most)s then 'parked' else state end, state_at = now()
            where id = %(id)s and state in ('fetched', 'routed') returning state = 'parked'""",
-        {"faults": faults, "error": storable(trace), "origin": origin, "most": MOST_FAULTS, "id": row},
+        {"failures": failures, "error": storable(trace), "origin": origin, "most": MOST_FAULTS, "id": row},
     )
     found = await cursor.fetchone()
     return bool(found and found[0])

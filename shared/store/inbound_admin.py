@@ -132,7 +132,7 @@ class Listed:
     message_id: str | None
     state: str
     reason: str | None
-    faults: int
+    failures: int
     origin: str | None
     error: str | None
     state_at: datetime.datetime
@@ -144,7 +144,7 @@ async def listing(
 ) -> list[Listed]:
     """Mails that are held or parked, the oldest first."""
     cursor = await connection.execute(
-        """select i.id, i.source, e.address, i.message_id, i.state, i.reason, i.faults, i.origin, i.error, i.state_at,
+        """select i.id, i.source, e.address, i.message_id, i.state, i.reason, i.failures, i.origin, i.error, i.state_at,
                   i.blob_id
            from inbound i left join external_accounts e on e.id = i.external_id
            where i.state = %(state)s and (%(ids)s::bigint[] is null or i.id = any(%(ids)s))
@@ -242,7 +242,7 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
     their copies already: it came back to the router since an account was removed.
     """
     cursor = await connection.execute(
-        """update inbound i set faults = 0, error = null, origin = null, swept_at = null,
+        """update inbound i set failures = 0, error = null, origin = null, swept_at = null,
                   state_at = now() - interval '1 hour',
                   state = case when to_do.copies then 'routed' else 'fetched' end,
                   reason = case when to_do.copies then i.reason else %s end

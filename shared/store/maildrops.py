@@ -45,7 +45,7 @@ class Change:
 class Changes:
     """The rows that changed after some version, by uid. version: the mailbox's, which these rows lead to."""
 
-    stamp: str
+    uidl_prefix: str
     version: int
     rows: Sequence[Change]
 
@@ -54,7 +54,7 @@ class Changes:
 class Contents:
     """The mails of a mailbox at a version of it, by uid; a column each for what Change has."""
 
-    stamp: str
+    uidl_prefix: str
     version: int
     rows: array[int]
     blob_ids: array[int]
@@ -74,15 +74,15 @@ class Entry:
     deleted_at: datetime | None
 
 
-def uidl(stamp: str, uid: int) -> str:
+def uidl(uidl_prefix: str, uid: int) -> str:
     """The unique id of a mail (RFC 1939, UIDL): at most 70 printable characters, never used twice."""
-    return f"{stamp}{uid:x}"
+    return f"{uidl_prefix}{uid:x}"
 
 
 async def create_maildrop(connection: Connection, local_id: int) -> None:
     """Make the empty mailbox of a new local account; none is made if it has one."""
     await connection.execute(
-        "insert into maildrops (local_id, stamp) values (%s, %s) on conflict do nothing",
+        "insert into maildrops (local_id, uidl_prefix) values (%s, %s) on conflict do nothing",
         (local_id, secrets.token_hex(8)),
     )
 
@@ -144,7 +144,7 @@ async def contents(connection: Connection, local_id: int) -> Contents:
     # One statement, so that the version and the rows are of the same moment; and one row with a column of numbers in a
     # value each, since a row a mail costs twenty times the memory and five times the time.
     await cursor.execute(
-        """select m.stamp, m.version, a.*
+        """select m.uidl_prefix, m.version, a.*
            from maildrops m, lateral (
                select string_agg(int8send(id), ''), string_agg(int8send(blob_id), ''),
                       string_agg(int8send(uid), ''), string_agg(int8send(octets), '')
@@ -175,7 +175,7 @@ async def changes(connection: Connection, local_id: int, since_version: int, mos
     cursor = connection.cursor(binary=True)
     # One statement, so that the version and the rows are of the same moment.
     await cursor.execute(
-        """select m.stamp, m.version, r.id, r.blob_id, r.uid, r.octets, r.deleted_at is not null
+        """select m.uidl_prefix, m.version, r.id, r.blob_id, r.uid, r.octets, r.deleted_at is not null
            from maildrops m left join maildrop_mails r on r.local_id = m.local_id and r.version > %s
            where m.local_id = %s order by r.uid limit %s""",
         (since_version, local_id, most + 1),
@@ -183,9 +183,9 @@ async def changes(connection: Connection, local_id: int, since_version: int, mos
     found = await cursor.fetchall()
     if not found:
         raise Permanent(f"no mailbox for local account {local_id}")
-    stamp, version = found[0][:2]
+    uidl_prefix, version = found[0][:2]
     rows = [Change(*row[2:]) for row in found if row[2] is not None]
-    return None if len(rows) > most else Changes(str(stamp), int(version), rows)
+    return None if len(rows) > most else Changes(str(uidl_prefix), int(version), rows)
 
 
 async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
@@ -225,7 +225,7 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
 async def listing(connection: Connection, local_id: int, deleted: bool = False) -> list[Entry]:
     """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.blob_id, m.stamp, r.uid, r.octets, r.deleted_at
+        """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""",
         (local_id, deleted),
@@ -239,7 +239,7 @@ DELETED_SHOWN = 500
 async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
     """The tombstones of a mailbox that are still kept, what was deleted last first."""
     cursor = await connection.execute(
-        """select r.id, r.inbound_id, r.blob_id, m.stamp, r.uid, r.octets, r.deleted_at
+        """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
            where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
         (local_id, limit),

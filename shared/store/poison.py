@@ -17,7 +17,7 @@ from shared.db.arrays import literal
 from shared.db.database import Connection
 
 DEATHS = 5
-"""A mail that was alone in hand at so many deaths is parked."""
+"""A mail that was alone in hand at so many crashes is parked."""
 AGAIN_SECONDS = 30.0
 """Between two tries of a suspect, so that what is innocent has its way meanwhile."""
 
@@ -27,21 +27,21 @@ UNSUSPECTED = "{id} <> all (array(select poison.id from poison where poison.stag
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A mail to be tried alone. deaths: of earlier tries."""
+    """A mail to be tried alone. crashes: of earlier tries."""
 
     id: int
-    deaths: int
+    crashes: int
 
     @property
     def guilty(self) -> bool:
         """Whether it is to be parked instead."""
-        return self.deaths >= DEATHS
+        return self.crashes >= DEATHS
 
     @property
     def reason(self) -> str:
         """In place of a traceback."""
         return (
-            f"Each of the {self.deaths} times that this mail was handled alone, that ended the process: a crash, a "
+            f"Each of the {self.crashes} times that this mail was handled alone, that ended the process: a crash, a "
             "kill for want of memory, or a stall that a probe ended. There is no traceback; the service's log and the "
             "kernel's may tell more."
         )
@@ -54,7 +54,7 @@ async def note(connection: Connection, stage: str, ids: Collection[int]) -> set[
     """
     cursor = await connection.execute(
         """with known as (
-               update poison set next_try_at = case when deaths = 0 then now() else next_try_at end
+               update poison set next_try_at = case when crashes = 0 then now() else next_try_at end
                where stage = %(stage)s and id = any(%(ids)s::bigint[]) returning id),
            new as (
                insert into poison (stage, id, next_try_at)
@@ -80,9 +80,9 @@ async def take(connection: Connection, stage: str) -> Suspect | None:
         """with due as materialized (
                select id from poison where stage = %(stage)s
                    and (next_try_at <= now() or next_try_at > now() + 2 * make_interval(secs => %(again)s))
-               order by deaths, next_try_at, id limit 1 for update skip locked)
-           update poison s set deaths = s.deaths + 1, next_try_at = now() + make_interval(secs => %(again)s)
-           from due where s.stage = %(stage)s and s.id = due.id returning s.id, s.deaths - 1""",
+               order by crashes, next_try_at, id limit 1 for update skip locked)
+           update poison s set crashes = s.crashes + 1, next_try_at = now() + make_interval(secs => %(again)s)
+           from due where s.stage = %(stage)s and s.id = due.id returning s.id, s.crashes - 1""",
         {"stage": stage, "again": AGAIN_SECONDS},
     )
     row = await cursor.fetchone()
@@ -92,7 +92,7 @@ async def take(connection: Connection, stage: str) -> Suspect | None:
 async def put_back(connection: Connection, stage: str, suspect: Suspect) -> None:
     """Its try came to nothing, and was survived."""
     await connection.execute(
-        "update poison set deaths = %s where stage = %s and id = %s", (suspect.deaths, stage, suspect.id)
+        "update poison set crashes = %s where stage = %s and id = %s", (suspect.crashes, stage, suspect.id)
     )
 
 

@@ -26,13 +26,13 @@ STAGE = "relay"
 class Waiting:
     """A recipient that waits to be relayed. reply: the provider's last one about it.
 
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
     """
 
     position: int
     address: str
     reply: str | None
-    asked: str | None = None
+    dsn_params: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Group:
     """The waiting recipients of one submission, with what is known of its author at this moment.
 
     octets: of the mail. author_addresses: the local account's further ones. age: seconds since it was submitted.
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
     """
 
     id: int
@@ -58,7 +58,7 @@ class Group:
     author_address: str
     author_name: str
     author_addresses: tuple[str, ...]
-    asked: str | None
+    dsn_params: str | None
     recipients: tuple[Waiting, ...]
 
 
@@ -73,9 +73,9 @@ class Outcome:
 
 _GROUP = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
-    a.addresses, s.asked"""
+    a.addresses, s.dsn_params"""
 # As JSON: psycopg reads an array of rows item by item in Python.
-_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.asked) order by r.position)
+_RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.dsn_params) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
 _GROUP_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
 
@@ -84,7 +84,7 @@ async def _groups(connection: Connection, rows: Sequence[Row], state: str = "wai
     if not rows:
         return []
     cursor = await connection.execute(
-        """select submission_id, position, address, reply, asked from submission_recipients
+        """select submission_id, position, address, reply, dsn_params from submission_recipients
            where submission_id = any(%s) and (kind = 'relay' or state = 'cancelled') and state = %s
            order by submission_id, position""",
         ([row[0] for row in rows], state),

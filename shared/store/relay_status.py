@@ -65,7 +65,8 @@ async def fails(
 ) -> None:
     """The provider cannot be reached, or refuses our login (``pause``): no try for ``delay`` seconds."""
     await connection.execute(
-        """update relay_status set failures = failures + 1, last_error = %s, last_error_kind = %s, last_error_at = now(),
+        """update relay_status set failures = failures + 1, last_error = %s, last_error_kind = %s,
+               last_error_at = now(),
                next_try_at = now() + make_interval(secs => %s),
                paused_at = case when %s then coalesce(paused_at, now()) else paused_at end
            where external_id = %s""",

@@ -23,7 +23,7 @@ class Submission:
     """A mail as taken from a mail client. envelope_from: '' for ``<>``. message_id: Message-ID without its brackets.
 
     password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
-    asked: what is to be told about the delivery (shared/mime/dsn_options.py).
+    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
     """
 
     author_id: int
@@ -36,7 +36,7 @@ class Submission:
     recipients: tuple[EnvelopeRecipient, ...]
     password_hash: str | None = None
     event: maillog.Event | None = None
-    asked: str | None = None
+    dsn_params: str | None = None
 
 
 # One statement: a round trip to the server takes longer than what it does there, and one statement needs no transaction
@@ -45,30 +45,31 @@ _RECORD = f"""
     with new as materialized (
         select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id,
                given.author_id, given.external_id, octets, sha256, head, envelope_from, message_id, body_8bit, smtputf8,
-               asked, recipients, traced, traced_external, traced_who, traced_reply
+               dsn_params, recipients, traced, traced_external, traced_who, traced_reply
         from rows from (
             json_to_recordset(%s) as (
                 author_id bigint, external_id bigint, octets bigint, envelope_from text, message_id text,
-                body_8bit bool, smtputf8 bool, asked text, recipients json, password_hash text,
+                body_8bit bool, smtputf8 bool, dsn_params text, recipients json, password_hash text,
                 traced bool, traced_external text, traced_who text, traced_reply text),
             unnest(%b::bytea[]), unnest(%b::bytea[])
         ) with ordinality as given (
-            author_id, external_id, octets, envelope_from, message_id, body_8bit, smtputf8, asked, recipients,
+            author_id, external_id, octets, envelope_from, message_id, body_8bit, smtputf8, dsn_params, recipients,
             password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
         where password_hash is null
             or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}
     ), stored as ({blobs.FROM_NEW}
     ), taken as (
         insert into submissions
-            (id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, asked, state)
-        select id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, asked, 'submitted'
+            (id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, dsn_params, state)
+        select id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, dsn_params,
+            'submitted'
         from new
     ), addressed as (
-        insert into submission_recipients (submission_id, position, address, kind, target_id, asked)
-        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.asked
+        insert into submission_recipients (submission_id, position, address, kind, target_id, dsn_params)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.dsn_params
         from new, rows from (json_to_recordset(new.recipients)
-                as (address text, kind text, target_id bigint, asked text))
-            with ordinality as r (address, kind, target_id, asked, position)
+                as (address text, kind text, target_id bigint, dsn_params text))
+            with ordinality as r (address, kind, target_id, dsn_params, position)
     ), written as ({sent_mail.FROM_NEW}
     ), told as ({maillog.SUBMITTED_FROM_NEW})
     select place, id, blob_id from new"""
@@ -114,13 +115,13 @@ def _given(submission: Submission) -> dict[str, object]:
         "message_id": submission.message_id,
         "body_8bit": submission.body_8bit,
         "smtputf8": submission.smtputf8,
-        "asked": submission.asked,
+        "dsn_params": submission.dsn_params,
         "recipients": [
             {
                 "address": recipient.address,
                 "kind": recipient.kind,
                 "target_id": recipient.target_id,
-                "asked": recipient.asked,
+                "dsn_params": recipient.dsn_params,
             }
             for recipient in submission.recipients
         ],
@@ -156,13 +157,13 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     )
     rows = await cursor.fetchall()
     cursor = await connection.execute(
-        """select submission_id, address, kind, target_id, asked from submission_recipients
+        """select submission_id, address, kind, target_id, dsn_params from submission_recipients
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting' order by submission_id, position""",
         ([row[0] for row in rows],),
     )
     inside: dict[int, list[EnvelopeRecipient]] = {}
-    for submission_id, address, kind, target_id, asked in await cursor.fetchall():
-        inside.setdefault(submission_id, []).append(EnvelopeRecipient(address, kind, target_id, asked))
+    for submission_id, address, kind, target_id, dsn_params in await cursor.fetchall():
+        inside.setdefault(submission_id, []).append(EnvelopeRecipient(address, kind, target_id, dsn_params))
     return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
 
 
@@ -223,16 +224,16 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
     return sorted((int(row[0]), str(row[1])) for row in await cursor.fetchall())
 
 
-async def blame(connection: Connection, submission_id: int, origin: str, traceback: str, faults: int = 1) -> bool:
+async def blame(connection: Connection, submission_id: int, origin: str, traceback: str, failures: int = 1) -> bool:
     """Count failures of our own on this submission; whether it is parked now. A claim on it ends."""
     cursor = await connection.execute(
-        """update submissions set faults = faults + %s, error = %s, origin = %s, state_at = now(),
+        """update submissions set failures = failures + %s, error = %s, origin = %s, state_at = now(),
                claim_owner = null, claim_expires = null, next_try_at = now() + interval '1 minute',
                uncertain = uncertain or state = 'sent_unanswered',
-               state = case when faults + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
+               state = case when failures + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
            where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (faults, storable(traceback), origin, faults, MOST_FAULTS, submission_id),
+        (failures, storable(traceback), origin, failures, MOST_FAULTS, submission_id),
     )
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"

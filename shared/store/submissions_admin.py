@@ -187,7 +187,7 @@ async def cancel(connection: Connection, ids: Collection[int], reason: str) -> d
 async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
     """Give parked submissions another five tries. Returns the ids of those that were parked."""
     cursor = await connection.execute(
-        """update submissions s set faults = 0, error = null, origin = null, state_at = now(), swept_at = null,
+        """update submissions s set failures = 0, error = null, origin = null, state_at = now(), swept_at = null,
                next_try_at = now(), state = case when exists (
                    select from submission_recipients r
                    where r.submission_id = s.id and r.kind <> 'relay' and r.state = 'waiting')

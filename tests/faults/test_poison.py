@@ -138,4 +138,4 @@ def token_of(listed: dict[str, Any]) -> str:
 
 def suspected(system: System) -> list[tuple[Any, ...]]:
     with psycopg.connect(str(system.settings.database_url), autocommit=True) as connection:
-        return connection.execute("select stage, id, deaths from poison").fetchall()
+        return connection.execute("select stage, id, crashes from poison").fetchall()

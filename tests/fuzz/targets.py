@@ -127,8 +127,8 @@ def command(data: bytes) -> None:
         if isinstance(parsed, Refusal):
             assert 500 <= parsed.code < 600 and not re.search("[\r\n]", str(parsed))
             continue
-        assert not re.search("[\x00-\x1f\x7f]", parsed.asked or "")
-        for shown in (dsn_options.envelope_id(parsed.asked), dsn_options.original_recipient(parsed.asked)):
+        assert not re.search("[\x00-\x1f\x7f]", parsed.dsn_params or "")
+        for shown in (dsn_options.envelope_id(parsed.dsn_params), dsn_options.original_recipient(parsed.dsn_params)):
             assert shown is None or shown.isprintable()
         if recipient_policy.check_syntax(parsed.address, True) is None:
             assert not re.search("[\x00-\x20\x7f<>]", parsed.address)

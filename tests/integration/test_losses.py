@@ -229,7 +229,7 @@ class Scripted:
         self.done.update(ids)
         return []
 
-    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         raise ValueError("the fault cannot be written down")
 
     async def sweep(self) -> Sequence[Publication]:

@@ -99,7 +99,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
     while not (parked := await listed(database)):
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 30
-    assert [(each.id, each.faults) for each in parked] == [(poison, 5)]
+    assert [(each.id, each.failures) for each in parked] == [(poison, 5)]
     assert "ZeroDivisionError: of our own" in str(parked[0].error)
     # when what was wrong is mended and the operator requeues it, it arrives
     monkeypatch.setattr(worker, "_decide", decide)

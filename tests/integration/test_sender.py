@@ -198,8 +198,12 @@ async def test_who_asked_for_no_notice_gets_none(bench: Bench, provider: Scripte
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")
     # when Alex wants to hear of Bob alone, and for Cat of nothing but success
-    asked = {ANN: "NOTIFY=NEVER", BOB: "NOTIFY=DELAY,FAILURE ORCPT=rfc822;Bob+2Bx@customer.org", CAT: "NOTIFY=SUCCESS"}
-    id_ = await bench.submit(ANN, BOB, CAT, asked="RET=HDRS ENVID=QQ+3D1", asked_of=asked)
+    dsn_params = {
+        ANN: "NOTIFY=NEVER",
+        BOB: "NOTIFY=DELAY,FAILURE ORCPT=rfc822;Bob+2Bx@customer.org",
+        CAT: "NOTIFY=SUCCESS",
+    }
+    id_ = await bench.submit(ANN, BOB, CAT, dsn_params="RET=HDRS ENVID=QQ+3D1", dsn_params_of=dsn_params)
     await bench.until(id_, state="done")
     # then the one notice is about Bob, and says what the client called him and the mail
     [notice] = await bench.notices("Alex")
@@ -218,7 +222,7 @@ async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small
     provider.always("RCPT", "550 5.1.1 no such user")
     large = MAIL + b"x" * 70 * 5000 + b"\r\n"
     for mail in (MAIL, large):
-        id_ = await bench.submit(ANN, mail=mail, asked="RET=FULL")
+        id_ = await bench.submit(ANN, mail=mail, dsn_params="RET=FULL")
         await bench.until(id_, state="done")
     small, other = await bench.notices("Alex")
     assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + MAIL in small
@@ -228,7 +232,7 @@ async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small
 async def test_success_is_told_where_the_provider_does_not_tell_it(bench: Bench, provider: ScriptedSmtp) -> None:
     provider.always("RCPT", None)
     id_ = await bench.submit(
-        ANN, BOB, "jim@local.com", asked_of=dict.fromkeys((ANN, "jim@local.com"), "NOTIFY=SUCCESS")
+        ANN, BOB, "jim@local.com", dsn_params_of=dict.fromkeys((ANN, "jim@local.com"), "NOTIFY=SUCCESS")
     )
     await bench.until(id_, state="done")
 
@@ -243,7 +247,10 @@ async def test_success_is_told_where_the_provider_does_not_tell_it(bench: Bench,
 async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(bench: Bench, provider: ScriptedSmtp) -> None:
     provider.always("EHLO", DSN)
     id_ = await bench.submit(
-        ANN, BOB, asked="RET=FULL ENVID=a+2Bb", asked_of={ANN: "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org"}
+        ANN,
+        BOB,
+        dsn_params="RET=FULL ENVID=a+2Bb",
+        dsn_params_of={ANN: "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org"},
     )
     await bench.until(id_, state="done")
 
@@ -350,7 +357,9 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     support = bench.externals[SUPPORT].id
 
     async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support))
+        return bool(
+            await bench.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support)
+        )
 
     await until(paused)
     await asyncio.sleep(2.5)
@@ -412,7 +421,9 @@ async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(b
     ids = [await bench.submit(ANN) for _ in range(5)]
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'"))
+        return bool(
+            await bench.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'")
+        )
 
     await until(failing)
     await asyncio.sleep(1.5)
@@ -569,9 +580,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
 ) -> None:
     await bench.rows("update external_accounts set enabled = false")
     id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
-    await bench.rows(
-        "insert into poison (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent
-    )
+    await bench.rows("insert into poison (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent)
     await bench.rows("update external_accounts set enabled = true")
     found = await bench.until(id_, state="parked")
     assert "Each of the 5 times" in str(found.error)
@@ -729,7 +738,7 @@ async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: 
     assert b"Action: failed" in notice
 
 
-# ---------------------------------------------------------------------------------------------- faults, sizes, hands
+# ---------------------------------------------------------------------------------------------- failures, sizes, hands
 
 
 async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_other(
@@ -747,10 +756,10 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     bad = await bench.submit(ANN, message_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times
-    for faults in range(1, 6):
+    for failures in range(1, 6):
 
-        async def counted(faults: int = faults) -> bool:
-            return bool(await bench.rows("select 1 from submissions where id = %s and faults = %s", bad, faults))
+        async def counted(failures: int = failures) -> bool:
+            return bool(await bench.rows("select 1 from submissions where id = %s and failures = %s", bad, failures))
 
         await until(counted)
         await bench.make_due()

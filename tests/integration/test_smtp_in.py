@@ -146,9 +146,9 @@ async def test_what_is_to_be_told_about_a_delivery_is_kept(server: Running) -> N
     assert (await client.reply())[0].startswith("250")
 
     async with server.database.transaction() as connection:
-        cursor = await connection.execute("select asked from submissions")
+        cursor = await connection.execute("select dsn_params from submissions")
         assert await cursor.fetchall() == [("RET=HDRS ENVID=QQ+3D1",)]
-        cursor = await connection.execute("select asked from submission_recipients order by position")
+        cursor = await connection.execute("select dsn_params from submission_recipients order by position")
         assert [row[0] for row in await cursor.fetchall()] == [
             "NOTIFY=NEVER",
             "ORCPT=rfc822;x+2By@example.net NOTIFY=SUCCESS",

@@ -41,9 +41,9 @@ class Recorder:
         self.handled.update(ids)
         return []
 
-    async def blame(self, row: int, origin: str, trace: str, faults: int = 1) -> None:
+    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         assert "ZeroDivisionError: boom" in trace
-        self.blamed[row] += faults
+        self.blamed[row] += failures
 
     async def sweep(self) -> list[Publication]:
         swept, self.overdue = self.overdue, []

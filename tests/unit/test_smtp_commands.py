@@ -82,7 +82,9 @@ def test_wrong_rcpt_is_refused(argument: str, code: str) -> None:
 def test_rcpt_is_understood() -> None:
     assert parse_rcpt("TO: <a@b.c>") == parse_rcpt("to:a@b.c") == Path("a@b.c")
     asked = "ORCPT=rfc822;a+2Bb@c.d NOTIFY=FAILURE,DELAY"
-    assert parse_rcpt("TO:<a@b.c> orcpt=rfc822;a+2Bb@c.d Notify=failure,delay,failure") == Path("a@b.c", asked=asked)
+    assert parse_rcpt("TO:<a@b.c> orcpt=rfc822;a+2Bb@c.d Notify=failure,delay,failure") == Path(
+        "a@b.c", dsn_params=asked
+    )
 
 
 @given(st.text(max_size=200))

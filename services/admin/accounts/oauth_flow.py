@@ -65,7 +65,7 @@ class _Asked:
     @classmethod
     def open(cls, system: System, found: Authorization) -> _Asked:
         """:raises Permanent: sealed under a key that is not here."""
-        stored = json.loads(system.vault.open(found.asked))
+        stored = json.loads(system.vault.open(found.request))
         what = stored["what"]
         return cls(DeviceCode(**what) if "device_code" in what else Request(**what), stored["account"])
 

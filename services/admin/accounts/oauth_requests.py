@@ -14,14 +14,14 @@ from shared.db.database import Connection, storable
 State = Literal["waits", "authorized", "failed"]
 CLAIM_SECONDS = 75.0
 """Longer than any exchange with a provider takes."""
-_COLUMNS = "external_id, key, state, words, begun_by, begun_at, ends_at, ends_at <= clock_timestamp(), asked"
+_COLUMNS = "external_id, key, state, words, begun_by, begun_at, ends_at, ends_at <= clock_timestamp(), request"
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
     """One. words: why it failed, or what was wrong at the latest try. late: nobody is waited for any more.
 
-    asked: sealed; empty once it has ended.
+    request: sealed; empty once it has ended.
     """
 
     external_id: int
@@ -32,7 +32,7 @@ class Authorization:
     begun_at: datetime
     ends_at: datetime
     late: bool
-    asked: bytes = field(repr=False)
+    request: bytes = field(repr=False)
 
 
 async def latest(connection: Connection, external_id: int) -> Authorization | None:
@@ -54,7 +54,7 @@ async def begin(
     connection: Connection,
     external_id: int,
     key: str,
-    asked: bytes,
+    request: bytes,
     who: str,
     *,
     seconds: float,
@@ -66,19 +66,19 @@ async def begin(
     :param seconds: it is too late then. :param first_try: seconds; None: a browser brings the answer.
     """
     cursor = await connection.execute(
-        """insert into oauth_requests as a (external_id, key, state, asked, begun_by, ends_at, next_try_at)
-           values (%(external)s, %(key)s, 'waits', %(asked)s, %(who)s,
+        """insert into oauth_requests as a (external_id, key, state, request, begun_by, ends_at, next_try_at)
+           values (%(external)s, %(key)s, 'waits', %(request)s, %(who)s,
                    clock_timestamp() + make_interval(secs => %(seconds)s),
                    coalesce(clock_timestamp() + make_interval(secs => %(first)s), 'infinity'))
            on conflict (external_id) do update
-           set key = excluded.key, state = excluded.state, words = '', asked = excluded.asked,
+           set key = excluded.key, state = excluded.state, words = '', request = excluded.request,
                begun_by = excluded.begun_by, begun_at = now(), ends_at = excluded.ends_at,
                next_try_at = excluded.next_try_at
            where a.key = %(instead)s""",
         {
             "external": external_id,
             "key": key,
-            "asked": asked,
+            "request": request,
             "who": storable(who),
             "seconds": seconds,
             "first": first_try,
@@ -114,20 +114,20 @@ async def claim_answer(connection: Connection, key: str) -> bool:
     return cursor.rowcount == 1
 
 
-async def go_on(connection: Connection, key: str, asked: bytes, seconds: float, words: str) -> None:
+async def go_on(connection: Connection, key: str, request: bytes, seconds: float, words: str) -> None:
     """Ask again after so many seconds. words: what was wrong this time."""
     await connection.execute(
         """update oauth_requests
-           set asked = %s, words = %s, next_try_at = clock_timestamp() + make_interval(secs => %s)
+           set request = %s, words = %s, next_try_at = clock_timestamp() + make_interval(secs => %s)
            where key = %s and state = 'waits'""",
-        (asked, storable(words), seconds, key),
+        (request, storable(words), seconds, key),
     )
 
 
 async def end(connection: Connection, key: str, state: State, words: str = "") -> bool:
     """End one that waits; False if it did not any more."""
     cursor = await connection.execute(
-        "update oauth_requests set state = %s, words = %s, asked = '' where key = %s and state = 'waits'",
+        "update oauth_requests set state = %s, words = %s, request = '' where key = %s and state = 'waits'",
         (state, storable(words), key),
     )
     return cursor.rowcount == 1

@@ -52,7 +52,7 @@ def decide(known: Sequence[Alert], troubles: Sequence[Trouble], now: datetime.da
     for alarm in known:
         trouble = present.pop((alarm.kind, alarm.subject), None)
         if trouble is not None:
-            _is_there(step, replace(alarm, what=trouble.what, seen_at=now), trouble, now)
+            _is_there(step, replace(alarm, text=trouble.what, seen_at=now), trouble, now)
         else:
             _is_not_there(step, alarm, now)
     for trouble in present.values():
@@ -94,7 +94,7 @@ def compose(events: Sequence[Event], to: str, now: datetime.datetime) -> tuple[b
     message_id = email.utils.make_msgid("alarm", domain).strip("<>")
     lines = []
     for event in events:
-        lines += [f"{_WORDS[event.what]}: {event.alarm.what}"]
+        lines += [f"{_WORDS[event.what]}: {event.alarm.text}"]
         if event.what == "raised":
             lines += ["", KINDS.get(event.alarm.kind, "")]
         lines += [""]
@@ -120,7 +120,7 @@ _WORDS = {"raised": "Alarm", "cleared": "Over"}
 
 def _subject(events: Sequence[Event]) -> str:
     if len(events) == 1:
-        return f"{_WORDS[events[0].what]}: {events[0].alarm.what}"
+        return f"{_WORDS[events[0].what]}: {events[0].alarm.text}"
     return ", ".join(
         f"{count} {word}"
         for what, word in (("raised", "alarms"), ("cleared", "over"))
@@ -140,7 +140,7 @@ def message(event: Event, now: datetime.datetime) -> dict[str, Any]:
         "event": event.what,
         "kind": event.alarm.kind,
         "subject": event.alarm.subject,
-        "text": f"mailgroup: {_WORDS[event.what]}: {event.alarm.what}",
-        "what": event.alarm.what,
+        "text": f"mailgroup: {_WORDS[event.what]}: {event.alarm.text}",
+        "what": event.alarm.text,
         "at": now.astimezone(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }

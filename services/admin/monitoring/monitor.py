@@ -181,7 +181,7 @@ class Watching:
         self.figures.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
         for event in events:
             log.warning("alarm", what=event.what, kind=event.alarm.kind, subject=event.alarm.subject,
-                        text=event.alarm.what)  # fmt: skip
+                        text=event.alarm.text)  # fmt: skip
         maillog.announce(told)
         self._service.broker.publish_behind(announced)
 
@@ -250,7 +250,7 @@ class Watching:
         if self._away_told or now - self._away_since < AWAY_SECONDS:
             return
         event = Event("raised", _no_database(f"PostgreSQL does not answer: {why}"))
-        log.error("alarm", what="raised", kind="database", text=event.alarm.what)
+        log.error("alarm", what="raised", kind="database", text=event.alarm.text)
         refused = await self._send(alert_rules.message(event, datetime.datetime.now(datetime.UTC)))
         if refused is not None:
             log.error("alarm not posted", kind="database", reason=refused)

@@ -110,7 +110,7 @@ def test_an_administrator_begins_types_the_code_elsewhere_and_the_page_says_when
         ("admin", "began to authorize external account"),
         ("admin", "authorized external account"),
     ]
-    assert stored(store, "select asked from oauth_requests") == [(b"",)]
+    assert stored(store, "select request from oauth_requests") == [(b"",)]
     after = browser.get(f"/external/{SUPPORT}")
     assert "Authorize again" in text(after)
     shown = "".join(each.text for each in (before, page, again, after, browser.get(PAGE), browser.get("/audit")))
