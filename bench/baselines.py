@@ -49,7 +49,7 @@ def require() -> None:
         raise Permanent(f"these Debian packages are missing: {', '.join(missing)}; 'make bench' installs them")
 
 
-class Anchor(ABC):
+class Baseline(ABC):
     """A server that runs while it is open as a context. folder: its own, reachable for its users."""
 
     name = ""
@@ -101,7 +101,7 @@ class Anchor(ABC):
         self.stop()
 
 
-class Dovecot(Anchor):
+class Dovecot(Baseline):
     """POP3 with Maildirs, and the check of passwords for Postfix. Users: see ``USERS``, and those that works name."""
 
     name = "dovecot"
@@ -133,7 +133,7 @@ class Dovecot(Anchor):
         )  # fmt: skip
 
 
-class Postfix(Anchor):
+class Postfix(Baseline):
     """SMTP intake into the hold queue: durable, and nothing goes on until ``release``."""
 
     name = "postfix"
@@ -187,7 +187,7 @@ class Postfix(Anchor):
         return True
 
 
-class Sink(Anchor):
+class Sink(Baseline):
     """A server that takes every mail and drops it, counting."""
 
     name = "smtp-sink"

@@ -21,7 +21,7 @@ ROUND_TRIP = 20
 """Milliseconds to a provider that is far away."""
 
 
-class Stand:
+class Environment:
     """A context manager. folder: for the data of both sides. filled: the kinds of mailboxes that are full already."""
 
     def __init__(self, folder: Path, lock: Path | None = None) -> None:

@@ -7,7 +7,7 @@ import statistics
 from functools import partial
 
 from bench import Wrong
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.latency import fetch
 from bench.pipeline import SOME, deliver, fill_source
 from bench.processes import Run
@@ -19,7 +19,7 @@ SINGLE_MAILS = 50
 _STORED = "select count(*) from blobs"
 
 
-def sharers(stand: Stand, pairs: int) -> list[Line]:
+def sharers(stand: Environment, pairs: int) -> list[Line]:
     """Many mails, from the moment when the poll is due until all sharers can read all of them; and a mail by itself."""
     fill_source(stand)
     one, twenty = stand.alternate(pairs, partial(_share, stand, 1), partial(_share, stand, SHARERS))
@@ -44,7 +44,7 @@ def sharers(stand: Stand, pairs: int) -> list[Line]:
     ]
 
 
-def _share(stand: Stand, count: int) -> Run:
+def _share(stand: Environment, count: int) -> Run:
     before = stand.gateway.value(_STORED)
     run = deliver(stand.gateway, stand.dovecot.port, "some", SOME, count)
     if (stored := stand.gateway.value(_STORED) - before) != SOME:
@@ -52,7 +52,7 @@ def _share(stand: Stand, count: int) -> Run:
     return run
 
 
-def _share_single(stand: Stand, count: int) -> Run:
+def _share_single(stand: Environment, count: int) -> Run:
     """On a system that has nothing else to do. session: median seconds of a mail."""
     found = asyncio.run(fetch(stand.gateway, SINGLE_MAILS, count))
     return Run(len(found), sum(found), session=statistics.median(found))

@@ -21,7 +21,7 @@ from deploy.machine import ports
 from deploy.machine.instance import Instance, with_free_ports
 from services.admin.accounts import apply
 from services.admin.accounts.file_format import check
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import Content
@@ -147,7 +147,7 @@ class Gateway:
 
         async def work(database: Database) -> float:
             async with database.transaction(600.0) as connection:
-                await apply.apply(connection, check(document, "bench"), Vault(KEY), Pool())
+                await apply.apply(connection, check(document, "bench"), Vault(KEY), HashingPool())
                 cursor = await connection.execute(
                     """update polls set next_poll_at = clock_timestamp() + make_interval(
                            secs => %(due)s + %(apart)s * (array_position(%(names)s, e.address) - 1))
@@ -169,12 +169,12 @@ class Gateway:
         async def work(database: Database) -> None:
             async with database.transaction(600.0) as connection:
                 await account_changes.lock_for_change(connection)
-                for local in await accounts.locals_(connection):
+                for local in await accounts.load_locals(connection):
                     if local.address in people:
-                        await account_changes.remove(connection, "local", local.id)
-                for account in await accounts.externals(connection):
+                        await account_changes.remove_account(connection, "local", local.id)
+                for account in await accounts.load_externals(connection):
                     if account.address in externals:
-                        await account_changes.remove(connection, "external", account.id)
+                        await account_changes.remove_account(connection, "external", account.id)
 
         self._with_database(work)
 
@@ -194,16 +194,16 @@ class Gateway:
 
         async def put(database: Database, batch: list[bytes]) -> None:
             async with database.transaction() as connection:
-                people = {person.address: person for person in await accounts.locals_(connection)}
+                people = {person.address: person for person in await accounts.load_locals(connection)}
                 local_id = people[address].id
-                stored = await blobs.store(connection, [Content.of(body) for body in batch])
+                stored = await blobs.store_blobs(connection, [Content.of(body) for body in batch])
                 arrivals = [Arrival("local", blob_id, recipients=((local_id, "bench"),)) for blob_id in stored]
-                ids = await inbound.add(connection, arrivals)
-                copies = await inbound.pending(connection, ids)
+                ids = await inbound.add_inbound(connection, arrivals)
+                copies = await inbound.load_routed(connection, ids)
                 await maildrops.deliver(
                     connection, [Copy([local_id], copy.inbound_id, copy.blob_id, copy.octets) for copy in copies]
                 )
-                await inbound.finish(connection, copies, [], ids)
+                await inbound.record_delivered(connection, copies, [], ids)
 
         async def work(database: Database) -> None:
             batch: list[bytes] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.gateway import external, person
 from bench.pipeline import fill_source
 from bench.processes import cpu_seconds, memory, tree
@@ -16,7 +16,7 @@ _POLL_SECONDS = 60
 _MEBI = 2**20
 
 
-def idle(stand: Stand, pairs: int) -> list[Line]:
+def idle(stand: Environment, pairs: int) -> list[Line]:
     """All services, started anew, with the manual's company: two accounts polled every minute, four people.
 
     It is no comparison, so it is measured once.

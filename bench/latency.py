@@ -20,7 +20,7 @@ import uvloop
 
 from bench import Wrong
 from bench.baselines import PASSWORD
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.gateway import DOMAIN, Gateway, external, person
 from bench.mails import mail
 from bench.smtp_load import Client
@@ -38,7 +38,7 @@ _LOOK_SECONDS = 0.001
 _runs = itertools.count(1)
 
 
-def latency(stand: Stand, pairs: int) -> list[Line]:
+def latency(stand: Environment, pairs: int) -> list[Line]:
     """It is no comparison, so it is measured once, with enough mails for a percentile."""
     with stand.turn(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         accepted, relayed = runner.run(_submit(stand.gateway))

@@ -14,7 +14,7 @@ from functools import partial
 
 from bench import Wrong
 from bench.baselines import PASSWORD
-from bench.environment import ROUND_TRIP, Stand
+from bench.environment import ROUND_TRIP, Environment
 from bench.fetchers import fetch
 from bench.gateway import Gateway, external, person
 from bench.mails import ADDRESS, fill_maildir, mail
@@ -30,7 +30,7 @@ _ARRIVED = """select count(*) from maildrop_mails r join local_accounts l on l.i
 _numbers = itertools.count(1)
 
 
-def pipeline(stand: Stand, pairs: int) -> list[Line]:
+def pipeline(stand: Environment, pairs: int) -> list[Line]:
     """Beside the provider, and at a distance."""
     fill_source(stand)
     lines = near(stand, pairs, stand.dovecot.port, "", 2, 12)
@@ -38,7 +38,7 @@ def pipeline(stand: Stand, pairs: int) -> list[Line]:
         return lines + near(stand, pairs, port, f", {ROUND_TRIP} ms away", 1.5, 50)
 
 
-def fill_source(stand: Stand) -> None:
+def fill_source(stand: Environment) -> None:
     """The maildrops that are fetched, once."""
     if "source" not in stand.filled:
         for user, mails in (("source", MAILS), ("some", SOME), ("few", FEW)):
@@ -47,7 +47,7 @@ def fill_source(stand: Stand) -> None:
         stand.filled.add("source")
 
 
-def near(stand: Stand, pairs: int, port: int, where: str, than_mpop: float, than_fetchmail: float) -> list[Line]:
+def near(stand: Environment, pairs: int, port: int, where: str, than_mpop: float, than_fetchmail: float) -> list[Line]:
     """All three in turn. :param port: of the provider. :param where: words for it."""
     folder = stand.folder / "fetched"
     mpop, ours, fetchmail = stand.alternate(

@@ -14,7 +14,7 @@ from functools import partial
 
 from bench import Wrong
 from bench.baselines import PASSWORD, Postfix, await_until
-from bench.environment import ROUND_TRIP, Stand
+from bench.environment import ROUND_TRIP, Environment
 from bench.gateway import DOMAIN, external, person
 from bench.mails import mail
 from bench.processes import Run, generate
@@ -26,7 +26,7 @@ MAILS, FAR_MAILS, OCTETS = 1_000, 600, 10_240
 _DRAIN_SECONDS = 120.0
 
 
-def relay(stand: Stand, pairs: int) -> list[Line]:
+def relay(stand: Environment, pairs: int) -> list[Line]:
     """Beside the provider, and at a distance."""
     lines = [_in_turn(stand, pairs, stand.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 2.5)]
     with stand.far(stand.sink.port) as port:
@@ -34,7 +34,7 @@ def relay(stand: Stand, pairs: int) -> list[Line]:
     return lines
 
 
-def _in_turn(stand: Stand, pairs: int, port: int, name: str, mails: int, work: str, goal: float) -> Line:
+def _in_turn(stand: Environment, pairs: int, port: int, name: str, mails: int, work: str, goal: float) -> Line:
     account, author = f"{name}@provider.example", f"{name}-author"
     stand.gateway.add([external(account, smtp_port=port)], [person(author, account)])
     with Postfix(stand.folder / f"postfix-{name}", port) as postfix:
@@ -47,7 +47,7 @@ def _in_turn(stand: Stand, pairs: int, port: int, name: str, mails: int, work: s
     return of_runs(work, ours, anchor, Goal("≥", goal), "mails/s", "Postfix")
 
 
-def _by_postfix(stand: Stand, postfix: Postfix, mails: int) -> Run:
+def _by_postfix(stand: Environment, postfix: Postfix, mails: int) -> Run:
     subprocess.run(
         ["smtp-source", "-d", "-s", "8", "-m", str(mails), "-l", str(OCTETS), "-f", "a@bench.example",
          "-t", "b@example.net", f"127.0.0.1:{postfix.port}"],
@@ -63,7 +63,7 @@ def _by_postfix(stand: Stand, postfix: Postfix, mails: int) -> Run:
     return Run(mails, seconds)
 
 
-def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
+def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
     gateway = stand.gateway
     drain(gateway)
     gateway.connection.execute(
@@ -98,6 +98,6 @@ def _by_us(stand: Stand, account: str, author: str, mails: int) -> Run:
     return Run(mails, seconds)
 
 
-def _check(stand: Stand, before: int, mails: int) -> None:
+def _check(stand: Environment, before: int, mails: int) -> None:
     if (found := stand.sink.count() - before) != mails:
         raise Wrong(f"{found} mails were relayed instead of {mails}")

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from bench import Wrong, baselines, machine, results
-from bench.benchmarks import WORKS, Work, chosen
-from bench.environment import Stand
+from bench.benchmarks import BENCHMARKS, Benchmark, chosen
+from bench.environment import Environment
 from bench.table import COLUMNS, Line
 from shared.errors import Permanent, Temporary
 from tests.servers import scratch
@@ -41,14 +41,14 @@ def main(
     Example: ./mailgroup bench submission poll --pairs 2 --no-write
     """
     if list_:
-        for work in WORKS:
+        for work in BENCHMARKS:
             print(f"{work.name:14} {work.group:10} {work.title}")
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped, whoever ends us
     try:
         works = chosen(names or [])
         baselines.require()
-        with scratch() as folder, Stand(folder, lock) as stand:
+        with scratch() as folder, Environment(folder, lock) as stand:
             _run(stand, works, pairs, write)
     except (Permanent, Temporary, ValueError) as error:
         sys.exit(f"bench: {error}")
@@ -56,7 +56,7 @@ def main(
         sys.exit(f"bench: WRONG, so no figures: {error}")
 
 
-def _run(stand: Stand, works: list[Work], pairs: int, write: bool) -> None:
+def _run(stand: Environment, works: list[Benchmark], pairs: int, write: bool) -> None:
     command = f"./mailgroup bench {' '.join(sys.argv[1:])}".strip()
     for work in works:
         print(f"{work.name}: {work.title}", file=sys.stderr)
@@ -72,10 +72,12 @@ def _run(stand: Stand, works: list[Work], pairs: int, write: bool) -> None:
             before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
             new = {work.name: results.section(work.name, work.title, told, lines)}
             facts = machine.facts(stand.gateway, stand.folder)
-            RESULTS.write_text(results.merge(before, facts, new, [known.name for known in WORKS]), encoding="utf-8")
+            RESULTS.write_text(
+                results.merge(before, facts, new, [known.name for known in BENCHMARKS]), encoding="utf-8"
+            )
 
 
-def _print(work: Work, lines: list[Line]) -> None:
+def _print(work: Benchmark, lines: list[Line]) -> None:
     """As a table that is as wide as it needs: a terminal may wrap its lines, a file should not."""
     rows = [COLUMNS, *(line.cells() for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]

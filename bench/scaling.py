@@ -13,7 +13,7 @@ from functools import partial
 
 from bench import Wrong
 from bench.baselines import PASSWORD
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.fill import fill
 from bench.gateway import DOMAIN, Gateway, external, person
 from bench.mails import fill_maildir, mail
@@ -46,7 +46,7 @@ SMALL, LARGE = Size(1_000, 10, 10, "polled10"), Size(1_000_000, 10_000, 1_000, "
 class System:
     """One of the two, with an account that sends, and a mailbox that is read."""
 
-    def __init__(self, stand: Stand, stack: ExitStack, size: Size) -> None:
+    def __init__(self, stand: Environment, stack: ExitStack, size: Size) -> None:
         self.size = size
         self.gateway = stack.enter_context(Gateway(stand.folder / f"gateway-{size.mails}"))
         fill(
@@ -125,7 +125,7 @@ class System:
         return cpu_seconds(tree(pids["fetcher"]) + tree(pids["postgres"]))
 
 
-def growth(stand: Stand, pairs: int) -> list[Line]:
+def growth(stand: Environment, pairs: int) -> list[Line]:
     """Figures of the large system, beside those of the small one as the anchor."""
     fill_source(stand)
     for size in (SMALL, LARGE):
@@ -159,7 +159,7 @@ def growth(stand: Stand, pairs: int) -> list[Line]:
         return lines + _memory(small, large)
 
 
-def _polls(stand: Stand, pairs: int, small: System, large: System) -> Line:
+def _polls(stand: Environment, pairs: int, small: System, large: System) -> Line:
     """Each system polls while the other one does not."""
     before, after = stand.alternate(pairs, partial(_poll, stand, small), partial(_poll, stand, large))
     return Line(
@@ -172,7 +172,7 @@ def _polls(stand: Stand, pairs: int, small: System, large: System) -> Line:
     )
 
 
-def _poll(stand: Stand, system: System) -> Run:
+def _poll(stand: Environment, system: System) -> Run:
     """items: polls; seconds: those of cores."""
     system.start_polling()
     time.sleep(_SPREAD_SECONDS)
@@ -186,7 +186,7 @@ def _poll(stand: Stand, system: System) -> Run:
     return Run(polls, used)
 
 
-def _logins(stand: Stand, system: System) -> int:
+def _logins(stand: Environment, system: System) -> int:
     """As the provider's log tells."""
     log = (stand.dovecot.folder / "dovecot.log").read_text(encoding="utf-8", errors="replace")
     return log.count(f"Login: user=<{system.size.polled}>")

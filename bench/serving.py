@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench.baselines import PASSWORD, USERS
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
 from bench.processes import Run, generate, holding, memory, tree
@@ -24,7 +24,7 @@ _ALONE_SESSIONS = 3
 _POLLS = {"ours": 6_000, "anchor": 1_000}
 
 
-def _ready(stand: Stand, kind: str) -> None:
+def _ready(stand: Environment, kind: str) -> None:
     """Fill the mailboxes of a kind of users on both sides, once."""
     if kind in stand.filled:
         return
@@ -38,7 +38,7 @@ def _ready(stand: Stand, kind: str) -> None:
     stand.filled.add(kind)
 
 
-def _load(stand: Stand, side: str, mode: str, kind: str, mails: int, octets: int, **options: object) -> Run:
+def _load(stand: Environment, side: str, mode: str, kind: str, mails: int, octets: int, **options: object) -> Run:
     name = "big" if kind == "big" else kind + "{i}"
     return generate(
         "pop3_load",
@@ -53,7 +53,7 @@ def _load(stand: Stand, side: str, mode: str, kind: str, mails: int, octets: int
     )
 
 
-def _start_anew(stand: Stand, side: str, kind: str, logins: int) -> None:
+def _start_anew(stand: Environment, side: str, kind: str, logins: int) -> None:
     """A fresh server, to which its users have logged in once."""
     if side == "ours":
         stand.gateway.restart("pop3_out")
@@ -62,12 +62,12 @@ def _start_anew(stand: Stand, side: str, kind: str, logins: int) -> None:
     _load(stand, side, "login", kind, 0, 0, sessions=logins, concurrency=min(4, logins))
 
 
-def _read(stand: Stand, kind: str, mails: int, octets: int, side: str, options: dict[str, int]) -> Run:
+def _read(stand: Environment, kind: str, mails: int, octets: int, side: str, options: dict[str, int]) -> Run:
     _start_anew(stand, side, kind, options["sessions"])
     return _load(stand, side, "retr", kind, mails, octets, **options)
 
 
-def retr(stand: Stand, pairs: int) -> list[Line]:
+def retr(stand: Environment, pairs: int) -> list[Line]:
     """Mails of 10 KB."""
     _ready(stand, "u")
     lines = []
@@ -82,7 +82,7 @@ def retr(stand: Stand, pairs: int) -> list[Line]:
     return lines
 
 
-def retr_large(stand: Stand, pairs: int) -> list[Line]:
+def retr_large(stand: Environment, pairs: int) -> list[Line]:
     """Mails of 5 MB."""
     _ready(stand, "l")
     read = partial(_read, stand, "l", LARGE_MAILS, LARGE_OCTETS, options={"sessions": 16, "concurrency": 16})
@@ -100,7 +100,7 @@ def retr_large(stand: Stand, pairs: int) -> list[Line]:
     ]
 
 
-def poll(stand: Stand, pairs: int) -> list[Line]:
+def poll(stand: Environment, pairs: int) -> list[Line]:
     """Polls that find nothing new, of clients that polled before."""
     _ready(stand, "u")
     for side in ("ours", "anchor"):
@@ -115,7 +115,7 @@ def poll(stand: Stand, pairs: int) -> list[Line]:
     ]
 
 
-def poll_large(stand: Stand, pairs: int) -> list[Line]:
+def poll_large(stand: Environment, pairs: int) -> list[Line]:
     """Polls of a large mailbox."""
     _ready(stand, "big")
     for side in ("ours", "anchor"):
@@ -137,7 +137,7 @@ def poll_large(stand: Stand, pairs: int) -> list[Line]:
     ]
 
 
-def idle_sessions(stand: Stand, pairs: int) -> list[Line]:
+def idle_sessions(stand: Environment, pairs: int) -> list[Line]:
     """Memory of sessions that are open and silent. It is no matter of speed, so one pair will do."""
     _ready(stand, "u")
     ours, anchor = _held(stand, "ours") / 1000, _held(stand, "anchor") / 1000
@@ -147,7 +147,7 @@ def idle_sessions(stand: Stand, pairs: int) -> list[Line]:
     ]
 
 
-def _held(stand: Stand, side: str) -> float:
+def _held(stand: Environment, side: str) -> float:
     """Octets that a silent session takes, in all processes of the server."""
     _start_anew(stand, side, "u", USERS)
     root = stand.gateway.pids()["pop3_out"] if side == "ours" else stand.dovecot.pid

@@ -10,7 +10,7 @@ from functools import partial
 
 from bench import Wrong
 from bench.baselines import PASSWORD, USERS
-from bench.environment import Stand
+from bench.environment import Environment
 from bench.gateway import DOMAIN, Gateway
 from bench.processes import Run, generate
 from bench.table import Goal, Line, of_runs
@@ -20,7 +20,7 @@ _WAITING = "select count(*) from submissions where state <> 'done'"
 _DRAIN_SECONDS = 300.0
 
 
-def submission(stand: Stand, pairs: int) -> list[Line]:
+def submission(stand: Environment, pairs: int) -> list[Line]:
     """Every work with its mails, then all services together."""
     lines = []
     stand.gateway.stop("sender")
@@ -45,7 +45,7 @@ def drain(gateway: Gateway) -> None:
     gateway.await_value(0, _WAITING, seconds=_DRAIN_SECONDS)
 
 
-def _to_us(stand: Stand, **options: int) -> Run:
+def _to_us(stand: Environment, **options: int) -> Run:
     before = stand.gateway.value(_SUBMITTED)
     run = generate(
         "smtp_load", port=stand.gateway.settings.smtp_port, user="u{i}@" + DOMAIN, sender="u{i}@" + DOMAIN, **_who(),
@@ -56,7 +56,7 @@ def _to_us(stand: Stand, **options: int) -> Run:
     return run
 
 
-def _to_postfix(stand: Stand, **options: int) -> Run:
+def _to_postfix(stand: Environment, **options: int) -> Run:
     run = generate("smtp_load", port=stand.postfix.port, user="u{i}", sender="u{i}@" + DOMAIN, **_who(), **options)
     if (found := len(stand.postfix.held())) != options["mails"]:
         raise Wrong(f"{found} of {options['mails']} mails are in Postfix's queue")

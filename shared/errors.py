@@ -4,7 +4,7 @@ Whatever a library raises is wrapped into one of these where it is called, with 
 In doubt a failure is temporary: trying again loses nothing, giving up may. A fault of ours is neither.
 """
 
-MOST_FAULTS = 5
+MAX_FAILURES = 5
 """After so many faults of ours a mail is parked."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Histogram
 
-SECONDS = Histogram(
+STAGE_SECONDS = Histogram(
     "mailgroup_stage_seconds",
     "Time a stage takes: a batch of router or mailbox, a poll, a submission's commit, a relayed mail, a login.",
     ["stage"],

@@ -153,7 +153,7 @@ class Poll:
     quiet_until: datetime.datetime | None = None
 
     @property
-    def deadly(self) -> bool:
+    def kills_process(self) -> bool:
         """Whether polling this account seems to be what ends processes."""
         return self.last_error_kind == POLLER_DIED and self.failures >= POLLER_DIED_TIMES
 

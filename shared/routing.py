@@ -32,7 +32,7 @@ SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class HeaderFacts:
     """What the rules ask of a mail. Ids without angle brackets.
 
     readable: False if reading failed; then nothing else is known. original_ids: what Google and Microsoft call it after
@@ -54,15 +54,15 @@ class Facts:
     hops: int = 0
 
 
-def read(head: bytes) -> Facts:
+def read_facts(head: bytes) -> HeaderFacts:
     """The facts of a mail from its first 256 KiB (more is ignored). Never raises; time in proportion to the length."""
     try:
         return _read(head[:HEAD_OCTETS])
     except Exception:  # anyone may write a header: whatever is wrong with it, everyone gets the mail
-        return Facts(readable=False)
+        return HeaderFacts(readable=False)
 
 
-def _read(head: bytes) -> Facts:
+def _read(head: bytes) -> HeaderFacts:
     header = by_name(head)
 
     if sum(len(value) for name in ("from", "to", "cc") for value in header.get(name, [])) > ADDRESS_OCTETS:
@@ -75,7 +75,7 @@ def _read(head: bytes) -> Facts:
         return tuple(id_ for name in names for value in header.get(name, []) for id_ in message_ids(value))
 
     is_notice = bounces.is_notice(header)
-    return Facts(
+    return HeaderFacts(
         to=people("to"),
         cc=people("cc"),
         from_=people("from"),
@@ -90,7 +90,7 @@ def _read(head: bytes) -> Facts:
     )
 
 
-def ids_asked(facts: Facts) -> set[str]:
+def referenced_ids(facts: HeaderFacts) -> set[str]:
     """The ids of mails whose authors ``decide`` has to know, at most a few hundred."""
     own = {facts.message_id} if facts.message_id else set()
     return own | {*facts.original_ids, *facts.in_reply_to, *facts.references, *facts.reported}
@@ -100,7 +100,7 @@ def ids_asked(facts: Facts) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class RoutedRecipient:
     """Who gets a copy. reason: an English sentence without its full stop. rule: 1 to 5."""
 
     local_id: int
@@ -116,7 +116,7 @@ class Decision:
     further_id: another one that the provider gave it, to be recorded as that author's, if that is new.
     """
 
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[RoutedRecipient, ...]
     rule: int
     reason: str
     held: bool = False
@@ -138,7 +138,7 @@ class _Choice:
 
 
 def decide(
-    facts: Facts,
+    facts: HeaderFacts,
     external: External,
     sharers: Sequence[Local],
     known: Mapping[str, Sequence[Sent]],
@@ -173,7 +173,11 @@ def decide(
 
 
 def _choose(
-    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]], writer: int | None
+    facts: HeaderFacts,
+    external: External,
+    sharers: Sequence[Local],
+    known: Mapping[str, Sequence[Sent]],
+    writer: int | None,
 ) -> _Choice | None:
     """The first of the rules 1 to 4 that chooses somebody. writer: who wrote a submitted mail; it answers nobody else's
     if it answers one of theirs."""
@@ -270,7 +274,7 @@ def _everyone(sharers: Sequence[Local], writer: int | None) -> list[Local]:
     return [local for local in enabled if local.id != writer] or enabled
 
 
-def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Local]) -> tuple[Recipient, ...]:
+def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Local]) -> tuple[RoutedRecipient, ...]:
     """The enabled people of a choice: for a disabled one the delegate (who is enabled and shares the account; one hop),
     else the other sharers. Nobody twice; a reason of one's own goes before standing in for somebody."""
     people = {local.id: local for local in sharers}
@@ -286,11 +290,11 @@ def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Lo
                 reasons.setdefault(
                     other.id, f"{why}; {local.user_name} is disabled and has no delegate, so the others get it"
                 )
-    return tuple(Recipient(local.id, reasons[local.id], choice.rule) for local in sharers if local.id in reasons)
+    return tuple(RoutedRecipient(local.id, reasons[local.id], choice.rule) for local in sharers if local.id in reasons)
 
 
 def _own_copy(
-    facts: Facts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]]
+    facts: HeaderFacts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]]
 ) -> Decision | None:
     """If this is a mail that we relayed and that its provider lists again (Gmail's ``recent:`` mode): the decision.
 
@@ -311,14 +315,16 @@ def _own_copy(
         author = people[sent[0].author_id]
         further = facts.message_id if facts.message_id and facts.message_id not in known else None
         reason = f"it is a copy of what {author.user_name} sent through {external.address}; kept as deleted mail"
-        return Decision((Recipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_, further_id=further)
+        return Decision(
+            (RoutedRecipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_, further_id=further
+        )
     return None
 
 
 # ---------------------------------------------------------------------------------------------- reasons
 
 
-def _why_everyone(facts: Facts, external: External) -> str:
+def _why_everyone(facts: HeaderFacts, external: External) -> str:
     if not facts.readable:
         return "the header cannot be read"
     for field, people in (("To", facts.to), ("Cc", facts.cc)):
@@ -331,7 +337,7 @@ def _why_everyone(facts: Facts, external: External) -> str:
     return f"{external.address} is in neither To nor Cc"
 
 
-def strangers(facts: Facts, external: External, sharers: Sequence[Local]) -> list[str]:
+def unknown_names(facts: HeaderFacts, external: External, sharers: Sequence[Local]) -> list[str]:
     """Names beside the account's address, in To and Cc, that nobody who shares it has; as written, each once."""
     known = {normalise(name) for person in sharers for name in person.names}
     found: dict[str, str] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.admin.accounts import apply as changes
 from services.admin.accounts.file_format import check
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.model import Content, External, Local
 from shared.provider.vault import Vault, new_key
@@ -45,7 +45,7 @@ COMPANY = {
 async def apply(database: Database, document: dict[str, Any], prune: bool = False) -> list[str]:
     """Make the accounts what the document says; the lines that ``apply`` prints."""
     async with database.transaction() as connection:
-        outcome = await changes.apply(connection, check(document, "test"), Vault(KEY), Pool(), prune)
+        outcome = await changes.apply(connection, check(document, "test"), Vault(KEY), HashingPool(), prune)
     return outcome.lines
 
 
@@ -53,8 +53,8 @@ async def everyone(database: Database) -> tuple[dict[str, External], dict[str, L
     """External accounts by address, local accounts by user name."""
     async with database.transaction() as connection:
         return (
-            {account.address: account for account in await accounts.externals(connection)},
-            {person.user_name: person for person in await accounts.locals_(connection)},
+            {account.address: account for account in await accounts.load_externals(connection)},
+            {person.user_name: person for person in await accounts.load_locals(connection)},
         )
 
 
@@ -62,13 +62,13 @@ async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -
     """Mails as the fetcher commits them; their ids."""
     contents = [Content.of(mail) for mail in mails]
     async with database.transaction() as connection:
-        stored = await blobs.store(connection, contents)
-        ids = await inbound.add(connection, [Arrival("fetched", blob_id, external_id) for blob_id in stored])
+        stored = await blobs.store_blobs(connection, contents)
+        ids = await inbound.add_inbound(connection, [Arrival("fetched", blob_id, external_id) for blob_id in stored])
         await uidl_ledger.record_fetched(
             connection,
             external_id,
             [
-                uidl_ledger.Fetched(None, f"uidl{id_}", content.octets, content.sha256, id_, False)
+                uidl_ledger.FetchedNow(None, f"uidl{id_}", content.octets, content.sha256, id_, False)
                 for id_, content in zip(ids, contents, strict=True)
             ],
         )

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import structlog
 
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.postgres import Postgres
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.db.database import Database
@@ -85,7 +85,7 @@ def broker_url(vhosts: servers.Vhosts) -> str:
 
 
 @pytest.fixture(scope="session")
-def provider() -> Iterator[Provider]:
+def provider() -> Iterator[DemoProvider]:
     """The provider of the session, without mailboxes: a test adds its own, under addresses that no other test uses."""
-    with servers.scratch() as folder, Provider(folder) as running:
+    with servers.scratch() as folder, DemoProvider(folder) as running:
         yield running

@@ -20,7 +20,7 @@ from tests.polling import until
 
 
 @dataclass
-class Bench:
+class FetcherHarness:
     """A fetcher on a database of its own. published: the envelopes it sent."""
 
     service: Service
@@ -85,7 +85,7 @@ class Bench:
             )
         )
 
-    async def poll(self, external_id: int) -> polls.Polled:
+    async def poll(self, external_id: int) -> polls.PollState:
         """Make the account due, and wait until a poll that began after that has ended."""
         busy = await self._owner(external_id)
         if busy is not None:  # it may have seen the list before the test changed it
@@ -95,14 +95,14 @@ class Bench:
 
             await until(over)
         async with self.database.transaction() as connection:
-            await polls.resume(connection, external_id)
+            await polls.poll_now(connection, external_id)
         return await self.polled(external_id)
 
     async def _owner(self, external_id: int) -> str | None:
         found = await self.rows("select owner from polls where external_id = %s", external_id)
         return str(found[0][0]) if found and found[0][0] is not None else None
 
-    async def polled(self, external_id: int) -> polls.Polled:
+    async def polled(self, external_id: int) -> polls.PollState:
         """Wait until one more poll that begins now or later has ended."""
         [[start]] = await self.rows("select clock_timestamp()")
 
@@ -114,11 +114,11 @@ class Bench:
 
         await until(ended)
         async with self.database.transaction() as connection:
-            return (await polls.polled(connection))[external_id]
+            return (await polls.load_poll_states(connection))[external_id]
 
 
 @asynccontextmanager
-async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
+async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherHarness]:
     """A fetcher that runs in this process; its envelopes are caught instead of sent."""
     key = new_key()
     service = Service(
@@ -130,7 +130,7 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
             **{"allow_private_upstream": True, **settings},
         ),
     )
-    bench = Bench(service, service.database, Vault(key))
+    bench = FetcherHarness(service, service.database, Vault(key))
     service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here
     await service.database.open()
     work = asyncio.create_task(scheduler.serve(service, Credentials(service.database, bench.vault, True)))
@@ -142,15 +142,15 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[Bench]:
         await service.database.close()
 
 
-async def polls_well(bench: Bench, account: int) -> bool:
+async def polls_well(bench: FetcherHarness, account: int) -> bool:
     return bool(await bench.rows("select 1 from polls where external_id = %s and last_success_at is not null", account))
 
 
-async def has(bench: Bench, account: int, count: int) -> bool:
+async def has(bench: FetcherHarness, account: int, count: int) -> bool:
     return len(await bench.bodies(account)) >= count
 
 
-async def fails(bench: Bench, account: int) -> bool:
+async def fails(bench: FetcherHarness, account: int) -> bool:
     return bool(await bench.rows("select 1 from polls where external_id = %s and last_error is not null", account))
 
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.sender.dead_owners import Upkeep, keep_up
-from services.sender.delivery import Relaying
-from services.sender.submission_worker import Sender
+from services.sender.dead_owners import SenderBackground, run_background
+from services.sender.delivery import OutboundDelivery
+from services.sender.submission_worker import SubmissionWorker
 from shared.amqp.broker import Publication
 from shared.db.database import Database
 from shared.model import Content, EnvelopeRecipient, External, Local, RecipientKind
@@ -20,7 +20,7 @@ from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import submissions, submissions_admin
 from shared.store.submissions import Submission
-from shared.store.submissions_admin import Listed
+from shared.store.submissions_admin import ListedSubmission
 from tests import company
 from tests.company import SALES, SUPPORT
 from tests.polling import until
@@ -37,7 +37,7 @@ a body\r
 """
 
 
-class Bench:
+class SenderHarness:
     """publications: what the broker would have got. externals by address, people by user name."""
 
     def __init__(self, database_url: str) -> None:
@@ -54,15 +54,15 @@ class Bench:
         self.publications: list[Publication] = []
         self.externals: dict[str, External] = {}
         self.people: dict[str, Local] = {}
-        self.relaying = Relaying(
+        self.relaying = OutboundDelivery(
             self.database,
             Credentials(self.database, Vault(company.KEY), True),
             self.service.owner,
             True,
             self.publications.extend,
         )
-        self.stage = Sender(self.database, 5.0, self.relaying.wake)
-        self.upkeep = Upkeep(self.service, self.relaying)
+        self.stage = SubmissionWorker(self.database, 5.0, self.relaying.schedule)
+        self.upkeep = SenderBackground(self.service, self.relaying)
 
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
         """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
@@ -123,7 +123,7 @@ class Bench:
             for address in to
         )
         async with self.database.transaction() as connection:
-            [submission_id] = await submissions.record(
+            [submission_id] = await submissions.record_submissions(
                 connection,
                 [
                     Submission(
@@ -143,13 +143,13 @@ class Bench:
         self.publications += await self.stage.handle([submission_id])
         return submission_id
 
-    async def listed(self, submission_id: int) -> Listed:
+    async def listed(self, submission_id: int) -> ListedSubmission:
         """A submission as the operator sees it."""
         async with self.database.transaction() as connection:
-            [found] = await submissions_admin.listing(connection, ids=[submission_id])
+            [found] = await submissions_admin.list_submissions(connection, ids=[submission_id])
         return found
 
-    async def until(self, submission_id: int, **wanted: object) -> Listed:
+    async def until(self, submission_id: int, **wanted: object) -> ListedSubmission:
         """Wait until a submission is listed like this."""
 
         async def so() -> bool:
@@ -190,11 +190,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def sending(database_url: str) -> AsyncIterator[Bench]:
+async def sending(database_url: str) -> AsyncIterator[SenderHarness]:
     """A sender that works, without a broker."""
-    bench = Bench(database_url)
+    bench = SenderHarness(database_url)
     await bench.database.open()
-    work = asyncio.create_task(keep_up(bench.service, bench.relaying))
+    work = asyncio.create_task(run_background(bench.service, bench.relaying))
     try:
         yield bench
     finally:
@@ -204,6 +204,6 @@ async def sending(database_url: str) -> AsyncIterator[Bench]:
         await bench.database.close()
 
 
-def replies(found: Listed) -> Sequence[tuple[str, str | None]]:
+def replies(found: ListedSubmission) -> Sequence[tuple[str, str | None]]:
     """State and reply of each recipient."""
     return [(recipient.state, recipient.reply) for recipient in found.recipients]

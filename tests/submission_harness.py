@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.machine import ports as free_ports
-from services.smtp_in.commit_queue import Intake
-from services.smtp_in.listener import Listener
+from services.smtp_in.commit_queue import CommitQueue
+from services.smtp_in.listener import SmtpListener
 from shared.amqp.broker import Broker
-from shared.auth.authenticator import Logins
+from shared.auth.authenticator import Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
 from shared.model import External, Local, Server
@@ -66,8 +66,8 @@ class Running:
     settings: Settings
     database: Database
     broker: Broker
-    intake: Intake
-    listener: Listener
+    intake: CommitQueue
+    listener: SmtpListener
     ids: dict[str, int]
     cafile: Path
 
@@ -75,10 +75,10 @@ class Running:
         """Of smtp, submission, smtps."""
         return int(getattr(self.settings, f"{name}_port"))
 
-    async def stored(self) -> list[tuple[submissions_admin.Listed, bytes]]:
+    async def stored(self) -> list[tuple[submissions_admin.ListedSubmission, bytes]]:
         """All submissions with their bytes."""
         async with self.database.transaction() as connection:
-            listed = await submissions_admin.listing(connection, ["submitted"])
+            listed = await submissions_admin.list_submissions(connection, ["submitted"])
             cursor = await connection.execute("select id, blob_id from submissions")
             blob_ids = dict(await cursor.fetchall())
         return [
@@ -105,9 +105,9 @@ async def running(
     broker = Broker(broker_url, "test")
     await broker.open()
     await broker.until_ready(20)
-    logins = Logins(database, settings, "smtp_in")
-    intake = Intake(database, broker, settings.max_message_bytes)
-    listener = Listener(settings, intake, logins, server_tls.Certificate(settings), connections)
+    logins = Authenticator(database, settings, "smtp_in")
+    intake = CommitQueue(database, broker, settings.max_message_bytes)
+    listener = SmtpListener(settings, intake, logins, server_tls.Certificate(settings), connections)
     await listener.open()
     intake.start()
     yield Running(

@@ -20,7 +20,7 @@ import psycopg
 import structlog
 from typer.testing import CliRunner, Result
 
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.instance import Instance, with_free_ports
 from services.admin.cli.app import app
 from shared.settings import Settings
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class System:
     """A running gateway and its provider, as users and operators meet them."""
 
-    def __init__(self, instance: Instance, provider: Provider, folder: Path) -> None:
+    def __init__(self, instance: Instance, provider: DemoProvider, folder: Path) -> None:
         self.instance, self.provider, self.folder = instance, provider, folder
         self.settings = instance.settings
 
@@ -151,7 +151,7 @@ def running(folder: Path, **settings: Any) -> Iterator[System]:
     """A system with a data folder of its own, on free ports."""
     base = Settings(data=folder / "data", allow_private_upstream=True, **settings)
     with (
-        Provider(folder / "provider") as provider,
+        DemoProvider(folder / "provider") as provider,
         Instance(with_free_ports(base), say=lambda line: print(line, file=sys.stderr)) as instance,
     ):
         yield System(instance, provider, folder)

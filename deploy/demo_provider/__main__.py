@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from deploy.demo_provider import smtp
 from deploy.demo_provider.maildrops import Maildrops
-from deploy.demo_provider.pop3 import Session
+from deploy.demo_provider.pop3 import DemoPop3Session
 
 POP3_PORT, SMTP_PORT = 1110, 1025
 PASSWORD = "secret"
@@ -22,7 +22,7 @@ async def serve(passwords: dict[str, str]) -> None:
     loop, maildrops, stopping = asyncio.get_running_loop(), Maildrops(passwords), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    pop3 = await asyncio.start_server(lambda *ends: Session(maildrops).serve(*ends), "0.0.0.0", POP3_PORT)
+    pop3 = await asyncio.start_server(lambda *ends: DemoPop3Session(maildrops).serve(*ends), "0.0.0.0", POP3_PORT)
     relay = await loop.create_server(lambda: smtp.server(maildrops), "0.0.0.0", SMTP_PORT)
     print(f"mailboxes: {', '.join(passwords)}", flush=True)
     await stopping.wait()

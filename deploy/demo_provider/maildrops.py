@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Maildrop:
+class DemoMaildrop:
     """mails: content by UIDL, in the order of arrival; CRLF line ends."""
 
     password: str
@@ -23,13 +23,13 @@ class Maildrops:
 
     def __init__(self, passwords: dict[str, str]) -> None:
         """:param passwords: by address."""
-        self._drops = {address.casefold(): Maildrop(password) for address, password in passwords.items()}
+        self._drops = {address.casefold(): DemoMaildrop(password) for address, password in passwords.items()}
 
-    def get(self, address: str) -> Maildrop | None:
+    def get(self, address: str) -> DemoMaildrop | None:
         """The mailbox of this address, if there is one."""
         return self._drops.get(address.casefold())
 
-    def open(self, address: str, password: str) -> Maildrop | None:
+    def open(self, address: str, password: str) -> DemoMaildrop | None:
         """The same for who knows the password."""
         drop = self.get(address)
         return drop if drop is not None and drop.password == password else None

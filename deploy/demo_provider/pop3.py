@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 
-from deploy.demo_provider.maildrops import Maildrop, Maildrops
+from deploy.demo_provider.maildrops import DemoMaildrop, Maildrops
 
 _IDLE_SECONDS = 300.0
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The command is answered with -ERR."""
 
 
-class Session:
+class DemoPop3Session:
     """deleted: numbers that QUIT deletes. mails: UIDL and content, numbered from 1 as at login."""
 
     def __init__(self, maildrops: Maildrops) -> None:
         """Nobody is logged in yet."""
         self._maildrops = maildrops
         self._user = ""
-        self._drop: Maildrop | None = None
+        self._drop: DemoMaildrop | None = None
         self._mails: list[tuple[str, bytes]] = []
         self._deleted: set[int] = set()
 
@@ -46,7 +46,7 @@ class Session:
     def _answer(self, verb: str, argument: str) -> bytes:
         try:
             return self._do(verb, argument)
-        except Refused as why:
+        except CommandRefused as why:
             return b"-ERR %s\r\n" % str(why).encode()
 
     def _do(self, verb: str, argument: str) -> bytes:
@@ -64,7 +64,7 @@ class Session:
                         self._drop.mails.pop(self._mails[number - 1][0], None)
                 return b"+OK bye\r\n"
         if self._drop is None:
-            raise Refused("log in first")
+            raise CommandRefused("log in first")
         left = [number for number in range(1, len(self._mails) + 1) if number not in self._deleted]
         match verb:
             case "NOOP":
@@ -88,12 +88,12 @@ class Session:
             case "DELE":
                 self._deleted.add(self._number(argument))
                 return b"+OK\r\n"
-        raise Refused("unknown command")
+        raise CommandRefused("unknown command")
 
     def _log_in(self, password: str) -> bytes:
         drop = self._maildrops.open(self._user, password)
         if drop is None:
-            raise Refused("[AUTH] wrong name or password")
+            raise CommandRefused("[AUTH] wrong name or password")
         self._drop, self._mails, self._deleted = drop, list(drop.mails.items()), set()
         return b"+OK\r\n"
 
@@ -103,7 +103,7 @@ class Session:
 
     def _number(self, word: str) -> int:
         if not word.isdigit() or not 1 <= int(word) <= len(self._mails) or int(word) in self._deleted:
-            raise Refused("no such message")
+            raise CommandRefused("no such message")
         return int(word)
 
 

@@ -38,7 +38,7 @@ _DOVECOT_REREADS_SECONDS = 2.1
 """Dovecot looks once a second whether a file of users has changed, by its time in seconds and its size."""
 
 
-class Provider:
+class DemoProvider:
     """A context manager; the servers run while it is open.
 
     pop3_port: plain and STLS; pop3s_port: implicit TLS. smtp_port: plain and STARTTLS; smtps_port: implicit TLS; AUTH

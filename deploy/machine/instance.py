@@ -56,7 +56,7 @@ class Instance:
         self._say = say
         self._services = tuple(services)
         self._data = settings.data.absolute()
-        self._servers = servers.Servers(self._data, None, None)
+        self._servers = servers.PrivateServers(self._data, None, None)
         self._supervisor: Supervisor | None = None
         self._ready = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)

@@ -28,7 +28,7 @@ _FILE = "servers.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class PrivateServers:
     """Those of one data folder that are ours to run."""
 
     data: Path
@@ -61,7 +61,7 @@ class Servers:
             folders.remove_sockets(self.postgres.sockets, POSTGRES_USER)
 
 
-def prepare(data: Path, postgres: bool, rabbitmq: bool) -> Servers:
+def prepare(data: Path, postgres: bool, rabbitmq: bool) -> PrivateServers:
     """The servers wanted, ready to start: installed, with free ports, the cluster made.
 
     :raises Permanent: a package is missing.
@@ -79,7 +79,9 @@ def prepare(data: Path, postgres: bool, rabbitmq: bool) -> Servers:
         known["rabbitmq_ports"] = _still_free(data, wanted, taken=[known.get("postgres_port", 0)])
         known.setdefault("rabbitmq_password", secrets.token_hex(16))
     write_private(data / _FILE, json.dumps(known, indent=1) + "\n")
-    servers = Servers(data, _postgres(data, known) if postgres else None, _rabbitmq(data, known) if rabbitmq else None)
+    servers = PrivateServers(
+        data, _postgres(data, known) if postgres else None, _rabbitmq(data, known) if rabbitmq else None
+    )
     if servers.postgres is not None:
         servers.postgres.prepare()
     if servers.rabbitmq is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.amqp.broker import Broker
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.provider.vault import Vault
@@ -16,7 +16,7 @@ from shared.settings import Settings, load
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class AdminContext:
     """What commands and pages work with. ``vault`` needs the key, so it is made when it is asked for.
 
     connected: the broker of a process that keeps its connection; a command makes one when it needs it.
@@ -24,7 +24,7 @@ class System:
 
     settings: Settings
     database: Database
-    passwords: Pool
+    passwords: HashingPool
     connected: Broker | None = None
 
     @property
@@ -49,7 +49,7 @@ class System:
 
 
 @asynccontextmanager
-async def reach(data: Path | None, needed: bool = True) -> AsyncIterator[System]:
+async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[AdminContext]:
     """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
 
     :param needed: its database has to answer. :raises Permanent: there is none. :raises Temporary: it does not answer.
@@ -65,6 +65,6 @@ async def reach(data: Path | None, needed: bool = True) -> AsyncIterator[System]
         raise Temporary(why)
     await database.open()
     try:
-        yield System(settings, database, Pool())
+        yield AdminContext(settings, database, HashingPool())
     finally:
         await database.close()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import structlog
 
 from services.fetcher import failure_notices
-from services.fetcher.memory_budget import Share
-from services.fetcher.plan import MOST_TRIES, NOTICE_TRIES, Want, is_deleted, next_try
+from services.fetcher.memory_budget import MemoryShare
+from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deleted, next_try
 from shared.amqp import publications
 from shared.errors import Temporary
 from shared.mime.headers import header_end, message_ids, values
@@ -23,7 +23,7 @@ from shared.model import Content, External, LedgerEntry, Poll
 from shared.runtime.process import Service
 from shared.store import blobs, inbound, maillog, polls, uidl_ledger
 from shared.store.blobs import HEAD_OCTETS
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 BATCH_MAILS = 200
 BATCH_OCTETS = 4 * 1024 * 1024
@@ -32,13 +32,13 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class FetchedBytes:
     """A mail that was read. renumbered: the vanished mail that it is, if its bytes are known.
 
     room: octets of the budget that it takes until it is committed.
     """
 
-    want: Want
+    want: FetchItem
     content: Content
     renumbered: LedgerEntry | None
     room: int = 0
@@ -49,24 +49,24 @@ class Mail:
         return head[: header_end(head)]
 
 
-class Intake:
+class Committer:
     """What one session commits. deleting: mails that are to be deleted upstream at once, now that they are committed.
 
     lost: a mail was read, and is not kept: the provider has to go on listing it.
     """
 
-    def __init__(self, service: Service, account: External, poll: Poll, share: Share) -> None:
+    def __init__(self, service: Service, account: External, poll: Poll, share: MemoryShare) -> None:
         self._service = service
         self._account = account
         self._poll = poll
         self._share = share
-        self._mails: list[Mail] = []
+        self._mails: list[FetchedBytes] = []
         self._octets = 0
         self._committing: asyncio.Task[None] | None = None
-        self.deleting: list[Want] = []
+        self.deleting: list[FetchItem] = []
         self.lost = False
 
-    async def add(self, mail: Mail) -> None:
+    async def add(self, mail: FetchedBytes) -> None:
         """Take a mail; a full batch is committed behind, a big one before this returns."""
         self._mails.append(mail)
         self._octets += mail.content.octets
@@ -98,13 +98,13 @@ class Intake:
             task, self._committing = self._committing, None
             await task
 
-    async def _commit(self, mails: list[Mail]) -> None:
+    async def _commit(self, mails: list[FetchedBytes]) -> None:
         try:
             await self._commit_all(mails)
         finally:
             self._share.free(sum(mail.room for mail in mails))
 
-    async def _commit_all(self, mails: list[Mail]) -> None:
+    async def _commit_all(self, mails: list[FetchedBytes]) -> None:
         try:
             await self._store(mails)
         except Temporary:
@@ -116,7 +116,7 @@ class Intake:
             for mail in mails:
                 await self._store_one(mail)
 
-    async def _store_one(self, mail: Mail) -> None:
+    async def _store_one(self, mail: FetchedBytes) -> None:
         try:
             await self._store([mail])
         except Temporary:
@@ -128,7 +128,7 @@ class Intake:
                 mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
             )
 
-    async def _store(self, mails: Sequence[Mail]) -> None:
+    async def _store(self, mails: Sequence[FetchedBytes]) -> None:
         new = [mail for mail in mails if mail.renumbered is None]
         known = [mail for mail in mails if mail.renumbered is not None]
         deleting = [
@@ -139,9 +139,9 @@ class Intake:
         ]
         at_once = {want.listed.key for want in deleting}
         async with self._service.database.transaction() as connection:
-            await polls.hold(connection, self._poll)
-            stored = await blobs.store(connection, [mail.content for mail in new])
-            arrived = await inbound.add(
+            await polls.renew_lease(connection, self._poll)
+            stored = await blobs.store_blobs(connection, [mail.content for mail in new])
+            arrived = await inbound.add_inbound(
                 connection,
                 [
                     inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail))
@@ -154,9 +154,9 @@ class Intake:
             ]
             entries += [_entry(mail, None, False) for mail in known]
             await uidl_ledger.record_fetched(connection, self._account.id, entries)
-            events = [Event("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
+            events = [MailEvent("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
             events += [
-                Event(
+                MailEvent(
                     "renumbered",
                     external=self._account.address,
                     reply=f"UIDL {mail.renumbered.key} is {mail.want.listed.key} now",
@@ -164,17 +164,17 @@ class Intake:
                 for mail in known
                 if mail.renumbered is not None
             ]
-            await maillog.record(connection, events)
+            await maillog.record_events(connection, events)
         maillog.announce(events)
         self._service.broker.publish_behind(publications.fetched((id_, self._account.address) for id_ in arrived))
         self.deleting += deleting
 
-    def _message_id(self, mail: Mail) -> str | None:
+    def _message_id(self, mail: FetchedBytes) -> str | None:
         """None also where looking may be deadly: the router, which looks next, parks the one mail that is to blame."""
-        return None if self._poll.deadly else _message_id(mail.header())
+        return None if self._poll.kills_process else _message_id(mail.header())
 
     async def skip_large(
-        self, want: Want, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
+        self, want: FetchItem, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
     ) -> None:
         """Leave a mail upstream until the size limit grows, write that down and tell its recipients once.
 
@@ -185,17 +185,17 @@ class Intake:
             row is not None and row.state == "skipped" and (row.next_try_at is None or row.tries >= NOTICE_TRIES)
         )
         await self._skip(
-            uidl_ledger.Skipped(row.id if row else None, want.listed.key, octets, reason, 0, None), header, not told
+            uidl_ledger.SkippedNow(row.id if row else None, want.listed.key, octets, reason, 0, None), header, not told
         )
 
-    async def skip(self, want: Want, reason: str, octets: int | None, header: bytes | None) -> None:
+    async def skip(self, want: FetchItem, reason: str, octets: int | None, header: bytes | None) -> None:
         """Leave a mail upstream for now, write that down, and tell its recipients when it seems to stay so.
 
         :param header: of the mail, if the provider showed it.
         """
-        tries = min(want.tries + 1, MOST_TRIES)
+        tries = min(want.tries + 1, MAX_TRIES)
         await self._skip(
-            uidl_ledger.Skipped(
+            uidl_ledger.SkippedNow(
                 want.row.id if want.row else None,
                 want.listed.key,
                 octets,
@@ -207,20 +207,20 @@ class Intake:
             tries == NOTICE_TRIES,
         )
 
-    async def _skip(self, skipped: uidl_ledger.Skipped, header: bytes | None, told: bool) -> None:
+    async def _skip(self, skipped: uidl_ledger.SkippedNow, header: bytes | None, told: bool) -> None:
         address, reason = self._account.address, skipped.reason
-        events: list[Event] = []
+        events: list[MailEvent] = []
         async with self._service.database.transaction() as connection:
-            await polls.hold(connection, self._poll)
+            await polls.renew_lease(connection, self._poll)
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if told:
                 notice, message_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
-                [blob_id] = await blobs.store(connection, [Content.of(notice)])
-                [inbound_id] = await inbound.add(
+                [blob_id] = await blobs.store_blobs(connection, [Content.of(notice)])
+                [inbound_id] = await inbound.add_inbound(
                     connection, [inbound.Arrival("notice", blob_id, self._account.id, message_id)]
                 )
-                events.append(Event("skipped", inbound_id, external=address, reply=reason))
-                await maillog.record(connection, events)
+                events.append(MailEvent("skipped", inbound_id, external=address, reply=reason))
+                await maillog.record_events(connection, events)
         maillog.announce(events)
         log.warning("mail not fetched", external=address, uidl=skipped.key, reason=reason, tries=skipped.tries)
         self._service.broker.publish_behind(
@@ -228,13 +228,13 @@ class Intake:
         )
 
 
-def _entry(mail: Mail, inbound_id: int | None, deleting: bool) -> uidl_ledger.Fetched:
+def _entry(mail: FetchedBytes, inbound_id: int | None, deleting: bool) -> uidl_ledger.FetchedNow:
     """What the ledger is to say of a mail: the row under its UIDL, or that of the UIDL which it had before."""
     content, key = mail.content, mail.want.listed.key
     row = mail.want.row.id if mail.want.row else None
     if mail.renumbered is None:
-        return uidl_ledger.Fetched(row, key, content.octets, content.sha256, inbound_id, deleting)
-    return uidl_ledger.Fetched(mail.renumbered.id, key, content.octets, content.sha256, None, False, superseded=row)
+        return uidl_ledger.FetchedNow(row, key, content.octets, content.sha256, inbound_id, deleting)
+    return uidl_ledger.FetchedNow(mail.renumbered.id, key, content.octets, content.sha256, None, False, superseded=row)
 
 
 def _message_id(header: bytes) -> str | None:

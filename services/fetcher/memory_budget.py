@@ -13,18 +13,18 @@ PATIENCE_SECONDS = 10.0
 """Who has the place of the one that may go beyond, and does not grow for so long, loses it to who wants to."""
 
 
-class Budget:
+class MemoryBudget:
     """:ivar held: octets that are taken now."""
 
     def __init__(self, octets: int) -> None:
         """:param octets: to be held together; with the one mail that may go beyond them, that is the most."""
         self.held = 0
         self._octets = octets
-        self._first: Share | None = None
+        self._first: MemoryShare | None = None
         self._since = 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def take(self, share: Share, octets: int) -> None:
+    async def take(self, share: MemoryShare, octets: int) -> None:
         """Wait until there is room."""
         loop = asyncio.get_running_loop()
         while self.is_short(octets) and self._first not in (None, share):
@@ -42,7 +42,7 @@ class Budget:
         """Whether so much more is more than there is."""
         return self.held + octets > self._octets
 
-    def give(self, share: Share, octets: int) -> None:
+    def give(self, share: MemoryShare, octets: int) -> None:
         """There is room again: mails of this share are done with."""
         self.held -= octets
         if self._first is share:
@@ -53,10 +53,10 @@ class Budget:
                 future.set_result(None)
 
 
-class Share:
+class MemoryShare:
     """What one poll takes of the budget: for the mail that is being read, and for those that are not committed yet."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         """Takes nothing yet."""
         self._budget = budget
         self._reading = 0

@@ -17,7 +17,7 @@ from typing import Literal
 
 from shared.model import External, LedgerEntry, Poll
 
-MOST_TRIES = 10
+MAX_TRIES = 10
 """A mail that cannot be fetched is tried so often; then it stays skipped."""
 NOTICE_TRIES = 3
 """At this try its recipients are told: one failure may be the network's."""
@@ -28,7 +28,7 @@ _RETRY_LONGEST = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedMail:
     """A mail in the provider's list. repeated: another one has the same UIDL, or it has none."""
 
     number: int
@@ -37,28 +37,28 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Maildrop:
+class ProviderList:
     """The provider's list. complete: it is known to be whole; only then does what is absent count as gone.
 
     placed: mails, in order, whose keys tell only their places among each other.
     """
 
-    mails: tuple[Listed, ...]
+    mails: tuple[ListedMail, ...]
     complete: bool
-    placed: tuple[tuple[Listed, ...], ...] = ()
+    position_keyed: tuple[tuple[ListedMail, ...], ...] = ()
 
     @classmethod
-    def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> Maildrop:
+    def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> ProviderList:
         """From numbers and UIDLs: a distinct key for each mail, in the order of numbers."""
         ordered = sorted(mails)
         copies = Counter(uidl for _, uidl in ordered)
         seen: Counter[str] = Counter()
         listed = []
-        placed: dict[str, list[Listed]] = {}
+        placed: dict[str, list[ListedMail]] = {}
         for number, uidl in ordered:
             seen[uidl] += 1
             key = uidl if seen[uidl] == 1 else f"{uidl} {seen[uidl]}"
-            mail = Listed(number, key, copies[uidl] > 1 or not uidl)
+            mail = ListedMail(number, key, copies[uidl] > 1 or not uidl)
             listed.append(mail)
             if mail.repeated:
                 placed.setdefault(uidl, []).append(mail)
@@ -68,10 +68,10 @@ class Maildrop:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class FetchItem:
     """A mail to be fetched. row: its ledger row, None if it is unknown."""
 
-    listed: Listed
+    listed: ListedMail
     row: LedgerEntry | None = None
 
     @property
@@ -95,11 +95,11 @@ class Plan:
     lost_history: the rows of mails of the first contact that vanished since the last whole poll, for the same purpose.
     """
 
-    fetch: tuple[Want, ...] = ()
+    fetch: tuple[FetchItem, ...] = ()
     vanished: tuple[LedgerEntry, ...] = ()
     reappeared: tuple[LedgerEntry, ...] = ()
     closed: tuple[LedgerEntry, ...] = ()
-    delete: tuple[tuple[Listed, LedgerEntry], ...] = ()
+    delete: tuple[tuple[ListedMail, LedgerEntry], ...] = ()
     missing: tuple[LedgerEntry, ...] = ()
     lost_history: tuple[LedgerEntry, ...] = ()
 
@@ -110,7 +110,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
+class UnchangedList:
     """With the list of this digest there is nothing to do before ``until``, unless the ledger changes."""
 
     digest: bytes
@@ -133,7 +133,7 @@ def digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
 
 
 def quiet_until(
-    maildrop: Maildrop, ledger: Iterable[LedgerEntry], account: External, now: datetime.datetime
+    maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, now: datetime.datetime
 ) -> datetime.datetime:
     """Until when an empty plan stays empty if neither list nor ledger changes; QUIET at the most."""
     listed = {mail.key: mail for mail in maildrop.mails}
@@ -142,7 +142,7 @@ def quiet_until(
         mail = listed.get(row.key)
         if mail is None:
             continue
-        if row.state == "skipped" and row.tries < MOST_TRIES and row.next_try_at is not None:
+        if row.state == "skipped" and row.tries < MAX_TRIES and row.next_try_at is not None:
             due.append(row.next_try_at)
         deleted_at = deletion_due(row.was_history, row.fetched_at, account)
         if row.state == "fetched" and not mail.repeated and deleted_at is not None:
@@ -150,7 +150,7 @@ def quiet_until(
     return min(due)
 
 
-def history(maildrop: Maildrop, ledger: Iterable[LedgerEntry]) -> list[str]:
+def history(maildrop: ProviderList, ledger: Iterable[LedgerEntry]) -> list[str]:
     """The keys of what stands in a maildrop at first contact.
 
     Nothing if the ledger knows some of it: then the account was pointed at the same maildrop under another name, and
@@ -160,28 +160,28 @@ def history(maildrop: Maildrop, ledger: Iterable[LedgerEntry]) -> list[str]:
     return keys if {row.key for row in ledger}.isdisjoint(keys) else []
 
 
-def decide(maildrop: Maildrop, ledger: Iterable[LedgerEntry], account: External, limit: int, poll: Poll) -> Plan:
+def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, limit: int, poll: Poll) -> Plan:
     """Compare the list with the ledger (its rows in every state but 'closed').
 
     :param limit: octets of the largest mail to be fetched. :param poll: for its time, and that of the last whole poll.
     """
     rows = {row.key: row for row in ledger}
-    new: list[Want] = []
-    again: list[Want] = []
-    old: list[Want] = []
+    new: list[FetchItem] = []
+    again: list[FetchItem] = []
+    old: list[FetchItem] = []
     reappeared: list[LedgerEntry] = []
-    delete: list[tuple[Listed, LedgerEntry]] = []
+    delete: list[tuple[ListedMail, LedgerEntry]] = []
     for mail in maildrop.mails:
         row = rows.pop(mail.key, None)
         if row is not None and row.state == "vanished":
             reappeared.append(row)
             row = replace(row, state=row.before or "fetched")
         if row is None:
-            new.append(Want(mail))
+            new.append(FetchItem(mail))
         elif row.state == "history" and account.history == "all":
-            old.append(Want(mail, row))
+            old.append(FetchItem(mail, row))
         elif row.state == "skipped" and is_retried(row, limit, poll.now):
-            again.append(Want(mail, row))
+            again.append(FetchItem(mail, row))
         elif (
             row.state in ("fetched", "deleting")
             and not mail.repeated
@@ -231,7 +231,7 @@ def deletion_due(
 
 def is_retried(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
     """Whether a skipped mail is to be tried again now."""
-    if row.tries >= MOST_TRIES:
+    if row.tries >= MAX_TRIES:
         return False
     if row.next_try_at is None:  # it was too large
         return row.octets is not None and row.octets <= limit
@@ -246,7 +246,7 @@ def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:
 
 
 @dataclass(slots=True)
-class Renumbered:
+class RenumberedMails:
     """Finds mails that we know under UIDLs that vanished, each at most once, so that copies are counted.
 
     by_bytes: rows by digest and length. by_size: skipped rows by length, which have no digest.
@@ -256,7 +256,7 @@ class Renumbered:
     by_size: dict[int, deque[LedgerEntry]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, vanished: Iterable[LedgerEntry]) -> Renumbered:
+    def of(cls, vanished: Iterable[LedgerEntry]) -> RenumberedMails:
         """From the rows that are in state 'vanished'."""
         found = cls()
         for row in vanished:
@@ -266,7 +266,7 @@ class Renumbered:
                 found.by_size.setdefault(row.octets, deque()).append(row)
         return found
 
-    def take(self, sha256: bytes, octets: int) -> LedgerEntry | None:
+    def take_match(self, sha256: bytes, octets: int) -> LedgerEntry | None:
         """The row of a mail with these bytes."""
         return _take(self.by_bytes.get((sha256, octets)))
 

@@ -16,16 +16,16 @@ from typing import NamedTuple
 import structlog
 
 from services.fetcher import failure_notices
-from services.fetcher.committer import Intake, Mail
-from services.fetcher.memory_budget import Budget, Share
+from services.fetcher.committer import Committer, FetchedBytes
+from services.fetcher.memory_budget import MemoryBudget, MemoryShare
 from services.fetcher.plan import (
     NOTICE_TRIES,
-    Listed,
-    Maildrop,
+    FetchItem,
+    ListedMail,
     Plan,
-    Quiet,
-    Renumbered,
-    Want,
+    ProviderList,
+    RenumberedMails,
+    UnchangedList,
     decide,
     digest,
     history,
@@ -34,11 +34,11 @@ from services.fetcher.plan import (
 from shared.errors import Temporary
 from shared.mime.headers import header_end
 from shared.model import Content, External, LedgerEntry, Poll
-from shared.net.dial import Unreachable, place
+from shared.net.dial import Unreachable, host_port
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.oauth import Unauthorized
-from shared.provider.pop3_client import Pop3Client, Retrieved, Room, Wanted, open_session
-from shared.provider.pop3_errors import Broken, Busy, Endless, Refused
+from shared.provider.pop3_client import Pop3Client, ReserveMemory, Retrieved, RetrRequest, open_session
+from shared.provider.pop3_errors import LoginRefused, ProtocolError, ReplyTooLong, ServerBusy
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
 
@@ -54,16 +54,16 @@ SAMPLES = 3
 """Mails that are read to tell one maildrop from another."""
 REFUSED_IN_A_ROW = 3
 """So many refusals up to the end of a session are no fault of the mails: the provider hands out nothing any more."""
-BELIEVED = 2
+SIZE_TOLERANCE = 2
 """Providers guess sizes, some by far: beyond so many times the limit a mail counts as too large without being read."""
 
 log = structlog.get_logger()
 
 
-class Refusal(NamedTuple):
+class RefusedRetr(NamedTuple):
     """A mail that the provider refuses to hand out. octets, header: of it, as far as they are known."""
 
-    want: Want
+    want: FetchItem
     reply: str
     octets: int | None
     header: bytes | None
@@ -79,27 +79,27 @@ class Polling:
     """
 
     def __init__(
-        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: Budget
+        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: MemoryBudget
     ) -> None:
         self._service = service
         self._credentials = credentials
-        self._share = Share(budget)
+        self._share = MemoryShare(budget)
         self._account = account
         self._poll = poll
         self._limit = service.settings.max_message_bytes
         self._first_contact = poll.first_contact_at
         self._suspects: set[int] = set()
         self._lost_history: deque[LedgerEntry] = deque()
-        self._renumbered = Renumbered()
-        self._refused: list[Refusal] = []
+        self._renumbered = RenumberedMails()
+        self._refused: list[RefusedRetr] = []
         self._share_ends = 0.0
         # a server that announces PIPELINING and stumbles over it is asked one thing at a time
-        self._careful = poll.failures > 0 and poll.last_error_kind == Broken.kind
+        self._careful = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
         self.login_delay = poll.login_delay
         self.backlog: int | None = None
         self.more = False
-        self.in_hand = False
-        self.quiet: Quiet | None = None
+        self.transferring = False
+        self.quiet: UnchangedList | None = None
         self.complaints: list[str] = []
 
     async def run(self) -> None:
@@ -116,14 +116,16 @@ class Polling:
         finally:
             self._share.close()
         if self.complaints:
-            raise Broken("; ".join(f"{place(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints)))
+            raise ProtocolError(
+                "; ".join(f"{host_port(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints))
+            )
 
     async def _session(self) -> bool:
         """Log in, fetch, delete, QUIT. Returns whether there is more to fetch."""
         credential = await self._credential()
         try:
             return await self._session_as(credential)
-        except Refused:
+        except LoginRefused:
             if not credential.token:
                 raise
             self._credentials.refused(self._account)  # the provider may have ended it before its time
@@ -135,7 +137,7 @@ class Polling:
             await client.login(credential)
             self.login_delay = client.capabilities.login_delay or self.login_delay
             if self._careful:
-                client.forget_pipelining()
+                client.disable_pipelining()
             reply = await client.list_reply()
             if self._is_quiet(reply.digest):
                 self.backlog = 0
@@ -146,11 +148,11 @@ class Polling:
                 self.complaints.append(
                     f"the list of mails is not whole: STAT counts {reply.count}, {len(listing.mails)} are listed well"
                 )
-            maildrop = Maildrop.of(listing.mails, listing.complete)
-            strangers = await self._find_strangers(client, maildrop)
+            maildrop = ProviderList.of(listing.mails, listing.complete)
+            strangers = await self._find_reused_uidls(client, maildrop)
             plan = await self._compare(maildrop, strangers, reply.digest)
-            self.in_hand = bool(plan.fetch or plan.delete)
-            intake = Intake(self._service, account, self._poll, self._share)
+            self.transferring = bool(plan.fetch or plan.delete)
+            intake = Committer(self._service, account, self._poll, self._share)
             handled = 0
             if plan.fetch:
                 try:
@@ -160,7 +162,7 @@ class Polling:
             if not intake.lost:
                 numbers = [mail.number for mail, _ in plan.delete] + [want.listed.number for want in intake.deleting]
                 await self._finish(client, numbers)
-            self.in_hand = False
+            self.transferring = False
             return handled > 0 and self.backlog != 0
 
     async def _finish(self, client: Pop3Client, numbers: Sequence[int]) -> None:
@@ -186,7 +188,7 @@ class Polling:
         try:
             return await self._credentials.of(self._account)
         except Unauthorized as error:
-            raise Refused(str(error), "AUTH") from error
+            raise LoginRefused(str(error), "AUTH") from error
 
     def _is_quiet(self, listed: bytes) -> bool:
         """Whether there was nothing to do with this list before, and neither ledger nor time has changed that.
@@ -200,49 +202,49 @@ class Polling:
             return False
         if digest(listed, self._account, self._limit, poll) != poll.quiet_list:
             return False
-        self.quiet = Quiet(poll.quiet_list, poll.quiet_until)
+        self.quiet = UnchangedList(poll.quiet_list, poll.quiet_until)
         return True
 
-    async def _find_strangers(self, client: Pop3Client, maildrop: Maildrop) -> list[LedgerEntry]:
+    async def _find_reused_uidls(self, client: Pop3Client, maildrop: ProviderList) -> list[LedgerEntry]:
         """What we know under UIDLs that are other mails here. Without this mail would count as fetched, and be deleted
         upstream, that nobody here ever saw. Some of the mails are read to tell."""
-        if self._first_contact is not None and not maildrop.placed:
+        if self._first_contact is not None and not maildrop.position_keyed:
             return []
         async with self._service.database.transaction() as connection:
-            rows = {row.key: row for row in await uidl_ledger.known(connection, self._account.id)}
+            rows = {row.key: row for row in await uidl_ledger.load_entries(connection, self._account.id)}
         if self._first_contact is None and await self._is_foreign(client, maildrop, rows):
             return list(rows.values())
         return await self._find_moved(client, maildrop, rows)
 
     async def _find_moved(
-        self, client: Pop3Client, maildrop: Maildrop, rows: dict[str, LedgerEntry]
+        self, client: Pop3Client, maildrop: ProviderList, rows: dict[str, LedgerEntry]
     ) -> list[LedgerEntry]:
         """Where UIDLs tell only places in the list: all of them, if the last known one is another mail than it was."""
-        last: dict[int, tuple[LedgerEntry, tuple[Listed, ...]]] = {}
-        for mails in maildrop.placed:
-            known = [(mail, rows[mail.key]) for mail in mails if mail.key in rows and self._tells(rows[mail.key])]
+        last: dict[int, tuple[LedgerEntry, tuple[ListedMail, ...]]] = {}
+        for mails in maildrop.position_keyed:
+            known = [(mail, rows[mail.key]) for mail in mails if mail.key in rows and self._can_verify(rows[mail.key])]
             if known:
                 last[known[-1][0].number] = known[-1][1], mails
         moved: list[LedgerEntry] = []
-        async for got in client.retrieve([Wanted(number, 0) for number in last], self._limit):
+        async for got in client.retrieve([RetrRequest(number, 0) for number in last], self._limit):
             row, mails = last[got.number]
-            if got.body is not None and not self._is_still(row, got.body, got):
+            if got.body is not None and not self._same_mail(row, got.body, got):
                 moved += [rows[mail.key] for mail in mails if mail.key in rows]
         if moved:
             log.warning("UIDLs moved on to other mails", external=self._account.address, mails=len(moved))
         return moved
 
-    def _tells(self, row: LedgerEntry) -> bool:
+    def _can_verify(self, row: LedgerEntry) -> bool:
         """Whether it can be told if a mail is the one of this row: by its bytes, or by its age."""
         return row.sha256 is not None or (row.state == "history" and self._account.history == "from_now")
 
-    def _is_still(self, row: LedgerEntry, body: bytearray, got: Retrieved) -> bool:
+    def _same_mail(self, row: LedgerEntry, body: bytearray, got: Retrieved) -> bool:
         if row.sha256 is not None:
             return (got.sha256, got.octets) == (row.sha256, row.octets)
         received = failure_notices.topmost_received(_header(body))
         return received is None or self._first_contact is None or received < self._first_contact
 
-    async def _is_foreign(self, client: Pop3Client, maildrop: Maildrop, known: dict[str, LedgerEntry]) -> bool:
+    async def _is_foreign(self, client: Pop3Client, maildrop: ProviderList, known: dict[str, LedgerEntry]) -> bool:
         """Whether this is another maildrop than the one that we know: many servers just count, each maildrop from 1.
 
         Asked at a first contact, which comes again when the account is pointed elsewhere.
@@ -255,31 +257,33 @@ class Polling:
         samples = sorted(met, key=lambda number: sizes.get(number, 0))[:SAMPLES]
         equal = [
             (got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
-            async for got in client.retrieve([Wanted(number, sizes.get(number, 0)) for number in samples], self._limit)
+            async for got in client.retrieve(
+                [RetrRequest(number, sizes.get(number, 0)) for number in samples], self._limit
+            )
             if got.body is not None
         ]
         return bool(equal) and not any(equal)
 
-    async def _compare(self, maildrop: Maildrop, strangers: Sequence[LedgerEntry], listed: bytes) -> Plan:
+    async def _compare(self, maildrop: ProviderList, strangers: Sequence[LedgerEntry], listed: bytes) -> Plan:
         """Plan the session and write down what the list tells.
 
         :param strangers: known under UIDLs that are other mails here. :param listed: digest of the list.
         """
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
-            await polls.hold(connection, poll)
+            await polls.renew_lease(connection, poll)
             if strangers:
-                await uidl_ledger.set_apart(connection, strangers)
+                await uidl_ledger.detach_uidls(connection, strangers)
             if self._first_contact is None:
                 if account.history == "from_now" and not maildrop.complete:
-                    raise Broken(
-                        f"{place(account.pop3)}: the list of mails is not whole, so it cannot be told which "
+                    raise ProtocolError(
+                        f"{host_port(account.pop3)}: the list of mails is not whole, so it cannot be told which "
                         "mails are there already"
                     )
-                self._first_contact = await uidl_ledger.begin(
-                    connection, poll, history(maildrop, await uidl_ledger.known(connection, account.id))
+                self._first_contact = await uidl_ledger.record_first_contact(
+                    connection, poll, history(maildrop, await uidl_ledger.load_entries(connection, account.id))
                 )
-            known = await uidl_ledger.known(connection, account.id)
+            known = await uidl_ledger.load_entries(connection, account.id)
             plan = decide(maildrop, known, account, self._limit, poll)
             for record, rows in (
                 (uidl_ledger.record_closed, plan.closed),
@@ -291,29 +295,29 @@ class Polling:
                     await record(connection, rows)
         if plan.is_empty:
             met = replace(poll, first_contact_at=self._first_contact)
-            self.quiet = Quiet(
+            self.quiet = UnchangedList(
                 digest(listed, account, self._limit, met), quiet_until(maildrop, known, account, poll.now)
             )
         self.backlog = len(plan.fetch)
         self._suspects = set()
         self._lost_history = deque(plan.lost_history)
-        self._renumbered = Renumbered.of(plan.missing)
+        self._renumbered = RenumberedMails.of(plan.missing)
         return plan
 
-    async def _fetch(self, client: Pop3Client, plan: Plan, intake: Intake) -> int:
+    async def _fetch(self, client: Pop3Client, plan: Plan, intake: Committer) -> int:
         """Fetch a session's share of the plan. Returns how many mails are done with."""
         left = len(plan.fetch)
         deletes = bool(plan.delete) or self._account.delete_after_days == 0
         most_mails = SESSION_MAILS if deletes or self._lost_history else MOST_MAILS
         self._share_ends = time.monotonic() + SESSION_SECONDS
-        wants: list[Want] = []
+        wants: list[FetchItem] = []
         taken = 0
         while taken < left and len(wants) < most_mails and not self._stops(client):
             chunk = plan.fetch[taken : taken + most_mails - len(wants)]
-            wants += await self._sift(client, chunk, intake)
+            wants += await self._skip_preexisting(client, chunk, intake)
             taken += len(chunk)
         sizes = await client.sizes()
-        most = BELIEVED * self._limit
+        most = SIZE_TOLERANCE * self._limit
         fitting = [want for want in wants if sizes.get(want.listed.number, 0) <= most]
         large = [(want, sizes[want.listed.number]) for want in wants if sizes.get(want.listed.number, 0) > most]
         plain = [want for want in fitting if want.tries < NOTICE_TRIES - 1]
@@ -329,23 +333,23 @@ class Polling:
                 break
             headers = await self._headers(client, [want], intake)
             done += await self._retrieve(client, [want], sizes, intake, headers)
-        await self._settle_refused(intake)
+        await self._sort_out_refused(intake)
         self.backlog = left - done
         return done
 
     def _stops(self, client: Pop3Client, done: int = 0) -> bool:
         """Whether no further mail is to be asked for in this session, which has fetched ``done`` mails."""
         long = done >= SESSION_MAILS and time.monotonic() > self._share_ends
-        return long or self._service.stopping.is_set() or client.half_spent
+        return long or self._service.stopping.is_set() or client.past_half_time
 
     # ------------------------------------------------------------------------------------------ mails
 
     async def _retrieve(
         self,
         client: Pop3Client,
-        wants: Sequence[Want],
+        wants: Sequence[FetchItem],
         sizes: dict[int, int],
-        intake: Intake,
+        intake: Committer,
         headers: dict[int, bytes],
     ) -> int:
         """RETR these and commit them. Returns how many are done with: committed, skipped or known.
@@ -353,7 +357,7 @@ class Polling:
         :param headers: what TOP showed of them, for the notices.
         """
         by_number = {want.listed.number: want for want in wants}
-        asked = [Wanted(number, sizes.get(number, 0)) for number in by_number]
+        asked = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
         done = 0
 
         def stop() -> bool:
@@ -366,29 +370,29 @@ class Polling:
                 done += 1
                 if got.refusal is not None:
                     octets = sizes.get(want.listed.number)
-                    self._refused.append(Refusal(want, got.refusal, octets, headers.get(want.listed.number)))
+                    self._refused.append(RefusedRetr(want, got.refusal, octets, headers.get(want.listed.number)))
                     continue
-                await self._blame_refused(intake, self._refused)
+                await self._count_refused(intake, self._refused)
                 if got.body is None:
                     intake.lost = True
                     await self._skip_large(intake, want, got.octets, headers.get(got.number) or _header(got.head))
                 elif not await self._is_old(want, got):
                     content = Content(got.body, got.octets, got.sha256)
                     met = want.row is None or want.row.state == "history"  # for the first time
-                    known = self._renumbered.take(got.sha256, got.octets) if met else None
-                    await intake.add(Mail(want, content, known, room))
+                    known = self._renumbered.take_match(got.sha256, got.octets) if met else None
+                    await intake.add(FetchedBytes(want, content, known, room))
                     room = 0
                     del content
                 self._share.free(room)
                 del got  # or this mail would be held while the next one is read
         except Temporary as error:
             if client.reading in by_number:
-                await self._blame(intake, by_number[client.reading], error, sizes, headers)
+                await self._count_try(intake, by_number[client.reading], error, sizes, headers)
             raise
         await intake.close()
         return done
 
-    def _room(self, intake: Intake) -> Room:
+    def _room(self, intake: Committer) -> ReserveMemory:
         """What a large mail waits for. Meanwhile nothing is held up that was read before it."""
 
         async def grow(octets: int) -> None:
@@ -398,29 +402,29 @@ class Polling:
 
         return grow
 
-    async def _settle_refused(self, intake: Intake) -> None:
+    async def _sort_out_refused(self, intake: Committer) -> None:
         """:raises Busy: the provider handed out nothing any more; one mail is blamed all the same, so that in the end
         it is told of."""
         refused = self._refused
         if len(refused) < REFUSED_IN_A_ROW:
-            await self._blame_refused(intake, refused)
+            await self._count_refused(intake, refused)
             return
-        await self._blame_refused(intake, refused[:1])
-        raise Busy(f"{place(self._account.pop3)}: the provider hands out no mails now: {refused[-1].reply}")
+        await self._count_refused(intake, refused[:1])
+        raise ServerBusy(f"{host_port(self._account.pop3)}: the provider hands out no mails now: {refused[-1].reply}")
 
-    async def _blame_refused(self, intake: Intake, refused: Sequence[Refusal]) -> None:
+    async def _count_refused(self, intake: Committer, refused: Sequence[RefusedRetr]) -> None:
         for want, reply, octets, header in refused:
             await intake.skip(want, f"the provider refuses to hand it out: {reply}", octets, header)
         self._refused = []
 
-    async def _blame(
-        self, intake: Intake, want: Want, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
+    async def _count_try(
+        self, intake: Committer, want: FetchItem, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
     ) -> None:
         """The session ended while this mail was read: keep the others, and do not let this one end every session."""
         try:
             await intake.close()
             number = want.listed.number
-            if isinstance(error, Endless):
+            if isinstance(error, ReplyTooLong):
                 await self._skip_large(intake, want, error.octets, headers.get(number))
             else:
                 reason = f"the session ended while it was read: {error}"
@@ -428,12 +432,12 @@ class Polling:
         except Temporary as away:
             log.warning("not committed", external=self._account.address, reason=str(away))
 
-    async def _skip_large(self, intake: Intake, want: Want, octets: int, header: bytes | None) -> None:
+    async def _skip_large(self, intake: Committer, want: FetchItem, octets: int, header: bytes | None) -> None:
         known = self._renumbered.take_skipped(octets) if want.row is None else None
         reason = f"it is larger than the {self._limit} octets that are allowed"
         await intake.skip_large(want, reason, octets, header, known)
 
-    async def _headers(self, client: Pop3Client, wants: Sequence[Want], intake: Intake) -> dict[int, bytes]:
+    async def _headers(self, client: Pop3Client, wants: Sequence[FetchItem], intake: Committer) -> dict[int, bytes]:
         """The headers of these mails by number, as far as TOP shows them."""
         by_number = {want.listed.number: want for want in wants}
         found: dict[int, bytes] = {}
@@ -443,13 +447,15 @@ class Polling:
                     found[got.number] = bytes(got.body)
         except Temporary as error:
             if client.reading in by_number:
-                await self._blame(intake, by_number[client.reading], error, {}, {})
+                await self._count_try(intake, by_number[client.reading], error, {}, {})
             raise
         return found
 
     # ------------------------------------------------------------------------------------------ renumbered history
 
-    async def _sift(self, client: Pop3Client, wants: Sequence[Want], intake: Intake) -> list[Want]:
+    async def _skip_preexisting(
+        self, client: Pop3Client, wants: Sequence[FetchItem], intake: Committer
+    ) -> list[FetchItem]:
         """Those that are to be fetched: all but mails of the first contact that stand under new UIDLs now.
 
         Their bytes were never fetched, so age tells them apart: as many as vanished, if they came before we did.
@@ -468,7 +474,7 @@ class Polling:
         await self._record_old([(row, key) for key, row in old.items()])
         return [want for want in wants if want.listed.key not in old]
 
-    async def _is_old(self, want: Want, got: Retrieved) -> bool:
+    async def _is_old(self, want: FetchItem, got: Retrieved) -> bool:
         """The same for a mail that was fetched since the server knows no TOP."""
         if got.number not in self._suspects or not self._lost_history or got.body is None:
             return False
@@ -484,7 +490,7 @@ class Polling:
     async def _record_old(self, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
         if pairs:
             async with self._service.database.transaction() as connection:
-                await polls.hold(connection, self._poll)
+                await polls.renew_lease(connection, self._poll)
                 await uidl_ledger.record_renumbered_history(connection, pairs)
             log.info("renumbered mails of the first contact", external=self._account.address, mails=len(pairs))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.errors import Temporary
 from shared.model import External, Poll, PollOutcome
 from shared.net.dial import Unreachable
-from shared.provider.pop3_errors import Busy, Refused
+from shared.provider.pop3_errors import LoginRefused, ServerBusy
 
 REFUSALS = 3
 """So many plain refusals within REFUSALS_WITHIN pause an account."""
@@ -27,7 +27,7 @@ _MOST_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class PollResult:
     """How the poll went. started, ended: by the database's clock. login_delay: seconds, as the server announced.
 
     more: it ended well, but there is more to fetch.
@@ -40,14 +40,14 @@ class Course:
     more: bool = False
 
 
-def after_success(account: External, course: Course) -> PollOutcome:
+def after_success(account: External, course: PollResult) -> PollOutcome:
     """The interval counts from the start of a poll, LOGIN-DELAY (RFC 2449 section 6.5) from its end."""
     due = course.started + datetime.timedelta(seconds=0 if course.more else account.poll_seconds)
     due = max(due, course.ended + datetime.timedelta(seconds=course.login_delay or 0))
     return PollOutcome(due, 0, (), None, course.login_delay, course.backlog)
 
 
-def after_failure(account: External, poll: Poll, course: Course, error: Exception, jitter: float) -> PollOutcome:
+def after_failure(account: External, poll: Poll, course: PollResult, error: Exception, jitter: float) -> PollOutcome:
     """Back off, doubling; after refused credentials pause.
 
     :param jitter: from 0 to 1, spreads the accounts of one provider.
@@ -60,14 +60,14 @@ def after_failure(account: External, poll: Poll, course: Course, error: Exceptio
         longest = max(least, float(account.poll_seconds))
     seconds = min(longest, account.poll_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)) * (0.75 + 0.25 * jitter)
     login_delay = course.login_delay
-    if isinstance(error, Busy) and error.code == "LOGIN-DELAY":
+    if isinstance(error, ServerBusy) and error.code == "LOGIN-DELAY":
         told = max(2 * (poll.login_delay or 0), account.poll_seconds, int(BACK_OFF_SECONDS))
         login_delay = max(login_delay or 0, min(told, LOGIN_DELAY_LONGEST))
     due = course.ended + datetime.timedelta(seconds=max(seconds, login_delay or 0))
     refusals = tuple(at for at in poll.refusals if at > course.ended - REFUSALS_WITHIN)
     paused_at = poll.paused_at
     text = str(error) or type(error).__name__
-    if isinstance(error, Refused):
+    if isinstance(error, LoginRefused):
         refusals = (*refusals, course.ended)
         if paused_at is None and (error.code == "AUTH" or len(refusals) >= REFUSALS):
             paused_at = course.ended

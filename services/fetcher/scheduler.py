@@ -18,18 +18,18 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge
 
-from services.fetcher.memory_budget import Budget
+from services.fetcher.memory_budget import MemoryBudget
 from services.fetcher.poll import Polling
-from services.fetcher.poll_interval import Course, after_failure, after_success, kind_of
+from services.fetcher.poll_interval import PollResult, after_failure, after_success, kind_of
 from shared.db.database import Connection
-from shared.db.liveness import LOOK_SECONDS, Absentees, stay
+from shared.db.liveness import CHECK_SECONDS, DeadOwnerDetector, hold_liveness_lock
 from shared.errors import Permanent, Temporary
-from shared.metrics import SECONDS
+from shared.metrics import STAGE_SECONDS
 from shared.model import External, Poll, PollOutcome
 from shared.provider.credentials import Credentials
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
-from shared.store.accounts import externals
+from shared.store.accounts import load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
 
 LAST_SUCCESS = Gauge(
@@ -48,12 +48,12 @@ POLLS = 64
 """Polls at the same time in one process."""
 LARGE_MAILS = 2
 """So many of the largest mails are held at once in one process, whoever's they are, and one more."""
-POLL_LOOK_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 0.5
 """The longest time between two looks for accounts that are due."""
-SHORTEST_SECONDS = 0.2
+SHORTEST_WAIT_SECONDS = 0.2
 """The shortest: of a thousand accounts some fall due at any time, and one look claims them together, as a look costs
 half as much as the poll of a maildrop without news. No account is polled later than it is due by more than this."""
-MEND_SECONDS = 5.0
+CLOCK_SECONDS = 5.0
 WRITE_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 """Between two tries to write down how a poll ended."""
@@ -66,9 +66,11 @@ log = structlog.get_logger()
 async def serve(service: Service, credentials: Credentials) -> None:
     """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
     others = [
-        asyncio.create_task(stay(service.database, service.owner), name="presence"),
-        asyncio.create_task(_every(LOOK_SECONDS, partial(_inherit, service, Absentees())), name="inherit"),
-        asyncio.create_task(_every(MEND_SECONDS, partial(_mend_times, service)), name="clock"),
+        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="presence"),
+        asyncio.create_task(
+            _every(CHECK_SECONDS, partial(_take_over_dead_fetchers, service, DeadOwnerDetector())), name="inherit"
+        ),
+        asyncio.create_task(_every(CLOCK_SECONDS, partial(_fix_clock_jump, service)), name="clock"),
         asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
     ]
     try:
@@ -91,33 +93,33 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _inherit(service: Service, absentees: Absentees) -> None:
+async def _take_over_dead_fetchers(service: Service, absentees: DeadOwnerDetector) -> None:
     """Free the accounts of fetchers that died."""
     async with service.database.statement() as connection:
-        gone = absentees.gone(await polls.absent_owners(connection, service.owner))
+        gone = absentees.dead(await polls.list_other_owners(connection, service.owner))
         if gone:
-            log.warning("fetchers are gone", owners=gone, accounts=await polls.free(connection, gone))
+            log.warning("fetchers are gone", owners=gone, accounts=await polls.free_leases(connection, gone))
 
 
-async def _mend_times(service: Service) -> None:
+async def _fix_clock_jump(service: Service) -> None:
     async with service.database.statement() as connection:
-        if mended := await polls.mend_times(connection):
+        if mended := await polls.fix_clock_jump(connection):
             log.warning("the clock was set back", accounts=mended)
 
 
 async def _measure(service: Service) -> None:
     async with service.database.statement() as connection:
-        SKIPPED.set(await uidl_ledger.unacknowledged(connection))
+        SKIPPED.set(await uidl_ledger.count_unacknowledged(connection))
 
 
 async def _poll_all(service: Service, credentials: Credentials) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
-    budget = Budget(LARGE_MAILS * service.settings.max_message_bytes)
+    budget = MemoryBudget(LARGE_MAILS * service.settings.max_message_bytes)
     for turn in itertools.count():
-        pause = POLL_LOOK_SECONDS
+        pause = LONGEST_WAIT_SECONDS
         try:
             if len(running) < POLLS:
-                claimed, pause = await _look(service, f"{service.owner}/{turn}", POLLS - len(running))
+                claimed, pause = await _claim_due(service, f"{service.owner}/{turn}", POLLS - len(running))
                 for account, poll in claimed:
                     polling = Polling(service, credentials, account, poll, budget)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
@@ -125,10 +127,10 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
                     task.add_done_callback(running.pop)
         except Temporary as error:
             log.warning("waiting", reason=str(error))
-        if await service.stop_within(pause):
+        if await service.wait_for_stop(pause):
             break
     for task, polling in list(running.items()):
-        if not polling.in_hand:
+        if not polling.transferring:
             task.cancel()
     if running:
         _, cut = await asyncio.wait(set(running), timeout=STOP_SECONDS)
@@ -137,13 +139,13 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
         await asyncio.gather(*cut, return_exceptions=True)
 
 
-async def _look(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
+async def _claim_due(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
     """Claim the accounts that are due; and how many seconds to wait before the next look."""
     async with service.database.statement() as connection:
-        claimed, seconds = await polls.claim(connection, owner, most)
+        claimed, seconds = await polls.claim_due(connection, owner, most)
         by_account = {poll.external_id: poll for poll in claimed}
-        accounts = await externals(connection, list(by_account)) if by_account else []
-    pause = POLL_LOOK_SECONDS if seconds is None else min(POLL_LOOK_SECONDS, max(SHORTEST_SECONDS, seconds))
+        accounts = await load_externals(connection, list(by_account)) if by_account else []
+    pause = LONGEST_WAIT_SECONDS if seconds is None else min(LONGEST_WAIT_SECONDS, max(SHORTEST_WAIT_SECONDS, seconds))
     return [(account, by_account[account.id]) for account in accounts], pause
 
 
@@ -152,13 +154,15 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     began = time.monotonic()
     failure: Exception | None = None
     try:
-        await _while_held(service, poll, polling.run())
+        await _while_leased(service, poll, polling.run())
     except LeaseLost as error:
         log.warning("poll given up", external=account.address, reason=str(error))
-        await _give_back(service, account, poll)  # it may still be ours: the account was disabled
+        await _release_lease(service, account, poll)  # it may still be ours: the account was disabled
         return
     except asyncio.CancelledError:
-        await asyncio.create_task(_give_back(service, account, poll))  # this task counts as cancelled: no connection
+        await asyncio.create_task(
+            _release_lease(service, account, poll)
+        )  # this task counts as cancelled: no connection
         raise
     except (Temporary, Permanent) as error:
         failure = error
@@ -166,8 +170,8 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     except Exception as error:  # whatever it is: this account waits and is tried again, the others are not touched
         failure = error
         log.exception("poll failed", external=account.address, kind=kind_of(error))
-    SECONDS.labels("poll").observe(time.monotonic() - began)
-    course = Course(
+    STAGE_SECONDS.labels("poll").observe(time.monotonic() - began)
+    course = PollResult(
         poll.now,
         poll.now + datetime.timedelta(seconds=time.monotonic() - began),
         polling.login_delay,
@@ -185,10 +189,10 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     await _finish(service, account, poll, outcome)
 
 
-async def _while_held(service: Service, poll: Poll, work: Coroutine[None, None, None]) -> None:
+async def _while_leased(service: Service, poll: Poll, work: Coroutine[None, None, None]) -> None:
     """Run ``work`` and renew the lease beside it; when the lease is lost, so is the work."""
     working = asyncio.create_task(work)
-    keeping = asyncio.create_task(_keep(service, poll))
+    keeping = asyncio.create_task(_renew_lease(service, poll))
     try:
         await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -198,12 +202,12 @@ async def _while_held(service: Service, poll: Poll, work: Coroutine[None, None, 
     await (keeping if working.cancelled() else working)
 
 
-async def _keep(service: Service, poll: Poll) -> None:
+async def _renew_lease(service: Service, poll: Poll) -> None:
     while True:
         await asyncio.sleep(LEASE_SECONDS / 3)
         try:
             async with service.database.statement(LEASE_SECONDS / 3) as connection:
-                await polls.hold(connection, poll)
+                await polls.renew_lease(connection, poll)
         except LeaseLost:
             raise
         except Temporary as error:  # the next commit will tell
@@ -211,11 +215,11 @@ async def _keep(service: Service, poll: Poll) -> None:
 
 
 async def _finish(service: Service, account: External, poll: Poll, outcome: PollOutcome) -> None:
-    await _write(service, account, partial(polls.finish, poll=poll, outcome=outcome))
+    await _write(service, account, partial(polls.record_outcome, poll=poll, outcome=outcome))
 
 
-async def _give_back(service: Service, account: External, poll: Poll) -> None:
-    await _write(service, account, partial(polls.release, poll=poll))
+async def _release_lease(service: Service, account: External, poll: Poll) -> None:
+    await _write(service, account, partial(polls.release_lease, poll=poll))
 
 
 async def _write(service: Service, account: External, work: Callable[[Connection], Awaitable[None]]) -> None:
@@ -228,5 +232,5 @@ async def _write(service: Service, account: External, work: Callable[[Connection
             return
         except Temporary as error:
             log.warning("poll not recorded", external=account.address, reason=str(error))
-        if time.monotonic() > deadline or await service.stop_within(AGAIN_SECONDS):
+        if time.monotonic() > deadline or await service.wait_for_stop(AGAIN_SECONDS):
             return

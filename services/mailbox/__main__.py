@@ -1,13 +1,13 @@
 """Queue ``mailbox`` -> Mailbox -> the maildrops that pop3_out serves."""
 
-from services.mailbox.worker import Mailbox
+from services.mailbox.worker import MailboxWorker
 from shared.runtime.process import Service, run
 from shared.runtime.queue_worker import run_stage
 
 
 async def serve(service: Service) -> None:
     """Deliver until the service is to stop."""
-    await run_stage(service, Mailbox(service.database, service.settings.sweep_grace_seconds))
+    await run_stage(service, MailboxWorker(service.database, service.settings.sweep_grace_seconds))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from shared.store import inbound, maildrops, maillog
 from shared.store.maildrops import Copy
 
 
-class Mailbox:
+class MailboxWorker:
     """Delivers what is in state routed."""
 
     name = "mailbox"
@@ -25,16 +25,16 @@ class Mailbox:
     async def handle(self, ids: Sequence[int]) -> list[Publication]:
         """Deliver the copies of these mails that are not delivered yet."""
         async with self._database.transaction() as connection:
-            copies = await inbound.pending(connection, ids)
+            copies = await inbound.load_routed(connection, ids)
             here = [copy for copy in copies if not copy.gone]
             gone = [copy for copy in copies if copy.gone]
             await maildrops.deliver(
                 connection,
                 [Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy) for copy in here],
             )
-            await inbound.finish(connection, here, gone, ids)
+            await inbound.record_delivered(connection, here, gone, ids)
             events = [
-                maillog.Event(
+                maillog.MailEvent(
                     "own_copy" if copy.own_copy else "delivered",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
@@ -45,7 +45,7 @@ class Mailbox:
                 for copy in here
             ]
             events += [
-                maillog.Event(
+                maillog.MailEvent(
                     "returned",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
@@ -55,21 +55,21 @@ class Mailbox:
                 for copy in gone
                 for address in copy.addresses
             ]
-            await maillog.record(connection, events)
+            await maillog.record_events(connection, events)
         maillog.announce(events)
         back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}
         return publications.fetched(back.items())
 
-    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
+    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count faults of this mail; park it at the fifth."""
         async with self._database.transaction() as connection:
-            parked = await inbound.blame(connection, row, origin, trace, failures)
-            events = [maillog.Event("parked", inbound_id=row, reply=origin)] if parked else []
-            await maillog.record(connection, events)
+            parked = await inbound.count_failure(connection, row, origin, trace, failures)
+            events = [maillog.MailEvent("parked", inbound_id=row, reply=origin)] if parked else []
+            await maillog.record_events(connection, events)
         maillog.announce(events)
 
     async def sweep(self) -> list[Publication]:
         """Mails that wait for their delivery and whose message was lost."""
         async with self._database.transaction() as connection:
-            late = await inbound.overdue(connection, "routed", self._grace)
+            late = await inbound.list_overdue(connection, "routed", self._grace)
         return publications.routed((row, recipients) for row, _, recipients in late)

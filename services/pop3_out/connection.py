@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 import structlog
 
 from services.pop3_out import replies
-from services.pop3_out.readahead import Budget
-from services.pop3_out.session import AUTH_OCTETS, Session
+from services.pop3_out.readahead import PrefetchBudget
+from services.pop3_out.session import AUTH_OCTETS, Pop3Session
 from shared.model import Local
 from shared.net.server_tls import Certificate
 
@@ -43,30 +43,35 @@ _RETR = re.compile(rb"retr +(\d{1,9}) *\r?\n", re.IGNORECASE)
 log = structlog.get_logger()
 
 
-class Keeper(Protocol):
+class Pop3Registry(Protocol):
     """Who keeps the open connections: the listener."""
 
     certificate: Certificate
-    budget: Budget
+    budget: PrefetchBudget
 
     def admit(self, peer: str) -> bool:
         """Whether there is room for one more from there; it is counted then."""
 
-    def enter(self, connection: Connection) -> None:
+    def enter(self, connection: Pop3Connection) -> None:
         """It is open, and was admitted."""
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Pop3Connection) -> None:
         """It is closed."""
 
-    def seat(self, local: Local) -> str | None:
+    def register_session(self, local: Local) -> str | None:
         """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
 
 
-class Connection(asyncio.Protocol):
+class Pop3Connection(asyncio.Protocol):
     """One client's connection. ``session`` exists from the greeting on. ``entered``: the keeper counted it as open."""
 
     def __init__(
-        self, keeper: Keeper, open_session: Callable[[Connection, bool], Session], *, tls: bool, peer: str = ""
+        self,
+        keeper: Pop3Registry,
+        open_session: Callable[[Pop3Connection, bool], Pop3Session],
+        *,
+        tls: bool,
+        peer: str = "",
     ) -> None:
         """:param open_session: makes the session of this connection, told whether it is under TLS.
         :param tls: TLS from the start; the keeper has admitted it, before the handshake.
@@ -84,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._end_of_input = False
         self._closing = False
         self.entered = self._left = False
-        self.session: Session | None = None
+        self.session: Pop3Session | None = None
         self.peer = peer
         self._opened_at = self._active_at = time.monotonic()
 
@@ -247,9 +252,9 @@ class Connection(asyncio.Protocol):
         self._count_unsent(0)
         self._take(under_tls)
 
-    def seat(self, local: Local) -> str | None:
+    def register_session(self, local: Local) -> str | None:
         """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
-        return self._keeper.seat(local)
+        return self._keeper.register_session(local)
 
     def waiting_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
@@ -323,7 +328,7 @@ class Connection(asyncio.Protocol):
         elif self._holding and len(self._input) <= INPUT_OCTETS and self._work is None:
             self._resume_reading()
 
-    def _next_line(self, session: Session) -> bytes | None:
+    def _next_line(self, session: Pop3Session) -> bytes | None:
         """A line without its end, None if there is no whole one, or _TOO_LONG."""
         end = self._input.find(b"\n", 0, AUTH_OCTETS)
         if end < 0:

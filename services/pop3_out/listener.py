@@ -11,17 +11,17 @@ from functools import partial
 import structlog
 from prometheus_client import Gauge
 
-from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Connection
+from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Pop3Connection
 from services.pop3_out.mailbox_store import DatabaseStore
-from services.pop3_out.readahead import Budget
-from services.pop3_out.session import Session, Store, Terms, Verifier
-from shared.auth.authenticator import Logins, plaintext_allowed
+from services.pop3_out.readahead import PrefetchBudget
+from services.pop3_out.session import ClientInfo, MailboxStore, Pop3Session, Verifier
+from shared.auth.authenticator import Authenticator, plaintext_allowed
 from shared.auth.throttle import network_of
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import Local
 from shared.net import listening, server_tls
-from shared.net.listening import Doorkeeper
+from shared.net.listening import Acceptor
 from shared.runtime.process import Service
 from shared.settings import Settings, SettingsError
 from shared.store import accounts
@@ -39,13 +39,13 @@ STOP_BUSY_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-class Listener:
+class Pop3Listener:
     """Accepts connections and keeps the open ones."""
 
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: MailboxStore,
         logins: Verifier,
         certificate: server_tls.Certificate,
         connections: int = CONNECTIONS,
@@ -56,10 +56,10 @@ class Listener:
         self._store = store
         self._logins = logins
         self._most = connections
-        self._doorkeeper = Doorkeeper("pop3", settings.proxies)
-        self.budget = Budget()
+        self._doorkeeper = Acceptor("pop3", settings.proxies)
+        self.budget = PrefetchBudget()
         self._admitted = 0
-        self._open: set[Connection] = set()
+        self._open: set[Pop3Connection] = set()
         self._by_address: dict[str, int] = {}
         self._by_account: Counter[int] = Counter()
         self._logged_in_at: dict[int, float] = {}
@@ -77,17 +77,17 @@ class Listener:
             self._doorkeeper.open(clear, partial(self._welcome, under_tls=False))
         else:  # the loop's own way is faster
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self, self._session, tls=False), sock=clear, backlog=listening.BACKLOG
+                lambda: Pop3Connection(self, self._session, tls=False), sock=clear, backlog=listening.BACKLOG
             )
         self._doorkeeper.open(under_tls, partial(self._welcome, under_tls=True))
 
     async def _welcome(self, client: socket.socket, peer: str, *, under_tls: bool) -> None:
-        connection = Connection(self, self._session, tls=under_tls, peer=peer)
+        connection = Pop3Connection(self, self._session, tls=under_tls, peer=peer)
         if not under_tls:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         elif self.admit(peer):
             try:
-                await self._doorkeeper.shake_hands(
+                await self._doorkeeper.start_tls_server(
                     client,
                     peer,
                     connection,
@@ -101,10 +101,10 @@ class Listener:
         else:
             client.close()
 
-    def _session(self, connection: Connection, under_tls: bool) -> Session:
+    def _session(self, connection: Pop3Connection, under_tls: bool) -> Pop3Session:
         clear = plaintext_allowed(self._settings, connection.peer)
-        terms = Terms(connection.peer, under_tls, clear, self._settings.pop3_login_delay)
-        return Session(connection, self._store, self._logins, self.budget, terms)
+        terms = ClientInfo(connection.peer, under_tls, clear, self._settings.pop3_login_delay)
+        return Pop3Session(connection, self._store, self._logins, self.budget, terms)
 
     def admit(self, peer: str) -> bool:
         """Whether there is room for one more from there; it is counted then."""
@@ -124,12 +124,12 @@ class Listener:
         if not self._by_address[address]:
             del self._by_address[address]
 
-    def enter(self, connection: Connection) -> None:
+    def enter(self, connection: Pop3Connection) -> None:
         """It is open, and was admitted."""
         self._open.add(connection)
         SESSIONS.inc()
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Pop3Connection) -> None:
         """It is closed: count it no longer, and tell what it did."""
         self._open.discard(connection)
         self._dismiss(connection.peer)
@@ -143,12 +143,12 @@ class Listener:
                 "pop3 session",
                 local=session.local.address,
                 peer=connection.peer,
-                retrieved=session.tally.retrieved,
-                octets=session.tally.octets,
-                deleted=session.tally.deleted,
+                retrieved=session.stats.retrieved,
+                octets=session.stats.octets,
+                deleted=session.stats.deleted,
             )
 
-    def seat(self, local: Local) -> str | None:
+    def register_session(self, local: Local) -> str | None:
         """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
         delay, now = self._settings.pop3_login_delay, time.monotonic()
         if delay:
@@ -178,7 +178,7 @@ class Listener:
                 log.info("pop3 session ended: the account changed", local=local.address, peer=connection.peer)
                 connection.hang_up()
 
-    def _logged_in(self) -> list[tuple[Connection, Local]]:
+    def _logged_in(self) -> list[tuple[Pop3Connection, Local]]:
         return [
             (connection, connection.session.local)
             for connection in self._open
@@ -203,7 +203,7 @@ class Listener:
         await asyncio.sleep(0)
 
 
-async def watch(listener: Listener, database: Database) -> None:
+async def end_invalid_sessions(listener: Pop3Listener, database: Database) -> None:
     """End sessions whose account was disabled, removed or given another password. Never returns."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -219,7 +219,7 @@ async def watch(listener: Listener, database: Database) -> None:
             listener.end(logins - valid)
 
 
-async def tend(listener: Listener) -> None:
+async def run_background(listener: Pop3Listener) -> None:
     """End what takes too long. Never returns."""
     while True:
         await asyncio.sleep(1.0)
@@ -229,9 +229,9 @@ async def tend(listener: Listener) -> None:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     last = LastLogins(service.database, "pop3")
-    logins = Logins(service.database, service.settings, service.name, last=last)
+    logins = Authenticator(service.database, service.settings, service.name, last=last)
     certificate = server_tls.Certificate(service.settings)
-    listener = Listener(
+    listener = Pop3Listener(
         service.settings, DatabaseStore(service.database), logins, certificate, listening.may_open(CONNECTIONS)
     )
     await listener.open()
@@ -244,10 +244,10 @@ async def serve(service: Service) -> None:
     background = [
         asyncio.create_task(work)
         for work in (
-            tend(listener),
-            watch(listener, service.database),
-            certificate.watch(),
-            last.run(service.stop_within),
+            run_background(listener),
+            end_invalid_sessions(listener, service.database),
+            certificate.reload_periodically(),
+            last.run(service.wait_for_stop),
         )
     ]
     try:

@@ -10,12 +10,12 @@ from weakref import WeakSet, WeakValueDictionary
 
 from services.pop3_out import snapshot
 from services.pop3_out.snapshot import Snapshot
-from shared.db.batch_loader import GroupReading
+from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
 from shared.store import blobs, maildrops, maillog
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 ENTRIES = 500_000
 """Mails in the snapshots that are kept, about 60 octets each with the answers to LIST and UIDL."""
@@ -50,10 +50,10 @@ class DatabaseStore:
         self._entries = entries
         self._clock = clock
         self._kept: OrderedDict[int, tuple[Snapshot, float]] = OrderedDict()  # least recently used first
-        self._held = 0  # mails in them
-        self._heads: GroupReading[int, bytes] = GroupReading(self._read_heads, readers=READERS)
+        self._in_use = 0  # mails in them
+        self._heads: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=READERS)
         self._spans = asyncio.Semaphore(READERS)
-        self._versions: GroupReading[int, int] = GroupReading(self._read_versions, readers=2)
+        self._versions: BatchLoader[int, int] = BatchLoader(self._read_versions, readers=2)
         self._boxes = asyncio.Semaphore(READERS)
         self._live: WeakSet[Snapshot] = WeakSet()
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
@@ -84,18 +84,18 @@ class DatabaseStore:
 
     async def _read_versions(self, local_ids: Sequence[int]) -> dict[int, int]:
         async with self._database.statement(VERSION_SECONDS) as connection:
-            return await maildrops.versions(connection, local_ids)
+            return await maildrops.load_versions(connection, local_ids)
 
     async def _read(self, local_id: int, kept: Snapshot | None) -> Snapshot:
         """Read a mailbox, or what changed in it since the snapshot that is kept."""
         async with self._boxes, self._database.statement() as connection:
             changes = None
             if kept is not None and kept.version > 0:
-                changes = await maildrops.changes(connection, local_id, kept.version, CHANGES)
+                changes = await maildrops.load_changes(connection, local_id, kept.version, CHANGES)
             if kept is not None and changes is not None:
                 found = snapshot.renewed(kept, changes)
             else:
-                found = snapshot.first(local_id, await maildrops.contents(connection, local_id))
+                found = snapshot.first(local_id, await maildrops.load_contents(connection, local_id))
         if self._open() + len(found) > self._most:
             self._keep_none()
             others = self._open()  # the sessions' own
@@ -108,7 +108,7 @@ class DatabaseStore:
         for dropped, _ in self._kept.values():
             dropped.forget()
         self._kept.clear()
-        self._held = 0
+        self._in_use = 0
 
     def _shared(self, local_id: int, version: int) -> Snapshot | None:
         """What other sessions hold of this mailbox as it is now, though it is kept no longer."""
@@ -120,16 +120,16 @@ class DatabaseStore:
 
     def _keep(self, found: Snapshot) -> None:
         before, _ = self._kept.pop(found.local_id, (None, 0.0))
-        self._held -= 0 if before is None else len(before) + 1
+        self._in_use -= 0 if before is None else len(before) + 1
         if before is not None and before is not found:
             before.forget()
         self._kept[found.local_id] = found, self._clock()
         found.kept = True
-        self._held += len(found) + 1
-        while self._held > self._entries and len(self._kept) > 1:
+        self._in_use += len(found) + 1
+        while self._in_use > self._entries and len(self._kept) > 1:
             _, (dropped, _) = self._kept.popitem(last=False)
             dropped.forget()
-            self._held -= len(dropped) + 1
+            self._in_use -= len(dropped) + 1
 
     async def whole(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         """The bytes of mails of up to ``blobs.HEAD_OCTETS``; those that are gone are left out.
@@ -150,7 +150,7 @@ class DatabaseStore:
         :raises Permanent: the bytes are gone.
         """
         async with self._spans, self._database.statement() as connection:
-            return await blobs.span(connection, blob_id, start, length)
+            return await blobs.read_span(connection, blob_id, start, length)
 
     async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
         """Delete mails from the account's mailbox, all of them or none.
@@ -159,8 +159,8 @@ class DatabaseStore:
         """
         async with self._database.transaction() as connection:
             gone = await maildrops.tombstone(connection, local.id, row_ids)
-            events = [Event("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in gone]
-            await maillog.record(connection, events)
+            events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in gone]
+            await maillog.record_events(connection, events)
         for start in range(0, len(events), _ANNOUNCED_AT_ONCE):
             maillog.announce(events[start : start + _ANNOUNCED_AT_ONCE])
             await asyncio.sleep(0)

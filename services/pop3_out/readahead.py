@@ -20,8 +20,8 @@ SHARE = 8
 """A session gets up to this part of what is left: some stays for those that come later."""
 
 
-def plan(
-    asked: Sequence[int], onward: Iterable[int], size_of: Callable[[int], int | None], held: Shelf, room: int
+def plan_reading(
+    asked: Sequence[int], onward: Iterable[int], size_of: Callable[[int], int | None], held: PrefetchBuffer, room: int
 ) -> list[int]:
     """The numbers to read now, in the order in which they will be sent.
 
@@ -45,7 +45,7 @@ def plan(
     return numbers
 
 
-class Budget:
+class PrefetchBudget:
     """Octets that all sessions of the process may hold to be faster: read ahead, in pieces above the least size, or
     taken by no client yet. The last is counted as it comes, so ``left`` may be less than nothing for a while."""
 
@@ -60,19 +60,19 @@ class Budget:
         """What one session may take now."""
         return max(0, self.left // SHARE)
 
-    def lend(self, octets: int) -> int:
+    def acquire(self, octets: int) -> int:
         """Take so many octets, or as many as one session may; ``left`` gets them back."""
         lent = min(octets, self.share)
         self.left -= lent
         return lent
 
 
-class Shelf:
+class PrefetchBuffer:
     """The mails that one session has read, or is reading, and not yet sent; by number."""
 
     __slots__ = ("_budget", "_mails", "octets")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: PrefetchBudget) -> None:
         """Empty. :param budget: shared by all sessions."""
         self._budget = budget
         self._mails: dict[int, tuple[int, bytes | None]] = {}  # octets; the mail, once it is here
@@ -87,26 +87,26 @@ class Shelf:
         """Octets that may be read for it."""
         return min(OCTETS - self.octets, self._budget.share)
 
-    def expect(self, sizes: Mapping[int, int]) -> None:
+    def reserve(self, sizes: Mapping[int, int]) -> None:
         """These mails are being read. :param sizes: the octets of each."""
         for number, octets in sizes.items():
             if number not in self._mails:
                 self._mails[number] = octets, None
                 self._count(octets)
 
-    def put(self, mails: Mapping[int, bytes]) -> None:
+    def store(self, mails: Mapping[int, bytes]) -> None:
         """Keep these mails, as far as they are expected still."""
         for number, body in mails.items():
             if number in self._mails:
                 self._mails[number] = self._mails[number][0], body
 
-    def miss(self, numbers: Iterable[int]) -> None:
+    def drop_missing(self, numbers: Iterable[int]) -> None:
         """Those of these mails that have not come will not."""
         for number in numbers:
             if self._mails.get(number, (0, b""))[1] is None:
                 self._count(-self._mails.pop(number)[0])
 
-    def take(self, number: int) -> bytes | None:
+    def pop(self, number: int) -> bytes | None:
         """A mail, which is kept no longer; None if it is not here."""
         octets, body = self._mails.get(number, (0, None))
         if body is not None:

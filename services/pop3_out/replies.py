@@ -60,7 +60,7 @@ def _dotted(piece: bytes) -> bool:
     return at >= 0 and _DOTTED_LINE.search(piece, at - 1) is not None
 
 
-class Stuffing:
+class StuffedReply:
     """Puts the bytes of one mail on the wire, piece by piece, as the body of an answer (RFC 1939 section 3).
 
     A dot at the start of a line is doubled. A line starts after every LF, so also clients that take a lone LF as a
@@ -86,15 +86,15 @@ class Stuffing:
         return END if self._tail == b"\r\n" else b"\r\n" + END
 
 
-def retrieved(body: bytes) -> bytes:
+def retr_reply(body: bytes) -> bytes:
     """The whole answer to RETR for a mail that is at hand."""
     if body.endswith(b"\r\n") and not body.startswith(b".") and not _dotted(body):
         return b"".join((b"+OK %d octets\r\n" % len(body), body, END))
-    stuffing = Stuffing()
+    stuffing = StuffedReply()
     return b"".join((b"+OK %d octets\r\n" % len(body), stuffing.put(body), stuffing.end()))
 
 
-class Top:
+class TopCutter:
     """Cuts a mail, piece by piece, to its header, the blank line and the first lines of its body (RFC 1939, TOP)."""
 
     __slots__ = ("_in_header", "_left", "_tail", "done")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.pop3_out import replies, snapshot
-from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, Budget, Shelf, plan
+from services.pop3_out.readahead import AHEAD, MAILS, OCTETS, PrefetchBudget, PrefetchBuffer, plan_reading
 from services.pop3_out.snapshot import LINES, Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
@@ -54,7 +54,7 @@ class Verifier(Protocol):
         """The account, or None. :raises Temporary, Throttled: as there."""
 
 
-class Store(Protocol):
+class MailboxStore(Protocol):
     """Where mailboxes are: store.py, which says what is raised."""
 
     async def snapshot(self, local_id: int) -> Snapshot:
@@ -70,7 +70,7 @@ class Store(Protocol):
         """Delete mails, all of them or none."""
 
 
-class Link(Protocol):
+class Pop3Transport(Protocol):
     """The connection, as the session needs it."""
 
     def write(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class Link(Protocol):
     def waiting_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
 
-    def seat(self, local: Local) -> str | None:
+    def register_session(self, local: Local) -> str | None:
         """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
 
     def cut(self) -> None:
@@ -96,7 +96,7 @@ class Link(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ClientInfo:
     """How a client is connected. peer: its IP address. clear_allowed: passwords are taken without TLS, too.
 
     login_delay: seconds between two logins, as announced.
@@ -109,7 +109,7 @@ class Terms:
 
 
 @dataclass(slots=True)
-class Tally:
+class SessionStats:
     """What a session did, for the log."""
 
     retrieved: int = 0
@@ -117,16 +117,18 @@ class Tally:
     deleted: int = 0
 
 
-class Session:
+class Pop3Session:
     """One client's session. ``ended``: the connection is to be closed once the last answer is written."""
 
-    def __init__(self, link: Link, store: Store, logins: Verifier, budget: Budget, terms: Terms) -> None:
+    def __init__(
+        self, link: Pop3Transport, store: MailboxStore, logins: Verifier, budget: PrefetchBudget, terms: ClientInfo
+    ) -> None:
         """:param budget: shared by all sessions."""
         self._link = link
         self._store = store
         self._logins = logins
         self._budget = budget
-        self._shelf = Shelf(budget)
+        self._prefetched = PrefetchBuffer(budget)
         self._peer = terms.peer
         self._tls = terms.tls
         self._clear_allowed = terms.clear_allowed
@@ -144,12 +146,12 @@ class Session:
         self._run = 0  # mails fetched in order before it
         self._next = 0  # number of the first mail behind those that were read ahead
         self._reading: asyncio.Task[None] | None = None  # what is read ahead now
-        self._midway = False  # an answer of many lines is half sent
+        self._reply_started = False  # an answer of many lines is half sent
         self.local: Local | None = None
         self.ended = False
         self.stopping = False
         self.committing = False
-        self.tally = Tally()
+        self.stats = SessionStats()
 
     # ------------------------------------------------------------------------------------------ dispatch
 
@@ -193,7 +195,7 @@ class Session:
         self.ended = self.ended or self._mistakes >= MISTAKES
         return replies.error(text)
 
-    async def _guarded(self, work: Coroutine[Any, Any, bytes]) -> bytes:
+    async def _run_command(self, work: Coroutine[Any, Any, bytes]) -> bytes:
         """Run a command that takes time; what fails is answered, or ends the connection."""
         try:
             return await work
@@ -211,7 +213,7 @@ class Session:
             self.ended = True
             answer = replies.error("[SYS/TEMP] internal error")
         finally:
-            midway, self._midway = self._midway, False
+            midway, self._reply_started = self._reply_started, False
         if midway:  # anything that is written now would be taken for mail
             self.ended = True
             self._link.cut()
@@ -224,7 +226,7 @@ class Session:
 
     def release(self) -> None:
         """The client pauses or is gone: hold no mail in memory for it."""
-        self._shelf.clear()
+        self._prefetched.clear()
         self._run = self._next = 0
 
     # ------------------------------------------------------------------------------------------ any state
@@ -261,7 +263,7 @@ class Session:
         user, self._user = self._user, None
         if user is None:
             return replies.error("USER comes first")
-        return self._guarded(self._log_in(user, _text(argument)))
+        return self._run_command(self._log_in(user, _text(argument)))
 
     def _auth(self, argument: bytes) -> Answer:
         """RFC 5034 section 4."""
@@ -290,7 +292,7 @@ class Session:
             return self._mistaken("this is no PLAIN response in base64")
         if identity not in ("", user):
             return replies.error("[AUTH] one can only log in as oneself")
-        return self._guarded(self._log_in(user, password))
+        return self._run_command(self._log_in(user, password))
 
     async def _log_in(self, user: str, password: str) -> bytes:
         try:
@@ -303,7 +305,7 @@ class Session:
             self.ended = self._refusals >= REFUSALS
             return replies.error("[AUTH] wrong name or password")
         found = await self._store.snapshot(local.id)
-        if refusal := self._link.seat(local):
+        if refusal := self._link.register_session(local):
             self.ended = True
             return replies.error(refusal)
         self.local, self._box = local, found
@@ -317,7 +319,7 @@ class Session:
             return self._mistaken("STLS comes before UTF8")
         self._user = None
         self._link.end_clear_input()
-        return self._guarded(self._negotiate())
+        return self._run_command(self._negotiate())
 
     def _begin_utf8(self, _: bytes) -> Answer:
         """RFC 6856 section 2. Names are read, and mails sent, in UTF-8 in any case: they are stored as they came."""
@@ -358,10 +360,10 @@ class Session:
 
     def _at_length(self, pieces: Iterable[bytes]) -> Answer:
         """A long answer goes out in pieces, so that others have their turn and it is in memory once, if at all."""
-        return b"".join(pieces) if len(self._box) <= LINES else self._guarded(self._send_at_length(pieces))
+        return b"".join(pieces) if len(self._box) <= LINES else self._run_command(self._send_at_length(pieces))
 
     async def _send_at_length(self, pieces: Iterable[bytes]) -> bytes:
-        self._midway = True
+        self._reply_started = True
         for piece in pieces:
             self._link.write(piece)
             await self._link.drain()
@@ -390,43 +392,51 @@ class Session:
             return _no_such()
         self._run = self._run + 1 if number == self._previous + 1 else 0
         self._previous = number
-        body = self._shelf.take(number)
+        body = self._prefetched.pop(number)
         if body is not None:
             self._read_on(number)
             return self._retrieved(body)
         octets = self._box.octets[number - 1]
         if octets > HEAD_OCTETS or octets > max(PIECE_OCTETS, self._budget.share):
-            return self._guarded(self._stream(number))
-        return self._guarded(self._fetch(number))
+            return self._run_command(self._stream(number))
+        return self._run_command(self._fetch(number))
 
     def _retrieved(self, body: bytes) -> bytes:
-        self.tally.retrieved += 1
-        self.tally.octets += len(body)
-        return replies.retrieved(body)
+        self.stats.retrieved += 1
+        self.stats.octets += len(body)
+        return replies.retr_reply(body)
 
     async def _fetch(self, number: int) -> bytes:
         """Send a small mail: it is on its way already, or is read now, and with it those that will be asked for."""
-        if number in self._shelf and self._reading is not None:
+        if number in self._prefetched and self._reading is not None:
             await asyncio.wait([self._reading])
             self._read_on(number)
-        body = self._shelf.take(number)
+        body = self._prefetched.pop(number)
         if body is None:
             asked = [number, *self._link.waiting_numbers()]
-            numbers = plan(asked, self._onward(asked[-1] + 1), self._small, self._shelf, self._shelf.room)
+            numbers = plan_reading(
+                asked, self._next_numbers(asked[-1] + 1), self._small, self._prefetched, self._prefetched.room
+            )
             body = (await self._read(numbers)).get(number)
-            self._shelf.take(number)
+            self._prefetched.pop(number)
         if body is None:
             raise Permanent(f"the bytes of blob {self._box.blob_ids[number - 1]} are gone")
         return self._retrieved(body)
 
     def _read_on(self, number: int) -> None:
         """Read ahead behind what is here, while the client gets that. :param number: of the mail sent now."""
-        if self._reading is None and self._shelf.octets <= OCTETS // 2 and self._next <= len(self._box):
-            numbers = plan([], self._onward(max(self._next, number + 1)), self._small, self._shelf, self._shelf.room)
+        if self._reading is None and self._prefetched.octets <= OCTETS // 2 and self._next <= len(self._box):
+            numbers = plan_reading(
+                [],
+                self._next_numbers(max(self._next, number + 1)),
+                self._small,
+                self._prefetched,
+                self._prefetched.room,
+            )
             if numbers:
-                self._reading = asyncio.get_running_loop().create_task(self._read_quietly(numbers))
+                self._reading = asyncio.get_running_loop().create_task(self._prefetch(numbers))
 
-    def _onward(self, start: int) -> range:
+    def _next_numbers(self, start: int) -> range:
         """The numbers that a client which fetches mail after mail will ask for, ``start`` and later."""
         return range(start, min(self._previous + AHEAD * self._run, start + MAILS, len(self._box)) + 1)
 
@@ -435,7 +445,7 @@ class Session:
         size = self._size(number)
         return None if size is None or size > HEAD_OCTETS else size
 
-    async def _read_quietly(self, numbers: Sequence[int]) -> None:
+    async def _prefetch(self, numbers: Sequence[int]) -> None:
         """Read ahead; whatever fails here fails again, and is answered, when it is asked for."""
         try:
             await self._read(numbers)
@@ -449,19 +459,19 @@ class Session:
         blob_ids, octets = self._box.blob_ids, self._box.octets
         sizes = {number: octets[number - 1] for number in numbers}
         self._next = max(self._next, numbers[-1] + 1) if self._run else numbers[-1] + 1
-        self._shelf.expect(sizes)
+        self._prefetched.reserve(sizes)
         try:
             bodies = await self._store.whole([blob_ids[number - 1] for number in numbers], sum(sizes.values()))
             mails = {number: bodies[blob_ids[number - 1]] for number in numbers if blob_ids[number - 1] in bodies}
-            self._shelf.put(mails)
+            self._prefetched.store(mails)
         finally:
-            self._shelf.miss(numbers)
+            self._prefetched.drop_missing(numbers)
         return mails
 
     async def _stream(self, number: int) -> bytes:
         """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
         blob_id, octets = self._box.blob_ids[number - 1], self._box.octets[number - 1]
-        stuffing = replies.Stuffing()
+        stuffing = replies.StuffedReply()
         position, size, quick = 0, FIRST_PIECE_OCTETS, True
         coming: asyncio.Task[bytes] | None = None
         lent = 0
@@ -469,18 +479,18 @@ class Session:
         try:
             while position < octets:
                 if coming is None:
-                    lent = self._budget.lend(size)
+                    lent = self._budget.acquire(size)
                     coming = loop.create_task(self._store.span(blob_id, position, max(lent, PIECE_OCTETS)))
                 piece = await coming
                 coming = None
                 self._budget.left += lent
                 lent = 0
                 position += len(piece)
-                if not self._midway:
-                    self._midway = True
+                if not self._reply_started:
+                    self._reply_started = True
                     self._link.write(b"+OK %d octets\r\n" % octets)
                 if quick and position < octets:
-                    lent = self._budget.lend(size)
+                    lent = self._budget.acquire(size)
                     coming = loop.create_task(self._store.span(blob_id, position, max(lent, PIECE_OCTETS)))
                 self._link.write(stuffing.put(piece))
                 del piece  # while the client is slow, only the connection holds it
@@ -493,8 +503,8 @@ class Session:
             if coming is not None:
                 coming.cancel()
                 coming.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
-        self.tally.retrieved += 1
-        self.tally.octets += octets
+        self.stats.retrieved += 1
+        self.stats.octets += octets
         return stuffing.end()
 
     def _top(self, argument: bytes) -> Answer:
@@ -503,16 +513,16 @@ class Session:
         if lines is None:
             return self._mistaken("TOP takes a number and a count of lines")
         number = self._number(word)
-        return _no_such() if number is None else self._guarded(self._send_top(number, lines))
+        return _no_such() if number is None else self._run_command(self._send_top(number, lines))
 
     async def _send_top(self, number: int, lines: int) -> bytes:
         blob_id, octets = self._box.blob_ids[number - 1], self._box.octets[number - 1]
-        top, stuffing = replies.Top(lines), replies.Stuffing()
+        top, stuffing = replies.TopCutter(lines), replies.StuffedReply()
         piece = await self._store.span(blob_id, 0, TOP_OCTETS)
         position = len(piece)
         out = b"+OK top of message follows\r\n" + stuffing.put(top.cut(piece))
         while not top.done and position < octets:
-            self._midway = True
+            self._reply_started = True
             self._link.write(out)
             del out, piece
             await self._link.drain()
@@ -536,7 +546,7 @@ class Session:
             return replies.error("[SYS/TEMP] the marked mails could not be deleted, they are still there")
         finally:
             self.committing = False
-        self.tally.deleted = len(self._deleted)
+        self.stats.deleted = len(self._deleted)
         return replies.ok("bye, the marked mails are deleted")
 
 
@@ -561,25 +571,25 @@ def _no_clear() -> bytes:
     return replies.error("passwords are taken under TLS only: use STLS first, or the port for TLS")
 
 
-_Act = Callable[[Session, bytes], Answer]
+_Act = Callable[[Pop3Session, bytes], Answer]
 _AUTHORIZATION: dict[bytes, _Act] = {
-    b"USER": Session._user_name,
-    b"PASS": Session._password,
-    b"AUTH": Session._auth,
-    b"STLS": Session._start_tls,
-    b"UTF8": Session._begin_utf8,
-    b"CAPA": Session._capa,
-    b"QUIT": Session._quit,
+    b"USER": Pop3Session._user_name,
+    b"PASS": Pop3Session._password,
+    b"AUTH": Pop3Session._auth,
+    b"STLS": Pop3Session._start_tls,
+    b"UTF8": Pop3Session._begin_utf8,
+    b"CAPA": Pop3Session._capa,
+    b"QUIT": Pop3Session._quit,
 }
 _TRANSACTION: dict[bytes, _Act] = {
-    b"STAT": Session._stat,
-    b"LIST": Session._list,
-    b"UIDL": Session._uidl,
-    b"RETR": Session._retr,
-    b"TOP": Session._top,
-    b"DELE": Session._dele,
-    b"RSET": Session._rset,
-    b"NOOP": Session._noop,
-    b"CAPA": Session._capa,
-    b"QUIT": Session._quit,
+    b"STAT": Pop3Session._stat,
+    b"LIST": Pop3Session._list,
+    b"UIDL": Pop3Session._uidl,
+    b"RETR": Pop3Session._retr,
+    b"TOP": Pop3Session._top,
+    b"DELE": Pop3Session._dele,
+    b"RSET": Pop3Session._rset,
+    b"NOOP": Pop3Session._noop,
+    b"CAPA": Pop3Session._capa,
+    b"QUIT": Pop3Session._quit,
 }

@@ -1,13 +1,13 @@
 """Queue ``router`` -> Router -> ``routed.<local>``."""
 
-from services.router.worker import Router
+from services.router.worker import RouterWorker
 from shared.runtime.process import Service, run
 from shared.runtime.queue_worker import run_stage
 
 
 async def serve(service: Service) -> None:
     """Route until the service is to stop."""
-    await run_stage(service, Router(service.database, service.settings.sweep_grace_seconds))
+    await run_stage(service, RouterWorker(service.database, service.settings.sweep_grace_seconds))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import asyncio
 import gc
 
-from services.sender.dead_owners import keep_up
-from services.sender.delivery import Relaying
-from services.sender.submission_worker import Sender
+from services.sender.dead_owners import run_background
+from services.sender.delivery import OutboundDelivery
+from services.sender.submission_worker import SubmissionWorker
 from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault
 from shared.runtime.process import Service, run
@@ -24,15 +24,15 @@ async def serve(service: Service) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE)
     settings = service.settings
-    relaying = Relaying(
+    relaying = OutboundDelivery(
         service.database,
         Credentials(service.database, Vault.of(settings), settings.allow_private_upstream),
         service.owner,
         settings.allow_private_upstream,
         service.broker.publish_behind,
     )
-    sender = Sender(service.database, settings.sweep_grace_seconds, relaying.wake)
-    await asyncio.gather(run_stage(service, sender), keep_up(service, relaying))
+    sender = SubmissionWorker(service.database, settings.sweep_grace_seconds, relaying.schedule)
+    await asyncio.gather(run_stage(service, sender), run_background(service, relaying))
 
 
 if __name__ == "__main__":

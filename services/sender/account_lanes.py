@@ -8,32 +8,32 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from services.sender.outgoing_message import Source
-from services.sender.smtp_transaction import Envelope, Letter
+from services.sender.smtp_transaction import OutgoingMessage, SmtpEnvelope
 from shared.model import External
 from shared.provider.smtp_client import SmtpClient
-from shared.store.relay_queue import Group
+from shared.store.relay_queue import QueuedMail
 
-AHEAD = 100
+PREFETCHED_MAILS = 100
 """So many groups at most are claimed ahead of the lanes."""
-AHEAD_OCTETS = 4 * 1024 * 1024
+PREFETCHED_OCTETS = 4 * 1024 * 1024
 """… and so much of them is held in memory."""
-AHEAD_SECONDS = 5.0
+PREFETCHED_SECONDS = 5.0
 """What no lane has taken by then goes back: others may send it, and the operator may cancel it."""
 
 
 @dataclass(slots=True)
-class Work:
+class ClaimedMail:
     """A claimed group on its way. source: None if its bytes are gone. external: the account as it was at the claim."""
 
-    group: Group
+    mail: QueuedMail
     external: External
     source: Source | None
     since: float = field(default_factory=time.monotonic)
-    letter: Letter | None = None
+    message: OutgoingMessage | None = None
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class LaneConnection:
     """A lane's connection, made when it is needed. external: the account as it was then.
 
     next: the mail that is to follow the one under way, and ``begun`` its envelope if that went out already.
@@ -43,14 +43,14 @@ class Line:
 
     external: External
     client: SmtpClient | None
-    next: Work | None = None
-    begun: Envelope | None = None
-    spent: bool = False
-    prompt: bool = False
+    pipelined: ClaimedMail | None = None
+    pipelined_envelope: SmtpEnvelope | None = None
+    must_close: bool = False
+    answers_quickly: bool = False
 
 
 @dataclass(slots=True)
-class Outlet:
+class AccountQueue:
     """allowed: lanes, at the last look. relayed: mails since the account last stood still; so far it looks ahead.
 
     more: some may be due that were not claimed.
@@ -58,8 +58,8 @@ class Outlet:
 
     external_id: int
     lanes: set[asyncio.Task[None]] = field(default_factory=set)
-    lines: set[Line] = field(default_factory=set)
-    ahead: deque[Work] = field(default_factory=deque)
+    connections: set[LaneConnection] = field(default_factory=set)
+    prefetched: deque[ClaimedMail] = field(default_factory=deque)
     allowed: int = 0
     relayed: int = 0
     more: bool = False
@@ -67,27 +67,29 @@ class Outlet:
     @property
     def room(self) -> int:
         """How many more are to be claimed ahead. A provider that answers nothing gets nothing ahead."""
-        return max(0, min(AHEAD, self.relayed) - len(self.ahead))
+        return max(0, min(PREFETCHED_MAILS, self.relayed) - len(self.prefetched))
 
     @property
     def room_octets(self) -> int:
         """… and how large they may be together."""
-        return AHEAD_OCTETS - sum(len(work.source.beginning) for work in self.ahead if work.source is not None)
+        return PREFETCHED_OCTETS - sum(
+            len(work.source.beginning) for work in self.prefetched if work.source is not None
+        )
 
     @property
-    def low(self) -> bool:
+    def needs_refill(self) -> bool:
         """Whether it is time to claim more."""
-        return self.more and 2 * len(self.ahead) <= min(AHEAD, self.relayed)
+        return self.more and 2 * len(self.prefetched) <= min(PREFETCHED_MAILS, self.relayed)
 
-    def drop(self) -> list[Group]:
+    def take_all(self) -> list[QueuedMail]:
         """Take away what no lane has: to be given back."""
-        groups = [work.group for work in self.ahead]
-        self.ahead.clear()
+        groups = [work.mail for work in self.prefetched]
+        self.prefetched.clear()
         return groups
 
-    def stale(self) -> list[Group]:
+    def expired(self) -> list[QueuedMail]:
         """The same, if lanes do not come to it."""
-        if self.lanes and (not self.ahead or time.monotonic() - self.ahead[0].since < AHEAD_SECONDS):
+        if self.lanes and (not self.prefetched or time.monotonic() - self.prefetched[0].since < PREFETCHED_SECONDS):
             return []
         self.relayed = 0
-        return self.drop()
+        return self.take_all()

@@ -15,20 +15,20 @@ from collections.abc import Callable, Collection, Sequence
 import structlog
 
 from services.sender import outcomes
-from services.sender.outcomes import Aftermath, Settled
-from services.sender.smtp_transaction import Verdict
+from services.sender.outcomes import PostCommit, ResultRecord
+from services.sender.smtp_transaction import DeliveryResult
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
-from shared.errors import MOST_FAULTS, Temporary
+from shared.errors import MAX_FAILURES, Temporary
 from shared.model import External
 from shared.store import maillog, relay_queue, submissions
-from shared.store.relay_queue import Claimed, Group
+from shared.store.relay_queue import Claimed, QueuedMail
 
 CLAIM_SECONDS = 45.0
 """A claim lasts so long without being renewed, where its sender seems to be at work still: stopped, or cut off."""
-SETTLE_SECONDS = 3.0
+RECORD_SECONDS = 3.0
 """While stopping, the database gets so long to take what the provider said."""
-GIVE_BACK_SECONDS = 2.0
+RELEASE_SECONDS = 2.0
 """The claims of a process that ends are taken up soon, also if the database is too slow for this."""
 
 log = structlog.get_logger()
@@ -41,19 +41,19 @@ class ClaimLost(Exception):
 class Claims:
     """in_hand: ids of the groups that this process holds. stopping: the database is not waited for for ever."""
 
-    def __init__(self, database: Database, owner: str, tell: Callable[[Aftermath], None]) -> None:
+    def __init__(self, database: Database, owner: str, tell: Callable[[PostCommit], None]) -> None:
         """:param owner: unique to this process. :param tell: told what is committed. Must not raise."""
-        self.in_hand: set[int] = set()
+        self.claimed: set[int] = set()
         self.stopping = False
         self._database = database
         self._owner = owner
-        self._tell = tell
-        self._writer: GroupCommit[Group | Settled, bool | Aftermath | None] = GroupCommit(
+        self._announce = tell
+        self._writer: GroupCommit[QueuedMail | ResultRecord, bool | PostCommit | None] = GroupCommit(
             database,
             self._write,
             self._committed,
             lambda _: 1,
-            single=lambda batch: not any(settled.needs_more for settled in _settled(batch)),
+            single=lambda batch: not any(settled.needs_more for settled in _to_record(batch)),
             gathering=True,
         )
 
@@ -61,7 +61,7 @@ class Claims:
         """Write for ever; cancel when everything is settled."""
         await self._writer.run()
 
-    async def take(
+    async def claim(
         self, connection: Connection, external: External, busy: int, ahead: int, ahead_octets: int
     ) -> Claimed:
         """Claim due groups of an account, as ``relays.claim``; after the commit they are to be put into ``in_hand``."""
@@ -74,16 +74,16 @@ class Claims:
             busy=busy,
             ahead=ahead,
             ahead_octets=ahead_octets,
-            in_hand=self.in_hand,
+            in_hand=self.claimed,
         )
 
-    async def renew(self) -> None:
+    async def renew_leases(self) -> None:
         """Hold everything in hand for another while."""
-        if self.in_hand:
+        if self.claimed:
             async with self._database.transaction() as connection:
-                await relay_queue.renew(connection, self.in_hand, self._owner, CLAIM_SECONDS)
+                await relay_queue.renew_lease(connection, self.claimed, self._owner, CLAIM_SECONDS)
 
-    async def mark(self, group: Group) -> None:
+    async def mark_sending(self, group: QueuedMail) -> None:
         """Commit that the final dot is about to go out.
 
         :raises ClaimLost: it must not. :raises Temporary: the database is away; it must not either.
@@ -91,63 +91,69 @@ class Claims:
         if not await self._writer.commit(group):
             raise ClaimLost
 
-    async def settle(self, external: External, group: Group, verdict: Verdict) -> None:
+    async def record_result(self, external: External, group: QueuedMail, verdict: DeliveryResult) -> None:
         """Write down what the provider said, whatever it takes."""
         deadline: float | None = None
         while True:
             try:
-                after = await self._writer.commit(Settled.of(external, group, verdict, random.random()))
+                after = await self._writer.commit(ResultRecord.of(external, group, verdict, random.random()))
                 break
             except Temporary as error:
                 log.warning("waiting to settle", submission_id=group.id, reason=str(error))
                 if self.stopping and deadline is None:
-                    deadline = time.monotonic() + SETTLE_SECONDS
+                    deadline = time.monotonic() + RECORD_SECONDS
                 if deadline is not None and time.monotonic() > deadline:
                     return
                 await asyncio.sleep(0.5)
             except Exception as error:  # sending again does not help, but repeats what the provider has taken
-                await self.blame(group, error, MOST_FAULTS)
+                await self.count_failure(group, error, MAX_FAILURES)
                 return
-        self.in_hand.discard(group.id)
+        self.claimed.discard(group.id)
         if after is None:
             log.warning("claim lost", submission_id=group.id)
 
-    async def _write(self, connection: Connection, batch: Sequence[Group | Settled]) -> list[bool | Aftermath | None]:
+    async def _write(
+        self, connection: Connection, batch: Sequence[QueuedMail | ResultRecord]
+    ) -> list[bool | PostCommit | None]:
         """Settle, then mark; a result for each: whether it is marked, or what follows from settling it."""
-        afters, held = await outcomes.settle(
-            connection, _settled(batch), self._owner, [item for item in batch if isinstance(item, Group)], CLAIM_SECONDS
+        afters, held = await outcomes.record_results(
+            connection,
+            _to_record(batch),
+            self._owner,
+            [item for item in batch if isinstance(item, QueuedMail)],
+            CLAIM_SECONDS,
         )
         following = iter(afters)
-        return [next(following) if isinstance(item, Settled) else item.id in held for item in batch]
+        return [next(following) if isinstance(item, ResultRecord) else item.id in held for item in batch]
 
-    def _committed(self, results: Sequence[bool | Aftermath | None]) -> None:
+    def _committed(self, results: Sequence[bool | PostCommit | None]) -> None:
         for result in results:
-            if isinstance(result, Aftermath):
-                self._tell(result)
+            if isinstance(result, PostCommit):
+                self._announce(result)
 
-    async def give_back(self, groups: Collection[Group]) -> None:
+    async def release(self, groups: Collection[QueuedMail]) -> None:
         """Release claims if that is possible now; else they run out."""
         await self._release([group.id for group in groups])
 
-    async def give_back_all(self) -> None:
+    async def release_all(self) -> None:
         """Release everything in hand that was not sent."""
-        await self._release(sorted(self.in_hand))
+        await self._release(sorted(self.claimed))
 
     async def _release(self, ids: Sequence[int]) -> None:
         if not ids:
             return
-        self.in_hand.difference_update(ids)
+        self.claimed.difference_update(ids)
         try:
-            async with self._database.transaction(GIVE_BACK_SECONDS) as connection:
-                await relay_queue.release(connection, ids, self._owner)
+            async with self._database.transaction(RELEASE_SECONDS) as connection:
+                await relay_queue.release_claims(connection, ids, self._owner)
         except Temporary as error:
             log.warning("claims left to run out", mails=len(ids), reason=str(error))
 
-    async def blame(self, group: Group, error: Exception, failures: int = 1) -> None:
+    async def count_failure(self, group: QueuedMail, error: Exception, failures: int = 1) -> None:
         """Count faults of ours on a mail; its claim ends."""
         trace = "".join(traceback.format_exception(error))
         log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
-        self.in_hand.discard(group.id)
+        self.claimed.discard(group.id)
         try:
             await self._count(group.id, trace, failures)
         except Temporary as unavailable:
@@ -156,15 +162,15 @@ class Claims:
     async def park(self, id_: int, reason: str) -> None:
         """Park a mail that nobody holds. :raises Temporary: the database is away."""
         log.error("mail parked", stage="relay", id=id_, reason=reason)
-        await self._count(id_, reason, MOST_FAULTS)
+        await self._count(id_, reason, MAX_FAILURES)
 
     async def _count(self, id_: int, trace: str, failures: int) -> None:
         async with self._database.transaction() as connection:
-            parked = await submissions.blame(connection, id_, "sender: relay", trace, failures)
-            events = [maillog.Event("parked", submission_id=id_, reply="sender: relay")] if parked else []
-            await maillog.record(connection, events)
+            parked = await submissions.count_failure(connection, id_, "sender: relay", trace, failures)
+            events = [maillog.MailEvent("parked", submission_id=id_, reply="sender: relay")] if parked else []
+            await maillog.record_events(connection, events)
         maillog.announce(events)
 
 
-def _settled(batch: Sequence[Group | Settled]) -> list[Settled]:
-    return [item for item in batch if isinstance(item, Settled)]
+def _to_record(batch: Sequence[QueuedMail | ResultRecord]) -> list[ResultRecord]:
+    return [item for item in batch if isinstance(item, ResultRecord)]

@@ -7,19 +7,19 @@ import time
 
 from shared.errors import Permanent
 from shared.model import External
-from shared.net.dial import Forbidden
+from shared.net.dial import AddressNotAllowed
 from shared.provider import smtp_connect
 from shared.provider.credentials import Credential, Credentials
-from shared.provider.oauth import IssuerUnwilling, Unauthorized
+from shared.provider.oauth import IssuerUnavailable, Unauthorized
 from shared.provider.smtp_client import SmtpClient
-from shared.provider.smtp_connect import LoginRefused, Unwilling
+from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
 from shared.settings import PrivateHosts
 
 IDLE_SECONDS = 30.0
 """A connection is kept so long for the next mail."""
 
 
-class Connections:
+class ConnectionPool:
     """Those that nobody uses now, by account; and the way to new ones."""
 
     def __init__(self, credentials: Credentials, allow_private: PrivateHosts) -> None:
@@ -32,7 +32,7 @@ class Connections:
         credential = await self._credential(external)
         try:
             return await smtp_connect.connect(external, credential, self._allow_private)
-        except LoginRefused:
+        except AuthFailed:
             if not credential.token:
                 raise
             self._credentials.refused(external)  # the provider may have ended a token before its time
@@ -44,14 +44,14 @@ class Connections:
             return Credential(external.login, "")
         try:
             return await self._credentials.of(external)
-        except Forbidden:
+        except AddressNotAllowed:
             raise
         except (Permanent, Unauthorized) as error:
-            raise LoginRefused(str(error)) from error
-        except IssuerUnwilling as error:
-            raise Unwilling(str(error)) from error
+            raise AuthFailed(str(error)) from error
+        except IssuerUnavailable as error:
+            raise ServerUnavailable(str(error)) from error
 
-    def take(self, external: External) -> SmtpClient | None:
+    def take_idle(self, external: External) -> SmtpClient | None:
         """An idle connection of the account as it is now, if there is one."""
         waiting = self._idle.get(external.id, [])
         while waiting:

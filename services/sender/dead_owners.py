@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.sender import outcomes, poison_check
-from services.sender.delivery import Relaying
+from services.sender.delivery import OutboundDelivery
 from shared.db import liveness
-from shared.db.liveness import Absentees, stay
+from shared.db.liveness import DeadOwnerDetector, hold_liveness_lock
 from shared.errors import Temporary
 from shared.runtime.process import Service
 from shared.store import account_changes, relay_queue, relay_status
@@ -23,82 +23,82 @@ LIFT_SECONDS = 3600.0
 log = structlog.get_logger()
 
 
-class Upkeep:
+class SenderBackground:
     """The repeated work; each part is safe beside another sender's."""
 
-    def __init__(self, service: Service, relaying: Relaying) -> None:
+    def __init__(self, service: Service, relaying: OutboundDelivery) -> None:
         self._service = service
         self._database = service.database
         self._relaying = relaying
-        self._absentees = Absentees()
+        self._absentees = DeadOwnerDetector()
 
-    async def look(self) -> None:
+    async def schedule_due(self) -> None:
         """Wake the accounts that have something due."""
         async with self._database.statement() as connection:
-            due = await relay_queue.due(connection)
+            due = await relay_queue.list_due_accounts(connection)
         for external_id in due:
-            self._relaying.wake(external_id)
+            self._relaying.schedule(external_id)
 
-    async def hold(self) -> None:
+    async def renew_leases(self) -> None:
         """Renew the own claims, then take up those that ran out; give back what lies idle."""
-        await self._relaying.claims.renew()
+        await self._relaying.claims.renew_leases()
         async with self._database.transaction() as connection:
-            mended = await relay_queue.mend_times(connection) + await relay_status.mend_times(connection)
-            after = await outcomes.take_up(connection)
+            mended = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
+            after = await outcomes.recover_orphans(connection)
         if mended:
             log.warning("the clock was set back", mails=mended)
-        self._relaying.tell(after)
+        self._relaying.announce(after)
         await self._relaying.tidy()
 
-    async def inherit(self) -> None:
+    async def take_over_dead_senders(self) -> None:
         """Take up what senders held that died."""
         async with self._database.statement() as connection:
-            gone = self._absentees.gone(await relay_queue.absent_owners(connection, self._service.owner))
+            gone = self._absentees.dead(await relay_queue.list_other_owners(connection, self._service.owner))
         if gone:
             log.warning("senders are gone", owners=gone)
             async with self._database.transaction() as connection:
-                after = await outcomes.take_up(connection, gone)
-            self._relaying.tell(after)
-            await self.rehearse()
+                after = await outcomes.recover_orphans(connection, gone)
+            self._relaying.announce(after)
+            await self.check_suspects()
 
-    async def rehearse(self) -> None:
+    async def check_suspects(self) -> None:
         """Rehearse what dead senders held, one mail after the other; then it may be claimed."""
         rehearsed = False
         while not self._service.stopping.is_set():
-            async with self._service.alone:
-                if not await poison_check.rehearse_next(self._database, self._relaying.claims):
+            async with self._service.exclusive:
+                if not await poison_check.check_next(self._database, self._relaying.claims):
                     break
             rehearsed = True
         if rehearsed:
-            await self.look()
+            await self.schedule_due()
 
-    async def tell(self) -> None:
+    async def notify_authors(self) -> None:
         """Give up what is older than five days; tell authors what is late, and what the operator ended."""
-        for work in (outcomes.give_up, outcomes.tell_delays, outcomes.tell_cancelled):
+        for work in (outcomes.expire, outcomes.notify_delays, outcomes.notify_cancelled):
             async with self._database.transaction() as connection:
                 after = await work(connection)
-            self._relaying.tell(after)
+            self._relaying.announce(after)
 
-    async def lift(self) -> None:
+    async def lift_limits(self) -> None:
         """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
         async with self._database.transaction() as connection:
             await relay_status.lift_limits(connection)
             await account_changes.forget_refused(connection)
 
 
-async def keep_up(service: Service, relaying: Relaying) -> None:
+async def run_background(service: Service, relaying: OutboundDelivery) -> None:
     """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = Upkeep(service, relaying)
-    staying = asyncio.create_task(stay(service.database, service.owner), name="presence")
+    upkeep = SenderBackground(service, relaying)
+    staying = asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="presence")
     writer = asyncio.create_task(relaying.claims.run(), name="claims")
-    holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.hold, until_cancelled=True))
+    holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.renew_leases, until_cancelled=True))
     try:
         await asyncio.gather(
-            _every(service, LOOK_SECONDS, upkeep.look),
-            _every(service, liveness.LOOK_SECONDS, upkeep.inherit),
-            _every(service, LOOK_SECONDS, upkeep.rehearse),
-            _every(service, TELL_SECONDS, upkeep.tell),
-            _every(service, LIFT_SECONDS, upkeep.lift, first=LIFT_SECONDS),
+            _every(service, LOOK_SECONDS, upkeep.schedule_due),
+            _every(service, liveness.CHECK_SECONDS, upkeep.take_over_dead_senders),
+            _every(service, LOOK_SECONDS, upkeep.check_suspects),
+            _every(service, TELL_SECONDS, upkeep.notify_authors),
+            _every(service, LIFT_SECONDS, upkeep.lift_limits, first=LIFT_SECONDS),
         )
         await relaying.stop()
     finally:  # claims are renewed until the last mail is settled
@@ -118,7 +118,7 @@ async def _every(
     while True:
         if until_cancelled:
             await asyncio.sleep(pause)
-        elif await service.stop_within(pause):
+        elif await service.wait_for_stop(pause):
             return
         pause = seconds
         try:

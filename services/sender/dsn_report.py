@@ -21,7 +21,7 @@ _WRAP = 900
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class RecipientStatus:
     """A recipient that a notice reports on. status: enhanced status code (RFC 3463), 5.1.1 or 4.4.7.
 
     reply: the provider's last one, or the reason in words. remote: the provider's host. dsn_params: what its author
@@ -84,7 +84,9 @@ _WORDS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def report(action: dsn_options.Action, original: Original, abouts: Sequence[About], now: datetime.datetime) -> Notice:
+def report(
+    action: dsn_options.Action, original: Original, abouts: Sequence[RecipientStatus], now: datetime.datetime
+) -> Notice:
     """A mail did not reach these recipients (at least one) and will not, has not yet, or has (RFC 3464)."""
     subject, words = _WORDS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
@@ -158,7 +160,7 @@ def _first_id(header: bytes) -> list[str]:
     return [found for value in headers.values(header, "message-id") for found in headers.message_ids(value)][:1]
 
 
-def _status(about: About, action: str) -> Iterable[bytes]:
+def _status(about: RecipientStatus, action: str) -> Iterable[bytes]:
     """The fields about one recipient (RFC 3464 section 2.3); an address beyond ASCII as in RFC 6533 section 4."""
     kind = b"rfc822; " if about.address.isascii() else b"utf-8; "
     named = dsn_options.original_recipient(about.dsn_params)

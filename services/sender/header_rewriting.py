@@ -45,7 +45,7 @@ class Parsed:
     fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]
 
 
-def parse(header: bytes) -> Parsed:
+def parse_header(header: bytes) -> Parsed:
     """Read a header once, for both functions below."""
     return Parsed(
         header,
@@ -84,7 +84,7 @@ def rewrite(
             keep = bool(sender)
         elif key in SENDERS:
             named = [_replaced(mailbox, directory, author, key) for mailbox in mailboxes]
-            keep = _who(named) != _who(sender)
+            keep = _author_of(named) != _author_of(sender)
         elif key == "message-id":
             keep = "message-id" in seen or message_id in headers.message_ids(field.value)
         if not keep:
@@ -121,7 +121,7 @@ def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
 
-def _who(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
+def _author_of(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
     return [(mailbox.name, fold_address(mailbox.address)) for mailbox in mailboxes]
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.sender import dsn_report, retry_policy
-from services.sender.dsn_report import About, Notice, Original
-from services.sender.smtp_transaction import Verdict, further_ids
+from services.sender.dsn_report import Notice, Original, RecipientStatus
+from services.sender.smtp_transaction import DeliveryResult, further_ids
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db.database import Connection
@@ -18,8 +18,8 @@ from shared.model import Content, EnvelopeRecipient, External
 from shared.provider.smtp_client import Reply
 from shared.store import accounts, blobs, inbound, maillog, poison, relay_queue, relay_status, sent_mail
 from shared.store.inbound import Arrival
-from shared.store.maillog import Event
-from shared.store.relay_queue import Group, Outcome, Settlement
+from shared.store.maillog import MailEvent
+from shared.store.relay_queue import QueuedMail, RecipientResult, RelayResult
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -29,50 +29,50 @@ EXPIRED = "4.4.7"
 """RFC 3463: delivery time expired."""
 CANCELLED = "5.3.0"
 """RFC 3463: other or undefined mail system status."""
-TWICE = (
+DUPLICATE_UNKNOWN = (
     "sent twice, and both times the connection ended before the provider's answer: it may have been delivered, or not"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Aftermath:
+class PostCommit:
     """What is to be told and published once the transaction is committed."""
 
-    events: tuple[Event, ...] = ()
+    events: tuple[MailEvent, ...] = ()
     publications: tuple[Publication, ...] = ()
 
-    def __add__(self, other: Aftermath) -> Aftermath:
-        return Aftermath(self.events + other.events, self.publications + other.publications)
+    def __add__(self, other: PostCommit) -> PostCommit:
+        return PostCommit(self.events + other.events, self.publications + other.publications)
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ResultRecord:
     """What the provider said about a claimed group, and all that is to be written down about it.
 
     further: rows for ``authors``, ids that the provider gave the mail. failed, relayed: whom the author is to be told
     about.
     """
 
-    group: Group
-    settlement: Settlement
-    events: tuple[Event, ...]
+    mail: QueuedMail
+    result: RelayResult
+    events: tuple[MailEvent, ...]
     further: tuple[tuple[str, int, int, int], ...]
-    failed: tuple[About, ...]
-    relayed: tuple[About, ...]
+    failed: tuple[RecipientStatus, ...]
+    relayed: tuple[RecipientStatus, ...]
 
     @classmethod
-    def of(cls, external: External, group: Group, verdict: Verdict, chance: float) -> Settled:
+    def of(cls, external: External, group: QueuedMail, verdict: DeliveryResult, chance: float) -> ResultRecord:
         """Decide it. chance: from 0 to 1, spreads the next try."""
         at_once = verdict.at_once or (verdict.unanswered and not group.uncertain)
         outcomes = verdict.outcomes
         if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
             outcomes = tuple(
-                replace(outcome, state="failed", reply=TWICE) if outcome.state == "waiting" else outcome
+                replace(outcome, state="failed", reply=DUPLICATE_UNKNOWN) if outcome.state == "waiting" else outcome
                 for outcome in outcomes
             )
         return cls(
             group,
-            Settlement(
+            RelayResult(
                 group.id,
                 outcomes,
                 0.0 if at_once else retry_policy.retry_delay(group.tries + 1, chance, broken_off=verdict.broken_off),
@@ -81,8 +81,8 @@ class Settled:
             ),
             _events(external, group, outcomes, at_once, verdict.unanswered),
             _further(external, group, outcomes),
-            _abouts(external, group, outcomes, "failed"),
-            () if verdict.reporting else _abouts(external, group, outcomes, "relayed"),
+            _statuses(external, group, outcomes, "failed"),
+            () if verdict.reporting else _statuses(external, group, outcomes, "relayed"),
         )
 
     @property
@@ -95,11 +95,11 @@ _NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
 
 
 def _events(
-    external: External, group: Group, outcomes: Sequence[Outcome], at_once: bool, unanswered: bool
-) -> tuple[Event, ...]:
+    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult], at_once: bool, unanswered: bool
+) -> tuple[MailEvent, ...]:
     addresses = {waiting.position: waiting.address for waiting in group.recipients}
     events = tuple(
-        Event(
+        MailEvent(
             _NAMES[outcome.state],
             submission_id=group.id,
             external=external.address,
@@ -112,33 +112,35 @@ def _events(
     return (*events, _uncertain(group, external.address, outcomes[0].reply)) if unanswered else events
 
 
-def _further(external: External, group: Group, outcomes: Sequence[Outcome]) -> tuple[tuple[str, int, int, int], ...]:
+def _further(
+    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult]
+) -> tuple[tuple[str, int, int, int], ...]:
     ours = {waiting.address.lower() for waiting in group.recipients} | {external.address.lower()}
     found = {id_ for outcome in outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)}
     return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
 
 
-def _abouts(
-    external: External, group: Group, outcomes: Sequence[Outcome], state: Literal["failed", "relayed"]
-) -> tuple[About, ...]:
+def _statuses(
+    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult], state: Literal["failed", "relayed"]
+) -> tuple[RecipientStatus, ...]:
     """Whom of those in this state the author is to be told about."""
     recipients = {waiting.position: waiting for waiting in group.recipients}
     return tuple(
-        About(
+        RecipientStatus(
             recipients[outcome.position].address,
-            _status(outcome.reply, NO_ANSWER if outcome.reply == TWICE else "5.0.0"),
+            _status(outcome.reply, NO_ANSWER if outcome.reply == DUPLICATE_UNKNOWN else "5.0.0"),
             outcome.reply,
             external.smtp.host,
             recipients[outcome.position].dsn_params,
         )
         for outcome in outcomes
-        if outcome.state == state and dsn_options.wants(recipients[outcome.position].dsn_params, state)
+        if outcome.state == state and dsn_options.is_notice_wanted(recipients[outcome.position].dsn_params, state)
     )
 
 
-async def settle(
-    connection: Connection, batch: Sequence[Settled], owner: str, marks: Sequence[Group], seconds: float
-) -> tuple[list[Aftermath | None], set[int]]:
+async def record_results(
+    connection: Connection, batch: Sequence[ResultRecord], owner: str, marks: Sequence[QueuedMail], seconds: float
+) -> tuple[list[PostCommit | None], set[int]]:
     """Write down what the providers said, and which mails are about to get their final dot.
 
     It is one statement if none of the batch ``needs_more``.
@@ -146,66 +148,69 @@ async def settle(
     :param seconds: so long what is marked is held. :return: for each group that is settled what follows, None if its
         claim is lost and nothing was changed; and the ids of those that are marked.
     """
-    held = await relay_queue.settle_and_mark(
+    held = await relay_queue.record_results(
         connection,
         owner,
-        [settled.settlement for settled in batch],
+        [settled.result for settled in batch],
         [event for settled in batch for event in settled.events],
         [group.id for group in marks],
         seconds,
     )
-    further = [row for settled in batch if settled.group.id in held for row in settled.further]
+    further = [row for settled in batch if settled.mail.id in held for row in settled.further]
     if further:
-        await sent_mail.add(connection, further)
-    afters: list[Aftermath | None] = []
+        await sent_mail.add_sent(connection, further)
+    afters: list[PostCommit | None] = []
     for settled in batch:
-        if settled.group.id not in held:
+        if settled.mail.id not in held:
             afters.append(None)
             continue
-        after = Aftermath(settled.events)
-        after += await _notify(connection, settled.group, "failed", settled.failed)
-        after += await _notify(connection, settled.group, "relayed", settled.relayed)
+        after = PostCommit(settled.events)
+        after += await _notify(connection, settled.mail, "failed", settled.failed)
+        after += await _notify(connection, settled.mail, "relayed", settled.relayed)
         afters.append(after)
     return afters, held
 
 
-async def take_up(connection: Connection, gone: Collection[str] = ()) -> Aftermath:
+async def recover_orphans(connection: Connection, gone: Collection[str] = ()) -> PostCommit:
     """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
     an answer is sent once more, and marked; what had been sent once more already ends, and its author is told. Each may
     have ended its sender, so it is rehearsed before it is claimed again.
 
     :param gone: owners known to be so, whose claims have not run out yet.
     """
-    orphans = await relay_queue.orphaned_claims(connection, gone)
+    orphans = await relay_queue.list_orphaned_claims(connection, gone)
     if orphans:
-        await poison.add(connection, relay_queue.STAGE, [group.id for group, _ in orphans])
+        await poison.add_suspects(connection, relay_queue.STAGE, [group.id for group, _ in orphans])
     unsent = [group.id for group, unanswered in orphans if not unanswered]
     if unsent:
-        await relay_queue.release(connection, unsent)
-    after = Aftermath()
+        await relay_queue.release_claims(connection, unsent)
+    after = PostCommit()
     for group, unanswered in orphans:
         if unanswered:
             await relay_queue.send_again(connection, group.id)
             event = _uncertain(group, None, "the sender ended before the provider's reply came")
-            await maillog.record(connection, [event])
-            after += Aftermath((event,))
+            await maillog.record_events(connection, [event])
+            after += PostCommit((event,))
             if group.uncertain:
-                abouts = [About(w.address, NO_ANSWER, TWICE, dsn_params=w.dsn_params) for w in group.recipients]
+                abouts = [
+                    RecipientStatus(w.address, NO_ANSWER, DUPLICATE_UNKNOWN, dsn_params=w.dsn_params)
+                    for w in group.recipients
+                ]
                 after += await _end(connection, group, abouts)
     return after
 
 
-async def give_up(connection: Connection) -> Aftermath:
+async def expire(connection: Connection) -> PostCommit:
     """End what could not be delivered for five days, but for paused accounts, and tell the authors; some at a time."""
-    after = Aftermath()
-    groups = await relay_queue.too_old(connection, retry_policy.GIVE_UP)
+    after = PostCommit()
+    groups = await relay_queue.list_expired(connection, retry_policy.EXPIRY)
     if not groups:
         return after
     problems = await _problems(connection, groups)
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
-            About(
+            RecipientStatus(
                 w.address,
                 EXPIRED,
                 f"not delivered within five days; {_last(w.reply, problem)}",
@@ -217,64 +222,66 @@ async def give_up(connection: Connection) -> Aftermath:
     return after
 
 
-async def _end(connection: Connection, group: Group, abouts: Sequence[About]) -> Aftermath:
+async def _end(connection: Connection, group: QueuedMail, abouts: Sequence[RecipientStatus]) -> PostCommit:
     """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
-    await relay_queue.give_up(
+    await relay_queue.expire(
         connection,
         group.id,
-        [Outcome(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
+        [RecipientResult(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
     )
-    events = [Event("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
-    await maillog.record(connection, events)
-    return Aftermath(tuple(events)) + await _notify(connection, group, "failed", abouts)
+    events = [MailEvent("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
+    await maillog.record_events(connection, events)
+    return PostCommit(tuple(events)) + await _notify(connection, group, "failed", abouts)
 
 
-async def tell_delays(connection: Connection) -> Aftermath:
+async def notify_delays(connection: Connection) -> PostCommit:
     """Tell authors what has not been delivered for four hours, then daily; some at a time."""
-    after = Aftermath()
-    groups = await relay_queue.delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
+    after = PostCommit()
+    groups = await relay_queue.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
     if not groups:
         return after
     problems = await _problems(connection, groups)
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
-            About(w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), dsn_params=w.dsn_params)
+            RecipientStatus(
+                w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), dsn_params=w.dsn_params
+            )
             for w in group.recipients
         ]
         after += await _notify(connection, group, "delayed", abouts)
     return after
 
 
-async def tell_cancelled(connection: Connection) -> Aftermath:
+async def notify_cancelled(connection: Connection) -> PostCommit:
     """Tell authors what the operator ended; some at a time."""
-    after = Aftermath()
-    for group, reason in await relay_queue.cancelled(connection):
-        abouts = [About(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in group.recipients]
+    after = PostCommit()
+    for group, reason in await relay_queue.claim_cancelled(connection):
+        abouts = [RecipientStatus(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in group.recipients]
         after += await _notify(connection, group, "failed", abouts)
     return after
 
 
-async def tell_deliveries(connection: Connection, inside: Mapping[int, Sequence[EnvelopeRecipient]]) -> Aftermath:
+async def notify_deliveries(connection: Connection, inside: Mapping[int, Sequence[EnvelopeRecipient]]) -> PostCommit:
     """Tell authors that their mail reached recipients inside, where they asked for that.
 
     :param inside: recipients by id of the submission.
     """
     wanted = {
-        id_: [About(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
+        id_: [RecipientStatus(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
         for id_, recipients in inside.items()
-        if any(dsn_options.wants(r.dsn_params, "delivered") for r in recipients)
+        if any(dsn_options.is_notice_wanted(r.dsn_params, "delivered") for r in recipients)
     }
-    after = Aftermath()
+    after = PostCommit()
     if wanted:
-        for group in await relay_queue.groups(connection, list(wanted)):
+        for group in await relay_queue.load_queued_mails(connection, list(wanted)):
             after += await _notify(connection, group, "delivered", wanted[group.id])
     return after
 
 
-async def _problems(connection: Connection, groups: Sequence[Group]) -> dict[int, str | None]:
+async def _problems(connection: Connection, groups: Sequence[QueuedMail]) -> dict[int, str | None]:
     """What went wrong last with the accounts of these groups, by their ids."""
-    states = await relay_status.states(connection, {group.external_id for group in groups})
+    states = await relay_status.load_status(connection, {group.external_id for group in groups})
     return {external_id: state.last_error for external_id, state in states.items()}
 
 
@@ -287,17 +294,17 @@ _REASONS: dict[dsn_options.Action, str] = {
 
 
 async def _notify(
-    connection: Connection, group: Group, action: dsn_options.Action, abouts: Sequence[About]
-) -> Aftermath:
+    connection: Connection, group: QueuedMail, action: dsn_options.Action, abouts: Sequence[RecipientStatus]
+) -> PostCommit:
     """Put a notice into the author's mailbox, about those whom the author wants to hear of. None for mail with a null
     sender (RFC 5321 4.5.5), so notices never answer notices, nor for an author whose account was removed."""
-    abouts = [about for about in abouts if dsn_options.wants(about.dsn_params, action)]
-    if not abouts or not group.envelope_from or not await accounts.locals_(connection, [group.author_id]):
-        return Aftermath()
+    abouts = [about for about in abouts if dsn_options.is_notice_wanted(about.dsn_params, action)]
+    if not abouts or not group.envelope_from or not await accounts.load_locals(connection, [group.author_id]):
+        return PostCommit()
     notice = await _compose(connection, group, action, abouts)
-    [blob_id] = await blobs.store(connection, [Content.of(notice.body)])
+    [blob_id] = await blobs.store_blobs(connection, [Content.of(notice.body)])
     reason = _REASONS[action]
-    [inbound_id] = await inbound.add(
+    [inbound_id] = await inbound.add_inbound(
         connection,
         [
             Arrival(
@@ -309,24 +316,30 @@ async def _notify(
             )
         ],
     )
-    event = Event("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
-    await maillog.record(connection, [event])
-    return Aftermath((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
+    event = MailEvent("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
+    await maillog.record_events(connection, [event])
+    return PostCommit((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
 
 
-async def rehearse(connection: Connection, group: Group) -> None:
+async def dry_run(connection: Connection, group: QueuedMail) -> None:
     """Write the notice that the author would get if the mail failed; it goes nowhere."""
-    abouts = [About(w.address, EXPIRED, _last(w.reply, None), dsn_params=w.dsn_params) for w in group.recipients]
+    abouts = [
+        RecipientStatus(w.address, EXPIRED, _last(w.reply, None), dsn_params=w.dsn_params) for w in group.recipients
+    ]
     await _compose(connection, group, "failed", abouts)
 
 
-async def _compose(connection: Connection, group: Group, action: dsn_options.Action, abouts: Sequence[About]) -> Notice:
+async def _compose(
+    connection: Connection, group: QueuedMail, action: dsn_options.Action, abouts: Sequence[RecipientStatus]
+) -> Notice:
     now = datetime.datetime.now(datetime.UTC)
     head = (await blobs.heads(connection, [group.blob_id])).get(group.blob_id, b"")
     submitted_at = now - datetime.timedelta(seconds=group.age)
     # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
     whole = (
-        head if action == "failed" and dsn_options.wants_whole(group.dsn_params) and len(head) == group.octets else None
+        head
+        if action == "failed" and dsn_options.is_whole_wanted(group.dsn_params) and len(head) == group.octets
+        else None
     )
     original = Original(
         group.author_address,
@@ -338,8 +351,8 @@ async def _compose(connection: Connection, group: Group, action: dsn_options.Act
     return dsn_report.report(action, original, abouts, now)
 
 
-def _uncertain(group: Group, external: str | None, reason: str) -> Event:
-    return Event(
+def _uncertain(group: QueuedMail, external: str | None, reason: str) -> MailEvent:
+    return MailEvent(
         "uncertain",
         submission_id=group.id,
         external=external,

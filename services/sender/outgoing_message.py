@@ -6,15 +6,15 @@ import datetime
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.sender.header_rewriting import Author, Parsed, addresses, parse, rewrite
-from services.sender.smtp_transaction import Letter
+from services.sender.header_rewriting import Author, Parsed, addresses, parse_header, rewrite
+from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
 from shared.model import External
 from shared.store import accounts, blobs
-from shared.store.relay_queue import Group
+from shared.store.relay_queue import QueuedMail
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
 UNAWARE_SECONDS = 120.0
@@ -34,7 +34,7 @@ class Source:
     people: _People
 
 
-async def read(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
+async def load_sources(database: Database, groups: Sequence[QueuedMail], external: External) -> dict[int, Source]:
     """The sources of these groups, by id, with the accounts as they are now. Where the bytes are gone there is none.
 
     :raises Temporary: the database is away.
@@ -48,9 +48,9 @@ async def read(database: Database, groups: Sequence[Group], external: External) 
                 continue
             end = headers.header_end(beginning)
             if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
-                beginning += await blobs.second_piece(connection, group.blob_id)
+                beginning += await blobs.second_chunk(connection, group.blob_id)
                 end = headers.header_end(beginning)
-            found[group.id] = beginning, parse(beginning[:end])
+            found[group.id] = beginning, parse_header(beginning[:end])
         asked = {address for _, parsed in found.values() for address in addresses(parsed)}
         ages = {group.id: group.age + UNAWARE_SECONDS for group in groups}
         people = await _people(connection, asked, external, max(ages.values(), default=0.0))
@@ -69,7 +69,7 @@ async def _people(
     theirs = {external.id: external.address}
     others = {local.external_id for local, _ in people} - {external.id}
     if others:
-        theirs |= {found.id: found.address for found in await accounts.externals(connection, sorted(others))}
+        theirs |= {found.id: found.address for found in await accounts.load_externals(connection, sorted(others))}
     rows = [
         (fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
         for local, removed in people
@@ -78,7 +78,7 @@ async def _people(
     return lambda age: {address: person for address, person, removed in rows if removed is None or removed < age}
 
 
-def write(database: Database, group: Group, external: External, source: Source | None) -> Letter:
+def build(database: Database, group: QueuedMail, external: External, source: Source | None) -> OutgoingMessage:
     """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
         raise Permanent(f"the bytes of blob {group.blob_id} are gone")
@@ -102,7 +102,7 @@ def write(database: Database, group: Group, external: External, source: Source |
                 if passed > len(beginning):
                     yield piece
 
-    return Letter(
+    return OutgoingMessage(
         ascii_address(external.address),
         group.recipients,
         group.octets - end + len(header),

@@ -18,44 +18,44 @@ from shared.store.poison import Suspect
 log = structlog.get_logger()
 
 
-async def rehearse_next(database: Database, claims: Claims) -> bool:
+async def check_next(database: Database, claims: Claims) -> bool:
     """Rehearse the next suspect that is due, with nothing else in hand; whether there was one.
 
     :raises Temporary: the database is away.
     """
     async with database.statement() as connection:
-        suspect = await poison.take(connection, relay_queue.STAGE)
+        suspect = await poison.claim_suspect(connection, relay_queue.STAGE)
     if suspect is None:
         return False
-    if suspect.guilty:
+    if suspect.exhausted:
         await claims.park(suspect.id, suspect.reason)
     else:
-        await _rehearse(database, claims, suspect)
+        await _check(database, claims, suspect)
     async with database.statement() as connection:
-        await poison.clear(connection, relay_queue.STAGE, [suspect.id])
+        await poison.clear_suspects(connection, relay_queue.STAGE, [suspect.id])
     return True
 
 
-async def _rehearse(database: Database, claims: Claims, suspect: Suspect) -> None:
+async def _check(database: Database, claims: Claims, suspect: Suspect) -> None:
     if suspect.crashes:
         log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, crashes=suspect.crashes)
     try:
         async with database.statement() as connection:
-            group = await relay_queue.queued(connection, suspect.id)
-            external = await accounts.externals(connection, [group.external_id]) if group else []
+            group = await relay_queue.list_queued_accounts(connection, suspect.id)
+            external = await accounts.load_externals(connection, [group.external_id]) if group else []
         if group is None or not external:
             return  # nobody writes it now
         try:
-            sources = await outgoing_message.read(database, [group], external[0])
-            outgoing_message.write(database, group, external[0], sources.get(group.id))
+            sources = await outgoing_message.load_sources(database, [group], external[0])
+            outgoing_message.build(database, group, external[0], sources.get(group.id))
             if group.recipients:
                 async with database.statement() as connection:
-                    await outcomes.rehearse(connection, group)
+                    await outcomes.dry_run(connection, group)
         except Temporary:
             raise
         except Exception as error:  # whatever it is, this mail is at fault
-            await claims.blame(group, error)
+            await claims.count_failure(group, error)
     except Temporary:
         async with database.statement() as connection:
-            await poison.put_back(connection, relay_queue.STAGE, suspect)
+            await poison.restore_count(connection, relay_queue.STAGE, suspect)
         raise

@@ -6,7 +6,7 @@ MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
-GIVE_UP = 5 * DAY
+EXPIRY = 5 * DAY
 """After five days of temporary refusals a mail has failed."""
 FIRST_NOTICE = 4 * HOUR
 NEXT_NOTICE = DAY
@@ -15,7 +15,7 @@ PAUSE = HOUR
 """Between two careful tries with credentials that were refused."""
 SLOWER, QUOTA = MINUTE, 30 * MINUTE
 """No mail of an account is tried for so long when its provider slows it down, or its quota is used up."""
-AWAY = 8.0
+UNREACHABLE_PAUSE = 8.0
 """The longest time between two tries to reach a server that does not answer."""
 BROKEN_OFF = 5.0
 
@@ -44,7 +44,7 @@ def reconnect_delay(failures: int, chance: float, *, away: bool = False) -> floa
 
     :param away: nothing answered at all. Asking again costs nobody anything, so that is done every few seconds.
     """
-    first, longest = (2.0, AWAY) if away else (10.0, 5 * MINUTE)
+    first, longest = (2.0, UNREACHABLE_PAUSE) if away else (10.0, 5 * MINUTE)
     return _spread(min(first * 2 ** min(max(failures, 1) - 1, 10), longest), chance)
 
 

@@ -11,32 +11,32 @@ from services.sender import retry_policy
 from shared.mime import dsn_options
 from shared.provider.smtp_client import (
     ANSWER_SECONDS,
-    CREDENTIALS_WANTED,
+    AUTH_REQUIRED,
     DATA_SECONDS,
-    GO_ON,
     SERVER_FULL,
+    START_DATA,
     Commands,
-    Lost,
     Reply,
     SmtpClient,
+    SmtpConnectionLost,
 )
-from shared.provider.smtp_connect import LoginRefused
-from shared.store.relay_queue import Outcome, Waiting
+from shared.provider.smtp_connect import AuthFailed
+from shared.store.relay_queue import QueuedRecipient, RecipientResult
 
-SLOWER = 432
+THROTTLED = 432
 TOO_LARGE = 552
 _NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutgoingMessage:
     """A mail as it leaves. octets: of header and body. header_8bit: the header is not ASCII (RFC 6532).
 
     dsn_params: what is to be told about its delivery (shared/mime/dsn_options.py).
     """
 
     mail_from: str
-    recipients: tuple[Waiting, ...]
+    recipients: tuple[QueuedRecipient, ...]
     octets: int
     body_8bit: bool
     header_8bit: bool
@@ -58,7 +58,7 @@ class Replies:
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
+class AccountRejection:
     """What a provider has against an account whose mail it refuses. pause: a person has to mend it; or else it passes.
 
     kind: label of relay_errors_total. seconds: no mail of the account is tried for so long.
@@ -71,7 +71,7 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DeliveryResult:
     """outcomes: one for each recipient. at_once: some follow in another transaction, no try counted.
 
     count_try: somebody was refused for now. unanswered: the mail was sent, and the connection ended before the reply.
@@ -79,27 +79,27 @@ class Verdict:
     too_large: it takes no mail of this size. objection: to the account, and not to this mail.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RecipientResult, ...]
     at_once: bool
     count_try: bool
     unanswered: bool = False
     broken_off: bool = False
     reporting: bool = False
     too_large: bool = False
-    objection: Objection | None = None
+    rejection: AccountRejection | None = None
 
 
-class Envelope:
+class SmtpEnvelope:
     """What announces a letter to one server: its commands, whom they name, and what was said.
 
     replies: filled in as they come, so what was said before a failure is known. Without commands there is nobody whom
     this server can be asked about, and ``replies`` says why.
     """
 
-    def __init__(self, client: SmtpClient, letter: Letter) -> None:
+    def __init__(self, client: SmtpClient, letter: OutgoingMessage) -> None:
         self.letter = letter
         self.replies = Replies()
-        self.recipients: list[Waiting] = []
+        self.recipients: list[QueuedRecipient] = []
         self.commands: Commands | None = None
         utf8_server = "smtputf8" in client.extensions
         if letter.smtputf8 and letter.header_8bit and not utf8_server:
@@ -121,9 +121,9 @@ class Envelope:
         recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.recipients]
         if "dsn" in client.extensions:
             self.replies.reporting = True
-            mail += dsn_options.passed_on(letter.dsn_params, utf8_server)
+            mail += dsn_options.format_for_server(letter.dsn_params, utf8_server)
             recipients = [
-                line + dsn_options.passed_on(waiting.dsn_params, utf8_server)
+                line + dsn_options.format_for_server(waiting.dsn_params, utf8_server)
                 for line, waiting in zip(recipients, self.recipients, strict=True)
             ]
         self.commands = Commands([mail, *recipients, b"DATA"])
@@ -136,7 +136,7 @@ class Envelope:
 
 async def send(
     client: SmtpClient,
-    envelope: Envelope,
+    envelope: SmtpEnvelope,
     before_dot: Callable[[], Awaitable[None]],
     behind: Callable[[], Commands | None],
 ) -> None:
@@ -163,14 +163,14 @@ async def send(
         return more
 
     if replies.final is None and any(reply.accepted for reply in replies.recipients.values()):
-        replies.final = await client.content(envelope.letter.pieces(), before_dot, following)
+        replies.final = await client.send_data(envelope.letter.pieces(), before_dot, following)
         if replies.final.accepted or more is not None:  # the next mail has begun
             return
     if client.alive:
         await _reset(client)
 
 
-async def _announce(client: SmtpClient, envelope: Envelope, commands: Commands) -> None:
+async def _announce(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
     """Command by command: ``replies.final`` is set if the mail itself is not to follow."""
     mail, *recipients, data = commands.lines
     replies = envelope.replies
@@ -184,7 +184,7 @@ async def _announce(client: SmtpClient, envelope: Envelope, commands: Commands) 
         _begin(client, replies, _checked(client, await client.command(data, DATA_SECONDS)))
 
 
-async def _announce_at_once(client: SmtpClient, envelope: Envelope, commands: Commands) -> None:
+async def _announce_at_once(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
     """The same for commands that are out already: every reply is read and judged before anything else is said.
 
     What is said about recipients and DATA behind a refused MAIL means only that (503), and concerns no recipient.
@@ -201,7 +201,7 @@ async def _announce_at_once(client: SmtpClient, envelope: Envelope, commands: Co
     reply = await client.reply(data, DATA_SECONDS)
     if any(reply.accepted for reply in replies.recipients.values()):
         _begin(client, replies, _checked(client, reply))
-    elif reply.code == GO_ON:  # it waits for a mail to nobody: a lone dot ends it (RFC 2920 3.1)
+    elif reply.code == START_DATA:  # it waits for a mail to nobody: a lone dot ends it (RFC 2920 3.1)
         if not first.accepted:
             client.close()  # nor does it know what it has refused
         else:
@@ -211,34 +211,34 @@ async def _announce_at_once(client: SmtpClient, envelope: Envelope, commands: Co
 def _begin(client: SmtpClient, replies: Replies, reply: Reply) -> None:
     if reply.accepted:  # no answer to DATA: what follows would be taken for commands
         client.close()
-        raise Lost(f"the server answered DATA with {reply}")
-    if reply.code != GO_ON:
+        raise SmtpConnectionLost(f"the server answered DATA with {reply}")
+    if reply.code != START_DATA:
         replies.final = reply
 
 
 def _checked(client: SmtpClient, reply: Reply) -> Reply:
     if reply.code == SERVER_FULL:  # it closes the connection (RFC 5321 3.8)
         client.close()
-        raise Lost(f"the server ended the connection: {reply}")
-    if reply.code == CREDENTIALS_WANTED:
+        raise SmtpConnectionLost(f"the server ended the connection: {reply}")
+    if reply.code == AUTH_REQUIRED:
         client.close()
-        raise LoginRefused(f"the server wants a login ({reply}); check auth, login and password")
+        raise AuthFailed(f"the server wants a login ({reply}); check auth, login and password")
     return reply
 
 
 async def _reset(client: SmtpClient) -> None:
     try:
         await client.reset()
-    except Lost:
+    except SmtpConnectionLost:
         client.close()  # everything is settled; the next mail takes a new connection
 
 
-def judge(recipients: Sequence[Waiting], replies: Replies) -> Verdict:
+def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> DeliveryResult:
     """What the replies mean. A recipient that was not answered, or not finally, waits for another try."""
     final = replies.final
     sent = final is not None and final.accepted
     outcomes = []
-    objection = None if final is None else objection_of(final)
+    objection = None if final is None else rejection_of(final)
     crowded = refused = False
     some = any(reply.accepted for reply in replies.recipients.values())
     for waiting in recipients:
@@ -246,22 +246,22 @@ def judge(recipients: Sequence[Waiting], replies: Replies) -> Verdict:
         if reply.accepted and final is not None:
             reply = final
         if reply.accepted and sent:
-            outcomes.append(Outcome(waiting.position, "relayed", str(reply)))
+            outcomes.append(RecipientResult(waiting.position, "relayed", str(reply)))
         elif some and _too_many(reply):
             crowded, refused = crowded or sent, refused or not sent
-            outcomes.append(Outcome(waiting.position, "waiting", str(reply)))
+            outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
         elif reply.refused and (objection is None or reply is not final):
-            outcomes.append(Outcome(waiting.position, "failed", str(reply)))
+            outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             refused = True
-            outcomes.append(Outcome(waiting.position, "waiting", str(reply)))
-    return Verdict(
+            outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
+    return DeliveryResult(
         tuple(outcomes),
         crowded,
         refused and not crowded,
         reporting=replies.reporting,
         too_large=final is not None and _is_too_large(final),
-        objection=objection,
+        rejection=objection,
     )
 
 
@@ -271,7 +271,7 @@ _QUOTA_IN_WORDS = re.compile(r"SubmissionQuotaExceeded|daily (user )?(sending|me
 _TOO_LARGE = {"5.3.4", "5.2.3"}
 
 
-def objection_of(reply: Reply) -> Objection | None:
+def rejection_of(reply: Reply) -> AccountRejection | None:
     """What a reply about a mail as a whole says against the account that it came through.
 
     Microsoft's SendAsDenied: whatever is sent as this address is refused, so nobody's mail is at fault. The daily
@@ -280,13 +280,13 @@ def objection_of(reply: Reply) -> Objection | None:
     """
     if reply.refused and (reply.status in _NOT_THIS_SENDER or "SendAsDenied" in reply.text):
         text = f"the provider does not let this login send as the account's address; correct one of them ({reply})"
-        return Objection("sender", text, True, retry_policy.PAUSE)
+        return AccountRejection("sender", text, True, retry_policy.PAUSE)
     if reply.refused and (reply.status in _QUOTA or _QUOTA_IN_WORDS.search(reply.text)):
-        return Objection(
+        return AccountRejection(
             "throttled", f"the provider's limit for sending is reached ({reply})", False, retry_policy.QUOTA
         )
-    if reply.code == SLOWER or (reply.for_now and (reply.status == "4.3.2" or reply.status.startswith("4.7."))):
-        return Objection("throttled", f"the provider slows us down ({reply})", False, retry_policy.SLOWER)
+    if reply.code == THROTTLED or (reply.temporary and (reply.status == "4.3.2" or reply.status.startswith("4.7."))):
+        return AccountRejection("throttled", f"the provider slows us down ({reply})", False, retry_policy.SLOWER)
     return None
 
 
@@ -301,7 +301,9 @@ def _too_many(reply: Reply) -> bool:
     return reply.code == 552 and reply.status == "5.5.3"
 
 
-def interrupted(recipients: Sequence[Waiting], replies: Replies, reason: str, unanswered: bool) -> Verdict:
+def classify_interrupted(
+    recipients: Sequence[QueuedRecipient], replies: Replies, reason: str, unanswered: bool
+) -> DeliveryResult:
     """What is known when the connection ended: who was refused for good is settled, the others wait.
 
     unanswered: it ended after the final dot.
@@ -310,10 +312,10 @@ def interrupted(recipients: Sequence[Waiting], replies: Replies, reason: str, un
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position)
         if reply is not None and reply.refused and not _too_many(reply):
-            outcomes.append(Outcome(waiting.position, "failed", str(reply)))
+            outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
-            outcomes.append(Outcome(waiting.position, "waiting", reason))
-    return Verdict(tuple(outcomes), False, True, unanswered, not unanswered)
+            outcomes.append(RecipientResult(waiting.position, "waiting", reason))
+    return DeliveryResult(tuple(outcomes), False, True, unanswered, not unanswered)
 
 
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")

@@ -48,7 +48,7 @@ class LineTooLong(Exception):
     """The client sent a line that is longer than any may be (AUTH_OCTETS). It has been passed over."""
 
 
-class Engine(smtp.SMTP):
+class CommandLoop(smtp.SMTP):
     """Reads commands and calls ``smtp_NAME`` for them, one after the other, until the session ends."""
 
     session: smtp.Session
@@ -134,7 +134,7 @@ class Engine(smtp.SMTP):
             raise LineTooLong
         return line.rstrip(b"\r\n")
 
-    async def chunk(self) -> bytes:
+    async def read_available(self) -> bytes:
         """What the client has sent, one octet at least; bounded by READ_AHEAD_OCTETS and what one read can bring."""
         while self._read == len(self._input):
             await self._arrival()
@@ -177,7 +177,7 @@ class Engine(smtp.SMTP):
         try:
             await self._writer.drain()
         except ConnectionError:
-            self.cut()
+            self.abort()
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -234,7 +234,7 @@ class Engine(smtp.SMTP):
         if self._ended:
             return
         if self._handler_coroutine is None:
-            self.cut()
+            self.abort()
             return
         self.write(reply)
         self._ended = True
@@ -246,7 +246,7 @@ class Engine(smtp.SMTP):
         if asyncio.current_task() is not self._handler_coroutine:
             self._handler_coroutine.cancel()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close at once, whatever is not sent yet."""
         self._ended = True
         if self._raw is not None:

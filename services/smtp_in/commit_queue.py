@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.smtp_in.data_reader import Mail
-from services.smtp_in.directory_cache import Register
+from services.smtp_in.data_reader import DataReader
+from services.smtp_in.directory_cache import DirectoryCache
 from services.smtp_in.recipient_policy import Directory
 from services.smtp_in.sender_policy import message_id
 from shared.amqp.broker import Broker
@@ -21,7 +21,7 @@ from shared.model import EnvelopeRecipient, External, Local
 from shared.store import maillog, submissions
 from shared.store.submissions import Submission
 
-OCTETS_IN_HAND = 384 * 1024 * 1024
+MEMORY_OCTETS = 384 * 1024 * 1024
 """Of all mails that are being received or committed; at least one of the largest size is always let in. The process
 takes a fifth more for them (``shared/runtime/process.py`` keeps them apart)."""
 SMALL_OCTETS = 1024 * 1024
@@ -36,33 +36,33 @@ TOGETHER_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class PendingSubmission:
     """A submission, what its trace will say, and the address of the external account that it is for."""
 
     submission: Submission
-    event: maillog.Event
+    event: maillog.MailEvent
     external: str
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CommittedSubmission:
     """What became of it. id: of the submission; None: the author's account was disabled or changed meanwhile."""
 
     id: int | None
-    event: maillog.Event | None
+    event: maillog.MailEvent | None
     external: str
 
 
-def handed_over(
+def build_submission(
     author: Local,
     external: External,
     sender: str,  # an envelope has so many parts
     recipients: Sequence[EnvelopeRecipient],
-    mail: Mail,
+    mail: DataReader,
     *,
     smtputf8: bool,
     dsn_params: str | None,
-) -> Handed:
+) -> PendingSubmission:
     """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
     provider may not have it.
 
@@ -71,8 +71,8 @@ def handed_over(
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
     found = message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
-    event = maillog.Event("submitted", external=external.address, who=author.address, reply=f"<{found}>")
-    return Handed(
+    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{found}>")
+    return PendingSubmission(
         Submission(
             author.id,
             external.id,
@@ -91,7 +91,7 @@ def handed_over(
     )
 
 
-class Intake:
+class CommitQueue:
     """What sessions read from and hand mail to."""
 
     def __init__(self, database: Database, broker: Broker, largest: int) -> None:
@@ -106,20 +106,20 @@ class Intake:
             heaviest=OCTETS_TOGETHER,
             single=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
         )
-        self._register = Register(database)
+        self._directory = DirectoryCache(database)
         self._running: list[asyncio.Task[None]] = []
-        self._untold: list[Taken] = []
+        self._untold: list[CommittedSubmission] = []
         self._news = asyncio.Event()
-        self._budget = max(OCTETS_IN_HAND, largest + FOR_SMALL)
-        self._in_hand = 0
+        self._budget = max(MEMORY_OCTETS, largest + FOR_SMALL)
+        self._in_use = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def start(self) -> None:
         """Start what writes and what reads."""
         self._running = [
             asyncio.create_task(self._group.run(), name="intake"),
-            asyncio.create_task(self._register.run(), name="register"),
-            asyncio.create_task(self._tell_on(), name="announcements"),
+            asyncio.create_task(self._directory.run(), name="register"),
+            asyncio.create_task(self._announce_loop(), name="announcements"),
         ]
 
     async def stop(self) -> None:
@@ -128,27 +128,27 @@ class Intake:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        self._tell()
+        self._announce()
 
     @property
-    def known(self) -> Directory:
+    def cached_directory(self) -> Directory:
         """The accounts as they were when they were last asked for."""
-        return self._register.known
+        return self._directory.known
 
-    def ask(self) -> asyncio.Future[Directory]:
+    def refresh_directory(self) -> asyncio.Future[Directory]:
         """The accounts as they are now, as ``Register.ask``."""
-        return self._register.ask()
+        return self._directory.refresh()
 
-    def reserve(self, octets: int) -> bool:
+    def try_reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
-        if self._in_hand + octets > self._budget - (FOR_SMALL if octets > SMALL_OCTETS else 0):
+        if self._in_use + octets > self._budget - (FOR_SMALL if octets > SMALL_OCTETS else 0):
             return False
-        self._in_hand += octets
+        self._in_use += octets
         return True
 
-    async def make_room(self, octets: int, seconds: float) -> bool:
+    async def reserve_memory(self, octets: int, seconds: float) -> bool:
         """``reserve``, waiting for it: whoever came before goes first. False: there was no room within ``seconds``."""
-        if self.reserve(octets):
+        if self.try_reserve(octets):
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((octets, turn))
@@ -157,24 +157,24 @@ class Intake:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
-                self.free(octets)
+                self.release_memory(octets)
             if isinstance(error, TimeoutError):
                 return False
             raise
         return True
 
-    def free(self, octets: int) -> None:
+    def release_memory(self, octets: int) -> None:
         """These octets are no longer kept."""
-        self._in_hand -= octets
+        self._in_use -= octets
         while self._waiting:
             wanted, turn = self._waiting[0]
             if not turn.done():
-                if not self.reserve(wanted):
+                if not self.try_reserve(wanted):
                     return
                 turn.set_result(None)
             self._waiting.popleft()
 
-    async def commit(self, handed: Handed) -> Taken:
+    async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
         """Hand in a mail; returns after its commit. Being cancelled does not take it back.
 
         Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
@@ -183,10 +183,10 @@ class Intake:
         """
         return await self._group.commit(handed)
 
-    async def _write(self, connection: Connection, batch: Sequence[Handed]) -> list[Taken]:
-        ids = await submissions.record(connection, [handed.submission for handed in batch])
+    async def _write(self, connection: Connection, batch: Sequence[PendingSubmission]) -> list[CommittedSubmission]:
+        ids = await submissions.record_submissions(connection, [handed.submission for handed in batch])
         return [
-            Taken(
+            CommittedSubmission(
                 id_,
                 replace(handed.event, submission_id=id_) if id_ is not None else None,
                 handed.external,
@@ -194,20 +194,20 @@ class Intake:
             for id_, handed in zip(ids, batch, strict=True)
         ]
 
-    def _committed(self, batch: Sequence[Taken]) -> None:
+    def _committed(self, batch: Sequence[CommittedSubmission]) -> None:
         self._untold.extend(batch)
         self._news.set()
 
-    async def _tell_on(self) -> None:
+    async def _announce_loop(self) -> None:
         """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first; where
         mails follow each other closely, some are told of together."""
         while True:
             await self._news.wait()
             await asyncio.sleep(0)  # those who wait for the commit answer now
-            self._tell()
+            self._announce()
             await asyncio.sleep(TOGETHER_SECONDS)
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         batch, self._untold = self._untold, []
         self._news.clear()
         maillog.announce([each.event for each in batch if each.event])

@@ -16,16 +16,16 @@ import structlog
 from aiosmtpd import smtp
 from prometheus_client import Counter
 
-from services.smtp_in.command_loop import CLOSING_SECONDS, Engine, LineTooLong
-from services.smtp_in.commit_queue import Intake, handed_over
-from services.smtp_in.data_reader import Mail, Refusal
-from services.smtp_in.parameters import Path, parse_mail, parse_rcpt
-from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, decide, same_place
+from services.smtp_in.command_loop import CLOSING_SECONDS, CommandLoop, LineTooLong
+from services.smtp_in.commit_queue import CommitQueue, build_submission
+from services.smtp_in.data_reader import DataReader, SmtpRefusal
+from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
+from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, delivery_key, resolve
 from services.smtp_in.sender_policy import check_envelope, check_header
-from shared.auth.authenticator import Logins, Throttled
-from shared.db.group_commit import Unsettled
+from shared.auth.authenticator import Authenticator, Throttled
+from shared.db.group_commit import OutcomeUnknown
 from shared.errors import Temporary
-from shared.metrics import SECONDS
+from shared.metrics import STAGE_SECONDS
 from shared.model import EnvelopeRecipient, Local
 from shared.net.server_tls import Certificate
 
@@ -44,8 +44,8 @@ ROOM_SECONDS = 60.0
 """So long a client waits for its 354 while many large mails come in; it has two minutes (RFC 5321 4.5.3.2.5)."""
 SESSION_SECONDS = 6 * 3600.0
 
-_NO_ROOM = Refusal(452, "4.3.1", "Too many large mails at once, try again later")
-_CHANGED = Refusal(421, "4.7.0", "The account was changed, log in again")
+_NO_ROOM = SmtpRefusal(452, "4.3.1", "Too many large mails at once, try again later")
+_CHANGED = SmtpRefusal(421, "4.7.0", "The account was changed, log in again")
 _LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 REFUSED = Counter(
@@ -55,29 +55,29 @@ REFUSED = Counter(
 log = structlog.get_logger()
 
 
-class Keeper(Protocol):
+class ConnectionRegistry(Protocol):
     """Who keeps the open connections: the listener."""
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: SmtpConnection) -> bool:
         """Whether there is room for one more; it is counted then."""
 
-    def discharge(self, connection: Connection) -> None:
+    def on_closed(self, connection: SmtpConnection) -> None:
         """It is closed."""
 
-    def seat(self, connection: Connection, author: Local) -> bool:
+    def register_session(self, connection: SmtpConnection, author: Local) -> bool:
         """Whether the account may have one more session; it is counted then."""
 
     def clear_auth_from(self, peer: str) -> bool:
         """Whether the settings allow passwords without TLS from this address."""
 
 
-class Session(smtp.Session):
+class SmtpSession(smtp.Session):
     """What is known of the client; made anew by STARTTLS (RFC 3207 section 4.2). author: who logged in."""
 
     author: Local | None = None
 
 
-class Draft(smtp.Envelope):
+class Transaction(smtp.Envelope):
     """The envelope so far. sender: None before MAIL, '' for ``<>``. recipients: one for each place they go to.
 
     addresses: as they were asked for and taken, each with what is to be told about it. directory: by which the envelope
@@ -91,23 +91,23 @@ class Draft(smtp.Envelope):
         self.dsn_params: str | None = None
         self.size = 0
         self.directory: Directory | None = None
-        self.coming: asyncio.Future[Directory] | None = None
+        self.fresh_directory: asyncio.Future[Directory] | None = None
         self.addresses: list[tuple[str, str | None]] = []
         self.recipients: dict[tuple[str, object], EnvelopeRecipient] = {}
         self.rcpt_seen = False
 
 
-class Connection(Engine):
+class SmtpConnection(CommandLoop):
     """A client's connection, from accept to close."""
 
-    session: Session
-    envelope: Draft
+    session: SmtpSession
+    envelope: Transaction
 
     def __init__(
         self,
-        keeper: Keeper,
-        intake: Intake,
-        logins: Logins,
+        keeper: ConnectionRegistry,
+        intake: CommitQueue,
+        logins: Authenticator,
         certificate: Certificate,
         *,
         implicit_tls: bool,
@@ -131,7 +131,7 @@ class Connection(Engine):
         self._admitted = False
         self._refused_logins = 0
         self.peer = ""
-        self.seat: int | None = None  # id of the account as whose session the keeper counts it
+        self.registration: int | None = None  # id of the account as whose session the keeper counts it
 
     # ------------------------------------------------------------------------------------------ connection
 
@@ -179,11 +179,11 @@ class Connection(Engine):
             self._ended = True
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._keeper.discharge(self)
+            self._keeper.on_closed(self)
             if self._handler_coroutine is not None:
                 super().connection_lost(error)
 
-    def discharge_unless_open(self) -> None:
+    def close_if_unused(self) -> None:
         """After a handshake: one that failed tells the protocol nothing."""
         if self._handler_coroutine is None:
             self.connection_lost(None)
@@ -194,11 +194,11 @@ class Connection(Engine):
         if not self._receiving:
             self.end("421 4.3.2 The server is shutting down")
 
-    def _create_session(self) -> Session:
-        return Session(self.loop)
+    def _create_session(self) -> SmtpSession:
+        return SmtpSession(self.loop)
 
     def _set_rset_state(self) -> None:
-        self.envelope = Draft()
+        self.envelope = Transaction()
 
     async def handle_exception(self, error: Exception) -> str:
         """What nobody expected: temporary for the client, in full for the log."""
@@ -256,7 +256,7 @@ class Connection(Engine):
         self.forget_clear_text()
         transport = await self._handshake(raw)
         if transport is None:
-            self.cut()
+            self.abort()
             return
         self.transport = transport
         self._writer._transport = transport  # type: ignore[attr-defined]  # asyncio has no public way to change it
@@ -351,7 +351,7 @@ class Connection(Engine):
             self.end("421 4.7.0 Too many failed logins, try again later")
         else:
             if author is not None and allowed:
-                if not self._keeper.seat(self, author):
+                if not self._keeper.register_session(self, author):
                     self.end("421 4.7.0 Too many sessions of this account, try again later")
                     return
                 self._accept(author)
@@ -379,17 +379,17 @@ class Connection(Engine):
             await self.push("503 5.5.1 There is a mail under way")
             return
         path = parse_mail(arg or "", self._octets)
-        if isinstance(path, Refusal):
+        if isinstance(path, SmtpRefusal):
             await self.push(str(path))
             return
         draft = self.envelope
         draft.sender, draft.smtputf8 = path.address, path.smtputf8
         draft.dsn_params, draft.size = path.dsn_params, path.size
-        draft.coming = self._intake.ask()
-        if self._judge_sender(self._intake.known) is None or await self._look_again():
+        draft.fresh_directory = self._intake.refresh_directory()
+        if self._check_sender(self._intake.cached_directory) is None or await self._revalidate():
             await self.push("250 2.1.0 Sender ok")
 
-    def _judge_sender(self, directory: Directory) -> Refusal | None:
+    def _check_sender(self, directory: Directory) -> SmtpRefusal | None:
         """Take who logged in, and what MAIL said, by these accounts. Or say what is against it."""
         draft, before = self.envelope, cast(Local, self.session.author)
         author = directory.local_ids.get(before.id)
@@ -402,7 +402,7 @@ class Connection(Engine):
             self.session.author, draft.directory = author, directory
         return refusal
 
-    async def _look_again(self) -> bool:
+    async def _revalidate(self) -> bool:
         """Wait for the accounts as they are since MAIL. If they are not those by which the envelope was judged, it is
         judged anew. False: it is not taken, and that is said.
 
@@ -411,7 +411,7 @@ class Connection(Engine):
         """
         draft = self.envelope
         try:
-            directory = await cast(asyncio.Future[Directory], draft.coming)
+            directory = await cast(asyncio.Future[Directory], draft.fresh_directory)
         except Temporary as failure:
             log.warning("accounts not readable", peer=self.peer, reason=str(failure))
             self._set_rset_state()
@@ -419,7 +419,7 @@ class Connection(Engine):
             return False
         if directory is draft.directory:
             return True
-        refusal = self._judge_sender(directory)
+        refusal = self._check_sender(directory)
         addresses, draft.addresses, draft.recipients = draft.addresses, [], {}
         for address, dsn_params in addresses:
             refusal = refusal or self._add(address, dsn_params)
@@ -443,14 +443,14 @@ class Connection(Engine):
             return
         draft.rcpt_seen = True
         path = parse_rcpt(arg or "")
-        refusal = path if isinstance(path, Refusal) else check_syntax(path.address, draft.smtputf8)
+        refusal = path if isinstance(path, SmtpRefusal) else check_syntax(path.address, draft.smtputf8)
         if refusal is None and len(draft.addresses) >= RECIPIENTS:
-            refusal = Refusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
+            refusal = SmtpRefusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
         if refusal is None:
-            address, dsn_params = cast(Path, path).address, cast(Path, path).dsn_params
+            address, dsn_params = cast(PathParameters, path).address, cast(PathParameters, path).dsn_params
             refusal = self._add(address, dsn_params)
             if refusal is not None:
-                if not await self._look_again():
+                if not await self._revalidate():
                     return
                 refusal = self._add(address, dsn_params)
         if refusal is not None:
@@ -458,19 +458,19 @@ class Connection(Engine):
             return
         await self.push("250 2.1.5 Recipient ok")
 
-    def _add(self, address: str, dsn_params: str | None) -> Refusal | None:
+    def _add(self, address: str, dsn_params: str | None) -> SmtpRefusal | None:
         """Take a recipient by the accounts of the draft, or say what is against it."""
         draft, author = self.envelope, cast(Local, self.session.author)
         directory = cast(Directory, draft.directory)
-        recipient = decide(directory, address)
+        recipient = resolve(directory, address)
         if isinstance(recipient, EnvelopeRecipient):
             external = directory.external_ids.get(author.external_id)
             recipient = check_size(external, [recipient], draft.size) or recipient
-        if isinstance(recipient, Refusal):
+        if isinstance(recipient, SmtpRefusal):
             return recipient
         draft.addresses.append((address, dsn_params))
         draft.recipients.setdefault(
-            same_place(recipient), replace(recipient, dsn_params=dsn_params) if dsn_params else recipient
+            delivery_key(recipient), replace(recipient, dsn_params=dsn_params) if dsn_params else recipient
         )
         return None
 
@@ -482,7 +482,7 @@ class Connection(Engine):
             await self.push("501 5.5.4 DATA takes no parameter")
         elif not self.envelope.recipients:
             await self.push("554 5.5.1 No valid recipients" if self.envelope.rcpt_seen else "503 5.5.1 RCPT first")
-        elif await self._look_again():
+        elif await self._revalidate():
             self._receiving = True
             try:
                 await self._take_mail()
@@ -495,24 +495,24 @@ class Connection(Engine):
 
     async def _take_mail(self) -> None:
         held = self.envelope.size
-        if not await self._intake.make_room(held, ROOM_SECONDS):
+        if not await self._intake.reserve_memory(held, ROOM_SECONDS):
             await self.push(str(_NO_ROOM))
             return
-        mail = Mail(self._octets)
+        mail = DataReader(self._octets)
         deadline = self.loop.time() + DATA_SECONDS
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             while not mail.ended:
-                rest = mail.feed(await self.chunk())
+                rest = mail.feed(await self.read_available())
                 if rest:  # commands behind the mail (RFC 2920)
                     self.unread(rest)
                 self._reset_timeout()
-                if mail.kept > held and not self._intake.reserve(mail.kept - held):
+                if mail.kept > held and not self._intake.try_reserve(mail.kept - held):
                     mail.refuse(_NO_ROOM)
                 elif mail.kept > held:
                     held = mail.kept
                 if mail.refusal is not None:
-                    self._intake.free(held)
+                    self._intake.release_memory(held)
                     held = 0
                 if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
                     self.end("421 4.4.2 The mail takes too long, or does not end")
@@ -520,18 +520,18 @@ class Connection(Engine):
             self._reset_timeout(COMMIT_SECONDS)
             await self._answer(mail)
         finally:
-            self._intake.free(held)
+            self._intake.release_memory(held)
 
-    async def _answer(self, mail: Mail) -> None:
+    async def _answer(self, mail: DataReader) -> None:
         draft, author = self.envelope, self.session.author
         assert draft.directory is not None and author is not None and draft.sender is not None
         refusal = mail.refusal or check_header(draft.directory, author, mail.values)
         external = draft.directory.external_ids.get(author.external_id)
         refusal = refusal or check_size(external, draft.recipients.values(), mail.octets)
         if refusal or external is None:
-            await self._refuse(refusal or Refusal(451, "4.3.5", "The account has no external account"), author)
+            await self._refuse(refusal or SmtpRefusal(451, "4.3.5", "The account has no external account"), author)
             return
-        handed = handed_over(
+        handed = build_submission(
             author,
             external,
             draft.sender,
@@ -541,11 +541,13 @@ class Connection(Engine):
             dsn_params=draft.dsn_params,
         )
         try:
-            with SECONDS.labels("submission").time():
+            with STAGE_SECONDS.labels("submission").time():
                 taken = await self._intake.commit(handed)
-        except Unsettled as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
+        except (
+            OutcomeUnknown
+        ) as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
             log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
-            self.cut()
+            self.abort()
             return
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
@@ -556,7 +558,7 @@ class Connection(Engine):
         else:
             await self.push(f"250 2.0.0 Queued as {taken.id}")
 
-    async def _refuse(self, refusal: Refusal, author: Local | None) -> None:
+    async def _refuse(self, refusal: SmtpRefusal, author: Local | None) -> None:
         REFUSED.labels("temporary" if refusal.code < 500 else "permanent").inc()
         log.info("mail refused", peer=self.peer, author=author.address if author else None, reply=str(refusal))
         await self.push(str(refusal))

@@ -28,7 +28,7 @@ Values = dict[str, list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class SmtpRefusal:
     """An answer that refuses: reply code, enhanced code (RFC 3463) and text."""
 
     code: int
@@ -39,7 +39,7 @@ class Refusal:
         return f"{self.code} {self.status} {self.text}"
 
 
-class Mail:
+class DataReader:
     """Takes chunks until the end of the mail, and makes the stored form: CRLF line ends, no dot-stuffing.
 
     The end is CRLF.CRLF alone: nobody smuggles a second mail past a client by means of other line ends. For the same
@@ -48,7 +48,7 @@ class Mail:
 
     def __init__(self, octets: int) -> None:
         """:param octets: the most that a mail may have, without dots of stuffing, counted with CRLF."""
-        self.refusal: Refusal | None = None
+        self.refusal: SmtpRefusal | None = None
         self.ended = False
         self.octets = 0
         self.ascii = True
@@ -90,7 +90,7 @@ class Mail:
         """The mail, with its digest."""
         return Content(self._body, len(self._body), self._digest.digest())
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: SmtpRefusal) -> None:
         """Drop the octets and those still to come. The first reason stands."""
         self.refusal = self.refusal or refusal
         self._body = bytearray()
@@ -123,9 +123,9 @@ class Mail:
             ended, length = False, len(piece)
         header = piece[:length]
         if b"\0" in header or header.count(b"\r") != header.count(b"\r\n"):
-            self.refuse(Refusal(550, "5.6.0", "The header has a NUL or a carriage return without a line feed"))
+            self.refuse(SmtpRefusal(550, "5.6.0", "The header has a NUL or a carriage return without a line feed"))
         if len(self._body) + length > HEADER_OCTETS:
-            self.refuse(Refusal(552, "5.3.4", f"The header is longer than {HEADER_OCTETS} octets"))
+            self.refuse(SmtpRefusal(552, "5.3.4", f"The header is longer than {HEADER_OCTETS} octets"))
         self._append(header)
         if ended:
             self._end_header()
@@ -135,7 +135,7 @@ class Mail:
         """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
         header, hidden = bytes(self._body), []
         if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > FIELDS + 1:  # and the blank line
-            self.refuse(Refusal(552, "5.3.4", f"The header has more than {FIELDS} fields"))
+            self.refuse(SmtpRefusal(552, "5.3.4", f"The header has more than {FIELDS} fields"))
         for field in () if self.refusal else fields(header):
             if field.key in HIDDEN:
                 hidden.append((field.start, field.end, b""))
@@ -149,7 +149,7 @@ class Mail:
     def _append(self, piece: bytes) -> None:
         self.octets += len(piece)
         if self.octets > self._most:
-            self.refuse(Refusal(552, "5.3.4", f"The mail is larger than {self._most} octets"))
+            self.refuse(SmtpRefusal(552, "5.3.4", f"The mail is larger than {self._most} octets"))
         if self.refusal is None:
             self._body += piece
             self._digest.update(piece)
@@ -159,7 +159,7 @@ class Mail:
         first = piece.find(b"\n")
         self._line += len(piece) if first < 0 else first
         if self._line > LINE_OCTETS:
-            self.refuse(Refusal(554, "5.6.0", f"A line is longer than {LINE_OCTETS} octets"))
+            self.refuse(SmtpRefusal(554, "5.6.0", f"A line is longer than {LINE_OCTETS} octets"))
         if first >= 0:
             self._line = len(piece) - piece.rfind(b"\n") - 1
 

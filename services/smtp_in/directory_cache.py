@@ -21,7 +21,7 @@ ANSWER_SECONDS = 20.0
 log = structlog.get_logger()
 
 
-class Register:
+class DirectoryCache:
     """Answers with a directory. ``run`` is to run beside. known: the latest answer, at first nobody."""
 
     def __init__(self, database: Database) -> None:
@@ -32,7 +32,7 @@ class Register:
         self._asked = asyncio.Event()
         self._worked = False  # whether the connection in use has answered
 
-    def ask(self) -> asyncio.Future[Directory]:
+    def refresh(self) -> asyncio.Future[Directory]:
         """The accounts as they are after this call, so that a change that was committed before it counts. It is
         ``known`` itself if there was none.
 
@@ -79,10 +79,10 @@ class Register:
                     future.set_result(self.known)
 
     async def _look(self, connection: Connection) -> None:
-        version = await accounts.version(connection)
+        version = await accounts.load_version(connection)
         if version != self._version:
-            externals = await accounts.externals(connection)
-            locals_ = await accounts.locals_(connection, known=self.known.local_ids)
+            externals = await accounts.load_externals(connection)
+            locals_ = await accounts.load_locals(connection, known=self.known.local_ids)
             self.known, self._version = Directory.of(externals, locals_), version
 
     def _fail(self, error: Exception) -> None:

@@ -14,16 +14,16 @@ import structlog
 from prometheus_client import Gauge
 
 from services.smtp_in.command_loop import CLOSING_SECONDS
-from services.smtp_in.commit_queue import Intake
-from services.smtp_in.connection import TLS_SECONDS, Connection
-from shared.auth.authenticator import Logins, plaintext_allowed
+from services.smtp_in.commit_queue import CommitQueue
+from services.smtp_in.connection import TLS_SECONDS, SmtpConnection
+from shared.auth.authenticator import Authenticator, plaintext_allowed
 from shared.auth.throttle import network_of
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import Local
 from shared.net import listening as doors
 from shared.net import server_tls
-from shared.net.listening import Doorkeeper
+from shared.net.listening import Acceptor
 from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import accounts
@@ -59,14 +59,14 @@ def ports(settings: Settings) -> tuple[Port, ...]:
     )
 
 
-class Listener:
+class SmtpListener:
     """Accepts connections and keeps the open ones."""
 
     def __init__(
         self,
         settings: Settings,
-        intake: Intake,
-        logins: Logins,
+        intake: CommitQueue,
+        logins: Authenticator,
         certificate: server_tls.Certificate,
         connections: int = CONNECTIONS,
     ) -> None:
@@ -76,9 +76,9 @@ class Listener:
         self._logins = logins
         self._certificate = certificate
         self._most = connections
-        self._doorkeeper = Doorkeeper("smtp", settings.proxies)
+        self._doorkeeper = Acceptor("smtp", settings.proxies)
         self._host_name = socket.gethostname()
-        self._open: set[Connection] = set()
+        self._open: set[SmtpConnection] = set()
         self._by_network: Counter[str] = Counter()
         self._by_account: Counter[int] = Counter()
         self._servers: list[asyncio.Server] = []
@@ -112,7 +112,7 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         elif connection.enter(peer):
             try:
-                await self._doorkeeper.shake_hands(
+                await self._doorkeeper.start_tls_server(
                     client,
                     peer,
                     connection,
@@ -121,12 +121,12 @@ class Listener:
                     closing_seconds=CLOSING_SECONDS,
                 )
             finally:
-                connection.discharge_unless_open()
+                connection.close_if_unused()
         else:
             client.close()
 
-    def _connection(self, port: Port) -> Connection:
-        return Connection(
+    def _connection(self, port: Port) -> SmtpConnection:
+        return SmtpConnection(
             self,
             self._intake,
             self._logins,
@@ -141,7 +141,7 @@ class Listener:
         """Whether the settings allow passwords without TLS from this address."""
         return plaintext_allowed(self._settings, peer)
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: SmtpConnection) -> bool:
         """Whether there is room for one more; it is counted then."""
         network = network_of(connection.peer)
         if len(self._open) >= self._most or self._by_network[network] >= self._settings.max_connections_per_address:
@@ -158,7 +158,7 @@ class Listener:
         SESSIONS.inc()
         return True
 
-    def discharge(self, connection: Connection) -> None:
+    def on_closed(self, connection: SmtpConnection) -> None:
         """It is closed: count it no longer."""
         network = network_of(connection.peer)
         self._open.discard(connection)
@@ -170,24 +170,24 @@ class Listener:
             self._empty.set()
         SESSIONS.dec()
 
-    def seat(self, connection: Connection, author: Local) -> bool:
+    def register_session(self, connection: SmtpConnection, author: Local) -> bool:
         """Whether the account may have one more session; it is counted then."""
         self._unseat(connection)  # who logs in once more, after STARTTLS, is counted once
         if self._by_account[author.id] >= self._settings.max_connections_per_account:
             log.warning("smtp session refused", peer=connection.peer, author=author.address)
             return False
         self._by_account[author.id] += 1
-        connection.seat = author.id
+        connection.registration = author.id
         return True
 
-    def _unseat(self, connection: Connection) -> None:
-        if connection.seat is not None:
-            self._by_account[connection.seat] -= 1
-            if not self._by_account[connection.seat]:
-                del self._by_account[connection.seat]
-            connection.seat = None
+    def _unseat(self, connection: SmtpConnection) -> None:
+        if connection.registration is not None:
+            self._by_account[connection.registration] -= 1
+            if not self._by_account[connection.registration]:
+                del self._by_account[connection.registration]
+            connection.registration = None
 
-    def logged_in(self) -> list[tuple[Connection, Local]]:
+    def logged_in(self) -> list[tuple[SmtpConnection, Local]]:
         """The open sessions that are logged in."""
         return [(connection, connection.author) for connection in self._open if connection.author is not None]
 
@@ -203,10 +203,10 @@ class Listener:
                 await self._empty.wait()
         except TimeoutError:
             for connection in list(self._open):
-                connection.cut()
+                connection.abort()
 
 
-async def watch(listener: Listener, database: Database) -> None:
+async def end_invalid_sessions(listener: SmtpListener, database: Database) -> None:
     """End sessions whose account was disabled, removed or given another password. Never returns."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -227,16 +227,20 @@ async def watch(listener: Listener, database: Database) -> None:
 async def serve(service: Service) -> None:
     """Serve until the service is to stop. :raises SettingsError: a port or the certificate cannot be used."""
     last = LastLogins(service.database, "smtp")
-    logins = Logins(service.database, service.settings, service.name, last=last)
-    intake = Intake(service.database, service.broker, service.settings.max_message_bytes)
+    logins = Authenticator(service.database, service.settings, service.name, last=last)
+    intake = CommitQueue(service.database, service.broker, service.settings.max_message_bytes)
     certificate = server_tls.Certificate(service.settings)
-    listener = Listener(service.settings, intake, logins, certificate, doors.may_open(CONNECTIONS))
+    listener = SmtpListener(service.settings, intake, logins, certificate, doors.may_open(CONNECTIONS))
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})
     background = [
         asyncio.create_task(work)
-        for work in (watch(listener, service.database), certificate.watch(), last.run(service.stop_within))
+        for work in (
+            end_invalid_sessions(listener, service.database),
+            certificate.reload_periodically(),
+            last.run(service.wait_for_stop),
+        )
     ]
     try:
         await service.stopping.wait()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.smtp_in.data_reader import Refusal
+from services.smtp_in.data_reader import SmtpRefusal
 from shared.mime import dsn_options
 
 # The brackets may be missing and blanks stand behind the colon: some old clients send that.
@@ -20,7 +20,7 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class PathParameters:
     """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8.
 
     dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py). size: octets that the client
@@ -33,18 +33,18 @@ class Path:
     size: int = 0
 
 
-def parse_mail(argument: str, most: int) -> Path | Refusal:
+def parse_mail(argument: str, most: int) -> PathParameters | SmtpRefusal:
     """What follows MAIL. :param most: octets that a mail may have."""
     found = _parse("FROM", argument)
     if found is None:
-        return Refusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
+        return SmtpRefusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
     address, parameters = found
     smtputf8, dsn_params, size = False, [], 0
     for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
             size = int(value)
             if size > most:
-                return Refusal(552, "5.3.4", f"The mail is larger than {most} octets")
+                return SmtpRefusal(552, "5.3.4", f"The mail is larger than {most} octets")
         elif name == "SMTPUTF8" and not value:
             smtputf8 = True
         elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
@@ -54,28 +54,28 @@ def parse_mail(argument: str, most: int) -> Path | Refusal:
         elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH", *dsn_options.OF_MAIL):
             return _wrong(name)
         else:
-            return Refusal(555, "5.5.4", "Unknown parameter of MAIL")
-    return Path(address, smtputf8, dsn_options.text(dsn_params), size)
+            return SmtpRefusal(555, "5.5.4", "Unknown parameter of MAIL")
+    return PathParameters(address, smtputf8, dsn_options.format_parameters(dsn_params), size)
 
 
-def parse_rcpt(argument: str) -> Path | Refusal:
+def parse_rcpt(argument: str) -> PathParameters | SmtpRefusal:
     """What follows RCPT."""
     found = _parse("TO", argument)
     if found is None or not found[0]:
-        return Refusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
+        return SmtpRefusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
     dsn_params = []
     for name, value in found[1].items():
         if name not in dsn_options.OF_RECIPIENT:
-            return Refusal(555, "5.5.4", "Unknown parameter of RCPT")
+            return SmtpRefusal(555, "5.5.4", "Unknown parameter of RCPT")
         read = dsn_options.OF_RECIPIENT[name](value)
         if read is None:
             return _wrong(name)
         dsn_params.append((name, read))
-    return Path(found[0], dsn_params=dsn_options.text(dsn_params))
+    return PathParameters(found[0], dsn_params=dsn_options.format_parameters(dsn_params))
 
 
-def _wrong(name: str) -> Refusal:
-    return Refusal(501, "5.5.4", f"Wrong value of the parameter {name}")
+def _wrong(name: str) -> SmtpRefusal:
+    return SmtpRefusal(501, "5.5.4", f"Wrong value of the parameter {name}")
 
 
 def _parse(word: str, argument: str) -> tuple[str, Mapping[str, str]] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from services.smtp_in.data_reader import Refusal
+from services.smtp_in.data_reader import SmtpRefusal
 from shared.mime.addresses import fold_address
 from shared.model import EnvelopeRecipient, External, Local
 
@@ -55,7 +55,7 @@ class Directory:
         return found
 
 
-def decide(directory: Directory, address: str) -> EnvelopeRecipient | Refusal:
+def resolve(directory: Directory, address: str) -> EnvelopeRecipient | SmtpRefusal:
     """Where mail for this address goes. :param address: as in RCPT, of good syntax (``check_syntax``)."""
     folded = fold_address(address)
     local = directory.locals.get(folded)
@@ -65,20 +65,20 @@ def decide(directory: Directory, address: str) -> EnvelopeRecipient | Refusal:
     if external is not None:
         return EnvelopeRecipient(address, "external", external.id)
     if _domain(folded) in directory.local_domains:
-        return Refusal(550, "5.1.1", f"<{_shown(address)}>: there is no such account here")
+        return SmtpRefusal(550, "5.1.1", f"<{_shown(address)}>: there is no such account here")
     return EnvelopeRecipient(address, "relay")
 
 
-def _inside(directory: Directory, local: Local, address: str) -> EnvelopeRecipient | Refusal:
+def _inside(directory: Directory, local: Local, address: str) -> EnvelopeRecipient | SmtpRefusal:
     if local.enabled:
         return EnvelopeRecipient(address, "local", local.id)
     delegate = directory.local_ids.get(local.delegate_id) if local.delegate_id is not None else None
     if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
         return EnvelopeRecipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
-    return Refusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
+    return SmtpRefusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
 
 
-def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient], octets: int) -> Refusal | None:
+def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient], octets: int) -> SmtpRefusal | None:
     """Whether the author's provider takes a mail of this size, if it goes outside only.
 
     What goes inside too is taken: the others fail by themselves then, with a notice.
@@ -86,15 +86,15 @@ def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient
     most = external.most_octets if external is not None else None
     if most is None or octets <= most or any(recipient.kind != "relay" for recipient in recipients):
         return None
-    return Refusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
+    return SmtpRefusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
 
 
-def same_place(recipient: EnvelopeRecipient) -> tuple[str, object]:
+def delivery_key(recipient: EnvelopeRecipient) -> tuple[str, object]:
     """What two recipients that get one copy have in common."""
     return recipient.kind, recipient.target_id or fold_address(recipient.address)
 
 
-def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
+def check_syntax(address: str, smtputf8: bool) -> SmtpRefusal | None:
     """Whether this is an address that mail can be sent to, and in one way only.
 
     Routes (RFC 5321 appendix C), ``user%host``, ``host!user``, quoted local parts and address literals are ways to have
@@ -123,7 +123,7 @@ def check_syntax(address: str, smtputf8: bool) -> Refusal | None:
     if problem is None:
         return None
     shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
-    return Refusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
+    return SmtpRefusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
 
 
 def _kept(address: str) -> str:

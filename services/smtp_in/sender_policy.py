@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 
-from services.smtp_in.data_reader import Refusal, Values
+from services.smtp_in.data_reader import SmtpRefusal, Values
 from services.smtp_in.recipient_policy import Directory
 from shared.mime.addresses import fold_address
 from shared.mime.headers import MOST_HOPS, mailboxes, message_ids
@@ -18,33 +18,33 @@ ID_OCTETS = 500
 _NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
 
 
-def check_envelope(directory: Directory, author: Local, address: str) -> Refusal | None:
+def check_envelope(directory: Directory, author: Local, address: str) -> SmtpRefusal | None:
     """MAIL FROM: '' (``<>``, a read receipt), or an address of the author's or of the external account."""
     if address and fold_address(address) not in directory.addresses_of(author):
-        return Refusal(550, "5.7.1", _NOT_YOURS)
+        return SmtpRefusal(550, "5.7.1", _NOT_YOURS)
     return None
 
 
-def check_header(directory: Directory, author: Local, header: Values) -> Refusal | None:
+def check_header(directory: Directory, author: Local, header: Values) -> SmtpRefusal | None:
     """From: at most one field, nothing in it but mailboxes of the author or the external account. None: one is added.
 
     Sender may be anybody but another local account. A mail that goes round is refused (RFC 5321 section 6.3).
     """
     if len(header.get("received", [])) > MOST_HOPS:
-        return Refusal(554, "5.4.6", f"A mail loop: more than {MOST_HOPS} servers have passed it on")
+        return SmtpRefusal(554, "5.4.6", f"A mail loop: more than {MOST_HOPS} servers have passed it on")
     own = directory.addresses_of(author)
     from_fields = header.get("from", [])
     if len(from_fields) > 1:
-        return Refusal(550, "5.7.1", "There is more than one From field")
+        return SmtpRefusal(550, "5.7.1", "There is more than one From field")
     for value in from_fields:
         found = mailboxes(value)
         if not found or _outside(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
-            return Refusal(550, "5.6.0", "The From field cannot be read")
+            return SmtpRefusal(550, "5.6.0", "The From field cannot be read")
         beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs take a word with an @ for the address
         if not {fold_address(box.address) for box in found + beside} <= own:
-            return Refusal(550, "5.7.1", f"From: {_NOT_YOURS}")
+            return SmtpRefusal(550, "5.7.1", f"From: {_NOT_YOURS}")
     if _names_another(directory, own, [box.address for value in header.get("sender", []) for box in mailboxes(value)]):
-        return Refusal(550, "5.7.1", "Sender: this is the address of somebody else here")
+        return SmtpRefusal(550, "5.7.1", "Sender: this is the address of somebody else here")
     return None
 
 

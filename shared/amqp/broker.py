@@ -56,7 +56,7 @@ class Publication:
 
 
 @dataclass(slots=True)
-class Refusals:
+class RefusalStreak:
     """When a broker refused messages without taking any between. Times are monotonic seconds."""
 
     first: float | None = None
@@ -227,7 +227,7 @@ class Broker:
         self._behind: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[str] | None = None
         self._up = asyncio.Event()
-        self._refusals = Refusals()
+        self._refusals = RefusalStreak()
 
     # ------------------------------------------------------------------------------------------ connection
 
@@ -237,7 +237,7 @@ class Broker:
         return self._up.is_set()
 
     @property
-    def useful(self) -> bool:
+    def accepts_messages(self) -> bool:
         """Whether it takes messages, too: a node whose disk was full may answer, and refuse every one."""
         return self.ready and not self._refusals.last(time.monotonic())
 

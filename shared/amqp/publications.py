@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from shared.amqp.broker import Publication
-from shared.amqp.payloads import Fetched, Routed, Submitted
-from shared.amqp.topology import FETCHED, ROUTED, SUBMITTED, key
+from shared.amqp.payloads import FetchedItem, RoutedItem, SubmittedItem
+from shared.amqp.topology import FETCHED, ROUTED, SUBMITTED, routing_key
 
 RECIPIENTS_A_MESSAGE = 100
 """A message's header has to fit a frame of 128 KiB; a mail to more people is announced in several messages."""
@@ -23,7 +23,9 @@ _Way = TypeVar("_Way", bound=Hashable)
 def fetched(mails: Iterable[tuple[int, str]]) -> list[Publication]:
     """Mails for the router: inbound.id, each with the address of its external account."""
     return [
-        Publication(key(FETCHED, external or "none"), Fetched(id=id_, others=others, external=external).to_json())
+        Publication(
+            routing_key(FETCHED, external or "none"), FetchedItem(id=id_, more_ids=others, external=external).to_json()
+        )
         for external, id_, others in _together(mails)
     ]
 
@@ -38,8 +40,8 @@ def routed(mails: Iterable[tuple[int, Sequence[str]]]) -> list[Publication]:
     for recipients, id_, others in _together((id_, tuple(recipients)) for id_, recipients in mails):
         for start in range(0, len(recipients), RECIPIENTS_A_MESSAGE):
             part = recipients[start : start + RECIPIENTS_A_MESSAGE]
-            first, *copies = [key(ROUTED, address) for address in part]
-            body = Routed(id=id_, others=others, recipients=part).to_json()
+            first, *copies = [routing_key(ROUTED, address) for address in part]
+            body = RoutedItem(id=id_, more_ids=others, recipients=part).to_json()
             publications.append(Publication(first, body, tuple(copies)))
     return publications
 
@@ -47,7 +49,9 @@ def routed(mails: Iterable[tuple[int, Sequence[str]]]) -> list[Publication]:
 def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
     """Submissions for the sender: submissions.id, each with the address of its author's external account."""
     return [
-        Publication(key(SUBMITTED, external), Submitted(id=id_, others=others, external=external).to_json())
+        Publication(
+            routing_key(SUBMITTED, external), SubmittedItem(id=id_, more_ids=others, external=external).to_json()
+        )
         for external, id_, others in _together(submissions)
     ]
 

@@ -19,7 +19,7 @@ DEAD_EXCHANGE = "mail.dead"
 ROUTER = "router"
 MAILBOX = "mailbox"
 SENDER = "sender"
-PARKED = "parked"
+DEAD_LETTERS = "parked"
 
 FETCHED = "fetched"
 ROUTED = "routed"
@@ -43,10 +43,10 @@ QUEUES = (
     Queue(ROUTER, (f"{FETCHED}.#",)),
     Queue(MAILBOX, (f"{ROUTED}.#",)),
     Queue(SENDER, (f"{SUBMITTED}.#",)),
-    Queue(PARKED, ("#",), DEAD_EXCHANGE),
+    Queue(DEAD_LETTERS, ("#",), DEAD_EXCHANGE),
 )
 
 
-def key(stage: str, address: str) -> str:
+def routing_key(stage: str, address: str) -> str:
     """The routing key of a stage (FETCHED, ROUTED, SUBMITTED) for an address; at most 255 octets."""
     return f"{stage}.{address.casefold()}"

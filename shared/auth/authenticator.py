@@ -26,11 +26,11 @@ from functools import lru_cache
 import structlog
 from prometheus_client import Counter
 
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.auth.throttle import Throttle, network_of
-from shared.db.batch_loader import GroupReading
+from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
-from shared.metrics import SECONDS
+from shared.metrics import STAGE_SECONDS
 from shared.model import Local
 from shared.settings import Settings
 from shared.store import accounts, last_logins
@@ -90,7 +90,7 @@ def _is_private(peer_ip: str) -> bool:
     return any(address in network for network in _PRIVATE)
 
 
-class Logins:
+class Authenticator:
     """Checks logins for one service process."""
 
     def __init__(
@@ -107,8 +107,8 @@ class Logins:
         self._service = service
         self._clock = clock
         self._last = last
-        self._pool = Pool()
-        self._accounts: GroupReading[str, tuple[Local, Sequence[str]]] = GroupReading(self._read, readers=2)
+        self._pool = HashingPool()
+        self._accounts: BatchLoader[str, tuple[Local, Sequence[str]]] = BatchLoader(self._read, readers=2)
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()  # digest -> good until
@@ -120,10 +120,10 @@ class Logins:
         :raises Temporary: the database is away.
         :raises Throttled: the client has to wait, and did so in vain.
         """
-        with SECONDS.labels(f"{self._service}_login").time():
+        with STAGE_SECONDS.labels(f"{self._service}_login").time():
             local = await self._verify(address, password, peer)
         if local is not None and self._last is not None:
-            self._last.note(local.id, peer)
+            self._last.remember(local.id, peer)
         return local
 
     async def _verify(self, address: str, password: str, peer: str) -> Local | None:
@@ -134,9 +134,9 @@ class Logins:
         account = str(local.id) if local is not None else address.casefold()[:ADDRESS_OCTETS]
         network = network_of(peer)
         if any(network_of(known) == network for known in peers):
-            self._throttle.know(network, account)
+            self._throttle.mark_trusted(network, account)
         try:
-            await self._throttle.enter(network, account, WAIT_SECONDS)
+            await self._throttle.acquire(network, account, WAIT_SECONDS)
         except TimeoutError:
             self._count("throttled", address, peer)
             raise Throttled("too many failed logins, try again later") from None
@@ -145,13 +145,13 @@ class Logins:
         right = await self._pool.matches(
             local.password_hash if local is not None and sane else None,
             password,
-            (self._throttle.suspicion(network, account), not _is_private(peer)),
+            (self._throttle.penalty(network, account), not _is_private(peer)),
         )
         if local is None or not right or not local.enabled:
-            self._throttle.fail(network, account)
+            self._throttle.record_failure(network, account)
             self._count("refused", address, peer)
             return None
-        self._throttle.succeed(network, account)
+        self._throttle.record_success(network, account)
         self._remember(local, password)
         self._count("ok", address, peer)
         return local
@@ -168,7 +168,7 @@ class Logins:
 
     async def _read(self, addresses: Sequence[str]) -> dict[str, tuple[Local, Sequence[str]]]:
         async with self._database.statement(READ_SECONDS) as connection:
-            return await accounts.logins(connection, addresses, last_logins.PEERS)
+            return await accounts.load_logins(connection, addresses, last_logins.PEERS)
 
     def _digest(self, local: Local, password: str) -> bytes:
         parts = (str(local.id), local.password_hash, password)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-Rank = tuple[int, ...]
+Priority = tuple[int, ...]
 """Where somebody stands in the line: the lowest first."""
 
 THREADS = 2
@@ -42,7 +42,7 @@ def _octets(password: str) -> bytes:
     return password.encode("utf-8", "surrogatepass")
 
 
-class Pool:
+class HashingPool:
     """Hashes and checks passwords beside the event loop, at most ``threads`` at a time; the rest wait.
 
     The lowest rank is next, and of equals who came last: a crowd that waits holds up nobody who comes after it.
@@ -52,19 +52,19 @@ class Pool:
         """Starts its threads when they are needed."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._idle = threads
-        self._waiting: list[tuple[Rank, int, asyncio.Future[None]]] = []  # a heap
+        self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap
         self._count = 0
 
     async def hash(self, password: str) -> str:
         """Hash a password, as a PHC string."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
 
-    async def matches(self, stored: str | None, password: str, rank: Rank = (0,)) -> bool:
+    async def matches(self, stored: str | None, password: str, rank: Priority = (0,)) -> bool:
         """Whether this is the password. None (there is no such user) costs the same and matches nothing."""
         checked = _DECOY if stored is None else stored
         return await self._in_turn(rank, lambda: matches(checked, password)) and stored is not None
 
-    async def _in_turn(self, rank: Rank, work: Callable[[], bool]) -> bool:
+    async def _in_turn(self, rank: Priority, work: Callable[[], bool]) -> bool:
         loop = asyncio.get_running_loop()
         if self._idle:
             self._idle -= 1

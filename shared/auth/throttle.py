@@ -68,14 +68,14 @@ class Throttle:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # lanes by which somebody came in
         self._count = 0
 
-    async def enter(self, network: str, account: str, seconds: float) -> None:
+    async def acquire(self, network: str, account: str, seconds: float) -> None:
         """Take a token of the address and one of the account, waiting for them.
 
         The address comes first: whoever queues there holds nothing of the account's, which others need.
 
         :raises TimeoutError: there was none within ``seconds``; nothing is taken then.
         """
-        rank = self.rank(network, account)
+        rank = self.priority(network, account)
         async with asyncio.timeout(seconds):
             await self._take(f"address {network}", rank)
             try:
@@ -84,25 +84,25 @@ class Throttle:
                 self._give_back(f"address {network}")
                 raise
 
-    def succeed(self, network: str, account: str) -> None:
+    def record_success(self, network: str, account: str) -> None:
         """The password was right: the tokens come back and the failures of this lane are forgotten."""
-        self.leave(network, account)
+        self.release(network, account)
         self._failures.pop((network, account), None)
-        self.know(network, account)
+        self.mark_trusted(network, account)
 
-    def know(self, network: str, account: str) -> None:
+    def mark_trusted(self, network: str, account: str) -> None:
         """Somebody came in by this lane, now or before."""
         self._known[network, account] = None
         self._known.move_to_end((network, account))
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def leave(self, network: str, account: str) -> None:
+    def release(self, network: str, account: str) -> None:
         """No guess was made after all: the tokens come back."""
         self._give_back(f"address {network}")
         self._give_back(f"account {account}")
 
-    def fail(self, network: str, account: str) -> None:
+    def record_failure(self, network: str, account: str) -> None:
         """The password was wrong: the tokens are spent."""
         for lane in ((network, account), (network, "")):
             self._failures[lane] = (self.failures(*lane) + 1, self._clock())
@@ -115,14 +115,14 @@ class Throttle:
         count, at = self._failures.get((network, account), (0, 0.0))
         return count if self._clock() - at < FORGIVEN_AFTER_SECONDS else 0
 
-    def rank(self, network: str, account: str) -> int:
+    def priority(self, network: str, account: str) -> int:
         """Where a guess stands in a line: below zero who is known and did not fail since, then who failed least."""
         failures = self.failures(network, account)
         return -1 if failures == 0 and (network, account) in self._known else failures
 
-    def suspicion(self, network: str, account: str) -> int:
+    def penalty(self, network: str, account: str) -> int:
         """How far a guess is to stand behind others where all of them wait: who guesses at many accounts counts too."""
-        rank = self.rank(network, account)
+        rank = self.priority(network, account)
         return rank if rank < 0 else rank + self.failures(network, "")
 
     async def _take(self, key: str, rank: int) -> None:

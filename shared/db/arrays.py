@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shared.db.database import Connection
 
-FEW = 16
+COPY_THRESHOLD = 16
 """Up to so many rows go by INSERT, in one round trip; more by COPY, which needs two and costs the server far less."""
 
 Value = int | str | bytes | None
 
 
-def literal(values: Iterable[Value]) -> str:
+def array_literal(values: Iterable[Value]) -> str:
     """An array in PostgreSQL's own notation, for a parameter that the statement casts: ``%s::bigint[]``.
 
     Texts are to be storable: NUL and lone surrogates are refused, as in any text.
@@ -31,7 +31,7 @@ def _item(value: Value) -> str:
     return "NULL" if value is None else str(value)  # a bool is True or False, which PostgreSQL reads
 
 
-async def insert(
+async def insert_rows(
     connection: Connection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Value]]
 ) -> None:
     """Insert rows, in their order.
@@ -39,7 +39,7 @@ async def insert(
     :param table: its name. :param columns: names and types; those left out take their defaults.
     """
     names = ", ".join(columns)
-    if len(rows) > FEW:
+    if len(rows) > COPY_THRESHOLD:
         async with connection.cursor().copy(f"copy {table} ({names}) from stdin") as copy:
             for row in rows:
                 await copy.write_row(row)
@@ -47,5 +47,5 @@ async def insert(
         arrays = ", ".join([f"%s::{kind}[]" for kind in columns.values()])
         await connection.execute(
             f"insert into {table} ({names}) select * from unnest({arrays})",
-            [literal(column) for column in zip(*rows, strict=True)],
+            [array_literal(column) for column in zip(*rows, strict=True)],
         )

@@ -18,10 +18,10 @@ from shared.errors import Temporary
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-_Wish = tuple[Sequence[Key], int, asyncio.Future[dict[Key, Value]]]
+_Request = tuple[Sequence[Key], int, asyncio.Future[dict[Key, Value]]]
 
 
-class GroupReading(Generic[Key, Value]):
+class BatchLoader(Generic[Key, Value]):
     """Reads values of one kind by their keys, for everyone of the process."""
 
     def __init__(
@@ -42,7 +42,7 @@ class GroupReading(Generic[Key, Value]):
         self._readers = readers
         self._most = most
         self._heaviest = heaviest
-        self._queue: deque[_Wish[Key, Value]] = deque()
+        self._queue: deque[_Request[Key, Value]] = deque()
         self._working: set[asyncio.Task[None]] = set()
 
     async def get(self, keys: Sequence[Key], weight: int = 1) -> dict[Key, Value]:
@@ -69,8 +69,8 @@ class GroupReading(Generic[Key, Value]):
             assert task is not None
             self._working.discard(task)
 
-    def _take(self) -> list[_Wish[Key, Value]]:
-        batch: list[_Wish[Key, Value]] = []
+    def _take(self) -> list[_Request[Key, Value]]:
+        batch: list[_Request[Key, Value]] = []
         count = octets = 0
         while self._queue:
             keys, weight, future = self._queue[0]
@@ -83,7 +83,7 @@ class GroupReading(Generic[Key, Value]):
                 octets += weight
         return batch
 
-    async def _answer(self, batch: Sequence[_Wish[Key, Value]]) -> None:
+    async def _answer(self, batch: Sequence[_Request[Key, Value]]) -> None:
         keys = list(dict.fromkeys(key for wish in batch for key in wish[0]))
         try:
             found = await self._read(keys)

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from shared.db.psycopg_connection import PatientConnection
+from shared.db.psycopg_connection import WatchedConnection
 from shared.errors import Temporary
 
 Row = tuple[Any, ...]
@@ -25,7 +25,7 @@ TRANSACTION_SECONDS = 60.0
 IDLE_SECONDS = 75.0
 """So long the server lets a process do nothing within a transaction: it is stopped, or its machine is gone."""
 
-LATER = "now() + interval '5 seconds'"
+RETRYABLE = "now() + interval '5 seconds'"
 """SQL: what is said to have happened later than this happened before the server's clock was set back."""
 
 
@@ -52,7 +52,7 @@ class Database:
         }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
-            connection_class=PatientConnection,
+            connection_class=WatchedConnection,
             kwargs=self._options,
             min_size=1,
             max_size=connections,
@@ -98,7 +98,7 @@ class Database:
     async def session(self) -> AsyncIterator[Connection]:
         """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
         with _failures(None):
-            async with await PatientConnection.connect(self._url, **self._options) as connection:
+            async with await WatchedConnection.connect(self._url, **self._options) as connection:
                 await _configure(connection)
                 yield connection
 

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
-class Unsettled(Temporary):
+class OutcomeUnknown(Temporary):
     """The server went away during the commit: it may have happened, or not."""
 
 
@@ -119,9 +119,9 @@ class GroupCommit(Generic[Item, Result]):
                 results = await self._write(connection, items)
                 written = True
         except Exception as failure:  # whatever it is: who waits is to hear of it
-            error = Unsettled(str(failure)) if written and _cut_off(failure) else failure
+            error = OutcomeUnknown(str(failure)) if written and _cut_off(failure) else failure
             # A commit without an answer may have happened: repeating it here would double the mails of everybody.
-            if len(batch) == 1 or isinstance(error, Unsettled):
+            if len(batch) == 1 or isinstance(error, OutcomeUnknown):
                 for _, future in batch:
                     _fail(future, error)
                 return

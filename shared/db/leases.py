@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.database import Connection
 
 
-async def take(connection: Connection, name: str, owner: str, seconds: float) -> bool:
+async def take_lease(connection: Connection, name: str, owner: str, seconds: float) -> bool:
     """Take or renew a lease for ``seconds``; False while another owner has it."""
     cursor = await connection.execute(
         """insert into leases (name, owner, expires)
@@ -17,11 +17,11 @@ async def take(connection: Connection, name: str, owner: str, seconds: float) ->
     return cursor.rowcount == 1
 
 
-async def end_all(connection: Connection) -> None:
+async def end_all_leases(connection: Connection) -> None:
     """After a restore: nobody has any."""
     await connection.execute("delete from leases")
 
 
-async def give_back(connection: Connection, name: str, owner: str) -> None:
+async def give_back_lease(connection: Connection, name: str, owner: str) -> None:
     """Let another process have it at once."""
     await connection.execute("delete from leases where name = %s and owner = %s", (name, owner))

@@ -20,11 +20,11 @@ from shared.errors import Temporary
 _SPACE = 0x6D61696C
 """Of advisory locks: nobody else in this database takes any with this first number."""
 
-LOOKS = 3
+CHECKS = 3
 """An owner that was absent at so many looks, one after the other, is gone."""
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
-ABSENT = f"""not exists (
+OWNER_IS_DEAD = f"""not exists (
     select from pg_locks where locktype = 'advisory' and classid = {_SPACE} and objsubid = 2 and granted
         and objid = (hashtext({{owner}})::bigint & 4294967295)::oid
         and database = (select oid from pg_database where datname = current_database()))"""
@@ -33,7 +33,7 @@ ABSENT = f"""not exists (
 log = structlog.get_logger()
 
 
-async def stay(database: Database, owner: str) -> None:
+async def hold_liveness_lock(database: Database, owner: str) -> None:
     """Hold the lock of this owner for ever, over connections that are lost; cancel to leave."""
     while True:
         try:
@@ -46,13 +46,13 @@ async def stay(database: Database, owner: str) -> None:
         await asyncio.sleep(0.3)
 
 
-class Absentees:
+class DeadOwnerDetector:
     """Remembers how often an owner was absent in a row."""
 
     def __init__(self) -> None:
         self._looks: Counter[str] = Counter()
 
-    def gone(self, absent: Collection[str]) -> list[str]:
+    def dead(self, absent: Collection[str]) -> list[str]:
         """Those of the owners absent now that are gone by this look."""
         self._looks = Counter({owner: self._looks[owner] + 1 for owner in absent})
-        return sorted(owner for owner, looks in self._looks.items() if looks >= LOOKS)
+        return sorted(owner for owner, looks in self._looks.items() if looks >= CHECKS)

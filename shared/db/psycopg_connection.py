@@ -27,10 +27,10 @@ PIECES = 32
 CANCEL_SECONDS = 5.0
 
 
-class PatientConnection(psycopg.AsyncConnection[Row]):
+class WatchedConnection(psycopg.AsyncConnection[Row]):
     """psycopg's connection with another way of waiting."""
 
-    _watch: _Watch | None = None
+    _watch: _SocketWatcher | None = None
 
     async def wait(
         self,
@@ -57,16 +57,16 @@ class PatientConnection(psycopg.AsyncConnection[Row]):
             return end.value  # type: ignore[no-any-return]  # the value of the generator
         except asyncio.CancelledError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                await self._call_off(gen)
+                await self._cancel_query(gen)
             raise
 
-    def _watched(self) -> _Watch:
+    def _watched(self) -> _SocketWatcher:
         if self._watch is None:
-            self._watch = _Watch(self.pgconn.socket)
+            self._watch = _SocketWatcher(self.pgconn.socket)
             weakref.finalize(self, self._watch.end)
         return self._watch
 
-    async def _call_off(self, gen: PQGen[Value]) -> None:
+    async def _cancel_query(self, gen: PQGen[Value]) -> None:
         """Cancel the query under way, so that the connection can be used again; else end the connection."""
         try:
             async with asyncio.timeout(2 * CANCEL_SECONDS):
@@ -83,7 +83,7 @@ class PatientConnection(psycopg.AsyncConnection[Row]):
         await super().close()
 
 
-class _Watch:
+class _SocketWatcher:
     """Tells when a socket is ready, by a descriptor of our own: libpq closes its own one whenever it likes."""
 
     def __init__(self, fileno: int) -> None:

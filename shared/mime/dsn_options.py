@@ -58,12 +58,12 @@ OF_RECIPIENT: dict[str, _Reader] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 """The parameters: each takes a value and returns it as it is kept, or None for what is not allowed."""
 
 
-def text(parameters: Sequence[tuple[str, str]]) -> str | None:
+def format_parameters(parameters: Sequence[tuple[str, str]]) -> str | None:
     """What is kept of parameters that were read by ``OF_MAIL`` or ``OF_RECIPIENT``."""
     return " ".join(f"{name}={value}" for name, value in parameters) or None
 
 
-def wants(dsn_params: str | None, action: Action) -> bool:
+def is_notice_wanted(dsn_params: str | None, action: Action) -> bool:
     """Whether a notice is to be sent about a recipient. Nothing asked: of failures and delays (section 4.1)."""
     found = _value(dsn_params, "NOTIFY")
     if found is None:
@@ -71,7 +71,7 @@ def wants(dsn_params: str | None, action: Action) -> bool:
     return _WORDS[action] in found.split(",")
 
 
-def wants_whole(dsn_params: str | None) -> bool:
+def is_whole_wanted(dsn_params: str | None) -> bool:
     """Whether a notice of failure is to return the mail as a whole; ``dsn_params`` of the mail."""
     return _value(dsn_params, "RET") == "FULL"
 
@@ -91,7 +91,7 @@ def original_recipient(dsn_params: str | None) -> str | None:
     return f"{kind};{_decoded(address)}"
 
 
-def passed_on(dsn_params: str | None, utf8: bool) -> bytes:
+def format_for_server(dsn_params: str | None, utf8: bool) -> bytes:
     """What stands behind the path in MAIL or RCPT to a server that announces DSN. utf8: it takes SMTPUTF8, too."""
     if dsn_params is None:
         return b""

@@ -26,7 +26,7 @@ from shared.settings import PrivateHosts
 MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""
 
-Told = Callable[[str, str], None]
+ProgressCallback = Callable[[str, str], None]
 """Is told of each step that is done, as it is done: which one, and what was found."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -40,29 +40,29 @@ class Unreachable(Temporary):
     kind: ClassVar[str] = "unreachable"
 
 
-class Late(Unreachable):
+class ConnectTimeout(Unreachable):
     """No answer within the time given."""
 
     kind: ClassVar[str] = "timeout"
 
 
-class Untrusted(Temporary):
+class TlsError(Temporary):
     """TLS failed: a certificate that is not trusted, a protocol too old, or no TLS where it is demanded."""
 
     kind: ClassVar[str] = "tls"
 
 
-class Forbidden(Permanent):
+class AddressNotAllowed(Permanent):
     """The operator does not allow this address or port."""
 
     kind: ClassVar[str] = "policy"
 
 
-def unheard(step: str, found: str) -> None:
+def no_progress(step: str, found: str) -> None:
     """Nobody listens."""
 
 
-def place(server: Server) -> str:
+def host_port(server: Server) -> str:
     """Host and port, as shown to people."""
     return f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
 
@@ -79,7 +79,9 @@ def is_private(address: str) -> bool:
     return not found.is_global or found.is_multicast
 
 
-def judge(server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS) -> str | None:
+def why_forbidden(
+    server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS
+) -> str | None:
     """Why ``address``, which the server's name stands for, may not be reached; None if it may.
 
     :param ports: that may be reached on a public host.
@@ -88,12 +90,12 @@ def judge(server: Server, address: str, allow_private: PrivateHosts, ports: froz
         if allow_private is True or (allow_private and server.host.lower() in allow_private):
             return None
         return (
-            f"{place(server)}: {address} is a private address, and those are not allowed; "
+            f"{host_port(server)}: {address} is a private address, and those are not allowed; "
             "the operator allows it with MAILGROUP_ALLOW_PRIVATE_UPSTREAM=yes, or with the host's name there"
         )
     if server.port not in ports:
         allowed = ", ".join(str(port) for port in sorted(ports))
-        return f"{place(server)}: port {server.port} is not allowed on a public host; allowed are {allowed}"
+        return f"{host_port(server)}: port {server.port} is not allowed on a public host; allowed are {allowed}"
     return None
 
 
@@ -102,7 +104,7 @@ async def connect_socket(
     allow_private: PrivateHosts,
     seconds: float,
     ports: frozenset[int] = MAIL_PORTS,
-    told: Told = unheard,
+    told: ProgressCallback = no_progress,
 ) -> socket.socket:
     """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
 
@@ -113,16 +115,18 @@ async def connect_socket(
     try:
         async with asyncio.timeout(seconds) as deadline:
             targets = await _resolve(server)
-            verdicts = [judge(server, str(target[1][0]), allow_private, ports) for target in targets]
+            verdicts = [why_forbidden(server, str(target[1][0]), allow_private, ports) for target in targets]
             allowed = [target for target, verdict in zip(targets, verdicts, strict=True) if verdict is None]
             if not allowed:
-                raise Forbidden(verdicts[0] or f"{place(server)}: no address")
+                raise AddressNotAllowed(verdicts[0] or f"{host_port(server)}: no address")
             told("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
             found = await _connect_first(server, allowed, deadline)
             told("connected", f"{found.getpeername()[0]} port {server.port}")
             return found
     except TimeoutError as error:
-        raise Late(f"{place(server)}: no connection within {seconds:g} s; check host, port, firewall") from error
+        raise ConnectTimeout(
+            f"{host_port(server)}: no connection within {seconds:g} s; check host, port, firewall"
+        ) from error
 
 
 async def _connect_first(server: Server, targets: list[_Target], deadline: asyncio.Timeout) -> socket.socket:
@@ -150,7 +154,7 @@ async def _connect_first(server: Server, targets: list[_Target], deadline: async
         else:
             return connection
     reason = _reason(failure) if failure is not None else "no address"
-    raise Unreachable(f"{place(server)}: {reason}; check host and port") from failure
+    raise Unreachable(f"{host_port(server)}: {reason}; check host and port") from failure
 
 
 def _reason(failure: OSError) -> str:
@@ -199,7 +203,7 @@ async def _resolve(server: Server) -> list[_Target]:
             threading.Thread(target=ask, name="resolve", daemon=True).start()
         return await answer
     except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{place(server)}: no such host; check the host's name") from error
+        raise Unreachable(f"{host_port(server)}: no such host; check the host's name") from error
 
 
 def _is_literal(host: str) -> bool:
@@ -252,26 +256,26 @@ def check_fingerprint(server: Server, der: bytes | None) -> None:
     pinned = server.tls_fingerprint.replace(":", "").replace(" ", "").lower()
     shown = fingerprint(der) if der else "none"
     if not hmac.compare_digest(pinned.encode(), shown.encode()):
-        raise Untrusted(
-            f"{place(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
+        raise TlsError(
+            f"{host_port(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
             "set tls_fingerprint to that only if the provider confirms it"
         )
 
 
-def explain_tls(server: Server, error: Exception) -> Untrusted:
+def explain_tls(server: Server, error: Exception) -> TlsError:
     """What went wrong in a handshake, in words that name what to change; to be raised from ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Untrusted(
-            f"{place(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
+        return TlsError(
+            f"{host_port(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
             "correct the host's name, or pin the certificate with tls_fingerprint"
         )
     if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
-        return Untrusted(f"{place(server)}: the server does not speak TLS on this port; check port and tls")
+        return TlsError(f"{host_port(server)}: the server does not speak TLS on this port; check port and tls")
     if isinstance(error, ssl.SSLError) and error.reason:
-        return Untrusted(
-            f"{place(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); TLS 1.2 or newer is needed"
+        return TlsError(
+            f"{host_port(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); TLS 1.2 or newer is needed"
         )
-    return Untrusted(
-        f"{place(server)}: the connection ended during the TLS handshake; check port and tls; "
+    return TlsError(
+        f"{host_port(server)}: the connection ended during the TLS handshake; check port and tls; "
         "TLS 1.2 or newer is needed"
     )

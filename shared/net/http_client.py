@@ -20,7 +20,7 @@ from shared.settings import PrivateHosts
 
 SECONDS = 20.0
 REPLY_OCTETS = 256 * 1024
-HTTPS = 443
+HTTPS_PORT = 443
 
 
 def server_of(url: str) -> Server:
@@ -33,7 +33,7 @@ def server_of(url: str) -> Server:
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise Permanent(f"{url[:200]!r}: an https URL is needed")
     tls = parts.scheme == "https"
-    return Server(parts.hostname, port or (HTTPS if tls else http.client.HTTP_PORT), "implicit" if tls else "none")
+    return Server(parts.hostname, port or (HTTPS_PORT if tls else http.client.HTTP_PORT), "implicit" if tls else "none")
 
 
 async def post(
@@ -41,7 +41,7 @@ async def post(
     body: str,
     headers: Mapping[str, str],
     allow_private: PrivateHosts,
-    ports: frozenset[int] = frozenset({HTTPS}),
+    ports: frozenset[int] = frozenset({HTTPS_PORT}),
 ) -> tuple[int, bytes]:
     """POST something; status and body of the answer. By plain http private addresses only.
 
@@ -61,7 +61,7 @@ async def post(
                 # in a thread: http.client waits, and this happens seldom
                 return await asyncio.to_thread(_post, sock, server, path, body, headers)
         except TimeoutError as error:
-            raise dial.Late(f"{dial.place(server)}: the answer takes too long") from error
+            raise dial.ConnectTimeout(f"{dial.host_port(server)}: the answer takes too long") from error
         finally:
             with suppress(OSError):  # a server that drips on and on would keep the thread
                 other.shutdown(socket.SHUT_RDWR)
@@ -80,7 +80,7 @@ def _post(sock: socket.socket, server: Server, path: str, body: str, headers: Ma
     except ssl.SSLError as error:
         raise dial.explain_tls(server, error) from error
     except (OSError, http.client.HTTPException) as error:
-        raise dial.Unreachable(f"{dial.place(server)}: no answer to the request") from error
+        raise dial.Unreachable(f"{dial.host_port(server)}: no answer to the request") from error
     finally:
         connection.close()
         sock.close()

@@ -24,7 +24,7 @@ BACKLOG = 512
 OTHER_FILES = 100
 """Files that a process has open beside its connections."""
 
-Welcome = Callable[[socket.socket, str], Awaitable[None]]
+OnConnection = Callable[[socket.socket, str], Awaitable[None]]
 """Takes a connection and the client's IP address."""
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ def listen(settings: Settings, setting: str, port: int) -> socket.socket:
     return listening
 
 
-class Doorkeeper:
+class Acceptor:
     """Takes connections one by one, and hears on behalf of whom proxies come."""
 
     def __init__(self, protocol: str, proxies: Networks) -> None:
@@ -62,7 +62,7 @@ class Doorkeeper:
         self._proxies = proxies
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, listening: socket.socket, welcome: Welcome) -> None:
+    def open(self, listening: socket.socket, welcome: OnConnection) -> None:
         """Take what comes, until ``close``. :param welcome: is called for many at once."""
         self._spawn(self._accept(listening, welcome))
 
@@ -77,7 +77,7 @@ class Doorkeeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, listening: socket.socket, welcome: Welcome) -> None:
+    async def _accept(self, listening: socket.socket, welcome: OnConnection) -> None:
         loop = asyncio.get_running_loop()
         with listening:
             while True:
@@ -87,13 +87,13 @@ class Doorkeeper:
                     log.warning(f"{self._protocol} connection not taken", reason=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                self._spawn(self._lead_in(client, str(address[0]), welcome))
+                self._spawn(self._read_proxy_header(client, str(address[0]), welcome))
 
-    async def _lead_in(self, client: socket.socket, peer: str, welcome: Welcome) -> None:
+    async def _read_proxy_header(self, client: socket.socket, peer: str, welcome: OnConnection) -> None:
         try:
             if proxy_protocol.is_among(self._proxies, peer):
                 peer = await proxy_protocol.read(client) or peer
-        except (OSError, proxy_protocol.Malformed) as error:
+        except (OSError, proxy_protocol.MalformedProxyHeader) as error:
             reason = str(error) or type(error).__name__
             log.warning(f"{self._protocol} connection of a proxy refused", peer=peer, reason=reason)
             client.close()
@@ -103,7 +103,7 @@ class Doorkeeper:
             raise
         await welcome(client, peer)
 
-    async def shake_hands(
+    async def start_tls_server(
         self,
         client: socket.socket,
         peer: str,

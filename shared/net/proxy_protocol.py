@@ -24,7 +24,7 @@ _TCP4, _TCP6 = 0x11, 0x21
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
-class Malformed(Exception):
+class MalformedProxyHeader(Exception):
     """What came is no header of the PROXY protocol."""
 
 
@@ -50,7 +50,7 @@ async def read(client: socket.socket) -> str | None:
             head = await _exactly(client, 4)
             octets = int.from_bytes(head[2:])
             if octets > _V2_OCTETS:
-                raise Malformed(f"a header of {octets} octets")
+                raise MalformedProxyHeader(f"a header of {octets} octets")
             return parse_v2(head, await _exactly(client, octets))
         line = start
         while line.startswith(b"PROXY ") and not line.endswith(b"\n") and len(line) < _V1_OCTETS:
@@ -74,13 +74,13 @@ def parse_v1(line: bytes) -> str | None:
     if line.startswith(b"PROXY UNKNOWN") and line.endswith(b"\r\n"):
         return None
     if not line.endswith(b"\r\n") or len(words) != 6 or words[:2] not in ([b"PROXY", b"TCP4"], [b"PROXY", b"TCP6"]):
-        raise Malformed(f"no header of the PROXY protocol: {line[:40]!r}")
+        raise MalformedProxyHeader(f"no header of the PROXY protocol: {line[:40]!r}")
     try:
         address = ipaddress.ip_address(words[2].decode("ascii"))
     except ValueError as error:
-        raise Malformed(f"no address: {words[2]!r}") from error
+        raise MalformedProxyHeader(f"no address: {words[2]!r}") from error
     if address.version != (4 if words[1] == b"TCP4" else 6):
-        raise Malformed(f"an address of another family: {words[2]!r}")
+        raise MalformedProxyHeader(f"an address of another family: {words[2]!r}")
     return str(address)
 
 
@@ -90,10 +90,10 @@ def parse_v2(head: bytes, rest: bytes) -> str | None:
     :param head: the four octets behind the signature. :param rest: what they announce. :raises Malformed: it has none.
     """
     if head[0] not in (_LOCAL, _PROXY):
-        raise Malformed(f"version and command {head[0]:#x}")
+        raise MalformedProxyHeader(f"version and command {head[0]:#x}")
     size = {_TCP4: 4, _TCP6: 16}.get(head[1])
     if head[0] == _LOCAL or size is None:
         return None
     if len(rest) < 2 * size + 4:
-        raise Malformed(f"{len(rest)} octets are too few for the addresses")
+        raise MalformedProxyHeader(f"{len(rest)} octets are too few for the addresses")
     return str(ipaddress.ip_address(rest[:size]))

@@ -33,7 +33,7 @@ REFUSED = Gauge(
 )
 
 LIFETIME = timedelta(days=3650)
-LOOK_SECONDS = 5.0
+RELOAD_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -68,19 +68,19 @@ class Certificate:
         """:raises SettingsError: as server_context."""
         self.context = server_context(settings)
         self._settings = settings
-        self._known = self._last = self._stamps()
-        self._tell()
+        self._known = self._last = self._file_versions()
+        self._log_state()
 
-    async def watch(self) -> None:
+    async def reload_periodically(self) -> None:
         """Look at the files again and again. Never returns."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look()
+            await asyncio.sleep(RELOAD_SECONDS)
+            self.reload_if_changed()
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Use what is in the files, if they have changed and stayed the same since the last look: certificate and key
         are two files, and may be written one after the other. What cannot be used is told, and the old one stays."""
-        stamps = self._stamps()
+        stamps = self._file_versions()
         settled, self._last = stamps == self._last, stamps
         if stamps == self._known or not settled:
             return
@@ -91,15 +91,15 @@ class Certificate:
             REFUSED.set(1)
             log.error("renewed certificate refused, the old one stays in use", reason=str(error))
         else:
-            self._tell()
+            self._log_state()
             log.info("certificate renewed", file=str(_files(self._settings)[0]))
 
-    def _tell(self) -> None:
+    def _log_state(self) -> None:
         REFUSED.set(0)
         EXPIRES.set(expiry(self._settings).timestamp())
 
-    def _stamps(self) -> list[tuple[int, ...] | None]:
-        return [_stamp(path) for path in _files(self._settings) if path is not None]
+    def _file_versions(self) -> list[tuple[int, ...] | None]:
+        return [_file_version(path) for path in _files(self._settings) if path is not None]
 
 
 def expiry(settings: Settings) -> datetime:
@@ -111,7 +111,7 @@ def expiry(settings: Settings) -> datetime:
         raise SettingsError(f"MAILGROUP_TLS_CERT_FILE {path}: {error}") from error
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _file_version(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
@@ -157,7 +157,7 @@ def self_signed_file(settings: Settings) -> Path:
     return path
 
 
-def cover(settings: Settings) -> None:
+def drop_outdated_self_signed(settings: Settings) -> None:
     """Before the services start: remove a self-signed certificate that does not name the host mail clients use now."""
     path = settings.data / "tls" / "self-signed.pem"
     if settings.tls_cert_file is None and path.exists():

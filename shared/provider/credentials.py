@@ -32,7 +32,7 @@ MARGIN_SECONDS = 120.0
 """A token that is good for less is renewed, and used only if that does not work now."""
 LEAST_SECONDS = 5.0
 """… or it would end during the login."""
-TURNS = 0x6F617574
+LOCK_NAMESPACE = 0x6F617574
 """Names the advisory locks by which processes take turns."""
 AT_ONCE = 2
 """Accounts of one token endpoint that are asked for at the same time: one that hangs holds up no other."""
@@ -133,8 +133,8 @@ class Credentials:
         """In turn with every other process, from the grant as it is stored then."""
         gate = self._gates[external.oauth.issuer.token_url if external.oauth is not None else ""]
         async with gate, self._database.session() as connection:
-            await connection.execute("select pg_advisory_lock(%s, %s)", (TURNS, external.id % 2**31))
-            stored = next(iter(await accounts.externals(connection, [external.id])), external)
+            await connection.execute("select pg_advisory_lock(%s, %s)", (LOCK_NAMESPACE, external.id % 2**31))
+            stored = next(iter(await accounts.load_externals(connection, [external.id])), external)
             grant = Grant.open(self._vault, stored.password)
             if not grant.refresh_token:
                 raise Unauthorized("nobody has authorized it")

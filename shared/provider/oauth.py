@@ -60,7 +60,7 @@ ISSUERS = {
 }
 
 
-class IssuerUnwilling(Temporary):
+class IssuerUnavailable(Temporary):
     """The provider gives no token now."""
 
     kind: ClassVar[str] = "busy"
@@ -161,7 +161,7 @@ def slower(code: DeviceCode) -> DeviceCode:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CodeRequest:
     """An authorization that a browser is to bring back. url: to open. verifier: of PKCE (RFC 7636)."""
 
     url: str
@@ -170,7 +170,7 @@ class Request:
     verifier: str
 
 
-def begin_code(client: Client, login: str, redirect: str) -> Request:
+def begin_code(client: Client, login: str, redirect: str) -> CodeRequest:
     """The page where a person agrees (RFC 6749 section 4.1.1). :param redirect: a loopback URL (RFC 8252)."""
     if client.issuer.authorize_url is None:
         raise Permanent("this provider has no authorization page")
@@ -188,10 +188,10 @@ def begin_code(client: Client, login: str, redirect: str) -> Request:
         "access_type": "offline",  # Google gives a refresh token only then
         "prompt": "consent",
     }
-    return Request(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
+    return CodeRequest(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
 
 
-async def finish_code(client: Client, request: Request, code: str, allow_private: PrivateHosts) -> Tokens:
+async def finish_code(client: Client, request: CodeRequest, code: str, allow_private: PrivateHosts) -> Tokens:
     """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
     fields = {
         "grant_type": "authorization_code",
@@ -216,7 +216,7 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
     code = found.get("error")
     ours = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
     if not ours or not isinstance(code, str) or code in _FOR_NOW:  # a proxy's page is no refusal either
-        raise IssuerUnwilling(f"{host}: no token now ({_problem(status, found)})")
+        raise IssuerUnavailable(f"{host}: no token now ({_problem(status, found)})")
     raise Unauthorized(f"{host}: no token is given ({_problem(status, found)})")
 
 

@@ -18,20 +18,20 @@ from typing import cast
 
 from shared.model import Server
 from shared.net.dial import (
-    Late,
-    Told,
-    Untrusted,
+    ConnectTimeout,
+    ProgressCallback,
+    TlsError,
     check_fingerprint,
     client_context,
     connect_socket,
     describe_tls,
     explain_tls,
-    place,
-    unheard,
+    host_port,
+    no_progress,
 )
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_errors import Broken, Busy, Cut, Endless, Refused
+from shared.provider.pop3_errors import LoginRefused, Pop3ConnectionLost, ProtocolError, ReplyTooLong, ServerBusy
 from shared.provider.pop3_replies import (
     Body,
     Capabilities,
@@ -63,11 +63,11 @@ _BUFFER_HIGH = 1024 * 1024
 _TOGETHER = ("gmail.com", "googlemail.com")
 
 
-Room = Callable[[int], Awaitable[None]]
+ReserveMemory = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RetrRequest:
     """A mail to be read. octets: what LIST says, which is believed for the window's size only."""
 
     number: int
@@ -90,7 +90,7 @@ class Retrieved:
     head: bytes = b""
 
 
-class _Wire(asyncio.Protocol):
+class _Pop3Stream(asyncio.Protocol):
     """Bytes as they arrive, in a queue that stops the sender when it is full."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Pop3Client:
     reading: the number of the mail whose reply is being read, so that a session that ends there can be told of it.
     """
 
-    def __init__(self, server: Server, wire: _Wire, read_seconds: float, session_seconds: float) -> None:
+    def __init__(self, server: Server, wire: _Pop3Stream, read_seconds: float, session_seconds: float) -> None:
         self.server = server
         self.capabilities = Capabilities()
         self.reading: int | None = None
@@ -163,12 +163,12 @@ class Pop3Client:
         self._session_seconds = session_seconds
         self._ends = asyncio.get_running_loop().time() + session_seconds
         self._data = b""
-        self._at = 0
-        self._doing = "greeting"
+        self._pos = 0
+        self._current_command = "greeting"
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
-    async def greet(self, told: Told = unheard) -> None:
+    async def greet(self, told: ProgressCallback = no_progress) -> None:
         """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
 
         :param told: of the steps encrypted (after STLS) and answered.
@@ -177,7 +177,7 @@ class Pop3Client:
         """
         ok, line = await self._reply()
         if not ok:
-            raise Busy(f"{place(self.server)}: the server does not serve now: {trim(line)}")
+            raise ServerBusy(f"{host_port(self.server)}: the server does not serve now: {trim(line)}")
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
@@ -192,7 +192,9 @@ class Pop3Client:
         :raises Refused: wrong name or password. :raises Busy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
         """
         if any(c in text for text in (credential.login, credential.secret) for c in "\r\n\0"):
-            raise Refused(f"{place(self.server)}: name or password hold a line break or NUL; set them again", None)
+            raise LoginRefused(
+                f"{host_port(self.server)}: name or password hold a line break or NUL; set them again", None
+            )
         if credential.token:
             await self._authenticate(xoauth2(credential.login, credential.secret))
         else:
@@ -204,7 +206,7 @@ class Pop3Client:
 
     async def _user_and_pass(self, user: str, password: str) -> None:
         for verb, argument in (("USER", user), ("PASS", password)):
-            self._doing = verb
+            self._current_command = verb
             self._write(f"{verb} {argument}\r\n".encode())
             ok, line = await self._reply()
             if not ok:
@@ -215,7 +217,7 @@ class Pop3Client:
 
         Whoever refuses the bare command is given the response with it: nobody has seen a token before that.
         """
-        self._doing = "AUTH"
+        self._current_command = "AUTH"
         together = self.server.host.lower().endswith(_TOGETHER)
         self._write(b"AUTH XOAUTH2 " + response + b"\r\n" if together else b"AUTH XOAUTH2\r\n")
         answer, line = await self._answer()
@@ -231,9 +233,11 @@ class Pop3Client:
     def _login_failure(self, reply: str, otherwise: str | None = None) -> Exception:
         code = response_code(reply)
         if is_for_now(reply):
-            return Busy(f"{place(self.server)}: the mailbox cannot be opened now: {reply}", code)
+            return ServerBusy(f"{host_port(self.server)}: the mailbox cannot be opened now: {reply}", code)
         code = code or otherwise
-        return Refused(f"{place(self.server)}: the login was refused; check login name and password: {reply}", code)
+        return LoginRefused(
+            f"{host_port(self.server)}: the login was refused; check login name and password: {reply}", code
+        )
 
     async def stat(self) -> tuple[int, int]:
         """How many mails, and their octets."""
@@ -256,16 +260,16 @@ class Pop3Client:
         count, octets = await self._stat_reply()
         if not self.capabilities.pipelining:
             self._write(b"UIDL\r\n")
-        self._doing = "UIDL"
+        self._current_command = "UIDL"
         ok, line = await self._reply()
         by_place = not ok
         if by_place:
             self._check_refused_list(line)
-            self._doing = "LIST"
+            self._current_command = "LIST"
             self._write(b"LIST\r\n")
             ok, line = await self._reply()
         if not ok:
-            raise Broken(f"{place(self.server)}: the server lists no mails: {trim(line)}")
+            raise ProtocolError(f"{host_port(self.server)}: the server lists no mails: {trim(line)}")
         text = await self._text()
         digest = hashlib.sha256(b"%d %d %d " % (by_place, count, octets) + text.sha256).digest()
         return ListReply(count, text.kept, digest, by_place)
@@ -274,25 +278,25 @@ class Pop3Client:
         """:raises Busy, Broken: the server knows UIDL, and refuses it now."""
         reply = trim(line)
         if is_for_now(reply):
-            raise Busy(f"{place(self.server)}: the server lists no mails now: {reply}", response_code(reply))
+            raise ServerBusy(f"{host_port(self.server)}: the server lists no mails now: {reply}", response_code(reply))
         if self.capabilities.uidl:
-            raise Broken(
-                f"{place(self.server)}: the server announces unique ids (UIDL) and does not list them: {reply}"
+            raise ProtocolError(
+                f"{host_port(self.server)}: the server announces unique ids (UIDL) and does not list them: {reply}"
             )
 
     async def sizes(self) -> dict[int, int]:
         """LIST: octets by number, as far as the server tells."""
-        self._doing = "LIST"
+        self._current_command = "LIST"
         self._write(b"LIST\r\n")
         ok, _ = await self._reply()
         return parse_list(await self._lines()) if ok else {}
 
     async def retrieve(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[RetrRequest],
         limit: int,
         stop: Callable[[], bool] = lambda: False,
-        room: Room | None = None,
+        room: ReserveMemory | None = None,
     ) -> AsyncIterator[Retrieved]:
         """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for.
 
@@ -310,7 +314,7 @@ class Pop3Client:
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
         """DELE each; it takes effect with QUIT. Returns those that the server refused."""
-        self._doing = "DELE"
+        self._current_command = "DELE"
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         refused = []
         for start in range(0, len(numbers), window):
@@ -324,17 +328,22 @@ class Pop3Client:
 
     async def quit(self) -> bool:
         """QUIT. Returns whether the server says that everything deleted is gone."""
-        self._doing = "QUIT"
+        self._current_command = "QUIT"
         self._write(b"QUIT\r\n")
         ok, _ = await self._reply()
         return ok
 
     @property
-    def half_spent(self) -> bool:
+    def _where(self) -> str:
+        """The server and the command that waits for its reply, for error texts."""
+        return f"{host_port(self.server)}: {self._current_command}"
+
+    @property
+    def past_half_time(self) -> bool:
         """Whether half of the session's time is over, so that it is better to begin another than to be cut."""
         return asyncio.get_running_loop().time() > self._ends - self._session_seconds / 2
 
-    def forget_pipelining(self) -> None:
+    def disable_pipelining(self) -> None:
         """From now on send each command only after the reply to the one before."""
         self.capabilities = replace(self.capabilities, pipelining=False)
 
@@ -350,7 +359,7 @@ class Pop3Client:
         requests: Sequence[tuple[int, int, bytes]],
         limit: int,
         stop: Callable[[], bool],
-        room: Room | None,
+        room: ReserveMemory | None,
     ) -> AsyncIterator[Retrieved]:
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         flying: deque[tuple[int, int]] = deque()
@@ -373,7 +382,7 @@ class Pop3Client:
                 return
             number, size = flying.popleft()
             octets -= size
-            self._doing = f"{verb} of mail {number}"
+            self._current_command = f"{verb} of mail {number}"
             self.reading = number
             ok, line = await self._reply()
             if ok:
@@ -387,24 +396,24 @@ class Pop3Client:
             yield retrieved
             del retrieved
 
-    async def _body(self, limit: int, room: Room | None = None) -> Body:
+    async def _body(self, limit: int, room: ReserveMemory | None = None) -> Body:
         """The text of a multi-line reply whose status line has just been read."""
-        if self._data[self._at - 2 : self._at] == b"\r\n":
-            self._at -= 2
+        if self._data[self._pos - 2 : self._pos] == b"\r\n":
+            self._pos -= 2
         else:  # a status line that ended with a lone LF
-            self._data, self._at = b"\r\n" + self._data[self._at :], 0
+            self._data, self._pos = b"\r\n" + self._data[self._pos :], 0
         body = Body(limit)
         allowed = STEP_OCTETS
         while True:
-            ended, self._at = body.take(self._data, self._at)
+            ended, self._pos = body.take(self._data, self._pos)
             if ended:
                 return body
             if room is not None and len(body.kept) > allowed:
                 await room(STEP_OCTETS)
                 allowed += STEP_OCTETS
             if body.octets > 2 * limit + _BUFFER_HIGH:
-                raise Endless(
-                    f"{place(self.server)}: {self._doing}: the reply has no end; given up after {body.octets} octets",
+                raise ReplyTooLong(
+                    f"{self._where}: the reply has no end; given up after {body.octets} octets",
                     body.octets,
                 )
             await self._more()
@@ -415,7 +424,7 @@ class Pop3Client:
     async def _text(self) -> Body:
         body = await self._body(LIST_OCTETS)
         if body.too_large:
-            raise Broken(f"{place(self.server)}: {self._doing}: a list of more than {LIST_OCTETS} octets")
+            raise ProtocolError(f"{self._where}: a list of more than {LIST_OCTETS} octets")
         return body
 
     async def _reply(self) -> tuple[bool, bytes]:
@@ -427,59 +436,57 @@ class Pop3Client:
 
     async def _answer(self) -> tuple[bytes, bytes]:
         """A line in answer to a command: +OK, -ERR or + (RFC 5034: the server wants a response), and what follows."""
-        while (end := self._data.find(b"\n", self._at)) < 0:
-            if len(self._data) - self._at > LINE_OCTETS:
+        while (end := self._data.find(b"\n", self._pos)) < 0:
+            if len(self._data) - self._pos > LINE_OCTETS:
                 raise self._too_long()
             await self._more()
-        if end - self._at > LINE_OCTETS:
+        if end - self._pos > LINE_OCTETS:
             raise self._too_long()
-        line = self._data[self._at : end].rstrip()
-        self._at = end + 1
+        line = self._data[self._pos : end].rstrip()
+        self._pos = end + 1
         indicator, _, text = line.partition(b" ")
         if indicator.upper() not in (b"+OK", b"-ERR", b"+"):
             raise self._no_answer()
         return indicator.upper(), text
 
-    def _no_answer(self) -> Broken:
+    def _no_answer(self) -> ProtocolError:
         """What came is not shown: it may be anything that this machine can reach."""
-        return Broken(
-            f"{place(self.server)}: {self._doing}: that is no answer of a POP3 server; check host, port and tls"
-        )
+        return ProtocolError(f"{self._where}: that is no answer of a POP3 server; check host, port and tls")
 
-    def _too_long(self) -> Broken:
-        return Broken(f"{place(self.server)}: {self._doing}: a reply line of more than {LINE_OCTETS} octets")
+    def _too_long(self) -> ProtocolError:
+        return ProtocolError(f"{self._where}: a reply line of more than {LINE_OCTETS} octets")
 
     async def _stat_reply(self) -> tuple[int, int]:
-        self._doing = "STAT"
+        self._current_command = "STAT"
         ok, line = await self._reply()
         found = parse_stat(line) if ok else None
         if found is not None:
             return found
-        raise Broken(f"{place(self.server)}: STAT: no count of mails in the reply: {trim(line)}")
+        raise ProtocolError(f"{host_port(self.server)}: STAT: no count of mails in the reply: {trim(line)}")
 
     async def _capa(self) -> Capabilities:
-        self._doing = "CAPA"
+        self._current_command = "CAPA"
         self._write(b"CAPA\r\n")
         ok, _ = await self._reply()
         return parse_capa(await self._lines()) if ok else Capabilities()
 
     async def _start_tls(self) -> None:
-        self._doing = "STLS"
+        self._current_command = "STLS"
         if self.capabilities.answered and not self.capabilities.stls:
-            raise Untrusted(
-                f"{place(self.server)}: the server offers no STARTTLS, and nothing is sent in clear text; "
+            raise TlsError(
+                f"{host_port(self.server)}: the server offers no STARTTLS, and nothing is sent in clear text; "
                 "set tls to implicit (port 995), or to none if you accept that"
             )
         self._write(b"STLS\r\n")
         ok, line = await self._reply()
         if not ok:
-            raise Untrusted(
-                f"{place(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
+            raise TlsError(
+                f"{host_port(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
                 f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}"
             )
-        if self._at < len(self._data) or not self._wire.empty:
-            raise Untrusted(
-                f"{place(self.server)}: the server sent something between STARTTLS and TLS: somebody may be in between"
+        if self._pos < len(self._data) or not self._wire.empty:
+            raise TlsError(
+                f"{host_port(self.server)}: the server sent octets between STARTTLS and TLS: somebody may be in between"
             )
         try:
             secured = await asyncio.get_running_loop().start_tls(
@@ -507,14 +514,14 @@ class Pop3Client:
                 chunk = await self._wire.chunk()
         except TimeoutError as error:
             if by == self._ends:
-                raise Late(
-                    f"{place(self.server)}: {self._doing}: the session took longer than {self._session_seconds:g} s"
+                raise ConnectTimeout(
+                    f"{self._where}: the session took longer than {self._session_seconds:g} s"
                 ) from error
-            raise Late(f"{place(self.server)}: {self._doing}: no answer within {self._read_seconds:g} s") from error
+            raise ConnectTimeout(f"{self._where}: no answer within {self._read_seconds:g} s") from error
         if not chunk:
-            raise Cut(f"{place(self.server)}: {self._doing}: the server ended the connection")
-        self._data = self._data[self._at :] + chunk if self._at < len(self._data) else chunk
-        self._at = 0
+            raise Pop3ConnectionLost(f"{self._where}: the server ended the connection")
+        self._data = self._data[self._pos :] + chunk if self._pos < len(self._data) else chunk
+        self._pos = 0
 
 
 @asynccontextmanager
@@ -525,7 +532,7 @@ async def open_session(
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,
     session_seconds: float = SESSION_SECONDS,
-    told: Told = unheard,
+    told: ProgressCallback = no_progress,
 ) -> AsyncIterator[Pop3Client]:
     """A session after its greeting, and after TLS where the account wants it; ended with the block.
 
@@ -537,7 +544,7 @@ async def open_session(
     :raises Permanent: ``Forbidden``, ``Refused``.
     """
     connection = await connect_socket(server, allow_private, connect_seconds, told=told)
-    wire = _Wire()
+    wire = _Pop3Stream()
     implicit = server.tls == "implicit"
     try:
         transport, _ = await asyncio.get_running_loop().create_connection(

@@ -8,7 +8,7 @@ from shared.errors import Permanent, Temporary
 from shared.net.dial import Unreachable
 
 
-class Refused(Permanent):
+class LoginRefused(Permanent):
     """The login was refused. code: the response code (RFC 2449 section 8, RFC 3206) in upper case, or None."""
 
     kind: ClassVar[str] = "refused"
@@ -18,7 +18,7 @@ class Refused(Permanent):
         self.code = code
 
 
-class Busy(Temporary):
+class ServerBusy(Temporary):
     """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all.
 
     code: the response code in upper case, or None.
@@ -31,13 +31,13 @@ class Busy(Temporary):
         self.code = code
 
 
-class Broken(Temporary):
+class ProtocolError(Temporary):
     """The server does not keep to the protocol, or lacks what we need."""
 
     kind: ClassVar[str] = "protocol"
 
 
-class Endless(Broken):
+class ReplyTooLong(ProtocolError):
     """A mail goes on far beyond what is allowed. octets: that came before it was given up."""
 
     def __init__(self, text: str, octets: int) -> None:
@@ -45,5 +45,5 @@ class Endless(Broken):
         self.octets = octets
 
 
-class Cut(Unreachable):
+class Pop3ConnectionLost(Unreachable):
     """The connection ended before the reply did."""

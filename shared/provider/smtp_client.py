@@ -23,12 +23,12 @@ BLOCK_SECONDS = 180.0
 """For one piece of the mail to be taken."""
 ANSWER_SECONDS = 600.0
 """From the final dot to the reply: giving up earlier makes duplicates."""
-HELD_OCTETS = 64 * 1024
+BUFFER_OCTETS = 64 * 1024
 """The end of a mail goes out together with its dot if it is not longer: no more than the kernel takes anyway."""
 
 SERVER_FULL = 421
-CREDENTIALS_WANTED = 530
-GO_ON = 354
+AUTH_REQUIRED = 530
+START_DATA = 354
 REPLY_CHARACTERS = 500
 REPLY_OCTETS = 32 * 1024
 """No reply is longer, all its lines together (RFC 5321 4.5.3.1.5 allows 512 octets a line)."""
@@ -55,7 +55,7 @@ class Reply:
         return 500 <= self.code < 600  # RFC 5321 4.2.1
 
     @property
-    def for_now(self) -> bool:
+    def temporary(self) -> bool:
         """4xx: not now, perhaps later, on a connection that stands."""
         return 400 <= self.code < 500 and self.code != SERVER_FULL  # RFC 5321 4.2.1
 
@@ -66,13 +66,13 @@ class Reply:
         return found[1] if found else f"{self.code // 100}.0.0"
 
 
-class Lost(Temporary):
+class SmtpConnectionLost(Temporary):
     """The connection ended before the final dot: the provider does not have the mail."""
 
     kind: ClassVar[str] = "connection"
 
 
-class Unanswered(Temporary):
+class OutcomeUnknown(Temporary):
     """The connection ended, or ten minutes passed, between the final dot and the reply: nobody knows."""
 
     kind: ClassVar[str] = "connection"
@@ -84,12 +84,12 @@ class Commands:
     def __init__(self, lines: Sequence[bytes]) -> None:
         """:param lines: without line ends. :raises Lost: one holds a control character, and would be two commands."""
         if any(_CONTROL.search(line) for line in lines):
-            raise Lost("a command with a control character in it was not sent")
+            raise SmtpConnectionLost("a command with a control character in it was not sent")
         self.lines = lines
         self.replies: list[asyncio.Future[Reply]] = []
 
 
-class Wire:
+class DotStuffer:
     """What goes over the wire in the DATA stage: CRLF line ends only, dots doubled (RFC 5321 2.3.8 and 4.5.2).
 
     A lone CR or LF becomes CRLF, wherever the pieces are cut; so nobody finds a second end of the mail in it.
@@ -122,7 +122,7 @@ class Wire:
         return b"" if ends else b"\r\n"
 
 
-class _Line(asyncio.Protocol):
+class _ReplyReader(asyncio.Protocol):
     """The connection's read side: replies to those who wait, in order; and whether more may be written."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -213,7 +213,7 @@ class SmtpClient:
     def __init__(self, transport: asyncio.BaseTransport, where: str, extensions: Mapping[str, str]) -> None:
         """:param transport: taken over from whoever logged in. :param where: host and port, for messages."""
         self._where = where
-        self._line = _Line(cast(asyncio.Transport, transport))
+        self._line = _ReplyReader(cast(asyncio.Transport, transport))
         transport.set_protocol(self._line)
         self.extensions = dict(extensions)
 
@@ -242,7 +242,7 @@ class SmtpClient:
             return reply.result()
         except OSError as error:  # TimeoutError is one
             self.close()
-            raise Lost(f"{self._where}: {_why(error)}") from error
+            raise SmtpConnectionLost(f"{self._where}: {_why(error)}") from error
         except BaseException:
             self.close()  # a reply may still come: it must not be taken for that of the next command
             raise
@@ -253,11 +253,11 @@ class SmtpClient:
         self.send(commands)
         return await self.reply(commands.replies[0], seconds)
 
-    async def content(
+    async def send_data(
         self,
         pieces: AsyncIterator[bytes],
-        before_dot: Callable[[], Awaitable[None]],
-        behind: Callable[[], Commands | None] = lambda: None,
+        before_final_dot: Callable[[], Awaitable[None]],
+        pipeline_next: Callable[[], Commands | None] = lambda: None,
     ) -> Reply:
         """Send a mail; DATA was answered 354. Whatever ``before_dot`` and ``pieces`` raise ends the connection first.
 
@@ -271,12 +271,12 @@ class SmtpClient:
             async with asyncio.timeout(None) as deadline:
                 rest = await self._stream(pieces, answer, deadline)
                 if not answer.done():
-                    await before_dot()
+                    await before_final_dot()
             if answer.done():
                 early = self._early(answer)
                 self.close()
                 return early
-            more = behind()
+            more = pipeline_next()
             if more is None:
                 self._line.transport.write(rest + b".\r\n")
             else:
@@ -286,7 +286,7 @@ class SmtpClient:
             answer.cancel()
             self.close()
             if isinstance(error, OSError):  # TimeoutError is one
-                raise Lost(f"{self._where}: {_why(error)} while the mail was sent") from error
+                raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
             raise
         return await self._answer(answer)
 
@@ -297,12 +297,12 @@ class SmtpClient:
 
         Never more than a piece waits in memory.
         """
-        wire = Wire()
+        wire = DotStuffer()
         loop = asyncio.get_running_loop()
         held = b""
         async for piece in pieces:
             held += wire.feed(piece)
-            if len(held) <= HELD_OCTETS:
+            if len(held) <= BUFFER_OCTETS:
                 continue
             self._line.transport.write(held)
             held = b""
@@ -323,9 +323,9 @@ class SmtpClient:
         try:
             reply = answer.result()
         except ConnectionError as error:
-            raise Lost(f"{self._where}: {_why(error)} while the mail was sent") from error
+            raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
         if not 400 <= reply.code < 600:  # RFC 5321 4.2.1
-            raise Lost(f"{self._where}: a reply {reply.code} came before the end of the mail")
+            raise SmtpConnectionLost(f"{self._where}: a reply {reply.code} came before the end of the mail")
         return reply
 
     async def _answer(self, answer: asyncio.Future[Reply]) -> Reply:
@@ -334,10 +334,12 @@ class SmtpClient:
                 reply = await answer
         except TimeoutError as error:
             self.close()
-            raise Unanswered(f"{self._where}: no reply within {ANSWER_SECONDS:g} s after the mail was sent") from error
+            raise OutcomeUnknown(
+                f"{self._where}: no reply within {ANSWER_SECONDS:g} s after the mail was sent"
+            ) from error
         except ConnectionError as error:
             self.close()
-            raise Unanswered(f"{self._where}: {_why(error)} after the mail was sent, before the reply") from error
+            raise OutcomeUnknown(f"{self._where}: {_why(error)} after the mail was sent, before the reply") from error
         except BaseException:
             self.close()
             raise
@@ -350,12 +352,12 @@ class SmtpClient:
         reply = await self.command(b"RSET", DATA_SECONDS)
         if not reply.accepted:
             self.close()
-            raise Lost(f"{self._where}: RSET was answered {reply.code}")
+            raise SmtpConnectionLost(f"{self._where}: RSET was answered {reply.code}")
 
     async def quit(self) -> None:
         """Say goodbye, briefly, and close."""
         if self.alive:
-            with contextlib.suppress(Lost):  # it is closed anyway
+            with contextlib.suppress(SmtpConnectionLost):  # it is closed anyway
                 await self.command(b"QUIT", 5.0)
         self.close()
 

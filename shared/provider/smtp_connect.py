@@ -17,7 +17,7 @@ from shared.errors import Temporary
 from shared.model import External
 from shared.net import dial
 from shared.provider.credentials import Credential
-from shared.provider.smtp_client import CREDENTIALS_WANTED, Reply, SmtpClient, in_one_line
+from shared.provider.smtp_client import AUTH_REQUIRED, Reply, SmtpClient, in_one_line
 from shared.settings import PrivateHosts
 
 CONNECT_SECONDS = 60.0
@@ -31,7 +31,7 @@ _RECENT = "recent:"
 _SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
 
 
-class Unwilling(Temporary):
+class ServerUnavailable(Temporary):
     """The server is there and does not serve us now. reply_code: what it answered."""
 
     kind: ClassVar[str] = "server"
@@ -41,7 +41,7 @@ class Unwilling(Temporary):
         self.reply_code = reply_code
 
 
-class LoginRefused(Temporary):
+class AuthFailed(Temporary):
     """The credentials are wrong, or some are wanted: waiting does not help, a person has to correct the account."""
 
     kind: ClassVar[str] = "credentials"
@@ -52,7 +52,7 @@ async def connect(
     credential: Credential,
     allow_private: PrivateHosts,
     seconds: float = CONNECT_SECONDS,
-    told: dial.Told = dial.unheard,
+    told: dial.ProgressCallback = dial.no_progress,
 ) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
 
@@ -64,7 +64,7 @@ async def connect(
     :raises LoginRefused: wrong credentials.
     """
     server = external.smtp
-    where = dial.place(server)
+    where = dial.host_port(server)
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
     sock = await dial.connect_socket(server, allow_private, seconds, told=told)
@@ -84,23 +84,23 @@ async def connect(
                 await _log_in(smtp, credential, where)
                 told("logged in", f"as {credential.login}")
         if smtp.transport is None:
-            raise Unwilling(f"{where}: the server ended the connection behind the login")
+            raise ServerUnavailable(f"{where}: the server ended the connection behind the login")
         return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
     except TimeoutError as error:
-        raise dial.Late(f"{where}: the server did not answer within {seconds:g} s") from error
+        raise dial.ConnectTimeout(f"{where}: the server did not answer within {seconds:g} s") from error
     except ssl.SSLError as error:
         raise dial.explain_tls(server, error) from error
     except aiosmtplib.SMTPResponseException as error:
         if error.code < 0:  # what came is not shown: it may be anything that this machine can reach
-            raise Unwilling(f"{where}: that is no answer of a mail server; check host, port and tls") from error
-        raise Unwilling(f"{where}: the server answered {error.code}", error.code) from error
+            raise ServerUnavailable(f"{where}: that is no answer of a mail server; check host, port and tls") from error
+        raise ServerUnavailable(f"{where}: the server answered {error.code}", error.code) from error
     except (aiosmtplib.SMTPException, OSError) as error:
         if isinstance(error.__cause__, ssl.SSLError):
             raise dial.explain_tls(server, error.__cause__) from error
-        raise Unwilling(f"{where}: the connection ended before the login was done") from error
+        raise ServerUnavailable(f"{where}: the connection ended before the login was done") from error
 
 
-async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: dial.Told) -> None:
+async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: dial.ProgressCallback) -> None:
     """Greeting, EHLO, TLS, and EHLO again. What is not a mail server's answer is never shown: only its code is."""
     server = external.smtp
     try:
@@ -111,7 +111,7 @@ async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: di
         await _hello(smtp)
         if server.tls == "starttls":
             if not smtp.supports_extension("starttls"):
-                raise dial.Untrusted(
+                raise dial.TlsError(
                     f"{where}: the server does not offer STARTTLS; the login and the mail are not "
                     "sent without; check port and tls"
                 )
@@ -145,7 +145,7 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
     offered = [name for name in known if name in smtp.server_auth_methods]
     try:
         if not offered:
-            raise Unwilling(
+            raise ServerUnavailable(
                 f"{where}: the server takes no login here (none of {', '.join(known).upper()}); "
                 "check port and tls, or set auth to false"
             )
@@ -164,8 +164,8 @@ async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> 
                     continue
                 reply = Reply(error.code, in_one_line(error.message))
                 if reply.refused:
-                    raise LoginRefused(f"{where}: the login was refused ({reply}); check login and password") from error
-                raise Unwilling(f"{where}: the login does not work now ({reply})", error.code) from error
+                    raise AuthFailed(f"{where}: the login was refused ({reply}); check login and password") from error
+                raise ServerUnavailable(f"{where}: the login does not work now ({reply})", error.code) from error
     except BaseException:
         smtp.close()
         raise
@@ -176,7 +176,7 @@ async def probe_smtp(
     credential: Credential,
     allow_private: PrivateHosts,
     seconds: float,
-    told: dial.Told = dial.unheard,
+    told: dial.ProgressCallback = dial.no_progress,
 ) -> None:
     """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
 
@@ -184,20 +184,22 @@ async def probe_smtp(
 
     :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
     """
-    where = dial.place(external.smtp)
+    where = dial.host_port(external.smtp)
     client = await connect(external, credential, allow_private, seconds, told)
     try:
         async with asyncio.timeout(seconds):
             reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")
-            if reply.code == CREDENTIALS_WANTED:
-                raise LoginRefused(f"{where}: the server wants a login ({reply}); set auth to true")
+            if reply.code == AUTH_REQUIRED:
+                raise AuthFailed(f"{where}: the server wants a login ({reply}); set auth to true")
             if not reply.accepted:
-                raise Unwilling(f"{where}: {external.address} is not accepted as the sender ({reply})", reply.code)
+                raise ServerUnavailable(
+                    f"{where}: {external.address} is not accepted as the sender ({reply})", reply.code
+                )
             await client.reset()
             told("accepted", f"{external.address} may send here; taken back, nothing was sent")
             await client.quit()
     except TimeoutError as error:
-        raise dial.Late(f"{where}: no answer within {seconds:g} s") from error
+        raise dial.ConnectTimeout(f"{where}: no answer within {seconds:g} s") from error
     finally:
         client.close()
 

@@ -68,7 +68,7 @@ class Health:
             missing = []
             if not await self._database.ready():
                 missing.append("database")
-            if self._broker is not None and not self._broker.useful:
+            if self._broker is not None and not self._broker.accepts_messages:
                 missing.append("broker")
             self._missing = missing
             self._beat_at = time.monotonic()

@@ -53,9 +53,9 @@ class Service:
         self.database = Database(settings.database_url, name)
         self.broker = Broker(settings.broker_url, name)
         self.stopping = asyncio.Event()
-        self.alone = asyncio.Lock()
+        self.exclusive = asyncio.Lock()
 
-    async def stop_within(self, seconds: float) -> bool:
+    async def wait_for_stop(self, seconds: float) -> bool:
         """Wait up to ``seconds``; True as soon as the service is to stop."""
         try:
             async with asyncio.timeout(seconds):

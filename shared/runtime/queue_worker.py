@@ -21,9 +21,9 @@ import structlog
 from prometheus_client import Counter
 
 from shared.amqp.broker import Consumer, Delivery, Publication
-from shared.amqp.payloads import Envelope, read
-from shared.errors import MOST_FAULTS, Permanent, Temporary
-from shared.metrics import SECONDS
+from shared.amqp.payloads import WorkItem, read_payload
+from shared.errors import MAX_FAILURES, Permanent, Temporary
+from shared.metrics import STAGE_SECONDS
 from shared.runtime.process import Service
 from shared.store import poison
 from shared.store.poison import Suspect
@@ -36,7 +36,7 @@ SWEEP_SECONDS = 2.0
 """Between two looks whether the queue is empty."""
 BUSY_SECONDS = 30.0
 """Between two sweeps while mail keeps coming: a lost message must not wait for the evening."""
-PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a temporary failure, the last one for ever."""
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ class Stage(Protocol):
     async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
         """Work on these rows in one transaction and return what is to be published after its commit."""
 
-    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
+    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count faults of this one row; park it at MOST_FAULTS, with where and how it failed."""
 
     async def sweep(self) -> Sequence[Publication]:
@@ -88,7 +88,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
     noted: set[int] = set()
     for delivery in batch:
         try:
-            ids = read(Envelope, delivery.body).ids
+            ids = read_payload(WorkItem, delivery.body).ids
         except Permanent as error:
             log.error("stray message", stage=stage.name, reason=str(error))
             consumer.reject(delivery)
@@ -99,36 +99,36 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
             returned.update(ids)
     left = list(dict.fromkeys(wanted))
     most = min(len(left), stage.batch)
-    pauses = iter(PAUSES)
+    pauses = iter(RETRY_PAUSES)
     while left:
         part = left[:most]
         started = time.perf_counter()
         try:
             if doubtful := returned.intersection(part):
-                aside = await _note(service, stage, doubtful)
+                aside = await _mark_redelivered(service, stage, doubtful)
                 returned -= doubtful
                 noted |= doubtful - aside
                 left = [row for row in left if row not in aside]
                 continue
-            async with service.alone:
+            async with service.exclusive:
                 publications = await stage.handle(part)
         except Temporary as error:
             FAILURES.labels(stage.name, "temporary").inc()
-            pause = next(pauses, PAUSES[-1])
+            pause = next(pauses, RETRY_PAUSES[-1])
             log.warning("waiting", stage=stage.name, mails=len(part), seconds=pause, reason=str(error))
-            if await service.stop_within(pause):
+            if await service.wait_for_stop(pause):
                 consumer.requeue(batch)
                 return
             most = max(1, most // 2)
             continue
         except Exception as error:  # whatever it is: one mail is at fault, and is to be found
             if len(part) == 1:
-                await _blame(service, stage, part[0], error)
+                await _count_failure(service, stage, part[0], error)
             else:
                 log.warning("batch failed, going by halves", stage=stage.name, mails=len(part), reason=repr(error))
                 await _handle_halves(service, stage, part)
         else:
-            SECONDS.labels(stage.name).observe(time.perf_counter() - started)
+            STAGE_SECONDS.labels(stage.name).observe(time.perf_counter() - started)
             service.broker.publish_behind(publications)
         if survived := noted.intersection(part):
             await _clear(service, stage, survived)
@@ -144,7 +144,7 @@ async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> 
     middle = len(ids) // 2
     for half in (ids[:middle], ids[middle:]):
         try:
-            async with service.alone:
+            async with service.exclusive:
                 service.broker.publish_behind(await stage.handle(half))
         except Temporary as error:
             log.warning("left to the sweep", stage=stage.name, mails=len(half), first=half[0], reason=str(error))
@@ -152,15 +152,15 @@ async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> 
             if len(half) > 1:
                 await _handle_halves(service, stage, half)
             else:
-                await _blame(service, stage, half[0], error)
+                await _count_failure(service, stage, half[0], error)
 
 
-async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> None:
+async def _count_failure(service: Service, stage: Stage, row: int, error: Exception) -> None:
     FAILURES.labels(stage.name, "mail").inc()
     trace = "".join(traceback.format_exception(error))
     log.error("mail failed", stage=stage.name, id=row, reason=repr(error), traceback=trace)
     try:
-        await stage.blame(row, f"{service.name}: {stage.name}", trace)
+        await stage.count_failure(row, f"{service.name}: {stage.name}", trace)
     except Temporary as unavailable:
         log.warning("fault not counted", stage=stage.name, id=row, reason=str(unavailable))
     except Exception:  # it would end the service, again and again, as the mail would come again
@@ -170,10 +170,10 @@ async def _blame(service: Service, stage: Stage, row: int, error: Exception) -> 
 # ------------------------------------------------------------------------------------------------ after a death
 
 
-async def _note(service: Service, stage: Stage, ids: Collection[int]) -> set[int]:
+async def _mark_redelivered(service: Service, stage: Stage, ids: Collection[int]) -> set[int]:
     """Note what came back; those that came back before are tried alone, and not with others."""
     async with service.database.statement() as connection:
-        aside = await poison.note(connection, stage.name, ids)
+        aside = await poison.mark_redelivered(connection, stage.name, ids)
     if aside:
         log.warning("in hand at two crashes, to be tried alone", stage=stage.name, mails=len(aside), first=min(aside))
     return aside
@@ -182,31 +182,31 @@ async def _note(service: Service, stage: Stage, ids: Collection[int]) -> set[int
 async def _clear(service: Service, stage: Stage, ids: Collection[int]) -> None:
     try:
         async with service.database.statement() as connection:
-            await poison.clear(connection, stage.name, ids)
+            await poison.clear_suspects(connection, stage.name, ids)
     except Temporary as error:
         log.warning("left to be tried alone", stage=stage.name, mails=len(ids), reason=str(error))
 
 
-async def _try_suspects(service: Service, stage: Stage) -> None:
+async def _retry_isolated(service: Service, stage: Stage) -> None:
     """Handle those that are due, each with nothing else in hand; what comes meanwhile has its turn between."""
     try:
         while not service.stopping.is_set():
-            async with service.alone:
+            async with service.exclusive:
                 async with service.database.statement() as connection:
-                    suspect = await poison.take(connection, stage.name)
+                    suspect = await poison.claim_suspect(connection, stage.name)
                 if suspect is None:
                     return
-                await _try_alone(service, stage, suspect)
+                await _retry_one(service, stage, suspect)
     except Temporary as error:
         log.warning("suspects not tried", stage=stage.name, reason=str(error))
     except Exception:  # the next look may go well, and the sweep goes on in any case
         log.exception("suspects not tried", stage=stage.name)
 
 
-async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
-    if suspect.guilty:
+async def _retry_one(service: Service, stage: Stage, suspect: Suspect) -> None:
+    if suspect.exhausted:
         log.error("mail ends the process", stage=stage.name, id=suspect.id, crashes=suspect.crashes)
-        await stage.blame(suspect.id, f"{service.name}: {stage.name}", suspect.reason, MOST_FAULTS)
+        await stage.count_failure(suspect.id, f"{service.name}: {stage.name}", suspect.reason, MAX_FAILURES)
     else:
         if suspect.crashes:
             log.warning("tried alone", stage=stage.name, id=suspect.id, crashes=suspect.crashes)
@@ -214,10 +214,10 @@ async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
             service.broker.publish_behind(await stage.handle([suspect.id]))
         except Temporary:
             async with service.database.statement() as connection:
-                await poison.put_back(connection, stage.name, suspect)
+                await poison.restore_count(connection, stage.name, suspect)
             raise
         except Exception as error:  # whatever it is, this mail is at fault
-            await _blame(service, stage, suspect.id, error)
+            await _count_failure(service, stage, suspect.id, error)
     await _clear(service, stage, [suspect.id])
 
 
@@ -226,8 +226,8 @@ async def _try_alone(service: Service, stage: Stage, suspect: Suspect) -> None:
 
 async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> None:
     swept = time.monotonic()
-    while not await service.stop_within(SWEEP_SECONDS):
-        await _try_suspects(service, stage)
+    while not await service.wait_for_stop(SWEEP_SECONDS):
+        await _retry_isolated(service, stage)
         now = time.monotonic()
         busy = now - idle_since[0] < SWEEP_SECONDS and now - swept < BUSY_SECONDS
         if busy or not service.broker.ready:

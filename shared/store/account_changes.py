@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
-from shared.store.accounts import externals, locals_
+from shared.store.accounts import load_externals, load_locals
 
 
 async def lock_for_change(connection: Connection) -> None:
@@ -102,8 +102,8 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
 
 async def revive_external(connection: Connection, address: str) -> External | None:
     """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
-    ids = await _bring_back(connection, "external", address)
-    return (await externals(connection, ids))[0] if ids else None
+    ids = await _restore_row(connection, "external", address)
+    return (await load_externals(connection, ids))[0] if ids else None
 
 
 # ---------------------------------------------------------------------------------------------- local accounts
@@ -136,16 +136,16 @@ async def set_password_hash(connection: Connection, local_id: int, password_hash
     )
 
 
-async def restore(connection: Connection, address: str) -> Local | None:
+async def restore_local(connection: Connection, address: str) -> Local | None:
     """Bring back the local account of this address that was removed last, as it was. None if there is none."""
-    ids = await _bring_back(connection, "local", address)
-    return (await locals_(connection, ids))[0] if ids else None
+    ids = await _restore_row(connection, "local", address)
+    return (await load_locals(connection, ids))[0] if ids else None
 
 
 # ---------------------------------------------------------------------------------------------- both
 
 
-async def _bring_back(connection: Connection, kind: Literal["external", "local"], address: str) -> list[int]:
+async def _restore_row(connection: Connection, kind: Literal["external", "local"], address: str) -> list[int]:
     """The id of the account of this address that was removed last; it is removed no more. Empty if there is none."""
     cursor = await connection.execute(
         f"""update {kind}_accounts set removed_at = null where id = (
@@ -171,20 +171,20 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
     return int(row[0])
 
 
-async def remove(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
+async def remove_account(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
     await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
 
-async def removed(connection: Connection, before: datetime.datetime) -> list[int]:
+async def mark_removed(connection: Connection, before: datetime.datetime) -> list[int]:
     """Local accounts that were removed before this time."""
     cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def forget_secrets(connection: Connection, before: datetime.datetime) -> int:
+async def erase_secrets(connection: Connection, before: datetime.datetime) -> int:
     """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
 
     :return: of how many.

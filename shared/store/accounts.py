@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg import AsyncCursor
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection, Row
 from shared.model import External, Issuer, Local, OAuth, Server
 
@@ -68,7 +68,7 @@ def _local(row: Row) -> Local:
     )
 
 
-async def version(connection: Connection) -> str:
+async def load_version(connection: Connection) -> str:
     """Of all accounts together: another one after every change. To be read before the accounts that it stands for."""
     cursor = await connection.execute("select version::text from accounts_version")
     row = await cursor.fetchone()
@@ -76,12 +76,12 @@ async def version(connection: Connection) -> str:
     return str(row[0])
 
 
-async def externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
+async def load_externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
     """External accounts that are not removed, by address; only those with these ids, if any are given."""
     return [_external(row) async for row in await _rows(connection, _EXTERNAL, ids)]
 
 
-async def locals_(
+async def load_locals(
     connection: Connection, ids: Sequence[int] | None = None, known: Mapping[int, Local] | None = None
 ) -> list[Local]:
     """Local accounts that are not removed, by address; only those with these ids, if any are given.
@@ -103,7 +103,7 @@ async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) 
         cursor = await connection.execute(f"{select} where removed_at is null order by address")
     else:
         cursor = await connection.execute(
-            f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (literal(ids),)
+            f"{select} where removed_at is null and id = any(%s::bigint[]) order by address", (array_literal(ids),)
         )
     return cursor
 
@@ -148,7 +148,7 @@ async def external_by_address(connection: Connection, address: str) -> External 
     return None if row is None else _external(row)
 
 
-async def counts(connection: Connection) -> tuple[int, int]:
+async def count_accounts(connection: Connection) -> tuple[int, int]:
     """How many external and local accounts there are."""
     cursor = await connection.execute(
         """select (select count(*) from external_accounts where removed_at is null),
@@ -179,7 +179,7 @@ async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tupl
     return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
 
 
-async def sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
+async def load_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
     """For each external account its sharers, enabled or not, by address."""
     cursor = await connection.execute(
         f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),)
@@ -215,10 +215,10 @@ async def local_by_login(connection: Connection, address: str) -> Local | None:
 
 async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
     """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
-    return {asked: local for asked, (local, _) in (await logins(connection, addresses, "null")).items()}
+    return {asked: local for asked, (local, _) in (await load_logins(connection, addresses, "null")).items()}
 
 
-async def logins(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
+async def load_logins(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
     """As ``locals_by_login``, each with one thing more. :param more: an expression of SQL about the account ``l``."""
     cursor = await connection.execute(
         f"""select g.asked, {more}, l.* from unnest(%s::text[]) g (asked), lateral (

@@ -12,13 +12,13 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection, storable
 from shared.model import Alert
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class AlertPost:
     """A message for the webhook that is due. age: seconds."""
 
     id: int
@@ -27,7 +27,7 @@ class Post:
     age: float
 
 
-async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
+async def load_alerts(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
     """Every row, locked until the transaction ends; and the database's time."""
     cursor = await connection.execute(
         "select kind, subject, state, text, flaps, changed_at, seen_at from alerts order by kind, subject for update"
@@ -38,7 +38,7 @@ async def all_of_them(connection: Connection) -> tuple[list[Alert], datetime.dat
     return rows, now
 
 
-async def standing(connection: Connection) -> list[Alert]:
+async def list_raised(connection: Connection) -> list[Alert]:
     """What is wrong now and was told, the latest first."""
     cursor = await connection.execute(
         """select kind, subject, state, text, flaps, changed_at, seen_at from alerts
@@ -47,7 +47,7 @@ async def standing(connection: Connection) -> list[Alert]:
     return [Alert(*row) for row in await cursor.fetchall()]
 
 
-async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection[tuple[str, str]]) -> None:
+async def save_alerts(connection: Connection, alarms: Sequence[Alert], gone: Collection[tuple[str, str]]) -> None:
     """Write rows, and delete those of these kinds and subjects."""
     if alarms:
         await connection.execute(
@@ -57,11 +57,11 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
                on conflict (kind, subject) do update set state = excluded.state, text = excluded.text,
                    flaps = excluded.flaps, changed_at = excluded.changed_at, seen_at = excluded.seen_at""",
             (
-                literal(alarm.kind for alarm in alarms),
-                literal(alarm.subject for alarm in alarms),
-                literal(alarm.state for alarm in alarms),
-                literal(storable(alarm.text) for alarm in alarms),
-                literal(alarm.flaps for alarm in alarms),
+                array_literal(alarm.kind for alarm in alarms),
+                array_literal(alarm.subject for alarm in alarms),
+                array_literal(alarm.state for alarm in alarms),
+                array_literal(storable(alarm.text) for alarm in alarms),
+                array_literal(alarm.flaps for alarm in alarms),
                 [alarm.changed_at for alarm in alarms],
                 [alarm.seen_at for alarm in alarms],
             ),
@@ -70,30 +70,30 @@ async def save(connection: Connection, alarms: Sequence[Alert], gone: Collection
         await connection.execute(
             """delete from alerts using unnest(%s::text[], %s::text[]) as g (kind, subject)
                where alerts.kind = g.kind and alerts.subject = g.subject""",
-            (literal(kind for kind, _ in gone), literal(subject for _, subject in gone)),
+            (array_literal(kind for kind, _ in gone), array_literal(subject for _, subject in gone)),
         )
 
 
 # ---------------------------------------------------------------------------------------------- the webhook
 
 
-async def enqueue(connection: Connection, bodies: Sequence[dict[str, Any]]) -> None:
+async def enqueue_posts(connection: Connection, bodies: Sequence[dict[str, Any]]) -> None:
     """What is to be posted."""
     for body in bodies:
         await connection.execute("insert into alert_posts (body) values (%s)", (Jsonb(body),))
 
 
-async def due(connection: Connection, limit: int = 20) -> list[Post]:
+async def list_due_posts(connection: Connection, limit: int = 20) -> list[AlertPost]:
     """What is to be posted now, the oldest first."""
     cursor = await connection.execute(
         """select id, body, tries, extract(epoch from now() - created_at)::float8 from alert_posts
            where next_try_at <= now() order by id limit %s""",
         (limit,),
     )
-    return [Post(*row) for row in await cursor.fetchall()]
+    return [AlertPost(*row) for row in await cursor.fetchall()]
 
 
-async def posted(connection: Connection, post_id: int) -> None:
+async def delete_post(connection: Connection, post_id: int) -> None:
     """It was, or never will be."""
     await connection.execute("delete from alert_posts where id = %s", (post_id,))
 
@@ -103,7 +103,7 @@ async def drop_posts(connection: Connection) -> None:
     await connection.execute("delete from alert_posts")
 
 
-async def put_off(connection: Connection, post_id: int, seconds: float) -> None:
+async def postpone_post(connection: Connection, post_id: int, seconds: float) -> None:
     """It failed; it is due again after so long."""
     await connection.execute(
         "update alert_posts set tries = tries + 1, next_try_at = now() + make_interval(secs => %s) where id = %s",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.model import Content
@@ -20,7 +20,7 @@ CHUNK_OCTETS = 1024 * 1024
 _SLICE_OCTETS = 128 * 1024
 
 
-async def store(connection: Connection, contents: Sequence[Content]) -> list[int]:
+async def store_blobs(connection: Connection, contents: Sequence[Content]) -> list[int]:
     """Insert mails and return their ids, in the same order."""
     if not contents:
         return []
@@ -32,7 +32,7 @@ async def store(connection: Connection, contents: Sequence[Content]) -> list[int
         copy.set_types(["int8", "int8", "bytea", "bytea"])
         for blob_id, content in zip(ids, contents, strict=True):
             await copy.write_row((blob_id, content.octets, content.sha256, head(content)))
-    await store_rest(connection, ids, contents)
+    await store_chunks(connection, ids, contents)
     return ids
 
 
@@ -51,7 +51,7 @@ def head(content: Content) -> bytes:
     return bytes(memoryview(content.body)[:HEAD_OCTETS])
 
 
-async def store_rest(connection: Connection, ids: Sequence[int], contents: Sequence[Content]) -> None:
+async def store_chunks(connection: Connection, ids: Sequence[int], contents: Sequence[Content]) -> None:
     """Insert what follows the heads of these mails, in the transaction that inserts their rows."""
     if not all(map(is_whole, contents)):
         async with connection.cursor().copy(
@@ -76,17 +76,17 @@ async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     return dict(await cursor.fetchall())
 
 
-async def beginnings(connection: Connection, ids: Sequence[int], octets: int) -> dict[int, bytes]:
+async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> dict[int, bytes]:
     """The first ``octets`` of each mail, at most 256 KiB; only those are read from the disk."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         "select id, substring(head from 1 for %s::int) from blobs where id = any(%s::bigint[])",
-        (octets, literal(ids)),
+        (octets, array_literal(ids)),
     )
     return {int(blob_id): bytes(beginning) for blob_id, beginning in await cursor.fetchall()}
 
 
-async def second_piece(connection: Connection, blob_id: int) -> bytes:
+async def second_chunk(connection: Connection, blob_id: int) -> bytes:
     """What follows the head, up to 1 MiB; nothing if the head is the whole mail."""
     cursor = connection.cursor(binary=True)
     await cursor.execute("select bytes from blob_chunks where blob_id = %s and position = 0", (blob_id,))
@@ -131,7 +131,7 @@ def _locate(start: int, length: int) -> tuple[int | None, int, int]:
     return position, offset, min(length, CHUNK_OCTETS - offset)
 
 
-async def span(connection: Connection, blob_id: int, start: int, length: int) -> bytes:
+async def read_span(connection: Connection, blob_id: int, start: int, length: int) -> bytes:
     """Up to ``length`` bytes of a mail from ``start`` on: fewer at the end of a stored piece, none at the mail's end.
 
     :raises Permanent: there is no such mail, or a piece of it is missing.
@@ -162,18 +162,18 @@ async def span(connection: Connection, blob_id: int, start: int, length: int) ->
 # ---------------------------------------------------------------------------------------------- purging
 
 
-async def purge(connection: Connection, ids: Sequence[int]) -> int:
+async def purge_blobs(connection: Connection, ids: Sequence[int]) -> int:
     """Delete those of these bytes that nothing refers to; a reference that appears meanwhile forbids it (foreign keys).
 
     :return: of how many mails.
     """
     cursor = await connection.execute(
-        f"delete from blobs m where id = any(%s::bigint[]) and {_UNREFERENCED}", (literal(ids),)
+        f"delete from blobs m where id = any(%s::bigint[]) and {_UNREFERENCED}", (array_literal(ids),)
     )
     return cursor.rowcount
 
 
-async def orphans(
+async def list_orphans(
     connection: Connection, after: int, before: datetime.datetime, limit: int
 ) -> tuple[list[int], int | None]:
     """Bytes stored before this time that nothing refers to, among the next ``limit`` mails after this id.

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.db import arrays
-from shared.db.arrays import literal
-from shared.db.database import LATER, Connection, storable
-from shared.errors import MOST_FAULTS
+from shared.db.arrays import array_literal
+from shared.db.database import RETRYABLE, Connection, storable
+from shared.errors import MAX_FAILURES
 from shared.store import poison
 
 SWEEP_LIMIT = 1000
@@ -46,7 +46,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class FetchedMail:
     """A mail that waits for the router (state fetched). requeued: the operator wants it to go on, whatever it is."""
 
     id: int
@@ -58,7 +58,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RoutingResult:
     """What the router decided about a mail. recipients: (local id, rule, reason). rule: None for mail that is held."""
 
     id: int
@@ -69,7 +69,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class RoutedMail:
     """Copies of one mail that are to be delivered for one reason. local_ids, addresses: whose they are.
 
     gone: their accounts were removed, or disabled, since that was decided.
@@ -100,13 +100,13 @@ _ARRIVAL_COLUMNS = {
 }
 
 
-async def add(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
+async def add_inbound(connection: Connection, arrivals: Sequence[Arrival]) -> list[int]:
     """Insert mails and return their ids in the same order. State fetched, or routed where recipients are known."""
     if not arrivals:
         return []
     cursor = await connection.execute("select nextval('mail_ids') from generate_series(1, %s)", (len(arrivals),))
     ids = [int(row[0]) for row in await cursor.fetchall()]
-    await arrays.insert(
+    await arrays.insert_rows(
         connection,
         "inbound",
         _ARRIVAL_COLUMNS,
@@ -142,8 +142,8 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
                from unnest(%s::bigint[], %s::int[], %s::text[], %s::text[]) d (inbound_id, rule, reason, local_ids)
                on conflict (inbound_id, local_id) do nothing""",
             [
-                *(literal(column) for column in zip(*people, strict=True)),
-                literal(literal(locals_) for locals_ in people.values()),
+                *(array_literal(column) for column in zip(*people, strict=True)),
+                array_literal(array_literal(locals_) for locals_ in people.values()),
             ],
         )
 
@@ -151,17 +151,17 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
 # ---------------------------------------------------------------------------------------------- for the router
 
 
-async def waiting(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
+async def load_fetched(connection: Connection, ids: Sequence[int]) -> list[FetchedMail]:
     """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
     cursor = await connection.execute(
         """select id, source, external_id, author_id, blob_id, reason is not distinct from %s from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
-        (REQUEUED, literal(ids)),
+        (REQUEUED, array_literal(ids)),
     )
-    return [Waiting(*row) for row in await cursor.fetchall()]
+    return [FetchedMail(*row) for row in await cursor.fetchall()]
 
 
-async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
+async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResult]) -> None:
     """Write decisions: deliveries and state routed, or state held where there is nobody."""
     await _decide(connection, ((v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients))
     await connection.execute(
@@ -171,11 +171,11 @@ async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
                 as v (id, state, rule, reason, own_copy)
            where inbound.id = v.id and inbound.state || '' = 'fetched'""",
         (
-            literal(v.id for v in verdicts),
-            literal("routed" if v.recipients else "held" for v in verdicts),
-            literal(v.rule for v in verdicts),
-            literal(v.reason for v in verdicts),
-            literal(v.own_copy for v in verdicts),
+            array_literal(v.id for v in verdicts),
+            array_literal("routed" if v.recipients else "held" for v in verdicts),
+            array_literal(v.rule for v in verdicts),
+            array_literal(v.reason for v in verdicts),
+            array_literal(v.own_copy for v in verdicts),
         ),
     )
 
@@ -183,11 +183,11 @@ async def settle(connection: Connection, verdicts: Sequence[Verdict]) -> None:
 # ---------------------------------------------------------------------------------------------- for the mailbox
 
 
-async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
+async def load_routed(connection: Connection, ids: Sequence[int]) -> list[RoutedMail]:
     """The copies of these mails that are not delivered yet; the mails are locked until the transaction ends."""
     await connection.execute(
         "select 1 from inbound where id = any(%s::bigint[]) and state || '' = 'routed' order by id for update",
-        (literal(ids),),
+        (array_literal(ids),),
     )
     cursor = await connection.execute(
         """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
@@ -202,13 +202,13 @@ async def pending(connection: Connection, ids: Sequence[int]) -> list[Pending]:
            join inbound i on i.id = d.inbound_id join blobs m on m.id = i.blob_id
            left join external_accounts e on e.id = i.external_id
            order by i.id, d.local_ids""",
-        (literal(ids),),
+        (array_literal(ids),),
     )
-    return [Pending(*row) for row in await cursor.fetchall()]
+    return [RoutedMail(*row) for row in await cursor.fetchall()]
 
 
-async def finish(
-    connection: Connection, delivered: Sequence[Pending], returned: Sequence[Pending], ids: Sequence[int]
+async def record_delivered(
+    connection: Connection, delivered: Sequence[RoutedMail], returned: Sequence[RoutedMail], ids: Sequence[int]
 ) -> None:
     """Settle the mails' states, and give copies back whose account is removed.
 
@@ -225,14 +225,14 @@ async def finish(
         await connection.execute(
             """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
-            [literal(column) for column in zip(*marked, strict=True)],
+            [array_literal(column) for column in zip(*marked, strict=True)],
         )
     if decided_anew:
         await connection.execute(
             """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
             [
-                literal(column)
+                array_literal(column)
                 for column in zip(*((p.inbound_id, local) for p in decided_anew for local in p.local_ids), strict=True)
             ],
         )
@@ -251,7 +251,7 @@ async def finish(
         """update inbound i set state = 'delivered', state_at = now(), swept_at = null
            where id = any(%s::bigint[]) and state || '' = 'routed' and (id = any(%s::bigint[])
              or not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null))""",
-        (literal(ids), literal({p.inbound_id for p in delivered} - unfinished)),
+        (array_literal(ids), array_literal({p.inbound_id for p in delivered} - unfinished)),
     )
 
 
@@ -261,7 +261,7 @@ async def finish(
 _STAGES = {"fetched": "router", "routed": "mailbox"}  # which stage waits for mails in a state
 
 
-async def overdue(
+async def list_overdue(
     connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float
 ) -> list[tuple[int, str, tuple[str, ...]]]:
     """Mails that wait in a state past the grace period, at most SWEEP_LIMIT, marked as swept now.
@@ -269,9 +269,9 @@ async def overdue(
     :return: (id, address of the external account or '', addresses of the recipients).
     """
     await connection.execute(  # else what is in this state since before the clock was set back would wait for long
-        f"update inbound set state_at = now() where state = %s and state_at > {LATER}", (state,)
+        f"update inbound set state_at = now() where state = %s and state_at > {RETRYABLE}", (state,)
     )
-    unsuspected = poison.UNSUSPECTED.format(id="id", stage=_STAGES[state])
+    unsuspected = poison.NOT_POISON.format(id="id", stage=_STAGES[state])
     cursor = await connection.execute(
         f"""with late as (
                select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
@@ -288,29 +288,29 @@ async def overdue(
     return [(int(row[0]), str(row[1]), tuple(row[2])) for row in await cursor.fetchall()]
 
 
-async def blame(connection: Connection, row: int, origin: str, trace: str, failures: int = 1) -> bool:
+async def count_failure(connection: Connection, row: int, origin: str, trace: str, failures: int = 1) -> bool:
     """Count faults of ours on this mail; whether it is parked now."""
     cursor = await connection.execute(
         """update inbound set failures = failures + %(failures)s, error = %(error)s, origin = %(origin)s,
                   swept_at = now(),
                   state = case when failures + %(failures)s >= %(most)s then 'parked' else state end, state_at = now()
            where id = %(id)s and state in ('fetched', 'routed') returning state = 'parked'""",
-        {"failures": failures, "error": storable(trace), "origin": origin, "most": MOST_FAULTS, "id": row},
+        {"failures": failures, "error": storable(trace), "origin": origin, "most": MAX_FAILURES, "id": row},
     )
     found = await cursor.fetchone()
     return bool(found and found[0])
 
 
-async def park(connection: Connection, rows: Sequence[int], origin: str, reason: str) -> None:
+async def park_looping(connection: Connection, rows: Sequence[int], origin: str, reason: str) -> None:
     """Set mails that wait for the router apart, without a try: nothing that they could be repeated for is wrong."""
     await connection.execute(
         """update inbound set state = 'parked', error = %s, origin = %s, state_at = now()
            where id = any(%s::bigint[]) and state || '' = 'fetched'""",
-        (reason, origin, literal(rows)),
+        (reason, origin, array_literal(rows)),
     )
 
 
-async def release(connection: Connection, external_ids: Sequence[int]) -> list[int]:
+async def release_held(connection: Connection, external_ids: Sequence[int]) -> list[int]:
     """Held mail of these external accounts goes to the router again. :return: its ids."""
     cursor = await connection.execute(
         """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
@@ -320,7 +320,7 @@ async def release(connection: Connection, external_ids: Sequence[int]) -> list[i
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def reopen(connection: Connection) -> None:
+async def route_again(connection: Connection) -> None:
     """Held mail that somebody is there for goes on, at most SWEEP_LIMIT at a time.
 
     ``release`` tells of a change at once, but a router that read the accounts just before it holds the mail just after.

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.store.inbound import LOOP, REQUEUED
 
@@ -20,7 +20,7 @@ from shared.store.inbound import LOOP, REQUEUED
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class InboundCounts:
     """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
 
     delivered: into a mailbox, or discarded by the operator.
@@ -33,12 +33,12 @@ class Books:
     in_flight: int = 0
 
     @property
-    def found(self) -> int:
+    def total(self) -> int:
         """All of them."""
         return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
 
 
-async def books(connection: Connection) -> dict[int, Books]:
+async def count_inbound(connection: Connection) -> dict[int, InboundCounts]:
     """The books of every external account that has any, by its id. They are read from an index alone."""
     cursor = await connection.execute(
         """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
@@ -51,7 +51,7 @@ async def books(connection: Connection) -> dict[int, Books]:
     for external_id, state, own_copy, count in await cursor.fetchall():
         name = "own_copies" if own_copy and state == "delivered" else _BOOKED[state]
         counts.setdefault(external_id, Counter())[name] += count
-    return {external_id: Books(**account) for external_id, account in counts.items()}
+    return {external_id: InboundCounts(**account) for external_id, account in counts.items()}
 
 
 _BOOKED = {
@@ -64,7 +64,7 @@ _BOOKED = {
 }
 
 
-async def lost(connection: Connection) -> dict[int, int]:
+async def count_lost(connection: Connection) -> dict[int, int]:
     """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
 
     A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
@@ -88,7 +88,7 @@ async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
     return dict(await cursor.fetchall())
 
 
-async def standing(connection: Connection) -> tuple[int, int, int]:
+async def count_problems(connection: Connection) -> tuple[int, int, int]:
     """How many mails are held, how many are parked, and how many of these for a mail loop."""
     cursor = await connection.execute(
         """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked'),
@@ -100,7 +100,7 @@ async def standing(connection: Connection) -> tuple[int, int, int]:
     return int(held), int(parked), int(looping)
 
 
-async def held_for(connection: Connection, external_id: int) -> int:
+async def list_held_accounts(connection: Connection, external_id: int) -> int:
     """How many mails of an external account are held."""
     cursor = await connection.execute(
         "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
@@ -123,7 +123,7 @@ async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.dat
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedInbound:
     """A mail as the operator sees it. state_at: when it came into its state. error: a traceback."""
 
     id: int
@@ -139,9 +139,9 @@ class Listed:
     blob_id: int
 
 
-async def listing(
+async def list_inbound(
     connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None, limit: int = 1000
-) -> list[Listed]:
+) -> list[ListedInbound]:
     """Mails that are held or parked, the oldest first."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.message_id, i.state, i.reason, i.failures, i.origin, i.error, i.state_at,
@@ -151,10 +151,10 @@ async def listing(
            order by i.state_at, i.id limit %(limit)s""",
         {"state": state, "ids": None if ids is None else list(ids), "limit": limit},
     )
-    return [Listed(*row) for row in await cursor.fetchall()]
+    return [ListedInbound(*row) for row in await cursor.fetchall()]
 
 
-async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
+async def find_inbound(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
     """Mails of which ``what`` is the id, the Message-ID, or the address of an account or a recipient; the newest ones.
 
     :return: id to Message-ID, in order of id.
@@ -173,7 +173,7 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class InboundDetail:
     """A mail and what became of it. created_at: when it came. blob_id: its bytes. octets: of the whole mail."""
 
     id: int
@@ -205,7 +205,7 @@ class Copyholder:
     there: bool
 
 
-async def detail(connection: Connection, id_: int) -> Detail | None:
+async def load_detail(connection: Connection, id_: int) -> InboundDetail | None:
     """One mail."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.message_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
@@ -215,10 +215,10 @@ async def detail(connection: Connection, id_: int) -> Detail | None:
         (id_,),
     )
     row = await cursor.fetchone()
-    return None if row is None else Detail(*row)
+    return None if row is None else InboundDetail(*row)
 
 
-async def holders(connection: Connection, id_: int) -> list[Copyholder]:
+async def list_holders(connection: Connection, id_: int) -> list[Copyholder]:
     """Everyone whom a mail was or will be delivered to, by address."""
     cursor = await connection.execute(
         """select d.local_id, l.address, l.user_name, d.rule, d.reason,
@@ -279,14 +279,14 @@ async def add_holders(connection: Connection, ids: Collection[int], local_id: in
     await connection.execute(
         """insert into deliveries (inbound_id, local_id, reason, done_at)
            select id, %s, %s, now() from unnest(%s::bigint[]) id on conflict do nothing""",
-        (local_id, reason, literal(ids)),
+        (local_id, reason, array_literal(ids)),
     )
 
 
 # ---------------------------------------------------------------------------------------------- purging
 
 
-async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
+async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Forget those of these mails that are done with and of which no copy is left; the books go on counting them.
 
     :return: the ids of their bytes.
@@ -303,12 +303,12 @@ async def purge(connection: Connection, ids: Sequence[int]) -> list[int]:
                on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
                    own_copies = purged_mails.own_copies + excluded.own_copies)
            select blob_id from gone""",
-        (literal(ids),),
+        (array_literal(ids),),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
+async def list_discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
     """Mails that the operator ended before this time."""
     cursor = await connection.execute(
         "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
@@ -319,6 +319,6 @@ async def discarded(connection: Connection, before: datetime.datetime, limit: in
 # ---------------------------------------------------------------------------------------------- after a restore
 
 
-async def skip_ids(connection: Connection) -> None:
+async def reserve_id_gap(connection: Connection) -> None:
     """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
     await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection, Database, storable
 from shared.errors import Temporary
 
@@ -51,7 +51,7 @@ class LastLogins:
         self._clock = clock
         self._seen: dict[int, tuple[float, str]] = {}  # local id -> time by the clock, peer
 
-    def note(self, local_id: int, peer: str) -> None:
+    def remember(self, local_id: int, peer: str) -> None:
         """Somebody has logged in."""
         self._seen[local_id] = (self._clock(), peer)
 
@@ -69,7 +69,7 @@ class LastLogins:
         rows = [(local_id, now - at, peer) for local_id, (at, peer) in seen.items()]
         try:
             async with self._database.statement(seconds) as connection:
-                await record(connection, self._protocol, rows)
+                await record_logins(connection, self._protocol, rows)
         except asyncio.CancelledError:
             self._keep(seen)
             raise
@@ -83,7 +83,7 @@ class LastLogins:
         self._seen = seen | self._seen  # who came meanwhile came later
 
 
-async def record(connection: Connection, protocol: Protocol, rows: Sequence[tuple[int, float, str]]) -> None:
+async def record_logins(connection: Connection, protocol: Protocol, rows: Sequence[tuple[int, float, str]]) -> None:
     """Write down logins: of which account, how many seconds ago, from where. The database's clock counts for all.
 
     Accounts that are gone are passed by. Rows are locked in the order of ids, so replicas do not lock each other out.
@@ -99,14 +99,14 @@ async def record(connection: Connection, protocol: Protocol, rows: Sequence[tupl
                where l.at < excluded.at""",
         (
             protocol,
-            literal(local_id for local_id, _, _ in ordered),
+            array_literal(local_id for local_id, _, _ in ordered),
             [ago for _, ago, _ in ordered],
             [storable(peer)[:100] for _, _, peer in ordered],
         ),
     )
 
 
-async def of(connection: Connection, local_id: int) -> list[LastLogin]:
+async def load_last_logins(connection: Connection, local_id: int) -> list[LastLogin]:
     """The last login of an account by each protocol that it ever came by, as far as they are written."""
     cursor = await connection.execute(
         "select protocol, at, peer from last_logins where local_id = %s order by protocol", (local_id,)

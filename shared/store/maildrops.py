@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.errors import Permanent
 
@@ -63,7 +63,7 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MaildropEntry:
     """A row of a mailbox as the operator sees it. deleted_at: None while the mail is there."""
 
     id: int
@@ -119,23 +119,23 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
            order by c.position
            on conflict (local_id, inbound_id) do nothing""",
         (
-            literal(literal(copy.local_ids) for copy in copies),
-            literal(copy.inbound_id for copy in copies),
-            literal(copy.blob_id for copy in copies),
-            literal(copy.octets for copy in copies),
-            literal(copy.as_deleted for copy in copies),
+            array_literal(array_literal(copy.local_ids) for copy in copies),
+            array_literal(copy.inbound_id for copy in copies),
+            array_literal(copy.blob_id for copy in copies),
+            array_literal(copy.octets for copy in copies),
+            array_literal(copy.as_deleted for copy in copies),
         ),
     )
 
 
-async def versions(connection: Connection, local_ids: Sequence[int]) -> dict[int, int]:
+async def load_versions(connection: Connection, local_ids: Sequence[int]) -> dict[int, int]:
     """The version of each mailbox: it stays the same as long as the mailbox does. Accounts without one are left out."""
     cursor = connection.cursor(binary=True)
     await cursor.execute("select local_id, version from maildrops where local_id = any(%s)", (list(local_ids),))
     return dict(await cursor.fetchall())
 
 
-async def contents(connection: Connection, local_id: int) -> Contents:
+async def load_contents(connection: Connection, local_id: int) -> Contents:
     """Every mail of a mailbox that is not deleted.
 
     :raises Permanent: the account has no mailbox.
@@ -167,7 +167,7 @@ def _numbers(octets: bytes | None) -> array[int]:
     return numbers
 
 
-async def changes(connection: Connection, local_id: int, since_version: int, most: int) -> Changes | None:
+async def load_changes(connection: Connection, local_id: int, since_version: int, most: int) -> Changes | None:
     """What changed in a mailbox after a version of 1 or more; None if that is more than ``most`` rows.
 
     :raises Permanent: the account has no mailbox.
@@ -222,7 +222,7 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def listing(connection: Connection, local_id: int, deleted: bool = False) -> list[Entry]:
+async def list_mails(connection: Connection, local_id: int, deleted: bool = False) -> list[MaildropEntry]:
     """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
     cursor = await connection.execute(
         """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
@@ -230,13 +230,15 @@ async def listing(connection: Connection, local_id: int, deleted: bool = False) 
            where r.local_id = %s and (r.deleted_at is null or %s) order by r.uid""",
         (local_id, deleted),
     )
-    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()]
+    return [
+        MaildropEntry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()
+    ]
 
 
 DELETED_SHOWN = 500
 
 
-async def latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[Entry]:
+async def list_latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[MaildropEntry]:
     """The tombstones of a mailbox that are still kept, what was deleted last first."""
     cursor = await connection.execute(
         """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
@@ -244,7 +246,9 @@ async def latest_deleted(connection: Connection, local_id: int, limit: int = DEL
            where r.local_id = %s and r.deleted_at is not null order by r.deleted_at desc, r.uid desc limit %s""",
         (local_id, limit),
     )
-    return [Entry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()]
+    return [
+        MaildropEntry(row[0], row[1], row[2], uidl(row[3], row[4]), row[5], row[6]) for row in await cursor.fetchall()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +261,7 @@ class Summary:
     deleted: int
 
 
-async def summary(connection: Connection, local_id: int) -> Summary:
+async def load_summary(connection: Connection, local_id: int) -> Summary:
     """How much is in a mailbox."""
     cursor = await connection.execute(
         """select count(*) filter (where deleted_at is null),
@@ -270,7 +274,7 @@ async def summary(connection: Connection, local_id: int) -> Summary:
     return Summary(0, 0, None, 0) if row is None else Summary(*row)
 
 
-async def rows_of(connection: Connection, local_id: int, inbound_ids: Sequence[int]) -> list[int]:
+async def row_ids(connection: Connection, local_id: int, inbound_ids: Sequence[int]) -> list[int]:
     """The rows of these mails in a mailbox."""
     cursor = await connection.execute(
         "select id from maildrop_mails where local_id = %s and inbound_id = any(%s)", (local_id, list(inbound_ids))
@@ -278,9 +282,9 @@ async def rows_of(connection: Connection, local_id: int, inbound_ids: Sequence[i
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def renew(connection: Connection, local_id: int, inbound_id: int) -> None:
+async def mark_as_new(connection: Connection, local_id: int, inbound_id: int) -> None:
     """Make a mail of a mailbox new mail for its clients, also if it was deleted."""
-    rows = await rows_of(connection, local_id, [inbound_id])
+    rows = await row_ids(connection, local_id, [inbound_id])
     await tombstone(connection, local_id, rows)
     await undelete(connection, local_id, rows)
 
@@ -336,6 +340,6 @@ async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limi
     return gone
 
 
-async def skip_uids(connection: Connection) -> None:
+async def reserve_uid_gap(connection: Connection) -> None:
     """After a restore: mail clients know UIDLs that were given since the backup, and would take new mail for old."""
     await connection.execute("select setval('maildrop_uids', nextval('maildrop_uids') + 1000000000)")

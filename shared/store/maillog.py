@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class MailEvent:
     """One thing that happened to one mail.
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
@@ -58,7 +58,7 @@ def people(addresses: Sequence[str]) -> str | None:
     return _BETWEEN.join(addresses) or None
 
 
-_NAMES = tuple(field.name for field in fields(Event))
+_NAMES = tuple(field.name for field in fields(MailEvent))
 _COLUMNS = {
     "event": "text",
     "inbound_id": "bigint",
@@ -70,9 +70,9 @@ _COLUMNS = {
 }
 
 
-async def record(connection: Connection, events: Sequence[Event]) -> None:
+async def record_events(connection: Connection, events: Sequence[MailEvent]) -> None:
     """Write the trace rows, in the caller's transaction."""
-    await arrays.insert(
+    await arrays.insert_rows(
         connection,
         "maillog",
         _COLUMNS,
@@ -96,7 +96,7 @@ SUBMITTED_FROM_NEW = """insert into maillog (event, submission_id, external, who
 """``record`` of ``submitted`` as a part of a larger statement, which has the submissions as ``new``."""
 
 
-def announce(events: Sequence[Event]) -> None:
+def announce(events: Sequence[MailEvent]) -> None:
     """Log and count, after the commit: a line an event."""
     if not events:
         return
@@ -118,21 +118,21 @@ def announce(events: Sequence[Event]) -> None:
                 RELAYED.labels(event).inc(count)
 
 
-def _each(event: Event) -> Sequence[str | None]:
+def _each(event: MailEvent) -> Sequence[str | None]:
     """Whom an event is told of one by one."""
     return event.who.split(_BETWEEN) if event.who and event.event in _COPIES else [event.who]
 
 
-def _fields(event: Event) -> dict[str, object]:
+def _fields(event: MailEvent) -> dict[str, object]:
     """One ``trace_id`` goes with a mail from the fetch to the delivery, and from the submission to the relay."""
     fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
     fields["trace_id"] = event.submission_id or event.inbound_id
     return fields
 
 
-async def history(
+async def load_history(
     connection: Connection, inbound: Sequence[int], submissions: Sequence[int]
-) -> list[tuple[str, Event]]:
+) -> list[tuple[str, MailEvent]]:
     """The events of these mails in order, each with its time (ISO 8601, UTC); those of copies one by one."""
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
@@ -140,7 +140,7 @@ async def history(
            from maillog where inbound_id = any(%s) or submission_id = any(%s) order by id""",
         (list(inbound), list(submissions)),
     )
-    found = [(str(row[0]), Event(*row[1:])) for row in await cursor.fetchall()]
+    found = [(str(row[0]), MailEvent(*row[1:])) for row in await cursor.fetchall()]
     return [(at, replace(event, who=who)) for at, event in found for who in _each(event)]
 
 
@@ -152,18 +152,18 @@ RECORD_HELD = """insert into maillog (event, submission_id, external, who, reply
 """``record`` as a part of a larger statement: events of submissions, of those that it has as ``held``."""
 
 
-def held_parameters(events: Sequence[Event]) -> dict[str, str]:
+def held_parameters(events: Sequence[MailEvent]) -> dict[str, str]:
     """The parameters of ``RECORD_HELD``."""
     return {
-        "events": arrays.literal(event.event for event in events),
-        "event_ids": arrays.literal(event.submission_id for event in events),
-        "externals": arrays.literal(event.external and storable(event.external) for event in events),
-        "who": arrays.literal(event.who and storable(event.who) for event in events),
-        "said": arrays.literal(event.reply and storable(event.reply) for event in events),
+        "events": arrays.array_literal(event.event for event in events),
+        "event_ids": arrays.array_literal(event.submission_id for event in events),
+        "externals": arrays.array_literal(event.external and storable(event.external) for event in events),
+        "who": arrays.array_literal(event.who and storable(event.who) for event in events),
+        "said": arrays.array_literal(event.reply and storable(event.reply) for event in events),
     }
 
 
-async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
+async def purge_maillog(connection: Connection, before: datetime.datetime, limit: int) -> int:
     """Forget what happened before this time, the oldest first. :return: how many events."""
     cursor = await connection.execute(
         """delete from maillog where id in (

@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 
-DEATHS = 5
+MAX_CRASHES = 5
 """A mail that was alone in hand at so many crashes is parked."""
-AGAIN_SECONDS = 30.0
+RETRY_SECONDS = 30.0
 """Between two tries of a suspect, so that what is innocent has its way meanwhile."""
 
-UNSUSPECTED = "{id} <> all (array(select poison.id from poison where poison.stage = '{stage}'))"
+NOT_POISON = "{id} <> all (array(select poison.id from poison where poison.stage = '{stage}'))"
 """SQL: whether the mail ``{id}`` is no suspect of this stage. The array is made once a statement."""
 
 
@@ -33,9 +33,9 @@ class Suspect:
     crashes: int
 
     @property
-    def guilty(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether it is to be parked instead."""
-        return self.crashes >= DEATHS
+        return self.crashes >= MAX_CRASHES
 
     @property
     def reason(self) -> str:
@@ -47,7 +47,7 @@ class Suspect:
         )
 
 
-async def note(connection: Connection, stage: str, ids: Collection[int]) -> set[int]:
+async def mark_redelivered(connection: Connection, stage: str, ids: Collection[int]) -> set[int]:
     """Note mails that came back after a death, before they are handled with others.
 
     :return: those that were noted before: they are not to be handled with others, their turn alone comes.
@@ -61,20 +61,20 @@ async def note(connection: Connection, stage: str, ids: Collection[int]) -> set[
                select %(stage)s, id, now() + make_interval(secs => %(again)s) from unnest(%(ids)s::bigint[]) id
                where id not in (select id from known) on conflict do nothing)
            select id from known""",
-        {"stage": stage, "ids": literal(sorted(ids)), "again": AGAIN_SECONDS},
+        {"stage": stage, "ids": array_literal(sorted(ids)), "again": RETRY_SECONDS},
     )
     return {int(row[0]) for row in await cursor.fetchall()}
 
 
-async def add(connection: Connection, stage: str, ids: Collection[int]) -> None:
+async def add_suspects(connection: Connection, stage: str, ids: Collection[int]) -> None:
     """These are to be tried alone at once."""
     await connection.execute(
         "insert into poison (stage, id) select %s, unnest(%s::bigint[]) on conflict do nothing",
-        (stage, literal(sorted(ids))),
+        (stage, array_literal(sorted(ids))),
     )
 
 
-async def take(connection: Connection, stage: str) -> Suspect | None:
+async def claim_suspect(connection: Connection, stage: str) -> Suspect | None:
     """The next one that is due, its try counted: to be committed before it begins."""
     cursor = await connection.execute(
         """with due as materialized (
@@ -83,21 +83,21 @@ async def take(connection: Connection, stage: str) -> Suspect | None:
                order by crashes, next_try_at, id limit 1 for update skip locked)
            update poison s set crashes = s.crashes + 1, next_try_at = now() + make_interval(secs => %(again)s)
            from due where s.stage = %(stage)s and s.id = due.id returning s.id, s.crashes - 1""",
-        {"stage": stage, "again": AGAIN_SECONDS},
+        {"stage": stage, "again": RETRY_SECONDS},
     )
     row = await cursor.fetchone()
     return None if row is None else Suspect(int(row[0]), int(row[1]))
 
 
-async def put_back(connection: Connection, stage: str, suspect: Suspect) -> None:
+async def restore_count(connection: Connection, stage: str, suspect: Suspect) -> None:
     """Its try came to nothing, and was survived."""
     await connection.execute(
         "update poison set crashes = %s where stage = %s and id = %s", (suspect.crashes, stage, suspect.id)
     )
 
 
-async def clear(connection: Connection, stage: str, ids: Collection[int]) -> None:
+async def clear_suspects(connection: Connection, stage: str, ids: Collection[int]) -> None:
     """These were handled, or parked."""
     await connection.execute(
-        "delete from poison where stage = %s and id = any(%s::bigint[])", (stage, literal(sorted(ids)))
+        "delete from poison where stage = %s and id = any(%s::bigint[])", (stage, array_literal(sorted(ids)))
     )

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from shared.db import liveness
-from shared.db.arrays import literal
-from shared.db.database import LATER, Connection
+from shared.db.arrays import array_literal
+from shared.db.database import RETRYABLE, Connection
 from shared.errors import Temporary
 from shared.model import POLLER_DIED, Poll, PollOutcome
 
@@ -25,7 +25,7 @@ class LeaseLost(Temporary):
 
 
 @dataclass(frozen=True, slots=True)
-class Polled:
+class PollState:
     """How polling an account goes, for people. backlog: mails listed and not yet fetched.
 
     skipped: mails that could not be fetched, but for those of which somebody said that this is known.
@@ -45,7 +45,7 @@ class Polled:
     first_contact_at: datetime.datetime | None
 
 
-async def resume(connection: Connection, external_id: int) -> None:
+async def poll_now(connection: Connection, external_id: int) -> None:
     """The account was changed or tested: poll it at once, whatever failed before.
 
     A poll that is under way with the old settings does not count: ``finish`` sees that next_poll_at was touched.
@@ -58,12 +58,12 @@ async def resume(connection: Connection, external_id: int) -> None:
     )
 
 
-async def restart(connection: Connection, external_id: int) -> None:
+async def forget_maildrop(connection: Connection, external_id: int) -> None:
     """The account points at another maildrop now: what lies there is history, unless the ledger knows some of it."""
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
-async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
+async def claim_due(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
     It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array: so
@@ -93,7 +93,7 @@ async def claim(connection: Connection, owner: str, most: int) -> tuple[list[Pol
     return [Poll(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
 
-async def hold(connection: Connection, poll: Poll) -> None:
+async def renew_lease(connection: Connection, poll: Poll) -> None:
     """Renew the lease; to be called first in every transaction of a poll. The maildrop counts as quiet no more.
 
     :raises LeaseLost: another owner has the account, or it was removed or disabled.
@@ -107,7 +107,7 @@ async def hold(connection: Connection, poll: Poll) -> None:
         raise LeaseLost("the account is polled by another process by now, or was disabled")
 
 
-async def finish(connection: Connection, poll: Poll, outcome: PollOutcome) -> None:
+async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcome) -> None:
     """Record how the poll ended and give the account back; nothing if the lease was lost."""
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
@@ -144,7 +144,7 @@ async def finish(connection: Connection, poll: Poll, outcome: PollOutcome) -> No
     )
 
 
-async def begin(connection: Connection, poll: Poll) -> datetime.datetime:
+async def record_first_contact(connection: Connection, poll: Poll) -> datetime.datetime:
     """First contact: from now on it is known what lay there. :return: this time.
 
     :raises LeaseLost: the account is gone.
@@ -165,7 +165,7 @@ async def count_fetched(connection: Connection, external_id: int, mails: int) ->
     await connection.execute("update polls set fetched = fetched + %s where external_id = %s", (mails, external_id))
 
 
-async def release(connection: Connection, poll: Poll) -> None:
+async def release_lease(connection: Connection, poll: Poll) -> None:
     """Give the account back without a result, due as before."""
     await connection.execute(
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
@@ -173,24 +173,24 @@ async def release(connection: Connection, poll: Poll) -> None:
     )
 
 
-async def fetched(connection: Connection) -> dict[int, int]:
+async def load_fetched_counts(connection: Connection) -> dict[int, int]:
     """How many mails were ever fetched, by id of the external account."""
     cursor = await connection.execute("select external_id, fetched from polls")
     return dict(await cursor.fetchall())
 
 
-async def absent_owners(connection: Connection, owner: str) -> list[str]:
+async def list_other_owners(connection: Connection, owner: str) -> list[str]:
     """Which processes hold accounts and are not there, ``owner`` left out."""
     process = "split_part(owner, '/', 1)"
     cursor = await connection.execute(
         f"""select distinct {process} from polls
-            where owner is not null and {process} <> %s and {liveness.ABSENT.format(owner=process)}""",
+            where owner is not null and {process} <> %s and {liveness.OWNER_IS_DEAD.format(owner=process)}""",
         (owner,),
     )
     return [str(row[0]) for row in await cursor.fetchall()]
 
 
-async def free(connection: Connection, gone: Collection[str]) -> int:
+async def free_leases(connection: Connection, gone: Collection[str]) -> int:
     """Give back the accounts of processes that are gone, due as before. Returns how many that were.
 
     An account whose poll ends the process each time waits longer and longer, up to a minute, so that others have their
@@ -205,21 +205,21 @@ async def free(connection: Connection, gone: Collection[str]) -> int:
                                       then now() + make_interval(secs => least(60, 2 ^ least(failures, 6)))
                                       else next_poll_at end
            where split_part(owner, '/', 1) = any(%(gone)s::text[])""",
-        {"gone": literal(gone), "kind": POLLER_DIED},
+        {"gone": array_literal(gone), "kind": POLLER_DIED},
     )
     return cursor.rowcount
 
 
-async def mend_times(connection: Connection) -> int:
+async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
     cursor = await connection.execute(
         f"""update polls set next_poll_at = now()
-            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {LATER} and owner is null"""
+            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {RETRYABLE} and owner is null"""
     )
     return cursor.rowcount
 
 
-async def polled(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, Polled]:
+async def load_poll_states(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, PollState]:
     """How polling goes, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
@@ -230,10 +230,10 @@ async def polled(connection: Connection, external_ids: Sequence[int] | None = No
            from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
         {"ids": None if external_ids is None else list(external_ids)},
     )
-    return {int(row[0]): Polled(*row) for row in await cursor.fetchall()}
+    return {int(row[0]): PollState(*row) for row in await cursor.fetchall()}
 
 
-async def poll_anew(connection: Connection) -> None:
+async def poll_all_now(connection: Connection) -> None:
     """After a restore: nobody polls, and every list is compared again."""
     await connection.execute(
         "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"

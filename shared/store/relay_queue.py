@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.db import liveness
-from shared.db.arrays import literal
-from shared.db.database import LATER, Connection, Row, storable
+from shared.db.arrays import array_literal
+from shared.db.database import RETRYABLE, Connection, Row, storable
 from shared.store import blobs, maillog, poison
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 STAGE = "relay"
 """What relaying is called where a mail is suspected of ending the process (shared/store/poison.py)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueuedRecipient:
     """A recipient that waits to be relayed. reply: the provider's last one about it.
 
     dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
@@ -36,7 +36,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class QueuedMail:
     """The waiting recipients of one submission, with what is known of its author at this moment.
 
     octets: of the mail. author_addresses: the local account's further ones. age: seconds since it was submitted.
@@ -59,11 +59,11 @@ class Group:
     author_name: str
     author_addresses: tuple[str, ...]
     dsn_params: str | None
-    recipients: tuple[Waiting, ...]
+    recipients: tuple[QueuedRecipient, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RecipientResult:
     """What became of one recipient. reply: the provider's, or the reason."""
 
     position: int
@@ -71,16 +71,16 @@ class Outcome:
     reply: str
 
 
-_GROUP = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
+_QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
     a.addresses, s.dsn_params"""
 # As JSON: psycopg reads an array of rows item by item in Python.
 _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.dsn_params) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
-_GROUP_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
+_QUEUED_MAIL_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
 
 
-async def _groups(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[Group]:
+async def _queued_mails(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[QueuedMail]:
     if not rows:
         return []
     cursor = await connection.execute(
@@ -89,40 +89,40 @@ async def _groups(connection: Connection, rows: Sequence[Row], state: str = "wai
            order by submission_id, position""",
         ([row[0] for row in rows], state),
     )
-    waiting: dict[int, list[Waiting]] = {}
+    waiting: dict[int, list[QueuedRecipient]] = {}
     for submission_id, *values in await cursor.fetchall():
-        waiting.setdefault(submission_id, []).append(Waiting(*values))
-    return [Group(*(*row, tuple(waiting.get(row[0], ())))) for row in rows]
+        waiting.setdefault(submission_id, []).append(QueuedRecipient(*values))
+    return [QueuedMail(*(*row, tuple(waiting.get(row[0], ())))) for row in rows]
 
 
 def _by_id(row: Row) -> int:
     return int(row[0])
 
 
-async def queued(connection: Connection, id_: int) -> Group | None:
+async def list_queued_accounts(connection: Connection, id_: int) -> QueuedMail | None:
     """This submission, if it is queued."""
     cursor = await connection.execute(
-        f"select {_GROUP} from {_GROUP_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
+        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
     )
-    found = await _groups(connection, await cursor.fetchall())
+    found = await _queued_mails(connection, await cursor.fetchall())
     return found[0] if found else None
 
 
-async def groups(connection: Connection, ids: Sequence[int]) -> list[Group]:
+async def load_queued_mails(connection: Connection, ids: Sequence[int]) -> list[QueuedMail]:
     """These submissions, in whatever state they are."""
     cursor = await connection.execute(
-        f"select {_GROUP} from {_GROUP_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
+        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
     )
-    return await _groups(connection, await cursor.fetchall())
+    return await _queued_mails(connection, await cursor.fetchall())
 
 
-async def due(connection: Connection) -> list[int]:
+async def list_due_accounts(connection: Connection) -> list[int]:
     """External accounts that may be tried now and have something to relay."""
     cursor = await connection.execute(
         f"""select external_id from relay_status r where r.next_try_at <= now() and exists (
                select from submissions s
                where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
-                   and {poison.UNSUSPECTED.format(id="s.id", stage=STAGE)})"""
+                   and {poison.NOT_POISON.format(id="s.id", stage=STAGE)})"""
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
@@ -134,7 +134,7 @@ class Claimed:
     more: others may be due that were not taken.
     """
 
-    groups: list[Group]
+    mails: list[QueuedMail]
     lanes: int
     more: bool
 
@@ -184,7 +184,7 @@ async def claim(
         f"""with due as materialized (
                 select id, blob_id, next_try_at from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
-                    and id <> all(%(in_hand)s::bigint[]) and {poison.UNSUSPECTED.format(id="id", stage=STAGE)}
+                    and id <> all(%(in_hand)s::bigint[]) and {poison.NOT_POISON.format(id="id", stage=STAGE)}
                 order by next_try_at, id limit %(wanted)s for update skip locked),
             sized as (
                 select due.id, row_number() over nth as place,
@@ -195,7 +195,7 @@ async def claim(
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from taken, blobs m, local_accounts a
             where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
-            returning {_GROUP}, {_RECIPIENTS}, (select count(*) from due)""",
+            returning {_QUEUED_MAIL}, {_RECIPIENTS}, (select count(*) from due)""",
         {
             "external": external_id,
             "wanted": wanted,
@@ -203,52 +203,54 @@ async def claim(
             "octets": ahead_octets,
             "owner": owner,
             "seconds": seconds,
-            "in_hand": literal(in_hand),
+            "in_hand": array_literal(in_hand),
         },
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)
     if not rows:
         return Claimed([], lanes, free == 0)  # perhaps the first one was too large to be held
     seen = int(rows[0][-1])
-    groups = [Group(*(*row[:-2], tuple(Waiting(*recipient) for recipient in row[-2] or ()))) for row in rows]
+    groups = [
+        QueuedMail(*(*row[:-2], tuple(QueuedRecipient(*recipient) for recipient in row[-2] or ()))) for row in rows
+    ]
     return Claimed(groups, lanes, seen == wanted or seen > len(rows))
 
 
 # In order of id: two that lock several claims never wait for each other.
-_HELD = """held as materialized (
+_LEASED = """held as materialized (
     select id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
         and state in ('claimed', 'sent_unanswered')
     order by id for update)"""
 
 
-async def renew(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> None:
+async def renew_lease(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> None:
     """Hold these claims for ``seconds`` from now."""
     await connection.execute(
-        f"""with {_HELD} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
+        f"""with {_LEASED} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
             from held where s.id = held.id""",
-        {"ids": literal(ids), "owner": owner, "seconds": seconds},
+        {"ids": array_literal(ids), "owner": owner, "seconds": seconds},
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class RelayResult:
     """How a claim ends: recipients as told, those that still wait again after ``delay`` seconds.
 
     count_try: the provider refused for now. uncertain: it was sent and no answer came.
     """
 
     id: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[RecipientResult]
     delay: float
     count_try: bool
     uncertain: bool = False
 
 
-async def settle_and_mark(
+async def record_results(
     connection: Connection,
     owner: str,
-    settlements: Sequence[Settlement],
-    events: Sequence[Event],
+    settlements: Sequence[RelayResult],
+    events: Sequence[MailEvent],
     marks: Collection[int],
     seconds: float,
 ) -> set[int]:
@@ -261,7 +263,7 @@ async def settle_and_mark(
     """
     told = [(settlement.id, outcome) for settlement in settlements for outcome in settlement.outcomes]
     cursor = await connection.execute(
-        f"""with {_HELD},
+        f"""with {_LEASED},
             told as (
                 update submission_recipients r set state = new.state, reply = new.reply,
                     settled_at = case when new.state <> 'waiting' then now() end
@@ -287,17 +289,17 @@ async def settle_and_mark(
             traced as ({maillog.RECORD_HELD})
             select id from held""",
         {
-            "ids": literal([*(settlement.id for settlement in settlements), *marks]),
+            "ids": array_literal([*(settlement.id for settlement in settlements), *marks]),
             "owner": owner,
-            "settled": literal(settlement.id for settlement in settlements),
-            "tries": literal(int(settlement.count_try) for settlement in settlements),
-            "uncertain": literal(settlement.uncertain for settlement in settlements),
-            "delays": literal(str(settlement.delay) for settlement in settlements),
-            "told_ids": literal(id_ for id_, _ in told),
-            "positions": literal(outcome.position for _, outcome in told),
-            "states": literal(outcome.state for _, outcome in told),
-            "replies": literal(storable(outcome.reply) for _, outcome in told),
-            "marks": literal(marks),
+            "settled": array_literal(settlement.id for settlement in settlements),
+            "tries": array_literal(int(settlement.count_try) for settlement in settlements),
+            "uncertain": array_literal(settlement.uncertain for settlement in settlements),
+            "delays": array_literal(str(settlement.delay) for settlement in settlements),
+            "told_ids": array_literal(id_ for id_, _ in told),
+            "positions": array_literal(outcome.position for _, outcome in told),
+            "states": array_literal(outcome.state for _, outcome in told),
+            "replies": array_literal(storable(outcome.reply) for _, outcome in told),
+            "marks": array_literal(marks),
             "seconds": seconds,
         }
         | maillog.held_parameters(events),
@@ -305,7 +307,7 @@ async def settle_and_mark(
     return {int(row[0]) for row in await cursor.fetchall()}
 
 
-async def _set_recipients(connection: Connection, submission_id: int, outcomes: Sequence[Outcome]) -> None:
+async def _set_recipients(connection: Connection, submission_id: int, outcomes: Sequence[RecipientResult]) -> None:
     await connection.execute(
         """update submission_recipients r set state = new.state, reply = new.reply,
                settled_at = case when new.state <> 'waiting' then now() end
@@ -320,35 +322,35 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
     )
 
 
-async def absent_owners(connection: Connection, owner: str) -> list[str]:
+async def list_other_owners(connection: Connection, owner: str) -> list[str]:
     """Who holds claims and is not there, ``owner`` left out."""
     cursor = await connection.execute(
         f"""select distinct claim_owner from submissions
             where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
-                and {liveness.ABSENT.format(owner="claim_owner")}""",
+                and {liveness.OWNER_IS_DEAD.format(owner="claim_owner")}""",
         (owner,),
     )
     return [str(row[0]) for row in await cursor.fetchall()]
 
 
-async def orphaned_claims(
+async def list_orphaned_claims(
     connection: Connection, gone: Collection[str] = (), limit: int = 1000
-) -> list[tuple[Group, bool]]:
+) -> list[tuple[QueuedMail, bool]]:
     """Claims that ran out, or whose owner is one of ``gone``, locked; with each, whether it was sent without an
     answer."""
     cursor = await connection.execute(
-        f"""select {_GROUP}, s.state = 'sent_unanswered' from {_GROUP_TABLES}
+        f"""select {_QUEUED_MAIL}, s.state = 'sent_unanswered' from {_QUEUED_MAIL_TABLES}
             where s.state in ('claimed', 'sent_unanswered')
                 and (s.claim_expires < now() or s.claim_owner = any(%s::text[]))
             order by s.id limit %s for update of s skip locked""",
-        (literal(gone), limit),
+        (array_literal(gone), limit),
     )
     rows = await cursor.fetchall()
-    groups = await _groups(connection, [row[:-1] for row in rows])
+    groups = await _queued_mails(connection, [row[:-1] for row in rows])
     return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
 
 
-async def release(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
+async def release_claims(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
     """Give claims back as they were; with ``owner``, only that one's."""
     await connection.execute(
         """with held as materialized (
@@ -357,7 +359,7 @@ async def release(connection: Connection, ids: Sequence[int], owner: str | None 
                order by id for update)
            update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
            from held where s.id = held.id""",
-        {"ids": literal(ids), "owner": owner},
+        {"ids": array_literal(ids), "owner": owner},
     )
 
 
@@ -371,32 +373,32 @@ async def send_again(connection: Connection, submission_id: int) -> None:
     )
 
 
-async def mend_times(connection: Connection) -> int:
+async def fix_clock_jump(connection: Connection) -> int:
     """Make due what would wait for a time that was meant before the clock was set back. Returns how many."""
     cursor = await connection.execute(
         f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
-            where state in ('submitted', 'queued') and state_at > {LATER}"""
+            where state in ('submitted', 'queued') and state_at > {RETRYABLE}"""
     )
     return cursor.rowcount
 
 
-async def too_old(connection: Connection, seconds: float, limit: int = 100) -> list[Group]:
+async def list_expired(connection: Connection, seconds: float, limit: int = 100) -> list[QueuedMail]:
     """Queued submissions older than ``seconds``, locked.
 
     None of an account that is paused, which bounces nothing, and none that is due: once the pause is over, it is tried.
     """
     cursor = await connection.execute(
-        f"""select {_GROUP} from {_GROUP_TABLES}
+        f"""select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES}
                 join relay_status r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
             where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s) and r.paused_at is null
                 and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)
             order by s.id limit %s for update of s skip locked""",
         (seconds, limit),
     )
-    return await _groups(connection, await cursor.fetchall())
+    return await _queued_mails(connection, await cursor.fetchall())
 
 
-async def give_up(connection: Connection, submission_id: int, outcomes: Sequence[Outcome]) -> None:
+async def expire(connection: Connection, submission_id: int, outcomes: Sequence[RecipientResult]) -> None:
     """End a queued submission (locked by ``too_old``) without a further try."""
     await _set_recipients(connection, submission_id, outcomes)
     await connection.execute(
@@ -404,7 +406,7 @@ async def give_up(connection: Connection, submission_id: int, outcomes: Sequence
     )
 
 
-async def delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[Group]:
+async def claim_delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[QueuedMail]:
     """Queued submissions whose author is due a notice of delay: ``first`` seconds after submission, then every
     ``then`` seconds. They are marked as noticed."""
     cursor = await connection.execute(
@@ -414,13 +416,13 @@ async def delayed(connection: Connection, first: float, then: float, limit: int 
                              created_at + make_interval(secs => %(first)s)) <= now()
                 order by id limit %(limit)s for update skip locked)
             update submissions s set delay_noticed_at = now() from late, blobs m, local_accounts a
-            where s.id = late.id and m.id = s.blob_id and a.id = s.author_id returning {_GROUP}""",
+            where s.id = late.id and m.id = s.blob_id and a.id = s.author_id returning {_QUEUED_MAIL}""",
         {"first": first, "then": then, "limit": limit},
     )
-    return await _groups(connection, sorted(await cursor.fetchall(), key=_by_id))
+    return await _queued_mails(connection, sorted(await cursor.fetchall(), key=_by_id))
 
 
-async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Group, str]]:
+async def claim_cancelled(connection: Connection, limit: int = 100) -> list[tuple[QueuedMail, str]]:
     """Submissions that the operator ended and whose authors are to be told, with the reason; they are marked as told.
     ``recipients`` are those who will not get it."""
     cursor = await connection.execute(
@@ -428,15 +430,15 @@ async def cancelled(connection: Connection, limit: int = 100) -> list[tuple[Grou
                 select id, cancelled as reason from submissions where cancelled is not null
                 order by id limit %s for update skip locked)
             update submissions s set cancelled = null from ended, blobs m, local_accounts a
-            where s.id = ended.id and m.id = s.blob_id and a.id = s.author_id returning {_GROUP}, ended.reason""",
+            where s.id = ended.id and m.id = s.blob_id and a.id = s.author_id returning {_QUEUED_MAIL}, ended.reason""",
         (limit,),
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)
-    groups = await _groups(connection, [row[:-1] for row in rows], "cancelled")
+    groups = await _queued_mails(connection, [row[:-1] for row in rows], "cancelled")
     return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
 
 
-async def backlog(connection: Connection) -> tuple[int, float]:
+async def measure_backlog(connection: Connection) -> tuple[int, float]:
     """How many submissions wait to be relayed or are being relayed, and the age of the oldest in seconds."""
     cursor = await connection.execute(
         """select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8

@@ -9,11 +9,11 @@ import datetime
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.db.database import LATER, Connection, storable
+from shared.db.database import RETRYABLE, Connection, storable
 
 
 @dataclass(frozen=True, slots=True)
-class Relay:
+class RelayStatus:
     """How relaying through an account goes. failures: to connect or log in, one after the other. Times: UTC."""
 
     external_id: int
@@ -27,7 +27,7 @@ class Relay:
     last_error_at: datetime.datetime | None
 
 
-async def begin(connection: Connection, submission_ids: Collection[int]) -> None:
+async def ensure_rows(connection: Connection, submission_ids: Collection[int]) -> None:
     """The accounts that these submissions leave by are relayed through, from now on if they were not before."""
     await connection.execute(
         """insert into relay_status (external_id) select distinct external_id from submissions where id = any(%s)
@@ -36,7 +36,7 @@ async def begin(connection: Connection, submission_ids: Collection[int]) -> None
     )
 
 
-async def states(connection: Connection, external_ids: Collection[int] | None = None) -> dict[int, Relay]:
+async def load_status(connection: Connection, external_ids: Collection[int] | None = None) -> dict[int, RelayStatus]:
     """By id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, failures, next_try_at, paused_at, connections_limit, last_success_at, last_error,
@@ -44,10 +44,10 @@ async def states(connection: Connection, external_ids: Collection[int] | None = 
            from relay_status where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
         {"ids": None if external_ids is None else list(external_ids)},
     )
-    return {row[0]: Relay(*row) for row in await cursor.fetchall()}
+    return {row[0]: RelayStatus(*row) for row in await cursor.fetchall()}
 
 
-async def works(connection: Connection, external_id: int) -> bool:
+async def record_success(connection: Connection, external_id: int) -> bool:
     """The provider took a login: no back-off, no pause. Whether there was one."""
     cursor = await connection.execute(
         """with before as (select external_id, failures > 0 or paused_at is not null as troubled
@@ -60,7 +60,7 @@ async def works(connection: Connection, external_id: int) -> bool:
     return row is not None and bool(row[0])
 
 
-async def fails(
+async def record_failure(
     connection: Connection, external_id: int, kind: str, error: str, delay: float, *, pause: bool = False
 ) -> None:
     """The provider cannot be reached, or refuses our login (``pause``): no try for ``delay`` seconds."""
@@ -88,7 +88,7 @@ async def lift_limits(connection: Connection) -> None:
     await connection.execute("update relay_status set connections_limit = null where connections_limit is not null")
 
 
-async def resume(connection: Connection, external_id: int) -> None:
+async def unpause(connection: Connection, external_id: int) -> None:
     """The account is new, was changed, or tested: try at once, with all its connections."""
     await connection.execute(
         """insert into relay_status (external_id) values (%s) on conflict (external_id) do update
@@ -97,17 +97,17 @@ async def resume(connection: Connection, external_id: int) -> None:
     )
 
 
-async def try_now(connection: Connection, external_ids: Collection[int]) -> None:
+async def skip_backoff(connection: Connection, external_ids: Collection[int]) -> None:
     """The operator wants what waits to be sent: no back-off; a pause stays."""
     await connection.execute(
         "update relay_status set next_try_at = now(), failures = 0 where external_id = any(%s)", (sorted(external_ids),)
     )
 
 
-async def mend_times(connection: Connection) -> int:
+async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
     cursor = await connection.execute(
         f"""update relay_status set next_try_at = now()
-            where next_try_at > now() and greatest(last_success_at, last_error_at) > {LATER}"""
+            where next_try_at > now() and greatest(last_success_at, last_error_at) > {RETRYABLE}"""
     )
     return cursor.rowcount

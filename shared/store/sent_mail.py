@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.model import Sent
 
 AUTHORSHIP_YEARS = 5
 
 
-async def add(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
+async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
     """Record who sent what: (message_id, external_id, author_id, submission_id). An id keeps its first author."""
     first: dict[tuple[str, int], tuple[int, int]] = {}
     for message_id, external_id, author_id, submission_id in rows:
@@ -52,7 +52,7 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
         )
 
 
-async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, list[Sent]]:
+async def find_sent(connection: Connection, message_ids: Collection[str]) -> dict[str, list[Sent]]:
     """For each of these ids that we sent within five years: by whom and through which account, the earliest first."""
     if not message_ids:
         return {}
@@ -62,7 +62,7 @@ async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, 
            from sent_mail a
            where a.message_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
-        (literal(set(message_ids)), AUTHORSHIP_YEARS),
+        (array_literal(set(message_ids)), AUTHORSHIP_YEARS),
     )
     found: dict[str, list[Sent]] = {}
     for message_id, external_id, author_id, recipients in await cursor.fetchall():
@@ -70,7 +70,7 @@ async def of(connection: Connection, message_ids: Collection[str]) -> dict[str, 
     return found
 
 
-async def purge(connection: Connection, before: datetime.datetime, limit: int) -> int:
+async def purge_authorship(connection: Connection, before: datetime.datetime, limit: int) -> int:
     """Forget who sent what before this time. :return: how many ids."""
     cursor = await connection.execute(
         """delete from sent_mail where (message_id, external_id) in (

@@ -11,9 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection, storable
-from shared.errors import MOST_FAULTS
+from shared.errors import MAX_FAILURES
 from shared.model import Content, EnvelopeRecipient
 from shared.store import accounts, blobs, maillog, poison, relay_status, sent_mail
 
@@ -35,7 +35,7 @@ class Submission:
     smtputf8: bool
     recipients: tuple[EnvelopeRecipient, ...]
     password_hash: str | None = None
-    event: maillog.Event | None = None
+    event: maillog.MailEvent | None = None
     dsn_params: str | None = None
 
 
@@ -75,7 +75,7 @@ _RECORD = f"""
     select place, id, blob_id from new"""
 
 
-async def record(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
+async def record_submissions(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
     """Store bytes, envelopes, authorship and trace; each submission is then ``submitted``. Returns their ids, in order.
 
     None: nothing of it is stored, for its author was disabled or removed, or has another password meanwhile.
@@ -95,7 +95,9 @@ async def record(connection: Connection, submissions: Sequence[Submission]) -> l
         ),
     )
     found = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
-    await blobs.store_rest(connection, [blob_id for _, blob_id in found.values()], [contents[place] for place in found])
+    await blobs.store_chunks(
+        connection, [blob_id for _, blob_id in found.values()], [contents[place] for place in found]
+    )
     return [found[place][0] if place in found else None for place in range(len(submissions))]
 
 
@@ -137,7 +139,7 @@ def _given(submission: Submission) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenSubmission:
     """A submission in state ``submitted``, locked, with the recipients that wait inside."""
 
     id: int
@@ -145,10 +147,10 @@ class Open:
     external_id: int
     blob_id: int
     message_id: str
-    inside: tuple[EnvelopeRecipient, ...]
+    inside_recipients: tuple[EnvelopeRecipient, ...]
 
 
-async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
+async def load_submitted(connection: Connection, ids: Sequence[int]) -> list[OpenSubmission]:
     """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
     cursor = await connection.execute(
         """select id, author_id, external_id, blob_id, message_id from submissions
@@ -164,10 +166,10 @@ async def submitted(connection: Connection, ids: Sequence[int]) -> list[Open]:
     inside: dict[int, list[EnvelopeRecipient]] = {}
     for submission_id, address, kind, target_id, dsn_params in await cursor.fetchall():
         inside.setdefault(submission_id, []).append(EnvelopeRecipient(address, kind, target_id, dsn_params))
-    return [Open(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
+    return [OpenSubmission(*(*row, tuple(inside.get(row[0], ())))) for row in rows]
 
 
-async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
+async def enqueue_for_relay(connection: Connection, ids: Sequence[int]) -> None:
     """The recipients inside are delivered; what is to be relayed is queued, the rest done."""
     await connection.execute(
         """update submission_recipients set state = 'delivered', settled_at = now()
@@ -181,10 +183,10 @@ async def hand_over(connection: Connection, ids: Sequence[int]) -> None:
            where id = any(%s) and state = 'submitted'""",
         (list(ids),),
     )
-    await relay_status.begin(connection, ids)
+    await relay_status.ensure_rows(connection, ids)
 
 
-async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """Those of these submissions that their author handed in before, byte for byte and to one of the same people: a
     client that got no answer tries again. With each, the other one.
 
@@ -200,12 +202,12 @@ async def repeated(connection: Connection, ids: Sequence[int]) -> dict[int, int]
                select from submission_recipients r join submission_recipients er using (address)
                where r.submission_id = s.id and er.submission_id = e.id)
            group by s.id""",
-        {"ids": literal(ids)},
+        {"ids": array_literal(ids)},
     )
     return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
 
 
-async def overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
+async def list_overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
     """Submissions that wait longer than ``grace`` seconds to be handed over: (id, address of the external account).
 
     They are marked, so the next sweep comes back to them only after another ``grace`` seconds.
@@ -215,7 +217,7 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
                select id from submissions
                where state = 'submitted' and state_at < now() - make_interval(secs => %(grace)s)
                  and (swept_at is null or swept_at < now() - make_interval(secs => %(grace)s) or swept_at > now())
-                 and {poison.UNSUSPECTED.format(id="id", stage="sender")}
+                 and {poison.NOT_POISON.format(id="id", stage="sender")}
                order by id limit %(limit)s for update skip locked)
            update submissions s set swept_at = now() from late, external_accounts e
            where s.id = late.id and e.id = s.external_id returning s.id, e.address""",
@@ -224,7 +226,9 @@ async def overdue(connection: Connection, grace: float, limit: int = 1000) -> li
     return sorted((int(row[0]), str(row[1])) for row in await cursor.fetchall())
 
 
-async def blame(connection: Connection, submission_id: int, origin: str, traceback: str, failures: int = 1) -> bool:
+async def count_failure(
+    connection: Connection, submission_id: int, origin: str, traceback: str, failures: int = 1
+) -> bool:
     """Count failures of our own on this submission; whether it is parked now. A claim on it ends."""
     cursor = await connection.execute(
         """update submissions set failures = failures + %s, error = %s, origin = %s, state_at = now(),
@@ -233,7 +237,7 @@ async def blame(connection: Connection, submission_id: int, origin: str, traceba
                state = case when failures + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
            where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (failures, storable(traceback), origin, failures, MOST_FAULTS, submission_id),
+        (failures, storable(traceback), origin, failures, MAX_FAILURES, submission_id),
     )
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"

@@ -32,7 +32,7 @@ class ListedRecipient:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedSubmission:
     """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one.
 
     state_at: when it came into its state.
@@ -53,9 +53,9 @@ class Listed:
     recipients: tuple[ListedRecipient, ...]
 
 
-async def listing(
+async def list_submissions(
     connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None, limit: int = 1000
-) -> list[Listed]:
+) -> list[ListedSubmission]:
     """Submissions in these states (all that are not done, if none are given), the oldest first."""
     cursor = await connection.execute(
         """select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
@@ -80,10 +80,10 @@ async def listing(
     recipients: dict[int, list[ListedRecipient]] = {}
     for submission_id, *values in await cursor.fetchall():
         recipients.setdefault(submission_id, []).append(ListedRecipient(*values))
-    return [Listed(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
+    return [ListedSubmission(*(*row, tuple(recipients.get(row[0], ())))) for row in rows]
 
 
-async def found(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
+async def find_submission(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
     """Submissions of which ``what`` is the id, a Message-ID, or the address of author, account or recipient;
     the newest ones.
 
@@ -104,7 +104,7 @@ async def found(connection: Connection, what: str, limit: int = 100) -> dict[int
     return {int(row[0]): str(row[1]) for row in sorted(await cursor.fetchall())}
 
 
-async def content_of(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
+async def content_of_submission(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
     """The id of a submission's bytes, their octets, and when it was taken."""
     cursor = await connection.execute(
         """select s.blob_id, m.octets, s.created_at from submissions s join blobs m on m.id = s.blob_id
@@ -158,7 +158,7 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
         {"ids": None if ids is None else list(ids)},
     )
     rows = await cursor.fetchall()
-    await relay_status.try_now(connection, {row[1] for row in rows})
+    await relay_status.skip_backoff(connection, {row[1] for row in rows})
     return sorted(int(row[0]) for row in rows)
 
 
@@ -226,7 +226,7 @@ async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
 # ---------------------------------------------------------------------------------------------- purging
 
 
-async def purge(
+async def purge_submissions(
     connection: Connection, after: int, before: datetime.datetime, limit: int
 ) -> tuple[list[int], int | None]:
     """Forget those that were done before this time, among the next ``limit`` after this id; authorship stays.
@@ -252,7 +252,7 @@ async def purge(
 # ---------------------------------------------------------------------------------------------- after a restore
 
 
-async def hold_restored(connection: Connection, reason: str) -> list[int]:
+async def park_restored(connection: Connection, reason: str) -> list[int]:
     """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
     cursor = await connection.execute(
         """update submissions s set state = 'parked', error = %s, origin = %s, uncertain = true,
@@ -265,7 +265,7 @@ async def hold_restored(connection: Connection, reason: str) -> list[int]:
     return sorted(int(row[0]) for row in await cursor.fetchall())
 
 
-async def send_restored(connection: Connection) -> list[int]:
+async def requeue_restored(connection: Connection) -> list[int]:
     """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
     cursor = await connection.execute(
         """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),

@@ -9,14 +9,14 @@ import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shared.db.arrays import literal
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.model import LedgerEntry, LedgerState, Poll
 from shared.store import polls
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedNow:
     """A mail that is committed here. row: its ledger row if it has one. inbound_id: None for one that is only
     renumbered. deleting: its DELE comes next. superseded: the history row that its new UIDL has already."""
 
@@ -30,7 +30,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedNow:
     """A mail that stays upstream. next_try_at: None to try it only when the size limit has grown."""
 
     row: int | None
@@ -41,9 +41,9 @@ class Skipped:
     next_try_at: datetime.datetime | None
 
 
-async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> datetime.datetime:
+async def record_first_contact(connection: Connection, poll: Poll, keys: Sequence[str]) -> datetime.datetime:
     """First contact: what the maildrop holds now is history. Returns its time."""
-    first_contact_at = await polls.begin(connection, poll)
+    first_contact_at = await polls.record_first_contact(connection, poll)
     await connection.execute(
         """insert into uidl_ledger (external_id, uidl, state, was_history)
            select %s::bigint, uidl, 'history', true from unnest(%s::text[]) uidl on conflict do nothing""",
@@ -52,7 +52,7 @@ async def begin(connection: Connection, poll: Poll, keys: Sequence[str]) -> date
     return first_contact_at
 
 
-async def known(connection: Connection, external_id: int) -> list[LedgerEntry]:
+async def load_entries(connection: Connection, external_id: int) -> list[LedgerEntry]:
     """Every row of an account but the closed ones."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
@@ -63,7 +63,7 @@ async def known(connection: Connection, external_id: int) -> list[LedgerEntry]:
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
 
 
-async def set_apart(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
+async def detach_uidls(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
     The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
     await connection.execute(
@@ -117,7 +117,7 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
     )
 
 
-async def record_fetched(connection: Connection, external_id: int, mails: Sequence[Fetched]) -> None:
+async def record_fetched(connection: Connection, external_id: int, mails: Sequence[FetchedNow]) -> None:
     """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
 
     Those that are not only renumbered are counted for the books.
@@ -134,11 +134,11 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                     m (uidl, state, octets, sha256, inbound_id)""",
             (
                 external_id,
-                literal(mail.key for mail in added),
-                literal(_state(mail) for mail in added),
-                literal(mail.octets for mail in added),
-                literal(mail.sha256 for mail in added),
-                literal(mail.inbound_id for mail in added),
+                array_literal(mail.key for mail in added),
+                array_literal(_state(mail) for mail in added),
+                array_literal(mail.octets for mail in added),
+                array_literal(mail.sha256 for mail in added),
+                array_literal(mail.inbound_id for mail in added),
             ),
         )
     changed = [mail for mail in mails if mail.row is not None]
@@ -160,21 +160,21 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
                     m (id, uidl, state, octets, sha256, inbound_id)
                where u.id = m.id""",
             (
-                literal(mail.row for mail in changed),
-                literal(mail.key for mail in changed),
-                literal(_state(mail) for mail in changed),
-                literal(mail.octets for mail in changed),
-                literal(mail.sha256 for mail in changed),
-                literal(mail.inbound_id for mail in changed),
+                array_literal(mail.row for mail in changed),
+                array_literal(mail.key for mail in changed),
+                array_literal(_state(mail) for mail in changed),
+                array_literal(mail.octets for mail in changed),
+                array_literal(mail.sha256 for mail in changed),
+                array_literal(mail.inbound_id for mail in changed),
             ),
         )
 
 
-def _state(mail: Fetched) -> LedgerState:
+def _state(mail: FetchedNow) -> LedgerState:
     return "deleting" if mail.deleting else "fetched"
 
 
-async def record_skipped(connection: Connection, external_id: int, mail: Skipped) -> None:
+async def record_skipped(connection: Connection, external_id: int, mail: SkippedNow) -> None:
     """A mail that could not be fetched or stored."""
     if mail.row is None:
         await connection.execute(
@@ -192,7 +192,7 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SkippedMail:
     """A mail that stays at the provider, for people. next_try_at: None if it is not tried by itself any more."""
 
     id: int
@@ -206,7 +206,7 @@ class Standing:
     acknowledged_at: datetime.datetime | None
 
 
-async def skipped(connection: Connection, external_id: int) -> list[Standing]:
+async def list_skipped(connection: Connection, external_id: int) -> list[SkippedMail]:
     """The mails of an account that could not be fetched, the oldest first."""
     cursor = await connection.execute(
         """select u.id, e.address, u.uidl, u.octets, coalesce(u.reason, ''), u.tries, u.next_try_at, u.first_seen_at,
@@ -215,10 +215,10 @@ async def skipped(connection: Connection, external_id: int) -> list[Standing]:
            where u.external_id = %s and u.state = 'skipped' order by u.id""",
         (external_id,),
     )
-    return [Standing(*row) for row in await cursor.fetchall()]
+    return [SkippedMail(*row) for row in await cursor.fetchall()]
 
 
-async def unacknowledged(connection: Connection) -> int:
+async def count_unacknowledged(connection: Connection) -> int:
     """How many mails could not be fetched, and nobody has said that this is known."""
     cursor = await connection.execute(
         """select count(*) from uidl_ledger u join external_accounts e on e.id = u.external_id
@@ -228,7 +228,9 @@ async def unacknowledged(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-async def acknowledge(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+async def acknowledge_skipped(
+    connection: Connection, external_id: int, ids: Collection[int] | None = None
+) -> list[int]:
     """These skipped mails, or all, are known to stay where they are. Returns which of them were not before."""
     cursor = await connection.execute(
         """update uidl_ledger set acknowledged_at = now()
@@ -239,7 +241,7 @@ async def acknowledge(connection: Connection, external_id: int, ids: Collection[
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def try_again(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
+async def retry_skipped(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
     """Try these skipped mails, or all, at once, however often they failed. Returns which they are."""
     cursor = await connection.execute(
         """update uidl_ledger set tries = 0, next_try_at = now(), acknowledged_at = null
@@ -249,11 +251,11 @@ async def try_again(connection: Connection, external_id: int, ids: Collection[in
     )
     found = [int(row[0]) for row in await cursor.fetchall()]
     if found:
-        await polls.resume(connection, external_id)
+        await polls.poll_now(connection, external_id)
     return found
 
 
-async def purge(
+async def purge_ledger(
     connection: Connection, after: int, closed_before: datetime.datetime, vanished_before: datetime.datetime, limit: int
 ) -> tuple[int, int | None]:
     """Forget mails that we deleted and that are gone, and those that vanished so long ago that no provider will list

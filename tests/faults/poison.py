@@ -22,8 +22,8 @@ READERS = {
     "router": {"router": "services.router.worker:_facts"},
     "mailbox": {"mailbox": "shared.store.maildrops:deliver"},
     "sender": {
-        "sender": "services.sender.submission_worker:arrivals_of",
-        "relay": "services.sender.outgoing_message:parse",
+        "sender": "services.sender.submission_worker:inside_arrivals",
+        "relay": "services.sender.outgoing_message:parse_header",
     },
 }
 """By service: what it does, and the function that reads for it."""
@@ -31,7 +31,7 @@ READERS = {
 
 def arm(service: str) -> None:
     """Make the readers of this service deadly, in this process, and let suspects be tried again soon."""
-    poison.AGAIN_SECONDS = 4.0
+    poison.RETRY_SECONDS = 4.0
     for name, target in READERS.get(service, {}).items():
         module_name, _, function = target.partition(":")
         module = importlib.import_module(module_name)

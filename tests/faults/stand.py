@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 
 from deploy.machine import ports
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.folders import make_sockets
 from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import SOCKET, USER, Postgres
@@ -130,7 +130,7 @@ class Stand:
         self.smtp = ScriptedSmtp()
         self.postgres: Postgres
         self.rabbitmq: RabbitMQ
-        self.provider: Provider
+        self.provider: DemoProvider
         self.instance: Instance
         self.system: System
 
@@ -158,7 +158,7 @@ class Stand:
                 stack.callback(server.stop)
                 server.start()
                 self.servers[program.name] = server
-            self.provider = stack.enter_context(Provider(self.folder / "provider"))
+            self.provider = stack.enter_context(DemoProvider(self.folder / "provider"))
             yield self
 
     @asynccontextmanager

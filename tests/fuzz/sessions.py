@@ -14,11 +14,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 from services.pop3_out import replies
-from services.pop3_out.connection import Connection as Pop3Connection
-from services.pop3_out.readahead import Budget
-from services.pop3_out.session import Session, Terms
-from services.smtp_in.commit_queue import Handed, Taken
-from services.smtp_in.connection import Connection as SmtpConnection
+from services.pop3_out.connection import Pop3Connection as Pop3Connection
+from services.pop3_out.readahead import PrefetchBudget
+from services.pop3_out.session import ClientInfo, Pop3Session
+from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
+from services.smtp_in.connection import SmtpConnection as SmtpConnection
 from services.smtp_in.recipient_policy import Directory
 from shared.model import Local
 from shared.net.server_tls import Certificate
@@ -66,7 +66,7 @@ class Door:
     """Lets everybody in, to both servers. open: how many are."""
 
     def __init__(self) -> None:
-        self.budget = Budget()
+        self.budget = PrefetchBudget()
         self.certificate = cast(Certificate, None)  # nobody gets as far as a handshake
         self.open = 0
 
@@ -81,9 +81,9 @@ class Door:
     def leave(self, _: object) -> None:
         self.open -= 1
 
-    discharge = leave
+    on_closed = leave
 
-    def seat(self, *_: object) -> Any:
+    def register_session(self, *_: object) -> Any:
         """POP3 asks why not, submission whether."""
         return None if len(_) == 1 else True
 
@@ -120,9 +120,9 @@ def _pieces(data: bytes, step: int) -> list[bytes]:
 async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) -> None:
     door = Door()
 
-    def open_session(connection: Pop3Connection, under_tls: bool) -> Session:
-        return Session(
-            connection, store, MemoryLogins(), door.budget, Terms(connection.peer, under_tls, clear_allowed=True)
+    def open_session(connection: Pop3Connection, under_tls: bool) -> Pop3Session:
+        return Pop3Session(
+            connection, store, MemoryLogins(), door.budget, ClientInfo(connection.peer, under_tls, clear_allowed=True)
         )
 
     connection = Pop3Connection(door, open_session, tls=True)
@@ -136,7 +136,7 @@ async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) ->
         await _until(at_rest)
     connection.connection_lost(None)
     await _until(at_rest)
-    assert door.open == 0 and door.budget.left == Budget().left
+    assert door.open == 0 and door.budget.left == PrefetchBudget().left
 
 
 def pop3_session(data: bytes) -> None:
@@ -160,31 +160,31 @@ class Hands:
     """What the submission server hands mail to, and asks for accounts and passwords. handed: in order."""
 
     def __init__(self, office: Directory, author: Local) -> None:
-        self.handed: list[Handed] = []
+        self.handed: list[PendingSubmission] = []
         self._office, self._author = office, author
 
     @property
-    def known(self) -> Directory:
+    def cached_directory(self) -> Directory:
         return self._office
 
-    def ask(self) -> asyncio.Future[Directory]:
+    def refresh_directory(self) -> asyncio.Future[Directory]:
         answer: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(answer.set_result, self._office)
         return answer
 
-    def reserve(self, octets: int) -> bool:
+    def try_reserve(self, octets: int) -> bool:
         return True
 
-    async def make_room(self, octets: int, seconds: float) -> bool:
+    async def reserve_memory(self, octets: int, seconds: float) -> bool:
         return True
 
-    def free(self, octets: int) -> None:
+    def release_memory(self, octets: int) -> None:
         """There is room."""
 
-    async def commit(self, handed: Handed) -> Taken:
+    async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
         await asyncio.sleep(0)
         self.handed.append(handed)
-        return Taken(len(self.handed), None, handed.external)
+        return CommittedSubmission(len(self.handed), None, handed.external)
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
         await asyncio.sleep(0)
@@ -243,7 +243,7 @@ def smtp_session(data: bytes, office: Directory, author: Local) -> None:
     assert outs[0] == outs[1]
 
 
-def _judge(handed: Handed, office: Directory, author: Local) -> None:
+def _judge(handed: PendingSubmission, office: Directory, author: Local) -> None:
     mail = handed.submission
     assert mail.author_id == author.id and 1 <= len(mail.recipients) <= 1000
     assert mail.envelope_from.lower() in office.addresses_of(author) | {""}

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from services.sender.header_rewriting import SENDERS, Author, addresses, parse, rewrite
+from services.sender.header_rewriting import SENDERS, Author, addresses, parse_header, rewrite
 from services.smtp_in import parameters, recipient_policy, sender_policy
-from services.smtp_in.data_reader import Mail, Refusal
+from services.smtp_in.data_reader import DataReader, SmtpRefusal
 from services.smtp_in.recipient_policy import Directory
 from shared import routing
 from shared.db.database import storable
@@ -22,7 +22,7 @@ from shared.mime.addresses import fold_address
 from shared.model import External, Local, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
-from shared.provider.smtp_client import Wire
+from shared.provider.smtp_client import DotStuffer
 from tests.fuzz import sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
@@ -61,8 +61,8 @@ def route(data: bytes) -> None:
 
     What is asked about it is a text that PostgreSQL takes, and not endless.
     """
-    facts = routing.read(data)
-    asked = routing.ids_asked(facts)
+    facts = routing.read_facts(data)
+    asked = routing.referenced_ids(facts)
     assert len(asked) < 1000 and all(storable(message_id) == message_id for message_id in asked)
     decision = routing.decide(facts, SUPPORT, PEOPLE, SENT)
     who = [recipient.local_id for recipient in decision.recipients]
@@ -78,16 +78,16 @@ def route_to(data: bytes) -> None:
 
 def leave(data: bytes) -> None:
     """A header that our senders' check lets through leaves without a local address, and without a line too many."""
-    mail = Mail(LIMIT)
+    mail = DataReader(LIMIT)
     mail.feed(data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
     if mail.refusal is not None or sender_policy.check_header(OFFICE, PEOPLE[0], mail.values) is not None:
         return
     header = mail.header
     everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
-    directory = {address: everyone[address] for address in addresses(parse(header)) if address in everyone}
+    directory = {address: everyone[address] for address in addresses(parse_header(header)) if address in everyone}
     author = Author("Alex", SUPPORT.address, frozenset(SUPPORT.own_addresses))
     left = rewrite(
-        parse(header), directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC)
+        parse_header(header), directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC)
     )
     assert not _LONE.search(left)
     sender = headers.values(left, "from")
@@ -103,7 +103,7 @@ def leave(data: bytes) -> None:
 
 def submit(data: bytes) -> None:
     """A submission's end and its stored form are the same however it is cut; no line end but CRLF is in it."""
-    whole, pieces = Mail(LIMIT), Mail(LIMIT)
+    whole, pieces = DataReader(LIMIT), DataReader(LIMIT)
     rest = whole.feed(data)
     step = 1 + len(data) % 7
     left = b""
@@ -124,7 +124,7 @@ def command(data: bytes) -> None:
     """What MAIL and RCPT name has no character that could end a command; no local address is ever relayed."""
     text = data.decode("utf-8", "surrogateescape")
     for parsed in (parameters.parse_mail(text, LIMIT), parameters.parse_rcpt(text)):
-        if isinstance(parsed, Refusal):
+        if isinstance(parsed, SmtpRefusal):
             assert 500 <= parsed.code < 600 and not re.search("[\r\n]", str(parsed))
             continue
         assert not re.search("[\x00-\x1f\x7f]", parsed.dsn_params or "")
@@ -132,8 +132,8 @@ def command(data: bytes) -> None:
             assert shown is None or shown.isprintable()
         if recipient_policy.check_syntax(parsed.address, True) is None:
             assert not re.search("[\x00-\x20\x7f<>]", parsed.address)
-            target = recipient_policy.decide(OFFICE, parsed.address)
-            if isinstance(target, Refusal):
+            target = recipient_policy.resolve(OFFICE, parsed.address)
+            if isinstance(target, SmtpRefusal):
                 assert not re.search("[\r\n]", str(target))
             elif target.kind == "relay":
                 assert not target.address.lower().endswith("@local.com")
@@ -159,7 +159,7 @@ def wire(data: bytes) -> None:
     """What goes to the provider has CRLF only and no end of data inside, however it is cut."""
     sent = b""
     step = 1 + len(data) % 5
-    out = Wire()
+    out = DotStuffer()
     for start in range(0, len(data), step):
         sent += out.feed(data[start : start + step])
     sent += out.finish()
@@ -195,7 +195,7 @@ def proxy(data: bytes) -> None:
 def _tell(read: Callable[[], str | None]) -> None:
     try:
         told = read()
-    except proxy_protocol.Malformed:
+    except proxy_protocol.MalformedProxyHeader:
         return
     assert told is None or ipaddress.ip_address(told)
 

@@ -129,7 +129,7 @@ async def test_an_external_account_that_people_share_cannot_go_alone(database: D
 async def test_every_change_of_an_account_makes_another_version(database: Database) -> None:
     async def version() -> str:
         async with database.statement() as connection:
-            return await accounts.version(connection)
+            return await accounts.load_version(connection)
 
     await apply(database, COMPANY)
     seen = [await version(), await version()]

@@ -14,14 +14,14 @@ import pytest
 
 from services.admin.mail import answer_notices, search_index
 from services.admin.mail.answer_notices import Answered
-from services.admin.mail.header_summary import Letter
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.admin.mail.header_summary import HeaderSummary
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.model import Content, EnvelopeRecipient, Local
 from shared.store import blobs, inbound, submissions
 from shared.store.inbound import Arrival
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 from shared.store.submissions import Submission
 from tests.company import COMPANY, HASH, SALES, SUPPORT, apply, everyone, external, local, mailbox_of
 from tests.integration.test_router_and_mailbox import ids
@@ -46,12 +46,12 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
     """A customer's mail, or that of a person here, is delivered."""
     externals, everybody = await everyone(database)
     async with database.transaction() as connection:
-        stored = await blobs.store(connection, [Content.of(QUESTION % name)])
+        stored = await blobs.store_blobs(connection, [Content.of(QUESTION % name)])
         arrival = Arrival("fetched", stored[0], externals[SUPPORT].id, "q@customer.example")
         if author is not None:
             arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
-        rows = await inbound.add(connection, [arrival])
-    await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
+        rows = await inbound.add_inbound(connection, [arrival])
+    await MailboxWorker(database, 5).handle(ids(await RouterWorker(database, 5).handle(rows)))
 
 
 async def answer(database: Database, name: str, ago: str = "10 seconds", to: str = "anna@customer.example") -> None:
@@ -61,7 +61,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
     recipient = EnvelopeRecipient(to, "local", inside[0]) if inside else EnvelopeRecipient(to, "relay")
     address = f"{name.lower()}@local.com"
     async with database.transaction() as connection:
-        [sent] = await submissions.record(
+        [sent] = await submissions.record_submissions(
             connection,
             [
                 Submission(
@@ -73,7 +73,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
                     False,
                     False,
                     (recipient,),
-                    event=Event("submitted", who=address),
+                    event=MailEvent("submitted", who=address),
                 )
             ],
         )
@@ -84,8 +84,8 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
 async def look(database: Database) -> list[str]:
     """The catalogue goes on, and what it sends is delivered. :return: who is told."""
     async with database.transaction() as connection:
-        step = await search_index.go_on(connection)
-    await Mailbox(database, 5).handle([note.inbound_id for note in step.notes])
+        step = await search_index.index_next(connection)
+    await MailboxWorker(database, 5).handle([note.inbound_id for note in step.notes])
     return sorted(address for note in step.notes for address in note.recipients)
 
 
@@ -141,7 +141,7 @@ async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database:
     await answer(database, "Alex")
     with pytest.raises(ZeroDivisionError):
         async with database.transaction() as connection:
-            assert (await search_index.go_on(connection)).notes
+            assert (await search_index.index_next(connection)).notes
             raise ZeroDivisionError
     assert await count(database, "select count(*) from inbound where source = 'notice'") == 0
     assert await look(database) == ["eve@local.com", "jim@local.com"]
@@ -205,7 +205,7 @@ def test_no_strangers_text_begins_a_line_of_the_note() -> None:
     now = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
     alex = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None)
     evil = "x\r\nBcc: eve@evil.example\r\n\r\n<b>" + "é" * 300
-    told = Answered(SUPPORT, "q@x>\r\nBcc: <e@x", evil, evil, now, alex, Letter(None, (), evil), now)
+    told = Answered(SUPPORT, "q@x>\r\nBcc: <e@x", evil, evil, now, alex, HeaderSummary(None, (), evil), now)
     head, _, body = answer_notices.compose(told)[0].partition(b"\r\n\r\n")
     assert b"\nBcc" not in head + body
     assert b"In-Reply-To" not in head

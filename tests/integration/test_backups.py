@@ -21,12 +21,12 @@ from services.admin.mail import operations
 from services.admin.maintenance import restore
 from services.admin.monitoring import problems as troubles
 from services.admin.monitoring import reconciliation
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
-from services.sender.submission_worker import Sender
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
+from services.sender.submission_worker import SubmissionWorker
 from shared.db.database import Database
 from shared.db.migrations.migrate import migrate
-from shared.errors import MOST_FAULTS, Permanent
+from shared.errors import MAX_FAILURES, Permanent
 from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import Stage, run_stage
@@ -35,7 +35,7 @@ from shared.store import accounts, maildrops
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until
 from tests.scripted_smtp import scripted_smtp
-from tests.sender_harness import Bench, sending
+from tests.sender_harness import SenderHarness, sending
 from tests.servers import opened, scratch, wait_for
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
@@ -57,7 +57,7 @@ def restored(postgres: Postgres, file: Path, send_queue: bool = False) -> Iterat
         with backups.opened(file) as backup:
             backups.load(backup, url)
             assert migrate(url) == []
-        asyncio.run(restore.settle(url, AT, send_queue))
+        asyncio.run(restore.prepare_restored(url, AT, send_queue))
         yield url
     finally:
         postgres.drop(name)
@@ -78,24 +78,24 @@ async def until_holds(database: Database, address: str, count: int) -> None:
     await until(so, 30)
 
 
-async def in_every_stage(bench: Bench) -> None:
+async def in_every_stage(bench: SenderHarness) -> None:
     """Mails fetched, routed, delivered, held and parked; submissions taken, waiting, and sent without an answer."""
     externals, _ = await everyone(bench.database)
     rows = await arrive(
         bench.database, externals[SUPPORT].id, [mail(s) for s in ("fetched", "routed", "delivered", "parked")]
     )
-    await Router(bench.database, 5).handle(rows[1:3])
-    await Mailbox(bench.database, 5).handle(rows[2:3])
-    for _ in range(MOST_FAULTS):
-        await Router(bench.database, 5).blame(rows[3], "router", "boom")
+    await RouterWorker(bench.database, 5).handle(rows[1:3])
+    await MailboxWorker(bench.database, 5).handle(rows[2:3])
+    for _ in range(MAX_FAILURES):
+        await RouterWorker(bench.database, 5).count_failure(rows[3], "router", "boom")
     [held] = await arrive(bench.database, externals[SALES].id, [mail("held")])
-    await Router(bench.database, 5).handle([held])
+    await RouterWorker(bench.database, 5).handle([held])
     waiting = await bench.submit(ANN, JIM, mail=mail("waiting"))
     await bench.until(waiting, state="queued", tries=1)
     await bench.rows("update submissions set next_try_at = now() + interval '1 day'")
     unanswered = await bench.submit(BOB, mail=mail("unanswered"))
     await bench.until(unanswered, state="sent_unanswered")
-    bench.relaying.wake = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
+    bench.relaying.schedule = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
     await bench.rows(
         """with m as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id)
            insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8)
@@ -119,9 +119,9 @@ async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
         service = Service(name, settings)
         await service.database.open()
         stages: dict[str, Stage] = {
-            "router": Router(service.database, 0.5),
-            "mailbox": Mailbox(service.database, 0.5),
-            "sender": Sender(service.database, 0.5, lambda external_id: None),
+            "router": RouterWorker(service.database, 0.5),
+            "mailbox": MailboxWorker(service.database, 0.5),
+            "sender": SubmissionWorker(service.database, 0.5, lambda external_id: None),
         }
         running.append((service, asyncio.create_task(run_stage(service, stages[name]))))
         await asyncio.sleep(0)
@@ -151,10 +151,10 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
             # time goes on after the backup: a mail that is not in it
             externals, people = await everyone(bench.database)
             rows = await arrive(bench.database, externals[SUPPORT].id, [mail("later")])
-            await Router(bench.database, 5).handle(rows)
-            await Mailbox(bench.database, 5).handle(rows)
+            await RouterWorker(bench.database, 5).handle(rows)
+            await MailboxWorker(bench.database, 5).handle(rows)
             async with bench.database.transaction() as connection:
-                last = (await maildrops.listing(connection, people["Alex"].id))[-1].uidl
+                last = (await maildrops.list_mails(connection, people["Alex"].id))[-1].uidl
             provider.gates["END"].set()
             return last
 
@@ -172,11 +172,13 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
             await until_holds(database, ALEX, 4)
             assert "later" in await subjects(database, ALEX)
             async with database.snapshot() as connection:
-                listed = await maildrops.listing(connection, people["Alex"].id)
+                listed = await maildrops.list_mails(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
                 stuck = await operations.parked(connection)
-                problems = [trouble.what for trouble in troubles.of_parked(await troubles.read(connection))]
-                assert [book.difference for book in await reconciliation.read(connection, thoroughly=True)] == [0, 0]
+                problems = [trouble.text for trouble in troubles.find_parked(await troubles.load_facts(connection))]
+                assert [
+                    book.difference for book in await reconciliation.load_accounts(connection, thoroughly=True)
+                ] == [0, 0]
                 assert len(await operations.held(connection)) == 1
                 assert await operations.queue(connection) == []
         # what was to be relayed is held, and says why
@@ -189,12 +191,12 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
         # one is sent when the operator says so
         async with scripted_smtp() as provider, sending(url) as bench:
             await bench.rows("update external_accounts set smtp_port = %s", provider.port)
-            await bench.upkeep.look()
+            await bench.upkeep.schedule_due()
             assert provider.taken == []
             async with bench.database.transaction() as connection:
                 await operations.requeue(connection, [held[1]["id"]])
                 await operations.discard(connection, [held[0]["id"]], "it was there already")
-            await bench.upkeep.look()
+            await bench.upkeep.schedule_due()
             await bench.until(held[1]["id"], state="done", uncertain=True)
             assert [taken.recipients for taken in provider.taken] == [[BOB]]
 
@@ -274,7 +276,7 @@ def test_without_the_key_all_is_there_but_the_upstream_passwords(
         async with at_work(url, broker_url) as database:
             await until_holds(database, ALEX, 1)
             async with database.transaction() as connection:
-                for account in await accounts.externals(connection):
+                for account in await accounts.load_externals(connection):
                     with pytest.raises(Permanent, match="set it again"):
                         Vault(new_key()).open(account.password)
 

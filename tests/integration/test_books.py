@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from services.admin.cli.app import app
 from services.admin.monitoring import reconciliation
-from services.admin.monitoring.reconciliation import Account
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.admin.monitoring.reconciliation import AccountBooks
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db.database import Database
-from shared.errors import MOST_FAULTS
+from shared.errors import MAX_FAILURES
 from shared.store import inbound, inbound_admin, maildrops
-from shared.store.inbound_admin import Books
+from shared.store.inbound_admin import InboundCounts
 from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 
@@ -31,16 +31,16 @@ async def delivered(database: Database, count: int) -> list[int]:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(count)])
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     return rows
 
 
-async def support(database: Database) -> Account:
+async def support(database: Database) -> AccountBooks:
     """The books of support@company.com; those of the other account balance."""
     async with database.snapshot() as connection:
-        sales, found = await reconciliation.read(connection, thoroughly=True)
-    assert (sales.address, reconciliation.wrong(sales)) == (SALES, None)
+        sales, found = await reconciliation.load_accounts(connection, thoroughly=True)
+    assert (sales.address, reconciliation.describe_difference(sales)) == (SALES, None)
     return found
 
 
@@ -54,16 +54,16 @@ async def test_they_balance_in_every_state(database: Database) -> None:
     await delivered(database, 2)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(6)])
-    await Router(database, 5).handle(rows[:2])
+    await RouterWorker(database, 5).handle(rows[:2])
     async with database.transaction() as connection:
         for row in rows[2:4]:
-            for _ in range(MOST_FAULTS):
-                await inbound.blame(connection, row, "router", "boom")
+            for _ in range(MAX_FAILURES):
+                await inbound.count_failure(connection, row, "router", "boom")
         await inbound_admin.discard(connection, rows[3:4], "spam")
     await change(database, "update inbound set state = 'held' where id = %s", rows[4])
     found = await support(database)
-    assert (found.fetched, found.books) == (8, Books(delivered=3, held=1, parked=1, in_flight=3))
-    assert (found.difference, reconciliation.wrong(found), reconciliation.late(found)) == (0, None, None)
+    assert (found.fetched, found.books) == (8, InboundCounts(delivered=3, held=1, parked=1, in_flight=3))
+    assert (found.difference, reconciliation.describe_difference(found), reconciliation.late(found)) == (0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, sai
     await change(database, loss)
     found = await support(database)
     assert found.difference == reconciliation.difference([found]) == (1 if said else 0)
-    assert (said or "") in (reconciliation.wrong(found) or "")
+    assert (said or "") in (reconciliation.describe_difference(found) or "")
 
 
 async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Database) -> None:
@@ -93,7 +93,7 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
     _, people = await everyone(database)
     async with database.transaction() as connection:
         for name in ("Alex", "Jim"):
-            [entry] = await maildrops.listing(connection, people[name].id)
+            [entry] = await maildrops.list_mails(connection, people[name].id)
             await maildrops.tombstone(connection, people[name].id, [entry.id])
     assert (await support(database)).difference == 0
     await change(database, "delete from maildrop_mails where local_id = %s", people["Alex"].id)

@@ -74,7 +74,7 @@ async def test_a_rejected_message_goes_to_the_dead_letters(broker: Broker) -> No
     await broker.publish([fetched(1)])
     async with asyncio.timeout(20):
         consumer.reject((await consumer.batch(1))[0])
-        while (await broker.depth(topology.PARKED))[0] == 0:  # noqa: ASYNC110  # only the broker knows
+        while (await broker.depth(topology.DEAD_LETTERS))[0] == 0:  # noqa: ASYNC110  # only the broker knows
             await asyncio.sleep(0.05)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.router.worker import Router
+from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.store import polls, relay_queue, relay_status
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
@@ -26,12 +26,12 @@ async def test_accounts_and_mails_that_wait_for_a_time_of_before_are_due(databas
         )
     # when
     async with database.transaction() as connection:
-        assert await polls.mend_times(connection) == 1
-        claimed, _ = await polls.claim(connection, "one/1", 10)
+        assert await polls.fix_clock_jump(connection) == 1
+        claimed, _ = await polls.claim_due(connection, "one/1", 10)
     assert externals[SUPPORT].id in [poll.external_id for poll in claimed]
     # then the mail is swept, after a grace period that begins now
-    assert await Router(database, 0.0).sweep() == []
-    assert len(await Router(database, 0.0).sweep()) == 1
+    assert await RouterWorker(database, 0.0).sweep() == []
+    assert len(await RouterWorker(database, 0.0).sweep()) == 1
 
 
 async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database: Database) -> None:
@@ -40,7 +40,7 @@ async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database:
         await connection.execute(
             "update polls set next_poll_at = now() + interval '1 hour', last_error_at = now() - interval '1 minute'"
         )
-        assert await polls.mend_times(connection) == 0
+        assert await polls.fix_clock_jump(connection) == 0
 
 
 async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
@@ -57,8 +57,8 @@ async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
                next_try_at = now() + interval '1 hour'"""
         )
         await bench.rows("update external_accounts set enabled = true")
-        await bench.upkeep.hold()
+        await bench.upkeep.renew_leases()
         await bench.until(id_, state="done")
         async with bench.database.transaction() as connection:
-            assert await relay_queue.mend_times(connection) == 0
-            assert await relay_status.mend_times(connection) == 0
+            assert await relay_queue.fix_clock_jump(connection) == 0
+            assert await relay_status.fix_clock_jump(connection) == 0

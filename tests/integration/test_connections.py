@@ -12,21 +12,21 @@ import psycopg
 import pytest
 
 from shared.db.database import Database, Row
-from shared.db.psycopg_connection import PatientConnection
+from shared.db.psycopg_connection import WatchedConnection
 
 LARGE = 20 * 1024 * 1024
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[PatientConnection[Row]]:
-    connection: PatientConnection[Row] = await PatientConnection.connect(url, autocommit=True)
+async def connected(url: str) -> AsyncIterator[WatchedConnection[Row]]:
+    connection: WatchedConnection[Row] = await WatchedConnection.connect(url, autocommit=True)
     try:
         yield connection
     finally:
         await connection.close()
 
 
-async def value(connection: PatientConnection[Row], sql: str, *parameters: object) -> object:
+async def value(connection: WatchedConnection[Row], sql: str, *parameters: object) -> object:
     cursor = connection.cursor(binary=True)
     await cursor.execute(sql.encode(), parameters)
     row = await cursor.fetchone()
@@ -34,7 +34,7 @@ async def value(connection: PatientConnection[Row], sql: str, *parameters: objec
     return row[0]
 
 
-async def end(url: str, connection: PatientConnection[Row]) -> None:
+async def end(url: str, connection: WatchedConnection[Row]) -> None:
     """Let the server end a connection."""
     async with connected(url) as other:
         assert await value(other, "select pg_terminate_backend(%s)", connection.info.backend_pid)
@@ -107,7 +107,7 @@ async def test_no_descriptor_is_left_open(database_url: str) -> None:
         async with connected(database_url) as connection:
             await value(connection, "select 1")
     # also not by one that nobody closes, as the pool does with those that broke
-    forgotten: PatientConnection[Row] = await PatientConnection.connect(database_url, autocommit=True)
+    forgotten: WatchedConnection[Row] = await WatchedConnection.connect(database_url, autocommit=True)
     await value(forgotten, "select 1")
     await end(database_url, forgotten)
     with pytest.raises(psycopg.OperationalError):
@@ -118,4 +118,4 @@ async def test_no_descriptor_is_left_open(database_url: str) -> None:
 
 async def test_the_pool_uses_them(database: Database) -> None:
     async with database.statement() as connection:
-        assert isinstance(connection, PatientConnection)
+        assert isinstance(connection, WatchedConnection)

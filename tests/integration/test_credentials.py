@@ -15,16 +15,16 @@ from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import external_fields
 from services.admin.accounts.file_format import check
 from services.admin.cli import authorize
-from services.admin.context import System
-from services.sender.connection_pool import Connections
-from shared.auth.passwords import Pool
+from services.admin.context import AdminContext
+from services.sender.connection_pool import ConnectionPool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Permanent
 from shared.model import External, Server
 from shared.provider import credentials, oauth
 from shared.provider.credentials import Credential, Credentials, Grant
-from shared.provider.oauth import IssuerUnwilling, Unauthorized
-from shared.provider.smtp_connect import LoginRefused, Unwilling
+from shared.provider.oauth import IssuerUnavailable, Unauthorized
+from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
 from shared.provider.vault import Vault, new_key
 from shared.settings import Settings
 from shared.store import account_changes, polls
@@ -156,7 +156,7 @@ async def test_while_the_issuer_is_away_a_token_is_used_as_long_as_it_is_good(
     assert (await ours.of(account)).secret == "short"
     ours.refused(account)
     server.answers = [(502, {})]
-    with pytest.raises(IssuerUnwilling):
+    with pytest.raises(IssuerUnavailable):
         await ours.of(account)
     # and when it was found to be withdrawn, that is said, with what to do, though the old one is good
     server.answers = [(200, {"access_token": "short", "expires_in": 60}), (400, {"error": "invalid_grant"})]
@@ -254,7 +254,7 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 async def test_mail_leaves_with_an_access_token(account: External, ours: Credentials, provider: ScriptedSmtp) -> None:
     # when
-    client = await Connections(ours, True).connect(at(account, provider))
+    client = await ConnectionPool(ours, True).connect(at(account, provider))
     # then
     assert provider.logins == [f"user={SUPPORT}\x01auth=Bearer access-1\x01\x01"]
     await client.quit()
@@ -266,7 +266,7 @@ async def test_a_token_that_ended_before_its_time_is_replaced_at_once(
     # given
     provider.say("AUTH", "535 5.7.8 token expired")
     # when
-    client = await Connections(ours, True).connect(at(account, provider))
+    client = await ConnectionPool(ours, True).connect(at(account, provider))
     # then
     assert [login.split()[1] for login in provider.logins] == ["access-1\x01\x01", "access-2\x01\x01"]
     await client.quit()
@@ -276,8 +276,8 @@ async def test_tokens_that_are_all_refused_are_wrong_credentials(
     account: External, ours: Credentials, provider: ScriptedSmtp
 ) -> None:
     provider.always("AUTH", "535 5.7.8 no")
-    with pytest.raises(LoginRefused):
-        await Connections(ours, True).connect(at(account, provider))
+    with pytest.raises(AuthFailed):
+        await ConnectionPool(ours, True).connect(at(account, provider))
     assert len(provider.logins) == 2
 
 
@@ -285,10 +285,10 @@ async def test_a_refresh_token_that_ended_is_wrong_credentials_too(
     server: TokenServer, account: External, ours: Credentials, provider: ScriptedSmtp
 ) -> None:
     server.answers = [(400, {"error": "invalid_grant"}), (503, {})]
-    with pytest.raises(LoginRefused, match="invalid_grant"):
-        await Connections(ours, True).connect(at(account, provider))
-    with pytest.raises(Unwilling, match="503"):
-        await Connections(ours, True).connect(at(account, provider))
+    with pytest.raises(AuthFailed, match="invalid_grant"):
+        await ConnectionPool(ours, True).connect(at(account, provider))
+    with pytest.raises(ServerUnavailable, match="503"):
+        await ConnectionPool(ours, True).connect(at(account, provider))
     assert not provider.logins
 
 
@@ -318,7 +318,7 @@ async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
         account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
         await until(lambda: fails(bench, account))
         async with bench.database.transaction() as connection:
-            polled = (await polls.polled(connection))[account]
+            polled = (await polls.load_poll_states(connection))[account]
     assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
     assert not script.commands
 
@@ -330,8 +330,8 @@ def at(account: External, provider: ScriptedSmtp) -> External:
 # ------------------------------------------------------------------------------------------------ authorizing
 
 
-def system(database: Database) -> System:
-    return System(Settings(secret_key=KEY, allow_private_upstream=True), database, Pool())
+def system(database: Database) -> AdminContext:
+    return AdminContext(Settings(secret_key=KEY, allow_private_upstream=True), database, HashingPool())
 
 
 async def test_a_person_authorizes_by_a_code_on_another_page(

@@ -8,32 +8,32 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from deploy.machine.dovecot_postfix import Provider
-from shared.amqp.payloads import Fetched, read
+from deploy.machine.dovecot_postfix import DemoProvider
+from shared.amqp.payloads import FetchedItem, read_payload
 from shared.db.database import Connection
 from shared.model import LedgerEntry
 from shared.store import polls, uidl_ledger
-from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
 from tests.polling import until
 
 _names = itertools.count(1)
 
 
 @pytest.fixture
-async def bench(database_url: str) -> AsyncIterator[Bench]:
+async def bench(database_url: str) -> AsyncIterator[FetcherHarness]:
     async with fetching(database_url) as running:
         yield running
 
 
 @pytest.fixture
-def box(provider: Provider) -> str:
+def box(provider: DemoProvider) -> str:
     """A fresh mailbox at the provider, password 'secret'."""
     address = f"box{next(_names)}@fetch.test"
     provider.add_mailbox(address, "secret")
     return address
 
 
-def lying(provider: Provider, address: str) -> int:
+def lying(provider: DemoProvider, address: str) -> int:
     return len(provider.mail_of(address))
 
 
@@ -42,7 +42,7 @@ def lying(provider: Provider, address: str) -> int:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
-    bench: Bench, provider: Provider, box: str, tls: str
+    bench: FetcherHarness, provider: DemoProvider, box: str, tls: str
 ) -> None:
     # given two mails, one with a dot line and a Message-ID
     provider.put(box, mail("one", ".\r\n..dots"))
@@ -64,14 +64,14 @@ async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
     # and the router was told of both, behind the commit
     [publication] = bench.published
     assert publication.key == f"fetched.{box}"
-    assert [(row,) for row in read(Fetched, publication.body).ids] == await bench.rows(
+    assert [(row,) for row in read_payload(FetchedItem, publication.body).ids] == await bench.rows(
         "select id from inbound order by id"
     )
     assert await bench.rows("select message_id from inbound order by id") == [(None,), ("a@b",)]
     assert await bench.rows("select event, external from maillog order by id") == [("fetched", box)] * 2
 
 
-async def test_new_mail_arrives_within_a_poll_interval(bench: Bench, provider: Provider, box: str) -> None:
+async def test_new_mail_arrives_within_a_poll_interval(bench: FetcherHarness, provider: DemoProvider, box: str) -> None:
     account = await bench.add(box, provider.pop3_port)
     await until(lambda: polls_well(bench, account))
     provider.put(box, mail("new"))
@@ -80,7 +80,9 @@ async def test_new_mail_arrives_within_a_poll_interval(bench: Bench, provider: P
     assert await bench.subjects(account) == ["new"]
 
 
-async def test_from_now_leaves_what_is_there_and_takes_what_comes(bench: Bench, provider: Provider, box: str) -> None:
+async def test_from_now_leaves_what_is_there_and_takes_what_comes(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     provider.put(box, mail("old"))
     account = await bench.add(box, provider.pop3_port, history="from_now", delete_after_days=0)
     await until(lambda: polls_well(bench, account))
@@ -101,7 +103,9 @@ async def test_from_now_leaves_what_is_there_and_takes_what_comes(bench: Bench, 
 # ---------------------------------------------------------------------------------------------- deleting
 
 
-async def test_at_once_deletes_what_came_after_first_contact_only(bench: Bench, provider: Provider, box: str) -> None:
+async def test_at_once_deletes_what_came_after_first_contact_only(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     provider.put(box, mail("old"))
     account = await bench.add(box, provider.pop3_port, delete_after_days=0)
     await until(lambda: has(bench, account, 1))
@@ -118,14 +122,16 @@ async def _is(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def test_delete_history_deletes_that_too(bench: Bench, provider: Provider, box: str) -> None:
+async def test_delete_history_deletes_that_too(bench: FetcherHarness, provider: DemoProvider, box: str) -> None:
     provider.put(box, mail("old"))
     account = await bench.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
     await until(lambda: _is(lambda: lying(provider, box) == 0))
     assert await bench.subjects(account) == ["old"]
 
 
-async def test_after_days_deletes_when_the_days_are_over(bench: Bench, provider: Provider, box: str) -> None:
+async def test_after_days_deletes_when_the_days_are_over(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     account = await bench.add(box, provider.pop3_port, delete_after_days=7)
     await until(lambda: polls_well(bench, account))
     provider.put(box, mail("one"))
@@ -144,7 +150,9 @@ async def test_after_days_deletes_when_the_days_are_over(bench: Bench, provider:
     assert await bench.states(account) == {"fetched": 1, "closed": 1}
 
 
-async def test_nothing_is_deleted_upstream_when_the_commit_fails(bench: Bench, provider: Provider, box: str) -> None:
+async def test_nothing_is_deleted_upstream_when_the_commit_fails(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     account = await bench.add(box, provider.pop3_port, delete_after_days=0)
     await until(lambda: polls_well(bench, account))
     # given a database that refuses every ledger row in a way that is not the mail's fault
@@ -161,7 +169,7 @@ async def test_nothing_is_deleted_upstream_when_the_commit_fails(bench: Bench, p
 # ---------------------------------------------------------------------------------------------- renumbering
 
 
-def renumber(provider: Provider, box: str) -> None:
+def renumber(provider: DemoProvider, box: str) -> None:
     """Make Dovecot give every mail a new UIDL."""
     folder = provider.folder / "mail" / box
     for file in folder.iterdir():
@@ -173,7 +181,7 @@ def renumber(provider: Provider, box: str) -> None:
 
 
 async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_delivered(
-    bench: Bench, provider: Provider, box: str
+    bench: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("twin"))
     provider.put(box, mail("twin"))
@@ -194,7 +202,9 @@ async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_deliver
     assert len(await bench.rows("select 1 from maillog where event = 'renumbered'")) == 3
 
 
-async def test_after_a_wholesale_renumbering_history_stays_history(bench: Bench, provider: Provider, box: str) -> None:
+async def test_after_a_wholesale_renumbering_history_stays_history(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     for number in range(3):
         provider.put(box, mail(f"old{number}", received="Mon, 1 Jan 2024 10:00:00 +0000"))
     account = await bench.add(box, provider.pop3_port, history="from_now")
@@ -211,7 +221,7 @@ async def test_after_a_wholesale_renumbering_history_stays_history(bench: Bench,
 
 
 async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
-    bench: Bench, provider: Provider, box: str
+    bench: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     account = await bench.add(box, provider.pop3_port, password=bench.vault.seal("wrong"))
     await until(lambda: fails(bench, account))
@@ -231,7 +241,9 @@ async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
     assert await bench.subjects(account) == ["one"]
 
 
-async def test_bad_servers_are_told_apart_and_delay_nobody(bench: Bench, provider: Provider, box: str) -> None:
+async def test_bad_servers_are_told_apart_and_delay_nobody(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     # given an account that nobody serves, one whose certificate is not trusted, one that hangs, and a good one
     hanging = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
     nobody = await bench.add("nobody@fetch.test", 1)
@@ -255,14 +267,14 @@ async def test_bad_servers_are_told_apart_and_delay_nobody(bench: Bench, provide
     hanging.close()
 
 
-async def test_private_hosts_are_not_polled_without_leave(database_url: str, provider: Provider, box: str) -> None:
+async def test_private_hosts_are_not_polled_without_leave(database_url: str, provider: DemoProvider, box: str) -> None:
     async with fetching(database_url, allow_private_upstream=False) as bench:
         account = await bench.add(box, provider.pop3_port)
         await until(lambda: fails(bench, account))
         assert (await bench.rows("select last_error_kind from polls")) == [("policy",)]
 
 
-async def test_twenty_accounts_are_fetched_at_once(bench: Bench, provider: Provider) -> None:
+async def test_twenty_accounts_are_fetched_at_once(bench: FetcherHarness, provider: DemoProvider) -> None:
     boxes = [f"many{number}@fetch.test" for number in range(20)]
     for address in boxes:
         provider.add_mailbox(address, "secret")
@@ -274,13 +286,13 @@ async def test_twenty_accounts_are_fetched_at_once(bench: Bench, provider: Provi
         assert sorted(await bench.subjects(account)) == [f"{address} {number}" for number in range(5)]
 
 
-async def _count(bench: Bench, count: int) -> bool:
+async def _count(bench: FetcherHarness, count: int) -> bool:
     [[found]] = await bench.rows("select count(*) from inbound where source = 'fetched'")
     return int(found) >= count
 
 
 async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
-    database_url: str, provider: Provider, box: str
+    database_url: str, provider: DemoProvider, box: str
 ) -> None:
     async with fetching(database_url, max_message_bytes=20_000) as bench:
         provider.put(box, mail("small"))
@@ -309,7 +321,7 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
 
 
 async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
-    bench: Bench, provider: Provider, box: str
+    bench: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     await bench.rows("alter table inbound add check (message_id <> 'refuse@me')")
     provider.put(box, mail("one"))
@@ -327,7 +339,7 @@ async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
     assert len(await bench.rows("select 1 from inbound where source = 'notice'")) == 1
 
 
-async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider: Provider, box: str) -> None:
+async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider: DemoProvider, box: str) -> None:
     async with fetching(database_url) as bench:
         account = await bench.add(box, provider.pop3_port)
         await until(lambda: polls_well(bench, account))
@@ -338,7 +350,7 @@ async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider
 
 
 async def test_many_sessions_fetch_a_big_mailbox_once(
-    bench: Bench, provider: Provider, box: str, monkeypatch: pytest.MonkeyPatch
+    bench: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
     for number in range(1201):
@@ -353,7 +365,7 @@ async def test_many_sessions_fetch_a_big_mailbox_once(
 
 
 async def test_a_list_with_nothing_to_do_is_not_compared_again(
-    bench: Bench, provider: Provider, box: str, monkeypatch: pytest.MonkeyPatch
+    bench: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a maildrop of which everything is fetched
     account = await bench.add(box, provider.pop3_port)
@@ -362,13 +374,13 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
     await until(lambda: is_quiet(bench, account))
     # when it is polled again, then the ledger is left alone
     reads: list[int] = []
-    known = uidl_ledger.known
+    known = uidl_ledger.load_entries
 
     async def counted(connection: Connection, external_id: int) -> list[LedgerEntry]:
         reads.append(external_id)
         return await known(connection, external_id)
 
-    monkeypatch.setattr(uidl_ledger, "known", counted)
+    monkeypatch.setattr(uidl_ledger, "load_entries", counted)
     await bench.polled(account)
     assert reads == []
     # and a new mail is found as ever
@@ -378,7 +390,7 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
 
 
 async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
-    bench: Bench, provider: Provider, box: str
+    bench: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     # given a quiet, empty maildrop
     account = await bench.add(box, provider.pop3_port, delete_after_days=0)
@@ -395,17 +407,19 @@ async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
     assert lying(provider, box) == 0
 
 
-async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(bench: Bench, provider: Provider, box: str) -> None:
+async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(
+    bench: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     account = await bench.add(box, provider.pop3_port)
     await until(lambda: is_quiet(bench, account))
     async with bench.database.transaction() as connection:
-        await polls.restart(connection, account)
+        await polls.forget_maildrop(connection, account)
     await bench.polled(account)
     [[met]] = await bench.rows("select first_contact_at is not null from polls where external_id = %s", account)
     assert met
 
 
-async def is_quiet(bench: Bench, account: int) -> bool:
+async def is_quiet(bench: FetcherHarness, account: int) -> bool:
     return bool(
         await bench.rows(
             """select 1 from polls where external_id = %s and owner is null and quiet_until > now()

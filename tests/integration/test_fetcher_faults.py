@@ -17,14 +17,14 @@ from shared.runtime.process import Service
 from shared.settings import Settings
 from shared.store import polls, uidl_ledger
 from shared.store.polls import LeaseLost
-from shared.store.uidl_ledger import Skipped
-from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from shared.store.uidl_ledger import SkippedNow
+from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
 
 
 @pytest.fixture
-async def bench(database_url: str) -> AsyncIterator[Bench]:
+async def bench(database_url: str) -> AsyncIterator[FetcherHarness]:
     async with fetching(database_url) as running:
         yield running
 
@@ -33,11 +33,11 @@ def mails(*names: str) -> dict[str, bytes]:
     return {name: mail(name) for name in names}
 
 
-async def is_state(bench: Bench, account: int, **states: int) -> bool:
+async def is_state(bench: FetcherHarness, account: int, **states: int) -> bool:
     return await bench.states(account) == states
 
 
-async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(bench: Bench) -> None:
+async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(bench: FetcherHarness) -> None:
     # given a provider whose connection ends in the middle of one mail, each time
     script = ScriptedPop3(
         mails("one", "killer", "two", "three"), answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")}
@@ -65,11 +65,11 @@ async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(b
         assert await bench.states(account) == {"fetched": 4}
 
 
-async def is_noticed(bench: Bench, account: int) -> bool:
+async def is_noticed(bench: FetcherHarness, account: int) -> bool:
     return bool(await bench.rows("select 1 from inbound where source = 'notice' and external_id = %s", account))
 
 
-async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_poll(bench: Bench) -> None:
+async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_poll(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "bad", "two"), answers={"RETR 2": say(b"-ERR corrupt\r\n")})
     async with script.running():
         account = await bench.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
@@ -81,7 +81,7 @@ async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_p
         ]
 
 
-async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(bench: Bench) -> None:
+async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "two"))
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -94,7 +94,7 @@ async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(b
         assert len(await bench.bodies(account)) == 2
 
 
-async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_twice(bench: Bench) -> None:
+async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_twice(bench: FetcherHarness) -> None:
     # given a provider whose connection ends at QUIT, so that it deletes nothing
     script = ScriptedPop3({})
     async with script.running():
@@ -118,7 +118,9 @@ async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_tw
         assert await bench.subjects(account) == ["one", "one"]
 
 
-async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_delivered_again(bench: Bench) -> None:
+async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_delivered_again(
+    bench: FetcherHarness,
+) -> None:
     first, second = ScriptedPop3({}), ScriptedPop3(mails("moved", "unknown"))
     async with first.running(), second.running():
         account = await bench.add("e@x.test", first.port, delete_after_days=0)
@@ -131,7 +133,7 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
             await connection.execute(
                 "update external_accounts set pop3_port = %s, delete_after_days = 0", (second.port,)
             )
-            await polls.restart(connection, account)
+            await polls.forget_maildrop(connection, account)
         await bench.poll(account)
         await until(lambda: has(bench, account, 3))
         await bench.poll(account)
@@ -145,14 +147,14 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
         # when it is the same maildrop under another name, what is unknown is new
         second.mails["newer"] = mail("newer")
         async with bench.database.transaction() as connection:
-            await polls.restart(connection, account)
+            await polls.forget_maildrop(connection, account)
         await until(lambda: has(bench, account, 5))
         await bench.poll(account)
         assert second.mails.keys() == {"moved", "unknown"}
 
 
 async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_for_fetched_nor_deleted(
-    bench: Bench,
+    bench: FetcherHarness,
 ) -> None:
     # given servers that count their mails, and an account of which two are fetched, to be deleted at once
     first = ScriptedPop3({"1": mail("first 1"), "2": mail("moved"), "3": mail("first 3")})
@@ -168,7 +170,7 @@ async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_
             account,
         )
         async with bench.database.transaction() as connection:
-            await polls.restart(connection, account)
+            await polls.forget_maildrop(connection, account)
         await bench.poll(account)
         await bench.poll(account)
         # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
@@ -183,7 +185,7 @@ async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_
         assert second.mails.keys() <= {"4"}
 
 
-async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: Bench) -> None:
+async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: FetcherHarness) -> None:
     script = ScriptedPop3({})
     async with script.running():
         account = await bench.add("e@x.test", script.port, delete_after_days=0)
@@ -196,7 +198,7 @@ async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: Bench) -> No
         assert script.mails.keys() == {"a", "b"}
 
 
-async def test_three_plain_refusals_pause_and_a_test_resumes(bench: Bench) -> None:
+async def test_three_plain_refusals_pause_and_a_test_resumes(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one"), password="other")
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -210,11 +212,11 @@ async def test_three_plain_refusals_pause_and_a_test_resumes(bench: Bench) -> No
         assert polled.paused_at is None and await bench.subjects(account) == ["one"]
 
 
-async def is_paused(bench: Bench, account: int) -> bool:
+async def is_paused(bench: FetcherHarness, account: int) -> bool:
     return bool(await bench.rows("select 1 from polls where external_id = %s and paused_at is not null", account))
 
 
-async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_login_delay_is_kept_even_with_mail_left(bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
     monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
@@ -237,7 +239,7 @@ async def test_login_delay_is_kept_even_with_mail_left(bench: Bench, monkeypatch
     ids=["nothing is deleted", "it takes long", "all is deleted"],
 )
 async def test_a_session_goes_on_beyond_its_share_where_that_is_quick_and_nothing_waits_for_quit(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
+    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", seconds)
@@ -250,7 +252,7 @@ async def test_a_session_goes_on_beyond_its_share_where_that_is_quick_and_nothin
         assert script.sessions == sessions
 
 
-async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(bench: Bench) -> None:
+async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), answers={"RETR 1": say(b"+OK\r\n" + stuff(mail("a")) + b"junk\r\n")})
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -281,7 +283,7 @@ async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url:
 
 
 async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothing(
-    bench: Bench, database: Database
+    bench: FetcherHarness, database: Database
 ) -> None:
     # given an account that is due, and that another process polls already
     account = await bench.add("e@x.test", 1, enabled=False)
@@ -290,41 +292,41 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
     )
     await bench.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
-        assert (await polls.claim(connection, "other", 10))[0] == []
+        assert (await polls.claim_due(connection, "other", 10))[0] == []
         # when that one is silent for too long
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [poll], _ = await polls.claim(connection, "first", 10)
-        await polls.hold(connection, poll)
+        [poll], _ = await polls.claim_due(connection, "first", 10)
+        await polls.renew_lease(connection, poll)
     # and so is the next one
     async with database.transaction() as connection:
         await connection.execute("update polls set lease_expires = now() - interval '1 second'")
-        [second], _ = await polls.claim(connection, "second", 10)
+        [second], _ = await polls.claim_due(connection, "second", 10)
     # then the first one can commit nothing, not even how its poll ended
     with pytest.raises(LeaseLost):
         async with database.transaction() as connection:
-            await polls.hold(connection, poll)
+            await polls.renew_lease(connection, poll)
     async with database.transaction() as connection:
-        await polls.release(connection, poll)
-        await polls.hold(connection, second)
-        await polls.release(connection, second)
+        await polls.release_lease(connection, poll)
+        await polls.renew_lease(connection, second)
+        await polls.release_lease(connection, second)
 
 
 async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_nothing_quiet(
-    bench: Bench, database: Database
+    bench: FetcherHarness, database: Database
 ) -> None:
     account = await bench.add("e@x.test", 1, enabled=False)
     async with database.transaction() as connection:  # which nobody else sees
         await connection.execute("update external_accounts set enabled = true")
-        await uidl_ledger.record_skipped(connection, account, Skipped(None, "uidl", 10, "no", 3, None))
+        await uidl_ledger.record_skipped(connection, account, SkippedNow(None, "uidl", 10, "no", 3, None))
 
         async def quiet_after(meanwhile: int) -> bool:
             await connection.execute("update polls set next_poll_at = now()")
-            [poll], _ = await polls.claim(connection, "fetcher/1", 10)
+            [poll], _ = await polls.claim_due(connection, "fetcher/1", 10)
             for _ in range(meanwhile):
-                assert len(await uidl_ledger.try_again(connection, account)) == 1
+                assert len(await uidl_ledger.retry_skipped(connection, account)) == 1
             hour = poll.now + datetime.timedelta(hours=1)
             outcome = PollOutcome(hour, 0, (), None, None, 0, quiet_list=b"digest", quiet_until=hour)
-            await polls.finish(connection, poll, outcome)
+            await polls.record_outcome(connection, poll, outcome)
             cursor = await connection.execute(
                 "select quiet_list, next_poll_at < now() + interval '1 minute' from polls"
             )
@@ -335,7 +337,9 @@ async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_n
         assert await quiet_after(0) and not await quiet_after(1)
 
 
-async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench: Bench, database: Database) -> None:
+async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(
+    bench: FetcherHarness, database: Database
+) -> None:
     # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
     [first, second, later, disabled, removed] = [await bench.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
     await bench.rows("update external_accounts set enabled = true")
@@ -347,7 +351,7 @@ async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(bench
 
     async def look(most: int) -> tuple[list[int], float | None]:
         async with database.statement() as connection:
-            claimed, seconds = await polls.claim(connection, "owner", most)
+            claimed, seconds = await polls.claim_due(connection, "owner", most)
         return [poll.external_id for poll in claimed], seconds
 
     # when it takes one, then that which is due for longest, and there is more to do at once
@@ -376,7 +380,9 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
         "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
         "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0]),
     }
-    bench = Bench(Service("test", Settings(database_url=database_url, broker_url="amqp://x/")), database, Vault(key))
+    bench = FetcherHarness(
+        Service("test", Settings(database_url=database_url, broker_url="amqp://x/")), database, Vault(key)
+    )
     async with script.running():
         account = await bench.add("e@x.test", script.port)
         for least in (1, 300, 600, 1500):

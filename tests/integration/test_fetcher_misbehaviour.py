@@ -13,14 +13,14 @@ import pytest
 import structlog
 
 from services.admin.mail import operations
-from services.admin.monitoring.status import trouble
+from services.admin.monitoring.status import find_account_problem
 from services.fetcher import poll, scheduler
-from services.fetcher.memory_budget import Budget, Share
+from services.fetcher.memory_budget import MemoryBudget, MemoryShare
 from shared.model import Tls
 from shared.provider import pop3_client
 from shared.store import polls, uidl_ledger
-from shared.store.accounts import externals
-from tests.fetcher_harness import Bench, fails, fetching, has, mail, polls_well
+from shared.store.accounts import load_externals
+from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
 
@@ -33,7 +33,7 @@ def mails(*names: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetcherHarness]:
     wait_for_providers(monkeypatch, 1.0)
     async with fetching(database_url, max_message_bytes=LIMIT) as running:
         yield running
@@ -184,7 +184,7 @@ def _full_queue() -> Iterator[int]:
 
 
 async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_other_accounts_anything(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for_providers(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
     scripts = {row.name: ScriptedPop3(mails("one", "two", "three"), row.capabilities, row.answers) for row in TABLE}
@@ -231,34 +231,34 @@ async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_ot
             await bench.rows("update uidl_ledger set octets = 1 where state = 'skipped'")
             async with bench.database.transaction() as connection:
                 for account in accounts.values():
-                    await uidl_ledger.try_again(connection, account)
+                    await uidl_ledger.retry_skipped(connection, account)
             ends = await asyncio.gather(*(_end(bench, accounts[row.name]) for row in TABLE))
             assert [
                 (row.name, end) for row, end in zip(TABLE, ends, strict=True) if end != (["one", "three", "two"], None)
             ] == []
 
 
-async def _wait_for(bench: Bench, account: int, row: Misbehaviour) -> str | None:
+async def _wait_for(bench: FetcherHarness, account: int, row: Misbehaviour) -> str | None:
     """What is not as the table says, in the end."""
     try:
         await until(lambda: _shows(bench, account, row), 60.0)
     except TimeoutError:
         async with bench.database.transaction() as connection:
-            polled = (await polls.polled(connection)).get(account)
+            polled = (await polls.load_poll_states(connection)).get(account)
         return f"{row.name}: {await bench.states(account)} {polled}"
     return None
 
 
-async def _end(bench: Bench, account: int) -> tuple[list[str], str | None]:
+async def _end(bench: FetcherHarness, account: int) -> tuple[list[str], str | None]:
     """What has arrived, and what is wrong, after two more polls."""
     await bench.poll(account)
     polled = await bench.poll(account)
-    return sorted(await bench.subjects(account)), trouble(polled)
+    return sorted(await bench.subjects(account)), find_account_problem(polled)
 
 
-async def _shows(bench: Bench, account: int, row: Misbehaviour) -> bool:
+async def _shows(bench: FetcherHarness, account: int, row: Misbehaviour) -> bool:
     async with bench.database.transaction() as connection:
-        polled = (await polls.polled(connection)).get(account)
+        polled = (await polls.load_poll_states(connection)).get(account)
     if polled is None or not (polled.last_success_at or polled.last_error):
         return False
     if row.skipped:
@@ -267,7 +267,7 @@ async def _shows(bench: Bench, account: int, row: Misbehaviour) -> bool:
         )
         said = len(reasons) == row.skipped == polled.skipped and all(row.words in reason for (reason,) in reasons)
     else:
-        said = polled.last_error_kind == row.kind and row.words in (trouble(polled) or "")
+        said = polled.last_error_kind == row.kind and row.words in (find_account_problem(polled) or "")
     return said and len(await bench.bodies(account)) == row.gets
 
 
@@ -286,7 +286,7 @@ def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
 
 @pytest.mark.parametrize("knows_uidl", [True, False])
 async def test_where_a_mail_is_known_by_its_place_alone_what_slips_into_a_place_is_fetched(
-    bench: Bench, knows_uidl: bool
+    bench: FetcherHarness, knows_uidl: bool
 ) -> None:
     # given a server whose UIDLs just count, or that has none
     script = ScriptedPop3(mails("a", "b", "c"), ("TOP",), name=lambda number, _: str(number), knows_uidl=knows_uidl)
@@ -308,7 +308,7 @@ async def test_where_a_mail_is_known_by_its_place_alone_what_slips_into_a_place_
         assert not script.mails
 
 
-async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(bench: Bench) -> None:
+async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("old", "older", "oldest"), ("TOP",), knows_uidl=False)
     async with script.running():
         account = await bench.add("e@x.test", script.port, history="from_now")
@@ -321,7 +321,7 @@ async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(bench:
         assert await bench.subjects(account) == ["new"]
 
 
-async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench: Bench) -> None:
+async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), name=lambda _, uidl: "other" if uidl == "c" else "same")
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -337,7 +337,7 @@ async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench
         assert await bench.subjects(account) == ["a", "b", "c", "d"]
 
 
-async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothing_new(bench: Bench) -> None:
+async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothing_new(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c") | {"twin": mails("a")["a"]})
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -350,7 +350,7 @@ async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothin
 
 
 async def test_a_mail_that_was_read_and_could_not_be_kept_is_not_told_to_be_fetched(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that lists nothing again that was read before a QUIT, as Gmail does, and mails too large for us
     script = ScriptedPop3(mails("one", "two") | {"large": LONG[: 2 * LIMIT - 100]}, pops=True)
@@ -370,7 +370,7 @@ async def test_a_mail_that_was_read_and_could_not_be_kept_is_not_told_to_be_fetc
         assert "large" not in script.mails
 
 
-async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(bench: Bench) -> None:
+async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one"), answers={"PASS": say(b"-ERR [LOGIN-DELAY] wait\r\n")})
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -393,7 +393,7 @@ async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses
 
 
 async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_large_mailbox_suspect(
-    bench: Bench,
+    bench: FetcherHarness,
 ) -> None:
     script = ScriptedPop3(mails(*(f"m{n}" for n in range(50))), answers={"RETR": say(b"-ERR throttled\r\n")})
     async with script.running():
@@ -407,14 +407,16 @@ async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_
         assert len(await bench.bodies(account)) == 50
 
 
-async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_is_fetched(bench: Bench) -> None:
+async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_is_fetched(
+    bench: FetcherHarness,
+) -> None:
     # given mails that cannot be fetched
     script = ScriptedPop3(mails("one", "two", "three"), answers={"RETR 2": say(b"-ERR bad\r\n")})
     async with script.running():
         account = await bench.add("e@x.test", script.port)
         assert (await bench.poll(account)).skipped == 1
         async with bench.database.transaction() as connection:
-            [external] = await externals(connection)
+            [external] = await load_externals(connection)
             [row] = await operations.skipped(connection, external)
             assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
             # when the operator acknowledges it
@@ -443,13 +445,13 @@ async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
 ) -> None:
     # given room for two of the largest mails, and ten accounts that get one each, and small ones beside
     held = list[int]()
-    take = Budget.take
+    take = MemoryBudget.take
 
-    async def watch(self: Budget, share: Share, octets: int) -> None:
+    async def watch(self: MemoryBudget, share: MemoryShare, octets: int) -> None:
         await take(self, share, octets)
         held.append(self.held)
 
-    monkeypatch.setattr(Budget, "take", watch)
+    monkeypatch.setattr(MemoryBudget, "take", watch)
     large = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 8000
     script = ScriptedPop3(mails("a") | {"large": large, "other": large} | mails("b"))
     async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as bench:

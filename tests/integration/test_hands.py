@@ -14,11 +14,11 @@ from typer.testing import CliRunner, Result
 from services.admin.accounts.errors import AccountsError
 from services.admin.cli.app import app
 from services.admin.mail import operations
-from services.admin.mail.operations import Done
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.admin.mail.operations import OperationResult
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db.database import Database
-from shared.errors import MOST_FAULTS, Permanent
+from shared.errors import MAX_FAILURES, Permanent
 from shared.provider.vault import Vault, new_key
 from shared.store import account_changes, accounts, inbound, maildrops
 from tests import servers
@@ -38,8 +38,8 @@ async def deliver(database: Database, *mails: bytes) -> list[int]:
     """Fetched, routed and delivered mails; their ids."""
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, mails)
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     return rows
 
 
@@ -52,10 +52,12 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         await bench.until(id_, state="queued", tries=1)
         # when
         async with bench.database.transaction() as connection:
-            assert await operations.cancel(connection, [id_, 9_999], "sent by mistake") == Done([id_], [9_999])
-            assert await operations.cancel(connection, [id_]) == Done([], [id_])
-        await bench.upkeep.tell()
-        await bench.upkeep.tell()
+            assert await operations.cancel(connection, [id_, 9_999], "sent by mistake") == OperationResult(
+                [id_], [9_999]
+            )
+            assert await operations.cancel(connection, [id_]) == OperationResult([], [id_])
+        await bench.upkeep.notify_authors()
+        await bench.upkeep.notify_authors()
         # then the author is told once, about the other one alone
         [notice] = await bench.notices("Alex")
         assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.3.0\r\n" in notice
@@ -72,7 +74,7 @@ async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> 
         id_ = await bench.submit(ANN)
         await bench.until(id_, state="sent_unanswered")
         async with bench.database.transaction() as connection:
-            assert await operations.cancel(connection, [id_]) == Done([], [id_])
+            assert await operations.cancel(connection, [id_]) == OperationResult([], [id_])
         provider.gates["END"].set()
         await bench.until(id_, state="done")
 
@@ -84,20 +86,20 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
     rows = await arrive(database, externals[SUPPORT].id, [mail(), mail()])
     async with database.transaction() as connection:
         for row in rows:
-            for _ in range(MOST_FAULTS):
-                await inbound.blame(connection, row, "router: router", "Traceback …\nValueError: odd")
+            for _ in range(MAX_FAILURES):
+                await inbound.count_failure(connection, row, "router: router", "Traceback …\nValueError: odd")
         # then both are shown
         found = await operations.parked(connection)
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
         assert found[0]["error"].endswith("ValueError: odd") and found[0]["since"].endswith("Z")
         assert [r["id"] for r in await operations.parked(connection, rows[1:])] == rows[1:]
         # when one is requeued and the other discarded
-        assert await operations.requeue(connection, [rows[0], 9_999]) == Done([rows[0]], [9_999])
-        assert await operations.discard(connection, [rows[1]], "spam") == Done([rows[1]], [])
+        assert await operations.requeue(connection, [rows[0], 9_999]) == OperationResult([rows[0]], [9_999])
+        assert await operations.discard(connection, [rows[1]], "spam") == OperationResult([rows[1]], [])
         assert await operations.parked(connection) == []
     # then the first one goes its way
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, ALEX)) == 1
 
 
@@ -108,7 +110,7 @@ async def test_held_mails_say_why(database: Database) -> None:
         [found] = await operations.held(connection)
         assert (found["id"], found["external"]) == (row, SUPPORT) and found["reason"]
         # it can be ended, too
-        assert await operations.discard(connection, [row], "nobody wants it") == Done([row], [])
+        assert await operations.discard(connection, [row], "nobody wants it") == OperationResult([row], [])
         assert await operations.held(connection) == []
 
 
@@ -118,14 +120,14 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
     [row] = await deliver(database, mail())
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [entry] = await maildrops.listing(connection, people["Alex"].id)
+        [entry] = await maildrops.list_mails(connection, people["Alex"].id)
         await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
         [shown] = await operations.deleted(connection, ALEX)
         assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
         # when
-        assert await operations.undelete(connection, ALEX, [row, 9_999]) == Done([row], [9_999])
+        assert await operations.undelete(connection, ALEX, [row, 9_999]) == OperationResult([row], [9_999])
         # then
-        [back] = await maildrops.listing(connection, people["Alex"].id)
+        [back] = await maildrops.list_mails(connection, people["Alex"].id)
         assert back.uidl != entry.uidl
         assert await operations.deleted(connection, ALEX) == []
         with pytest.raises(Permanent, match="no such local account"):
@@ -139,7 +141,7 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
     await deliver(database, mail())
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await account_changes.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove_account(connection, "local", people["Alex"].id)
     assert await mailbox_of(database, ALEX) == []
     async with database.transaction() as connection:
         assert (await operations.restore(connection, ALEX)).id == people["Alex"].id
@@ -161,7 +163,7 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
     assert people["Alex"].former_names == ("Lex",)
     # when, while Alex is removed, Lex is somebody else, and Jim shares another account
     async with database.transaction() as connection:
-        await account_changes.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove_account(connection, "local", people["Alex"].id)
     await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})
     async with database.transaction() as connection:
         await operations.restore(connection, ALEX)
@@ -176,7 +178,7 @@ async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database:
     await apply(database, COMPANY | {"local_accounts": [local("Alex", enabled=enabled)]})
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await account_changes.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove_account(connection, "local", people["Alex"].id)
         login = (people["Alex"].id, people["Alex"].password_hash)
         assert await accounts.valid_logins(connection, [login]) == set()
         assert (await operations.restore(connection, ALEX)).enabled == enabled
@@ -187,7 +189,7 @@ async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(data
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await account_changes.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove_account(connection, "local", people["Alex"].id)
     await apply(database, {"external_accounts": [], "local_accounts": [local("Alex", address="alexandra@local.com")]})
     with pytest.raises(AccountsError, match="a name may belong to one person only"):
         async with database.transaction() as connection:
@@ -207,7 +209,7 @@ async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(da
         key = new_key()
         assert await operations.rotate_key(connection, Vault(f"{key},{KEY}")) == (1, [SUPPORT])
         # then the new key alone opens the other one
-        sealed = {account.address: account.password for account in await accounts.externals(connection)}
+        sealed = {account.address: account.password for account in await accounts.load_externals(connection)}
     assert [Vault(key).open(token) for address, token in sealed.items() if address != SUPPORT] == ["secret"]
     assert sealed[SUPPORT] == lost
 
@@ -247,9 +249,9 @@ def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was
         parked = await arrive(database, externals[SUPPORT].id, [mail(), mail()])
         async with database.transaction() as connection:
             for row in parked:
-                for _ in range(MOST_FAULTS):
-                    await inbound.blame(connection, row, "router: router", "boom")
-            [entry] = await maildrops.listing(connection, people["Alex"].id)
+                for _ in range(MAX_FAILURES):
+                    await inbound.count_failure(connection, row, "router: router", "boom")
+            [entry] = await maildrops.list_mails(connection, people["Alex"].id)
             await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
         return [*rows, *parked]
 

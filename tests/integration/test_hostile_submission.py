@@ -21,7 +21,7 @@ import pytest
 
 from services.smtp_in import connection as protocol
 from services.smtp_in import listener as listening
-from services.smtp_in.data_reader import Mail
+from services.smtp_in.data_reader import DataReader
 from shared.db.database import Database
 from shared.net import server_tls
 from shared.settings import load
@@ -225,14 +225,14 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
 async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_transport(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mails: list[weakref.ref[Mail]] = []
+    mails: list[weakref.ref[DataReader]] = []
 
-    class Watched(Mail):
+    class Watched(DataReader):
         def __init__(self, octets: int) -> None:
             super().__init__(octets)
             mails.append(weakref.ref(self))
 
-    monkeypatch.setattr(protocol, "Mail", Watched)
+    monkeypatch.setattr(protocol, "DataReader", Watched)
     trusting = ssl.create_default_context(cafile=str(server.cafile))
     gc.disable()  # only what nothing refers to is to go: the collector may come much later
     try:
@@ -243,7 +243,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
             await client.ask("DATA")
             client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
             [connection] = server.listener._open
-            await until(lambda: server.intake._in_hand >= 100_000)
+            await until(lambda: server.intake._in_use >= 100_000)
             assert mails[-1]() is not None
             transport = weakref.ref(connection.transport)
             match how:
@@ -254,7 +254,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
                 case "late":
                     connection.end("421 4.4.2 Timeout")
                 case "stopped":
-                    connection.cut()
+                    connection.abort()
             del connection
             async with asyncio.timeout(10):
                 await server.listener._empty.wait()
@@ -264,7 +264,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
                 [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
             )
             await until(lambda expected=expected: not any(gone() for gone in expected))
-            assert server.intake._in_hand == 0, (port, how)
+            assert server.intake._in_use == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8
@@ -345,7 +345,7 @@ async def test_a_renewed_certificate_is_shown_to_whoever_comes_next(
 
         files.write_bytes(pairs[1].read_bytes())
         for _ in range(2):
-            server.listener._certificate.look()
+            server.listener._certificate.reload_if_changed()
 
         with pytest.raises(ssl.SSLCertVerificationError):
             await Client.connect(server.port("smtps"), context=before[0])

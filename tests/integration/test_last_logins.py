@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.auth import passwords
-from shared.auth.authenticator import Logins
+from shared.auth.authenticator import Authenticator
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.store import last_logins
@@ -33,7 +33,7 @@ class Clock:
 async def shown(database: Database, name: str) -> list[LastLogin]:
     person = (await everyone(database))[1][name]
     async with database.transaction() as connection:
-        return await last_logins.of(connection, person.id)
+        return await last_logins.load_last_logins(connection, person.id)
 
 
 async def age(database: Database, login: LastLogin) -> float:
@@ -50,7 +50,7 @@ async def test_who_logs_in_is_written_later_and_who_is_refused_is_not(
     await apply(database, COMPANY)
     clock = Clock()
     last = LastLogins(database, protocol, clock)
-    logins = Logins(database, make_settings(tmp_path), "test", last=last)
+    logins = Authenticator(database, make_settings(tmp_path), "test", last=last)
     assert await logins.verify("alex@local.com", "secret", HERE)
     clock.now += 40
     assert await logins.verify("alex@local.com", "secret", THERE)  # from memory of passwords, and it counts as well
@@ -72,10 +72,10 @@ async def test_of_two_replicas_the_later_login_stays_whoever_writes_last(databas
     alex = (await everyone(database))[1]["Alex"].id
     clock = Clock()
     early, late, smtp = (LastLogins(database, p, clock) for p in ("pop3", "pop3", "smtp"))
-    early.note(alex, HERE)
-    smtp.note(alex, HERE)
+    early.remember(alex, HERE)
+    smtp.remember(alex, HERE)
     clock.now += 100
-    late.note(alex, THERE)
+    late.remember(alex, THERE)
     await late.write()
     await early.write()
     await smtp.write()
@@ -97,7 +97,7 @@ async def test_replicas_that_write_thousands_at_once_do_not_lock_each_other_out(
     replicas = [LastLogins(database, "pop3") for _ in range(4)]
     for number, replica in enumerate(replicas):
         for id_ in ids if number % 2 else reversed(ids):
-            replica.note(id_, f"192.0.2.{number}")
+            replica.remember(id_, f"192.0.2.{number}")
     await asyncio.gather(*(replica.write() for replica in replicas))
     async with database.transaction() as connection:
         row = await (await connection.execute("select count(*) from last_logins")).fetchone()
@@ -108,8 +108,8 @@ async def test_an_account_that_is_gone_does_not_hinder_the_others(database: Data
     await apply(database, COMPANY)
     alex = (await everyone(database))[1]["Alex"].id
     last = LastLogins(database, "pop3")
-    last.note(2**40, HERE)
-    last.note(alex, HERE)
+    last.remember(2**40, HERE)
+    last.remember(alex, HERE)
     await last.write()
     assert [login.peer for login in await shown(database, "Alex")] == [HERE]
 
@@ -120,18 +120,18 @@ async def test_what_could_not_be_written_is_written_later_and_quiet_times_ask_no
     await apply(database, COMPANY)
     people = (await everyone(database))[1]
     last = LastLogins(database, "pop3")
-    real, tries = last_logins.record, []
+    real, tries = last_logins.record_logins, []
 
     async def record(*arguments: Any) -> None:
         tries.append(arguments)
         if len(tries) == 1:
-            last.note(people["Jim"].id, THERE)  # comes while the database is asked
+            last.remember(people["Jim"].id, THERE)  # comes while the database is asked
             raise Temporary("the database is away")
         await real(*arguments)
 
-    monkeypatch.setattr(last_logins, "record", record)
-    last.note(people["Alex"].id, HERE)
-    last.note(people["Jim"].id, HERE)
+    monkeypatch.setattr(last_logins, "record_logins", record)
+    last.remember(people["Alex"].id, HERE)
+    last.remember(people["Jim"].id, HERE)
     await last.write()
     assert await shown(database, "Alex") == []
     await last.write()
@@ -148,7 +148,7 @@ async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_
     # given somebody who came in before, and a process with nothing in memory that is busy
     await apply(database, COMPANY)
     last = LastLogins(database, "pop3")
-    last.note((await everyone(database))[1]["Alex"].id, THERE)
+    last.remember((await everyone(database))[1]["Alex"].id, THERE)
     await last.write()
     free, checked = threading.Event(), list[str]()
 
@@ -157,7 +157,7 @@ async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_
         return free.wait(60)
 
     monkeypatch.setattr(passwords, "matches", check)
-    logins = Logins(database, make_settings(tmp_path), "test")
+    logins = Authenticator(database, make_settings(tmp_path), "test")
     # when the one comes, from the same network or from another, and then a crowd guesses
     busy = [asyncio.create_task(logins.verify(f"busy{n}@local.com", "busy", f"198.51.100.{n}")) for n in range(2)]
     await until_waiting(logins, 0, busy=2, checked=checked)
@@ -173,7 +173,7 @@ async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_
     logins.close()
 
 
-async def until_waiting(logins: Logins, waiting: int, busy: int, checked: list[str]) -> None:
+async def until_waiting(logins: Authenticator, waiting: int, busy: int, checked: list[str]) -> None:
     """Until so many wait for their check, while so many are checked."""
     async with asyncio.timeout(60):
         while (len(logins._pool._waiting), len(checked)) != (waiting, busy):  # noqa: ASYNC110

@@ -11,14 +11,14 @@ import pytest
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 import shared.amqp.broker
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from services.sender import outcomes
 from shared.amqp import publications, topology
 from shared.amqp.broker import Broker, Publication
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
-from shared.errors import MOST_FAULTS, Temporary
+from shared.errors import MAX_FAILURES, Temporary
 from shared.model import Content
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
@@ -30,7 +30,7 @@ from tests import company
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.sender_harness import Bench, sending
+from tests.sender_harness import SenderHarness, sending
 
 ANN = "ann@customer.org"
 
@@ -55,14 +55,14 @@ async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_s
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
-        copies = await inbound.pending(connection, rows)
+        copies = await inbound.load_routed(connection, rows)
         assert copies == []
         # when the router decides between the two looks
-        await Router(database, 5).handle(rows)
-        await inbound.finish(connection, [], [], rows)
+        await RouterWorker(database, 5).handle(rows)
+        await inbound.record_delivered(connection, [], [], rows)
     # then the mail is not taken for delivered
     assert await states(database) == ["routed"]
-    await Mailbox(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
@@ -74,22 +74,22 @@ async def test_a_mail_held_by_a_router_that_did_not_see_the_new_sharer_is_delive
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
-        await inbound.waiting(connection, rows)
+        await inbound.load_fetched(connection, rows)
         await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
-        await inbound.settle(connection, [inbound.Verdict(rows[0], (), None, "held: nobody", False)])
+        await inbound.write_decisions(connection, [inbound.RoutingResult(rows[0], (), None, "held: nobody", False)])
     assert await states(database) == ["held"]
     # then the sweep finds it
-    assert len(await Router(database, 5).sweep()) == 1
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    assert len(await RouterWorker(database, 5).sweep()) == 1
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
 async def test_mail_with_nobody_there_stays_held(database: Database) -> None:
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     externals, _ = await everyone(database)
-    await Router(database, 5).handle(await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)]))
-    assert await Router(database, 5).sweep() == []
+    await RouterWorker(database, 5).handle(await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)]))
+    assert await RouterWorker(database, 5).sweep() == []
     assert await states(database) == ["held"]
 
 
@@ -101,19 +101,19 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>, "Jim" <{SUPPORT}>')])
-    await Router(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
     people = [person for person in COMPANY["local_accounts"] if person["user_name"] != "Alex"]
     await apply(database, COMPANY | {"local_accounts": [*people, local("Eve")]}, prune=True)
-    await Mailbox(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     for _ in range(5):
-        await Router(database, 5).blame(rows[0], "router", "boom")
+        await RouterWorker(database, 5).count_failure(rows[0], "router", "boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
         await inbound_admin.requeue(connection, rows)
     # when it is requeued, then the router decides about it again, and Jim keeps his one copy
     assert await states(database) == ["fetched"]
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert await states(database) == ["delivered"]
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -125,8 +125,8 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
-        rows = await inbound.add(
+        [blob_id] = await blobs.store_blobs(connection, [Content.of(mail("jim@local.com"))])
+        rows = await inbound.add_inbound(
             connection,
             [
                 Arrival(
@@ -136,20 +136,20 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
                 )
             ],
         )
-        await account_changes.remove(connection, "local", people["Jim"].id)
-    assert await Mailbox(database, 5).handle(rows) == []
+        await account_changes.remove_account(connection, "local", people["Jim"].id)
+    assert await MailboxWorker(database, 5).handle(rows) == []
     # then it is shown to nobody else, and Kim has it
     assert await states(database) == ["held"]
     assert len(await mailbox_of(database, "kim@local.com")) == 1
-    await Router(database, 5).sweep()
+    await RouterWorker(database, 5).sweep()
     assert await states(database) == ["held"]
     # when Jim is back, then he gets it, and Kim no second time
     async with database.transaction() as connection:
-        await account_changes.restore(connection, "jim@local.com")
-    await Router(database, 5).sweep()
-    swept = await Mailbox(database, 5).sweep()
+        await account_changes.restore_local(connection, "jim@local.com")
+    await RouterWorker(database, 5).sweep()
+    swept = await MailboxWorker(database, 5).sweep()
     assert [publication.key for publication in swept] == ["routed.jim@local.com"]
-    await Mailbox(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == len(await mailbox_of(database, "kim@local.com")) == 1
     assert await states(database) == ["delivered"]
 
@@ -161,8 +161,8 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     async with database.transaction() as connection:
         await connection.execute("update inbound set state = 'parked', own_copy = true")
         await inbound_admin.discard(connection, rows, "test")
-        found = (await inbound_admin.books(connection))[externals[SUPPORT].id]
-    assert (found.delivered, found.found) == (1, 1)
+        found = (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id]
+    assert (found.delivered, found.total) == (1, 1)
 
 
 async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
@@ -172,7 +172,7 @@ async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
     await apply(database, COMPANY)
     free: list[int] = []
 
-    async def slow(self: Pool, password: str) -> str:
+    async def slow(self: HashingPool, password: str) -> str:
         async with database.transaction() as connection:
             for table in ("polls", "relay_status", "external_accounts"):
                 rows = await (
@@ -181,7 +181,7 @@ async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
                 free.append(len(rows))
         return company.HASH
 
-    monkeypatch.setattr(Pool, "hash", slow)
+    monkeypatch.setattr(HashingPool, "hash", slow)
     changed = local("Alex") | {"password": "another"}
     del changed["password_hash"]
     await apply(database, COMPANY | {"external_accounts": [external(poll_seconds=7)], "local_accounts": [changed]})
@@ -196,8 +196,8 @@ async def test_a_traceback_with_a_nul_or_half_a_character_is_counted_like_any_ot
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    for _ in range(MOST_FAULTS):
-        await Router(database, 5).blame(rows[0], "router", "bad header: \0 \ud800")
+    for _ in range(MAX_FAILURES):
+        await RouterWorker(database, 5).count_failure(rows[0], "router", "bad header: \0 \ud800")
     assert await states(database) == ["parked"]
 
 
@@ -229,7 +229,7 @@ class Scripted:
         self.done.update(ids)
         return []
 
-    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
+    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         raise ValueError("the fault cannot be written down")
 
     async def sweep(self) -> Sequence[Publication]:
@@ -333,13 +333,15 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as made:
         await made.accounts({SUPPORT: provider.port})
         yield made
 
 
-async def test_a_sender_never_claims_again_what_it_is_still_sending(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_sender_never_claims_again_what_it_is_still_sending(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a mail under way whose claim another sender took back, the database having been away
     provider.gates["DATA"] = asyncio.Event()
     id_ = await bench.submit(ANN)
@@ -360,7 +362,7 @@ async def _said(provider: ScriptedSmtp, verb: str) -> bool:
 
 
 async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> list[str]:
         raise ValueError("an answer that nobody thought of")
@@ -372,7 +374,7 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
     assert found.error is not None and "an answer that nobody thought of" in found.error
 
 
-async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_fails_lets_go_of_its_mail(bench: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
     async def broken(*_: object) -> None:
@@ -382,4 +384,4 @@ async def test_a_lane_that_fails_lets_go_of_its_mail(bench: Bench, monkeypatch: 
     monkeypatch.setattr(bench.relaying, "_relay", broken)
     await bench.submit(ANN)
     await begun.wait()
-    await until(lambda: not bench.relaying.claims.in_hand)  # so the claim runs out
+    await until(lambda: not bench.relaying.claims.claimed)  # so the claim runs out

@@ -34,15 +34,17 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
             local = Local(0, f"{name}@local.com", True, password_hash, name.title(), (), (), support, None)
             local_id = await account_changes.save_local(connection, local)
             await maildrops.create_maildrop(connection, local_id)
-            [people[name]] = await accounts.locals_(connection, [local_id])
+            [people[name]] = await accounts.load_locals(connection, [local_id])
     return people
 
 
 async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted: bool = False) -> list[Copy]:
     """Put mails into a mailbox."""
     async with database.transaction() as connection:
-        ids = await blobs.store(connection, [Content.of(body) for body in bodies])
-        mails = await inbound.add(connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids])
+        ids = await blobs.store_blobs(connection, [Content.of(body) for body in bodies])
+        mails = await inbound.add_inbound(
+            connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids]
+        )
         copies = [
             Copy([local.id], mail, id_, len(body), as_deleted)
             for mail, id_, body in zip(mails, ids, bodies, strict=True)
@@ -163,7 +165,7 @@ async def test_deleting_what_is_deleted_is_no_error(database: Database) -> None:
     alex = people["alex"]
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     async with database.transaction() as connection:
-        rows = [entry.id for entry in await maildrops.listing(connection, alex.id)]
+        rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
         assert len(await maildrops.tombstone(connection, alex.id, rows[:1])) == 1
         assert len(await maildrops.tombstone(connection, alex.id, rows)) == 1
         assert await maildrops.tombstone(connection, alex.id, [*rows, 999_999]) == []
@@ -185,7 +187,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_undelete_brings_it_back(data
     await add_mails(database, alex, b"22\r\n")
     assert await octets(store, alex) == [4]
     async with database.transaction() as connection:
-        [own, _] = await maildrops.listing(connection, alex.id, deleted=True)
+        [own, _] = await maildrops.list_mails(connection, alex.id, deleted=True)
         assert own.deleted_at is not None
         assert await maildrops.undelete(connection, alex.id, [own.id]) == [own.inbound_id]
         assert await maildrops.undelete(connection, alex.id, [own.id]) == []
@@ -212,7 +214,7 @@ async def test_a_deletion_that_fails_deletes_nothing(database: Database) -> None
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     with pytest.raises(RuntimeError):
         async with database.transaction() as connection:
-            rows = [entry.id for entry in await maildrops.listing(connection, alex.id)]
+            rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
             await maildrops.tombstone(connection, alex.id, rows)
             raise RuntimeError("the transaction does not commit")
     assert await octets(DatabaseStore(database), alex) == [3, 4]
@@ -238,9 +240,11 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
 
     async def deliver(number: int) -> None:
         async with database.transaction() as connection:
-            [message] = await blobs.store(connection, [Content.of(b"%d\r\n" % number)])
+            [message] = await blobs.store_blobs(connection, [Content.of(b"%d\r\n" % number)])
             order = random.Random(number).sample(people, 4)
-            [mail] = await inbound.add(connection, [Arrival("local", message, recipients=((people[0].id, "test"),))])
+            [mail] = await inbound.add_inbound(
+                connection, [Arrival("local", message, recipients=((people[0].id, "test"),))]
+            )
             await maildrops.deliver(connection, [Copy([local.id for local in order], mail, message, 3)])
 
     # when many are delivered at once, while sessions look

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from services.admin.monitoring import problems
-from services.admin.monitoring.status import trouble
-from services.mailbox.worker import Mailbox
+from services.admin.monitoring.status import find_account_problem
+from services.mailbox.worker import MailboxWorker
 from services.router import worker
-from services.router.worker import Router
+from services.router.worker import RouterWorker
 from shared.amqp import publications
 from shared.db.database import Database
 from shared.model import PollOutcome
@@ -44,8 +44,8 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
     for service in services:
         await service.database.open()
     work = [
-        asyncio.create_task(run_stage(services[0], Router(services[0].database, 0.5))),
-        asyncio.create_task(run_stage(services[1], Mailbox(services[1].database, 0.5))),
+        asyncio.create_task(run_stage(services[0], RouterWorker(services[0].database, 0.5))),
+        asyncio.create_task(run_stage(services[1], MailboxWorker(services[1].database, 0.5))),
     ]
     await asyncio.sleep(0)
     for service in services:
@@ -60,9 +60,9 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
         await service.database.close()
 
 
-async def listed(database: Database) -> list[inbound_admin.Listed]:
+async def listed(database: Database) -> list[inbound_admin.ListedInbound]:
     async with database.transaction() as connection:
-        return await inbound_admin.listing(connection, "parked")
+        return await inbound_admin.list_inbound(connection, "parked")
 
 
 async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_no_other(
@@ -71,7 +71,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
     # given a mail that the router cannot decide about, among others
     decide = worker._decide
 
-    def fails(mail: inbound.Waiting, facts: Any, *rest: Any) -> Any:
+    def fails(mail: inbound.FetchedMail, facts: Any, *rest: Any) -> Any:
         if mail.id == poison:
             raise ZeroDivisionError("of our own")
         return decide(mail, facts, *rest)
@@ -116,8 +116,8 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail("round and round", hops), mail("another")])
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     parked = await listed(database)
     assert [each.id for each in parked] == (rows[:1] if loops else [])
     assert len(await mailbox_of(database, ALEX)) == (1 if loops else 2)
@@ -125,34 +125,34 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         # the operator may let it go on all the same
         assert "mail loop" in str(parked[0].error)
         async with database.transaction() as connection:
-            told = [trouble.what for trouble in problems.of_parked(await problems.read(connection))]
+            told = [trouble.text for trouble in problems.find_parked(await problems.load_facts(connection))]
             assert told == ["1 mails are parked for going round in a loop"]
             await inbound_admin.requeue(connection, rows[:1])
-        await Router(database, 5).handle(rows)
-        await Mailbox(database, 5).handle(rows)
+        await RouterWorker(database, 5).handle(rows)
+        await MailboxWorker(database, 5).handle(rows)
         assert len(await mailbox_of(database, ALEX)) == 2
 
 
 async def test_what_is_in_hand_at_two_deaths_is_tried_alone_and_only_its_own_deaths_count(database: Database) -> None:
     async with database.transaction() as connection:
         # given three mails that came back, two of them twice
-        assert await suspects.note(connection, "router", [1, 2, 3]) == set()
-        assert await suspects.note(connection, "router", [2, 1]) == {1, 2}
+        assert await suspects.mark_redelivered(connection, "router", [1, 2, 3]) == set()
+        assert await suspects.mark_redelivered(connection, "router", [2, 1]) == {1, 2}
         # then those have their turn, each once for now
-        assert await suspects.take(connection, "router") == Suspect(1, 0)
-        assert await suspects.take(connection, "router") == Suspect(2, 0)
-        assert await suspects.take(connection, "router") is None
-        assert await suspects.take(connection, "mailbox") is None
+        assert await suspects.claim_suspect(connection, "router") == Suspect(1, 0)
+        assert await suspects.claim_suspect(connection, "router") == Suspect(2, 0)
+        assert await suspects.claim_suspect(connection, "router") is None
+        assert await suspects.claim_suspect(connection, "mailbox") is None
         # and one that comes back from its own try is not tried again at once
-        assert await suspects.note(connection, "router", [1]) == {1}
-        assert await suspects.take(connection, "router") is None
+        assert await suspects.mark_redelivered(connection, "router", [1]) == {1}
+        assert await suspects.claim_suspect(connection, "router") is None
         # when one was survived, and the other one's try came to nothing
-        await suspects.clear(connection, "router", [1])
-        await suspects.put_back(connection, "router", Suspect(2, 0))
+        await suspects.clear_suspects(connection, "router", [1])
+        await suspects.restore_count(connection, "router", Suspect(2, 0))
         await connection.execute("update poison set next_try_at = now() - interval '1 second' where id = 2")
         # then nothing is left of either
-        assert await suspects.take(connection, "router") == Suspect(2, 0)
-        assert await suspects.note(connection, "router", [1]) == set()
+        assert await suspects.claim_suspect(connection, "router") == Suspect(2, 0)
+        assert await suspects.mark_redelivered(connection, "router", [1]) == set()
 
 
 async def test_no_sweep_brings_a_suspect_back_among_others(database: Database) -> None:
@@ -161,8 +161,8 @@ async def test_no_sweep_brings_a_suspect_back_among_others(database: Database) -
     rows = await arrive(database, externals[SUPPORT].id, [mail("one"), mail("two")])
     async with database.transaction() as connection:
         await connection.execute("update inbound set state_at = now() - interval '1 hour'")
-        await suspects.add(connection, "router", rows[:1])
-        assert [row for row, *_ in await inbound.overdue(connection, "fetched", 1.0)] == rows[1:]
+        await suspects.add_suspects(connection, "router", rows[:1])
+        assert [row for row, *_ in await inbound.list_overdue(connection, "fetched", 1.0)] == rows[1:]
 
 
 async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_others_time(database: Database) -> None:
@@ -176,16 +176,16 @@ async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_ot
         for number in range(8):
             # given a fetcher that polls the account, and dies
             await connection.execute("update polls set next_poll_at = now()")
-            [poll], _ = await polls.claim(connection, f"fetcher{number}/1", 10)
-            assert poll.deadly == (number >= 5)
-            assert await polls.free(connection, [f"fetcher{number}"]) == 1
-            polled = (await polls.polled(connection, [support]))[support]
-            assert trouble(polled) == "fetching: the fetcher ended while it polled this account"
+            [poll], _ = await polls.claim_due(connection, f"fetcher{number}/1", 10)
+            assert poll.kills_process == (number >= 5)
+            assert await polls.free_leases(connection, [f"fetcher{number}"]) == 1
+            polled = (await polls.load_poll_states(connection, [support]))[support]
+            assert find_account_problem(polled) == "fetching: the fetcher ended while it polled this account"
             waits.append(round((polled.next_poll_at - poll.now).total_seconds()))
         # then it is due at once at first, as anyone may have killed that fetcher, and later and later from then on
         assert waits == [0, 0, 4, 8, 16, 32, 60, 60]
         # when a poll ends well, all is forgotten
         await connection.execute("update polls set next_poll_at = now()")
-        [poll], _ = await polls.claim(connection, "another/1", 10)
-        await polls.finish(connection, poll, PollOutcome(poll.now, 0, (), None, None, 0))
-        assert trouble((await polls.polled(connection, [support]))[support]) is None
+        [poll], _ = await polls.claim_due(connection, "another/1", 10)
+        await polls.record_outcome(connection, poll, PollOutcome(poll.now, 0, (), None, None, 0))
+        assert find_account_problem((await polls.load_poll_states(connection, [support]))[support]) is None

@@ -287,7 +287,7 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
     # when the account of alex changes
     async with server.database.transaction() as connection:
         if what == "removed":
-            await account_changes.remove(connection, "local", server.alex.id)
+            await account_changes.remove_account(connection, "local", server.alex.id)
         else:
             await account_changes.save_local(
                 connection,

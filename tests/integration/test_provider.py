@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 
 MESSAGE = (
     b"""\
@@ -26,7 +26,7 @@ Subject:  odd   spacing \r
 
 
 @pytest.fixture(scope="module")
-def boxes(provider: Provider) -> Provider:
+def boxes(provider: DemoProvider) -> DemoProvider:
     """The provider with a company's mailbox and a customer's."""
     provider.add_mailbox("desk@company.test", "secret")
     provider.add_mailbox("ann@customer.test", "other")
@@ -37,7 +37,7 @@ def headers_kept(stored: bytes) -> bool:
     return MESSAGE.replace(b"\r\n", b"\n") in stored
 
 
-def test_mail_travels_both_ways_with_its_headers_untouched(boxes: Provider) -> None:
+def test_mail_travels_both_ways_with_its_headers_untouched(boxes: DemoProvider) -> None:
     # when the customer writes without a login, and the company with one
     with smtplib.SMTP(boxes.host, boxes.smtp_port) as client:
         client.sendmail("ann@customer.test", ["desk@company.test"], MESSAGE)
@@ -49,7 +49,7 @@ def test_mail_travels_both_ways_with_its_headers_untouched(boxes: Provider) -> N
     assert headers_kept(boxes.wait_for_mail("ann@customer.test")[0])
 
 
-def test_a_new_password_is_in_force_at_once(boxes: Provider) -> None:
+def test_a_new_password_is_in_force_at_once(boxes: DemoProvider) -> None:
     boxes.add_mailbox("desk@company.test", "newer")
     maildrop = poplib.POP3(boxes.host, boxes.pop3_port)
     maildrop.user("desk@company.test")
@@ -57,7 +57,7 @@ def test_a_new_password_is_in_force_at_once(boxes: Provider) -> None:
     maildrop.quit()
 
 
-def test_an_unknown_address_and_a_wrong_password_are_refused(boxes: Provider) -> None:
+def test_an_unknown_address_and_a_wrong_password_are_refused(boxes: DemoProvider) -> None:
     with smtplib.SMTP(boxes.host, boxes.smtp_port) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused, match="550"):
             client.sendmail("ann@customer.test", ["nobody@company.test"], MESSAGE)
@@ -66,7 +66,7 @@ def test_an_unknown_address_and_a_wrong_password_are_refused(boxes: Provider) ->
 
 
 @pytest.mark.parametrize("mode", ["none", "starttls", "implicit"])
-def test_each_kind_of_tls_works_for_pop3_and_smtp(boxes: Provider, mode: str) -> None:
+def test_each_kind_of_tls_works_for_pop3_and_smtp(boxes: DemoProvider, mode: str) -> None:
     # given a mail that is put straight into the mailbox
     address = f"{mode}@tls.test"
     boxes.add_mailbox(address, "secret")

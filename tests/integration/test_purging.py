@@ -13,8 +13,8 @@ from services.admin.mail import operations
 from services.admin.maintenance import retention
 from services.admin.maintenance.retention import Purge
 from services.admin.monitoring import reconciliation
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db import leases
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
@@ -22,7 +22,7 @@ from shared.model import Content
 from shared.store import account_changes, blobs, maildrops
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, mailbox_of
 from tests.scripted_smtp import scripted_smtp
-from tests.sender_harness import Bench, sending
+from tests.sender_harness import SenderHarness, sending
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN = "ann@customer.org"
@@ -57,15 +57,15 @@ async def deliver(database: Database, count: int) -> list[int]:
     externals, _ = await everyone(database)
     mails = [f"To: {SUPPORT}\r\nSubject: {n}\r\n\r\n".encode() + b"x" * 300_000 for n in range(count)]
     ids = await arrive(database, externals[SUPPORT].id, mails)
-    await Router(database, 5).handle(ids)
-    await Mailbox(database, 5).handle(ids)
+    await RouterWorker(database, 5).handle(ids)
+    await MailboxWorker(database, 5).handle(ids)
     return ids
 
 
 async def delete(database: Database, name: str, ids: list[int]) -> None:
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        entries = await maildrops.listing(connection, people[name].id)
+        entries = await maildrops.list_mails(connection, people[name].id)
         wanted = [entry.id for entry in entries if entry.inbound_id in ids]
         await maildrops.tombstone(connection, people[name].id, wanted)
 
@@ -85,7 +85,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     # nothing that was purged comes back, and the books balance still
     async with database.snapshot() as connection:
         assert await operations.deleted(connection, ALEX) == []
-        _, found = await reconciliation.read(connection, thoroughly=True)
+        _, found = await reconciliation.load_accounts(connection, thoroughly=True)
     assert (found.fetched, found.books.delivered, found.difference) == (5, 5, 0)
     assert await purge(database, 15) == Counter()
 
@@ -95,7 +95,7 @@ async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_ba
     await deliver(database, 3)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        await account_changes.remove(connection, "local", people["Alex"].id)
+        await account_changes.remove_account(connection, "local", people["Alex"].id)
     assert await purge(database, 13) == Counter()
     assert await purge(database, 15) == Counter(copies=3, secrets=1)
     assert len(await mailbox_of(database, JIM)) == 3
@@ -104,7 +104,7 @@ async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_ba
             await operations.restore(connection, ALEX)
 
 
-async def submit(bench: Bench, *to: str) -> int:
+async def submit(bench: SenderHarness, *to: str) -> int:
     id_ = await bench.submit(*to)
     await bench.until(id_, state="done")
     return id_
@@ -119,7 +119,7 @@ async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str
         provider.always("RCPT", "451 4.3.0 later")
         waiting = await bench.submit(ANN)
         await bench.until(waiting, state="queued", tries=1)
-        await Mailbox(bench.database, 5).handle([r[0] for r in await bench.rows("select id from inbound")])
+        await MailboxWorker(bench.database, 5).handle([r[0] for r in await bench.rows("select id from inbound")])
         # then the first two go, and Jim still has his copy
         assert await purge(bench.database, 15) == Counter(submissions=2, bytes=1)
         assert len(await mailbox_of(bench.database, JIM)) == 1
@@ -148,11 +148,11 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     ids = await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
-    await Router(database, 5).handle(ids)
+    await RouterWorker(database, 5).handle(ids)
     await rows(database, "update inbound set state = 'held'")
     async with database.transaction() as connection:
         await operations.discard(connection, ids, "test")
-        [orphan] = await blobs.store(connection, [Content.of(b"x" * 300_000)])
+        [orphan] = await blobs.store_blobs(connection, [Content.of(b"x" * 300_000)])
     events = (await counts(database, "maillog"))[0]
     # bytes that a transaction may just be about to refer to stay
     assert await purge(database, 0.5) == Counter()
@@ -162,7 +162,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     assert await purge(database, 89) == Counter()
     assert await purge(database, 91) == Counter(events=events)
     async with database.snapshot() as connection:
-        _, found = await reconciliation.read(connection, thoroughly=True)
+        _, found = await reconciliation.load_accounts(connection, thoroughly=True)
     assert (found.fetched, found.difference) == (1, 0)
 
 
@@ -185,10 +185,10 @@ async def test_the_ledger_keeps_what_the_provider_may_list(database: Database) -
 
 async def test_only_one_process_purges(database: Database) -> None:
     async with database.transaction() as connection:
-        assert await leases.take(connection, retention.LEASE, "first", 60)
-        assert not await leases.take(connection, retention.LEASE, "second", 60)
-        assert await leases.take(connection, retention.LEASE, "first", 60)
-        await leases.give_back(connection, retention.LEASE, "second")
-        assert not await leases.take(connection, retention.LEASE, "second", 60)
-        await leases.give_back(connection, retention.LEASE, "first")
-        assert await leases.take(connection, retention.LEASE, "second", 60)
+        assert await leases.take_lease(connection, retention.LEASE, "first", 60)
+        assert not await leases.take_lease(connection, retention.LEASE, "second", 60)
+        assert await leases.take_lease(connection, retention.LEASE, "first", 60)
+        await leases.give_back_lease(connection, retention.LEASE, "second")
+        assert not await leases.take_lease(connection, retention.LEASE, "second", 60)
+        await leases.give_back_lease(connection, retention.LEASE, "first")
+        assert await leases.take_lease(connection, retention.LEASE, "second", 60)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.amqp.broker import Publication
-from shared.amqp.payloads import Envelope, Fetched, Routed, read
+from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import Content, EnvelopeRecipient
@@ -24,12 +24,12 @@ def mail(to: str, subject: str = "x") -> bytes:
 
 
 def ids(publications: list[Publication]) -> list[int]:
-    return [row for publication in publications for row in read(Envelope, publication.body).ids]
+    return [row for publication in publications for row in read_payload(WorkItem, publication.body).ids]
 
 
 async def deliver(database: Database, rows: list[int]) -> list[Publication]:
-    routed = await Router(database, 5).handle(rows)
-    return await Mailbox(database, 5).handle(ids(routed))
+    routed = await RouterWorker(database, 5).handle(rows)
+    return await MailboxWorker(database, 5).handle(ids(routed))
 
 
 async def states(database: Database) -> list[str]:
@@ -59,8 +59,8 @@ async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(d
     async with database.transaction() as connection:
         cursor = await connection.execute("select who from maillog where event = 'delivered'")
         assert await cursor.fetchall() == [("alex@local.com, jim@local.com",)]
-        history = await maillog.history(connection, [row], [])
-        holders = await inbound_admin.holders(connection, row)
+        history = await maillog.load_history(connection, [row], [])
+        holders = await inbound_admin.list_holders(connection, row)
     assert [(event.event, event.who, event.rule) for _, event in history][-2:] == [
         ("delivered", "alex@local.com", 5),
         ("delivered", "jim@local.com", 5),
@@ -76,14 +76,14 @@ async def test_of_a_mail_that_goes_back_to_the_router_it_is_known_who_has_it(dat
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     [row] = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    await Router(database, 5).handle([row])
+    await RouterWorker(database, 5).handle([row])
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
     # when Jim gets it
-    back = await Mailbox(database, 5).handle([row])
+    back = await MailboxWorker(database, 5).handle([row])
     # then it is to be decided anew, and Jim's copy counts as delivered already
     assert ids(back) == [row]
     async with database.transaction() as connection:
-        holders = await inbound_admin.holders(connection, row)
+        holders = await inbound_admin.list_holders(connection, row)
     assert [(holder.address, holder.done_at is not None) for holder in holders] == [("jim@local.com", True)]
     await deliver(database, [row])
     assert await states(database) == ["delivered"]
@@ -96,7 +96,7 @@ async def test_handling_again_delivers_nothing_twice(database: Database) -> None
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     for _ in range(3):
         await deliver(database, rows)
-        await Mailbox(database, 5).handle(rows)
+        await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
@@ -104,13 +104,13 @@ async def test_a_deleted_mail_is_not_resurrected_by_a_repeated_delivery(database
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    routed = await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(ids(routed))
+    routed = await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(ids(routed))
     async with database.transaction() as connection:
         await connection.execute("update maildrop_mails set deleted_at = now()")
         await connection.execute("update inbound set state = 'routed'")
         await connection.execute("update deliveries set done_at = null")
-    await Mailbox(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     assert await mailbox_of(database, "alex@local.com") == []
 
 
@@ -118,10 +118,10 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
-    routed = await Router(database, 5).handle(rows)
+    routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
-    back = await Mailbox(database, 5).handle(ids(routed))
-    assert [read(Fetched, publication.body).external for publication in back] == [SUPPORT]
+    back = await MailboxWorker(database, 5).handle(ids(routed))
+    assert [read_payload(FetchedItem, publication.body).external for publication in back] == [SUPPORT]
     await deliver(database, ids(back))
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -135,7 +135,7 @@ async def test_with_nobody_enabled_a_mail_is_held_and_delivered_as_soon_as_someb
     assert await states(database) == ["held"]
     lines = await apply(database, document | {"local_accounts": [local("Alex")]})
     assert "1 held mails go to the router again" in lines
-    swept = await Router(database, 5).sweep()
+    swept = await RouterWorker(database, 5).sweep()
     await deliver(database, ids(swept))
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
@@ -144,17 +144,17 @@ async def test_a_lost_message_is_published_again_once_the_grace_period_is_over(d
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
-    assert await Router(database, 3600).sweep() == []
+    assert await RouterWorker(database, 3600).sweep() == []
     async with database.transaction() as connection:
         await connection.execute("update inbound set state_at = now() - interval '10 s'")
-    assert ids(await Router(database, 5).sweep()) == rows
-    assert await Router(database, 5).sweep() == []  # its time is recorded
-    routed = await Router(database, 5).handle(rows)
+    assert ids(await RouterWorker(database, 5).sweep()) == rows
+    assert await RouterWorker(database, 5).sweep() == []  # its time is recorded
+    routed = await RouterWorker(database, 5).handle(rows)
     async with database.transaction() as connection:
         await connection.execute("update inbound set state_at = now() - interval '10 s'")
-    [again] = await Mailbox(database, 5).sweep()
+    [again] = await MailboxWorker(database, 5).sweep()
     assert again == routed[0]
-    assert read(Routed, again.body).recipients == ("alex@local.com", "jim@local.com")
+    assert read_payload(RoutedItem, again.body).recipients == ("alex@local.com", "jim@local.com")
 
 
 async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database) -> None:
@@ -163,10 +163,10 @@ async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     for fault in range(5):
         assert await states(database) == ["fetched"], fault
-        await Router(database, 5).blame(rows[0], "router: test", "Traceback: boom")
+        await RouterWorker(database, 5).count_failure(rows[0], "router: test", "Traceback: boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        [listed] = await inbound_admin.listing(connection, "parked")
+        [listed] = await inbound_admin.list_inbound(connection, "parked")
         assert (listed.origin, listed.error) == ("router: test", "Traceback: boom")
         assert await inbound_admin.requeue(connection, rows) == rows
     await deliver(database, rows)
@@ -179,10 +179,10 @@ async def test_the_books_balance(database: Database) -> None:
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT, str(n)) for n in range(5)])
     await deliver(database, rows[:2])
     for _ in range(5):
-        await Router(database, 5).blame(rows[2], "router", "boom")
+        await RouterWorker(database, 5).count_failure(rows[2], "router", "boom")
     async with database.transaction() as connection:
-        found = (await inbound_admin.books(connection))[externals[SUPPORT].id]
-    assert (found.delivered, found.parked, found.in_flight, found.found) == (2, 1, 2, 5)
+        found = (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id]
+    assert (found.delivered, found.parked, found.in_flight, found.total) == (2, 1, 2, 5)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_the_books_balance(database: Database) -> None:
 async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
     body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store(connection, [Content.of(bytearray(body))])
+        [blob_id] = await blobs.store_blobs(connection, [Content.of(bytearray(body))])
     assert b"".join([piece async for piece in blobs.stream(database, blob_id)]) == body
 
 
@@ -208,10 +208,12 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store(connection, [Content.of(mail("jim@local.com"))])
-        rows = await inbound.add(connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))])
-    assert await Router(database, 5).handle(rows) == []
-    await Mailbox(database, 5).handle(rows)
+        [blob_id] = await blobs.store_blobs(connection, [Content.of(mail("jim@local.com"))])
+        rows = await inbound.add_inbound(
+            connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))]
+        )
+    assert await RouterWorker(database, 5).handle(rows) == []
+    await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
@@ -222,7 +224,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     externals, people = await everyone(database)
     sent = b"From: Alex <support@company.com>\r\nTo: anna@x.example\r\nMessage-ID: <ours@local.com>\r\n\r\nHi\r\n"
     async with database.transaction() as connection:
-        await submissions.record(
+        await submissions.record_submissions(
             connection,
             [
                 Submission(
@@ -245,8 +247,8 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     await deliver(database, rows)
     assert await mailbox_of(database, "alex@local.com") == []
     async with database.transaction() as connection:
-        [entry] = await maildrops.listing(connection, people["Alex"].id, deleted=True)
-        assert (await inbound_admin.books(connection))[externals[SUPPORT].id].own_copies == 1
+        [entry] = await maildrops.list_mails(connection, people["Alex"].id, deleted=True)
+        assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
         await maildrops.undelete(connection, people["Alex"].id, [entry.id])
     assert await mailbox_of(database, "alex@local.com") == [copy]
     answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"
@@ -259,9 +261,9 @@ async def test_a_delivery_decided_before_somebody_was_disabled_goes_back_to_the_
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
-    routed = await Router(database, 5).handle(rows)
+    routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, {"local_accounts": [local("Alex", enabled=False)]})
-    await deliver(database, ids(await Mailbox(database, 5).handle(ids(routed))))
+    await deliver(database, ids(await MailboxWorker(database, 5).handle(ids(routed))))
     assert await mailbox_of(database, "alex@local.com") == []
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -273,4 +275,4 @@ async def test_a_schema_that_does_not_fit_is_no_fault_of_the_mail(database: Data
     async with database.transaction() as connection:
         await connection.execute("alter table local_accounts rename column former_names to later_names")
     with pytest.raises(Temporary, match="schema is not that of this version"):
-        await Router(database, 5).handle(rows)
+        await RouterWorker(database, 5).handle(rows)

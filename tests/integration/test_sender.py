@@ -11,16 +11,16 @@ import pytest
 
 from services.sender import outgoing_message
 from services.sender.outgoing_message import Source
-from services.sender.smtp_transaction import Letter
+from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Database
 from shared.mime import headers
 from shared.model import External
 from shared.store import relay_status, sent_mail, submissions, submissions_admin
-from shared.store.relay_queue import Group
+from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, Bench, replies, sending
+from tests.sender_harness import MAIL, SenderHarness, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
@@ -33,7 +33,7 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port, SALES: provider.port})
         yield running
@@ -42,7 +42,7 @@ async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Benc
 # ---------------------------------------------------------------------------------------------- handing over
 
 
-async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_leaves_as_user_name_and_external_address(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # when Alex writes to a customer and, in Cc, to a colleague (manual 4.3)
     mail = MAIL.replace(b"Subject", b"Cc: kim@local.com\r\nBcc: bob@customer.org\r\nSubject")
     id_ = await bench.submit(ANN, BOB, mail=mail, message_id="one@local.com")
@@ -66,7 +66,7 @@ async def test_a_mail_leaves_as_user_name_and_external_address(bench: Bench, pro
 
 
 async def test_local_recipients_get_it_whatever_the_state_of_the_external_account(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a disabled external account
     await bench.rows("update external_accounts set enabled = false")
@@ -87,7 +87,7 @@ async def test_local_recipients_get_it_whatever_the_state_of_the_external_accoun
 
 
 async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_address(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a mail to a customer and Jim that waits
     mail = MAIL.replace(b"Subject", b"Cc: jim@local.com, tom@local.com\r\nSubject")
@@ -108,7 +108,7 @@ async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_a
     }
 
 
-async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_an_external_address_of_ours_goes_to_the_router(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # when Kim writes to support@ and to Tom
     id_ = await bench.submit(SUPPORT, "tom@local.com", author="Kim")
     # then nothing is left to relay
@@ -120,13 +120,13 @@ async def test_an_external_address_of_ours_goes_to_the_router(bench: Bench, prov
     assert sorted(p.key for p in bench.publications) == [f"fetched.{SUPPORT}", "routed.tom@local.com"]
 
 
-async def test_handing_over_twice_delivers_once(bench: Bench) -> None:
+async def test_handing_over_twice_delivers_once(bench: SenderHarness) -> None:
     id_ = await bench.submit("jim@local.com", ANN)
     assert await bench.stage.handle([id_, id_ + 1000]) == []
     assert await bench.rows("select count(*)::int from inbound") == [(1,)]
 
 
-async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
     first = await bench.submit(ANN, message_id="one@local.com")
     again = await bench.submit(ANN, message_id="one@local.com")
@@ -139,14 +139,16 @@ async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: Bench, 
     assert told == {first: False, again: True, hidden: False}
 
 
-async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_committed_first(bench: Bench) -> None:
+async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_committed_first(
+    bench: SenderHarness,
+) -> None:
     first, again = [await bench.submit(ANN, message_id="one@local.com") for _ in range(2)]
     for id_ in (first, again):
         await bench.until(id_, state="done")
 
     async def told(*ids: int) -> dict[int, int]:
         async with bench.database.transaction() as connection:
-            return await submissions.repeated(connection, ids)
+            return await submissions.find_duplicates(connection, ids)
 
     # when the second one was handed over before the first one was committed
     assert await told(first) == {first: again}
@@ -159,7 +161,7 @@ async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_com
     assert (await told(first), await told(again)) == ({}, {again: first})
 
 
-async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: Bench) -> None:
+async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: SenderHarness) -> None:
     # given a submission whose message was lost
     id_ = await bench.submit(ANN)
     await bench.rows("update submissions set state = 'submitted', state_at = now() - interval '6 seconds'")
@@ -176,7 +178,7 @@ async def test_what_the_broker_lost_is_published_again_after_the_grace_period(be
 
 
 async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that does not know Bob
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
@@ -194,7 +196,7 @@ async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
     assert ("noticed", "alex@local.com") in await bench.events(id_)
 
 
-async def test_who_asked_for_no_notice_gets_none(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_who_asked_for_no_notice_gets_none(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")
     # when Alex wants to hear of Bob alone, and for Cat of nothing but success
@@ -217,7 +219,7 @@ async def test_who_asked_for_no_notice_gets_none(bench: Bench, provider: Scripte
 
 
 async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("RCPT", "550 5.1.1 no such user")
     large = MAIL + b"x" * 70 * 5000 + b"\r\n"
@@ -229,7 +231,9 @@ async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small
     assert b"text/rfc822-headers" in other and len(other) < 10_000
 
 
-async def test_success_is_told_where_the_provider_does_not_tell_it(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_success_is_told_where_the_provider_does_not_tell_it(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.always("RCPT", None)
     id_ = await bench.submit(
         ANN, BOB, "jim@local.com", dsn_params_of=dict.fromkeys((ANN, "jim@local.com"), "NOTIFY=SUCCESS")
@@ -244,7 +248,9 @@ async def test_success_is_told_where_the_provider_does_not_tell_it(bench: Bench,
     assert [who for event, who in await bench.events(id_) if event == "noticed"] == ["alex@local.com"] * 2
 
 
-async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.always("EHLO", DSN)
     id_ = await bench.submit(
         ANN,
@@ -262,14 +268,14 @@ async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(bench: B
     assert len(provider.taken) == 1 and not await bench.notices("Alex")
 
 
-async def test_a_mail_with_a_null_sender_gets_no_notice(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_with_a_null_sender_gets_no_notice(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.always("RCPT", "550 5.1.1 no such user")
     id_ = await bench.submit(ANN, sender="")
     await bench.until(id_, state="done")
     assert await bench.notices("Alex") == []
 
 
-async def test_a_refusal_for_now_is_tried_again_a_minute_later(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_refusal_for_now_is_tried_again_a_minute_later(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that greylists once
     provider.say("RCPT", "450 4.2.0 greylisted")
     id_ = await bench.submit(ANN)
@@ -285,7 +291,7 @@ async def test_a_refusal_for_now_is_tried_again_a_minute_later(bench: Bench, pro
     assert await bench.notices("Alex") == []
 
 
-async def test_too_many_recipients_are_sent_in_two_mails_at_once(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_too_many_recipients_are_sent_in_two_mails_at_once(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("RCPT", "250 ok", "250 ok", "452 4.5.3 too many recipients")
     id_ = await bench.submit(ANN, BOB, CAT)
     found = await bench.until(id_, state="done")
@@ -293,7 +299,7 @@ async def test_too_many_recipients_are_sent_in_two_mails_at_once(bench: Bench, p
     assert found.tries == 0
 
 
-async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses while the mail is still being sent, and reads no further
     provider.early = "552 5.3.4 too large"
     id_ = await bench.submit(ANN, mail=MAIL + b"x" * 70 * 1024 * 1024)
@@ -302,7 +308,9 @@ async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(bench: Bench, p
     assert replies(found) == [("failed", "552 5.3.4 too large")]
 
 
-async def test_an_international_address_needs_a_provider_that_takes_it(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_an_international_address_needs_a_provider_that_takes_it(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # when the provider does not
     id_ = await bench.submit(ANN, "jörg@customer.org", smtputf8=True)
     found = await bench.until(id_, state="done")
@@ -319,7 +327,7 @@ async def test_an_international_address_needs_a_provider_that_takes_it(bench: Be
 
 
 async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given an account of such a domain, and a provider that takes ASCII alone
     await bench.rows("update external_accounts set address = 'support@bücher.example' where address = %s", SUPPORT)
@@ -331,12 +339,12 @@ async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
     assert b'From: "Alex" <support@xn--bcher-kva.example>' in taken.mail
 
 
-async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.always("END", f"250 2.0.0 OK <Made.Up@provider.example> for <{ANN}>")
     id_ = await bench.submit(ANN, message_id="own@local.com")
     await bench.until(id_, state="done")
     async with bench.database.transaction() as connection:
-        known = await sent_mail.of(connection, ["own@local.com", "Made.Up@provider.example", ANN])
+        known = await sent_mail.find_sent(connection, ["own@local.com", "Made.Up@provider.example", ANN])
     assert sorted(
         (message_id, sent.author_id, sent.external_id, list(sent.recipients))
         for message_id, found in known.items()
@@ -350,7 +358,9 @@ async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: Bench, 
 # ---------------------------------------------------------------------------------------------- accounts in trouble
 
 
-async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_refused_credentials_pause_the_account_and_bounce_nothing(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a provider that refuses the login
     provider.always("AUTH", "535 5.7.8 wrong")
     ids = [await bench.submit(ANN) for _ in range(3)]
@@ -368,7 +378,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
     async with bench.database.transaction() as connection:
-        relay = (await relay_status.states(connection))[support]
+        relay = (await relay_status.load_status(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
@@ -380,12 +390,12 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(bench: B
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relay_status.resume(connection, support)
+        await relay_status.unpause(connection, support)
     for id_ in ids:
         await bench.until(id_, state="done")
 
 
-async def test_a_temporary_login_failure_only_backs_off(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_temporary_login_failure_only_backs_off(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("AUTH", "454 4.7.0 later", "454 4.7.0 later")
     id_ = await bench.submit(ANN)
 
@@ -415,7 +425,7 @@ async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: s
         assert states == ["claimed"] * 2 + ["queued"] * 3
 
 
-async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(bench: Bench) -> None:
+async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(bench: SenderHarness) -> None:
     # given nothing listens
     await bench.rows("update external_accounts set smtp_port = 9 where address = %s", SUPPORT)
     ids = [await bench.submit(ANN) for _ in range(5)]
@@ -433,7 +443,7 @@ async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(b
 
 
 async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that does not offer the STARTTLS that the account demands
     await bench.rows("update external_accounts set smtp_tls = 'starttls'")
@@ -490,7 +500,7 @@ async def test_one_connection_is_used_for_many_mails(database_url: str) -> None:
 
 @pytest.mark.parametrize("ended", [CLOSE, "421 4.4.2 idle"])
 async def test_a_connection_that_the_provider_ended_while_idle_costs_no_try(
-    bench: Bench, provider: ScriptedSmtp, ended: str
+    bench: SenderHarness, provider: ScriptedSmtp, ended: str
 ) -> None:
     # given a connection that has worked
     await bench.until(await bench.submit(ANN), state="done")
@@ -515,8 +525,8 @@ async def test_all_senders_together_have_no_more_mails_on_the_wire_than_allowed(
         await one.rows("update external_accounts set enabled = true")
         # when both work at it
         for _ in range(20):
-            one.relaying.wake(one.externals[SUPPORT].id)
-            other.relaying.wake(one.externals[SUPPORT].id)
+            one.relaying.schedule(one.externals[SUPPORT].id)
+            other.relaying.schedule(one.externals[SUPPORT].id)
             await asyncio.sleep(0.01)
 
         async def done() -> bool:
@@ -531,7 +541,9 @@ async def test_all_senders_together_have_no_more_mails_on_the_wire_than_allowed(
 # ---------------------------------------------------------------------------------------------- without an answer
 
 
-async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a provider that hangs up between the final dot and its reply, once
     provider.say("END", CLOSE)
     id_ = await bench.submit(ANN)
@@ -542,7 +554,7 @@ async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(bench:
 
 
 async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_knows(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("END", CLOSE)
     id_ = await bench.submit(ANN)
@@ -553,7 +565,7 @@ async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_kn
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
 async def test_what_a_dead_sender_held_is_taken_up(
-    bench: Bench, provider: ScriptedSmtp, state: str, uncertain: bool
+    bench: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
 ) -> None:
     # given a claim of a sender that is gone
     await bench.rows("update external_accounts set enabled = false")
@@ -564,11 +576,11 @@ async def test_what_a_dead_sender_held_is_taken_up(
         state,
     )
     await bench.rows("update external_accounts set enabled = true")
-    await bench.upkeep.hold()
+    await bench.upkeep.renew_leases()
     assert (await bench.listed(id_)).state == state
     # when it has run out
     await bench.rows("update submissions set claim_expires = now() - interval '1 second'")
-    await bench.upkeep.hold()
+    await bench.upkeep.renew_leases()
     # then the mail is sent, and marked if it may be there twice
     found = await bench.until(id_, state="done")
     assert (found.uncertain, len(provider.taken)) == (uncertain, 1)
@@ -576,7 +588,7 @@ async def test_what_a_dead_sender_held_is_taken_up(
 
 
 async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     await bench.rows("update external_accounts set enabled = false")
     id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
@@ -590,7 +602,9 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
     assert await bench.rows("select id from poison") == []
 
 
-async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a mail in hand
     provider.gates["DATA"] = asyncio.Event()
     id_ = await bench.submit(ANN)
@@ -604,7 +618,7 @@ async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(bench: B
     assert (await bench.listed(id_)).state == "claimed"
 
 
-async def test_the_state_is_committed_before_the_final_dot(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_the_state_is_committed_before_the_final_dot(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.gates["END"] = asyncio.Event()
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="sent_unanswered")
@@ -673,35 +687,37 @@ async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) 
 # ---------------------------------------------------------------------------------------------- time
 
 
-async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a paused account
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
     await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
     assert await bench.notices("Alex") == []
     # when four hours have passed
     await bench.rows("update submissions set created_at = now() - interval '4 hours 1 second'")
-    await bench.upkeep.tell()
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
+    await bench.upkeep.notify_authors()
     # then there is one notice, with the account's trouble in it
     [notice] = await bench.notices("Alex")
     assert b"Action: delayed\r\nStatus: 4.4.1\r\n" in notice and b"535 5.7.8 wrong" in notice
     # and a day later another one
     await bench.rows("update submissions set delay_noticed_at = now() - interval '1 day'")
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
     assert len(await bench.notices("Alex")) == 2
     assert (await bench.listed(id_)).state == "queued"
 
 
-async def test_after_five_days_a_mail_has_failed(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_after_five_days_a_mail_has_failed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a mail that was refused for five days
     provider.always("RCPT", "451 4.3.0 later")
     id_ = await bench.submit(ANN, BOB)
     await bench.until(id_, state="queued", tries=1)
     await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
     # when
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
     # then it is done, and the author is told the last reply
     found = await bench.listed(id_)
     assert (found.state, [state for state, _ in replies(found)]) == ("done", ["failed", "failed"])
@@ -710,29 +726,29 @@ async def test_after_five_days_a_mail_has_failed(bench: Bench, provider: Scripte
 
 
 async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_it_works_again(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given an account whose login is refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await bench.submit(ANN)
     await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
     await bench.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
     assert (await bench.listed(id_)).state == "queued"
     # when it is corrected, then its mail is not given up before it was tried
     provider.always("AUTH", None)
     async with bench.database.transaction() as connection:
-        await relay_status.resume(connection, bench.externals[SUPPORT].id)
-    await bench.upkeep.tell()
+        await relay_status.unpause(connection, bench.externals[SUPPORT].id)
+    await bench.upkeep.notify_authors()
     await bench.until(id_, state="done")
     assert len(provider.taken) == 1 and await bench.notices("Alex") == []
 
 
-async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: Bench) -> None:
+async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: SenderHarness) -> None:
     await bench.rows("update external_accounts set enabled = false")
     id_ = await bench.submit(ANN)
     await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
-    await bench.upkeep.tell()
+    await bench.upkeep.notify_authors()
     assert (await bench.listed(id_)).state == "done"
     [notice] = await bench.notices("Alex")
     assert b"Action: failed" in notice
@@ -742,17 +758,17 @@ async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: 
 
 
 async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_other(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one
-    write = outgoing_message.write
+    write = outgoing_message.build
 
-    def broken(database: Database, group: Group, external: External, source: Source | None) -> Letter:
+    def broken(database: Database, group: QueuedMail, external: External, source: Source | None) -> OutgoingMessage:
         if group.message_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
         return write(database, group, external, source)
 
-    monkeypatch.setattr(outgoing_message, "write", broken)
+    monkeypatch.setattr(outgoing_message, "build", broken)
     bad = await bench.submit(ANN, message_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times
@@ -775,7 +791,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     assert len(provider.taken) == 2
 
 
-async def test_fifty_megabytes_leave_in_bounded_memory(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_fifty_megabytes_leave_in_bounded_memory(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given 50 MB of lines that begin with dots, and a provider that reads slowly and only counts
     provider.discards, provider.pause = True, 0.003
     line = b"." + b"x" * 74 + b"\r\n"
@@ -798,7 +814,7 @@ def _peak(reset: bool = False) -> int:
     return int(line.split()[1]) * 1024
 
 
-async def test_a_long_header_is_rewritten_too(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_long_header_is_rewritten_too(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a header of more than the 256 KiB that are kept apart
     padding = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 900) for n in range(600))
     await bench.until(await bench.submit(ANN, mail=padding + MAIL), state="done")
@@ -806,16 +822,16 @@ async def test_a_long_header_is_rewritten_too(bench: Bench, provider: ScriptedSm
     assert provider.taken[0].mail.endswith(b"\r\n\r\na body\r\n.with dots\r\n")
 
 
-async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_the_operator_lists_retries_and_cancels(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given two mails that wait for another try
     provider.say("RCPT", "451 4.3.0 later", "451 4.3.0 later")
     first, second = await bench.submit(ANN, "jim@local.com"), await bench.submit(BOB)
     for id_ in (first, second):
         await bench.until(id_, state="queued", tries=1)
     async with bench.database.transaction() as connection:
-        assert [found.id for found in await submissions_admin.listing(connection)] == [first, second]
-        assert list(await submissions_admin.found(connection, BOB)) == [second]
-        assert list(await submissions_admin.found(connection, str(first))) == [first]
+        assert [found.id for found in await submissions_admin.list_submissions(connection)] == [first, second]
+        assert list(await submissions_admin.find_submission(connection, BOB)) == [second]
+        assert list(await submissions_admin.find_submission(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
         assert await submissions_admin.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
         assert await submissions_admin.retry(connection) == [second]
@@ -825,14 +841,16 @@ async def test_the_operator_lists_retries_and_cancels(bench: Bench, provider: Sc
     assert [state for state, _ in replies(await bench.listed(first))] == ["cancelled", "delivered"]
 
 
-async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_first_author(bench: Bench) -> None:
+async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_first_author(
+    bench: SenderHarness,
+) -> None:
     # given the same Message-ID from two people of the share, before anything is relayed
     await bench.rows("update external_accounts set enabled = false")
     await bench.submit(ANN, message_id="same@x")
     await bench.submit(ANN, message_id="same@x", author="Jim")
     async with bench.database.transaction() as connection:
-        [sent] = (await sent_mail.of(connection, ["same@x"]))["same@x"]
+        [sent] = (await sent_mail.find_sent(connection, ["same@x"]))["same@x"]
         assert sent.author_id == bench.people["Alex"].id
         # and after five years it is forgotten
         await connection.execute("update sent_mail set recorded_at = now() - interval '5 years 1 day'")
-        assert await sent_mail.of(connection, ["same@x"]) == {}
+        assert await sent_mail.find_sent(connection, ["same@x"]) == {}

@@ -13,14 +13,14 @@ import pytest
 from services.sender import account_lanes, claims, delivery, outcomes, outgoing_message
 from services.sender.outgoing_message import Source
 from shared.db.database import Database
-from shared.db.liveness import LOOK_SECONDS, LOOKS, stay
+from shared.db.liveness import CHECK_SECONDS, CHECKS, hold_liveness_lock
 from shared.errors import Temporary
 from shared.model import External
-from shared.store.relay_queue import Group
+from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, Bench, replies, sending
+from tests.sender_harness import MAIL, SenderHarness, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 
@@ -33,28 +33,28 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Bench]:
+async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
         yield running
 
 
-async def queue(bench: Bench, count: int, *to: str) -> list[int]:
+async def queue(bench: SenderHarness, count: int, *to: str) -> list[int]:
     """Mails that are all due at once."""
     await bench.rows("update external_accounts set enabled = false")
     ids = [await bench.submit(*(to or (ANN,)), message_id=f"{number}@many") for number in range(count)]
     await bench.rows("update external_accounts set enabled = true")
-    bench.relaying.wake(bench.externals[SUPPORT].id)
+    bench.relaying.schedule(bench.externals[SUPPORT].id)
     return ids
 
 
-async def states(bench: Bench) -> Counter[str]:
+async def states(bench: SenderHarness) -> Counter[str]:
     return Counter(
         {row[0]: row[1] for row in await bench.rows("select state, count(*)::int from submissions group by 1")}
     )
 
 
-async def until_states(bench: Bench, **wanted: int) -> None:
+async def until_states(bench: SenderHarness, **wanted: int) -> None:
     async def so() -> bool:
         return await states(bench) == Counter(wanted)
 
@@ -76,7 +76,7 @@ def once_each(count: int) -> Counter[bytes]:
 # ---------------------------------------------------------------------------------------------- pipelining
 
 
-async def test_many_mails_leave_once_each_and_whole(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_many_mails_leave_once_each_and_whole(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     await queue(bench, 200)
     await until_states(bench, done=200)
     assert copies(provider) == once_each(200)
@@ -85,7 +85,9 @@ async def test_many_mails_leave_once_each_and_whole(bench: Bench, provider: Scri
     assert not provider.said("RSET")
 
 
-async def test_a_refused_sender_settles_everyone_by_that_reply_alone(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_refused_sender_settles_everyone_by_that_reply_alone(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a server that refuses MAIL for now, and so every command behind it for good
     provider.say("MAIL", "451 4.3.0 slowly")
     id_ = await bench.submit(ANN, BOB)
@@ -98,7 +100,9 @@ async def test_a_refused_sender_settles_everyone_by_that_reply_alone(bench: Benc
     assert (len(provider.taken), provider.connections) == (1, 1)
 
 
-async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     found = await bench.until(await bench.submit(ANN, BOB, CAT), state="done")
     assert [state for state, _ in replies(found)] == ["relayed", "failed", "relayed"]
@@ -108,7 +112,7 @@ async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(bench: B
 
 @pytest.mark.parametrize("answer", ["554 5.5.1 no valid recipients", "354 go on"])
 async def test_a_mail_without_any_accepted_recipient_is_not_sent(
-    bench: Bench, provider: ScriptedSmtp, answer: str
+    bench: SenderHarness, provider: ScriptedSmtp, answer: str
 ) -> None:
     # given a server that knows nobody, and perhaps wants the mail all the same (RFC 2920 section 3.1)
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
@@ -122,7 +126,7 @@ async def test_a_mail_without_any_accepted_recipient_is_not_sent(
     assert provider.taken[-1].recipients == [ANN] and b"a body" in provider.taken[-1].mail
 
 
-async def test_a_server_that_refuses_data_is_asked_again_later(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_server_that_refuses_data_is_asked_again_later(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("DATA", "451 4.3.0 no room")
     id_ = await bench.submit(ANN)
     found = await bench.until(id_, state="queued", tries=1)
@@ -131,14 +135,18 @@ async def test_a_server_that_refuses_data_is_asked_again_later(bench: Bench, pro
     await bench.until(id_, state="done", uncertain=False)
 
 
-async def test_a_reply_to_data_that_is_none_is_not_taken_for_success(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_reply_to_data_that_is_none_is_not_taken_for_success(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.say("DATA", "250 2.0.0 ok")
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="queued", tries=1)
     assert provider.taken == []
 
 
-async def test_without_pipelining_each_command_waits_for_its_reply(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_without_pipelining_each_command_waits_for_its_reply(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a server that does not announce it, and takes its time
     provider.always("EHLO", None)
     provider.gates["RCPT"] = asyncio.Event()
@@ -156,7 +164,7 @@ async def test_without_pipelining_each_command_waits_for_its_reply(bench: Bench,
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 async def test_421_within_a_group_of_commands_costs_a_used_connection_and_no_try(
-    bench: Bench, provider: ScriptedSmtp, verb: str
+    bench: SenderHarness, provider: ScriptedSmtp, verb: str
 ) -> None:
     await bench.until(await bench.submit(ANN), state="done")
     provider.say(verb, "421 4.3.2 going down")
@@ -165,7 +173,7 @@ async def test_421_within_a_group_of_commands_costs_a_used_connection_and_no_try
 
 
 async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a server that hangs up instead of answering the tenth mail
     await bench.rows("update external_accounts set smtp_connections = 1")
@@ -178,7 +186,9 @@ async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
     assert provider.connections == 2
 
 
-async def test_421_instead_of_the_final_answer_delays_only_that_mail(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_421_instead_of_the_final_answer_delays_only_that_mail(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     await bench.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, "421 4.3.2 going down")
     await queue(bench, 30)
@@ -187,7 +197,7 @@ async def test_421_instead_of_the_final_answer_delays_only_that_mail(bench: Benc
 
 
 async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     await bench.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, "554 5.7.1 spam")
@@ -198,7 +208,7 @@ async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
 
 
 async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_another_lane(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.2)
     provider.say("END", *["250 ok"] * 9, HANG)
@@ -208,7 +218,7 @@ async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_anothe
 
 
 async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_kept(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
     monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
@@ -220,7 +230,7 @@ async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_k
 
 
 async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a mail in the middle whose recipient would be two commands
     await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
@@ -236,7 +246,7 @@ async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
 
 
 async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that answers some mails, and then no lane any more
     provider.say("END", *["250 ok"] * 20, HANG, HANG, HANG)
@@ -247,7 +257,7 @@ async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
         return (found["done"], found["sent_unanswered"]) == (20, 3)
 
     await until(hanging)
-    monkeypatch.setattr(account_lanes, "AHEAD_SECONDS", 0.0)
+    monkeypatch.setattr(account_lanes, "PREFETCHED_SECONDS", 0.0)
 
     async def given_back() -> bool:
         await bench.relaying.tidy()
@@ -277,7 +287,7 @@ async def test_stopping_gives_back_what_is_claimed_ahead(database_url: str, prov
     assert max(copies(provider).values()) == 1
 
 
-async def test_an_account_that_fails_keeps_nothing_claimed(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_an_account_that_fails_keeps_nothing_claimed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given some mails were sent, and then the provider refuses the login
     provider.say("END", *["250 ok"] * 20, CLOSE, CLOSE, CLOSE)
     provider.say("AUTH", *["235 ok"] * 3)
@@ -292,17 +302,17 @@ async def test_an_account_that_fails_keeps_nothing_claimed(bench: Bench, provide
 
 
 async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that breaks the reading of any batch that it is in
-    read = outgoing_message.read
+    read = outgoing_message.load_sources
 
-    async def broken(database: Database, groups: Sequence[Group], external: External) -> dict[int, Source]:
+    async def broken(database: Database, groups: Sequence[QueuedMail], external: External) -> dict[int, Source]:
         if any(group.message_id == "4@many" for group in groups):
             raise ZeroDivisionError("a fault of ours")
         return await read(database, groups, external)
 
-    monkeypatch.setattr(outgoing_message, "read", broken)
+    monkeypatch.setattr(outgoing_message, "load_sources", broken)
     await queue(bench, 10)
     await until_states(bench, done=9, queued=1)
     assert await bench.rows("select message_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
@@ -311,7 +321,9 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
 # ---------------------------------------------------------------------------------------------- written down together
 
 
-async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given three mails that stand before their bodies, one of them taken over by another sender
     provider.gates["DATA"] = asyncio.Event()
     await queue(bench, 3)
@@ -331,13 +343,13 @@ async def test_a_sender_that_dies_between_the_mark_and_the_dot_leaves_mails_that
     # given a sender that dies when three mails are marked and none of them has its dot
     async with sending(database_url) as bench:
         await bench.accounts({SUPPORT: provider.port}, connections=3)
-        mark = bench.relaying.claims.mark
+        mark = bench.relaying.claims.mark_sending
 
-        async def dies(group: Group) -> None:
+        async def dies(group: QueuedMail) -> None:
             await mark(group)
             await asyncio.sleep(3600)
 
-        monkeypatch.setattr(bench.relaying.claims, "mark", dies)
+        monkeypatch.setattr(bench.relaying.claims, "mark_sending", dies)
         await queue(bench, 3)
         await until_states(bench, sent_unanswered=3)
     assert provider.taken == []
@@ -353,17 +365,17 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are answered, before it writes that down
-    monkeypatch.setattr(claims, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "RECORD_SECONDS", 0.0)
     async with sending(database_url) as bench:
         await bench.accounts({SUPPORT: provider.port}, connections=3)
-        settle = outcomes.settle
+        settle = outcomes.record_results
 
         async def dies(connection: Any, batch: Sequence[Any], *rest: Any) -> Any:
             if batch:
                 raise Temporary("dead")
             return await settle(connection, batch, *rest)
 
-        monkeypatch.setattr(outcomes, "settle", dies)
+        monkeypatch.setattr(outcomes, "record_results", dies)
         await queue(bench, 3)
 
         async def taken() -> bool:
@@ -371,7 +383,7 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
 
         await until(taken)
         await until_states(bench, sent_unanswered=3)
-    monkeypatch.setattr(outcomes, "settle", settle)
+    monkeypatch.setattr(outcomes, "record_results", settle)
     async with sending(database_url) as bench:
         await until_states(bench, done=3)
         assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
@@ -379,17 +391,17 @@ async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_o
 
 
 async def test_claims_of_a_sender_that_is_there_are_left_alone(
-    bench: Bench, provider: ScriptedSmtp, database: Database
+    bench: SenderHarness, provider: ScriptedSmtp, database: Database
 ) -> None:
     # given a mail that another sender, which does nothing, has claimed
-    there = asyncio.create_task(stay(database, "another"))
+    there = asyncio.create_task(hold_liveness_lock(database, "another"))
     provider.gates["DATA"] = asyncio.Event()
     await queue(bench, 1)
     await until_states(bench, claimed=1)
     await bench.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
     provider.gates["DATA"].set()
     # when this one has looked often enough
-    await asyncio.sleep(2 * LOOKS * LOOK_SECONDS)
+    await asyncio.sleep(2 * CHECKS * CHECK_SECONDS)
     await until_states(bench, claimed=1)
     # then it takes the mail only when that one has gone
     there.cancel()
@@ -398,7 +410,7 @@ async def test_claims_of_a_sender_that_is_there_are_left_alone(
 
 
 async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_repeats_nothing(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given mails without an answer, and others that stand before their bodies
     provider.gates["END"] = asyncio.Event()
@@ -421,7 +433,7 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
             )
             await bench.rows("update submissions set next_try_at = now() where state = 'queued'")
             await bench.rows("update relay_status set next_try_at = now()")
-            await bench.upkeep.hold()
+            await bench.upkeep.renew_leases()
             uncertain = await bench.rows("select message_id from submissions where uncertain")
             marked.update(message_id.encode() for (message_id,) in uncertain)
             return await states(bench) == Counter(done=30)
@@ -433,7 +445,7 @@ async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_
     assert {number for number, count in sent.items() if count > 1} <= marked
 
 
-async def _cut_off(bench: Bench) -> None:
+async def _cut_off(bench: SenderHarness) -> None:
     with suppress(Temporary):  # it was cut off itself
         await bench.rows(
             """select pg_terminate_backend(pid) from pg_stat_activity
@@ -442,11 +454,11 @@ async def _cut_off(bench: Bench) -> None:
 
 
 async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
-    bench: Bench, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notify = outcomes._notify
 
-    async def broken(connection: Any, group: Group, *rest: Any) -> Any:
+    async def broken(connection: Any, group: QueuedMail, *rest: Any) -> Any:
         if group.message_id == "1@many":
             raise ValueError("nobody thought of this")
         return await notify(connection, group, *rest)
@@ -459,7 +471,7 @@ async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
     assert len(await bench.notices("Alex")) == 8
 
 
-async def test_a_mail_with_a_large_body_follows_and_is_followed(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_a_mail_with_a_large_body_follows_and_is_followed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given small and large mails in turn, over one connection
     await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
     large = MAIL + b"." * 70 + b"\r\n" + (b"x" * 70 + b"\r\n") * 20_000

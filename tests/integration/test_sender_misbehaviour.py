@@ -10,18 +10,18 @@ from functools import partial
 
 import pytest
 
-from services.admin.monitoring.status import trouble
+from services.admin.monitoring.status import find_account_problem
 from services.sender import delivery, retry_policy, smtp_transaction
 from shared.model import External
 from shared.provider import smtp_client as smtp_session
 from shared.provider import smtp_connect
 from shared.store import accounts, relay_status
-from shared.store.relay_status import Relay
+from shared.store.relay_status import RelayStatus
 from tests import company
 from tests.company import SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, Bench, sending
+from tests.sender_harness import MAIL, SenderHarness, sending
 
 ANN = "ann@customer.org"
 _connect = smtp_connect.connect
@@ -34,7 +34,9 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+async def bench(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SenderHarness]:
     be_impatient(monkeypatch, 1.0)
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port})
@@ -51,9 +53,9 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         monkeypatch.setattr(smtp_session, name, seconds)
 
 
-async def account(bench: Bench) -> External:
+async def account(bench: SenderHarness) -> External:
     async with bench.database.transaction() as connection:
-        [found] = await accounts.externals(connection, [bench.externals[SUPPORT].id])
+        [found] = await accounts.load_externals(connection, [bench.externals[SUPPORT].id])
     return found
 
 
@@ -106,7 +108,7 @@ TABLE = [
 
 @pytest.mark.parametrize("pipelining", [False, True])
 async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, pipelining: bool
+    bench: SenderHarness, monkeypatch: pytest.MonkeyPatch, pipelining: bool
 ) -> None:
     be_impatient(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
     rows = [row for row in TABLE if not (pipelining and row.verb == "EHLO")]
@@ -142,7 +144,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
             await until(lambda number=number: _untroubled(bench, number))
 
 
-async def _share_out(bench: Bench, providers: list[ScriptedSmtp]) -> None:
+async def _share_out(bench: SenderHarness, providers: list[ScriptedSmtp]) -> None:
     """An account at each provider, and a person who has it."""
     server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2}
     numbered = list(enumerate(providers))
@@ -166,7 +168,7 @@ def _address(number: int) -> str:
     return f"account{number}@company.com"
 
 
-async def _silent(bench: Bench, number: int, id_: int, row: Row) -> str | None:
+async def _silent(bench: SenderHarness, number: int, id_: int, row: Row) -> str | None:
     """The row, if what is wrong is not said as it tells."""
     said = partial(_says, bench, number, row) if row.kind else partial(_waits, bench, id_, row.words)
     try:
@@ -176,30 +178,30 @@ async def _silent(bench: Bench, number: int, id_: int, row: Row) -> str | None:
     return None
 
 
-async def _says(bench: Bench, number: int, row: Row) -> bool:
+async def _says(bench: SenderHarness, number: int, row: Row) -> bool:
     state = await _relay(bench, _address(number))
     metric = delivery.ERRORS.labels(_address(number), row.kind)._value.get()
-    return state.last_error_kind == row.kind and row.words in (trouble(state) or "") and metric > 0
+    return state.last_error_kind == row.kind and row.words in (find_account_problem(state) or "") and metric > 0
 
 
-async def _waits(bench: Bench, id_: int, words: str) -> bool:
+async def _waits(bench: SenderHarness, id_: int, words: str) -> bool:
     found = await bench.listed(id_)
     events = await bench.rows("select reply from maillog where submission_id = %s", id_)
     said = [recipient.reply for recipient in found.recipients] + [reply for (reply,) in events]
     return any(words in (reply or "") for reply in said)
 
 
-async def _untroubled(bench: Bench, number: int) -> bool:
-    return trouble(await _relay(bench, _address(number))) is None
+async def _untroubled(bench: SenderHarness, number: int) -> bool:
+    return find_account_problem(await _relay(bench, _address(number))) is None
 
 
-async def _relay(bench: Bench, address: str) -> Relay:
+async def _relay(bench: SenderHarness, address: str) -> RelayStatus:
     async with bench.database.transaction() as connection:
-        return (await relay_status.states(connection))[bench.externals[address].id]
+        return (await relay_status.load_status(connection))[bench.externals[address].id]
 
 
 async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pauses_where_a_person_is_wanted(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given
     provider.always("END", "554 5.2.252 SendAsDenied; x not allowed to send as y")
@@ -211,14 +213,14 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
         found = await bench.rows(
             "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
         )
-        held = bench.relaying.claims.in_hand  # of a lane that would pause the account again after it is resumed
+        held = bench.relaying.claims.claimed  # of a lane that would pause the account again after it is resumed
         return bool(found) and retry_policy.PAUSE - 60 < found[0][0] <= retry_policy.PAUSE and not held
 
     await until(paused)
     # when the account is corrected, everything leaves
     provider.always("END", None)
     async with bench.database.transaction() as connection:
-        await relay_status.resume(connection, bench.externals[SUPPORT].id)
+        await relay_status.unpause(connection, bench.externals[SUPPORT].id)
     await bench.rows("update submissions set next_try_at = now()")
     for id_ in ids:
         await bench.until(id_, state="done")
@@ -240,7 +242,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
     ],
 )
 async def test_how_large_a_mail_the_provider_takes_is_learnt(
-    bench: Bench, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
+    bench: SenderHarness, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
 ) -> None:
     # given
     provider.always("EHLO", announced.replace("\r\n250 ", "\r\n250-AUTH PLAIN\r\n250 "))
@@ -259,7 +261,7 @@ async def test_how_large_a_mail_the_provider_takes_is_learnt(
     assert await account(bench) == bench.externals[SUPPORT]
 
 
-async def test_the_login_for_gmails_recent_mode_is_none_of_smtp(bench: Bench, provider: ScriptedSmtp) -> None:
+async def test_the_login_for_gmails_recent_mode_is_none_of_smtp(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     await bench.rows("update external_accounts set login = 'recent:support@company.com'")
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="done")
@@ -267,10 +269,10 @@ async def test_the_login_for_gmails_recent_mode_is_none_of_smtp(bench: Bench, pr
 
 
 async def test_a_provider_that_hangs_up_behind_each_mail_gets_them_all_once(
-    bench: Bench, provider: ScriptedSmtp
+    bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.hangs_up = True
     ids = [await bench.submit(ANN) for _ in range(5)]
     for id_ in ids:
         await bench.until(id_, state="done", uncertain=False)
-    assert len(provider.taken) == 5 and trouble(await _relay(bench, SUPPORT)) is None
+    assert len(provider.taken) == 5 and find_account_problem(await _relay(bench, SUPPORT)) is None

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from shared.errors import Permanent, Temporary
 from shared.model import External
-from shared.net.dial import Unreachable, Untrusted
+from shared.net.dial import TlsError, Unreachable
 from shared.provider.credentials import Credential
-from shared.provider.smtp_connect import LoginRefused, Unwilling, probe_smtp
+from shared.provider.smtp_connect import AuthFailed, ServerUnavailable, probe_smtp
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import HANG, scripted_smtp
-from tests.sender_harness import Bench, replies, sending
+from tests.sender_harness import SenderHarness, replies, sending
 
 _names = itertools.count(1)
 
 
 @pytest.fixture
-def customer(provider: Provider) -> str:
+def customer(provider: DemoProvider) -> str:
     """A fresh mailbox of somebody outside."""
     address = f"customer{next(_names)}@send.test"
     provider.add_mailbox(address, "secret")
@@ -31,19 +31,21 @@ def customer(provider: Provider) -> str:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: Provider) -> AsyncIterator[Bench]:
+async def bench(database_url: str, provider: DemoProvider) -> AsyncIterator[SenderHarness]:
     provider.add_mailbox(SUPPORT, "secret")
     provider.add_mailbox(SALES, "secret")
     async with sending(database_url) as running:
         yield running
 
 
-def server(provider: Provider, tls: str) -> dict[str, Any]:
+def server(provider: DemoProvider, tls: str) -> dict[str, Any]:
     return {"tls": tls, "tls_fingerprint": None if tls == "none" else provider.fingerprint}
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
-async def test_mail_arrives_in_each_tls_mode(bench: Bench, provider: Provider, customer: str, tls: str) -> None:
+async def test_mail_arrives_in_each_tls_mode(
+    bench: SenderHarness, provider: DemoProvider, customer: str, tls: str
+) -> None:
     # given an account in this TLS mode
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
     await bench.accounts({SUPPORT: port}, **server(provider, tls))
@@ -61,7 +63,7 @@ async def test_mail_arrives_in_each_tls_mode(bench: Bench, provider: Provider, c
 
 
 async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
-    bench: Bench, provider: Provider, customer: str
+    bench: SenderHarness, provider: DemoProvider, customer: str
 ) -> None:
     await bench.accounts({SUPPORT: provider.smtp_port})
     found = await bench.until(await bench.submit(customer, "nobody@send.test"), state="done")
@@ -70,7 +72,7 @@ async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
     assert b"Final-Recipient: rfc822; nobody@send.test\r\nAction: failed\r\nStatus: 5.1.1\r\n" in notice
 
 
-async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provider, customer: str) -> None:
+async def test_two_hundred_mails_arrive_once_each(bench: SenderHarness, provider: DemoProvider, customer: str) -> None:
     await bench.accounts({SUPPORT: provider.smtp_port}, connections=4)
     ids = [await bench.submit(customer, message_id=f"{n}@many") for n in range(200)]
     for id_ in ids:
@@ -84,13 +86,15 @@ async def test_two_hundred_mails_arrive_once_each(bench: Bench, provider: Provid
 # ---------------------------------------------------------------------------------------------- the Test button
 
 
-async def account(bench: Bench, port: int, tls: str = "none", fingerprint: str | None = None) -> External:
+async def account(bench: SenderHarness, port: int, tls: str = "none", fingerprint: str | None = None) -> External:
     await bench.accounts({SUPPORT: port}, tls=tls, tls_fingerprint=fingerprint)
     return bench.externals[SUPPORT]
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
-async def test_a_working_account_passes_the_test_and_sends_nothing(bench: Bench, provider: Provider, tls: str) -> None:
+async def test_a_working_account_passes_the_test_and_sends_nothing(
+    bench: SenderHarness, provider: DemoProvider, tls: str
+) -> None:
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
     external = await account(bench, port, tls, None if tls == "none" else provider.fingerprint)
     before = len(provider.mail_of(SUPPORT))
@@ -98,15 +102,15 @@ async def test_a_working_account_passes_the_test_and_sends_nothing(bench: Bench,
     assert len(provider.mail_of(SUPPORT)) == before
 
 
-async def test_what_is_wrong_is_said_clearly(bench: Bench, provider: Provider) -> None:
+async def test_what_is_wrong_is_said_clearly(bench: SenderHarness, provider: DemoProvider) -> None:
     plain = await account(bench, provider.smtp_port)
-    with pytest.raises(LoginRefused, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
+    with pytest.raises(AuthFailed, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
         await probe_smtp(plain, Credential(SUPPORT, "wrong"), True, 10)
-    with pytest.raises(Untrusted, match="the certificate is not trusted"):
+    with pytest.raises(TlsError, match="the certificate is not trusted"):
         await probe_smtp(_at(plain, provider.smtp_port, "starttls"), Credential(SUPPORT, "secret"), True, 10)
-    with pytest.raises(Untrusted, match="not the pinned one"):
+    with pytest.raises(TlsError, match="not the pinned one"):
         await probe_smtp(_at(plain, provider.smtps_port, "implicit", "0" * 64), Credential(SUPPORT, "secret"), True, 10)
-    with pytest.raises(Untrusted, match="does not speak TLS"):
+    with pytest.raises(TlsError, match="does not speak TLS"):
         await probe_smtp(_at(plain, provider.smtp_port, "implicit"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Temporary, match=r"no answer|did not answer"):
         await probe_smtp(_at(plain, provider.smtps_port, "none"), Credential(SUPPORT, "secret"), True, 2)
@@ -114,11 +118,11 @@ async def test_what_is_wrong_is_said_clearly(bench: Bench, provider: Provider) -
         await probe_smtp(_at(plain, 9, "none"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Permanent, match="private address"):
         await probe_smtp(plain, Credential(SUPPORT, "secret"), False, 10)
-    with pytest.raises(Unwilling):  # a POP3 server: what it says is not shown
+    with pytest.raises(ServerUnavailable):  # a POP3 server: what it says is not shown
         await probe_smtp(_at(plain, provider.pop3_port, "none"), Credential(SUPPORT, "secret"), True, 10)
 
 
-async def test_a_stranger_behind_the_port_is_not_quoted(bench: Bench) -> None:
+async def test_a_stranger_behind_the_port_is_not_quoted(bench: SenderHarness) -> None:
     async with scripted_smtp() as stranger:
         external = await account(bench, stranger.port)
         for greeting in ("SSH-2.0-OpenSSH_9.2p1", "554 inner-host.corp says no", "220-inner-host\r\nrubbish"):
@@ -131,15 +135,15 @@ async def test_a_stranger_behind_the_port_is_not_quoted(bench: Bench) -> None:
             await probe_smtp(external, Credential(SUPPORT, "secret"), True, 1)
 
 
-async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: Bench) -> None:
+async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: SenderHarness) -> None:
     async with scripted_smtp() as server_:
         external = replace(await account(bench, server_.port), smtp_auth=False)
         server_.say("MAIL", "530 5.7.0 authentication required")
-        with pytest.raises(LoginRefused, match="set auth to true"):
+        with pytest.raises(AuthFailed, match="set auth to true"):
             await probe_smtp(external, Credential(SUPPORT, ""), True, 5)
         assert not server_.said("AUTH")
         server_.always("EHLO", "250 scripted")
-        with pytest.raises(Unwilling, match="takes no login here"):
+        with pytest.raises(ServerUnavailable, match="takes no login here"):
             await probe_smtp(replace(external, smtp_auth=True), Credential(SUPPORT, "secret"), True, 5)
 
 

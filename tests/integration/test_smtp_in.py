@@ -14,12 +14,12 @@ import pytest
 from psycopg.errors import DiskFull
 
 from services.smtp_in import listener as listening
-from services.smtp_in.commit_queue import Handed, Taken
-from services.smtp_in.listener import watch
+from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
+from services.smtp_in.listener import end_invalid_sessions
 from services.smtp_in.recipient_policy import Directory
 from shared.amqp import topology
 from shared.amqp.broker import Broker
-from shared.amqp.payloads import Submitted, read
+from shared.amqp.payloads import SubmittedItem, read_payload
 from shared.auth.passwords import hash_password
 from shared.db.database import Connection, Database
 from shared.store import account_changes, accounts, blobs, submissions
@@ -108,7 +108,7 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
         cursor = await connection.execute("select event, submission_id, external, who from maillog")
         assert await cursor.fetchall() == [("submitted", listed.id, "support@company.com", "alex@local.com")]
     [delivery] = await asyncio.wait_for(consumer.batch(10), 10)
-    assert read(Submitted, delivery.body) == Submitted(id=listed.id, external="support@company.com")
+    assert read_payload(SubmittedItem, delivery.body) == SubmittedItem(id=listed.id, external="support@company.com")
     await broker.close()
 
 
@@ -195,7 +195,7 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
     async def fail(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
         raise error
 
-    monkeypatch.setattr(submissions, "record", fail)
+    monkeypatch.setattr(submissions, "record_submissions", fail)
     client = await Client.logged_in(server)
 
     reply = await client.send(b"Subject: x\r\n\r\n.\r\n")
@@ -209,13 +209,13 @@ async def test_a_client_gets_no_answer_where_nobody_knows_whether_its_mail_is_co
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a database that goes away with the answer to a commit
-    record = submissions.record
+    record = submissions.record_submissions
 
     async def cut_off(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
         await record(connection, batch)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(submissions, "record", cut_off)
+    monkeypatch.setattr(submissions, "record_submissions", cut_off)
     client = await Client.logged_in(server)
 
     # then neither a yes nor a no is said, so the client tries again
@@ -224,7 +224,7 @@ async def test_a_client_gets_no_answer_where_nobody_knows_whether_its_mail_is_co
 
 
 async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submissions.record
+    record = submissions.record_submissions
 
     async def picky(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
         await asyncio.sleep(0.05)  # so that the others queue
@@ -232,7 +232,7 @@ async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: p
             await connection.execute("select 1/0")
         return await record(connection, batch)
 
-    monkeypatch.setattr(submissions, "record", picky)
+    monkeypatch.setattr(submissions, "record_submissions", picky)
     clients = [await Client.logged_in(server) for _ in range(6)]
 
     replies = await asyncio.gather(
@@ -250,14 +250,14 @@ async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committing = asyncio.Event()
-    record = submissions.record
+    record = submissions.record_submissions
 
     async def slow(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
         committing.set()
         await asyncio.sleep(0.3)
         return await record(connection, batch)
 
-    monkeypatch.setattr(submissions, "record", slow)
+    monkeypatch.setattr(submissions, "record_submissions", slow)
     client = await Client.logged_in(server)
     sending = asyncio.create_task(client.send(b"Subject: x\r\n\r\n.\r\n"))
     await committing.wait()
@@ -294,7 +294,7 @@ async def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(serv
 async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -> None:
     async def change(**changes: object) -> None:
         async with server.database.transaction() as connection:
-            [alex] = await accounts.locals_(connection, [server.ids["alex"]])
+            [alex] = await accounts.load_locals(connection, [server.ids["alex"]])
             await account_changes.save_local(connection, replace(alex, **changes))  # type: ignore[arg-type]  # fields
 
     first, second = await Client.logged_in(server), await Client.logged_in(server)
@@ -313,7 +313,7 @@ async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) ->
     client = await Client.logged_in(server)
     for enabled, expected in ((True, "354"), (False, "550 5.2.1"), (True, "354")):
         async with server.database.transaction() as connection:
-            [gone] = await accounts.locals_(connection, [server.ids["gone"]])
+            [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
             await account_changes.save_local(connection, replace(gone, enabled=enabled))
 
         # then a recipient is refused by the accounts as they are, and one that was taken is looked at again
@@ -325,7 +325,7 @@ async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) ->
 async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before_the_mail_is(server: Running) -> None:
     async def name_for_jim(*former: str) -> None:
         async with server.database.transaction() as connection:
-            [jim] = await accounts.locals_(connection, [server.ids["jim"]])
+            [jim] = await accounts.load_locals(connection, [server.ids["jim"]])
             await account_changes.save_local(connection, replace(jim, addresses=former))
 
     # given two addresses that are the same person's
@@ -334,7 +334,7 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "RSET")
     question: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server.intake, "ask", lambda: question)
+        patch.setattr(server.intake, "refresh_directory", lambda: question)
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
     # then who is taken does not wait, who is refused does
     assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
@@ -344,9 +344,9 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     # and when they are two people's by then, both get the mail
     await name_for_jim()
     async with server.database.transaction() as connection:
-        [gone] = await accounts.locals_(connection, [server.ids["gone"]])
+        [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
         await account_changes.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
-    question.set_result(await server.intake.ask())
+    question.set_result(await server.intake.refresh_directory())
     assert (await client.reply())[-1].startswith("550 5.1.1")
     assert (await client.ask("DATA")).startswith("354")
     assert (await client.ask("Subject: x\r\n\r\n.")).startswith("250")
@@ -373,10 +373,10 @@ async def test_sessions_of_a_changed_account_end_by_themselves(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listening, "WATCH_SECONDS", 0.1)
-    watcher = asyncio.create_task(watch(server.listener, server.database))
+    watcher = asyncio.create_task(end_invalid_sessions(server.listener, server.database))
     alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
     async with server.database.transaction() as connection:
-        [account] = await accounts.locals_(connection, [server.ids["alex"]])
+        [account] = await accounts.load_locals(connection, [server.ids["alex"]])
         await account_changes.save_local(connection, replace(account, password_hash=hash_password("new")))
 
     assert (await alex.reply())[-1].startswith("421") and await alex.closed()
@@ -388,7 +388,7 @@ async def test_every_taken_mail_was_written_by_one_batch_or_another(server: Runn
     batches: list[int] = []
     write = server.intake._group._write
 
-    async def counted(connection: Connection, batch: Sequence[Handed]) -> Sequence[Taken]:
+    async def counted(connection: Connection, batch: Sequence[PendingSubmission]) -> Sequence[CommittedSubmission]:
         batches.append(len(batch))
         await asyncio.sleep(0.005)  # so that others come meanwhile, however fast the disk is
         return await write(connection, batch)

@@ -15,7 +15,7 @@ import pytest
 from services.smtp_in import command_loop
 from services.smtp_in import connection as smtp_protocol
 from services.smtp_in import listener as listening
-from shared.auth.authenticator import LOGINS, Logins
+from shared.auth.authenticator import LOGINS, Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
 from shared.store import account_changes
@@ -125,14 +125,14 @@ async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch
     client, other = await Client.logged_in(server), await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 70_000 + b"\r\n")
-    await until(lambda: server.intake._in_hand >= 70_000)
+    await until(lambda: server.intake._in_use >= 70_000)
 
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("452 4.3.1")
 
     client.writer.write(b".\r\n")
     assert (await client.reply())[0].startswith("250")
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
-    assert server.intake._in_hand == 0
+    assert server.intake._in_use == 0
 
 
 async def test_large_mails_whose_size_is_announced_wait_for_room(
@@ -150,7 +150,7 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
 
     # when six come at once, where there is room for one
     replies = await asyncio.gather(*map(send, clients))
-    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.intake._in_hand == 0
+    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.intake._in_use == 0
 
     # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
     await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
@@ -164,7 +164,7 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
     assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
     clients[0].writer.write(mail)
     assert (await clients[0].reply())[-1].startswith("250")
-    assert server.intake._in_hand == 0 and (await send(clients[2])).startswith("250")
+    assert server.intake._in_use == 0 and (await send(clients[2])).startswith("250")
 
 
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ async def test_a_remembered_login_passes_at_once_beside_an_attacker(server: Runn
 
 
 async def test_a_remembered_login_ends_with_the_password(server: Running) -> None:
-    logins = Logins(server.database, server.settings, "test")
+    logins = Authenticator(server.database, server.settings, "test")
     alex = await logins.verify("ALEX@local.com", "secret", "192.0.2.1")
     assert alex is not None
 
@@ -331,7 +331,7 @@ async def test_a_remembered_login_ends_with_the_password(server: Running) -> Non
 
 @pytest.mark.parametrize("address", ["nobody@local.com", "", "a\0b", "\udcff@local.com", "x" * 100_000])
 async def test_an_address_that_is_no_account_is_refused(server: Running, address: str) -> None:
-    logins = Logins(server.database, server.settings, "test")
+    logins = Authenticator(server.database, server.settings, "test")
 
     assert await logins.verify(address, "secret", "192.0.2.1") is None
     logins.close()

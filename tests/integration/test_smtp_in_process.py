@@ -153,7 +153,7 @@ async def test_mail_clients_get_along_with_the_process(
     sent = await send(served)
 
     async with served.database.transaction() as connection:
-        assert len(await submissions_admin.listing(connection, ["submitted"])) == sent
+        assert len(await submissions_admin.list_submissions(connection, ["submitted"])) == sent
 
 
 def peak_octets(process: asyncio.subprocess.Process) -> int:

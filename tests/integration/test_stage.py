@@ -10,7 +10,7 @@ import pytest
 
 from shared.amqp import topology
 from shared.amqp.broker import Broker, Publication
-from shared.amqp.payloads import Fetched
+from shared.amqp.payloads import FetchedItem
 from shared.errors import Temporary
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_stage
@@ -41,7 +41,7 @@ class Recorder:
         self.handled.update(ids)
         return []
 
-    async def blame(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
+    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         assert "ZeroDivisionError: boom" in trace
         self.blamed[row] += failures
 
@@ -51,7 +51,7 @@ class Recorder:
 
 
 def fetched(row: int) -> Publication:
-    return Publication("fetched.support@company.com", Fetched(id=row, external="support@company.com").to_json())
+    return Publication("fetched.support@company.com", FetchedItem(id=row, external="support@company.com").to_json())
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_everything_in_the_queue_is_handled_once_and_acknowledged(stage: t
 
 async def test_a_message_may_stand_for_more_rows_than_a_batch_takes(stage: tuple[Recorder, Broker]) -> None:
     recorder, broker = stage
-    body = Fetched(id=1, others=tuple(range(2, 121)), external="support@company.com").to_json()
+    body = FetchedItem(id=1, more_ids=tuple(range(2, 121)), external="support@company.com").to_json()
     recorder.poison = {7}
 
     await broker.publish([Publication("fetched.support@company.com", body)])
@@ -111,7 +111,7 @@ async def test_a_message_that_is_no_envelope_goes_to_the_dead_letters_and_harms_
     await until(lambda: len(recorder.handled) == 2)
 
     async def parked() -> bool:
-        return (await broker.depth(topology.PARKED))[0] == 1
+        return (await broker.depth(topology.DEAD_LETTERS))[0] == 1
 
     await until(parked)
 

@@ -13,9 +13,9 @@ from prometheus_client import generate_latest
 from prometheus_client.core import REGISTRY
 
 from services.admin.monitoring import monitor
-from services.admin.monitoring.monitor import Watching
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.admin.monitoring.monitor import Monitor
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.runtime.process import Service
 from shared.settings import Settings
@@ -56,12 +56,12 @@ async def webhook() -> AsyncIterator[Webhook]:
 
 
 @asynccontextmanager
-async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIterator[Watching]:
+async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIterator[Monitor]:
     """A process that watches; each look is the test's."""
     chosen = Settings(data=tmp_path, database_url=database_url, broker_url="amqp://127.0.0.1:1/", **settings)
     service = Service("admin", chosen)
     await service.database.open()
-    yield Watching(service)
+    yield Monitor(service)
     await service.database.close()
 
 
@@ -81,7 +81,7 @@ async def alarms_of(database: Database, address: str) -> list[str]:
     async with database.transaction() as connection:
         cursor = await connection.execute("select id from inbound where state = 'routed'")
         rows = [row[0] for row in await cursor.fetchall()]
-    await Mailbox(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     subjects = [body.partition(b"Subject: ")[2].partition(b"\r\n")[0] for body in await mailbox_of(database, address)]
     return [subject.decode() for subject in subjects if subject.startswith(b"[mailgroup]")]
 
@@ -93,7 +93,7 @@ async def hold_a_mail(database: Database) -> list[int]:
     await change(database, "update polls set last_success_at = now()")
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [MAIL])
-    await Router(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
     return rows
 
 
@@ -107,12 +107,12 @@ async def test_an_alarm_is_one_mail_and_one_post_and_so_is_its_end_over_a_restar
         watcher(database_url, tmp_path, alert_webhook=webhook.url) as second,
     ):
         for process in (first, second, first):
-            await process.look()
+            await process.check()
         assert await alarms_of(database, JIM) == []  # it may mend itself
         # when it lasts
         await later(database, 2)
         for process in (first, second, first):
-            await process.look()
+            await process.check()
         # then the first person who is there gets one mail
         assert await alarms_of(database, JIM) == [
             "[mailgroup] Alarm: 1 mails are held: nobody enabled shares their external account"
@@ -121,14 +121,14 @@ async def test_an_alarm_is_one_mail_and_one_post_and_so_is_its_end_over_a_restar
     # and a process that starts anew tells nothing again
     await change(database, "delete from leases")
     async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as third:
-        await third.look()
+        await third.check()
         assert len(await alarms_of(database, JIM)) == len(webhook.got) == 1
         # until it is over
         await change(database, "update inbound set state = 'discarded' where state = 'held'")
-        await third.look()
+        await third.check()
         await later(database, 5)
-        await third.look()
-        await third.look()
+        await third.check()
+        await third.check()
     assert [subject.split(":")[0] for subject in await alarms_of(database, JIM)] == [
         "[mailgroup] Alarm",
         "[mailgroup] Over",
@@ -142,7 +142,7 @@ async def test_a_refused_login_goes_to_whom_the_operator_named(
     await apply(database, COMPANY)
     await change(database, "update polls set last_success_at = now(), paused_at = now(), last_error = '[AUTH] no'")
     async with watcher(database_url, tmp_path, alert_to="tom@local.com") as process:
-        await process.look()
+        await process.check()
     assert len(await alarms_of(database, "tom@local.com")) == 2
     assert await alarms_of(database, ALEX) == []
 
@@ -157,22 +157,22 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
     await change(database, "update polls set last_success_at = now()")
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [MAIL])
-    await Router(database, 5).handle(rows)
-    await Mailbox(database, 5).handle(rows)
+    await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(rows)
     async with watcher(database_url, tmp_path) as process:
-        await process.look()
+        await process.check()
         assert shown(process)["mailgroup_books_difference_messages"] == 0
         # when it is taken away behind the system's back
         await change(database, "delete from maildrop_mails")
         await change(database, "delete from inbound")
-        await process.look()
+        await process.check()
         await later(database, 2)
-        await process.look()
+        await process.check()
         assert shown(process)["mailgroup_books_difference_messages"] == 1
     assert "the books differ: 1 mails were fetched, 0 are accounted for" in (await alarms_of(database, ALEX))[0]
 
 
-def shown(process: Watching) -> dict[str, float]:
+def shown(process: Monitor) -> dict[str, float]:
     """What its figures are."""
     return {sample.name: sample.value for family in process.figures.collect() for sample in family.samples}
 
@@ -183,7 +183,7 @@ async def test_only_the_process_that_watches_shows_what_there_is_once(
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path) as first, watcher(database_url, tmp_path) as second:
         for process in (first, second):
-            await process.look()
+            await process.check()
         assert shown(first)["mailgroup_held_messages"] == 1
         assert set(shown(first)) == {
             "mailgroup_relay_queue_messages",
@@ -197,7 +197,7 @@ async def test_only_the_process_that_watches_shows_what_there_is_once(
         # when the first one ends, the second one goes on
         first._service.stopping.set()
         await first.run()
-        await second.look()
+        await second.check()
         assert shown(second)["mailgroup_held_messages"] == 1
     assert b"mailgroup_held_messages" not in generate_latest(REGISTRY)
 
@@ -208,15 +208,15 @@ async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
     webhook.status = 500
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as process:
-        await process.look()
+        await process.check()
         await later(database, 2)
-        await process.look()
+        await process.check()
         assert (len(await alarms_of(database, JIM)), webhook.got) == (1, [])
         webhook.status = 200
-        await process.look()
+        await process.check()
         assert webhook.got == []  # not yet
         await change(database, "update alert_posts set next_try_at = now()")
-        await process.look()
+        await process.check()
         assert len(webhook.got) == 1
         # and one that is no web server at all ends after a day
         webhook.status = 500
@@ -224,7 +224,7 @@ async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
             database,
             "insert into alert_posts (body, created_at) values ('{\"kind\": \"x\"}', now() - interval '2 days')",
         )
-        await process.look()
+        await process.check()
     async with database.transaction() as connection:
         assert (await (await connection.execute("select count(*) from alert_posts")).fetchone()) == (0,)
 
@@ -243,10 +243,10 @@ async def test_a_database_that_is_away_is_told_by_the_webhook_and_its_return_by_
     monkeypatch.setattr(monitor, "AWAY_SECONDS", 0.0)
     async with watcher("postgresql://127.0.0.1:1/none", tmp_path, alert_webhook=webhook.url) as process:
         monkeypatch.setattr(process._database._pool, "timeout", 0.5)
-        await process._look_or_tell()
-        await process._look_or_tell()
+        await process._check_or_alert()
+        await process._check_or_alert()
         assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "database")]
         process._database = database
-        await process.look()
+        await process.check()
     assert [post["event"] for post in webhook.got] == ["raised", "cleared"]
     assert await alarms_of(database, ALEX) == ["[mailgroup] Over: PostgreSQL did not answer for 0 minutes"]

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from services.admin.monitoring import alert_rules, problems
-from services.admin.monitoring.alert_rules import Event
-from services.admin.monitoring.problem_kinds import Trouble
-from services.admin.monitoring.problems import Facts
+from services.admin.monitoring.alert_rules import AlertEvent
+from services.admin.monitoring.problem_kinds import Problem
+from services.admin.monitoring.problems import SystemFacts
 from shared.model import Alert, External, Issuer, OAuth, Server
 from shared.settings import Settings
-from shared.store.polls import Polled
+from shared.store.polls import PollState
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
-HELD = Trouble("held", "", "3 mails are held")
+HELD = Problem("held", "", "3 mails are held")
 SERVER = Server("mail.company.com", 110, "none")
 SUPPORT = External(1, "support@company.com", True, "s", b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ())
 
@@ -30,7 +30,7 @@ class Story:
         self.known: dict[tuple[str, str], Alert] = {}
         self.told: list[tuple[float, str]] = []
 
-    def look(self, minute: float, *found: Trouble) -> None:
+    def look(self, minute: float, *found: Problem) -> None:
         step = alert_rules.decide(list(self.known.values()), found, START + datetime.timedelta(minutes=minute))
         for key in step.gone:
             del self.known[key]
@@ -74,19 +74,19 @@ def test_what_was_over_for_a_day_counts_as_new() -> None:
 
 def test_a_refused_login_is_told_at_once() -> None:
     story = Story()
-    story.look(0, Trouble("login", "x", "refused", 0.0))
+    story.look(0, Problem("login", "x", "refused", 0.0))
     assert story.told == [(0, "raised")]
 
 
-def event(number: int, what: alert_rules.What = "raised") -> Event:
-    return Event(
+def event(number: int, what: alert_rules.What = "raised") -> AlertEvent:
+    return AlertEvent(
         what, Alert("login", f"a{number}@x", "raised", f"a{number}@x: refused\r\nBcc: evil@x", 0, START, START)
     )
 
 
 def test_many_events_of_one_look_are_one_mail() -> None:
-    assert [len(letter) for letter in alert_rules.letters([event(n) for n in range(3)])] == [1, 1, 1]
-    [letter] = alert_rules.letters([event(n) for n in range(1000)])
+    assert [len(letter) for letter in alert_rules.split_into_mails([event(n) for n in range(3)])] == [1, 1, 1]
+    [letter] = alert_rules.split_into_mails([event(n) for n in range(1000)])
     body, _ = alert_rules.compose(letter, "alex@local.com", START)
     assert b"Subject: [mailgroup] 1000 alarms\r\n" in body and body.count(b"Alarm: ") == 1000
 
@@ -108,17 +108,17 @@ def test_the_webhook_reads_the_same() -> None:
 # ---------------------------------------------------------------------------------------------- what is wrong
 
 
-def polled(**fields: object) -> Polled:
-    well = Polled(1, START, None, None, None, 0, None, START, 0, 0, START)
+def polled(**fields: object) -> PollState:
+    well = PollState(1, START, None, None, None, 0, None, START, 0, 0, START)
     return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 
-def facts(poll: Polled, **fields: object) -> Facts:
-    well = Facts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0)
+def facts(poll: PollState, **fields: object) -> SystemFacts:
+    well = SystemFacts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0)
     return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 
-def kinds(found: list[Trouble]) -> list[tuple[str, str]]:
+def kinds(found: list[Problem]) -> list[tuple[str, str]]:
     return [(trouble.kind, trouble.subject) for trouble in found]
 
 
@@ -135,15 +135,15 @@ AGO = START - datetime.timedelta(minutes=16)
     ],
 )
 def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(
-    poll: Polled, expected: list[tuple[str, str]]
+    poll: PollState, expected: list[tuple[str, str]]
 ) -> None:
-    assert kinds(problems.find(facts(poll))) == expected
+    assert kinds(problems.find_problems(facts(poll))) == expected
 
 
 def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
-    assert problems.find(facts(polled())) == []
+    assert problems.find_problems(facts(polled())) == []
     bad = facts(polled(), held=1, parked=2, late={1: 601.0, None: 700.0}, unhanded=601.0)
-    assert kinds(problems.find(bad)) == [
+    assert kinds(problems.find_problems(bad)) == [
         ("held", ""),
         ("parked", ""),
         ("late", "support@company.com"),
@@ -153,8 +153,8 @@ def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
 
 
 def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
-    found = problems.of_parked(facts(polled(), parked=6, restored=2, looping=1))
-    assert [trouble.what for trouble in found] == [
+    found = problems.find_parked(facts(polled(), parked=6, restored=2, looping=1))
+    assert [trouble.text for trouble in found] == [
         "3 mails are parked after failing here",
         "2 mails are parked by a restore from a backup: they may have been relayed since",
         "1 mails are parked for going round in a loop",
@@ -173,22 +173,22 @@ def test_a_disk_is_nearly_full(free: int, total: int, full: bool) -> None:
 def test_the_end_of_a_certificate_is_told_by_the_service_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = time.time() + 13 * 86_400
     said = {"9104": "", "9105": f"mailgroup_tls_certificate_expiry_timestamp_seconds {ends}\n"}
-    monkeypatch.setattr(problems, "ask", lambda url: ("", said[url.rpartition(":")[2]]))
-    [found] = problems.of_doors(Settings())
+    monkeypatch.setattr(problems, "fetch_health", lambda url: ("", said[url.rpartition(":")[2]]))
+    [found] = problems.find_in_listeners(Settings())
     assert (found.kind, found.subject) == ("certificate", "smtp_in")
-    assert found.what == "service smtp_in: its certificate expires in 13 days"
+    assert found.text == "service smtp_in: its certificate expires in 13 days"
 
 
 def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert problems.of_disks(Settings(data=tmp_path / "none")) == []
+    assert problems.find_in_disks(Settings(data=tmp_path / "none")) == []
     monkeypatch.setattr(problems, "DISK_OCTETS", 2**60)
-    [found] = problems.of_disks(Settings(data=tmp_path))
-    assert (found.kind, found.subject) == ("disk", str(tmp_path)) and "are free" in found.what
+    [found] = problems.find_in_disks(Settings(data=tmp_path))
+    assert (found.kind, found.subject) == ("disk", str(tmp_path)) and "are free" in found.text
 
 
 def test_a_refused_grant_is_not_a_wrong_password() -> None:
     issuer = Issuer("https://issuer.example/token", "mail")
     account = replace(SUPPORT, oauth=OAuth("", issuer, "client"))
-    found = problems.find(facts(polled(paused_at=AGO, last_error="no token"), externals=[account]))
+    found = problems.find_problems(facts(polled(paused_at=AGO, last_error="no token"), externals=[account]))
     assert kinds(found) == [("grant", "support@company.com fetching")]
-    assert problems.find(facts(polled(paused_at=AGO), externals=[replace(SUPPORT, enabled=False)])) == []
+    assert problems.find_problems(facts(polled(paused_at=AGO), externals=[replace(SUPPORT, enabled=False)])) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import mails, results
-from bench.benchmarks import WORKS, chosen
+from bench.benchmarks import BENCHMARKS, chosen
 from bench.processes import Run
 from bench.table import COLUMNS, Goal, Line, number, of_runs, spread
 
@@ -75,7 +75,7 @@ def test_merging_again_changes_nothing() -> None:
 def test_works_are_chosen_by_name_or_group_and_a_wrong_name_is_told() -> None:
     assert [work.name for work in chosen(["relay", "poll"])] == ["poll", "relay"]
     assert {work.group for work in chosen(["serving"])} == {"serving"}
-    assert chosen([]) == list(WORKS)
+    assert chosen([]) == list(BENCHMARKS)
     with pytest.raises(ValueError, match="'relays'"):
         chosen(["relays"])
 

@@ -8,13 +8,19 @@ from xml.etree import ElementTree
 import pytest
 
 from services.admin.accounts import client_autoconfig
-from services.admin.accounts.client_autoconfig import REQUEST_SCHEMA, RESPONSE_SCHEMA, Servers, Unanswerable, Way
+from services.admin.accounts.client_autoconfig import (
+    REQUEST_SCHEMA,
+    RESPONSE_SCHEMA,
+    ClientServers,
+    Endpoint,
+    Unanswerable,
+)
 from shared.settings import SettingsError, load
 
-SERVERS = Servers(
+SERVERS = ClientServers(
     "mail.local.com",
-    (Way(995, "implicit"), Way(110, "starttls")),
-    (Way(465, "implicit"), Way(587, "starttls")),
+    (Endpoint(995, "implicit"), Endpoint(110, "starttls")),
+    (Endpoint(465, "implicit"), Endpoint(587, "starttls")),
 )
 ALEX = "alex+sales&co@local.com"
 
@@ -46,9 +52,9 @@ def test_what_cannot_be_a_host_is_refused_as_the_mail_host(host: str) -> None:
 def test_ports_are_those_of_the_settings_and_in_clear_only_if_the_operator_allows_it() -> None:
     found = client_autoconfig.servers(load(pop3s_port=995, smtp_port=25))
 
-    assert found.incoming == (Way(995, "implicit"), Way(1110, "starttls"))
-    assert found.outgoing == (Way(1465, "implicit"), Way(1587, "starttls"))
-    assert (found.incoming_in_clear, found.outgoing_in_clear) == ((Way(1110, "none"),), (Way(25, "none"),))
+    assert found.incoming == (Endpoint(995, "implicit"), Endpoint(1110, "starttls"))
+    assert found.outgoing == (Endpoint(1465, "implicit"), Endpoint(1587, "starttls"))
+    assert (found.incoming_in_clear, found.outgoing_in_clear) == ((Endpoint(1110, "none"),), (Endpoint(25, "none"),))
     strict = client_autoconfig.servers(load(allow_plaintext_auth="no"))
     assert (strict.incoming_in_clear, strict.outgoing_in_clear) == ((), ())
 
@@ -79,7 +85,7 @@ def test_only_a_plain_address_has_a_domain(address: str, domain: str | None) -> 
 
 
 def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
-    root = ElementTree.fromstring(client_autoconfig.thunderbird(SERVERS, ["local.com", "lokal.example"]))
+    root = ElementTree.fromstring(client_autoconfig.mozilla_autoconfig(SERVERS, ["local.com", "lokal.example"]))
 
     assert (root.tag, root.get("version")) == ("clientConfig", "1.1")
     [provider] = root
@@ -111,7 +117,7 @@ def outlook_request(address: str = ALEX, schema: str = RESPONSE_SCHEMA) -> bytes
 
 
 def test_outlook_is_answered_in_its_schema() -> None:
-    answer = client_autoconfig.outlook(SERVERS, client_autoconfig.outlook_address(outlook_request()))
+    answer = client_autoconfig.autodiscover(SERVERS, client_autoconfig.autodiscover_address(outlook_request()))
 
     root = ElementTree.fromstring(answer)
     assert root.tag == "{http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006}Autodiscover"
@@ -148,9 +154,9 @@ def test_outlook_is_answered_in_its_schema() -> None:
 )
 def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(request_: bytes, code: str) -> None:
     with pytest.raises(Unanswerable) as caught:
-        client_autoconfig.outlook_address(request_)
+        client_autoconfig.autodiscover_address(request_)
 
-    root = ElementTree.fromstring(client_autoconfig.outlook_error(caught.value.code, caught.value.message))
+    root = ElementTree.fromstring(client_autoconfig.autodiscover_error(caught.value.code, caught.value.message))
     texts = {item.tag.partition("}")[2]: item.text for item in root.iter()}
     assert texts["ErrorCode"] == code
     assert texts["Message"]
@@ -159,9 +165,9 @@ def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(
 def test_outlooks_second_version_points_to_the_first() -> None:
     url = "https://mail.local.com/autodiscover/autodiscover.xml"
 
-    assert client_autoconfig.outlook_pointer("AutoDiscoverV1", url) == {"Protocol": "AutodiscoverV1", "Url": url}
+    assert client_autoconfig.autodiscover_v2("AutoDiscoverV1", url) == {"Protocol": "AutodiscoverV1", "Url": url}
     with pytest.raises(Unanswerable) as caught:
-        client_autoconfig.outlook_pointer("ActiveSync", url)
+        client_autoconfig.autodiscover_v2("ActiveSync", url)
     assert caught.value.code == "InvalidProtocol"
 
 
@@ -169,7 +175,7 @@ def test_outlooks_second_version_points_to_the_first() -> None:
 
 
 def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -> None:
-    profile = plistlib.loads(client_autoconfig.apple(SERVERS, ALEX))
+    profile = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX))
 
     assert profile["PayloadType"] == "Configuration"
     [account] = profile["PayloadContent"]
@@ -191,7 +197,7 @@ def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -
 
 
 def test_apples_profile_replaces_itself_and_no_other() -> None:
-    first = client_autoconfig.apple(SERVERS, ALEX)
+    first = client_autoconfig.mobileconfig(SERVERS, ALEX)
 
     def ids(profile: bytes) -> set[str]:
         read = plistlib.loads(profile)
@@ -199,11 +205,11 @@ def test_apples_profile_replaces_itself_and_no_other() -> None:
             payload[key] for payload in (read, *read["PayloadContent"]) for key in ("PayloadUUID", "PayloadIdentifier")
         }
 
-    assert client_autoconfig.apple(SERVERS, ALEX) == first
+    assert client_autoconfig.mobileconfig(SERVERS, ALEX) == first
     assert len(ids(first)) == 4
-    assert ids(client_autoconfig.apple(SERVERS, ALEX.upper())) == ids(first)
-    assert ids(client_autoconfig.apple(SERVERS, "jim@local.com")).isdisjoint(ids(first))
-    named = plistlib.loads(client_autoconfig.apple(SERVERS, ALEX, "Alex"))
+    assert ids(client_autoconfig.mobileconfig(SERVERS, ALEX.upper())) == ids(first)
+    assert ids(client_autoconfig.mobileconfig(SERVERS, "jim@local.com")).isdisjoint(ids(first))
+    named = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX, "Alex"))
     assert named["PayloadContent"][0]["EmailAccountName"] == "Alex"
 
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from services.admin.context import System
+from services.admin.context import AdminContext
 from services.admin.monitoring import status
-from services.admin.web.status_cache import IDLE_SECONDS, Watch
+from services.admin.web.status_cache import IDLE_SECONDS, StatusCache
 from shared.errors import Temporary
 
 
@@ -24,13 +24,13 @@ async def _away() -> Any:
 async def test_an_old_status_is_looked_at_anew_for_whoever_asks_and_a_fresh_one_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def gather(_: System) -> dict[str, Any]:
+    async def gather(_: AdminContext) -> dict[str, Any]:
         await asyncio.sleep(0.01)
         return {"ok": True}
 
     monkeypatch.setattr(status, "gather", gather)
-    system = cast(System, SimpleNamespace(database=SimpleNamespace(transaction=_away)))
-    watched = Watch(system, asyncio.Event())
+    system = cast(AdminContext, SimpleNamespace(database=SimpleNamespace(transaction=_away)))
+    watched = StatusCache(system, asyncio.Event())
     running = asyncio.create_task(watched.run())
     try:
         assert await watched.first() == {"ok": True}

@@ -23,15 +23,15 @@ from shared.mime import dsn_options
 )
 def test_an_author_is_told_what_was_asked_for(asked: str | None, told: set[str]) -> None:
     actions: list[dsn_options.Action] = ["failed", "delayed", "delivered", "relayed"]
-    assert {action for action in actions if dsn_options.wants(asked, action)} == told
+    assert {action for action in actions if dsn_options.is_notice_wanted(asked, action)} == told
 
 
 def test_what_was_asked_is_read_back() -> None:
     asked = "RET=FULL ENVID=QQ+3D314159"
-    assert dsn_options.wants_whole(asked) and dsn_options.envelope_id(asked) == "QQ=314159"
+    assert dsn_options.is_whole_wanted(asked) and dsn_options.envelope_id(asked) == "QQ=314159"
     assert (
-        not dsn_options.wants_whole("RET=HDRS")
-        and not dsn_options.wants_whole(None)
+        not dsn_options.is_whole_wanted("RET=HDRS")
+        and not dsn_options.is_whole_wanted(None)
         and dsn_options.envelope_id(None) is None
     )
     assert dsn_options.original_recipient("NOTIFY=DELAY ORCPT=rfc822;a+2Bb@c.d") == "rfc822;a+b@c.d"
@@ -45,9 +45,13 @@ def test_octets_that_would_begin_a_line_are_not_shown() -> None:
 
 def test_an_address_beyond_ascii_goes_only_where_it_is_taken() -> None:
     asked = "NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d"
-    assert dsn_options.passed_on(asked, True) == " NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d".encode()
-    assert dsn_options.passed_on(asked, False) == b" NOTIFY=SUCCESS"
-    assert dsn_options.passed_on("ORCPT=utf-8;j\u00f6rg@c.d", False) == dsn_options.passed_on(None, True) == b""
+    assert dsn_options.format_for_server(asked, True) == " NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d".encode()
+    assert dsn_options.format_for_server(asked, False) == b" NOTIFY=SUCCESS"
+    assert (
+        dsn_options.format_for_server("ORCPT=utf-8;j\u00f6rg@c.d", False)
+        == dsn_options.format_for_server(None, True)
+        == b""
+    )
 
 
 @given(st.text(max_size=120))
@@ -56,4 +60,7 @@ def test_what_is_kept_is_one_word_that_is_read_to_the_same(value: str) -> None:
         kept = read(value)
         if kept is not None:
             assert kept.isprintable() and " " not in kept and read(kept) == kept
-            assert dsn_options.passed_on(dsn_options.text([(name, kept)]), True) == f" {name}={kept}".encode()
+            assert (
+                dsn_options.format_for_server(dsn_options.format_parameters([(name, kept)]), True)
+                == f" {name}={kept}".encode()
+            )

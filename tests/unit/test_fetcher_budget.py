@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from services.fetcher import memory_budget
-from services.fetcher.memory_budget import Budget, Share
+from services.fetcher.memory_budget import MemoryBudget, MemoryShare
 
 
-async def read(share: Share, steps: int, most: list[int], whole: Budget) -> None:
+async def read(share: MemoryShare, steps: int, most: list[int], whole: MemoryBudget) -> None:
     """A mail that grows step by step, is committed, and is forgotten."""
     for _ in range(steps):
         await share.grow(1)
@@ -22,17 +22,17 @@ async def read(share: Share, steps: int, most: list[int], whole: Budget) -> None
 
 
 async def test_many_that_grow_at_once_all_end_and_hold_no_more_than_allowed_and_one_more() -> None:
-    whole, most = Budget(100), list[int]()
+    whole, most = MemoryBudget(100), list[int]()
     async with asyncio.timeout(20):
-        await asyncio.gather(*(read(Share(whole), 50, most, whole) for _ in range(30)))
+        await asyncio.gather(*(read(MemoryShare(whole), 50, most, whole) for _ in range(30)))
     assert max(most) <= 150 and whole.held == 0
 
 
 async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     # given one that has taken everything, and the place beyond it
     monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
-    whole = Budget(10)
-    slow, other = Share(whole), Share(whole)
+    whole = MemoryBudget(10)
+    slow, other = MemoryShare(whole), MemoryShare(whole)
     await slow.grow(10)
     await slow.grow(1)
     # when another one wants to grow
@@ -43,8 +43,8 @@ async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypat
 
 
 async def test_a_poll_that_ends_gives_everything_back_and_wakes_who_waits() -> None:
-    whole = Budget(10)
-    first, second = Share(whole), Share(whole)
+    whole = MemoryBudget(10)
+    first, second = MemoryShare(whole), MemoryShare(whole)
     await first.grow(11)
     waiting = asyncio.create_task(second.grow(1))
     await asyncio.sleep(0.01)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Permanent
-from shared.net.dial import Late, Unreachable, Untrusted
+from shared.net.dial import ConnectTimeout, TlsError, Unreachable
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_client import Pop3Client, Retrieved, Wanted, open_session
-from shared.provider.pop3_errors import Broken, Busy, Cut, Refused
+from shared.provider.pop3_client import Pop3Client, Retrieved, RetrRequest, open_session
+from shared.provider.pop3_errors import LoginRefused, Pop3ConnectionLost, ProtocolError, ServerBusy
 from shared.provider.pop3_replies import Body, is_for_now, parse_uidl
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
@@ -25,7 +25,7 @@ LIMIT = 1_000_000
 
 
 async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMIT) -> list[Retrieved]:
-    return [got async for got in client.retrieve([Wanted(number, 100) for number in numbers], limit)]
+    return [got async for got in client.retrieve([RetrRequest(number, 100) for number in numbers], limit)]
 
 
 async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 2.0) -> list[bytes | None]:
@@ -57,12 +57,12 @@ async def test_without_capa_commands_go_one_by_one_and_mail_arrives_all_the_same
 
 async def test_retr_is_sent_ahead_where_pipelining_is_announced() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL, "c": MAIL}, answers={"RETR 1": hang()})
-    with pytest.raises(Late, match=r"RETR of mail 1: no answer within 0\.2 s"):
+    with pytest.raises(ConnectTimeout, match=r"RETR of mail 1: no answer within 0\.2 s"):
         await bodies(script, read_seconds=0.2)
     script.commands.clear()
     async with script.running(), open_session(script.server(), True, read_seconds=0.3) as client:
         await client.login(Credential("u", "secret"))
-        with pytest.raises(Late):
+        with pytest.raises(ConnectTimeout):
             await retrieve(client, [2, 3, 1])
         assert client.reading == 1
     assert script.commands[-3:] == ["RETR 2", "RETR 3", "RETR 1"]
@@ -72,8 +72,8 @@ async def test_the_window_is_bounded_by_octets() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, answers={"RETR 1": hang()})
     async with script.running(), open_session(script.server(), True, read_seconds=0.3) as client:
         await client.login(Credential("u", "secret"))
-        with pytest.raises(Late):
-            async for _ in client.retrieve([Wanted(1, 5_000_000), Wanted(2, 5_000_000)], LIMIT):
+        with pytest.raises(ConnectTimeout):
+            async for _ in client.retrieve([RetrRequest(1, 5_000_000), RetrRequest(2, 5_000_000)], LIMIT):
                 pass
     assert "RETR 2" not in script.commands
 
@@ -110,7 +110,7 @@ async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> N
 
 async def test_a_mail_without_end_is_given_up() -> None:
     endless = Answer((b"+OK\r\n", *([b"x" * 65536] * 40)), hang=True)
-    with pytest.raises(Broken, match="has no end"):
+    with pytest.raises(ProtocolError, match="has no end"):
         await bodies(ScriptedPop3({"a": MAIL}, answers={"RETR": endless}), limit=100_000)
 
 
@@ -122,12 +122,12 @@ async def test_a_line_of_thirty_megabytes_is_read() -> None:
 @pytest.mark.parametrize(
     ("answer", "failure", "text"),
     [
-        (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), Cut, "RETR of mail 1: the server ended the connection"),
-        (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Cut, "ended the connection"),
-        (cut(), Cut, "ended the connection"),
-        (hang(b"+OK\r\nSubject"), Late, "no answer within"),
-        (say(b"SSH-2.0-OpenSSH_9.2\r\n"), Broken, "that is no answer of a POP3 server"),
-        (hang(b"y" * 10_000), Broken, "a reply line of more than"),
+        (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), Pop3ConnectionLost, "RETR of mail 1: the server ended the connection"),
+        (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Pop3ConnectionLost, "ended the connection"),
+        (cut(), Pop3ConnectionLost, "ended the connection"),
+        (hang(b"+OK\r\nSubject"), ConnectTimeout, "no answer within"),
+        (say(b"SSH-2.0-OpenSSH_9.2\r\n"), ProtocolError, "that is no answer of a POP3 server"),
+        (hang(b"y" * 10_000), ProtocolError, "a reply line of more than"),
     ],
 )
 async def test_a_session_that_breaks_in_a_mail_names_it(answer: Answer, failure: type[Exception], text: str) -> None:
@@ -143,7 +143,7 @@ async def test_a_session_that_breaks_in_a_mail_names_it(answer: Answer, failure:
 
 async def test_extra_data_behind_a_mail_is_an_error_and_not_the_next_mail() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, answers={"RETR 1": say(b"+OK\r\n" + stuff(MAIL) + b"junk\r\n")})
-    with pytest.raises(Broken, match="RETR of mail 2"):
+    with pytest.raises(ProtocolError, match="RETR of mail 2"):
         await bodies(script)
 
 
@@ -152,19 +152,19 @@ async def test_the_whole_session_has_a_deadline() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"RETR": dripping})
     async with script.running(), open_session(script.server(), True, session_seconds=0.5) as client:
         await client.login(Credential("u", "secret"))
-        with pytest.raises(Late, match=r"the session took longer than 0\.5 s"):
+        with pytest.raises(ConnectTimeout, match=r"the session took longer than 0\.5 s"):
             await retrieve(client, [1])
 
 
 @pytest.mark.parametrize(
     ("reply", "failure", "code"),
     [
-        (b"-ERR wrong password\r\n", Refused, None),
-        (b"-ERR [AUTH] wrong password\r\n", Refused, "AUTH"),
-        (b"-ERR [auth] wrong password\r\n", Refused, "AUTH"),
-        (b"-ERR [IN-USE] locked\r\n", Busy, "IN-USE"),
-        (b"-ERR [LOGIN-DELAY] too soon\r\n", Busy, "LOGIN-DELAY"),
-        (b"-ERR [SYS/TEMP] later\r\n", Busy, "SYS/TEMP"),
+        (b"-ERR wrong password\r\n", LoginRefused, None),
+        (b"-ERR [AUTH] wrong password\r\n", LoginRefused, "AUTH"),
+        (b"-ERR [auth] wrong password\r\n", LoginRefused, "AUTH"),
+        (b"-ERR [IN-USE] locked\r\n", ServerBusy, "IN-USE"),
+        (b"-ERR [LOGIN-DELAY] too soon\r\n", ServerBusy, "LOGIN-DELAY"),
+        (b"-ERR [SYS/TEMP] later\r\n", ServerBusy, "SYS/TEMP"),
     ],
 )
 async def test_a_refused_login_tells_what_kind_it_is(reply: bytes, failure: type[Exception], code: str | None) -> None:
@@ -187,7 +187,7 @@ async def test_a_line_break_in_a_password_is_never_sent() -> None:
 async def test_a_greeting_that_refuses_is_busy() -> None:
     script = ScriptedPop3(answers={"greeting": say(b"-ERR maintenance\r\n")})
     async with script.running():
-        with pytest.raises(Busy, match="maintenance"):
+        with pytest.raises(ServerBusy, match="maintenance"):
             async with open_session(script.server(), True):
                 pass
 
@@ -195,7 +195,7 @@ async def test_a_greeting_that_refuses_is_busy() -> None:
 async def test_a_server_that_never_greets_is_late() -> None:
     script = ScriptedPop3(answers={"greeting": hang()})
     async with script.running():
-        with pytest.raises(Late, match="greeting: no answer"):
+        with pytest.raises(ConnectTimeout, match="greeting: no answer"):
             async with open_session(script.server(), True, read_seconds=0.2):
                 pass
 
@@ -214,7 +214,7 @@ async def test_nobody_there_is_unreachable_and_names_the_place() -> None:
 async def test_starttls_is_never_downgraded(answers: dict[str, Answer], capabilities: tuple[str, ...] | None) -> None:
     script = ScriptedPop3(capabilities=capabilities, answers=answers)
     async with script.running():
-        with pytest.raises(Untrusted, match="nothing is sent in clear text"):
+        with pytest.raises(TlsError, match="nothing is sent in clear text"):
             async with open_session(script.server("starttls"), True):
                 pass
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
@@ -223,7 +223,7 @@ async def test_starttls_is_never_downgraded(answers: dict[str, Answer], capabili
 async def test_data_slipped_in_before_tls_is_refused() -> None:
     script = ScriptedPop3(capabilities=("STLS",), answers={"STLS": say(b"+OK\r\n+OK injected\r\n")})
     async with script.running():
-        with pytest.raises(Untrusted, match="between STARTTLS and TLS"):
+        with pytest.raises(TlsError, match="between STARTTLS and TLS"):
             async with open_session(script.server("starttls"), True):
                 pass
 
@@ -231,7 +231,7 @@ async def test_data_slipped_in_before_tls_is_refused() -> None:
 async def test_implicit_tls_on_a_plain_port_says_so() -> None:
     script = ScriptedPop3()
     async with script.running():
-        with pytest.raises(Untrusted, match=f"127.0.0.1:{script.port}: .*check port and tls"):
+        with pytest.raises(TlsError, match=f"127.0.0.1:{script.port}: .*check port and tls"):
             async with open_session(script.server("implicit"), True, connect_seconds=2):
                 pass
 
@@ -247,7 +247,7 @@ async def test_a_server_without_uidl_is_told_apart() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"UIDL": say(b"-ERR what\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
-        with pytest.raises(Broken, match="UIDL"):
+        with pytest.raises(ProtocolError, match="UIDL"):
             await client.listing()
 
 
@@ -354,11 +354,11 @@ async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("answers", "failure", "code"),
     [
-        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR Authentication failure\r\n")}, Refused, "AUTH"),
-        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, Busy, "SYS/TEMP"),
-        ({"AUTH": say(b"-ERR unknown command\r\n")}, Refused, "AUTH"),
-        ({"AUTH": say(b"SSH-2.0-inner\r\n")}, Broken, None),
-        ({"PASS": say(b"+ what?\r\n")}, Broken, None),
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR Authentication failure\r\n")}, LoginRefused, "AUTH"),
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, ServerBusy, "SYS/TEMP"),
+        ({"AUTH": say(b"-ERR unknown command\r\n")}, LoginRefused, "AUTH"),
+        ({"AUTH": say(b"SSH-2.0-inner\r\n")}, ProtocolError, None),
+        ({"PASS": say(b"+ what?\r\n")}, ProtocolError, None),
     ],
 )
 async def test_a_refused_token_tells_what_kind_it_is(
@@ -376,7 +376,7 @@ async def test_what_is_wrong_with_a_token_is_acknowledged_before_the_refusal() -
     # given a server that tells the error in JSON, and answers an empty line with the refusal
     script = ScriptedPop3(answers={"AUTH": say(b"+ \r\n"), RESPONSE: cut(b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n-ERR no\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
-        with pytest.raises(Refused):
+        with pytest.raises(LoginRefused):
             await client.login(TOKEN)
 
 

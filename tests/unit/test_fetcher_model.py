@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from services.fetcher.plan import Maildrop, Renumbered, decide, history, is_deleted
+from services.fetcher.plan import ProviderList, RenumberedMails, decide, history, is_deleted
 from shared.model import LedgerEntry, LedgerState
 from tests.unit.test_fetcher_plan import NOW, account, poll
 
@@ -66,7 +66,7 @@ class Model(RuleBasedStateMachine):
     @rule(commits=st.sampled_from([0, 1, 2, 100]), quits=st.booleans())
     def poll(self, commits: int, quits: bool) -> None:
         """A poll that is cut after so many mails; without ``quits`` the provider deletes nothing."""
-        drop = Maildrop.of(enumerate(self.provider, 1), True)
+        drop = ProviderList.of(enumerate(self.provider, 1), True)
         if self.first:
             for key in history(drop, self.ledger.values()):
                 self._put(LedgerEntry(next(self.ids), key, "history", None, True, None, None, None, 0, None, self.now))
@@ -83,10 +83,10 @@ class Model(RuleBasedStateMachine):
         for mail, row in plan.delete:
             self._put(replace(self.ledger[row.id], state="deleting"))
             deletes.append((mail.key, row.was_history))
-        renumbered = Renumbered.of(plan.missing)
+        renumbered = RenumberedMails.of(plan.missing)
         for want in plan.fetch[:commits]:
             body = self.provider[want.listed.key]
-            known = renumbered.take(body, len(body)) if want.row is None else None
+            known = renumbered.take_match(body, len(body)) if want.row is None else None
             if known is not None:
                 self._put(replace(self.ledger[known.id], key=want.listed.key, state="fetched", before=None))
                 continue

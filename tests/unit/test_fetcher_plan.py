@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.plan import MOST_TRIES, Maildrop, Renumbered, decide, digest, next_try, quiet_until
-from services.fetcher.poll_interval import Course, after_failure, after_success
+from services.fetcher.plan import MAX_TRIES, ProviderList, RenumberedMails, decide, digest, next_try, quiet_until
+from services.fetcher.poll_interval import PollResult, after_failure, after_success
 from shared.errors import Temporary
 from shared.model import External, LedgerEntry, LedgerState, Poll, Server
 from shared.net.dial import Unreachable
-from shared.provider.pop3_errors import Broken, Busy, Refused
+from shared.provider.pop3_errors import LoginRefused, ProtocolError, ServerBusy
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -77,8 +77,8 @@ def row(key: str, state: LedgerState = "fetched", **changes: object) -> LedgerEn
     return LedgerEntry(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
-def maildrop(*uidls: str, complete: bool = True) -> Maildrop:
-    return Maildrop.of(list(enumerate(uidls, 1)), complete)
+def maildrop(*uidls: str, complete: bool = True) -> ProviderList:
+    return ProviderList.of(list(enumerate(uidls, 1)), complete)
 
 
 def keys(rows: Iterable[LedgerEntry]) -> set[str]:
@@ -175,7 +175,7 @@ def test_a_closed_uidl_that_is_listed_again_is_new_mail() -> None:
     [
         ({"tries": 1, "next_try_at": NOW}, True),
         ({"tries": 1, "next_try_at": NOW + HOUR}, False),
-        ({"tries": MOST_TRIES, "next_try_at": NOW}, False),
+        ({"tries": MAX_TRIES, "next_try_at": NOW}, False),
         ({"octets": LIMIT + 1}, False),
         ({"octets": LIMIT}, True),
         ({"octets": None}, False),
@@ -187,13 +187,13 @@ def test_skipped_mail_is_tried_again_only_when_that_may_help(changes: dict[str, 
 
 
 def test_tries_become_rare() -> None:
-    waits = [next_try(tries, NOW) - NOW for tries in range(1, MOST_TRIES + 1)]
+    waits = [next_try(tries, NOW) - NOW for tries in range(1, MAX_TRIES + 1)]
     assert waits[:2] == [0 * DAY, 0 * DAY]
     assert waits == sorted(waits) and waits[-1] == DAY
 
 
 def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
-    lost = Renumbered.of(
+    lost = RenumberedMails.of(
         [
             row("a", "vanished", before="fetched"),
             row("b", "vanished", before="fetched"),
@@ -201,9 +201,12 @@ def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
             row("big", "vanished", before="skipped", sha256=None, octets=5000),
         ]
     )
-    assert {known.key for known in [lost.take(b"d" * 32, 10), lost.take(b"d" * 32, 10)] if known} == {"a", "b"}
-    assert lost.take(b"d" * 32, 10) is None
-    assert lost.take(b"e" * 32, 11) is None
+    assert {known.key for known in [lost.take_match(b"d" * 32, 10), lost.take_match(b"d" * 32, 10)] if known} == {
+        "a",
+        "b",
+    }
+    assert lost.take_match(b"d" * 32, 10) is None
+    assert lost.take_match(b"e" * 32, 11) is None
     found = lost.take_skipped(5000)
     assert found is not None and found.key == "big" and lost.take_skipped(5000) is None
 
@@ -221,14 +224,14 @@ def test_history_that_vanished_since_the_last_whole_poll_may_be_what_is_unknown_
 # ---------------------------------------------------------------------------------------------- schedule
 
 
-def course(**changes: object) -> Course:
+def course(**changes: object) -> PollResult:
     values: dict[str, object] = {
         "started": NOW,
         "ended": NOW + datetime.timedelta(seconds=10),
         "login_delay": None,
         "backlog": 0,
     }
-    return Course(**values | changes)  # type: ignore[arg-type]  # a table of fields
+    return PollResult(**values | changes)  # type: ignore[arg-type]  # a table of fields
 
 
 def seconds(at: datetime.datetime) -> float:
@@ -259,7 +262,7 @@ def test_back_off_grows_to_the_longer_of_a_minute_and_the_interval(
 ) -> None:
     for jitter, expected in ((0.0, least), (1.0, most)):
         outcome = after_failure(
-            account(poll_seconds=poll_seconds), poll(failures=failures), course(), Broken("x"), jitter
+            account(poll_seconds=poll_seconds), poll(failures=failures), course(), ProtocolError("x"), jitter
         )
         assert seconds(outcome.next_poll_at) - 10 == expected
         assert (outcome.failures, outcome.kind, outcome.error) == (failures + 1, "protocol", "x")
@@ -278,11 +281,11 @@ def test_a_failure_of_the_database_holds_up_no_account_for_long() -> None:
 
 
 def test_three_plain_refusals_within_an_hour_pause() -> None:
-    first = after_failure(account(), poll(), course(), Refused("no", None), 1)
+    first = after_failure(account(), poll(), course(), LoginRefused("no", None), 1)
     assert first.paused_at is None and seconds(first.next_poll_at) == 70
-    second = after_failure(account(), poll(refusals=first.refusals), course(), Refused("no", None), 1)
+    second = after_failure(account(), poll(refusals=first.refusals), course(), LoginRefused("no", None), 1)
     assert second.paused_at is None
-    third = after_failure(account(), poll(refusals=second.refusals), course(), Refused("no", None), 1)
+    third = after_failure(account(), poll(refusals=second.refusals), course(), LoginRefused("no", None), 1)
     assert third.paused_at == NOW + datetime.timedelta(seconds=10)
     assert seconds(third.next_poll_at) == 3610
     assert "paused" in (third.error or "")
@@ -290,20 +293,20 @@ def test_three_plain_refusals_within_an_hour_pause() -> None:
 
 def test_refusals_of_long_ago_do_not_count() -> None:
     old = (NOW - 2 * HOUR, NOW - 2 * HOUR)
-    outcome = after_failure(account(), poll(refusals=old), course(), Refused("no", None), 1)
+    outcome = after_failure(account(), poll(refusals=old), course(), LoginRefused("no", None), 1)
     assert outcome.paused_at is None and len(outcome.refusals) == 1
 
 
 def test_one_refusal_with_auth_pauses_and_one_careful_try_an_hour_follows() -> None:
-    first = after_failure(account(), poll(), course(), Refused("no", "AUTH"), 1)
+    first = after_failure(account(), poll(), course(), LoginRefused("no", "AUTH"), 1)
     assert first.paused_at is not None
-    later = after_failure(account(), poll(paused_at=first.paused_at), course(), Refused("no", None), 1)
+    later = after_failure(account(), poll(paused_at=first.paused_at), course(), LoginRefused("no", None), 1)
     assert later.paused_at == first.paused_at and seconds(later.next_poll_at) == 3610
 
 
 def test_a_busy_mailbox_never_pauses() -> None:
     old = (NOW, NOW)
-    outcome = after_failure(account(), poll(refusals=old), course(login_delay=900), Busy("in use"), 1)
+    outcome = after_failure(account(), poll(refusals=old), course(login_delay=900), ServerBusy("in use"), 1)
     assert outcome.paused_at is None and seconds(outcome.next_poll_at) == 910
 
 
@@ -347,7 +350,7 @@ def test_a_quiet_maildrop_stays_so_until_the_time_that_was_told(
     rows: list[LedgerEntry], listed: set[int], complete: bool, days: int | None, history_too: bool, later: float
 ) -> None:
     mine = account(delete_after_days=days, delete_history=history_too, history="from_now")
-    maildrop = Maildrop.of([(number + 1, str(number)) for number in sorted(listed)], complete)
+    maildrop = ProviderList.of([(number + 1, str(number)) for number in sorted(listed)], complete)
     if not decide(maildrop, rows, mine, 100, poll()).is_empty:
         return
     until = quiet_until(maildrop, rows, mine, NOW)

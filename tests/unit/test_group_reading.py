@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.db.batch_loader import GroupReading
+from shared.db.batch_loader import BatchLoader
 from shared.errors import Temporary
 
 
@@ -32,7 +32,7 @@ class Table:
 async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
     # given one query under way
     table = Table()
-    reading: GroupReading[int, int] = GroupReading(table.read)
+    reading: BatchLoader[int, int] = BatchLoader(table.read)
     asked = [asyncio.create_task(reading.get([1]))]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
 async def test_a_query_is_no_heavier_than_allowed() -> None:
     table = Table()
     table.gate.set()
-    reading: GroupReading[int, int] = GroupReading(table.read, most=3, heaviest=100)
+    reading: BatchLoader[int, int] = BatchLoader(table.read, most=3, heaviest=100)
     asks = [([1, 2, 3, 4], 10), ([5], 60), ([6], 60), ([8], 500), ([9], 1)]
     await asyncio.gather(*(reading.get(keys, weight) for keys, weight in asks))
     assert table.queries == [[1, 2, 3, 4], [5], [6], [8], [9]]
@@ -56,7 +56,7 @@ async def test_a_query_is_no_heavier_than_allowed() -> None:
 
 async def test_only_so_many_queries_are_under_way() -> None:
     table = Table()
-    reading: GroupReading[int, int] = GroupReading(table.read, readers=2, most=1)
+    reading: BatchLoader[int, int] = BatchLoader(table.read, readers=2, most=1)
     asked = [asyncio.create_task(reading.get([key])) for key in range(5)]
     await asyncio.sleep(0.01)
     assert len(table.queries) == 2
@@ -68,7 +68,7 @@ async def test_only_so_many_queries_are_under_way() -> None:
 async def test_a_key_that_cannot_be_read_harms_nobody_else() -> None:
     table = Table()
     table.gate.set()
-    reading: GroupReading[int, int] = GroupReading(table.read)
+    reading: BatchLoader[int, int] = BatchLoader(table.read)
     one, bad, two = await asyncio.gather(*(reading.get([key]) for key in (1, 13, 2)), return_exceptions=True)
     assert (one, two) == ({1: 1}, {2: 4})
     assert isinstance(bad, ValueError)
@@ -78,7 +78,7 @@ async def test_a_failure_reaches_everyone_who_waits_and_the_next_query_works() -
     table = Table()
     table.gate.set()
     table.failure = Temporary("away")
-    reading: GroupReading[int, int] = GroupReading(table.read)
+    reading: BatchLoader[int, int] = BatchLoader(table.read)
     assert all(
         isinstance(found, Temporary)
         for found in await asyncio.gather(*(reading.get([key]) for key in range(4)), return_exceptions=True)
@@ -92,7 +92,7 @@ async def test_nobody_is_left_waiting_when_a_reader_ends_as_another_asks() -> No
     # given askers that ask again in the very step in which they are answered
     table = Table()
     table.gate.set()
-    reading: GroupReading[int, int] = GroupReading(table.read)
+    reading: BatchLoader[int, int] = BatchLoader(table.read)
 
     async def ask(key: int) -> None:
         for _ in range(200):
@@ -106,7 +106,7 @@ async def test_nobody_is_left_waiting_when_a_reader_ends_as_another_asks() -> No
 
 async def test_who_is_gone_is_not_read_for() -> None:
     table = Table()
-    reading: GroupReading[int, int] = GroupReading(table.read)
+    reading: BatchLoader[int, int] = BatchLoader(table.read)
     first, gone, last = (asyncio.create_task(reading.get([key])) for key in (1, 2, 3))
     await asyncio.sleep(0.01)
     asked = [asyncio.create_task(reading.get([key])) for key in (4, 5)]

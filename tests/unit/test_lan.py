@@ -39,9 +39,9 @@ def test_the_certificate_names_the_address_of_the_lan_and_stays_as_long_as_it_do
     server_tls.self_signed_file(Settings(data=tmp_path))
     settings = lan_settings.for_the_lan(Settings(data=tmp_path, bind="10.0.0.7"))
 
-    server_tls.cover(settings)
+    server_tls.drop_outdated_self_signed(settings)
     certificate = server_tls.self_signed_file(settings).read_bytes()
-    server_tls.cover(settings)
+    server_tls.drop_outdated_self_signed(settings)
 
     assert server_tls.self_signed_file(settings).read_bytes() == certificate
     names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)

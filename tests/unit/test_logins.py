@@ -11,7 +11,7 @@ import pytest
 
 from shared.auth import passwords, throttle
 from shared.auth.authenticator import plaintext_allowed
-from shared.auth.passwords import Pool, Rank
+from shared.auth.passwords import HashingPool, Priority
 from shared.auth.throttle import BURST, Throttle, network_of
 from shared.settings import load
 
@@ -27,8 +27,8 @@ def brakes(monkeypatch: pytest.MonkeyPatch) -> Throttle:
 
 async def guess(brakes: Throttle, network: str, account: str, seconds: float = 30.0) -> None:
     """One wrong password."""
-    await brakes.enter(network, account, seconds)
-    brakes.fail(network, account)
+    await brakes.acquire(network, account, seconds)
+    brakes.record_failure(network, account)
 
 
 async def guess_for(brakes: Throttle, seconds: float, clients: int, network: str, account: str) -> int:
@@ -87,7 +87,7 @@ async def test_an_honest_client_passes_beside_an_attacker(brakes: Throttle, netw
     await asyncio.sleep(0.3)
 
     started = time.monotonic()
-    await brakes.enter(network, account, 5.0)
+    await brakes.acquire(network, account, 5.0)
     waited = time.monotonic() - started
 
     assert waited < 5 * FAST
@@ -98,8 +98,8 @@ async def test_an_honest_client_passes_beside_an_attacker(brakes: Throttle, netw
 async def test_right_passwords_cost_nothing(brakes: Throttle) -> None:
     started = time.monotonic()
     for number in range(200):
-        await brakes.enter("192.0.2.1", f"user{number}", 1.0)
-        brakes.succeed("192.0.2.1", f"user{number}")
+        await brakes.acquire("192.0.2.1", f"user{number}", 1.0)
+        brakes.record_success("192.0.2.1", f"user{number}")
 
     assert time.monotonic() - started < 20  # at the price of a wrong one it would be minutes
 
@@ -109,21 +109,21 @@ async def test_who_waits_in_vain_takes_nothing(brakes: Throttle) -> None:
         await guess(brakes, "192.0.2.1", "alex")
 
     with pytest.raises(TimeoutError):
-        await brakes.enter("192.0.2.1", "alex", FAST / 5)
+        await brakes.acquire("192.0.2.1", "alex", FAST / 5)
 
-    await brakes.enter("192.0.2.1", "alex", 3 * FAST)
+    await brakes.acquire("192.0.2.1", "alex", 3 * FAST)
 
 
 async def test_a_client_that_goes_away_while_waiting_takes_nothing(brakes: Throttle) -> None:
     for _ in range(BURST):
         await guess(brakes, "192.0.2.1", "alex")
-    waiting = [asyncio.create_task(brakes.enter("192.0.2.1", "alex", 30.0)) for _ in range(50)]
+    waiting = [asyncio.create_task(brakes.acquire("192.0.2.1", "alex", 30.0)) for _ in range(50)]
     await asyncio.sleep(0)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
 
-    await brakes.enter("192.0.2.1", "alex", 3 * FAST)
+    await brakes.acquire("192.0.2.1", "alex", 3 * FAST)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_hash_is_argon2id_with_the_parameters_of_the_design() -> None:
 
 
 async def test_an_unknown_user_costs_the_same() -> None:
-    pool = passwords.Pool()
+    pool = passwords.HashingPool()
     stored = passwords.hash_password("secret")
     await pool.matches(None, "x")
 
@@ -196,7 +196,7 @@ async def test_an_unknown_user_costs_the_same() -> None:
 
 
 async def test_checks_do_not_hold_up_the_loop() -> None:
-    pool = passwords.Pool()
+    pool = passwords.HashingPool()
     stored = passwords.hash_password("secret")
     checks = asyncio.gather(*(pool.matches(stored, "secret") for _ in range(10)))
 
@@ -211,7 +211,7 @@ async def test_checks_do_not_hold_up_the_loop() -> None:
 
 
 async def order_of_checks(
-    monkeypatch: pytest.MonkeyPatch, clients: Sequence[tuple[str, Rank]], leaves: Sequence[str] = ()
+    monkeypatch: pytest.MonkeyPatch, clients: Sequence[tuple[str, Priority]], leaves: Sequence[str] = ()
 ) -> list[str]:
     """In which order a pool of one thread checks these clients' passwords, who all come while it checks another one."""
     free, checked = threading.Event(), list[str]()
@@ -222,7 +222,7 @@ async def order_of_checks(
         return free.wait(60)
 
     monkeypatch.setattr(passwords, "matches", check)
-    pool = Pool(threads=1)
+    pool = HashingPool(threads=1)
     tasks = {}
     for name, rank in (("the first", (0,)), *clients):
         tasks[name] = asyncio.create_task(pool.matches(None, name, rank))
@@ -264,7 +264,7 @@ async def test_an_unknown_user_s_password_is_checked_against_a_hash_of_the_same_
         return True
 
     monkeypatch.setattr(passwords, "matches", check)
-    pool = Pool()
+    pool = HashingPool()
     assert not await pool.matches(None, "secret")
     assert against[0].rsplit("$", 2)[0] == passwords.hash_password("secret").rsplit("$", 2)[0]
     pool.close()
@@ -275,7 +275,7 @@ async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[
     served = list[str]()
 
     async def come(network: str, account: str) -> None:
-        await brakes.enter(network, account, 60)
+        await brakes.acquire(network, account, 60)
         served.append(network)
 
     async def settle() -> None:
@@ -290,7 +290,7 @@ async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[
     for _ in range(2 * len(lanes)):
         for network in served:
             if network in accounts:
-                brakes.leave(network, accounts.pop(network))
+                brakes.release(network, accounts.pop(network))
         await settle()
     await asyncio.wait_for(asyncio.gather(*tasks), 60)
     return at_once, served[len(at_once) :]
@@ -299,8 +299,8 @@ async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[
 async def test_guesses_from_elsewhere_leave_a_token_to_who_is_known() -> None:
     # given somebody who is known, and guesses at the account from many addresses (the clock stands still)
     brakes = Throttle(lambda: 0.0)
-    brakes.know("192.0.2.1", "alex")
-    brakes.fail("198.51.100.7", "alex")
+    brakes.mark_trusted("192.0.2.1", "alex")
+    brakes.record_failure("198.51.100.7", "alex")
     crowd = [(f"198.51.100.{number}", "alex") for number in range(10)]
     # when the one comes, and then somebody who is not
     at_once, later = await in_order(brakes, [*crowd, ("192.0.2.1", "alex"), ("203.0.113.1", "alex")])
@@ -311,11 +311,11 @@ async def test_guesses_from_elsewhere_leave_a_token_to_who_is_known() -> None:
 
 async def test_guesses_from_the_same_address_leave_a_token_to_who_is_known() -> None:
     brakes = Throttle(lambda: 0.0)
-    brakes.know("192.0.2.1", "alex")
-    await brakes.enter("192.0.2.1", "jim", 60)
-    waiting = [asyncio.create_task(brakes.enter("192.0.2.1", f"user{number}", 60)) for number in range(10)]
+    brakes.mark_trusted("192.0.2.1", "alex")
+    await brakes.acquire("192.0.2.1", "jim", 60)
+    waiting = [asyncio.create_task(brakes.acquire("192.0.2.1", f"user{number}", 60)) for number in range(10)]
     await asyncio.sleep(0)
-    await asyncio.wait_for(brakes.enter("192.0.2.1", "alex", 60), 60)
+    await asyncio.wait_for(brakes.acquire("192.0.2.1", "alex", 60), 60)
     assert not any(task.done() for task in waiting)
     for task in waiting:
         task.cancel()
@@ -324,32 +324,32 @@ async def test_guesses_from_the_same_address_leave_a_token_to_who_is_known() -> 
 
 async def test_who_is_known_and_fails_is_a_stranger() -> None:
     brakes = Throttle(lambda: 0.0)
-    brakes.know("192.0.2.1", "alex")
-    assert brakes.rank("192.0.2.1", "alex") == brakes.suspicion("192.0.2.1", "alex") == -1
-    brakes.fail("192.0.2.1", "jim")
-    assert brakes.suspicion("192.0.2.1", "alex") == -1  # beside somebody who guesses
-    brakes.fail("192.0.2.1", "alex")
-    assert brakes.rank("192.0.2.1", "alex") == 1
+    brakes.mark_trusted("192.0.2.1", "alex")
+    assert brakes.priority("192.0.2.1", "alex") == brakes.penalty("192.0.2.1", "alex") == -1
+    brakes.record_failure("192.0.2.1", "jim")
+    assert brakes.penalty("192.0.2.1", "alex") == -1  # beside somebody who guesses
+    brakes.record_failure("192.0.2.1", "alex")
+    assert brakes.priority("192.0.2.1", "alex") == 1
 
 
 def test_guesses_at_many_accounts_from_one_address_add_up() -> None:
     brakes = Throttle(lambda: 0.0)
     for number in range(3):
-        brakes.fail("192.0.2.1", f"account {number}")
-    assert brakes.suspicion("192.0.2.1", "another") == 3
-    assert brakes.suspicion("192.0.2.2", "account 1") == 0
+        brakes.record_failure("192.0.2.1", f"account {number}")
+    assert brakes.penalty("192.0.2.1", "another") == 3
+    assert brakes.penalty("192.0.2.2", "account 1") == 0
     assert brakes.failures("192.0.2.1", "another") == 0  # who is honest beside it waits no longer for a token
 
 
 async def test_who_came_in_from_there_before_goes_before_a_crowd_of_strangers(brakes: Throttle) -> None:
     # given somebody who was here before, and guesses at the account from a hundred addresses
-    await brakes.enter("192.0.2.1", "alex", 10)
-    brakes.succeed("192.0.2.1", "alex")
+    await brakes.acquire("192.0.2.1", "alex", 10)
+    brakes.record_success("192.0.2.1", "alex")
     crowd = [asyncio.create_task(guess(brakes, f"198.51.100.{number}", "alex")) for number in range(100)]
     await asyncio.sleep(FAST)
     # when the one comes again
     started = time.monotonic()
-    await brakes.enter("192.0.2.1", "alex", 10)
+    await brakes.acquire("192.0.2.1", "alex", 10)
     # then it is the next
     assert time.monotonic() - started < 10 * FAST  # behind the crowd it would wait for a hundred tokens
     for task in crowd:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.store import maillog
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 
 class Log:
@@ -26,9 +26,9 @@ def test_one_trace_id_goes_with_a_mail_from_the_fetch_to_the_delivery_and_from_t
     log = Log()
     monkeypatch.setattr(maillog, "log", log)
 
-    maillog.announce([Event("fetched", inbound_id=7, external="support@company.com")])
-    maillog.announce([Event("delivered", inbound_id=7, who="alex@local.com"), Event("delivered", inbound_id=8)])
-    maillog.announce([Event("submitted", submission_id=9), Event("relayed", submission_id=9)])
+    maillog.announce([MailEvent("fetched", inbound_id=7, external="support@company.com")])
+    maillog.announce([MailEvent("delivered", inbound_id=7, who="alex@local.com"), MailEvent("delivered", inbound_id=8)])
+    maillog.announce([MailEvent("submitted", submission_id=9), MailEvent("relayed", submission_id=9)])
 
     assert [(line["event"], line["trace_id"]) for line in log.lines] == [
         ("fetched", 7),
@@ -45,7 +45,9 @@ def test_copies_that_are_told_of_together_count_one_by_one(monkeypatch: pytest.M
     before = maillog.DELIVERED._value.get()
 
     who = maillog.people(["alex@local.com", "jim@local.com", "kim@local.com"])
-    maillog.announce([Event("delivered", inbound_id=7, who=who), Event("delivered", inbound_id=8, who="tom@local.com")])
+    maillog.announce(
+        [MailEvent("delivered", inbound_id=7, who=who), MailEvent("delivered", inbound_id=8, who="tom@local.com")]
+    )
 
     assert maillog.DELIVERED._value.get() - before == 4
     assert [line["who"] for line in log.lines] == ["alex@local.com, jim@local.com, kim@local.com", "tom@local.com"]

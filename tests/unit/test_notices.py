@@ -11,7 +11,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sender.dsn_report import About, Original, report
+from services.sender.dsn_report import Original, RecipientStatus, report
 
 NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 HEADER = (
@@ -19,8 +19,10 @@ HEADER = (
     b"Message-ID: <m@local>\r\n\r\n"
 )
 ORIGINAL = Original("alex@local.com", HEADER, NOW - datetime.timedelta(hours=1))
-UNKNOWN = About("ann@customer.org", "5.1.1", "550 5.1.1 User unknown", "smtp.company.com")
-LATE = About("bob@customer.org", "4.4.7", "not delivered within five days; the last problem was: no such host")
+UNKNOWN = RecipientStatus("ann@customer.org", "5.1.1", "550 5.1.1 User unknown", "smtp.company.com")
+LATE = RecipientStatus(
+    "bob@customer.org", "4.4.7", "not delivered within five days; the last problem was: no such host"
+)
 
 
 def parsed(body: bytes) -> email.message.EmailMessage:
@@ -68,7 +70,7 @@ def test_a_delay_notice_says_that_nothing_needs_to_be_done() -> None:
 
 
 def test_a_recipient_beyond_ascii_is_named_as_in_rfc_6533() -> None:
-    body = report("failed", ORIGINAL, [About("jörg@customer.org", "5.6.7", "553 5.6.7 ä")], NOW).body
+    body = report("failed", ORIGINAL, [RecipientStatus("jörg@customer.org", "5.6.7", "553 5.6.7 ä")], NOW).body
     assert "Final-Recipient: utf-8; jörg@customer.org\r\n".encode() in body
     assert b"Diagnostic-Code: smtp; 553 5.6.7 ?\r\n" in body
 
@@ -81,7 +83,9 @@ def test_nothing_that_strangers_write_begins_a_line_or_a_part(
     address: str, reply: str, author: str, header: bytes
 ) -> None:
     # given any text where there should be addresses and replies
-    body = report("failed", Original(f"{author}@local.com", header, NOW), [About(address, "5.0.0", reply)], NOW).body
+    body = report(
+        "failed", Original(f"{author}@local.com", header, NOW), [RecipientStatus(address, "5.0.0", reply)], NOW
+    ).body
     # then the notice still has three parts, known fields, and CRLF line ends only
     mail = parsed(body)
     assert len(mail.get_payload()) == 3

@@ -14,7 +14,7 @@ from shared.errors import Permanent, Temporary
 from shared.model import Issuer
 from shared.net.dial import Unreachable
 from shared.provider import oauth
-from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnwilling, Tokens, Unauthorized
+from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnavailable, Tokens, Unauthorized
 from tests.token_server import TokenServer, device_code, token_server
 
 
@@ -52,12 +52,12 @@ async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> Non
     [
         ((400, {"error": "invalid_grant"}), Unauthorized, "invalid_grant"),
         ((401, {"error": "invalid_client", "error_description": "\x1b[31mred"}), Unauthorized, "invalid_client"),
-        ((503, {}), IssuerUnwilling, "503"),
-        ((429, {"error": "slow_down"}), IssuerUnwilling, "slow_down"),
-        ("<html>a proxy's page</html>", IssuerUnwilling, "200"),
-        ((200, {"access_token": ""}), IssuerUnwilling, "200"),
-        ((403, {}), IssuerUnwilling, "403"),
-        ((400, {"error": "temporarily_unavailable"}), IssuerUnwilling, "temporarily_unavailable"),
+        ((503, {}), IssuerUnavailable, "503"),
+        ((429, {"error": "slow_down"}), IssuerUnavailable, "slow_down"),
+        ("<html>a proxy's page</html>", IssuerUnavailable, "200"),
+        ((200, {"access_token": ""}), IssuerUnavailable, "200"),
+        ((403, {}), IssuerUnavailable, "403"),
+        ((400, {"error": "temporarily_unavailable"}), IssuerUnavailable, "temporarily_unavailable"),
         ((400, {"error": "consent_missing"}), Unauthorized, "consent_missing"),
         ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
     ],
@@ -130,7 +130,7 @@ async def test_a_device_code_that_is_refused_ends_the_waiting(server: TokenServe
         await oauth.ask_device(client, code, True)
     with pytest.raises(Unauthorized, match="expired_token: the code was not used in time"):
         await oauth.ask_device(client, code, True)
-    with pytest.raises(IssuerUnwilling):
+    with pytest.raises(IssuerUnavailable):
         await oauth.ask_device(client, code, True)
 
 

@@ -22,7 +22,7 @@ def pieces(body: bytes, cuts: list[int]) -> list[bytes]:
 
 def stuffed(parts: list[bytes]) -> bytes:
     """On the wire, with its end."""
-    stuffing = replies.Stuffing()
+    stuffing = replies.StuffedReply()
     return b"".join(stuffing.put(part) for part in parts) + stuffing.end()
 
 
@@ -66,19 +66,19 @@ def test_a_client_that_ends_lines_at_a_lone_lf_finds_no_end_within_a_mail(body: 
 
 
 def test_an_empty_mail_is_an_answer_without_lines() -> None:
-    assert replies.retrieved(b"") == b"+OK 0 octets\r\n.\r\n"
+    assert replies.retr_reply(b"") == b"+OK 0 octets\r\n.\r\n"
 
 
 def test_octets_are_counted_before_stuffing() -> None:
-    assert replies.retrieved(b".\r\n") == b"+OK 3 octets\r\n..\r\n.\r\n"
+    assert replies.retr_reply(b".\r\n") == b"+OK 3 octets\r\n..\r\n.\r\n"
 
 
 def test_a_mail_whose_last_line_has_no_end_gets_one() -> None:
-    assert replies.retrieved(b"a") == b"+OK 1 octets\r\na\r\n.\r\n"
+    assert replies.retr_reply(b"a") == b"+OK 1 octets\r\na\r\n.\r\n"
 
 
 def top_of(parts: list[bytes], lines: int) -> bytes:
-    top = replies.Top(lines)
+    top = replies.TopCutter(lines)
     out = b""
     for part in parts:
         out += top.cut(part)
@@ -101,7 +101,7 @@ def test_top_is_the_header_the_blank_line_and_so_many_lines(body: bytes, cuts: l
 
 
 def test_top_stops_asking_once_it_has_all() -> None:
-    top = replies.Top(1)
+    top = replies.TopCutter(1)
     assert top.cut(b"A: b\r\n\r\nfirst\r\nsecond\r\nthi") == b"A: b\r\n\r\nfirst\r\n"
     assert top.done
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from services.pop3_out import connection as protocol
-from services.pop3_out.connection import Connection
+from services.pop3_out.connection import Pop3Connection
 from services.pop3_out.session import LARGE_PIECE_OCTETS, PIECE_OCTETS
 from shared.errors import Temporary
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
@@ -36,13 +36,13 @@ def receiving(writer: asyncio.StreamWriter) -> asyncio.Transport:
     return cast(asyncio.Transport, writer.transport)
 
 
-def buffered(connection: Connection) -> int:
+def buffered(connection: Pop3Connection) -> int:
     """Octets that the process holds unsent for a client."""
     assert connection._transport is not None
     return connection._transport.get_write_buffer_size()
 
 
-def opened(server: Stand) -> list[Connection]:
+def opened(server: Stand) -> list[Pop3Connection]:
     return list(server.listener._open)
 
 
@@ -570,7 +570,7 @@ def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_
             server.store.whole = failing(gate := asyncio.Event())  # type: ignore[method-assign]  # this read fails
             writer.write(b"RETR 3\r\n")
             await answer(reader)
-            assert 7 in session._shelf
+            assert 7 in session._prefetched
             # when it pauses, and asks for one of them while that read fails
             session.release()
             server.store.whole = slow(before, gate)  # type: ignore[method-assign]  # the next one waits

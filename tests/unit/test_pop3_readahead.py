@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.pop3_out.readahead import MAILS, OCTETS, SHARE, Budget, Shelf, plan
+from services.pop3_out.readahead import MAILS, OCTETS, SHARE, PrefetchBudget, PrefetchBuffer, plan_reading
 
-NOTHING = Shelf(Budget())
+NOTHING = PrefetchBuffer(PrefetchBudget())
 
 
 def sizes(*octets: int | None) -> dict[int, int | None]:
@@ -12,72 +12,72 @@ def sizes(*octets: int | None) -> dict[int, int | None]:
 
 
 def test_a_client_that_asks_for_one_mail_gets_one_read() -> None:
-    assert plan([1], [], sizes(10, 10, 10).get, NOTHING, OCTETS) == [1]
+    assert plan_reading([1], [], sizes(10, 10, 10).get, NOTHING, OCTETS) == [1]
 
 
 def test_what_will_be_asked_for_is_read_behind_what_is_asked_for() -> None:
     mails = sizes(*[10] * 10)
-    assert plan([2], range(3, 5), mails.get, NOTHING, OCTETS) == [2, 3, 4]
-    assert plan([8, 3], range(4, 20), mails.get, NOTHING, OCTETS) == [8, 3, 4, 5, 6, 7, 9, 10]
-    assert plan([], range(9, 20), mails.get, NOTHING, OCTETS) == [9, 10]
+    assert plan_reading([2], range(3, 5), mails.get, NOTHING, OCTETS) == [2, 3, 4]
+    assert plan_reading([8, 3], range(4, 20), mails.get, NOTHING, OCTETS) == [8, 3, 4, 5, 6, 7, 9, 10]
+    assert plan_reading([], range(9, 20), mails.get, NOTHING, OCTETS) == [9, 10]
 
 
 def test_mails_that_are_asked_for_already_are_read_together() -> None:
-    assert plan([5, 3, 1, 5], [], sizes(10, 10, 10, 10, 10).get, NOTHING, OCTETS) == [5, 3, 1]
+    assert plan_reading([5, 3, 1, 5], [], sizes(10, 10, 10, 10, 10).get, NOTHING, OCTETS) == [5, 3, 1]
 
 
 def test_no_deleted_and_no_missing_mail_is_read() -> None:
-    assert plan([1, 2, 0, 9], [2, 3, 4], sizes(10, None, 10).get, NOTHING, OCTETS) == [1, 3]
+    assert plan_reading([1, 2, 0, 9], [2, 3, 4], sizes(10, None, 10).get, NOTHING, OCTETS) == [1, 3]
 
 
 def test_what_is_here_or_on_its_way_is_not_read_again() -> None:
-    shelf = Shelf(Budget())
-    shelf.expect({2: 10, 3: 10})
-    shelf.put({2: bytes(10)})
-    assert plan([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, OCTETS) == [1, 4, 5]
+    shelf = PrefetchBuffer(PrefetchBudget())
+    shelf.reserve({2: 10, 3: 10})
+    shelf.store({2: bytes(10)})
+    assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, OCTETS) == [1, 4, 5]
 
 
 def test_what_is_read_ahead_fits_into_the_room() -> None:
-    assert plan([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 100) == [1, 2, 3]
-    assert plan([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 0) == [1]
-    assert len(plan(range(1, 500), [], lambda number: 0, NOTHING, OCTETS)) == MAILS
+    assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 100) == [1, 2, 3]
+    assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 0) == [1]
+    assert len(plan_reading(range(1, 500), [], lambda number: 0, NOTHING, OCTETS)) == MAILS
 
 
 def test_a_shelf_gives_its_octets_back() -> None:
     # given two sessions that share a budget
-    budget = Budget(800)
-    one, two = Shelf(budget), Shelf(budget)
+    budget = PrefetchBudget(800)
+    one, two = PrefetchBuffer(budget), PrefetchBuffer(budget)
     # when one of them waits for mails
-    one.expect({1: 30, 2: 40, 3: 90})
+    one.reserve({1: 30, 2: 40, 3: 90})
     # then the other has room for its part of the rest
     assert two.room == 640 // SHARE
     # and more as mails are sent, or do not come, or the session ends
-    one.put({1: bytes(30), 2: bytes(40)})
-    one.miss([1, 2, 3])
+    one.store({1: bytes(30), 2: bytes(40)})
+    one.drop_missing([1, 2, 3])
     assert two.room == 730 // SHARE
-    assert one.take(1) == bytes(30)
-    assert one.take(1) is None
+    assert one.pop(1) == bytes(30)
+    assert one.pop(1) is None
     assert two.room == 760 // SHARE
     one.clear()
     assert budget.left == 800
-    assert one.take(2) is None
+    assert one.pop(2) is None
 
 
 def test_what_comes_after_its_session_paused_is_not_kept() -> None:
-    budget = Budget(800)
-    shelf = Shelf(budget)
-    shelf.expect({1: 30})
+    budget = PrefetchBudget(800)
+    shelf = PrefetchBuffer(budget)
+    shelf.reserve({1: 30})
     shelf.clear()
-    shelf.put({1: bytes(30)})
-    shelf.miss([1])
-    assert shelf.take(1) is None
+    shelf.store({1: bytes(30)})
+    shelf.drop_missing([1])
+    assert shelf.pop(1) is None
     assert budget.left == 800
 
 
 def test_a_budget_that_is_used_up_lends_nothing() -> None:
-    budget = Budget(80)
-    assert budget.lend(4) == 4
-    assert budget.lend(80) == 76 // SHARE
+    budget = PrefetchBudget(80)
+    assert budget.acquire(4) == 4
+    assert budget.acquire(80) == 76 // SHARE
     budget.left = -5
-    assert budget.lend(4) == 0
+    assert budget.acquire(4) == 0
     assert budget.left == -5

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.net import proxy_protocol
-from shared.net.proxy_protocol import Malformed, is_among, parse_v1, parse_v2
+from shared.net.proxy_protocol import MalformedProxyHeader, is_among, parse_v1, parse_v2
 from shared.settings import SettingsError, load
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -82,7 +82,7 @@ async def test_what_is_no_header_is_refused(octets: bytes) -> None:
     with ours, theirs:
         ours.setblocking(False)
         theirs.sendall(octets)
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedProxyHeader):
             await asyncio.wait_for(proxy_protocol.read(ours), 5)
 
 
@@ -101,7 +101,7 @@ def test_any_octets_are_an_address_or_refused(octets: bytes, head: bytes) -> Non
     for parse in (partial(parse_v1, b"PROXY TCP4 " + octets), partial(parse_v2, head, octets)):
         try:
             found = parse()
-        except Malformed:
+        except MalformedProxyHeader:
             continue
         assert found is None or ipaddress.ip_address(found)
 

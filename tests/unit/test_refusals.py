@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shared.amqp.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, Refusals
+from shared.amqp.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, RefusalStreak
 
 
 def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> None:
-    refusals = Refusals()
+    refusals = RefusalStreak()
     refusals.add(100.0)
     assert not refusals.last(100.0 + REFUSING_SECONDS - 0.1)
     refusals.add(100.0 + REFUSING_SECONDS)
@@ -14,7 +14,7 @@ def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> N
 
 
 def test_one_message_that_it_takes_ends_that() -> None:
-    refusals = Refusals()
+    refusals = RefusalStreak()
     refusals.add(100.0)
     refusals.end()
     refusals.add(104.0)
@@ -22,7 +22,7 @@ def test_one_message_that_it_takes_ends_that() -> None:
 
 
 def test_refusals_of_long_ago_say_nothing() -> None:
-    refusals = Refusals()
+    refusals = RefusalStreak()
     refusals.add(100.0)
     later = 100.0 + FORGOTTEN_SECONDS + 1
     assert not refusals.last(later)

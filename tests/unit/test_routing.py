@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared import routing
 from shared.model import External, Local, Sent, Server
-from shared.routing import Decision, Facts, decide, ids_asked, read
+from shared.routing import Decision, HeaderFacts, decide, read_facts, referenced_ids
 
 E = "support@company.com"
 ALEX, JIM, KIM, TOM = 1, 2, 3, 4
@@ -45,8 +45,8 @@ def sent(message_id: str, author: int, *recipients: str, through: int = 1) -> di
     return {message_id: [Sent(message_id, through, author, recipients or ("customer@x.example",))]}
 
 
-def mail(*lines: str, body: str = "") -> Facts:
-    return read("\r\n".join([*lines, "", body]).encode())
+def mail(*lines: str, body: str = "") -> HeaderFacts:
+    return read_facts("\r\n".join([*lines, "", body]).encode())
 
 
 def got(decision: Decision) -> set[int]:
@@ -654,15 +654,15 @@ def test_a_strangers_text_in_a_reason_is_short_and_printable() -> None:
 
 def test_what_cannot_be_read_goes_to_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a reader that fails
-    def fail(_: bytes) -> Facts:
+    def fail(_: bytes) -> HeaderFacts:
         raise RecursionError
 
     monkeypatch.setattr(routing, "_read", fail)
     # when
-    facts = read(f'To: "Alex" <{E}>\r\n\r\n'.encode())
+    facts = read_facts(f'To: "Alex" <{E}>\r\n\r\n'.encode())
     decision = decide(facts, external(), people(), SENT)
     # then
-    assert facts == Facts(readable=False)
+    assert facts == HeaderFacts(readable=False)
     assert outcome(decision) == (5, EVERYONE)
     assert decision.reason.startswith("the header cannot be read")
 
@@ -689,10 +689,10 @@ def test_ids_asked_are_those_that_rules_need_and_bounded() -> None:
     )
     few = mail("Message-ID: <own@x>", "In-Reply-To: <i@x>", "References: <r@x> <s@x>", f"To: {E}")
     # then
-    assert ids_asked(few) == {"own@x", "i@x", "r@x", "s@x"}
-    assert {"own@x", "g@x", "0@x", "4999@x"} <= ids_asked(facts)
-    assert len(ids_asked(facts)) < 300
-    assert ids_asked(Facts()) == set()
+    assert referenced_ids(few) == {"own@x", "i@x", "r@x", "s@x"}
+    assert {"own@x", "g@x", "0@x", "4999@x"} <= referenced_ids(facts)
+    assert len(referenced_ids(facts)) < 300
+    assert referenced_ids(HeaderFacts()) == set()
 
 
 FRAGMENTS = st.sampled_from(
@@ -756,7 +756,7 @@ def test_a_mail_goes_to_nobody_only_if_nobody_is_enabled(
         dataclasses.replace(local, enabled=on, delegate_id=delegate)
         for local, on, delegate in zip(people(), enabled, delegates, strict=True)
     ]
-    facts = read(head)
+    facts = read_facts(head)
     # when
     decision = decide(facts, external(reply_to_author=replies), sharers, SENT, source, author)
     # then
@@ -768,7 +768,7 @@ def test_a_mail_goes_to_nobody_only_if_nobody_is_enabled(
     else:
         assert got(decision) <= {local.id for local in sharers if local.enabled}
         assert bool(decision.recipients) == any(enabled) == (not decision.held)
-    assert decision == decide(read(head), external(reply_to_author=replies), sharers, SENT, source, author)
+    assert decision == decide(read_facts(head), external(reply_to_author=replies), sharers, SENT, source, author)
 
 
 @pytest.mark.timeout(60)
@@ -805,7 +805,7 @@ def test_no_head_takes_long(unit: bytes) -> None:
     for head in heads:
         # when
         started = time.process_time()
-        decision = decide(read(head), external(), people(), SENT)
+        decision = decide(read_facts(head), external(), people(), SENT)
         # then
         assert time.process_time() - started < 20  # about 0.3; what grows with the square takes minutes
         assert decision.recipients

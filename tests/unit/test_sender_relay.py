@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from services.sender.smtp_transaction import Replies, further_ids, interrupted, judge
+from services.sender.smtp_transaction import Replies, classify, classify_interrupted, further_ids
 from shared.provider.smtp_client import Reply
-from shared.store.relay_queue import Waiting
+from shared.store.relay_queue import QueuedRecipient
 
-ANN, BOB, CAT = (Waiting(n, f"{name}@customer.org", None) for n, name in enumerate(("ann", "bob", "cat")))
+ANN, BOB, CAT = (QueuedRecipient(n, f"{name}@customer.org", None) for n, name in enumerate(("ann", "bob", "cat")))
 OK = Reply(250, "2.0.0 queued as 123")
 
 
 def states(replies: Replies) -> list[str]:
-    return [outcome.state for outcome in judge((ANN, BOB, CAT), replies).outcomes]
+    return [outcome.state for outcome in classify((ANN, BOB, CAT), replies).outcomes]
 
 
 def rcpt(*replies: str) -> dict[int, Reply]:
@@ -23,7 +23,7 @@ def rcpt(*replies: str) -> dict[int, Reply]:
 def test_each_recipient_is_settled_by_its_own_reply() -> None:
     # given one taken, one unknown, one greylisted
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown", "450 4.2.0 greylisted"), OK)
-    verdict = judge((ANN, BOB, CAT), replies)
+    verdict = classify((ANN, BOB, CAT), replies)
     # then each has its state and the words that made it
     assert [(o.state, o.reply) for o in verdict.outcomes] == [
         ("relayed", "250 2.0.0 queued as 123"),
@@ -53,15 +53,15 @@ def test_a_refused_sender_settles_everyone() -> None:
 
 @pytest.mark.parametrize("crowded", ["452 4.5.3 too many recipients", "452 too many", "552 5.5.3 too many"])
 def test_too_many_recipients_sends_the_rest_at_once_and_counts_no_try(crowded: str) -> None:
-    verdict = judge((ANN, BOB, CAT), Replies(rcpt("250 ok", crowded, crowded), OK))
+    verdict = classify((ANN, BOB, CAT), Replies(rcpt("250 ok", crowded, crowded), OK))
     assert [o.state for o in verdict.outcomes] == ["relayed", "waiting", "waiting"]
     assert (verdict.at_once, verdict.count_try) == (True, False)
 
 
 def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
     # given nobody taken, or a mail that was refused for now
-    nobody = judge((ANN,), Replies(rcpt("452 4.5.3 too many")))
-    later = judge((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
+    nobody = classify((ANN,), Replies(rcpt("452 4.5.3 too many")))
+    later = classify((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
     # then nothing goes round in circles, and nobody fails
     assert (nobody.at_once, nobody.count_try) == (False, True)
     assert (later.at_once, later.count_try) == (False, True)
@@ -70,7 +70,7 @@ def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
 
 @pytest.mark.parametrize("full", ["452 4.2.2 mailbox full", "452 4.3.1 no space"])
 def test_another_452_is_a_refusal_for_now(full: str) -> None:
-    verdict = judge((ANN, BOB), Replies(rcpt("250 ok", full), OK))
+    verdict = classify((ANN, BOB), Replies(rcpt("250 ok", full), OK))
     assert (verdict.at_once, verdict.count_try) == (False, True)
 
 
@@ -80,7 +80,7 @@ def test_a_full_mailbox_is_no_crowd() -> None:
 
 def test_an_interrupted_mail_settles_only_refusals() -> None:
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown"))
-    verdict = interrupted((ANN, BOB, CAT), replies, "connection lost", unanswered=True)
+    verdict = classify_interrupted((ANN, BOB, CAT), replies, "connection lost", unanswered=True)
     assert [(o.state, o.reply) for o in verdict.outcomes] == [
         ("waiting", "connection lost"),
         ("failed", "550 5.1.1 unknown"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sender.retry_policy import DAY, GIVE_UP, HOUR, MINUTE, reconnect_delay, retry_delay
+from services.sender.retry_policy import DAY, EXPIRY, HOUR, MINUTE, reconnect_delay, retry_delay
 
 chances = st.floats(0, 1)
 
@@ -36,11 +36,11 @@ def test_retries_are_spread_by_a_tenth_to_either_side(tries: int, chance: float)
 
 def test_about_forty_tries_fit_into_the_five_days() -> None:
     elapsed, tries = 0.0, 0
-    while elapsed < GIVE_UP:
+    while elapsed < EXPIRY:
         tries += 1
         elapsed += retry_delay(tries, 0.5)
     assert 35 < tries < 50
-    assert 5 * DAY == GIVE_UP
+    assert 5 * DAY == EXPIRY
 
 
 @given(st.integers(1, 10_000), chances)

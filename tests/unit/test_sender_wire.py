@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.provider.smtp_client import Reply, Wire
+from shared.provider.smtp_client import DotStuffer, Reply
 
 mails = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\0", b"\xe4"]), max_size=40).map(b"".join)
 
 
 def sent(mail: bytes, cuts: list[int]) -> bytes:
-    wire = Wire()
+    wire = DotStuffer()
     edges = [0, *sorted(cut % (len(mail) + 1) for cut in cuts), len(mail)]
     pieces = [wire.feed(mail[start:end]) for start, end in itertools.pairwise(edges)]
     return b"".join(pieces) + wire.finish()

@@ -6,27 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.smtp_in.data_reader import Refusal
-from services.smtp_in.parameters import Path, parse_mail, parse_rcpt
+from services.smtp_in.data_reader import SmtpRefusal
+from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
 
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("FROM:<a@b.c>", Path("a@b.c")),
-        ("from: <a@b.c> ", Path("a@b.c")),
-        ("FROM:a@b.c", Path("a@b.c")),
-        ("FROM:<>", Path("")),
-        ("FROM:<> ", Path("")),
-        ("FROM:<> SIZE=10", Path("", size=10)),
-        ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", Path("a@b.c", size=1000)),
-        ("FROM:<a@b.c> BODY=7BIT SMTPUTF8", Path("a@b.c", True)),
-        ('FROM:<"a b>c"@d.e>', Path('"a b>c"@d.e')),
-        ("FROM:<@x,@y:a@b.c>", Path("@x,@y:a@b.c")),
-        ("FROM:<a@b.c> ret=hdrs SIZE=9 ENVID=QQ+3D1", Path("a@b.c", False, "RET=HDRS ENVID=QQ+3D1", 9)),
+        ("FROM:<a@b.c>", PathParameters("a@b.c")),
+        ("from: <a@b.c> ", PathParameters("a@b.c")),
+        ("FROM:a@b.c", PathParameters("a@b.c")),
+        ("FROM:<>", PathParameters("")),
+        ("FROM:<> ", PathParameters("")),
+        ("FROM:<> SIZE=10", PathParameters("", size=10)),
+        ("FROM:<a@b.c> size=1000 body=8bitmime AUTH=<>", PathParameters("a@b.c", size=1000)),
+        ("FROM:<a@b.c> BODY=7BIT SMTPUTF8", PathParameters("a@b.c", True)),
+        ('FROM:<"a b>c"@d.e>', PathParameters('"a b>c"@d.e')),
+        ("FROM:<@x,@y:a@b.c>", PathParameters("@x,@y:a@b.c")),
+        ("FROM:<a@b.c> ret=hdrs SIZE=9 ENVID=QQ+3D1", PathParameters("a@b.c", False, "RET=HDRS ENVID=QQ+3D1", 9)),
     ],
 )
-def test_mail_is_understood(argument: str, expected: Path) -> None:
+def test_mail_is_understood(argument: str, expected: PathParameters) -> None:
     assert parse_mail(argument, 1000) == expected
 
 
@@ -80,14 +80,14 @@ def test_wrong_rcpt_is_refused(argument: str, code: str) -> None:
 
 
 def test_rcpt_is_understood() -> None:
-    assert parse_rcpt("TO: <a@b.c>") == parse_rcpt("to:a@b.c") == Path("a@b.c")
+    assert parse_rcpt("TO: <a@b.c>") == parse_rcpt("to:a@b.c") == PathParameters("a@b.c")
     asked = "ORCPT=rfc822;a+2Bb@c.d NOTIFY=FAILURE,DELAY"
-    assert parse_rcpt("TO:<a@b.c> orcpt=rfc822;a+2Bb@c.d Notify=failure,delay,failure") == Path(
+    assert parse_rcpt("TO:<a@b.c> orcpt=rfc822;a+2Bb@c.d Notify=failure,delay,failure") == PathParameters(
         "a@b.c", dsn_params=asked
     )
 
 
 @given(st.text(max_size=200))
 def test_nothing_makes_it_raise(text: str) -> None:
-    assert isinstance(parse_mail("FROM:" + text, 1000), Path | Refusal)
-    assert isinstance(parse_rcpt(text), Path | Refusal)
+    assert isinstance(parse_mail("FROM:" + text, 1000), PathParameters | SmtpRefusal)
+    assert isinstance(parse_rcpt(text), PathParameters | SmtpRefusal)

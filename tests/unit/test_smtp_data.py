@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.smtp_in.data_reader import FIELDS, HEADER_OCTETS, LINE_OCTETS, Mail
+from services.smtp_in.data_reader import FIELDS, HEADER_OCTETS, LINE_OCTETS, DataReader
 
 PLENTY = 10_000_000
 WIRE = st.lists(
@@ -20,9 +20,9 @@ WIRE = st.lists(
 ).map(b"".join)
 
 
-def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> tuple[Mail, bytes]:
+def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> tuple[DataReader, bytes]:
     """Feed a mail in chunks of these sizes, over and over; returns it with what came behind its end."""
-    mail, position, turn = Mail(octets), 0, 0
+    mail, position, turn = DataReader(octets), 0, 0
     while position < len(wire) and not mail.ended:
         size = sizes[turn % len(sizes)] if sizes else len(wire)
         rest = mail.feed(wire[position : position + size])
@@ -132,7 +132,7 @@ def test_the_size_counts_without_stuffing_and_is_exact() -> None:
 
 
 def test_a_refused_mail_keeps_no_octets_and_is_read_to_its_end() -> None:
-    mail = Mail(1000)
+    mail = DataReader(1000)
     for _ in range(1000):
         assert mail.feed(b"x" * 998 + b"\r\n") == b""
         assert mail.kept <= 1000
@@ -142,8 +142,8 @@ def test_a_refused_mail_keeps_no_octets_and_is_read_to_its_end() -> None:
 
 
 def test_a_line_of_more_than_16_mebibytes_is_refused() -> None:
-    def with_line(octets: int) -> Mail:
-        mail = Mail(2 * LINE_OCTETS)
+    def with_line(octets: int) -> DataReader:
+        mail = DataReader(2 * LINE_OCTETS)
         mail.feed(b"A: b\r\n\r\n")
         for _ in range(octets // 60_000):
             mail.feed(b"x" * 60_000)
@@ -157,7 +157,7 @@ def test_a_line_of_more_than_16_mebibytes_is_refused() -> None:
 def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
     field = b"X-A: " + b"b" * 993 + b"\r\n"
 
-    def with_header(fields: int) -> Mail:
+    def with_header(fields: int) -> DataReader:
         return read(field * fields + b"\r\nbody\r\n.\r\n", [60_000])[0]
 
     assert with_header(HEADER_OCTETS // 1000).refusal is None
@@ -165,7 +165,7 @@ def test_a_header_of_more_than_a_mebibyte_is_refused() -> None:
 
 
 def test_a_header_of_more_than_ten_thousand_fields_is_refused() -> None:
-    def with_fields(count: int) -> Mail:
+    def with_fields(count: int) -> DataReader:
         return read(b"A: b\r\n c\r\n" * count + b"\r\nbody\r\n.\r\n", [60_000])[0]
 
     assert with_fields(FIELDS).refusal is None
@@ -178,7 +178,7 @@ def test_hidden_recipients_are_not_stored(size: int) -> None:
         b"From: a@b.c\r\nBcc: hidden@x.example,\r\n more@x.example\r\nSubject: x\r\nbcc : z@x.example\r\n"
         b"Resent-Bcc: y@x.example\r\n\r\nBcc: in the body it is text\r\n.\r\n"
     )
-    mail = Mail(10_000)
+    mail = DataReader(10_000)
     for start in range(0, len(sent), size):
         mail.feed(sent[start : start + size])
     kept = b"From: a@b.c\r\nSubject: x\r\n\r\nBcc: in the body it is text\r\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.smtp_in.recipient_policy import Directory, check_syntax, decide, same_place
+from services.smtp_in.recipient_policy import Directory, check_syntax, delivery_key, resolve
 from shared.model import EnvelopeRecipient, External, Local, Server
 
 SERVER = Server("mail.example.com", 25, "none")
@@ -35,7 +35,7 @@ OFFICE = Directory.of([SUPPORT, SALES], [ALEX, JIM, KIM])
 
 def refused(address: str, directory: Directory = OFFICE) -> str:
     """The reply that refuses an address."""
-    answer = decide(directory, address)
+    answer = resolve(directory, address)
     assert not isinstance(answer, EnvelopeRecipient)
     return str(answer)
 
@@ -56,7 +56,7 @@ def refused(address: str, directory: Directory = OFFICE) -> str:
     ],
 )
 def test_an_address_goes_where_the_accounts_say(address: str, kind: str, target: int | None) -> None:
-    assert decide(OFFICE, address) == EnvelopeRecipient(address, kind, target)  # type: ignore[arg-type]  # a plain text
+    assert resolve(OFFICE, address) == EnvelopeRecipient(address, kind, target)  # type: ignore[arg-type]  # a plain text
 
 
 @pytest.mark.parametrize("address", ["nobody@local.com", "alex+tag@local.com", "ALEXX@LOCAL.COM", "nobody@local.com."])
@@ -67,7 +67,7 @@ def test_an_unknown_address_of_a_local_domain_is_never_relayed(address: str) -> 
 def test_mail_to_a_disabled_person_goes_to_the_delegate() -> None:
     away = replace(ALEX, enabled=False, delegate_id=JIM.id)
 
-    assert decide(Directory.of([SUPPORT], [away, JIM]), "alex@local.com") == EnvelopeRecipient(
+    assert resolve(Directory.of([SUPPORT], [away, JIM]), "alex@local.com") == EnvelopeRecipient(
         "alex@local.com", "local", 2
     )
 
@@ -94,10 +94,10 @@ def test_two_addresses_of_one_person_are_one_place() -> None:
     ]
 
     for one, other in pairs:
-        first, second = decide(OFFICE, one), decide(OFFICE, other)
+        first, second = resolve(OFFICE, one), resolve(OFFICE, other)
         assert isinstance(first, EnvelopeRecipient) and isinstance(second, EnvelopeRecipient)
-        assert same_place(first) == same_place(second)
-    assert same_place(EnvelopeRecipient("a@b", "local", 1)) != same_place(EnvelopeRecipient("a@b", "external", 1))
+        assert delivery_key(first) == delivery_key(second)
+    assert delivery_key(EnvelopeRecipient("a@b", "local", 1)) != delivery_key(EnvelopeRecipient("a@b", "external", 1))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_an_address_beyond_ascii_is_taken_with_smtputf8() -> None:
 
 @given(st.text(max_size=60), st.booleans())
 def test_any_text_is_decided_or_refused_in_one_printable_line(text: str, smtputf8: bool) -> None:
-    answer = check_syntax(text, smtputf8) or decide(OFFICE, text)
+    answer = check_syntax(text, smtputf8) or resolve(OFFICE, text)
 
     if not isinstance(answer, EnvelopeRecipient):
         assert str(answer).isprintable() and str(answer)[0] == "5"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.smtp_in.data_reader import Mail, Values
+from services.smtp_in.data_reader import DataReader, Values
 from services.smtp_in.sender_policy import check_envelope, check_header, message_id
 from tests.unit.test_smtp_recipients import ALEX, OFFICE
 
@@ -13,7 +13,7 @@ END = b"Subject: x\r\n\r\n"
 
 def values_of(header: bytes) -> Values:
     """As they are read from a mail."""
-    mail = Mail(1_000_000)
+    mail = DataReader(1_000_000)
     mail.feed(header + b".\r\n")
     return mail.values
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.provider.smtp_client import REPLY_OCTETS, Commands, Lost, Reply, SmtpClient
+from shared.provider.smtp_client import REPLY_OCTETS, Commands, Reply, SmtpClient, SmtpConnectionLost
 
 
 class Remembering:
@@ -73,7 +73,7 @@ async def test_what_is_no_reply_ends_the_connection(said: bytes) -> None:
     transport.say(said)
     assert transport.closed and not client.alive
     for reply in commands.replies:
-        with pytest.raises(Lost, match="none of SMTP"):
+        with pytest.raises(SmtpConnectionLost, match="none of SMTP"):
             await client.reply(reply)
 
 
@@ -82,7 +82,7 @@ async def test_a_server_that_speaks_unasked_is_not_asked_any_more() -> None:
     transport, client = connected()
     transport.say(b"421 4.4.2 idle\r\n")
     assert not client.alive
-    with pytest.raises(Lost):
+    with pytest.raises(SmtpConnectionLost):
         await client.command(b"MAIL FROM:<a@b>")
     assert transport.written == b""
 
@@ -95,10 +95,10 @@ async def test_a_connection_that_ends_fails_whoever_waits() -> None:
     assert transport.protocol is not None
     transport.protocol.connection_lost(None)
     assert await client.reply(commands.replies[0]) == Reply(250, "ok")
-    with pytest.raises(Lost, match="the connection was lost"):
+    with pytest.raises(SmtpConnectionLost, match="the connection was lost"):
         await client.reply(commands.replies[1])
 
 
 async def test_a_command_that_would_be_two_is_not_sent() -> None:
-    with pytest.raises(Lost):
+    with pytest.raises(SmtpConnectionLost):
         Commands([b"RCPT TO:<a@b>\r\nDATA"])

@@ -88,7 +88,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         (
             "memory for mails that come in",
             "",
-            f"{commit_queue.OCTETS_IN_HAND // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
+            f"{commit_queue.MEMORY_OCTETS // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
         ),
         (
             "memory for mails that go out",

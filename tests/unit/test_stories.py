@@ -7,17 +7,17 @@ import re
 import pytest
 
 from services.admin.mail.history import _sentence
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
-EVENTS = re.findall(r"\w+", re.search(r"event: ([^.]+)\.", Event.__doc__ or "")[1])  # type: ignore[index]  # it is there
+EVENTS = re.findall(r"\w+", re.search(r"event: ([^.]+)\.", MailEvent.__doc__ or "")[1])  # type: ignore[index]  # it is there
 
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_every_event_is_a_sentence(event: str) -> None:
-    said = _sentence(Event(event, external="support@company.com", who="Alex", reply="a reason"))
+    said = _sentence(MailEvent(event, external="support@company.com", who="Alex", reply="a reason"))
     assert said[0].isupper() and event not in said.split()
 
 
 def test_a_mail_is_parked_by_what_is_said_of_it() -> None:
-    said = _sentence(Event("parked", submission_id=1, reply="restored from a backup of 2026-11-05"))
+    said = _sentence(MailEvent("parked", submission_id=1, reply="restored from a backup of 2026-11-05"))
     assert said == "Parked until somebody decides: restored from a backup of 2026-11-05"

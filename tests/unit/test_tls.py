@@ -66,9 +66,9 @@ def test_a_host_name_that_comes_later_makes_another_certificate_once(tmp_path: P
     before = server_tls.self_signed_file(settings(tmp_path)).read_bytes()
     named = settings(tmp_path, mail_host="mail.local.com")
 
-    server_tls.cover(named)
+    server_tls.drop_outdated_self_signed(named)
     after = server_tls.self_signed_file(named).read_bytes()
-    server_tls.cover(named)
+    server_tls.drop_outdated_self_signed(named)
 
     assert after != before
     assert server_tls.self_signed_file(named).read_bytes() == after
@@ -138,7 +138,7 @@ def shown(certificate: server_tls.Certificate) -> bytes:
 
 def look_twice(certificate: server_tls.Certificate) -> None:
     for _ in range(2):
-        certificate.look()
+        certificate.reload_if_changed()
 
 
 def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
     assert server_tls.EXPIRES._value.get() == x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp()
     # when it is renewed: the second look finds that it stayed as it is
     write(made[1], made[1])
-    certificate.look()
+    certificate.reload_if_changed()
     assert shown(certificate) == first
-    certificate.look()
+    certificate.reload_if_changed()
     assert shown(certificate) == second and server_tls.REFUSED._value.get() == 0
     # when the new pair does not fit, is no certificate, or is gone, then the old one stays, and that is told
     for broken in ((made[0], made[2]), (made[2], b"nonsense"), (b"", b"")):

@@ -1,4 +1,4 @@
-"""The wiring and the envelopes."""
+"""The topology and the payloads of messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.errors import Permanent
 
 def test_a_routing_key_fits_in_255_octets_for_the_longest_address() -> None:
     address = "a" * 188 + "@company.com"
-    assert len(topology.key(topology.SUBMITTED, address).encode()) <= 255
+    assert len(topology.routing_key(topology.SUBMITTED, address).encode()) <= 255
 
 
 def test_one_mail_to_twenty_people_is_one_message_with_nineteen_copies() -> None:
@@ -18,7 +18,7 @@ def test_one_mail_to_twenty_people_is_one_message_with_nineteen_copies() -> None
     [publication] = publications.routed([(7, people)])
     assert publication.key == "routed.p0@local.com"
     assert len(publication.copies) == 19
-    assert payloads.read(payloads.Routed, publication.body).recipients == tuple(people)
+    assert payloads.read_payload(payloads.RoutedItem, publication.body).recipients == tuple(people)
 
 
 def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_message() -> None:
@@ -30,14 +30,14 @@ def test_a_mail_to_a_thousand_people_never_outgrows_the_header_frame_of_a_messag
 def test_mails_to_the_same_people_travel_together_and_others_apart() -> None:
     alex, both = ["alex@l.example"], ["alex@l.example", "jim@l.example"]
     found = publications.routed((n, both if n % 2 else alex) for n in range(120))
-    read = [(each.key, each.copies, payloads.read(payloads.Routed, each.body)) for each in found]
-    assert [(key, copies, len(envelope.ids)) for key, copies, envelope in read] == [
+    read = [(each.key, each.copies, payloads.read_payload(payloads.RoutedItem, each.body)) for each in found]
+    assert [(key, copies, len(item.ids)) for key, copies, item in read] == [
         ("routed.alex@l.example", (), 50),
         ("routed.alex@l.example", (), 10),
         ("routed.alex@l.example", ("routed.jim@l.example",), 50),
         ("routed.alex@l.example", ("routed.jim@l.example",), 10),
     ]
-    assert sorted(row for _, _, envelope in read for row in envelope.ids) == list(range(120))
+    assert sorted(row for _, _, item in read for row in item.ids) == list(range(120))
 
 
 def test_what_nobody_gets_yet_is_not_announced() -> None:
@@ -47,27 +47,27 @@ def test_what_nobody_gets_yet_is_not_announced() -> None:
 def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
     publications_ = publications.submitted([(n, "b@c" if n == 7 else "a@b") for n in range(1, 112)])
 
-    found = [(each.key, payloads.read(payloads.Submitted, each.body)) for each in publications_]
-    assert [(key, len(envelope.ids)) for key, envelope in found] == [
+    found = [(each.key, payloads.read_payload(payloads.SubmittedItem, each.body)) for each in publications_]
+    assert [(key, len(item.ids)) for key, item in found] == [
         ("submitted.a@b", 50),
         ("submitted.a@b", 50),
         ("submitted.a@b", 10),
         ("submitted.b@c", 1),
     ]
-    assert sorted(row for _, envelope in found for row in envelope.ids) == list(range(1, 112))
+    assert sorted(row for _, item in found for row in item.ids) == list(range(1, 112))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
-def test_what_is_no_envelope_is_refused_for_good(body: bytes) -> None:
-    with pytest.raises(Permanent, match="not a Fetched envelope"):
-        payloads.read(payloads.Fetched, body)
+def test_what_is_no_work_item_is_refused_for_good(body: bytes) -> None:
+    with pytest.raises(Permanent, match="not a FetchedItem"):
+        payloads.read_payload(payloads.FetchedItem, body)
 
 
-def test_every_envelope_comes_back_as_it_went() -> None:
-    for envelope in (
-        payloads.Fetched(id=1, external="a@b.c"),
-        payloads.Routed(id=2, recipients=("a@b.c", "d@e.f")),
-        payloads.Submitted(id=3, external="a@b.c"),
-        payloads.Submitted(id=3, others=(4, 5), external="a@b.c"),
+def test_every_work_item_comes_back_as_it_went() -> None:
+    for item in (
+        payloads.FetchedItem(id=1, external="a@b.c"),
+        payloads.RoutedItem(id=2, recipients=("a@b.c", "d@e.f")),
+        payloads.SubmittedItem(id=3, external="a@b.c"),
+        payloads.SubmittedItem(id=3, more_ids=(4, 5), external="a@b.c"),
     ):
-        assert payloads.read(type(envelope), envelope.to_json()) == envelope
+        assert payloads.read_payload(type(item), item.to_json()) == item

@@ -16,7 +16,15 @@ import pytest
 from deploy.machine.certificates import make_authority
 from shared.model import Server
 from shared.net import dial
-from shared.net.dial import Forbidden, Late, Unreachable, Untrusted, connect_socket, is_private, judge
+from shared.net.dial import (
+    AddressNotAllowed,
+    ConnectTimeout,
+    TlsError,
+    Unreachable,
+    connect_socket,
+    is_private,
+    why_forbidden,
+)
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import open_session
 from shared.settings import PrivateHosts
@@ -70,13 +78,13 @@ def test_public_addresses_are_not_private(address: str) -> None:
 def test_private_hosts_need_leave_and_public_ones_a_mail_port(
     port: int, address: str, allow_private: PrivateHosts, word: str | None
 ) -> None:
-    verdict = judge(Server("mail.test", port, "none"), address, allow_private)
+    verdict = why_forbidden(Server("mail.test", port, "none"), address, allow_private)
     assert verdict is None if word is None else verdict is not None and word in verdict and "mail.test" in verdict
 
 
 async def test_a_name_of_a_private_host_is_refused_before_anything_is_sent() -> None:
     async with ScriptedPop3().running() as script:
-        with pytest.raises(Forbidden, match="private address"):
+        with pytest.raises(AddressNotAllowed, match="private address"):
             await connect_socket(Server("localhost", script.port, "none"), False, 5)
         assert script.sessions == 0
 
@@ -124,7 +132,7 @@ async def test_a_resolver_that_hangs_holds_up_nobody_for_longer_than_asked(monke
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     try:
-        with pytest.raises(Late, match=r"slow\.test:110: no connection within 0\.2 s"):
+        with pytest.raises(ConnectTimeout, match=r"slow\.test:110: no connection within 0\.2 s"):
             await connect_socket(Server("slow.test", 110, "none"), True, 0.2)
     finally:
         release.set()
@@ -180,7 +188,7 @@ async def test_an_unknown_authority_is_refused_before_the_password(
     tls: str, authority: tuple[Path, ssl.SSLContext, str]
 ) -> None:
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
-    with pytest.raises(Untrusted, match=r"localhost:[0-9]+: the certificate is not trusted.*tls_fingerprint"):
+    with pytest.raises(TlsError, match=r"localhost:[0-9]+: the certificate is not trusted.*tls_fingerprint"):
         await log_in(script, Server("localhost", 0, tls))  # type: ignore[arg-type]  # parametrised
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
 
@@ -189,7 +197,7 @@ async def test_a_certificate_for_another_name_is_refused(
     authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust(monkeypatch, authority[0])
-    with pytest.raises(Untrusted, match=r"127\.0\.0\.1:[0-9]+: the certificate is not trusted"):
+    with pytest.raises(TlsError, match=r"127\.0\.0\.1:[0-9]+: the certificate is not trusted"):
         await log_in(ScriptedPop3(context=authority[1], implicit=True), Server("127.0.0.1", 0, "implicit"))
 
 
@@ -209,7 +217,7 @@ async def test_another_certificate_than_the_pinned_one_is_refused_though_its_aut
 ) -> None:
     trust(monkeypatch, authority[0])
     script = ScriptedPop3(context=authority[1], implicit=tls == "implicit")
-    with pytest.raises(Untrusted, match=f"not the pinned one.*{authority[2]}"):
+    with pytest.raises(TlsError, match=f"not the pinned one.*{authority[2]}"):
         await log_in(script, Server("localhost", 0, tls, "ab" * 32))  # type: ignore[arg-type]  # parametrised
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
 
@@ -224,7 +232,7 @@ async def test_tls_older_than_1_2_is_refused(
         authority[1].maximum_version = ssl.TLSVersion.TLSv1_1
     authority[1].set_ciphers("ALL:@SECLEVEL=0")
     assert dial.client_context(Server("localhost", 0, "implicit")).minimum_version == ssl.TLSVersion.TLSv1_2
-    with pytest.raises(Untrusted, match=r"TLS 1\.2 or newer"):
+    with pytest.raises(TlsError, match=r"TLS 1\.2 or newer"):
         await log_in(ScriptedPop3(context=authority[1], implicit=True), Server("localhost", 0, "implicit"))
 
 
@@ -236,7 +244,7 @@ async def test_a_tls_server_that_says_nothing_ends_with_the_deadline() -> None:
     listener = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     try:
-        with pytest.raises(Untrusted, match="during the TLS handshake"):
+        with pytest.raises(TlsError, match="during the TLS handshake"):
             async with open_session(Server("127.0.0.1", port, "implicit"), True, connect_seconds=0.3):
                 pass
     finally:

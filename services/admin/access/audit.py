@@ -13,7 +13,7 @@ PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One thing that somebody did. target: an address, or the id of a mail."""
 
     id: int
@@ -32,7 +32,7 @@ def operator() -> str:
         return "command line"
 
 
-async def record(connection: Connection, who: str, did: str, target: str = "", detail: str = "") -> None:
+async def record_change(connection: Connection, who: str, did: str, target: str = "", detail: str = "") -> None:
     """Write one entry. Secrets do not belong into it."""
     await connection.execute(
         "insert into audit (who, did, target, detail) values (%s, %s, %s, %s)",
@@ -46,9 +46,9 @@ async def record_lines(connection: Connection, who: str, lines: Sequence[str]) -
         subject, _, what = line.partition(": ")
         kind, _, address = subject.rpartition(" ")
         if kind in ("external account", "local account"):
-            await record(connection, who, f"changed {kind}", address, what)
+            await record_change(connection, who, f"changed {kind}", address, what)
         else:
-            await record(connection, who, line)
+            await record_change(connection, who, line)
 
 
 async def record_mails(connection: Connection, who: str, did: str, ids: Collection[int], detail: str = "") -> None:
@@ -59,7 +59,9 @@ async def record_mails(connection: Connection, who: str, did: str, ids: Collecti
     )
 
 
-async def page(connection: Connection, before: int | None = None, search: str = "", limit: int = PAGE) -> list[Entry]:
+async def page(
+    connection: Connection, before: int | None = None, search: str = "", limit: int = PAGE
+) -> list[AuditEntry]:
     """The latest entries before this id; with ``search``, those of whom or about which it is told."""
     cursor = await connection.execute(
         """select id, at, who, did, target, detail from audit
@@ -68,4 +70,4 @@ async def page(connection: Connection, before: int | None = None, search: str = 
            order by id desc limit %(limit)s""",
         {"before": before, "search": storable(search), "limit": limit},
     )
-    return [Entry(*row) for row in await cursor.fetchall()]
+    return [AuditEntry(*row) for row in await cursor.fetchall()]

@@ -12,8 +12,8 @@ import structlog
 
 from services.admin.access import users
 from services.admin.access.users import Identity
-from shared.auth.authenticator import LOGINS, PASSWORD_OCTETS, Logins, Throttled
-from shared.auth.passwords import Pool
+from shared.auth.authenticator import LOGINS, PASSWORD_OCTETS, Authenticator, Throttled
+from shared.auth.passwords import HashingPool
 from shared.auth.throttle import Throttle, network_of
 from shared.db.database import Database
 from shared.settings import Settings
@@ -23,16 +23,20 @@ WAIT_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-class SignIns:
+class ConsoleAuthenticator:
     """Checks names and passwords for one process."""
 
     def __init__(
-        self, database: Database, settings: Settings, passwords: Pool, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        settings: Settings,
+        passwords: HashingPool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """:param clock: monotonic seconds."""
         self._database = database
         self._passwords = passwords
-        self._logins = Logins(database, settings, "admin", clock)
+        self._logins = Authenticator(database, settings, "admin", clock)
         self._throttle = Throttle(clock)
 
     async def verify(self, name: str, password: str, peer: str) -> Identity | None:
@@ -46,7 +50,7 @@ class SignIns:
             return None if person is None else Identity(None, person.id, person.address, person.password_hash)
         account, network = name.casefold()[:100], network_of(peer)
         try:
-            await self._throttle.enter(network, account, WAIT_SECONDS)
+            await self._throttle.acquire(network, account, WAIT_SECONDS)
         except TimeoutError:
             LOGINS.labels("admin", "throttled").inc()
             raise Throttled("too many wrong passwords; wait a minute and try again") from None
@@ -54,11 +58,11 @@ class SignIns:
         async with self._database.statement() as connection:
             found = await users.identity(connection, name)
         if not await self._passwords.matches(found.password_hash if found and sane else None, password):
-            self._throttle.fail(network, account)
+            self._throttle.record_failure(network, account)
             LOGINS.labels("admin", "refused").inc()
             log.warning("sign-in refused", peer=peer)  # without the name: it may be a password in the wrong field
             return None
-        self._throttle.succeed(network, account)
+        self._throttle.record_success(network, account)
         LOGINS.labels("admin", "ok").inc()
         return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Connection, storable
 from shared.errors import Permanent
 
@@ -36,7 +36,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
+class CurrentUser:
     """Who looks at a page. name: of the user of the console, or the address of the local account (role person)."""
 
     session_id: int
@@ -47,7 +47,7 @@ class Viewer:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class ConsoleUser:
     """A user of the console as shown to administrators."""
 
     id: int
@@ -60,7 +60,7 @@ class User:
 # ------------------------------------------------------------------------------------------ users
 
 
-async def admit_first(connection: Connection, given: str | None, passwords: Pool) -> None:
+async def create_initial_admin(connection: Connection, given: str | None, passwords: HashingPool) -> None:
     """Make the first administrator, or give them the password of the setting if that is another one than last time.
 
     A password that was changed in the console stays, as long as the setting stays the same; who has lost it changes the
@@ -99,12 +99,12 @@ async def identity(connection: Connection, name: str) -> Identity | None:
     return None if row is None else Identity(row[0], None, row[1], row[2])
 
 
-async def everyone(connection: Connection) -> list[User]:
+async def list_users(connection: Connection) -> list[ConsoleUser]:
     """Every user of the console, by name."""
     cursor = await connection.execute(
         "select id, name, role, created_at, signed_in_at from console_users order by lower(name)"
     )
-    return [User(*row) for row in await cursor.fetchall()]
+    return [ConsoleUser(*row) for row in await cursor.fetchall()]
 
 
 def _check(name: str, role: str) -> None:
@@ -167,7 +167,7 @@ async def _require_administrator(connection: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class ApiToken:
     """What a script shows. made_by: who made it."""
 
     id: int
@@ -178,7 +178,7 @@ class Token:
     used_at: datetime | None
 
 
-async def make_token(connection: Connection, name: str, role: str, made_by: str) -> str:
+async def create_token(connection: Connection, name: str, role: str, made_by: str) -> str:
     """:return: the token, which is stored nowhere. :raises Permanent: name or role may not be so."""
     _check(name, role)
     token = "mg_" + secrets.token_urlsafe(32)
@@ -189,10 +189,10 @@ async def make_token(connection: Connection, name: str, role: str, made_by: str)
     return token
 
 
-async def tokens(connection: Connection) -> list[Token]:
+async def list_tokens(connection: Connection) -> list[ApiToken]:
     """All that are good."""
     cursor = await connection.execute("select id, name, role, made_by, created_at, used_at from api_tokens order by id")
-    return [Token(*row) for row in await cursor.fetchall()]
+    return [ApiToken(*row) for row in await cursor.fetchall()]
 
 
 async def end_token(connection: Connection, id_: int) -> str:
@@ -200,7 +200,7 @@ async def end_token(connection: Connection, id_: int) -> str:
     return await _one(connection, "delete from api_tokens where id = %s returning name", (id_,))
 
 
-async def token_viewer(connection: Connection, token: str) -> Viewer | None:
+async def user_for_token(connection: Connection, token: str) -> CurrentUser | None:
     """Who shows this token, if it is good."""
     cursor = await connection.execute(
         "select id, name, role, used_at is null or used_at < now() - interval '1 minute' from api_tokens "
@@ -212,7 +212,7 @@ async def token_viewer(connection: Connection, token: str) -> Viewer | None:
         return None
     if row[3]:
         await connection.execute("update api_tokens set used_at = now() where id = %s", (row[0],))
-    return Viewer(0, row[2], f"token {row[1]}", None, None)
+    return CurrentUser(0, row[2], f"token {row[1]}", None, None)
 
 
 # ------------------------------------------------------------------------------------------ sessions
@@ -239,7 +239,7 @@ async def begin_session(connection: Connection, who: Identity, peer: str, agent:
     return token
 
 
-async def viewer(connection: Connection, token: str) -> Viewer | None:
+async def user_for_session(connection: Connection, token: str) -> CurrentUser | None:
     """Who has this token, if the session is still good."""
     cursor = await connection.execute(
         """select s.id, coalesce(u.role, 'person'), coalesce(u.name, l.address), s.user_id, s.local_id,
@@ -256,7 +256,7 @@ async def viewer(connection: Connection, token: str) -> Viewer | None:
         return None
     if row[5]:
         await connection.execute("update console_sessions set seen_at = now() where id = %s", (row[0],))
-    return Viewer(*row[:5])
+    return CurrentUser(*row[:5])
 
 
 async def end_session(connection: Connection, session_id: int) -> None:
@@ -264,7 +264,7 @@ async def end_session(connection: Connection, session_id: int) -> None:
     await connection.execute("delete from console_sessions where id = %s", (session_id,))
 
 
-async def tell_later(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
+async def add_flash(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
     """Keep lines for the next page that this browser is shown."""
     await connection.execute(
         "update console_sessions set notices = notices || %s::text[] where id = %s",
@@ -272,7 +272,7 @@ async def tell_later(connection: Connection, session_id: int, notices: Sequence[
     )
 
 
-async def take_notices(connection: Connection, session_id: int) -> list[str]:
+async def pop_flash(connection: Connection, session_id: int) -> list[str]:
     """The lines that were kept; they are told once."""
     cursor = await connection.execute(
         """update console_sessions s set notices = '{}' from console_sessions before
@@ -284,7 +284,7 @@ async def take_notices(connection: Connection, session_id: int) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ConsoleSession:
     """A browser that is signed in. who: a user of the console or a local account."""
 
     id: int
@@ -295,7 +295,7 @@ class Session:
     seen_at: datetime
 
 
-async def sessions(connection: Connection, local_id: int | None = None) -> list[Session]:
+async def list_sessions(connection: Connection, local_id: int | None = None) -> list[ConsoleSession]:
     """The sessions of a local account, or else of the users of the console, the latest first."""
     cursor = await connection.execute(
         """select s.id, coalesce(u.name, l.address), s.peer, s.agent, s.created_at, s.seen_at
@@ -308,4 +308,4 @@ async def sessions(connection: Connection, local_id: int | None = None) -> list[
            order by s.seen_at desc limit 100""",
         {"local": local_id, "days": OLD_DAYS, "hours": IDLE_HOURS},
     )
-    return [Session(*row) for row in await cursor.fetchall()]
+    return [ConsoleSession(*row) for row in await cursor.fetchall()]

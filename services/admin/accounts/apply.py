@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.public_domains import PUBLIC_DOMAINS
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.mime.addresses import fold_address
@@ -27,7 +27,7 @@ _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete
 
 
 @dataclass(slots=True)
-class Outcome:
+class ApplyResult:
     """What was changed: lines for people, and the external accounts that are new or are fetched in another way."""
 
     lines: list[str] = field(default_factory=list)
@@ -35,17 +35,17 @@ class Outcome:
 
 
 async def apply(
-    connection: Connection, wanted: AccountsFile, vault: Vault, passwords: Pool, prune: bool = False
-) -> Outcome:
+    connection: Connection, wanted: AccountsFile, vault: Vault, passwords: HashingPool, prune: bool = False
+) -> ApplyResult:
     """Make the accounts what the file says; ``prune`` removes those that it does not name.
 
     Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
     """
     await account_changes.lock_for_change(connection)
-    outcome = Outcome()
+    outcome = ApplyResult()
     problems: list[str] = []
-    externals = {external.address.casefold(): external for external in await accounts.externals(connection)}
-    locals_ = {local.address.casefold(): local for local in await accounts.locals_(connection)}
+    externals = {external.address.casefold(): external for external in await accounts.load_externals(connection)}
+    locals_ = {local.address.casefold(): local for local in await accounts.load_locals(connection)}
     problems += _repeated(wanted) + _without_password(wanted, externals, locals_)
     if problems:
         raise AccountsError(problems)
@@ -63,7 +63,7 @@ async def apply(
     leaving = {key for key in externals if prune and key not in named}
     staying = {person.address.casefold() for person in wanted.local_accounts}
     for key in [key for key in locals_ if prune and key not in staying]:
-        await account_changes.remove(connection, "local", locals_[key].id)
+        await account_changes.remove_account(connection, "local", locals_[key].id)
         outcome.lines.append(
             f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
             "time ('local restore' brings it back)"
@@ -79,16 +79,16 @@ async def apply(
         key = person.address.casefold()
         locals_[key] = await _save_local(connection, person, locals_.get(key), external, hashes[key], outcome)
     for key in leaving:
-        await account_changes.remove(connection, "external", externals[key].id)
+        await account_changes.remove_account(connection, "external", externals[key].id)
         outcome.lines.append(f"external account {externals.pop(key).address}: removed")
     if problems:
         raise AccountsError(problems)
     await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
     await hand_names_on(connection)
-    problems = conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+    problems = conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
     if problems:
         raise AccountsError(problems)
-    released = await inbound.release(connection, [external.id for external in externals.values()])
+    released = await inbound.release_held(connection, [external.id for external in externals.values()])
     if released:
         outcome.lines.append(f"{len(released)} held mails go to the router again")
     return outcome
@@ -168,7 +168,7 @@ def _repeated(wanted: AccountsFile) -> list[str]:
 
 
 async def _save_external(
-    connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: Outcome
+    connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: ApplyResult
 ) -> External:
     # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
     before = old or await account_changes.revive_external(connection, wanted.address)
@@ -177,10 +177,10 @@ async def _save_external(
         return new
     new = replace(new, id=await account_changes.save_external(connection, new))
     # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
-    await polls.resume(connection, new.id)
+    await polls.poll_now(connection, new.id)
     if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
-        await polls.restart(connection, new.id)
-    await relay_status.resume(connection, new.id)
+        await polls.forget_maildrop(connection, new.id)
+    await relay_status.unpause(connection, new.id)
     outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
     if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
         outcome.contacts.append(new)
@@ -256,7 +256,7 @@ def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
         return False
 
 
-async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Pool) -> str:
+async def _password_hash(wanted: LocalFields, old: Local | None, passwords: HashingPool) -> str:
     if wanted.password_hash is not None:
         return wanted.password_hash
     if wanted.password is not None and (old is None or not await passwords.matches(old.password_hash, wanted.password)):
@@ -271,7 +271,7 @@ async def _save_local(
     old: Local | None,
     external: External,
     password_hash: str,
-    outcome: Outcome,
+    outcome: ApplyResult,
 ) -> Local:
     former = _former_names(old, wanted.user_name)
     # An exported file lists former names among the aliases, the one that is used again too.
@@ -309,7 +309,7 @@ def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
 
 async def hand_names_on(connection: Connection) -> None:
     """A former name that somebody else of the share has now is theirs alone."""
-    everyone = await accounts.locals_(connection)
+    everyone = await accounts.load_locals(connection)
     owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}
     for person in everyone:
         kept = tuple(
@@ -322,7 +322,7 @@ async def hand_names_on(connection: Connection) -> None:
 
 
 async def _save_delegates(
-    connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local], outcome: Outcome
+    connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local], outcome: ApplyResult
 ) -> None:
     """After all accounts are saved, since a delegate may be new itself."""
     for person in wanted:

@@ -39,7 +39,7 @@ class Unanswerable(Permanent):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Endpoint:
     """A TCP port, and what is spoken on it. none: in clear, for clients that know no TLS."""
 
     port: int
@@ -47,28 +47,28 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class ClientServers:
     """The settings of every mail client: the user name is the address, with a password for both servers.
 
     incoming: POP3. outgoing: SMTP. The best way first, each offering TLS; those in clear are in the two others.
     """
 
     host: str
-    incoming: tuple[Way, ...]
-    outgoing: tuple[Way, ...]
-    incoming_in_clear: tuple[Way, ...] = ()
-    outgoing_in_clear: tuple[Way, ...] = ()
+    incoming: tuple[Endpoint, ...]
+    outgoing: tuple[Endpoint, ...]
+    incoming_in_clear: tuple[Endpoint, ...] = ()
+    outgoing_in_clear: tuple[Endpoint, ...] = ()
 
 
-def servers(settings: Settings, seen_as: str | None = None) -> Servers:
+def servers(settings: Settings, seen_as: str | None = None) -> ClientServers:
     """Where a mail client finds us. :param seen_as: as ``Settings.host_for_clients``."""
     clear = settings.allow_plaintext_auth != "no"
-    return Servers(
+    return ClientServers(
         settings.host_for_clients(seen_as),
-        (Way(settings.pop3s_port, "implicit"), Way(settings.pop3_port, "starttls")),
-        (Way(settings.smtps_port, "implicit"), Way(settings.submission_port, "starttls")),
-        (Way(settings.pop3_port, "none"),) if clear else (),
-        (Way(settings.smtp_port, "none"),) if clear else (),
+        (Endpoint(settings.pop3s_port, "implicit"), Endpoint(settings.pop3_port, "starttls")),
+        (Endpoint(settings.smtps_port, "implicit"), Endpoint(settings.submission_port, "starttls")),
+        (Endpoint(settings.pop3_port, "none"),) if clear else (),
+        (Endpoint(settings.smtp_port, "none"),) if clear else (),
     )
 
 
@@ -84,7 +84,7 @@ def domain_of(address: str) -> str | None:
 # -------------------------------------------------------------------------------------------------- Thunderbird
 
 
-def thunderbird(servers: Servers, domains: list[str]) -> bytes:
+def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
     """Mozilla's clientConfig 1.1, which K-9, Evolution and KMail read too.
 
     It is the same for every address of these domains: the client puts its own one in for ``%EMAILADDRESS%``.
@@ -114,7 +114,7 @@ def thunderbird(servers: Servers, domains: list[str]) -> bytes:
 # ------------------------------------------------------------------------------------------------------ Outlook
 
 
-def outlook(servers: Servers, address: str) -> bytes:
+def autodiscover(servers: ClientServers, address: str) -> bytes:
     """Autodiscover's "plain old XML" answer: one protocol each way, the best, since Outlook tries no second one."""
     root = Element("Autodiscover", xmlns=_ANSWER_SCHEMA)
     response = SubElement(root, "Response", xmlns=RESPONSE_SCHEMA)
@@ -140,7 +140,7 @@ def outlook(servers: Servers, address: str) -> bytes:
     return _document(root)
 
 
-def outlook_error(code: str, message: str) -> bytes:
+def autodiscover_error(code: str, message: str) -> bytes:
     """Autodiscover's answer to what cannot be answered: 500 no such domain, 600 no request, 601 another schema."""
     root = Element("Autodiscover", xmlns=_ANSWER_SCHEMA)
     error = SubElement(SubElement(root, "Response"), "Error")
@@ -148,7 +148,7 @@ def outlook_error(code: str, message: str) -> bytes:
     return _document(root)
 
 
-def outlook_address(request: bytes) -> str:
+def autodiscover_address(request: bytes) -> str:
     """The address that an autodiscover request asks for.
 
     :raises Unanswerable: it is no such request, or wants an answer of another form; with what ``outlook_error`` takes.
@@ -168,7 +168,7 @@ def outlook_address(request: bytes) -> str:
     return address.strip()
 
 
-def outlook_pointer(protocol: str, url: str) -> dict[str, str]:
+def autodiscover_v2(protocol: str, url: str) -> dict[str, str]:
     """Autodiscover version 2 (JSON): where the XML is. :raises Unanswerable: another protocol is asked for."""
     if protocol.casefold() != "autodiscoverv1":
         raise Unanswerable("InvalidProtocol", "The protocol value is invalid. Supported values are 'AutodiscoverV1'")
@@ -178,7 +178,7 @@ def outlook_pointer(protocol: str, url: str) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- Apple
 
 
-def apple(servers: Servers, address: str, name: str | None = None) -> bytes:
+def mobileconfig(servers: ClientServers, address: str, name: str | None = None) -> bytes:
     """A configuration profile with one POP account, without a password: the device asks for it. Not signed.
 
     :param name: of the person, for the sender's line; only where whoever asks has logged in.

@@ -8,10 +8,10 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from services.admin.context import System
+from services.admin.context import AdminContext
 from shared.errors import Permanent, Temporary
 from shared.model import External, LedgerEntry, Server
-from shared.net.dial import Told, place, unheard
+from shared.net.dial import ProgressCallback, host_port, no_progress
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
 from shared.provider.smtp_connect import probe_smtp
@@ -21,7 +21,7 @@ SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CheckStep:
     """One step of a test. text: what was found, or what is wrong and what to change. seconds: how long it took."""
 
     name: str
@@ -30,7 +30,7 @@ class Step:
     seconds: float = 0.0
 
 
-async def test(system: System, external: External) -> list[Step]:
+async def check_connection(system: AdminContext, external: External) -> list[CheckStep]:
     """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused.
 
     external: may be one that is not saved yet (id 0), or is saved with other fields.
@@ -38,20 +38,20 @@ async def test(system: System, external: External) -> list[Step]:
     try:
         credential = await _credential(system, external)
     except (Temporary, Permanent, ValueError) as error:
-        return [Step("access token" if external.oauth else "password", False, str(error))]
-    fetching = _Walk("POP3", external.pop3, _order(external.pop3, "logged in", "counted", "stable"))
+        return [CheckStep("access token" if external.oauth else "password", False, str(error))]
+    fetching = _Checklist("POP3", external.pop3, _order(external.pop3, "logged in", "counted", "stable"))
     login = ("logged in",) if external.smtp_auth else ()
-    relaying = _Walk("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
+    relaying = _Checklist("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
         fetching.go(_try_pop3(system, external, credential, fetching)),
         relaying.go(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
     )
     async with system.database.transaction() as connection:
-        saved = [account for account in await accounts.externals(connection, [external.id]) if account == external]
+        saved = [account for account in await accounts.load_externals(connection, [external.id]) if account == external]
         if saved and fetching.well:
-            await polls.resume(connection, external.id)
+            await polls.poll_now(connection, external.id)
         if saved and relaying.well:
-            await relay_status.resume(connection, external.id)
+            await relay_status.unpause(connection, external.id)
             await account_changes.forget_size(connection, external.id)
     return [*fetching.steps, *relaying.steps]
 
@@ -73,20 +73,20 @@ def _order(server: Server, *further: str) -> list[str]:
     return ["resolved", "connected", *secure, "answered", *further]
 
 
-class _Walk:
+class _Checklist:
     """The steps of one direction, with their times. well: the last one was done."""
 
     def __init__(self, protocol: str, server: Server, order: Sequence[str]) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[CheckStep] = []
         self.well = False
-        self._protocol, self._place = protocol, place(server)
+        self._protocol, self._place = protocol, host_port(server)
         self._order = list(order)
         self._began = time.perf_counter()
 
     def done(self, step: str, found: str) -> None:
         """A step is done."""
         now = time.perf_counter()
-        self.steps.append(Step(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
+        self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
 
@@ -98,14 +98,14 @@ class _Walk:
         except (Temporary, Permanent) as error:
             text = str(error).removeprefix(f"{self._place}: ")
             name = _NAMES[self._order[0]] if self._order else "end"
-            self.steps.append(Step(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
+            self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
 
 
-async def _try_pop3(system: System, external: External, credential: Credential, walk: _Walk) -> None:
+async def _try_pop3(system: AdminContext, external: External, credential: Credential, walk: _Checklist) -> None:
     """As the fetcher does it, twice: ids that change between two sessions would make every mail a new one."""
     keys = []
     for again in (False, True):
-        told = unheard if again else walk.done
+        told = no_progress if again else walk.done
         async with _session(system, external, told) as session:
             await session.login(credential)
             if not again:
@@ -126,7 +126,9 @@ async def _try_pop3(system: System, external: External, credential: Credential, 
     walk.done("stable", "their unique ids (UIDL) are the same in a second session")
 
 
-def _session(system: System, external: External, told: Told = unheard) -> AbstractAsyncContextManager[Pop3Client]:
+def _session(
+    system: AdminContext, external: External, told: ProgressCallback = no_progress
+) -> AbstractAsyncContextManager[Pop3Client]:
     return open_session(
         external.pop3,
         system.settings.allow_private_upstream,
@@ -137,12 +139,12 @@ def _session(system: System, external: External, told: Told = unheard) -> Abstra
     )
 
 
-async def _credential(system: System, external: External) -> Credential:
+async def _credential(system: AdminContext, external: External) -> Credential:
     allow = system.settings.allow_private_upstream
     return await Credentials(system.database, system.vault, allow).of(external)
 
 
-async def _pop3(system: System, external: External, credential: Credential) -> str:
+async def _pop3(system: AdminContext, external: External, credential: Credential) -> str:
     """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
     async with _session(system, external) as session:
         await session.login(credential)
@@ -152,14 +154,14 @@ async def _pop3(system: System, external: External, credential: Credential) -> s
     return f"{count} mails, {octets} octets; {await _expected(system, external, [key for _, key in listed.mails])}"
 
 
-async def _expected(system: System, external: External, listed: Sequence[str]) -> str:
+async def _expected(system: AdminContext, external: External, listed: Sequence[str]) -> str:
     async with system.database.transaction() as connection:
-        polled = (await polls.polled(connection)).get(external.id)
-        known = await uidl_ledger.known(connection, external.id)
-    return expectation(external, listed, known, polled is not None and polled.first_contact_at is not None)
+        polled = (await polls.load_poll_states(connection)).get(external.id)
+        known = await uidl_ledger.load_entries(connection, external.id)
+    return describe_policy(external, listed, known, polled is not None and polled.first_contact_at is not None)
 
 
-def expectation(external: External, listed: Sequence[str], known: Sequence[LedgerEntry], met: bool) -> str:
+def describe_policy(external: External, listed: Sequence[str], known: Sequence[LedgerEntry], met: bool) -> str:
     """What happens to the mails that lie there: how many are delivered, what is deleted when. Pure.
 
     :param met: the first contact has been; what it found and is not wanted is history.
@@ -191,7 +193,7 @@ def expectation(external: External, listed: Sequence[str], known: Sequence[Ledge
     return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
 
 
-async def describe(system: System, externals: Sequence[External]) -> list[str]:
+async def describe_maildrop(system: AdminContext, externals: Sequence[External]) -> list[str]:
     """For new or redirected accounts, what lies there and what will happen to it; a line each. Never fails."""
 
     async def one(external: External) -> str:

@@ -62,15 +62,15 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
     """
     await account_changes.lock_for_change(connection)
     await export.find(connection, kind, address)
-    people = await accounts.locals_(connection)
-    everyone = await accounts.externals(connection) if kind == "external" else people
+    people = await accounts.load_locals(connection)
+    everyone = await accounts.load_externals(connection) if kind == "external" else people
     id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
     if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
         raise Permanent(
             f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
             "another one with 'local set ... external=...'"
         )
-    await account_changes.remove(connection, kind, id_)
+    await account_changes.remove_account(connection, kind, id_)
     kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
     left = [person.address for person in people if kind == "local" and person.delegate_id == id_]
     return [

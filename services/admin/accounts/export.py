@@ -19,8 +19,8 @@ Kind = Literal["external", "local"]
 
 async def document(connection: Connection) -> dict[str, Any]:
     """The accounts file that makes these accounts, passwords left out."""
-    externals = await accounts.externals(connection)
-    people = await accounts.locals_(connection)
+    externals = await accounts.load_externals(connection)
+    people = await accounts.load_locals(connection)
     return {
         "external_accounts": [external_fields(account) for account in externals],
         "local_accounts": [local_fields(person, externals, people) for person in people],

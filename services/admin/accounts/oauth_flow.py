@@ -21,13 +21,13 @@ import structlog
 
 from services.admin.access import audit
 from services.admin.accounts import oauth_requests
-from services.admin.accounts.oauth_requests import Authorization, State
-from services.admin.context import System
+from services.admin.accounts.oauth_requests import OAuthRequest, State
+from services.admin.context import AdminContext
 from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.provider import oauth
 from shared.provider.credentials import Grant, client_of
-from shared.provider.oauth import DeviceCode, Request, Tokens, Unauthorized
+from shared.provider.oauth import CodeRequest, DeviceCode, Tokens, Unauthorized
 from shared.store import account_changes, accounts, polls, relay_status
 
 WAIT_SECONDS = 900.0
@@ -56,20 +56,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PendingRequest:
     """What is sealed while it waits. account: as it was then; another client or login is another matter."""
 
-    what: DeviceCode | Request
+    what: DeviceCode | CodeRequest
     account: Any
 
     @classmethod
-    def open(cls, system: System, found: Authorization) -> _Asked:
+    def open(cls, system: AdminContext, found: OAuthRequest) -> _PendingRequest:
         """:raises Permanent: sealed under a key that is not here."""
         stored = json.loads(system.vault.open(found.request))
         what = stored["what"]
-        return cls(DeviceCode(**what) if "device_code" in what else Request(**what), stored["account"])
+        return cls(DeviceCode(**what) if "device_code" in what else CodeRequest(**what), stored["account"])
 
-    def seal(self, system: System) -> bytes:
+    def seal(self, system: AdminContext) -> bytes:
         """As it is stored."""
         return system.vault.seal(json.dumps({"what": asdict(self.what), "account": self.account}))
 
@@ -78,7 +78,7 @@ def _account(external: External) -> Any:
     return [external.login, None if external.oauth is None else asdict(external.oauth)]
 
 
-async def begin(system: System, external: External, who: str, redirect: str) -> Progress:
+async def begin(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
     """Ask the provider; the one that waits for the same already, whoever began it, is joined.
 
     :param redirect: on loopback, where a browser brings the answer if the provider has no device flow.
@@ -89,11 +89,11 @@ async def begin(system: System, external: External, who: str, redirect: str) -> 
         old = await oauth_requests.latest(connection, external.id)
     if old is not None and old.state == "waits" and not old.late:
         with suppress(Permanent):  # sealed under a key that is lost: begun anew
-            asked = _Asked.open(system, old)
-            elsewhere = isinstance(asked.what, Request) and asked.what.redirect != redirect
+            asked = _PendingRequest.open(system, old)
+            elsewhere = isinstance(asked.what, CodeRequest) and asked.what.redirect != redirect
             if asked.account == _account(external) and not elsewhere:
                 return _progress(system, old)
-    what: DeviceCode | Request
+    what: DeviceCode | CodeRequest
     if client.issuer.device_url:
         what = await oauth.begin_device(client, system.settings.allow_private_upstream)
         seconds, first = what.expires, what.interval
@@ -104,41 +104,41 @@ async def begin(system: System, external: External, who: str, redirect: str) -> 
             connection,
             external.id,
             secrets.token_urlsafe(12),
-            _Asked(what, _account(external)).seal(system),
+            _PendingRequest(what, _account(external)).seal(system),
             who,
             seconds=seconds,
             first_try=first,
             instead_of=old.key if old else "",
         ):
-            await audit.record(connection, who, "began to authorize external account", external.address)
+            await audit.record_change(connection, who, "began to authorize external account", external.address)
         found = await oauth_requests.latest(connection, external.id)
     assert found is not None
     return _progress(system, found)
 
 
-def is_authorized(system: System, external: External) -> bool:
+def is_authorized(system: AdminContext, external: External) -> bool:
     """Whether somebody has; it may have ended at the provider since."""
     with suppress(Permanent):  # sealed under a key that is lost
         return bool(Grant.open(system.vault, external.password).refresh_token)
     return False
 
 
-async def look(system: System, external: External) -> Progress | None:
+async def load_progress(system: AdminContext, external: External) -> Progress | None:
     """How this account's latest authorization stands."""
     async with system.database.transaction() as connection:
         found = await oauth_requests.latest(connection, external.id)
     return None if found is None else _progress(system, found)
 
 
-async def stop(system: System, external: External, who: str) -> None:
+async def stop(system: AdminContext, external: External, who: str) -> None:
     """Wait for nobody any more."""
     async with system.database.transaction() as connection:
         found = await oauth_requests.latest(connection, external.id)
         if found is not None and await oauth_requests.end(connection, found.key, "failed", f"it was stopped by {who}"):
-            await audit.record(connection, who, "stopped authorizing external account", external.address)
+            await audit.record_change(connection, who, "stopped authorizing external account", external.address)
 
 
-async def go_on(system: System, external: External | None = None) -> None:
+async def poll_pending(system: AdminContext, external: External | None = None) -> None:
     """Ask the providers whether somebody has agreed, where it is time to; end what is too late.
 
     :raises Temporary: the database is away.
@@ -148,7 +148,7 @@ async def go_on(system: System, external: External | None = None) -> None:
     await asyncio.gather(*(_ask(system, found) for found in due))
 
 
-async def bring(system: System, external: External, url: str) -> Progress:
+async def complete_redirect(system: AdminContext, external: External, url: str) -> Progress:
     """The address to which the provider sent the browser of whoever agreed. :return: what became of it.
 
     :raises Permanent: it answers nothing that waits.
@@ -158,22 +158,22 @@ async def bring(system: System, external: External, url: str) -> Progress:
     return await _bring([found] if found else [], system, url)
 
 
-async def bring_any(system: System, url: str) -> Progress:
+async def complete_any(system: AdminContext, url: str) -> Progress:
     """As ``bring``, by whoever was sent to us with it. :raises Permanent: it answers nothing that waits."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.waiting(connection)
+        found = await oauth_requests.list_waiting(connection)
     return await _bring(found, system, url)
 
 
-async def _bring(among: list[Authorization], system: System, url: str) -> Progress:
+async def _bring(among: list[OAuthRequest], system: AdminContext, url: str) -> Progress:
     for found in among:
         if found.state != "waits" or found.late:
             continue
         try:
-            asked = _Asked.open(system, found)
+            asked = _PendingRequest.open(system, found)
         except Permanent:  # sealed under a key that is lost: nobody can answer it
             continue
-        if not isinstance(asked.what, Request) or not is_answer(asked.what, url):
+        if not isinstance(asked.what, CodeRequest) or not is_answer(asked.what, url):
             continue
         async with system.database.transaction() as connection:
             if not await oauth_requests.claim_answer(connection, found.key):
@@ -185,30 +185,30 @@ async def _bring(among: list[Authorization], system: System, url: str) -> Progre
     raise Permanent("this address is not the answer to anything that waits here; authorize the account again")
 
 
-async def _ask(system: System, found: Authorization) -> None:
+async def _ask(system: AdminContext, found: OAuthRequest) -> None:
     try:
-        asked = _Asked.open(system, found)
+        asked = _PendingRequest.open(system, found)
     except Permanent as error:
         await _end(system, found, "failed", str(error))
         return
     if found.late:
         await _end(system, found, "failed", f"{_LATE} ({found.words})" if found.words else _LATE)
-    elif isinstance(asked.what, Request):  # whoever had the answer in hand ended with it; it is good only once
+    elif isinstance(asked.what, CodeRequest):  # whoever had the answer in hand ended with it; it is good only once
         await _end(system, found, "failed", "it was broken off when the answer had come; authorize it again")
     else:
         await _finish(system, found, asked)
 
 
-async def _finish(system: System, found: Authorization, asked: _Asked, url: str = "") -> None:
+async def _finish(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, url: str = "") -> None:
     """Get the tokens and store what lasts, or write down why not."""
     allow = system.settings.allow_private_upstream
     try:
         async with system.database.transaction() as connection:
-            external = next(iter(await accounts.externals(connection, [found.external_id])), None)
+            external = next(iter(await accounts.load_externals(connection, [found.external_id])), None)
         if external is None or _account(external) != asked.account:
             raise Permanent("the account was changed meanwhile; authorize it again")
         client = client_of(external, Grant.open(system.vault, external.password))
-        if isinstance(asked.what, Request):
+        if isinstance(asked.what, CodeRequest):
             tokens = await oauth.finish_code(client, asked.what, code_of(asked.what, url), allow)
         else:
             try:
@@ -227,13 +227,13 @@ async def _finish(system: System, found: Authorization, asked: _Asked, url: str 
         await _end(system, found, "failed", str(error))
 
 
-async def _store(system: System, found: Authorization, asked: _Asked, tokens: Tokens) -> None:
+async def _store(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, tokens: Tokens) -> None:
     """The refresh token; both directions are tried at once then."""
     if not tokens.refresh:
         raise Permanent("the provider gave no refresh token; its application has to be allowed offline access")
     async with system.database.transaction() as connection:
         # the grant of before may have been renewed meanwhile
-        now = next(iter(await accounts.externals(connection, [found.external_id])), None)
+        now = next(iter(await accounts.load_externals(connection, [found.external_id])), None)
         if now is None or _account(now) != asked.account:
             raise Permanent("the account was changed meanwhile; authorize it again")
         grant = replace(Grant.open(system.vault, now.password), refresh_token=tokens.refresh)
@@ -242,30 +242,30 @@ async def _store(system: System, found: Authorization, asked: _Asked, tokens: To
             return  # it was stopped, or begun anew
         if not await account_changes.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
-        await polls.resume(connection, now.id)
-        await relay_status.resume(connection, now.id)
-        await audit.record(connection, found.begun_by, "authorized external account", now.address)
+        await polls.poll_now(connection, now.id)
+        await relay_status.unpause(connection, now.id)
+        await audit.record_change(connection, found.begun_by, "authorized external account", now.address)
 
 
-async def _wait(system: System, found: Authorization, asked: _Asked, words: str = "") -> None:
+async def _wait(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, words: str = "") -> None:
     assert isinstance(asked.what, DeviceCode)
     async with system.database.transaction() as connection:
-        await oauth_requests.go_on(connection, found.key, asked.seal(system), asked.what.interval, words)
+        await oauth_requests.postpone(connection, found.key, asked.seal(system), asked.what.interval, words)
 
 
-async def _end(system: System, found: Authorization, state: State, words: str) -> None:
+async def _end(system: AdminContext, found: OAuthRequest, state: State, words: str) -> None:
     log.info("authorization ended", external_id=found.external_id, state=state, why=words)
     async with system.database.transaction() as connection:
         await oauth_requests.end(connection, found.key, state, words)
 
 
-def _progress(system: System, found: Authorization) -> Progress:
+def _progress(system: AdminContext, found: OAuthRequest) -> Progress:
     state, words, what = found.state, found.words, None
     if state == "waits" and found.late:
         state, words = "failed", _LATE
     elif state == "waits":
         try:
-            what = _Asked.open(system, found).what
+            what = _PendingRequest.open(system, found).what
         except Permanent as error:
             state, words = "failed", str(error)
     flow: Literal["device", "browser"] | None = None
@@ -284,12 +284,12 @@ def _progress(system: System, found: Authorization) -> Progress:
     )
 
 
-def is_answer(request: Request, url: str) -> bool:
+def is_answer(request: CodeRequest, url: str) -> bool:
     """Whether this is the address to which the provider sent the browser with the answer to this request. Pure."""
     return secrets.compare_digest(_query(url).get("state", "").encode(), request.state.encode())
 
 
-def code_of(request: Request, url: str) -> str:
+def code_of(request: CodeRequest, url: str) -> str:
     """The code in the address to which the browser was sent (RFC 6749 section 4.1.2).
 
     :raises Unauthorized: the person, or the provider, said no. :raises Permanent: it answers another request.

@@ -18,7 +18,7 @@ _COLUMNS = "external_id, key, state, words, begun_by, begun_at, ends_at, ends_at
 
 
 @dataclass(frozen=True, slots=True)
-class Authorization:
+class OAuthRequest:
     """One. words: why it failed, or what was wrong at the latest try. late: nobody is waited for any more.
 
     request: sealed; empty once it has ended.
@@ -35,19 +35,19 @@ class Authorization:
     request: bytes = field(repr=False)
 
 
-async def latest(connection: Connection, external_id: int) -> Authorization | None:
+async def latest(connection: Connection, external_id: int) -> OAuthRequest | None:
     """Of this account."""
     cursor = await connection.execute(
         f"select {_COLUMNS} from oauth_requests where external_id = %s".encode(), (external_id,)
     )
     row = await cursor.fetchone()
-    return None if row is None else Authorization(*row)
+    return None if row is None else OAuthRequest(*row)
 
 
-async def waiting(connection: Connection) -> list[Authorization]:
+async def list_waiting(connection: Connection) -> list[OAuthRequest]:
     """All that wait for a person."""
     cursor = await connection.execute(f"select {_COLUMNS} from oauth_requests where state = 'waits'".encode())
-    return [Authorization(*row) for row in await cursor.fetchall()]
+    return [OAuthRequest(*row) for row in await cursor.fetchall()]
 
 
 async def begin(
@@ -88,7 +88,7 @@ async def begin(
     return cursor.rowcount == 1
 
 
-async def claim(connection: Connection, external_id: int | None = None) -> list[Authorization]:
+async def claim(connection: Connection, external_id: int | None = None) -> list[OAuthRequest]:
     """Those whose time has come, of one account or of all; nobody else gets them for a while."""
     cursor = await connection.execute(
         f"""update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -101,7 +101,7 @@ async def claim(connection: Connection, external_id: int | None = None) -> list[
             returning {_COLUMNS}""".encode(),
         {"seconds": CLAIM_SECONDS, "external": external_id},
     )
-    return [Authorization(*row) for row in await cursor.fetchall()]
+    return [OAuthRequest(*row) for row in await cursor.fetchall()]
 
 
 async def claim_answer(connection: Connection, key: str) -> bool:
@@ -114,7 +114,7 @@ async def claim_answer(connection: Connection, key: str) -> bool:
     return cursor.rowcount == 1
 
 
-async def go_on(connection: Connection, key: str, request: bytes, seconds: float, words: str) -> None:
+async def postpone(connection: Connection, key: str, request: bytes, seconds: float, words: str) -> None:
     """Ask again after so many seconds. words: what was wrong this time."""
     await connection.execute(
         """update oauth_requests

@@ -8,7 +8,7 @@ from shared.model import Server
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class ProviderPreset:
     """key: for forms. pop3: None where the provider has no POP3. note: what is to be done there, for people."""
 
     key: str
@@ -21,7 +21,7 @@ class Provider:
 
 
 PROVIDERS = (
-    Provider(
+    ProviderPreset(
         "gmail",
         "Gmail or Google Workspace",
         ("gmail.com", "googlemail.com"),
@@ -31,7 +31,7 @@ PROVIDERS = (
         "the Google account under Security; or log in with access tokens.",
         "google",
     ),
-    Provider(
+    ProviderPreset(
         "microsoft",
         "Microsoft 365 or Outlook.com",
         ("outlook.com", "hotmail.com", "live.com", "msn.com", "onmicrosoft.com"),
@@ -41,7 +41,7 @@ PROVIDERS = (
         "SMTP have to be allowed for the mailbox.",
         "microsoft",
     ),
-    Provider(
+    ProviderPreset(
         "yahoo",
         "Yahoo",
         ("yahoo.com", "yahoo.de", "yahoo.fr", "yahoo.co.uk", "ymail.com", "rocketmail.com"),
@@ -49,7 +49,7 @@ PROVIDERS = (
         Server("smtp.mail.yahoo.com", 465, "implicit"),
         "The password has to be an app password, made in the Yahoo account under Security.",
     ),
-    Provider(
+    ProviderPreset(
         "fastmail",
         "Fastmail",
         ("fastmail.com", "fastmail.fm"),
@@ -57,7 +57,7 @@ PROVIDERS = (
         Server("smtp.fastmail.com", 465, "implicit"),
         "The password has to be an app password for POP and SMTP, made in Fastmail's settings.",
     ),
-    Provider(
+    ProviderPreset(
         "gmx",
         "GMX (gmx.com)",
         ("gmx.com", "gmx.us", "gmx.co.uk", "gmx.fr", "gmx.es"),
@@ -65,7 +65,7 @@ PROVIDERS = (
         Server("mail.gmx.com", 587, "starttls"),
         "Allow access by POP3 and IMAP in GMX's settings first.",
     ),
-    Provider(
+    ProviderPreset(
         "gmxnet",
         "GMX (gmx.net, gmx.de)",
         ("gmx.net", "gmx.de", "gmx.at", "gmx.ch"),
@@ -73,7 +73,7 @@ PROVIDERS = (
         Server("mail.gmx.net", 587, "starttls"),
         "Allow access by POP3 and IMAP in GMX's settings first.",
     ),
-    Provider(
+    ProviderPreset(
         "icloud",
         "iCloud",
         ("icloud.com", "me.com", "mac.com"),
@@ -85,13 +85,13 @@ PROVIDERS = (
 )
 
 
-def of_address(address: str) -> Provider | None:
+def of_address(address: str) -> ProviderPreset | None:
     """The provider of this address, as far as its domain tells."""
     domain = address.rpartition("@")[2].casefold()
     return next((p for p in PROVIDERS if any(domain == d or domain.endswith(f".{d}") for d in p.domains)), None)
 
 
-def of_key(key: str) -> Provider | None:
+def of_key(key: str) -> ProviderPreset | None:
     """The provider of this key."""
     return next((provider for provider in PROVIDERS if provider.key == key), None)
 

@@ -20,8 +20,8 @@ from services.admin.accounts.export import Kind
 from services.admin.accounts.file_format import AccountsFile, read_file
 from services.admin.cli import authorize as terminal
 from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, waiting
-from services.admin.context import System, reach
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
+from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
 from shared.errors import Permanent
 from shared.model import External
@@ -56,7 +56,7 @@ def apply(
 
     async def work() -> None:
         wanted = read_file(file)
-        async with reach(data) as system:
+        async with open_context(data) as system:
             await _change(system, wanted, json, prune)
 
     run(work)
@@ -69,7 +69,7 @@ def export(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             document = await documents.document(connection)
         if json:
             print_json(document)
@@ -79,15 +79,15 @@ def export(data: Data = None, json: Json = False) -> None:
     run(work)
 
 
-async def _change(system: System, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
+async def _change(system: AdminContext, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
     """Change accounts, print what was changed, and what that does to mail at their providers."""
     async with system.database.transaction(CHANGE_SECONDS) as connection:
         outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
         await audit.record_lines(connection, audit.operator(), outcome.lines)
     if not json:
         _print_lines(outcome.lines or ["nothing to change"])
-    with waiting("Asking the provider what lies there"):
-        found = await connection_check.describe(system, outcome.contacts)
+    with show_waiting("Asking the provider what lies there"):
+        found = await connection_check.describe_maildrop(system, outcome.contacts)
     if json:
         print_json({"changed": outcome.lines, "providers": found})
     else:
@@ -137,7 +137,7 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
 
 def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, json: bool, new: bool) -> None:
     async def work() -> None:
-        async with reach(data) as system:
+        async with open_context(data) as system:
             given = any(name.startswith("password") or name == "oauth" for name in fields)
             if new and not given and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
@@ -150,9 +150,9 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, j
 
 def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             lines = await edit.remove(connection, kind, address)
-            await audit.record(connection, audit.operator(), f"removed {kind} account", address)
+            await audit.record_change(connection, audit.operator(), f"removed {kind} account", address)
         if json:
             print_json({"changed": lines})
         else:
@@ -163,7 +163,7 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
 
 def _list(kind: Kind, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             entries = (await documents.document(connection))[f"{kind}_accounts"]
         if json:
             print_json(entries)
@@ -203,7 +203,7 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
 
 def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             entry = await documents.find(connection, kind, address)
         if json:
             print_json(entry)
@@ -267,9 +267,9 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             person = await operations.restore(connection, address)
-            await audit.record(connection, audit.operator(), "restored local account", address)
+            await audit.record_change(connection, audit.operator(), "restored local account", address)
         lines = [f"local account {address}: restored{'' if person.enabled else '; it is disabled, as it was before'}"]
         if json:
             print_json({"changed": lines})
@@ -287,10 +287,10 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system:
+        async with open_context(data) as system:
             account = await _external(system, address)
-            with waiting(f"Trying {address}"):
-                steps = await connection_check.test(system, account)
+            with show_waiting(f"Trying {address}"):
+                steps = await connection_check.check_connection(system, account)
         if json:
             print_json([{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps])
         else:
@@ -311,7 +311,7 @@ def authorize(address: Address, data: Data = None) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system:
+        async with open_context(data) as system:
             account = await _external(system, address)
             await terminal.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
@@ -342,7 +342,7 @@ def skipped(
         fail("--id: is given with --acknowledge or --retry", MISUSE)
 
     async def work() -> None:
-        async with reach(data) as system:
+        async with open_context(data) as system:
             account = await _external(system, address)
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
@@ -385,10 +385,10 @@ def _print_skipped(rows: list[dict[str, Any]]) -> None:
     )
 
 
-async def _external(system: System, address: str) -> External:
+async def _external(system: AdminContext, address: str) -> External:
     """:raises Permanent: there is no such account."""
     async with system.database.transaction() as connection:
-        found = [e for e in await accounts.externals(connection) if e.address.casefold() == address.casefold()]
+        found = [e for e in await accounts.load_externals(connection) if e.address.casefold() == address.casefold()]
     if not found:
         raise Permanent(f"{address}: there is no such external account")
     return found[0]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from services.admin.accounts import oauth_flow
 from services.admin.accounts.oauth_flow import Progress
-from services.admin.context import System
+from services.admin.context import AdminContext
 from shared.errors import Permanent
 from shared.model import External
 
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5
 _PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
 
 
-async def authorize(system: System, external: External, who: str, say: Callable[[str], None]) -> None:
+async def authorize(system: AdminContext, external: External, who: str, say: Callable[[str], None]) -> None:
     """``external authorize``: begin, tell the person what to do, and wait.
 
     :raises Permanent, Temporary: it did not come to that.
@@ -41,13 +41,13 @@ async def authorize(system: System, external: External, who: str, say: Callable[
                 async with asyncio.timeout(LOOK_SECONDS):
                     url = await brought.get()
             except TimeoutError:
-                await oauth_flow.go_on(system, external)
+                await oauth_flow.poll_pending(system, external)
             else:
                 try:
-                    await oauth_flow.bring(system, external, url)
+                    await oauth_flow.complete_redirect(system, external, url)
                 except Permanent as error:
                     say(str(error))
-            progress = await oauth_flow.look(system, external)
+            progress = await oauth_flow.load_progress(system, external)
     if progress is None or progress.key != key:
         raise Permanent(f"{external.address}: somebody else began to authorize it meanwhile")
     if progress.state == "failed":

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from services.admin.cli.options import Data, Json
-from services.admin.cli.output import console, print_json, run, told
-from services.admin.context import reach
+from services.admin.cli.output import console, print_json, report_errors, run
+from services.admin.context import open_context
 from services.admin.monitoring.status import iso
 from shared.settings import load
 
@@ -25,7 +25,7 @@ def backup(file: File, data: Data = None, json: Json = False) -> None:
     from deploy.machine import backups  # only these commands need what starts PostgreSQL's programs
 
     async def work() -> None:
-        async with reach(data) as system:
+        async with open_context(data) as system:
             url, key = system.settings.database_url, system.settings.secret_key
         assert url is not None
         at = iso(datetime.datetime.now(datetime.UTC)) or ""
@@ -68,11 +68,11 @@ def restore(
 
     if loaded == (file is not None):
         raise typer.BadParameter("name the backup, or --loaded")
-    with told():
+    with report_errors():
         settings = load(data=data)
         say = (lambda line: None) if json else console.print
         if file is None:
-            found = restoring.settle_loaded(settings, send_queue=send_queue)
+            found = restoring.prepare_loaded(settings, send_queue=send_queue)
         else:
             found = restoring.restore(settings, file, replace=replace, send_queue=send_queue, say=say)
         if json:

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.machine import folders, instance
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.instance import Instance
 from services.admin.accounts import apply
 from services.admin.accounts.file_format import check
 from services.admin.cli.output import console, print_json, print_table
-from services.admin.context import reach
+from services.admin.context import open_context
 from services.admin.mail.trace import trace
 from shared.settings import Settings, load
 
@@ -39,7 +39,7 @@ STEP_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Step:
+class DemoStep:
     """A step of the story: who was to get the mail, who got it, and the rule that chose them."""
 
     step: str
@@ -50,12 +50,12 @@ class Step:
     ok: bool
 
 
-class Story:
+class DemoStory:
     """Plays the steps. ``steps`` holds what happened."""
 
-    def __init__(self, settings: Settings, provider: Provider, data: Path) -> None:
+    def __init__(self, settings: Settings, provider: DemoProvider, data: Path) -> None:
         self._settings, self._provider, self._data = settings, provider, data
-        self.steps: list[Step] = []
+        self.steps: list[DemoStep] = []
 
     def play(self, tell: Callable[[str], None]) -> None:
         """All steps, one after the other. ``tell`` shows each as it begins."""
@@ -112,7 +112,7 @@ class Story:
         if got:  # one commit delivers a mail to all: who has none now gets none
             got = self._who_has(message_id)
         rule, reason = asyncio.run(self._why(message_id))
-        self.steps.append(Step(step, expected, got, rule, reason, got == expected))
+        self.steps.append(DemoStep(step, expected, got, rule, reason, got == expected))
 
     def _check_answer(self, message_id: str) -> None:
         deadline = time.monotonic() + STEP_SECONDS
@@ -122,7 +122,7 @@ class Story:
             time.sleep(0.1)
         wanted = f"Alex <{SUPPORT}>"
         self.steps.append(
-            Step(
+            DemoStep(
                 'Alex answers; it leaves as "Alex" <support@company.com>',
                 [CUSTOMER],
                 [CUSTOMER] if sender else [],
@@ -149,7 +149,7 @@ class Story:
         return ""
 
     async def _why(self, message_id: str) -> tuple[int | None, str]:
-        async with reach(self._data) as system, system.database.transaction() as connection:
+        async with open_context(self._data) as system, system.database.transaction() as connection:
             for mail in await trace(connection, message_id):
                 for event in mail["events"]:
                     if event["event"] in ("routed", "held"):
@@ -170,7 +170,7 @@ def _headers(host: str, port: int, user: str, password: str) -> Iterator[Any]:
         session.quit()
 
 
-async def _create_company(data: Path, provider: Provider) -> None:
+async def _create_company(data: Path, provider: DemoProvider) -> None:
     accounts = check(
         {
             "external_accounts": [
@@ -190,7 +190,7 @@ async def _create_company(data: Path, provider: Provider) -> None:
         },
         "demo",
     )
-    async with reach(data) as system, system.database.transaction() as connection:
+    async with open_context(data) as system, system.database.transaction() as connection:
         await apply.apply(connection, accounts, system.vault, system.passwords)
 
 
@@ -205,7 +205,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         folders.make_data_folder(settings.data)
         say("Starting the stand-in provider (Dovecot and Postfix)")
         provider = stack.enter_context(
-            Provider(
+            DemoProvider(
                 folders.place(settings.data, "provider", ("mail", "dovecot", "postfix")),
                 [(address, PASSWORD) for address in (SUPPORT, SALES, CUSTOMER)],
                 str(settings.data),
@@ -218,7 +218,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         except instance.Interrupted:
             return 1
         asyncio.run(_create_company(settings.data, provider))
-        story = Story(system.settings, provider, settings.data)
+        story = DemoStory(system.settings, provider, settings.data)
         story.play(say)
         well = all(step.ok for step in story.steps)
         if json:
@@ -247,7 +247,7 @@ def _settings(data: Path | None) -> Settings:
     return instance.with_free_ports(settings)
 
 
-def _document(story: Story, provider: Provider, system: Instance) -> dict[str, Any]:
+def _document(story: DemoStory, provider: DemoProvider, system: Instance) -> dict[str, Any]:
     return {
         "steps": [
             {"step": s.step, "expected": s.expected, "got": s.got, "rule": s.rule, "ok": s.ok} for s in story.steps
@@ -260,7 +260,7 @@ def _document(story: Story, provider: Provider, system: Instance) -> dict[str, A
     }
 
 
-def _print(story: Story, settings: Settings, well: bool) -> None:
+def _print(story: DemoStory, settings: Settings, well: bool) -> None:
     print_table(
         "Who received what, and why",
         ("", "Step", "Received by", "Rule", "Why"),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from services.admin.cli.output import console, told
+from services.admin.cli.output import console, report_errors
 from shared.errors import Permanent
 
 _DATA = Path("/srv/mailgroup")
@@ -28,7 +28,7 @@ def install_service(
     """
     from deploy.machine import installing
 
-    with told():
+    with report_errors():
         _need_root("install-service")
         installing.install(data.absolute(), lan, installing.Machine(), _say)
 
@@ -47,7 +47,7 @@ def upgrade(
     """
     from deploy.machine import installing
 
-    with told():
+    with report_errors():
         _need_root("upgrade")
         machine = installing.Machine()
         installed = installing.installed_data(machine)

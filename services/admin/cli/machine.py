@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.admin.cli.options import Data, Json
-from services.admin.cli.output import console, fail, print_table, run, told
-from services.admin.context import reach
+from services.admin.cli.output import console, fail, print_table, report_errors, run
+from services.admin.context import open_context
 from services.admin.mail import operations
 from shared.errors import Permanent
 from shared.provider.vault import Vault, new_key
@@ -38,12 +38,12 @@ def up(
     from deploy.machine.lan_settings import for_the_lan
     from shared.net import server_tls
 
-    with told():
+    with report_errors():
         settings = load(data=data)
         if lan:
             settings = for_the_lan(settings)
         if lan or settings.mail_host is not None:
-            server_tls.cover(settings)
+            server_tls.drop_outdated_self_signed(settings)
         try:
             Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
         except ValueError as error:
@@ -98,7 +98,7 @@ def demo(
     """
     from services.admin.cli import demo as story
 
-    with told():
+    with report_errors():
         raise typer.Exit(story.play(data, stay=not exit_, json=json))
 
 
@@ -109,7 +109,7 @@ def migrate(data: Data = None) -> None:
     """
     from shared.db.migrations.migrate import migrate as migrate_schema
 
-    with told():
+    with report_errors():
         settings = load(data=data)
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
@@ -124,7 +124,7 @@ def rotate_key(data: Data = None) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             sealed, lost = await operations.rotate_key(connection, system.vault)
         console.print(f"{sealed} passwords are sealed under the first key", markup=False)
         if lost:
@@ -143,7 +143,7 @@ def service(
     """
     if name not in SERVICES:
         fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
-    with told():
+    with report_errors():
         os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
     words = ["console"] if name == "admin" else []
     os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])

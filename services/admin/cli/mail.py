@@ -11,8 +11,8 @@ import typer
 
 from services.admin.access import audit
 from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, waiting
-from services.admin.context import reach
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
+from services.admin.context import open_context
 from services.admin.formatting import ago, moment
 from services.admin.mail import operations
 from services.admin.mail import trace as trace_page
@@ -38,8 +38,8 @@ def status(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with reach(data, needed=False) as system:
-            with waiting("Asking every part"):
+        async with open_context(data, needed=False) as system:
+            with show_waiting("Asking every part"):
                 found = await status_page.gather(system, thoroughly=True)
         if json:
             print_json(found)
@@ -95,7 +95,7 @@ def trace(
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             mails = await trace_page.trace(connection, what)
         if json:
             print_json(mails)
@@ -137,15 +137,16 @@ def route(
             fail(f"{file}: {error.strerror}", MISUSE)
         if b"\r\n" not in head:
             head = head.replace(b"\n", b"\r\n")
-        facts = routing.read(head)
-        async with reach(data) as system, system.database.transaction() as connection:
+        facts = routing.read_facts(head)
+        async with open_context(data) as system, system.database.transaction() as connection:
             account = next(
-                (e for e in await accounts.externals(connection) if e.address.casefold() == external.casefold()), None
+                (e for e in await accounts.load_externals(connection) if e.address.casefold() == external.casefold()),
+                None,
             )
             if account is None:
                 raise Permanent(f"--external {external}: there is no such external account")
-            sharers = (await accounts.sharers(connection, [account.id]))[account.id]
-            known = await sent_mail.of(connection, routing.ids_asked(facts))
+            sharers = (await accounts.load_sharers(connection, [account.id]))[account.id]
+            known = await sent_mail.find_sent(connection, routing.referenced_ids(facts))
         decision = routing.decide(facts, account, sharers, known, "fetched", None)
         addresses = {person.id: person.address for person in sharers}
         if json:
@@ -179,7 +180,7 @@ def queue_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             rows = await operations.queue(connection)
         if json:
             print_json(rows)
@@ -246,11 +247,13 @@ def queue_cancel(
     _act("cancelled", data, json, lambda connection: operations.cancel(connection, ids, reason))
 
 
-def _act(word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.Done]]) -> None:
+def _act(
+    word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.OperationResult]]
+) -> None:
     """Do it in one transaction, and say to which mails it was done; exit status 1 if some of those named were left."""
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             found = await act(connection)
             await audit.record_mails(connection, audit.operator(), word, found.done)
         if json:
@@ -290,7 +293,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
     """
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             rows = await operations.parked(connection, [id_])
         if not rows:
             raise Permanent(f"{id_}: no parked mail has this id")
@@ -375,7 +378,7 @@ def _list(
     """Print what ``read`` finds: as a table of ``cells``, or as JSON."""
 
     async def work() -> None:
-        async with reach(data) as system, system.database.transaction() as connection:
+        async with open_context(data) as system, system.database.transaction() as connection:
             rows = await read(connection)
         if json:
             print_json(rows)

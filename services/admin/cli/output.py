@@ -46,12 +46,12 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
         await work()
 
-    with told():
+    with report_errors():
         asyncio.run(main())
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """What fails in the block becomes a line on standard error and an exit status."""
     try:
         yield
@@ -73,7 +73,7 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def show_waiting(what: str) -> Iterator[None]:
     """Show on a terminal what the block waits for."""
     with Console(stderr=True).status(what):
         yield

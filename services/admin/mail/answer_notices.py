@@ -11,13 +11,13 @@ import quopri
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.admin.mail.header_summary import Letter
+from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
 from shared.mime import encoded_words, headers
 from shared.model import Content, Local
 from shared.store import blobs, inbound, maillog
 from shared.store.inbound import Arrival
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 REASON = "a note that somebody answered"
 _SUBJECT_CHARACTERS = 200
@@ -33,33 +33,33 @@ class Answered:
     subject: str
     at: datetime.datetime
     author: Local
-    answer: Letter
+    answer: HeaderSummary
     answered_at: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class AnswerNotice:
     """A note that was put on its way, to be announced after the commit. recipients: local addresses."""
 
-    event: Event
+    event: MailEvent
     inbound_id: int
     recipients: tuple[str, ...]
 
 
-async def send(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[Note]:
+async def send(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[AnswerNotice]:
     """Put the note into the mailboxes of all who share the address, but for its author, in the caller's transaction."""
     others = [person for person in sharers if person.enabled and person.id != answered.author.id]
     if not others:
         return []
     body, message_id = compose(answered)
-    [blob_id] = await blobs.store(connection, [Content.of(body)])
+    [blob_id] = await blobs.store_blobs(connection, [Content.of(body)])
     recipients = tuple((person.id, REASON) for person in others)
-    [inbound_id] = await inbound.add(
+    [inbound_id] = await inbound.add_inbound(
         connection, [Arrival("notice", blob_id, message_id=message_id, recipients=recipients)]
     )
-    event = Event("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
-    await maillog.record(connection, [event])
-    return [Note(event, inbound_id, tuple(person.address for person in others))]
+    event = MailEvent("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
+    await maillog.record_events(connection, [event])
+    return [AnswerNotice(event, inbound_id, tuple(person.address for person in others))]
 
 
 def compose(answered: Answered) -> tuple[bytes, str]:

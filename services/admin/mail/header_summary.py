@@ -16,7 +16,7 @@ _MOST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class HeaderSummary:
     """sender: as the mail says. to: the mailboxes in To and Cc."""
 
     sender: Mailbox | None
@@ -29,7 +29,7 @@ class Letter:
         return (self.sender.name or self.sender.address) if self.sender else "nobody"
 
 
-def read(head: bytes) -> Letter:
+def read_summary(head: bytes) -> HeaderSummary:
     """From the beginning of a mail. Whatever it is, this does not fail; what cannot be read is left out."""
     try:
         found = headers.by_name(head)
@@ -37,11 +37,11 @@ def read(head: bytes) -> Letter:
         to = [m for name in ("to", "cc") for value in found.get(name, []) for m in headers.mailboxes(value[:_OCTETS])]
         subject = headers.field_text(found["subject"][0]) if found.get("subject") else ""
     except Exception:  # a list of mails must not break on one of them
-        return Letter(None, (), "")
-    return Letter(senders[0] if senders else None, tuple(to[:_MOST]), subject[:500])
+        return HeaderSummary(None, (), "")
+    return HeaderSummary(senders[0] if senders else None, tuple(to[:_MOST]), subject[:500])
 
 
-async def of(connection: Connection, blob_ids: Collection[int]) -> dict[int, Letter]:
+async def load_summaries(connection: Connection, blob_ids: Collection[int]) -> dict[int, HeaderSummary]:
     """The letters of these mails, by the id of their bytes; ids that are gone are left out."""
-    found = await blobs.beginnings(connection, list(blob_ids), _OCTETS)
-    return {id_: read(head) for id_, head in found.items()}
+    found = await blobs.prefixes(connection, list(blob_ids), _OCTETS)
+    return {id_: read_summary(head) for id_, head in found.items()}

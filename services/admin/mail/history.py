@@ -6,49 +6,51 @@ import datetime
 from dataclasses import dataclass
 
 from services.admin.mail import header_summary
-from services.admin.mail.header_summary import Letter
+from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
-from shared.store.inbound_admin import Copyholder, Detail
-from shared.store.maillog import Event
-from shared.store.submissions_admin import Listed
+from shared.store.inbound_admin import Copyholder, InboundDetail
+from shared.store.maillog import MailEvent
+from shared.store.submissions_admin import ListedSubmission
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class MailHistory:
     """A mail that arrived, or a submission; the other one is None. sentences: why who got it."""
 
     id: int
     at: datetime.datetime
-    letter: Letter
+    summary: HeaderSummary
     blob_id: int
     octets: int
-    arrived: Detail | None
-    sent: Listed | None
+    arrived: InboundDetail | None
+    sent: ListedSubmission | None
     holders: list[Copyholder]
     sentences: list[str]
     events: list[tuple[str, str, str]]
     """Time (ISO 8601, UTC), the sentence, and how it is to be marked: done, waits or failed."""
 
 
-async def tell(connection: Connection, id_: int) -> Story | None:
+async def load(connection: Connection, id_: int) -> MailHistory | None:
     """The story of the mail with this id, if there is one."""
-    arrived = await inbound_admin.detail(connection, id_)
-    sent = next(iter(await submissions_admin.listing(connection, ids=[id_])), None) if arrived is None else None
+    arrived = await inbound_admin.load_detail(connection, id_)
+    sent = (
+        next(iter(await submissions_admin.list_submissions(connection, ids=[id_])), None) if arrived is None else None
+    )
     if arrived is not None:
         blob_id, octets, at = arrived.blob_id, arrived.octets, arrived.created_at
     else:
-        content = await submissions_admin.content_of(connection, id_) if sent is not None else None
+        content = await submissions_admin.content_of_submission(connection, id_) if sent is not None else None
         if content is None:
             return None
         blob_id, octets, at = content
-    found = await header_summary.of(connection, [blob_id])
-    holders = await inbound_admin.holders(connection, id_) if arrived is not None else []
-    history = await maillog.history(connection, *(([id_], []) if arrived is not None else ([], [id_])))
-    return Story(
+    found = await header_summary.load_summaries(connection, [blob_id])
+    holders = await inbound_admin.list_holders(connection, id_) if arrived is not None else []
+    history = await maillog.load_history(connection, *(([id_], []) if arrived is not None else ([], [id_])))
+    return MailHistory(
         id_,
         at,
-        found.get(blob_id, Letter(None, (), "")),
+        found.get(blob_id, HeaderSummary(None, (), "")),
         blob_id,
         octets,
         arrived,
@@ -59,7 +61,7 @@ async def tell(connection: Connection, id_: int) -> Story | None:
     )
 
 
-def _why(mail: Detail, holders: list[Copyholder]) -> list[str]:
+def _why(mail: InboundDetail, holders: list[Copyholder]) -> list[str]:
     """Pure."""
     if not holders:
         reason = (mail.reason or "").removeprefix("held: ")
@@ -99,7 +101,7 @@ _SENTENCES = {
 }
 
 
-def _sentence(event: Event) -> str:
+def _sentence(event: MailEvent) -> str:
     """Pure. What is not known is left out."""
     form = _SENTENCES.get(event.event, event.event + " {who} {reply}")
     words = form.format(
@@ -108,7 +110,7 @@ def _sentence(event: Event) -> str:
     return words.strip().removesuffix(":").strip()
 
 
-def _mark(event: Event) -> str:
+def _mark(event: MailEvent) -> str:
     if event.event in ("failed", "parked", "skipped", "cancelled"):
         return "failed"
     return "waits" if event.event in ("held", "delayed", "uncertain") else "done"

@@ -13,7 +13,7 @@ from typing import Any
 from services.admin.access import audit
 from services.admin.accounts import apply
 from services.admin.accounts.errors import AccountsError
-from services.admin.monitoring.status import iso, trouble
+from services.admin.monitoring.status import find_account_problem, iso
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
@@ -29,7 +29,7 @@ from shared.store import (
     submissions_admin,
     uidl_ledger,
 )
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 WAITING = ("submitted", "queued", "claimed", "sent_unanswered")
 GIVEN = "given by the operator"
@@ -38,14 +38,14 @@ CANCELLED = "the delivery was cancelled by the operator"
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class OperationResult:
     """What became of the mails that were asked for, by id. left: in no state that allows it, or not there at all."""
 
     done: list[int]
     left: list[int]
 
     @classmethod
-    def of(cls, done: Collection[int], asked: Collection[int] | None) -> Done:
+    def of(cls, done: Collection[int], asked: Collection[int] | None) -> OperationResult:
         """:param asked: None: all that there were."""
         return cls(sorted(done), sorted(set(asked or ()) - set(done)))
 
@@ -55,9 +55,12 @@ class Done:
 
 async def queue(connection: Connection) -> list[dict[str, Any]]:
     """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
-    found = await submissions_admin.listing(connection, WAITING)
-    addresses = {external.id: external.address for external in await accounts.externals(connection)}
-    troubles = {addresses.get(id_): trouble(relay) for id_, relay in (await relay_status.states(connection)).items()}
+    found = await submissions_admin.list_submissions(connection, WAITING)
+    addresses = {external.id: external.address for external in await accounts.load_externals(connection)}
+    troubles = {
+        addresses.get(id_): find_account_problem(relay)
+        for id_, relay in (await relay_status.load_status(connection)).items()
+    }
     return [
         {
             "id": s.id,
@@ -76,26 +79,26 @@ async def queue(connection: Connection) -> list[dict[str, Any]]:
     ]
 
 
-async def retry(connection: Connection, ids: Collection[int] | None = None) -> Done:
+async def retry(connection: Connection, ids: Collection[int] | None = None) -> OperationResult:
     """Try queued submissions (these, or all) now, and their accounts too."""
-    return Done.of(await submissions_admin.retry(connection, ids), ids)
+    return OperationResult.of(await submissions_admin.retry(connection, ids), ids)
 
 
-async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> Done:
+async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> OperationResult:
     """End queued or parked submissions without a further try; the sender tells their authors who will not get them.
 
     One that is being sent right now is left.
     """
     cancelled = await submissions_admin.cancel(connection, ids, reason)
     await _record_cancelled(connection, cancelled, reason)
-    return Done.of(cancelled, ids)
+    return OperationResult.of(cancelled, ids)
 
 
 async def _record_cancelled(connection: Connection, cancelled: dict[int, list[str]], reason: str) -> None:
-    await maillog.record(
+    await maillog.record_events(
         connection,
         [
-            Event("cancelled", submission_id=id_, who=address, reply=reason)
+            MailEvent("cancelled", submission_id=id_, who=address, reply=reason)
             for id_, addresses in cancelled.items()
             for address in addresses
         ],
@@ -118,21 +121,27 @@ async def skipped(connection: Connection, external: External) -> list[dict[str, 
             "next_try_at": iso(mail.next_try_at),
             "acknowledged_at": iso(mail.acknowledged_at),
         }
-        for mail in await uidl_ledger.skipped(connection, external.id)
+        for mail in await uidl_ledger.list_skipped(connection, external.id)
     ]
 
 
-async def acknowledge(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+async def acknowledge(
+    connection: Connection, external: External, ids: Collection[int] | None = None
+) -> OperationResult:
     """It is known that these mails (or all) stay at the provider: no problem any more, unless for a new reason."""
-    return Done.of(await uidl_ledger.acknowledge(connection, external.id, ids), ids)
+    return OperationResult.of(await uidl_ledger.acknowledge_skipped(connection, external.id, ids), ids)
 
 
-async def fetch_again(connection: Connection, external: External, ids: Collection[int] | None = None) -> Done:
+async def fetch_again(
+    connection: Connection, external: External, ids: Collection[int] | None = None
+) -> OperationResult:
     """Try to fetch these mails (or all) at once, however often that failed."""
-    return Done.of(await uidl_ledger.try_again(connection, external.id, ids), ids)
+    return OperationResult.of(await uidl_ledger.retry_skipped(connection, external.id, ids), ids)
 
 
-async def note_skipped(connection: Connection, who: str, external: External, retries: bool, done: Done) -> str:
+async def note_skipped(
+    connection: Connection, who: str, external: External, retries: bool, done: OperationResult
+) -> str:
     """Write down who did either. :return: in a word."""
     did = "tries again" if retries else "acknowledged"
     await audit.record_mails(connection, who, f"{did} mails not fetched", done.done, external.address)
@@ -154,7 +163,7 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
             "since": iso(m.state_at),
             "error": m.error,
         }
-        for m in await inbound_admin.listing(connection, "parked", ids)
+        for m in await inbound_admin.list_inbound(connection, "parked", ids)
     ] + [
         {
             "id": s.id,
@@ -165,35 +174,35 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
             "since": iso(s.state_at),
             "error": s.error,
         }
-        for s in await submissions_admin.listing(connection, ["parked"], ids)
+        for s in await submissions_admin.list_submissions(connection, ["parked"], ids)
     ]
 
 
-async def requeue(connection: Connection, ids: Collection[int]) -> Done:
+async def requeue(connection: Connection, ids: Collection[int]) -> OperationResult:
     """Give parked mails another five tries."""
     arrived = await inbound_admin.requeue(connection, list(ids))
     sent = await submissions_admin.requeue(connection, ids)
-    events = [Event("requeued", inbound_id=id_) for id_ in arrived]
-    await maillog.record(connection, events + [Event("requeued", submission_id=id_) for id_ in sent])
-    return Done.of([*arrived, *sent], ids)
+    events = [MailEvent("requeued", inbound_id=id_) for id_ in arrived]
+    await maillog.record_events(connection, events + [MailEvent("requeued", submission_id=id_) for id_ in sent])
+    return OperationResult.of([*arrived, *sent], ids)
 
 
-async def discard(connection: Connection, ids: Collection[int], reason: str) -> Done:
+async def discard(connection: Connection, ids: Collection[int], reason: str) -> OperationResult:
     """End parked or held mails undelivered. The trace keeps who they were for and why; authors of parked submissions
     are told."""
     arrived = await inbound_admin.discard(connection, list(ids), reason)
-    stuck = [s.id for s in await submissions_admin.listing(connection, ["parked"], ids)]
+    stuck = [s.id for s in await submissions_admin.list_submissions(connection, ["parked"], ids)]
     sent = await submissions_admin.cancel(connection, stuck, reason)
-    await maillog.record(connection, [Event("cancelled", inbound_id=id_, reply=reason) for id_ in arrived])
+    await maillog.record_events(connection, [MailEvent("cancelled", inbound_id=id_, reply=reason) for id_ in arrived])
     await _record_cancelled(connection, sent, reason)
-    return Done.of([*arrived, *sent], ids)
+    return OperationResult.of([*arrived, *sent], ids)
 
 
 async def held(connection: Connection) -> list[dict[str, Any]]:
     """Mails that nobody enabled is there to get, the oldest first."""
     return [
         {"id": m.id, "message_id": m.message_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
-        for m in await inbound_admin.listing(connection, "held")
+        for m in await inbound_admin.list_inbound(connection, "held")
     ]
 
 
@@ -205,19 +214,21 @@ async def deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
     person = await _person(connection, address)
     return [
         {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
-        for entry in await maildrops.listing(connection, person.id, deleted=True)
+        for entry in await maildrops.list_mails(connection, person.id, deleted=True)
         if entry.deleted_at is not None
     ]
 
 
-async def undelete(connection: Connection, address: str, ids: Collection[int]) -> Done:
+async def undelete(connection: Connection, address: str, ids: Collection[int]) -> OperationResult:
     """Bring deleted mails of a person back, under new UIDLs. :raises Permanent: there is no such local account."""
     person = await _person(connection, address)
-    entries = await maildrops.listing(connection, person.id, deleted=True)
+    entries = await maildrops.list_mails(connection, person.id, deleted=True)
     wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
     back = await maildrops.undelete(connection, person.id, wanted)
-    await maillog.record(connection, [Event("undeleted", inbound_id=id_, who=person.address) for id_ in back])
-    return Done.of(back, ids)
+    await maillog.record_events(
+        connection, [MailEvent("undeleted", inbound_id=id_, who=person.address) for id_ in back]
+    )
+    return OperationResult.of(back, ids)
 
 
 async def _person(connection: Connection, address: str) -> Local:
@@ -234,22 +245,22 @@ async def restore(connection: Connection, address: str) -> Local:
     :raises AccountsError: another account has its address or name meanwhile, or what it shared is gone.
     """
     await account_changes.lock_for_change(connection)
-    if any(person.address.casefold() == address.casefold() for person in await accounts.locals_(connection)):
+    if any(person.address.casefold() == address.casefold() for person in await accounts.load_locals(connection)):
         raise Permanent(f"{address}: is there already, not removed")
-    person = await account_changes.restore(connection, address)
+    person = await account_changes.restore_local(connection, address)
     if person is None:
         raise Permanent(f"{address}: no removed local account has this address")
-    if not await maildrops.versions(connection, [person.id]):
+    if not await maildrops.load_versions(connection, [person.id]):
         raise Permanent(f"{address}: was removed longer ago than mail is kept, which is purged; add the account anew")
-    sharers = await accounts.sharers(connection, [person.external_id])
+    sharers = await accounts.load_sharers(connection, [person.external_id])
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
         person = replace(person, delegate_id=None)  # who shares another account by now
         await account_changes.save_local(connection, person)
     await apply.hand_names_on(connection)
-    problems = apply.conflicts(await accounts.externals(connection), await accounts.locals_(connection))
+    problems = apply.conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
     if problems:
         raise AccountsError(problems)
-    await inbound.release(connection, [person.external_id])
+    await inbound.release_held(connection, [person.external_id])
     return person
 
 
@@ -263,7 +274,7 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
     """
     await account_changes.lock_for_change(connection)
     lost = []
-    everyone = await accounts.externals(connection)
+    everyone = await accounts.load_externals(connection)
     for external in everyone:
         try:
             await account_changes.save_password(connection, external.id, vault.rotate(external.password))
@@ -275,7 +286,7 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 # ---------------------------------------------------------------------------------------------- a mail's copies
 
 
-async def give(connection: Connection, id_: int, address: str, away_from: str | None = None) -> None:
+async def give_copy(connection: Connection, id_: int, address: str, away_from: str | None = None) -> None:
     """Put a mail that arrived into a person's mailbox, as new mail, also if they have it or have deleted it.
 
     :param away_from: delete this person's copy, as their mail client could. :raises Permanent: there is no such mail or
@@ -285,32 +296,32 @@ async def give(connection: Connection, id_: int, address: str, away_from: str | 
     other = await _person(connection, away_from) if away_from else None
     if other is not None and other.id == person.id:
         raise Permanent(f"{address}: is to have it, so it is not taken from there")
-    mail = await inbound_admin.detail(connection, id_)
+    mail = await inbound_admin.load_detail(connection, id_)
     if mail is None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
     if mail.state != "delivered":
         raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
     copy = maildrops.Copy([person.id], id_, mail.blob_id, mail.octets)
     await maildrops.deliver(connection, [copy])
-    if any(holder.local_id == person.id for holder in await inbound_admin.holders(connection, id_)):
-        await maildrops.renew(connection, person.id, id_)
+    if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, id_)):
+        await maildrops.mark_as_new(connection, person.id, id_)
     await inbound_admin.add_holder(connection, id_, person.id, GIVEN)
-    events = [Event("delivered", inbound_id=id_, who=person.address, reply=GIVEN)]
+    events = [MailEvent("delivered", inbound_id=id_, who=person.address, reply=GIVEN)]
     if other is not None:
-        rows = await maildrops.rows_of(connection, other.id, [id_])
+        rows = await maildrops.row_ids(connection, other.id, [id_])
         if await maildrops.tombstone(connection, other.id, rows):
-            events.append(Event("deleted", inbound_id=id_, who=other.address, reply=TAKEN))
-    await maillog.record(connection, events)
+            events.append(MailEvent("deleted", inbound_id=id_, who=other.address, reply=TAKEN))
+    await maillog.record_events(connection, events)
 
 
-async def resend(connection: Connection, ids: Collection[int]) -> Done:
+async def resend(connection: Connection, ids: Collection[int]) -> OperationResult:
     """Send mails again to those outside who did not get them."""
     again = await submissions_admin.resend(connection, ids)
-    await maillog.record(connection, [Event("requeued", submission_id=id_) for id_ in again])
-    return Done.of(again, ids)
+    await maillog.record_events(connection, [MailEvent("requeued", submission_id=id_) for id_ in again])
+    return OperationResult.of(again, ids)
 
 
-async def hand_over(connection: Connection, leaver: str, colleague: str) -> int:
+async def copy_mailbox_to(connection: Connection, leaver: str, colleague: str) -> int:
     """Put every mail of one person into another one's mailbox too, as new mail. :return: how many.
 
     :raises Permanent: there is no such person.

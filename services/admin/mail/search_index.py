@@ -16,8 +16,8 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from services.admin.mail import answer_notices, header_summary
-from services.admin.mail.answer_notices import Answered, Note
-from services.admin.mail.header_summary import Letter
+from services.admin.mail.answer_notices import Answered, AnswerNotice
+from services.admin.mail.header_summary import HeaderSummary
 from shared import routing
 from shared.db.database import Connection, storable
 from shared.mime.display_names import normalise
@@ -51,7 +51,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Common:
+class SharedMail:
     """A mail that went to everyone. author: who answered it, None: nobody has."""
 
     mail_id: int
@@ -75,7 +75,7 @@ class UnknownName:
     last_at: datetime.datetime
 
 
-def terms(letter: Letter, ids: Collection[str]) -> list[str]:
+def index_terms(letter: HeaderSummary, ids: Collection[str]) -> list[str]:
     """What a mail is found by: words of its subject, addresses and names, and its ids. Pure."""
     found: dict[str, None] = {}
     people = [*([letter.sender] if letter.sender else []), *letter.to]
@@ -87,7 +87,7 @@ def terms(letter: Letter, ids: Collection[str]) -> list[str]:
     return [storable(term)[:_TERM_CHARACTERS] for term in list(found)[:_MOST_TERMS]]
 
 
-def asked(text: str) -> list[str]:
+def query_terms(text: str) -> list[str]:
     """The terms of a search: addresses and ids as a whole, everything else word by word. Pure."""
     wanted: list[str] = []
     for part in storable(text).casefold().split():
@@ -100,11 +100,11 @@ def asked(text: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class IndexedBatch:
     """What was taken in: how many mails. notes: to be announced after the commit."""
 
     mails: int = 0
-    notes: tuple[Note, ...] = ()
+    notes: tuple[AnswerNotice, ...] = ()
 
 
 class _Mail(NamedTuple):
@@ -120,20 +120,22 @@ class _Mail(NamedTuple):
     author_id: int | None
 
 
-async def go_on(connection: Connection) -> Step:
+async def index_next(connection: Connection) -> IndexedBatch:
     """Take the next mails into the catalogue, in a transaction, with the notes that somebody has answered."""
     cursor = await connection.execute("select up_to from search_progress for update skip locked")
     row = await cursor.fetchone()
     if row is None:
-        return Step()  # another console does it
+        return IndexedBatch()  # another console does it
     mails = await _next(connection, int(row[0]))
     if not mails:
-        return Step()
-    heads = await blobs.beginnings(connection, [mail.blob_id for mail in mails], _OCTETS)
-    externals = {e.id: e for e in await accounts.externals(connection)}
-    sharers = await accounts.sharers(connection, list({m.external_id for m in mails if m.external_id in externals}))
+        return IndexedBatch()
+    heads = await blobs.prefixes(connection, [mail.blob_id for mail in mails], _OCTETS)
+    externals = {e.id: e for e in await accounts.load_externals(connection)}
+    sharers = await accounts.load_sharers(
+        connection, list({m.external_id for m in mails if m.external_id in externals})
+    )
     await _write_terms(connection, mails, heads)
-    notes: list[Note] = []
+    notes: list[AnswerNotice] = []
     for mail in mails:
         head = heads.get(mail.blob_id, b"")
         if mail.sent:
@@ -148,7 +150,7 @@ async def go_on(connection: Connection) -> Step:
                     (mail.id, mail.external_id, mail.message_id, mail.at),
                 )
     await connection.execute("update search_progress set up_to = %s", (mails[-1].id,))
-    return Step(len(mails), tuple(notes))
+    return IndexedBatch(len(mails), tuple(notes))
 
 
 async def _next(connection: Connection, after: int) -> list[_Mail]:
@@ -178,7 +180,7 @@ async def _next(connection: Connection, after: int) -> list[_Mail]:
 async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Mapping[int, bytes]) -> None:
     values = []
     for mail in mails:
-        letter = header_summary.read(heads.get(mail.blob_id, b""))
+        letter = header_summary.read_summary(heads.get(mail.blob_id, b""))
         values.append(
             {
                 "mail_id": mail.id,
@@ -186,7 +188,7 @@ async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Ma
                 "external_id": mail.external_id,
                 "sender": storable(letter.author)[:300],
                 "subject": storable(letter.subject),
-                "terms": terms(letter, [mail.message_id] if mail.message_id else []),
+                "terms": index_terms(letter, [mail.message_id] if mail.message_id else []),
             }
         )
     await connection.execute(
@@ -204,7 +206,7 @@ async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list
 
     A word to those who have the mail as well ("can you take this?") is no answer, unless one of them wrote it.
     """
-    facts = routing.read(head)
+    facts = routing.read_facts(head)
     answered = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
     if not answered:
         return []
@@ -230,7 +232,7 @@ async def _tell_of(
     externals: Mapping[int, External],
     answer: _Mail,
     head: bytes,
-) -> list[Note]:
+) -> list[AnswerNotice]:
     """Tell the others of an answer, if the account wants that, and the answer is news: a catalogue that is made anew
     tells nobody of last year."""
     if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - NEWS:
@@ -242,12 +244,12 @@ async def _tell_of(
     )
     [(external_id, message_id, sender, subject, came_at)] = await cursor.fetchall()
     external = externals.get(external_id)
-    people = await accounts.locals_(connection, [answer.author_id])
+    people = await accounts.load_locals(connection, [answer.author_id])
     if external is None or not external.answer_notes or not people:
         return []
-    sharers = await accounts.sharers(connection, [external_id])
+    sharers = await accounts.load_sharers(connection, [external_id])
     answered = Answered(
-        external.address, message_id, sender, subject, came_at, people[0], header_summary.read(head), answer.at
+        external.address, message_id, sender, subject, came_at, people[0], header_summary.read_summary(head), answer.at
     )
     return await answer_notices.send(connection, answered, sharers[external_id])
 
@@ -255,7 +257,7 @@ async def _tell_of(
 async def _note_names(
     connection: Connection, mail: _Mail, external: External, sharers: list[Local], head: bytes
 ) -> None:
-    for written in routing.strangers(routing.read(head), external, sharers):
+    for written in routing.unknown_names(routing.read_facts(head), external, sharers):
         name = storable(normalise(written))[:200]
         await connection.execute(
             """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
@@ -266,7 +268,7 @@ async def _note_names(
         )
 
 
-async def forget(connection: Connection, limit: int = 10_000) -> int:
+async def delete_purged(connection: Connection, limit: int = 10_000) -> int:
     """Drop what is known of mails that were purged. :return: of how many."""
     cursor = await connection.execute(
         """delete from search_index where mail_id in (
@@ -281,7 +283,7 @@ async def forget(connection: Connection, limit: int = 10_000) -> int:
 # ------------------------------------------------------------------------------------------ asking
 
 
-async def headlines(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+async def subjects(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
     """Who these mails say they are from, and their subjects, by id; one that is not known yet is left out."""
     cursor = await connection.execute(
         "select mail_id, sender, subject from search_index where mail_id = any(%s)", (list(ids),)
@@ -304,7 +306,7 @@ async def search(
         "from": day,
         "until": day + datetime.timedelta(days=1) if day else None,
         "limit": limit,
-        "terms": asked(text),
+        "terms": query_terms(text),
         "external": external.id if external else None,
         "person": person.id if person else None,
     }
@@ -347,12 +349,12 @@ async def _rare(connection: Connection, parameters: Mapping[str, object]) -> lis
     return found if len(found) <= RARE else None
 
 
-async def open_ones(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[Common]:
+async def unanswered(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[SharedMail]:
     """Mails to everyone, those that nobody has answered first of all, the oldest first; or what was answered."""
     return await _common(connection, "c.answered_at is null", "c.mail_id > %(before)s", "c.mail_id", before, limit)
 
 
-async def answered_ones(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[Common]:
+async def answered(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[SharedMail]:
     """Mails to everyone that somebody has answered, the latest first."""
     return await _common(
         connection, "c.answered_at is not null", "c.mail_id < %(before)s", "c.mail_id desc", before, limit
@@ -361,7 +363,7 @@ async def answered_ones(connection: Connection, before: int | None = None, limit
 
 async def _common(
     connection: Connection, which: str, place: str, order: str, before: int | None, limit: int
-) -> list[Common]:
+) -> list[SharedMail]:
     cursor = await connection.execute(
         f"""select c.mail_id, e.address, c.at, coalesce(t.sender, ''), coalesce(t.subject, ''), l.user_name,
                    c.answered_at, c.submission_id
@@ -371,7 +373,7 @@ async def _common(
             order by {order} limit %(limit)s""".encode(),
         {"before": before, "limit": limit},
     )
-    return [Common(*row) for row in await cursor.fetchall()]
+    return [SharedMail(*row) for row in await cursor.fetchall()]
 
 
 async def unknown_names(connection: Connection, limit: int = 200) -> list[UnknownName]:

@@ -14,9 +14,9 @@ MOST = 100
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     """The history of each mail found, in the form of ``trace --json``: a mail is an inbound mail or a submission."""
     what = what.strip().removeprefix("<").removesuffix(">")
-    arrived = await inbound_admin.found(connection, what, MOST)
-    sent = await submissions_admin.found(connection, what, MOST)
-    history = await maillog.history(connection, list(arrived), list(sent))
+    arrived = await inbound_admin.find_inbound(connection, what, MOST)
+    sent = await submissions_admin.find_submission(connection, what, MOST)
+    history = await maillog.load_history(connection, list(arrived), list(sent))
     mails = []
     for id_, message_id in sorted({**arrived, **sent}.items()):
         events = [

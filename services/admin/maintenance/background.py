@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from services.admin.maintenance.retention import purge_for_ever
-from services.admin.monitoring.monitor import Watching
+from services.admin.maintenance.retention import run_retention
+from services.admin.monitoring.monitor import Monitor
 from shared.runtime.process import Service
 
 
-async def tend(service: Service) -> None:
+async def run_background(service: Service) -> None:
     """Do it until the service is to stop."""
-    await asyncio.gather(Watching(service).run(), purge_for_ever(service))
+    await asyncio.gather(Monitor(service).run(), run_retention(service))

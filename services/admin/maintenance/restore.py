@@ -25,7 +25,7 @@ from shared.db.migrations.migrate import migrate
 from shared.errors import Permanent, Temporary
 from shared.settings import Settings, is_up
 from shared.store import account_changes, alerts, inbound_admin, maildrops, maillog, polls, submissions_admin
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 
 _NEW = "mailgroup_restored"
 _START_SECONDS = 120.0
@@ -56,7 +56,7 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         backups.load(backup, url)
         if revisions := migrate(url):
             say(f"Database brought to revision {revisions[-1]}")
-        queue = asyncio.run(settle(url, backup.made_at, send_queue))
+        queue = asyncio.run(prepare_restored(url, backup.made_at, send_queue))
         if backup.key is not None and settings.secret_key is None:
             write_private(settings.data / "secret.key", backup.key + "\n")
         elif backup.key is not None and backup.key != settings.secret_key:
@@ -64,7 +64,7 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
 
 
-def settle_loaded(settings: Settings, *, send_queue: bool) -> Restored:
+def prepare_loaded(settings: Settings, *, send_queue: bool) -> Restored:
     """The same for a database that pg_restore has filled. Nothing else may use it meanwhile.
 
     :raises Permanent: the settings name no database, or it is empty.
@@ -77,7 +77,9 @@ def settle_loaded(settings: Settings, *, send_queue: bool) -> Restored:
             "--loaded: the database that MAILGROUP_DATABASE_URL names is empty: fill it by pg_restore first"
         )
     migrate(url)
-    return Restored("", asyncio.run(settle(url, "", send_queue)), not send_queue, settings.secret_key is not None)
+    return Restored(
+        "", asyncio.run(prepare_restored(url, "", send_queue)), not send_queue, settings.secret_key is not None
+    )
 
 
 @contextmanager
@@ -126,7 +128,7 @@ def _is_empty(url: str) -> bool:
     return row == (0,)
 
 
-async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
+async def prepare_restored(url: str, made_at: str, send_queue: bool) -> list[int]:
     """Let a restored database be the present; what was to be relayed is held, or marked. :return: its ids."""
     of = f" of {made_at}" if made_at else ""
     reason = f"restored from a backup{of}: it may have been relayed since; 'parked requeue' sends it, perhaps again"
@@ -134,20 +136,20 @@ async def settle(url: str, made_at: str, send_queue: bool) -> list[int]:
     await database.open()
     try:
         async with database.transaction(3600.0) as connection:
-            await maildrops.skip_uids(connection)
-            await inbound_admin.skip_ids(connection)
-            await polls.poll_anew(connection)
+            await maildrops.reserve_uid_gap(connection)
+            await inbound_admin.reserve_id_gap(connection)
+            await polls.poll_all_now(connection)
             await account_changes.renew_version(connection)
-            await leases.end_all(connection)
+            await leases.end_all_leases(connection)
             await alerts.drop_posts(connection)
             if send_queue:
-                queue = await submissions_admin.send_restored(connection)
+                queue = await submissions_admin.requeue_restored(connection)
             else:
-                queue = await submissions_admin.hold_restored(connection, reason)
-            await maillog.record(
+                queue = await submissions_admin.park_restored(connection, reason)
+            await maillog.record_events(
                 connection,
                 [
-                    Event(
+                    MailEvent(
                         "uncertain" if send_queue else "parked", submission_id=id_, reply=f"restored from a backup{of}"
                     )
                     for id_ in queue

@@ -61,15 +61,15 @@ async def database_time(connection: Connection) -> datetime.datetime:
     return found
 
 
-async def purge_for_ever(service: Service) -> None:
+async def run_retention(service: Service) -> None:
     """Purge every few hours until the service is to stop."""
     days = service.settings.retention_days
     pause = FIRST_SECONDS
-    while not await service.stop_within(pause):
+    while not await service.wait_for_stop(pause):
         pause = EVERY_SECONDS
         try:
             async with service.database.transaction() as connection:
-                mine = await leases.take(connection, LEASE, service.owner, EVERY_SECONDS)
+                mine = await leases.take_lease(connection, LEASE, service.owner, EVERY_SECONDS)
             if mine:
                 await Purge(service.database, days, service.stopping).run()
         except Temporary as error:
@@ -80,7 +80,7 @@ async def purge_for_ever(service: Service) -> None:
             log.exception("purge failed")
     try:
         async with service.database.transaction(5.0) as connection:
-            await leases.give_back(connection, LEASE, service.owner)
+            await leases.give_back_lease(connection, LEASE, service.owner)
     except Temporary as error:
         log.warning("lease not given back", reason=str(error))
 
@@ -123,22 +123,22 @@ class Purge:
             return await _copies(connection, await maildrops.purge_tombstones(connection, kept, self._batch))
 
         async def mailboxes(connection: Connection) -> Counts[str]:
-            removed = await account_changes.removed(connection, kept)
+            removed = await account_changes.mark_removed(connection, kept)
             return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
 
         async def discarded(connection: Connection) -> Counts[str]:
-            return await _mails(connection, await inbound_admin.discarded(connection, kept, self._batch))
+            return await _mails(connection, await inbound_admin.list_discarded(connection, kept, self._batch))
 
         async def secrets(connection: Connection) -> Counts[str]:
-            return Counts(secrets=await account_changes.forget_secrets(connection, kept))
+            return Counts(secrets=await account_changes.erase_secrets(connection, kept))
 
         async def events(connection: Connection) -> Counts[str]:
             before = now - max(TRACE, self._retention)
-            return Counts(events=await maillog.purge(connection, before, 10 * self._batch))
+            return Counts(events=await maillog.purge_maillog(connection, before, 10 * self._batch))
 
         async def authorship(connection: Connection) -> Counts[str]:
             before = now - datetime.timedelta(days=sent_mail.AUTHORSHIP_YEARS * 366)
-            return Counts(authors=await sent_mail.purge(connection, before, self._batch))
+            return Counts(authors=await sent_mail.purge_authorship(connection, before, self._batch))
 
         for step in (tombstones, mailboxes, discarded, secrets, events, authorship):
             async for gone in self._until_nothing(step):
@@ -161,8 +161,8 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                freed, after = await submissions_admin.purge(connection, after, kept, self._batch)
-                gone = Counts(submissions=len(freed), bytes=await blobs.purge(connection, freed))
+                freed, after = await submissions_admin.purge_submissions(connection, after, kept, self._batch)
+                gone = Counts(submissions=len(freed), bytes=await blobs.purge_blobs(connection, freed))
             yield gone
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -170,7 +170,7 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                count, after = await uidl_ledger.purge(connection, after, kept, now - VANISHED, WALK)
+                count, after = await uidl_ledger.purge_ledger(connection, after, kept, now - VANISHED, WALK)
             yield Counts(ledger=count)
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -178,8 +178,8 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                found, after = await blobs.orphans(connection, after, now - ORPHANED, WALK)
-                gone = Counts(bytes=await blobs.purge(connection, found) if found else 0)
+                found, after = await blobs.list_orphans(connection, after, now - ORPHANED, WALK)
+                gone = Counts(bytes=await blobs.purge_blobs(connection, found) if found else 0)
             yield gone
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -192,5 +192,5 @@ async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]
 
 
 async def _mails(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
-    freed = await inbound_admin.purge(connection, inbound_ids)
-    return Counts(mails=len(freed), bytes=await blobs.purge(connection, freed))
+    freed = await inbound_admin.purge_inbound(connection, inbound_ids)
+    return Counts(mails=len(freed), bytes=await blobs.purge_blobs(connection, freed))

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from services.admin.monitoring.problem_kinds import KINDS, Trouble
+from services.admin.monitoring.problem_kinds import KINDS, Problem
 from shared.mime import headers
 from shared.model import Alert
 
-CALM = datetime.timedelta(minutes=2)
+RESOLVE_AFTER = datetime.timedelta(minutes=2)
 """A trouble that is over for so long is over; four times as long after each time that it came back."""
-LONGEST_CALM = datetime.timedelta(hours=4)
+LONGEST_RESOLVE_AFTER = datetime.timedelta(hours=4)
 FORGOTTEN = datetime.timedelta(days=1)
 """What is over for so long counts as new when it comes back."""
 ONE_BY_ONE = 3
@@ -29,51 +29,51 @@ What = Literal["raised", "cleared"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AlertEvent:
     """Something to be told: a trouble is there, or is over."""
 
     what: What
-    alarm: Alert
+    alert: Alert
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AlertChanges:
     """What follows from one look. saved: rows to be written. gone: kinds and subjects of rows to be deleted."""
 
-    events: list[Event]
+    events: list[AlertEvent]
     saved: list[Alert]
     gone: list[tuple[str, str]]
 
 
-def decide(known: Sequence[Alert], troubles: Sequence[Trouble], now: datetime.datetime) -> Step:
+def decide(known: Sequence[Alert], troubles: Sequence[Problem], now: datetime.datetime) -> AlertChanges:
     """Compare what was known with what is wrong now; ``troubles`` has one of each kind and subject."""
-    step = Step([], [], [])
+    step = AlertChanges([], [], [])
     present = {(trouble.kind, trouble.subject): trouble for trouble in troubles}
     for alarm in known:
         trouble = present.pop((alarm.kind, alarm.subject), None)
         if trouble is not None:
-            _is_there(step, replace(alarm, text=trouble.what, seen_at=now), trouble, now)
+            _is_there(step, replace(alarm, text=trouble.text, seen_at=now), trouble, now)
         else:
             _is_not_there(step, alarm, now)
     for trouble in present.values():
-        _is_there(step, Alert(trouble.kind, trouble.subject, "pending", trouble.what, 0, now, now), trouble, now)
+        _is_there(step, Alert(trouble.kind, trouble.subject, "pending", trouble.text, 0, now, now), trouble, now)
     return step
 
 
-def _is_there(step: Step, alarm: Alert, trouble: Trouble, now: datetime.datetime) -> None:
+def _is_there(step: AlertChanges, alarm: Alert, trouble: Problem, now: datetime.datetime) -> None:
     if alarm.state == "calm":
         alarm = replace(alarm, state="pending", flaps=alarm.flaps + 1, changed_at=now)
-    if alarm.state == "pending" and now - alarm.changed_at >= datetime.timedelta(seconds=trouble.lasting):
+    if alarm.state == "pending" and now - alarm.changed_at >= datetime.timedelta(seconds=trouble.min_duration):
         alarm = replace(alarm, state="raised", changed_at=now)
-        step.events.append(Event("raised", alarm))
+        step.events.append(AlertEvent("raised", alarm))
     step.saved.append(alarm)
 
 
-def _is_not_there(step: Step, alarm: Alert, now: datetime.datetime) -> None:
-    if alarm.state == "raised" and now - alarm.seen_at >= min(CALM * 4**alarm.flaps, LONGEST_CALM):
+def _is_not_there(step: AlertChanges, alarm: Alert, now: datetime.datetime) -> None:
+    if alarm.state == "raised" and now - alarm.seen_at >= min(RESOLVE_AFTER * 4**alarm.flaps, LONGEST_RESOLVE_AFTER):
         calm = replace(alarm, state="calm", changed_at=now)
         step.saved.append(calm)
-        step.events.append(Event("cleared", calm))
+        step.events.append(AlertEvent("cleared", calm))
     elif alarm.state == "pending" and alarm.flaps:
         step.saved.append(replace(alarm, state="calm", flaps=alarm.flaps - 1, changed_at=now))
     elif alarm.state == "pending" or (alarm.state == "calm" and now - alarm.changed_at >= FORGOTTEN):
@@ -83,20 +83,20 @@ def _is_not_there(step: Step, alarm: Alert, now: datetime.datetime) -> None:
 # ---------------------------------------------------------------------------------------------- in words
 
 
-def letters(events: Sequence[Event]) -> list[list[Event]]:
+def split_into_mails(events: Sequence[AlertEvent]) -> list[list[AlertEvent]]:
     """Which events are told in one mail."""
     return [[event] for event in events] if len(events) <= ONE_BY_ONE else [list(events)]
 
 
-def compose(events: Sequence[Event], to: str, now: datetime.datetime) -> tuple[bytes, str]:
+def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tuple[bytes, str]:
     """The mail that tells of these events, and its Message-ID without angle brackets. :param to: a local address."""
     domain = to.rpartition("@")[2]
     message_id = email.utils.make_msgid("alarm", domain).strip("<>")
     lines = []
     for event in events:
-        lines += [f"{_WORDS[event.what]}: {event.alarm.text}"]
+        lines += [f"{_WORDS[event.what]}: {event.alert.text}"]
         if event.what == "raised":
-            lines += ["", KINDS.get(event.alarm.kind, "")]
+            lines += ["", KINDS.get(event.alert.kind, "")]
         lines += [""]
     lines += ["'mailgroup status' tells how everything is now.", ""]
     subject = f"[mailgroup] {_subject(events)}"
@@ -118,9 +118,9 @@ def compose(events: Sequence[Event], to: str, now: datetime.datetime) -> tuple[b
 _WORDS = {"raised": "Alarm", "cleared": "Over"}
 
 
-def _subject(events: Sequence[Event]) -> str:
+def _subject(events: Sequence[AlertEvent]) -> str:
     if len(events) == 1:
-        return f"{_WORDS[events[0].what]}: {events[0].alarm.text}"
+        return f"{_WORDS[events[0].what]}: {events[0].alert.text}"
     return ", ".join(
         f"{count} {word}"
         for what, word in (("raised", "alarms"), ("cleared", "over"))
@@ -134,13 +134,13 @@ def _line(text: str, most: int = 200) -> bytes:
     return line.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").encode()
 
 
-def message(event: Event, now: datetime.datetime) -> dict[str, Any]:
+def message(event: AlertEvent, now: datetime.datetime) -> dict[str, Any]:
     """The event as the webhook gets it. ``text`` alone is what most chat programs show."""
     return {
         "event": event.what,
-        "kind": event.alarm.kind,
-        "subject": event.alarm.subject,
-        "text": f"mailgroup: {_WORDS[event.what]}: {event.alarm.text}",
-        "what": event.alarm.text,
+        "kind": event.alert.kind,
+        "subject": event.alert.subject,
+        "text": f"mailgroup: {_WORDS[event.what]}: {event.alert.text}",
+        "what": event.alert.text,
         "at": now.astimezone(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }

@@ -37,13 +37,13 @@ class Day:
         return sum(sent for _, _, sent in self.hours)
 
 
-async def read(connection: Connection, now: datetime.datetime) -> Day:
+async def load_day(connection: Connection, now: datetime.datetime) -> Day:
     """:param now: UTC."""
-    externals, people = await accounts.counts(connection)
+    externals, people = await accounts.count_accounts(connection)
     fetched = await inbound_admin.per_hour(connection, HOURS)
     sent = await submissions_admin.per_hour(connection, HOURS)
-    waiting, oldest = await relay_queue.backlog(connection)
-    held, parked, _ = await inbound_admin.standing(connection)
+    waiting, oldest = await relay_queue.measure_backlog(connection)
+    held, parked, _ = await inbound_admin.count_problems(connection)
     stuck, _ = await submissions_admin.count_parked(connection)
     this = now.replace(minute=0, second=0, microsecond=0)
     hours = [this - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]

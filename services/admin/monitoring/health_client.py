@@ -34,7 +34,7 @@ def health_url(settings: Settings, name: str) -> str:
     return f"http://{host}:{settings.metrics_port_of(name)}"
 
 
-def ask(base: str) -> tuple[str, str]:
+def fetch_health(base: str) -> tuple[str, str]:
     """Why a service is not ready ('' if it is), and its metrics."""
     try:
         with urllib.request.urlopen(f"{base}/readyz", timeout=5) as answer:

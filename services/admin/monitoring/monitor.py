@@ -19,10 +19,10 @@ from prometheus_client.core import REGISTRY, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.admin.monitoring import alert_rules, problems, reconciliation
-from services.admin.monitoring.alert_rules import Event
-from services.admin.monitoring.problem_kinds import KINDS, Trouble
-from services.admin.monitoring.problems import Facts
-from services.admin.monitoring.reconciliation import Account
+from services.admin.monitoring.alert_rules import AlertEvent
+from services.admin.monitoring.problem_kinds import KINDS, Problem
+from services.admin.monitoring.problems import SystemFacts
+from services.admin.monitoring.reconciliation import AccountBooks
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db import leases
@@ -33,10 +33,10 @@ from shared.net import http_client
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import FAILURES
 from shared.store import accounts, alerts, blobs, inbound, maillog
-from shared.store.alerts import Post
+from shared.store.alerts import AlertPost
 from shared.store.inbound import Arrival
 
-LOOK_SECONDS = 15.0
+CHECK_SECONDS = 15.0
 LEASE, LEASE_SECONDS = "watch", 60.0
 READ_SECONDS = 300.0
 BOOKS_SECONDS = 60.0
@@ -52,15 +52,15 @@ AWAY_SECONDS = 60.0
 log = structlog.get_logger()
 
 
-class Figures(Collector):
+class SystemMetrics(Collector):
     """What there is once in the whole system; shown by the process that watches, and by no other.
 
     facts: without accounts. books: those that are wrong.
     """
 
     def __init__(self) -> None:
-        self.facts: Facts | None = None
-        self.books: Sequence[Account] | None = None
+        self.facts: SystemFacts | None = None
+        self.books: Sequence[AccountBooks] | None = None
         self.raised: Counter[str] = Counter()
 
     def clear(self) -> None:
@@ -90,13 +90,13 @@ class Figures(Collector):
             )
 
 
-class Watching:
+class Monitor:
     """The repeated look."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._database = service.database
-        self.figures = Figures()
+        self.figures = SystemMetrics()
         self._books_due = 0.0
         self._away_since: float | None = None
         self._away_told = False
@@ -106,19 +106,19 @@ class Watching:
         REGISTRY.register(self.figures)
         try:
             while True:
-                await self._look_or_tell()
-                if await self._service.stop_within(LOOK_SECONDS):
+                await self._check_or_alert()
+                if await self._service.wait_for_stop(CHECK_SECONDS):
                     break
             async with self._database.transaction(5.0) as connection:
-                await leases.give_back(connection, LEASE, self._service.owner)
+                await leases.give_back_lease(connection, LEASE, self._service.owner)
         except Temporary as error:
             log.warning("lease not given back", reason=str(error))
         finally:
             REGISTRY.unregister(self.figures)
 
-    async def _look_or_tell(self) -> None:
+    async def _check_or_alert(self) -> None:
         try:
-            await self.look()
+            await self.check()
         except Temporary as error:
             log.warning("waiting", stage="watch", reason=str(error))
             await self._database_is_away(str(error))
@@ -126,25 +126,25 @@ class Watching:
             FAILURES.labels("watch", "fault").inc()
             log.exception("watch failed")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look once, tell what is to be told, and post what is due; nothing where another process does.
 
         :raises Temporary: the database is away.
         """
         async with self._database.transaction() as connection:
-            mine = await leases.take(connection, LEASE, self._service.owner, LEASE_SECONDS)
+            mine = await leases.take_lease(connection, LEASE, self._service.owner, LEASE_SECONDS)
         back = await self._database_is_back()
         if not mine:
             self.figures.clear()
             return
         async with self._database.snapshot() as connection:
-            facts = await problems.read(connection)
+            facts = await problems.load_facts(connection)
         self.figures.facts = replace(facts, externals=(), polls={}, relays={})  # a thousand accounts are not kept
         await self._read_books()
-        found = problems.find(facts, self.figures.books or ())
-        found += await asyncio.to_thread(problems.of_disks, self._service.settings)
-        found += await asyncio.to_thread(problems.of_doors, self._service.settings)
-        await self._tell(found, back)
+        found = problems.find_problems(facts, self.figures.books or ())
+        found += await asyncio.to_thread(problems.find_in_disks, self._service.settings)
+        found += await asyncio.to_thread(problems.find_in_listeners, self._service.settings)
+        await self._alert(found, back)
         await self._post()
 
     async def _read_books(self) -> None:
@@ -155,52 +155,52 @@ class Watching:
             async with self._database.snapshot(READ_SECONDS) as connection:
                 self.figures.books = [
                     account
-                    for account in await reconciliation.read(connection, thoroughly=True)
-                    if reconciliation.wrong(account)
+                    for account in await reconciliation.load_accounts(connection, thoroughly=True)
+                    if reconciliation.describe_difference(account)
                 ]
         except Temporary as error:  # alarms do not wait for it
             log.warning("the books could not be read", reason=str(error))
         now = time.monotonic()
         self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
 
-    async def _tell(self, found: Sequence[Trouble], before: Sequence[Event]) -> None:
+    async def _alert(self, found: Sequence[Problem], before: Sequence[AlertEvent]) -> None:
         """Compare with what was known, and tell what changed: state, mails and posts are committed together."""
         async with self._database.transaction() as connection:
-            known, now = await alerts.all_of_them(connection)
-            step = alert_rules.decide(known, problems.gathered(found), now)
+            known, now = await alerts.load_alerts(connection)
+            step = alert_rules.decide(known, problems.deduplicated(found), now)
             events = [*before, *step.events]
-            await alerts.save(connection, step.saved, step.gone)
+            await alerts.save_alerts(connection, step.saved, step.gone)
             letters = [
                 letter
                 for what in ("raised", "cleared")
-                for letter in alert_rules.letters([event for event in events if event.what == what])
+                for letter in alert_rules.split_into_mails([event for event in events if event.what == what])
             ]
             told, announced = await self._deliver(connection, letters, now) if events else ([], [])
             if self._service.settings.alert_webhook:
-                await alerts.enqueue(connection, [alert_rules.message(event, now) for event in events])
+                await alerts.enqueue_posts(connection, [alert_rules.message(event, now) for event in events])
         self.figures.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
         for event in events:
-            log.warning("alarm", what=event.what, kind=event.alarm.kind, subject=event.alarm.subject,
-                        text=event.alarm.text)  # fmt: skip
+            log.warning("alarm", what=event.what, kind=event.alert.kind, subject=event.alert.subject,
+                        text=event.alert.text)  # fmt: skip
         maillog.announce(told)
         self._service.broker.publish_behind(announced)
 
     async def _deliver(
-        self, connection: Connection, letters: Iterable[Sequence[Event]], now: datetime.datetime
-    ) -> tuple[list[maillog.Event], list[Publication]]:
+        self, connection: Connection, letters: Iterable[Sequence[AlertEvent]], now: datetime.datetime
+    ) -> tuple[list[maillog.MailEvent], list[Publication]]:
         """Put the mails into the mailbox of whom they are for: no provider has a part in it."""
         person = await recipient(connection, self._service.settings.alert_to)
         if person is None:
             log.error("there is no local account that an alarm could go to")
             return [], []
-        told: list[maillog.Event] = []
+        told: list[maillog.MailEvent] = []
         for letter in letters:
             body, message_id = alert_rules.compose(letter, person.address, now)
-            [blob_id] = await blobs.store(connection, [Content.of(body)])
+            [blob_id] = await blobs.store_blobs(connection, [Content.of(body)])
             arrival = Arrival("notice", blob_id, message_id=message_id, recipients=((person.id, "an alarm"),))
-            [inbound_id] = await inbound.add(connection, [arrival])
-            told.append(maillog.Event("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))
-        await maillog.record(connection, told)
+            [inbound_id] = await inbound.add_inbound(connection, [arrival])
+            told.append(maillog.MailEvent("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))
+        await maillog.record_events(connection, told)
         return told, publications.routed((event.inbound_id or 0, [person.address]) for event in told)
 
     # ------------------------------------------------------------------------------------------ the webhook
@@ -208,19 +208,19 @@ class Watching:
     async def _post(self) -> None:
         """Post what is due, in order; a webhook that does not answer is asked again later."""
         async with self._database.transaction() as connection:
-            due = await alerts.due(connection)
+            due = await alerts.list_due_posts(connection)
         for post in due:
             done = await self._post_one(post)
             async with self._database.transaction() as connection:
                 if done:
-                    await alerts.posted(connection, post.id)
+                    await alerts.delete_post(connection, post.id)
                 else:
                     pause = RETRY_SECONDS[min(post.tries, len(RETRY_SECONDS) - 1)]
-                    await alerts.put_off(connection, post.id, pause)
+                    await alerts.postpone_post(connection, post.id, pause)
             if not done:
                 return
 
-    async def _post_one(self, post: Post) -> bool:
+    async def _post_one(self, post: AlertPost) -> bool:
         """Whether it is done with: posted, or never to be."""
         why = await self._send(post.body)
         if why is None:
@@ -249,21 +249,21 @@ class Watching:
             self._away_since = now
         if self._away_told or now - self._away_since < AWAY_SECONDS:
             return
-        event = Event("raised", _no_database(f"PostgreSQL does not answer: {why}"))
-        log.error("alarm", what="raised", kind="database", text=event.alarm.text)
+        event = AlertEvent("raised", _no_database(f"PostgreSQL does not answer: {why}"))
+        log.error("alarm", what="raised", kind="database", text=event.alert.text)
         refused = await self._send(alert_rules.message(event, datetime.datetime.now(datetime.UTC)))
         if refused is not None:
             log.error("alarm not posted", kind="database", reason=refused)
         self._away_told = refused is None
 
-    async def _database_is_back(self) -> list[Event]:
+    async def _database_is_back(self) -> list[AlertEvent]:
         """What is to be told of the time without it."""
         since = self._away_since
         self._away_since, self._away_told = None, False
         if since is None or time.monotonic() - since < AWAY_SECONDS:
             return []
         minutes = (time.monotonic() - since) / 60
-        return [Event("cleared", _no_database(f"PostgreSQL did not answer for {minutes:.0f} minutes"))]
+        return [AlertEvent("cleared", _no_database(f"PostgreSQL did not answer for {minutes:.0f} minutes"))]
 
 
 def _no_database(what: str) -> Alert:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LASTING_SECONDS = 60.0
+MIN_DURATION_SECONDS = 60.0
 """A trouble has to last so long before it is told; most that are shorter mend themselves."""
 
 
@@ -29,10 +29,10 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """Something that is wrong now. subject: what it concerns, '' for the whole system. lasting: before it is told."""
 
     kind: str
     subject: str
-    what: str
-    lasting: float = LASTING_SECONDS
+    text: str
+    min_duration: float = MIN_DURATION_SECONDS

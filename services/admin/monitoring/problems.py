@@ -10,25 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.admin.monitoring import reconciliation
-from services.admin.monitoring.health_client import ask, certificate_problems, health_url
-from services.admin.monitoring.problem_kinds import Trouble
-from services.admin.monitoring.reconciliation import LATE_SECONDS, Account
+from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
+from services.admin.monitoring.problem_kinds import Problem
+from services.admin.monitoring.reconciliation import LATE_SECONDS, AccountBooks
 from shared.db.database import Connection
 from shared.model import External
 from shared.settings import Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
-from shared.store.polls import Polled
-from shared.store.relay_status import Relay
+from shared.store.polls import PollState
+from shared.store.relay_status import RelayStatus
 
 STALE_SECONDS = 900.0
 """Nothing polled for longer than this is a trouble."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
 """A disk with less free than either is nearly full."""
-DOORS = ("pop3_out", "smtp_in")
+LISTENING_SERVICES = ("pop3_out", "smtp_in")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SystemFacts:
     """How the system is, by its database. late: seconds of the oldest mail on its way, by id of the external account,
     None for mail between local accounts. unhanded: seconds of the oldest submission that nobody took up.
 
@@ -38,8 +38,8 @@ class Facts:
 
     now: datetime.datetime
     externals: Sequence[External]
-    polls: dict[int, Polled]
-    relays: dict[int, Relay]
+    polls: dict[int, PollState]
+    relays: dict[int, RelayStatus]
     held: int
     parked: int
     restored: int
@@ -50,16 +50,16 @@ class Facts:
     relaying_oldest: float
 
 
-async def read(connection: Connection) -> Facts:
+async def load_facts(connection: Connection) -> SystemFacts:
     """The facts of this moment; cheap, however many mails there are."""
-    held, parked, looping = await inbound_admin.standing(connection)
+    held, parked, looping = await inbound_admin.count_problems(connection)
     stuck, restored = await submissions_admin.count_parked(connection)
-    waiting, oldest = await relay_queue.backlog(connection)
-    return Facts(
+    waiting, oldest = await relay_queue.measure_backlog(connection)
+    return SystemFacts(
         datetime.datetime.now(datetime.UTC),
-        await accounts.externals(connection),
-        await polls.polled(connection),
-        await relay_status.states(connection),
+        await accounts.load_externals(connection),
+        await polls.load_poll_states(connection),
+        await relay_status.load_status(connection),
         held,
         parked + stuck,
         restored,
@@ -71,45 +71,45 @@ async def read(connection: Connection) -> Facts:
     )
 
 
-def find(facts: Facts, accounted: Iterable[Account] = ()) -> list[Trouble]:
+def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) -> list[Problem]:
     """What is wrong. :param accounted: the books, as they were read last. Pure."""
     found = [trouble for external in facts.externals if external.enabled for trouble in _of(external, facts)]
     if facts.held:
-        found.append(Trouble("held", "", f"{facts.held} mails are held: nobody enabled shares their external account"))
-    found += of_parked(facts)
+        found.append(Problem("held", "", f"{facts.held} mails are held: nobody enabled shares their external account"))
+    found += find_parked(facts)
     found += [
-        Trouble("books", account.address, f"{account.address}: {what}")
+        Problem("books", account.address, f"{account.address}: {what}")
         for account in accounted
-        if (what := reconciliation.wrong(account))
+        if (what := reconciliation.describe_difference(account))
     ]
     addresses = {external.id: external.address for external in facts.externals}
     for external_id, seconds in facts.late.items():
         if seconds > LATE_SECONDS:
             of = addresses.get(external_id or 0, "")
-            found.append(Trouble("late", of, f"{of or 'mail inside'}: in flight for {seconds / 60:.0f} minutes"))
+            found.append(Problem("late", of, f"{of or 'mail inside'}: in flight for {seconds / 60:.0f} minutes"))
     if facts.unhanded > LATE_SECONDS:
         found.append(
-            Trouble("late", "submissions", f"a submission is taken up by no sender for {facts.unhanded / 60:.0f} min")
+            Problem("late", "submissions", f"a submission is taken up by no sender for {facts.unhanded / 60:.0f} min")
         )
     return found
 
 
-def of_parked(facts: Facts) -> list[Trouble]:
+def find_parked(facts: SystemFacts) -> list[Problem]:
     """The mails that wait for somebody to decide, by what set them apart. Pure."""
     counted = (
         ("", facts.parked - facts.restored - facts.looping, "are parked after failing here"),
         ("restored", facts.restored, "are parked by a restore from a backup: they may have been relayed since"),
         ("mail loop", facts.looping, "are parked for going round in a loop"),
     )
-    return [Trouble("parked", subject, f"{count} mails {why}") for subject, count, why in counted if count]
+    return [Problem("parked", subject, f"{count} mails {why}") for subject, count, why in counted if count]
 
 
-def _of(external: External, facts: Facts) -> list[Trouble]:
+def _of(external: External, facts: SystemFacts) -> list[Problem]:
     """What is wrong with an account's two directions. Pure."""
     poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
     kind = "grant" if external.oauth is not None else "login"
     found = [
-        Trouble(kind, f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}", 0.0)
+        Problem(kind, f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}", 0.0)
         for name, direction in (("fetching", poll), ("relaying", relay))
         if direction is not None and direction.paused_at is not None
     ]
@@ -117,17 +117,17 @@ def _of(external: External, facts: Facts) -> list[Trouble]:
         return found
     why = f" ({poll.last_error})" if poll.last_error else ""
     if poll.last_success_at is None:
-        found.append(Trouble("poll", external.address, f"{external.address}: never polled yet{why}", STALE_SECONDS))
+        found.append(Problem("poll", external.address, f"{external.address}: never polled yet{why}", STALE_SECONDS))
     elif (facts.now - poll.last_success_at).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
         since = f"{poll.last_success_at:%Y-%m-%d %H:%M} UTC"
-        found.append(Trouble("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
+        found.append(Problem("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
     return found
 
 
 # ---------------------------------------------------------------------------------------------- the machine
 
 
-def of_disks(settings: Settings) -> list[Trouble]:
+def find_in_disks(settings: Settings) -> list[Problem]:
     """What is wrong with the disks, as far as this process sees them: of the data folder and the servers in it."""
     found = []
     disks: dict[int, Path] = {}
@@ -139,7 +139,7 @@ def of_disks(settings: Settings) -> list[Trouble]:
         if is_nearly_full(usage.free, usage.total):
             share = 100 * usage.free / usage.total
             found.append(
-                Trouble("disk", str(folder), f"disk of {folder}: {usage.free >> 20} MiB ({share:.0f} %) are free")
+                Problem("disk", str(folder), f"disk of {folder}: {usage.free >> 20} MiB ({share:.0f} %) are free")
             )
     return found
 
@@ -149,20 +149,20 @@ def is_nearly_full(free: int, total: int) -> bool:
     return free < max(DISK_OCTETS, int(DISK_SHARE * total))
 
 
-def of_doors(settings: Settings) -> list[Trouble]:
+def find_in_listeners(settings: Settings) -> list[Problem]:
     """What is wrong with the certificates that mail clients are shown, as their services tell."""
     return [
-        Trouble("certificate", name, f"service {name}: {problem}")
-        for name in DOORS
-        for problem in certificate_problems(ask(health_url(settings, name))[1], time.time())
+        Problem("certificate", name, f"service {name}: {problem}")
+        for name in LISTENING_SERVICES
+        for problem in certificate_problems(fetch_health(health_url(settings, name))[1], time.time())
     ]
 
 
-def gathered(troubles: Sequence[Trouble]) -> list[Trouble]:
+def deduplicated(troubles: Sequence[Problem]) -> list[Problem]:
     """One of each kind and subject, the one that says that it is to be told soonest. Pure."""
-    found: dict[tuple[str, str], Trouble] = {}
+    found: dict[tuple[str, str], Problem] = {}
     for trouble in troubles:
         key = (trouble.kind, trouble.subject)
         old = found.get(key)
-        found[key] = trouble if old is None else replace(old, lasting=min(old.lasting, trouble.lasting))
+        found[key] = trouble if old is None else replace(old, min_duration=min(old.min_duration, trouble.min_duration))
     return list(found.values())

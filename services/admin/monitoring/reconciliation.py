@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from shared.db.database import Connection
 from shared.store import accounts, inbound_admin, polls
-from shared.store.inbound_admin import Books
+from shared.store.inbound_admin import InboundCounts
 
 LATE_SECONDS = 600.0
 """Mail in flight for longer than this is a problem."""
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AccountBooks:
     """The books of an external account. fetched: mails, as the ledger counted them. oldest: seconds in flight.
 
     lost: mails that count as delivered and are in nobody's mailbox; 0 where nobody looked.
@@ -26,14 +26,14 @@ class Account:
 
     address: str
     fetched: int
-    books: Books
+    books: InboundCounts
     oldest: float
     lost: int
 
     @property
     def difference(self) -> int:
         """Mails that were fetched and are nowhere; less than none: mails that nobody fetched."""
-        return self.fetched - self.books.found + self.lost
+        return self.fetched - self.books.total + self.lost
 
     def shown(self) -> dict[str, int]:
         """In the form of ``status --json``."""
@@ -48,42 +48,42 @@ class Account:
         }
 
 
-async def read(connection: Connection, thoroughly: bool = False) -> list[Account]:
+async def load_accounts(connection: Connection, thoroughly: bool = False) -> list[AccountBooks]:
     """The books of all external accounts that are not removed, by address. Needs a connection that sees one moment
     (``Database.snapshot``).
 
     :param thoroughly: look for each mail in the mailboxes, which takes about a second for a million mails.
     """
-    fetched = await polls.fetched(connection)
-    found = await inbound_admin.books(connection)
+    fetched = await polls.load_fetched_counts(connection)
+    found = await inbound_admin.count_inbound(connection)
     oldest = await inbound_admin.oldest_in_flight(connection)
-    lost = await inbound_admin.lost(connection) if thoroughly else {}
+    lost = await inbound_admin.count_lost(connection) if thoroughly else {}
     return [
-        Account(
+        AccountBooks(
             external.address,
             fetched.get(external.id, 0),
-            found.get(external.id, Books()),
+            found.get(external.id, InboundCounts()),
             oldest.get(external.id, 0.0),
             lost.get(external.id, 0),
         )
-        for external in await accounts.externals(connection)
+        for external in await accounts.load_externals(connection)
     ]
 
 
-def difference(books: Sequence[Account]) -> int:
+def difference(books: Sequence[AccountBooks]) -> int:
     """Mails that do not add up, over all accounts. Pure."""
     return sum(abs(account.difference) for account in books)
 
 
-def wrong(account: Account) -> str | None:
+def describe_difference(account: AccountBooks) -> str | None:
     """What does not add up, in words. Pure."""
     if account.difference == 0:
         return None
     lost = f"; {account.lost} of them count as delivered and are in nobody's mailbox" if account.lost else ""
-    return f"the books differ: {account.fetched} mails were fetched, {account.books.found} are accounted for{lost}"
+    return f"the books differ: {account.fetched} mails were fetched, {account.books.total} are accounted for{lost}"
 
 
-def late(account: Account) -> str | None:
+def late(account: AccountBooks) -> str | None:
     """What has been on its way for too long, in words. Pure."""
     if not account.books.in_flight or account.oldest <= LATE_SECONDS:
         return None

@@ -8,17 +8,17 @@ import re
 import time
 from typing import Any
 
-from services.admin.context import System
+from services.admin.context import AdminContext
 from services.admin.monitoring import problems as troubles
 from services.admin.monitoring import reconciliation
-from services.admin.monitoring.health_client import ask, certificate_problems, health_url
+from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
 from services.admin.monitoring.problems import STALE_SECONDS
 from shared.amqp import topology
 from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.settings import SERVICES, Settings
-from shared.store.polls import Polled
-from shared.store.relay_status import Relay
+from shared.store.polls import PollState
+from shared.store.relay_status import RelayStatus
 
 OLD_SECONDS = 4 * 3600.0
 """A mail that waits for longer to be relayed is a problem."""
@@ -26,29 +26,29 @@ CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
 """For the broker: where a connection has to be made, and where one is kept."""
 
 
-async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
+async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, Any]:
     """The whole status in the form of ``status --json``. :param thoroughly: as ``books.read``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
     queues = await _queues(system, unacked, problems)
     externals: list[dict[str, Any]] = []
-    accounted: list[reconciliation.Account] = []
+    accounted: list[reconciliation.AccountBooks] = []
     try:
         async with system.database.snapshot(30) as connection:
-            facts = await troubles.read(connection)
-            accounted = await reconciliation.read(connection, thoroughly)
+            facts = await troubles.load_facts(connection)
+            accounted = await reconciliation.load_accounts(connection, thoroughly)
         for external in facts.externals:
             poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
             externals.append(_external(external, poll, relay, facts.now, problems))
             _unreadable(system, external, problems)
         if facts.held:
             problems.append(f"{facts.held} mails are held: nobody enabled shares their external account (held list)")
-        problems += [f"{trouble.what} (parked list)" for trouble in troubles.of_parked(facts)]
+        problems += [f"{trouble.text} (parked list)" for trouble in troubles.find_parked(facts)]
         for account in accounted:
             problems += [
                 f"{account.address}: {what}"
-                for what in (reconciliation.wrong(account), reconciliation.late(account))
+                for what in (reconciliation.describe_difference(account), reconciliation.late(account))
                 if what
             ]
         if facts.relaying and facts.relaying_oldest > OLD_SECONDS:
@@ -58,7 +58,7 @@ async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
             )
     except Temporary as error:
         problems.append(await system.database.why_not() or str(error))
-    problems += [trouble.what for trouble in troubles.of_disks(system.settings)]
+    problems += [trouble.text for trouble in troubles.find_in_disks(system.settings)]
     return {
         "ok": not problems,
         "problems": problems,
@@ -70,7 +70,7 @@ async def gather(system: System, thoroughly: bool = False) -> dict[str, Any]:
 
 
 def _external(
-    external: External, poll: Polled | None, relay: Relay | None, now: datetime.datetime, problems: list[str]
+    external: External, poll: PollState | None, relay: RelayStatus | None, now: datetime.datetime, problems: list[str]
 ) -> dict[str, Any]:
     """One account's line; what is wrong with it is added to ``problems``. Pure."""
     last_success = poll.last_success_at if poll else None
@@ -97,20 +97,20 @@ def _external(
     }
 
 
-def _latest_error(poll: Polled | None, relay: Relay | None) -> str | None:
+def _latest_error(poll: PollState | None, relay: RelayStatus | None) -> str | None:
     """What is wrong now, fetching first."""
-    return "; ".join(error for error in (trouble(poll), trouble(relay)) if error) or None
+    return "; ".join(error for error in (find_account_problem(poll), find_account_problem(relay)) if error) or None
 
 
-def trouble(direction: Polled | Relay | None) -> str | None:
+def find_account_problem(direction: PollState | RelayStatus | None) -> str | None:
     """What is wrong with one direction of an account now: an error that no success followed. Pure."""
     if direction is None or not direction.last_error or not (direction.failures or direction.paused_at):
         return None
     paused = " (paused: one try an hour)" if direction.paused_at and "paused" not in direction.last_error else ""
-    return f"{'fetching' if isinstance(direction, Polled) else 'relaying'}: {direction.last_error}{paused}"
+    return f"{'fetching' if isinstance(direction, PollState) else 'relaying'}: {direction.last_error}{paused}"
 
 
-def _unreadable(system: System, external: External, problems: list[str]) -> None:
+def _unreadable(system: AdminContext, external: External, problems: list[str]) -> None:
     try:
         system.vault.open(external.password)
     except (Permanent, ValueError) as error:
@@ -125,7 +125,7 @@ def iso(at: datetime.datetime | None) -> str | None:
 
 
 async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    answers = await asyncio.gather(*(asyncio.to_thread(ask, health_url(settings, name)) for name in SERVICES))
+    answers = await asyncio.gather(*(asyncio.to_thread(fetch_health, health_url(settings, name)) for name in SERVICES))
     services, unacked = [], dict[str, int]()
     for name, (why, metrics) in zip(SERVICES, answers, strict=True):
         services.append({"name": name, "ready": not why, **({"why": why} if why else {})})
@@ -137,7 +137,7 @@ async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[
     return services, unacked
 
 
-async def _queues(system: System, unacked: dict[str, int], problems: list[str]) -> list[dict[str, Any]]:
+async def _queues(system: AdminContext, unacked: dict[str, int], problems: list[str]) -> list[dict[str, Any]]:
     queues = []
     try:
         async with system.broker() as broker:
@@ -147,7 +147,7 @@ async def _queues(system: System, unacked: dict[str, int], problems: list[str]) 
                 queues.append(
                     {"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0), "consumers": consumers}
                 )
-                if queue.name == topology.PARKED:
+                if queue.name == topology.DEAD_LETTERS:
                     if ready:
                         problems.append(f"{ready} stray messages in the queue {queue.name}")
                 elif not consumers:

@@ -10,7 +10,7 @@ from services.admin.accounts.errors import AccountsError
 from services.admin.mail import search_index
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before
-from services.admin.web.page_context import Administrator, Here, Reader
+from services.admin.web.page_context import Administrator, PageDep, Reader
 from shared.errors import Permanent
 from shared.store import accounts
 
@@ -21,10 +21,10 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/answers")
-async def show(request: Request, here: Here, who: Reader, before: Before = None, done: bool = False) -> Response:
+async def show(request: Request, here: PageDep, who: Reader, before: Before = None, done: bool = False) -> Response:
     """What nobody has answered, the oldest first; or what was answered."""
     async with here.system.database.transaction() as connection:
-        ask = search_index.answered_ones if done else search_index.open_ones
+        ask = search_index.answered if done else search_index.unanswered
         found = await ask(connection, before, search_index.PAGE + 1)
     shown = found[: search_index.PAGE]
     more = shown[-1].mail_id if len(found) > len(shown) else None
@@ -32,18 +32,18 @@ async def show(request: Request, here: Here, who: Reader, before: Before = None,
 
 
 @router.get("/names")
-async def names(request: Request, here: Here, who: Reader) -> Response:
+async def names(request: Request, here: PageDep, who: Reader) -> Response:
     """Names that nobody has, and who could have them."""
     async with here.system.database.transaction() as connection:
         found = await search_index.unknown_names(connection)
-        externals = {e.address: e.id for e in await accounts.externals(connection)}
-        sharers = await accounts.sharers(connection, [externals[each.external] for each in found])
+        externals = {e.address: e.id for e in await accounts.load_externals(connection)}
+        sharers = await accounts.load_sharers(connection, [externals[each.external] for each in found])
     rows = [(each, sharers[externals[each.external]]) for each in found]
     return await here.page(request, who, "names.html", rows=rows)
 
 
 @router.post("/names")
-async def take(request: Request, here: Here, who: Administrator) -> Response:
+async def take(request: Request, here: PageDep, who: Administrator) -> Response:
     """Make a name an alias of a person, or forget it."""
     form = Form(await request.form())
     name, external, to = form.text("name"), here.text(form.text("external")), here.text(form.text("to"))

@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPBearer
 
 from services.admin.access import audit, users
-from services.admin.access.users import Viewer
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import connection_check, edit, oauth_flow
 from services.admin.accounts import export as documents
 from services.admin.accounts.file_format import ExternalFields, LocalFields
@@ -36,21 +36,21 @@ from services.admin.web.api_schemas import (
     Held,
     Limit,
     LocalAccount,
-    Logins,
+    LoginsShown,
     MailShown,
     NameTaken,
     Parked,
     Problem,
-    Skipped,
+    SkippedShown,
     Status,
     StepShown,
     StoryShown,
     Text,
-    Waiting,
+    WaitingShown,
 )
 from services.admin.web.authorization import redirect_for
 from services.admin.web.mail import Id
-from services.admin.web.page_context import Administrator, Desk, Here, NotFound, Reader
+from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, Reader
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
@@ -79,13 +79,13 @@ router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(
 
 
 @router.get("/status", response_model=Status, tags=["state"])
-async def status(here: Here, who: Reader) -> Any:
+async def status(here: PageDep, who: Reader) -> Any:
     """Whether mail flows: services, queues, accounts and books, and what is wrong in words."""
-    return await here.watch.first()
+    return await here.status.first()
 
 
 @router.get("/audit", response_model=list[AuditShown], tags=["state"])
-async def show_audit(here: Here, who: Reader, q: Text = "", before: Before = None, limit: Limit = 100) -> Any:
+async def show_audit(here: PageDep, who: Reader, q: Text = "", before: Before = None, limit: Limit = 100) -> Any:
     """Who did what, the latest first. q: a user, an address or a mail's id."""
     async with here.system.database.transaction() as connection:
         return await audit.page(connection, before, here.text(q), limit)
@@ -95,7 +95,7 @@ async def show_audit(here: Here, who: Reader, q: Text = "", before: Before = Non
 
 
 @router.get("/external-accounts", response_model=list[ExternalAccount], tags=["accounts"])
-async def list_externals(here: Here, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
+async def list_externals(here: PageDep, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
     """By address. q: a part of it."""
     async with here.system.database.transaction() as connection:
         found = await accounts.page_of_externals(connection, here.text(after), here.text(q), limit)
@@ -103,35 +103,35 @@ async def list_externals(here: Here, who: Reader, after: Text = "", q: Text = ""
 
 
 @router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
-async def show_external(here: Here, who: Reader, address: At) -> Any:
+async def show_external(here: PageDep, who: Reader, address: At) -> Any:
     """One."""
     async with here.system.database.transaction() as connection:
         return documents.external_fields(await _external(connection, address))
 
 
 @router.put("/external-accounts", response_model=Changed, tags=["accounts"])
-async def save_external(here: Here, who: Administrator, fields: ExternalFields) -> Any:
+async def save_external(here: PageDep, who: Administrator, fields: ExternalFields) -> Any:
     """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
     return await _save(here, who, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/external-accounts/{address}", response_model=Changed, tags=["accounts"])
-async def remove_external(here: Here, who: Administrator, address: At) -> Any:
+async def remove_external(here: PageDep, who: Administrator, address: At) -> Any:
     """Remove it, unless somebody shares it."""
     return await _remove(here, who, "external", address)
 
 
 @router.post("/external-accounts/{address}/test", response_model=list[StepShown], tags=["accounts"])
-async def test_external(here: Here, who: Administrator, address: At) -> Any:
+async def test_external(here: PageDep, who: Administrator, address: At) -> Any:
     """Try both directions step by step. Nothing is fetched or sent."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    steps = await connection_check.test(here.system, external)
+    steps = await connection_check.check_connection(here.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
 
 
 @router.post("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
-async def authorize(request: Request, here: Here, who: Administrator, address: At) -> Any:
+async def authorize(request: Request, here: PageDep, who: Administrator, address: At) -> Any:
     """Begin to authorize an account with access tokens, or join the authorization that waits already."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
@@ -139,26 +139,26 @@ async def authorize(request: Request, here: Here, who: Administrator, address: A
 
 
 @router.get("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
-async def show_authorization(here: Here, who: Administrator, address: At) -> Any:
+async def show_authorization(here: PageDep, who: Administrator, address: At) -> Any:
     """The one that waits for a person, or how the latest one ended."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    progress = await oauth_flow.look(here.system, external)
+    progress = await oauth_flow.load_progress(here.system, external)
     if progress is None:
         raise NotFound(f"{address}: nobody has begun to authorize it here")
     return progress
 
 
 @router.post("/external-accounts/{address}/authorization/answer", response_model=AuthorizationShown, tags=["accounts"])
-async def answer_authorization(here: Here, who: Administrator, address: At, brought: Brought) -> Any:
+async def answer_authorization(here: PageDep, who: Administrator, address: At, brought: Brought) -> Any:
     """Give the address to which the provider sent the browser, where that could not be reached."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    return await oauth_flow.bring(here.system, external, brought.url)
+    return await oauth_flow.complete_redirect(here.system, external, brought.url)
 
 
 @router.delete("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
-async def stop_authorization(here: Here, who: Administrator, address: At) -> Any:
+async def stop_authorization(here: PageDep, who: Administrator, address: At) -> Any:
     """Wait for nobody any more; what was authorized before stays."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
@@ -166,26 +166,28 @@ async def stop_authorization(here: Here, who: Administrator, address: At) -> Any
     return await show_authorization(here, who, address)
 
 
-@router.get("/external-accounts/{address}/skipped-mails", response_model=list[Skipped], tags=["mail"])
-async def skipped(here: Here, who: Reader, address: At) -> Any:
+@router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedShown], tags=["mail"])
+async def skipped(here: PageDep, who: Reader, address: At) -> Any:
     """The mails that could not be fetched and stay at the provider, the oldest first."""
     async with here.system.database.transaction() as connection:
         return await operations.skipped(connection, await _external(connection, address))
 
 
 @router.post("/external-accounts/{address}/skipped-mails/retry", response_model=DoneShown, tags=["mail"])
-async def retry_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+async def retry_skipped(here: PageDep, who: Administrator, address: At, chosen: Chosen) -> Any:
     """Try to fetch these at once, however often that failed."""
     return await _skipped(here, who, address, chosen, retries=True)
 
 
 @router.post("/external-accounts/{address}/skipped-mails/acknowledge", response_model=DoneShown, tags=["mail"])
-async def acknowledge_skipped(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+async def acknowledge_skipped(here: PageDep, who: Administrator, address: At, chosen: Chosen) -> Any:
     """It is known that these stay there: no problem any more."""
     return await _skipped(here, who, address, chosen, retries=False)
 
 
-async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, retries: bool) -> operations.Done:
+async def _skipped(
+    here: PageContext, who: CurrentUser, address: str, chosen: Chosen, *, retries: bool
+) -> operations.OperationResult:
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, chosen.ids)
@@ -194,58 +196,58 @@ async def _skipped(here: Desk, who: Viewer, address: str, chosen: Chosen, *, ret
 
 
 @router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])
-async def list_locals(here: Here, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
+async def list_locals(here: PageDep, who: Reader, after: Text = "", q: Text = "", limit: Limit = 50) -> Any:
     """By address. q: a part of it, or of the user name."""
     async with here.system.database.transaction() as connection:
         found = await accounts.page_of_locals(connection, here.text(after), here.text(q), limit=limit)
-        externals = await accounts.externals(connection, sorted({person.external_id for person in found}))
-        delegates = await accounts.locals_(connection, [p.delegate_id for p in found if p.delegate_id])
+        externals = await accounts.load_externals(connection, sorted({person.external_id for person in found}))
+        delegates = await accounts.load_locals(connection, [p.delegate_id for p in found if p.delegate_id])
     return [documents.local_fields(person, externals, delegates) for person in found]
 
 
 @router.get("/local-accounts/{address}", response_model=LocalAccount, tags=["accounts"])
-async def show_local(here: Here, who: Reader, address: At) -> Any:
+async def show_local(here: PageDep, who: Reader, address: At) -> Any:
     """One."""
     async with here.system.database.transaction() as connection:
         person = await _local(connection, address)
-        externals = await accounts.externals(connection, [person.external_id])
-        delegates = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
+        externals = await accounts.load_externals(connection, [person.external_id])
+        delegates = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
     return documents.local_fields(person, externals, delegates)
 
 
-@router.get("/local-accounts/{address}/logins", response_model=Logins, tags=["accounts"])
-async def logins(here: Here, who: Reader, address: At) -> Any:
+@router.get("/local-accounts/{address}/logins", response_model=LoginsShown, tags=["accounts"])
+async def logins(here: PageDep, who: Reader, address: At) -> Any:
     """When this person's mail client logged in last, by POP3 and by SMTP, and who is signed in to the console so."""
     async with here.system.database.transaction() as connection:
         person = await _local(connection, address)
-        last = await last_logins.of(connection, person.id)
-        sessions = await users.sessions(connection, person.id)
+        last = await last_logins.load_last_logins(connection, person.id)
+        sessions = await users.list_sessions(connection, person.id)
     return {"last": last, "sessions": sessions}
 
 
 @router.put("/local-accounts", response_model=Changed, tags=["accounts"])
-async def save_local(here: Here, who: Administrator, fields: LocalFields) -> Any:
+async def save_local(here: PageDep, who: Administrator, fields: LocalFields) -> Any:
     """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
     return await _save(here, who, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/local-accounts/{address}", response_model=Changed, tags=["accounts"])
-async def remove_local(here: Here, who: Administrator, address: At) -> Any:
+async def remove_local(here: PageDep, who: Administrator, address: At) -> Any:
     """Remove it; its mail is kept for the retention time."""
     return await _remove(here, who, "local", address)
 
 
 @router.post("/local-accounts/{address}/restore", response_model=Changed, tags=["accounts"])
-async def restore_local(here: Here, who: Administrator, address: At) -> Any:
+async def restore_local(here: PageDep, who: Administrator, address: At) -> Any:
     """Bring back one that was removed, with its mail."""
     async with here.system.database.transaction() as connection:
         person = await operations.restore(connection, here.text(address))
-        await audit.record(connection, who.name, "restored local account", person.address)
+        await audit.record_change(connection, who.name, "restored local account", person.address)
     return {"changed": [f"local account {person.address}: restored"]}
 
 
 @router.post("/local-accounts/{address}/names", response_model=Changed, tags=["accounts"])
-async def add_name(here: Here, who: Administrator, address: At, taken: NameTaken) -> Any:
+async def add_name(here: PageDep, who: Administrator, address: At, taken: NameTaken) -> Any:
     """Give a person a further name, for example one that customers write and that nobody has."""
     async with here.system.database.transaction() as connection:
         person = await _local(connection, address)
@@ -255,7 +257,7 @@ async def add_name(here: Here, who: Administrator, address: At, taken: NameTaken
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[Deleted], tags=["mail"])
-async def deleted(here: Here, who: Reader, address: At) -> Any:
+async def deleted(here: PageDep, who: Reader, address: At) -> Any:
     """Mail that this person deleted and that is still kept."""
     async with here.system.database.transaction() as connection:
         await _local(connection, address)
@@ -263,7 +265,7 @@ async def deleted(here: Here, who: Reader, address: At) -> Any:
 
 
 @router.post("/local-accounts/{address}/undelete", response_model=DoneShown, tags=["mail"])
-async def undelete(here: Here, who: Administrator, address: At, chosen: Chosen) -> Any:
+async def undelete(here: PageDep, who: Administrator, address: At, chosen: Chosen) -> Any:
     """Bring some of it back, as new mail."""
     async with here.system.database.transaction() as connection:
         await _local(connection, address)
@@ -273,7 +275,7 @@ async def undelete(here: Here, who: Administrator, address: At, chosen: Chosen) 
 
 
 @router.get("/accounts-file", tags=["accounts"], responses={200: {"content": {"application/yaml": {}}}})
-async def export(here: Here, who: Administrator) -> Response:
+async def export(here: PageDep, who: Administrator) -> Response:
     """The accounts file, passwords left out."""
     async with here.system.database.transaction() as connection:
         text = documents.as_yaml(await documents.document(connection))
@@ -282,7 +284,7 @@ async def export(here: Here, who: Administrator) -> Response:
 
 async def _external(connection: Connection, address: str) -> External:
     """:raises NotFound: there is none."""
-    found = await accounts.external_by_address(connection, Desk.text(address))
+    found = await accounts.external_by_address(connection, PageContext.text(address))
     if found is None:
         raise NotFound(f"{address}: there is no such external account")
     return found
@@ -290,27 +292,27 @@ async def _external(connection: Connection, address: str) -> External:
 
 async def _local(connection: Connection, address: str) -> Local:
     """:raises NotFound: there is none."""
-    found = await accounts.local_by_login(connection, Desk.text(address))
+    found = await accounts.local_by_login(connection, PageContext.text(address))
     if found is None:
         raise NotFound(f"{address}: there is no such local account")
     return found
 
 
-async def _save(here: Desk, who: Viewer, kind: documents.Kind, entry: dict[str, Any]) -> Any:
+async def _save(here: PageContext, who: CurrentUser, kind: documents.Kind, entry: dict[str, Any]) -> Any:
     wanted = edit.check_entry(kind, entry)
     async with here.system.database.transaction() as connection:
         outcome = await here.apply(connection, wanted, who)
     return {"changed": outcome.lines}
 
 
-async def _remove(here: Desk, who: Viewer, kind: documents.Kind, address: str) -> Any:
+async def _remove(here: PageContext, who: CurrentUser, kind: documents.Kind, address: str) -> Any:
     async with here.system.database.transaction() as connection:
         if kind == "external":
             await _external(connection, address)
         else:
             await _local(connection, address)
         lines = await edit.remove(connection, kind, address)
-        await audit.record(connection, who.name, f"removed {kind} account", address)
+        await audit.record_change(connection, who.name, f"removed {kind} account", address)
     return {"changed": lines}
 
 
@@ -319,7 +321,7 @@ async def _remove(here: Desk, who: Viewer, kind: documents.Kind, address: str) -
 
 @router.get("/mails", response_model=list[MailShown], tags=["mail"])
 async def search(
-    here: Here, who: Reader, q: Text = "", day: Day | None = None, before: Before = None, limit: Limit = 50
+    here: PageDep, who: Reader, q: Text = "", day: Day | None = None, before: Before = None, limit: Limit = 50
 ) -> Any:
     """The latest mail with all of these words in its subject, names and addresses; or of an account's address."""
     async with here.system.database.transaction() as connection:
@@ -327,7 +329,7 @@ async def search(
 
 
 @router.get("/mails/{id}", response_model=StoryShown, tags=["mail"])
-async def show_mail(here: Here, who: Reader, id: Id) -> Any:
+async def show_mail(here: PageDep, who: Reader, id: Id) -> Any:
     """One mail: who got it and why, and what happened when."""
     async with here.system.database.transaction() as connection:
         story = await _story(connection, id)
@@ -335,8 +337,8 @@ async def show_mail(here: Here, who: Reader, id: Id) -> Any:
     return {
         **traced,
         "at": iso(story.at),
-        "sender": story.letter.author,
-        "subject": story.letter.subject,
+        "sender": story.summary.author,
+        "subject": story.summary.subject,
         "octets": story.octets,
         "state": story.arrived.state if story.arrived else story.sent.state if story.sent else "",
         "sentences": story.sentences,
@@ -349,44 +351,44 @@ async def show_mail(here: Here, who: Reader, id: Id) -> Any:
     response_class=StreamingResponse,
     responses={200: {"content": {"message/rfc822": {}}, "description": "The mail itself."}},
 )
-async def raw(here: Here, who: Administrator, id: Id) -> Response:
+async def raw(here: PageDep, who: Administrator, id: Id) -> Response:
     """The whole mail. That it was looked into is written down."""
     async with here.system.database.transaction() as connection:
         story = await _story(connection, id)
-        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
+        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.summary.author)
     return StreamingResponse(blobs.stream(here.system.database, story.blob_id), media_type="message/rfc822")
 
 
 @router.post("/mails/{id}/give", response_model=Changed, tags=["mail"])
-async def give(here: Here, who: Administrator, id: Id, given: Given) -> Any:
+async def give(here: PageDep, who: Administrator, id: Id, given: Given) -> Any:
     """Put a mail that was delivered into a person's mailbox, as new mail; and take it from another one."""
     async with here.system.database.transaction() as connection:
-        await operations.give(connection, id, given.to, given.away_from)
+        await operations.give_copy(connection, id, given.to, given.away_from)
         await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {given.to}")
     return {"changed": [f"mail {id}: {given.to} has it"]}
 
 
 @router.post("/submissions/resend", response_model=DoneShown, tags=["mail"])
-async def resend(here: Here, who: Administrator, chosen: Chosen) -> Any:
+async def resend(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
     """Send submissions again to those outside who did not get them."""
     return await _act(here, who, "sent again", operations.resend, chosen)
 
 
-@router.get("/queue", response_model=list[Waiting], tags=["mail"])
-async def queue(here: Here, who: Reader) -> Any:
+@router.get("/queue", response_model=list[WaitingShown], tags=["mail"])
+async def queue(here: PageDep, who: Reader) -> Any:
     """What waits to be sent, the oldest first."""
     async with here.system.database.transaction() as connection:
         return await operations.queue(connection)
 
 
 @router.post("/queue/retry", response_model=DoneShown, tags=["mail"])
-async def retry(here: Here, who: Administrator, chosen: Chosen) -> Any:
+async def retry(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
     """Try these now."""
     return await _act(here, who, "tried now", operations.retry, chosen)
 
 
 @router.post("/queue/cancel", response_model=DoneShown, tags=["mail"])
-async def cancel(here: Here, who: Administrator, chosen: Chosen) -> Any:
+async def cancel(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
     """End these without a further try; their authors are told."""
     async with here.system.database.transaction() as connection:
         done = await operations.cancel(connection, chosen.ids, chosen.reason or operations.CANCELLED)
@@ -395,27 +397,27 @@ async def cancel(here: Here, who: Administrator, chosen: Chosen) -> Any:
 
 
 @router.get("/held", response_model=list[Held], tags=["mail"])
-async def held(here: Here, who: Reader) -> Any:
+async def held(here: PageDep, who: Reader) -> Any:
     """What nobody is there to get."""
     async with here.system.database.transaction() as connection:
         return await operations.held(connection)
 
 
 @router.get("/parked", response_model=list[Parked], tags=["mail"])
-async def parked(here: Here, who: Reader) -> Any:
+async def parked(here: PageDep, who: Reader) -> Any:
     """What is set apart until somebody decides."""
     async with here.system.database.transaction() as connection:
         return await operations.parked(connection)
 
 
 @router.post("/parked/requeue", response_model=DoneShown, tags=["mail"])
-async def requeue(here: Here, who: Administrator, chosen: Chosen) -> Any:
+async def requeue(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
     """Give these another five tries."""
     return await _act(here, who, "given five more tries", operations.requeue, chosen)
 
 
 @router.post("/parked/discard", response_model=DoneShown, tags=["mail"])
-async def discard(here: Here, who: Administrator, chosen: Chosen) -> Any:
+async def discard(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
     """End parked or held mails undelivered, for a reason."""
     if not chosen.reason.strip():
         raise Permanent("reason: is needed to discard a mail")
@@ -425,19 +427,19 @@ async def discard(here: Here, who: Administrator, chosen: Chosen) -> Any:
     return done
 
 
-async def _story(connection: Connection, id_: int) -> history.Story:
+async def _story(connection: Connection, id_: int) -> history.MailHistory:
     """:raises NotFound: there is none."""
-    story = await history.tell(connection, id_)
+    story = await history.load(connection, id_)
     if story is None:
         raise NotFound(f"{id_}: there is no such mail")
     return story
 
 
 async def _act(
-    here: Desk,
-    who: Viewer,
+    here: PageContext,
+    who: CurrentUser,
     did: str,
-    act: Callable[[Connection, list[int]], Awaitable[operations.Done]],
+    act: Callable[[Connection, list[int]], Awaitable[operations.OperationResult]],
     chosen: Chosen,
 ) -> Any:
     """For what takes nothing but the mails."""

@@ -72,7 +72,7 @@ class LocalAccount(Shown):
     delegate: str | None
 
 
-class Skipped(BaseModel):
+class SkippedShown(BaseModel):
     """A mail that could not be fetched and stays at the provider. next_try_at: null: it is not tried by itself."""
 
     id: int
@@ -102,7 +102,7 @@ class SessionShown(BaseModel):
     seen_at: datetime.datetime
 
 
-class Logins(BaseModel):
+class LoginsShown(BaseModel):
     """Where a person is. last: of mail clients, up to a few minutes behind. sessions: in the console."""
 
     last: list[LoginShown]
@@ -190,7 +190,7 @@ class StoryShown(Shown):
     events: list[dict[str, Any]]
 
 
-class Waiting(Shown):
+class WaitingShown(Shown):
     """A submission that waits to be sent."""
 
     id: int

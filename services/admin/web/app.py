@@ -29,8 +29,8 @@ from services.admin.web import (
     sign_in,
     users_and_audit,
 )
-from services.admin.web.page_context import HERE, Desk, NotAllowed, NotFound, NotSignedIn, viewer
-from services.admin.web.request_guard import Guard
+from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
+from services.admin.web.request_guard import RequestGuard
 from shared.errors import Permanent, Temporary
 
 ROUTERS = (
@@ -63,7 +63,7 @@ class _Kept(StaticFiles):
         return answer
 
 
-def build(desk: Desk) -> Guard:
+def build(desk: PageContext) -> RequestGuard:
     """The console of this desk."""
     app = FastAPI(
         title="mailgroup",
@@ -86,7 +86,7 @@ def build(desk: Desk) -> Guard:
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
-    return Guard(app)
+    return RequestGuard(app)
 
 
 def _is_api(request: Request) -> bool:
@@ -166,10 +166,10 @@ async def _fault(request: Request, error: Exception) -> Response:
 async def _tell(request: Request, status: int, title: str, text: str) -> Response:
     if _is_api(request):
         return JSONResponse({"detail": text}, status)
-    desk: Desk = request.app.state.desk
+    desk: PageContext = request.app.state.desk
     who = None
     if status < 500:  # a database that is away cannot tell who looks
-        who = await viewer(request, desk)
+        who = await current_user(request, desk)
         return await desk.page(request, who, "message.html", status=status, title=title, text=text)
     facts: dict[str, object] = {"viewer": None, "here": "", "notices": [], "troubles": 0, "problems": []}
     return Response(desk.render("message.html", title=title, text=text, **facts), status, media_type="text/html")

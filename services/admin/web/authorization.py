@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin.access.users import Viewer
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import oauth_flow
 from services.admin.web.external_accounts import find
 from services.admin.web.forms import Form
-from services.admin.web.page_context import Address, Administrator, Desk, Here, Words
+from services.admin.web.page_context import Administrator, PageContext, PageDep, PathAddress, QueryText
 from services.admin.web.server_events import live_answer
 from shared.errors import Permanent, Temporary
 from shared.model import External
@@ -24,24 +24,26 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @router.get("/external/{address}/authorize")
-async def show(request: Request, here: Here, who: Administrator, address: Address, run: Words = "") -> Response:
+async def show(
+    request: Request, here: PageDep, who: Administrator, address: PathAddress, run: QueryText = ""
+) -> Response:
     """How it stands. run: the authorization that this browser looks at."""
     return await _show(request, here, who, await find(here, address), run)
 
 
 @router.post("/external/{address}/authorize")
-async def act(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def act(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Begin, bring the address that the browser shows in the end, or stop."""
     external = await find(here, address)
     form = Form(await request.form())
-    page = here.at("/external", external.address) + "/authorize"
+    page = here.linked("/external", external.address) + "/authorize"
     try:
         match form.text("do"):
             case "begin":
                 begun = await oauth_flow.begin(here.system, external, who.name, redirect_for(request, here))
                 return await here.go(who, f"{page}?run={begun.key}")
             case "bring":
-                await oauth_flow.bring(here.system, external, form.text("url"))
+                await oauth_flow.complete_redirect(here.system, external, form.text("url"))
             case "stop":
                 await oauth_flow.stop(here.system, external, who.name)
             case _:
@@ -52,33 +54,35 @@ async def act(request: Request, here: Here, who: Administrator, address: Address
 
 
 @router.get("/external/{address}/authorize/live")
-async def live(request: Request, here: Here, who: Administrator, address: Address, run: Words = "") -> Response:
+async def live(
+    request: Request, here: PageDep, who: Administrator, address: PathAddress, run: QueryText = ""
+) -> Response:
     """Tells the page when it has another thing to say."""
     external = await find(here, address)
 
     async def newer() -> dict[str, Any]:
         await asyncio.sleep(LOOK_SECONDS)
-        progress = await oauth_flow.look(here.system, external)
+        progress = await oauth_flow.load_progress(here.system, external)
         return {"reload": progress is None or progress.key != run or progress.state != "waits"}
 
     return live_answer(request, here, newer)
 
 
 @router.get("/authorized")
-async def take(request: Request, here: Here) -> Response:
+async def take(request: Request, here: PageDep) -> Response:
     """Where the provider sends the browser of whoever agreed.
 
     The cookie does not come with a visit from another site, so nobody is signed in here: the answer is known by what
     only the provider and the browser were told, and is good for nothing without what we kept for ourselves (PKCE).
     """
-    progress = await oauth_flow.bring_any(here.system, str(request.url))
+    progress = await oauth_flow.complete_any(here.system, str(request.url))
     if progress.state == "failed":
         raise Permanent(progress.words)
     text = "You may close this page; the one where it was begun goes on."
     return await here.page(request, None, "message.html", title="Authorized", text=text)
 
 
-def redirect_for(request: Request, here: Desk) -> str:
+def redirect_for(request: Request, here: PageContext) -> str:
     """Where a browser may bring the answer: on loopback, which is all that providers allow to programs (RFC 8252).
 
     With a console elsewhere nothing answers there; the address that the browser shows then is pasted.
@@ -89,9 +93,14 @@ def redirect_for(request: Request, here: Desk) -> str:
 
 
 async def _show(
-    request: Request, here: Desk, who: Viewer, external: External, run: str, problems: list[str] | None = None
+    request: Request,
+    here: PageContext,
+    who: CurrentUser,
+    external: External,
+    run: str,
+    problems: list[str] | None = None,
 ) -> Response:
-    progress = await oauth_flow.look(here.system, external)
+    progress = await oauth_flow.load_progress(here.system, external)
     lost = bool(run) and (progress is None or progress.key != run)
     return await here.page(
         request,

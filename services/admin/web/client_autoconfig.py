@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.admin.accounts import client_autoconfig
-from services.admin.accounts.client_autoconfig import Links, Servers, Unanswerable
-from services.admin.web.page_context import Desk, Here
+from services.admin.accounts.client_autoconfig import ClientServers, Links, Unanswerable
+from services.admin.web.page_context import PageContext, PageDep
 from shared.settings import HOST
 from shared.store import accounts
 
@@ -28,24 +28,26 @@ _AUTODISCOVER = ("/autodiscover/autodiscover", "/Autodiscover/Autodiscover", "/A
 """Outlook's versions spell it differently, for a server that takes them all as the same."""
 
 
-def facts(request: Request, here: Desk, address: str) -> tuple[Servers, Links]:
+def facts(request: Request, here: PageContext, address: str) -> tuple[ClientServers, Links]:
     """What the page of a person shows, for an address of theirs."""
     return _servers(request, here), client_autoconfig.links(_base_url(request), address)
 
 
 @router.get("/mail/config-v1.1.xml")
 @router.get("/.well-known/autoconfig/mail/config-v1.1.xml")
-async def thunderbird(request: Request, here: Here, address: Address = "") -> Response:
+async def thunderbird(request: Request, here: PageDep, address: Address = "") -> Response:
     """Without an address it holds for every local domain."""
     domains = await _local_domains(here)
     if address:
         domains = [domain for domain in domains if domain == client_autoconfig.domain_of(address)]
     if not domains:
         return _unknown()
-    return Response(client_autoconfig.thunderbird(_servers(request, here), domains), media_type="application/xml")
+    return Response(
+        client_autoconfig.mozilla_autoconfig(_servers(request, here), domains), media_type="application/xml"
+    )
 
 
-async def outlook_posts(request: Request, here: Here) -> Response:
+async def outlook_posts(request: Request, here: PageDep) -> Response:
     """Outlook's first version: XML asks, XML answers. An error is an answer, too, so its status is 200."""
     body = b""
     async for piece in request.stream():
@@ -53,22 +55,22 @@ async def outlook_posts(request: Request, here: Here) -> Response:
         if len(body) > REQUEST_OCTETS:
             return Response("At most 64 KiB are taken.\n", 413, media_type="text/plain")
     try:
-        address = client_autoconfig.outlook_address(body)
+        address = client_autoconfig.autodiscover_address(body)
     except Unanswerable as error:
-        return _xml(client_autoconfig.outlook_error(error.code, error.message))
+        return _xml(client_autoconfig.autodiscover_error(error.code, error.message))
     return await _outlook(request, here, address)
 
 
-async def outlook_gets(request: Request, here: Here, address: Address = "", email: str = "") -> Response:
+async def outlook_gets(request: Request, here: PageDep, address: Address = "", email: str = "") -> Response:
     """The same for somebody who looks with a browser, and for clients that ask so."""
     if not (address or email):
-        return _xml(client_autoconfig.outlook_error("600", "Invalid Request"))
+        return _xml(client_autoconfig.autodiscover_error("600", "Invalid Request"))
     return await _outlook(request, here, address or email)
 
 
 async def outlook_asks_where(
     request: Request,
-    here: Here,
+    here: PageDep,
     protocol: Annotated[str, Query(alias="Protocol", max_length=100)] = "",
     query: Annotated[str, Query(alias="Email", max_length=1000)] = "",
     address: str = "",
@@ -77,7 +79,7 @@ async def outlook_asks_where(
     if (address := address or query) and client_autoconfig.domain_of(address) not in await _local_domains(here):
         return _unknown()
     try:
-        answer = client_autoconfig.outlook_pointer(protocol, f"{_base_url(request)}/autodiscover/autodiscover.xml")
+        answer = client_autoconfig.autodiscover_v2(protocol, f"{_base_url(request)}/autodiscover/autodiscover.xml")
     except Unanswerable as error:
         return JSONResponse({"ErrorCode": error.code, "ErrorMessage": error.message}, 400)
     return JSONResponse(answer)
@@ -91,23 +93,23 @@ for _path in _AUTODISCOVER:
 
 
 @router.get("/profile")
-async def apple(request: Request, here: Here, address: Address) -> Response:
+async def apple(request: Request, here: PageDep, address: Address) -> Response:
     """A profile for iPhone, iPad and Mac, as a file to install."""
     if client_autoconfig.domain_of(address) not in await _local_domains(here):
         return _unknown()
     return Response(
-        client_autoconfig.apple(_servers(request, here), address),
+        client_autoconfig.mobileconfig(_servers(request, here), address),
         media_type="application/x-apple-aspen-config",
         headers={"Content-Disposition": 'attachment; filename="mail.mobileconfig"'},
     )
 
 
-async def _outlook(request: Request, here: Desk, address: str) -> Response:
+async def _outlook(request: Request, here: PageContext, address: str) -> Response:
     if client_autoconfig.domain_of(address) not in await _local_domains(here):
         return Response(
-            client_autoconfig.outlook_error("500", "The email address cannot be found."), 404, media_type=_XML
+            client_autoconfig.autodiscover_error("500", "The email address cannot be found."), 404, media_type=_XML
         )
-    return _xml(client_autoconfig.outlook(_servers(request, here), address))
+    return _xml(client_autoconfig.autodiscover(_servers(request, here), address))
 
 
 def _unknown() -> Response:
@@ -118,12 +120,12 @@ def _xml(document: bytes) -> Response:
     return Response(document, media_type=_XML)
 
 
-async def _local_domains(here: Desk) -> list[str]:
+async def _local_domains(here: PageContext) -> list[str]:
     async with here.system.database.statement() as connection:
         return await accounts.local_domains(connection)
 
 
-def _servers(request: Request, here: Desk) -> Servers:
+def _servers(request: Request, here: PageContext) -> ClientServers:
     return client_autoconfig.servers(here.system.settings, _seen_as(request))
 
 

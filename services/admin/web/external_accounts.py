@@ -10,14 +10,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit
-from services.admin.access.users import Viewer
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
-from services.admin.accounts.connection_check import Step
+from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountsError
 from services.admin.mail import operations
 from services.admin.monitoring import status
 from services.admin.web.forms import Form, explain, shown
-from services.admin.web.page_context import Address, Administrator, Desk, Here, NotFound, Reader, Words
+from services.admin.web.page_context import (
+    Administrator,
+    NotFound,
+    PageContext,
+    PageDep,
+    PathAddress,
+    QueryText,
+    Reader,
+)
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External
@@ -88,17 +96,23 @@ _NEW: dict[str, Any] = {
 
 
 @router.get("")
-async def list_(request: Request, here: Here, who: Reader, after: Words = "", q: Words = "") -> Response:
+async def list_(request: Request, here: PageDep, who: Reader, after: QueryText = "", q: QueryText = "") -> Response:
     """All of them, a page at a time."""
     async with here.system.database.transaction() as connection:
         found = await accounts.page_of_externals(connection, here.text(after), here.text(q), accounts.PAGE + 1)
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
-        polled = await polls.polled(connection, ids)
-        states = await relay_status.states(connection, ids)
+        polled = await polls.load_poll_states(connection, ids)
+        states = await relay_status.load_status(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
-        (e, polled.get(e.id), status.trouble(polled.get(e.id)), status.trouble(states.get(e.id)), sharers.get(e.id, 0))
+        (
+            e,
+            polled.get(e.id),
+            status.find_account_problem(polled.get(e.id)),
+            status.find_account_problem(states.get(e.id)),
+            sharers.get(e.id, 0),
+        )
         for e in page
     ]
     more = page[-1].address if len(found) > len(page) else None
@@ -106,45 +120,45 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
 
 
 @router.get("/new")
-async def new(request: Request, here: Here, who: Administrator) -> Response:
+async def new(request: Request, here: PageDep, who: Administrator) -> Response:
     """The empty dialog."""
     return await _dialog(request, here, who, None, dict(_NEW))
 
 
 @router.post("/new")
-async def add(request: Request, here: Here, who: Administrator) -> Response:
+async def add(request: Request, here: PageDep, who: Administrator) -> Response:
     """Test it, fill in what the provider is known to have, or add it."""
     return await _submit(request, here, who, None)
 
 
 @router.get("/{address}")
-async def show(request: Request, here: Here, who: Reader, address: Address) -> Response:
+async def show(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
     """The dialog of one."""
     external = await find(here, address)
     return await _dialog(request, here, who, external, _values(external))
 
 
 @router.post("/{address}")
-async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def change(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Test it, or save what was changed."""
     return await _submit(request, here, who, await find(here, address))
 
 
 @router.post("/{address}/remove")
-async def remove(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def remove(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Remove it, unless somebody shares it."""
     external = await find(here, address)
     try:
         async with here.system.database.transaction() as connection:
             lines = await edit.remove(connection, "external", external.address)
-            await audit.record(connection, who.name, "removed external account", external.address)
+            await audit.record_change(connection, who.name, "removed external account", external.address)
     except Permanent as error:
         return await _dialog(request, here, who, external, _values(external), problems=[str(error)])
     return await here.go(who, "/external", *lines)
 
 
 @router.post("/{address}/skipped")
-async def act_on_skipped(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def act_on_skipped(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Try the mails again that could not be fetched, or say that they are known."""
     external = await find(here, address)
     form = Form(await request.form())
@@ -153,10 +167,10 @@ async def act_on_skipped(request: Request, here: Here, who: Administrator, addre
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
         await operations.note_skipped(connection, who.name, external, retries, done)
     said = "are tried again" if retries else "are known to stay there"
-    return await here.go(who, here.at("/external", external.address), f"{len(done.done)} mails {said}.")
+    return await here.go(who, here.linked("/external", external.address), f"{len(done.done)} mails {said}.")
 
 
-async def find(here: Desk, address: str) -> External:
+async def find(here: PageContext, address: str) -> External:
     """:raises NotFound: there is none."""
     async with here.system.database.transaction() as connection:
         external = await accounts.external_by_address(connection, here.text(address))
@@ -214,7 +228,7 @@ def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, A
     return entry
 
 
-async def _submit(request: Request, here: Desk, who: Viewer, old: External | None) -> Response:
+async def _submit(request: Request, here: PageContext, who: CurrentUser, old: External | None) -> Response:
     form = Form(await request.form())
     values = form.typed(_NEW)
     if old is not None:
@@ -227,7 +241,7 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: External | Non
         wanted = edit.check_entry("external", _fields(form, secret, old))
         if form.text("do") == "test":
             external = apply.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
-            steps = await connection_check.test(here.system, external)
+            steps = await connection_check.check_connection(here.system, external)
             values[kept] = here.kept.keep(who.session_id, secret)
             return await _dialog(request, here, who, old, values, steps=steps)
         async with here.system.database.transaction() as connection:
@@ -240,14 +254,14 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: External | Non
         return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
     address = wanted.external_accounts[0].address
     lines = outcome.lines or ["Nothing was changed."]
-    return await here.go(who, here.at("/external", address), *lines, *await _described(here, outcome.contacts))
+    return await here.go(who, here.linked("/external", address), *lines, *await _described(here, outcome.contacts))
 
 
-async def _described(here: Desk, externals: list[External]) -> list[str]:
+async def _described(here: PageContext, externals: list[External]) -> list[str]:
     """What lies at the provider, if it tells soon."""
     try:
         async with asyncio.timeout(DESCRIBE_SECONDS):
-            return await connection_check.describe(here.system, externals)
+            return await connection_check.describe_maildrop(here.system, externals)
     except TimeoutError:
         return ["The provider has not answered yet; Test tells more."]
 
@@ -271,12 +285,12 @@ def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 async def _dialog(
     request: Request,
-    here: Desk,
-    who: Viewer,
+    here: PageContext,
+    who: CurrentUser,
     external: External | None,
     values: dict[str, Any],
     *,
-    steps: list[Step] | None = None,
+    steps: list[CheckStep] | None = None,
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
@@ -306,12 +320,12 @@ async def _dialog(
 
 
 async def _state(connection: Connection, external: External) -> dict[str, Any]:
-    poll = (await polls.polled(connection, [external.id])).get(external.id)
-    relay = (await relay_status.states(connection, [external.id])).get(external.id)
+    poll = (await polls.load_poll_states(connection, [external.id])).get(external.id)
+    relay = (await relay_status.load_status(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
         "skipped": (await operations.skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
-        "troubles_": [line for line in (status.trouble(poll), status.trouble(relay)) if line],
+        "troubles_": [line for line in (status.find_account_problem(poll), status.find_account_problem(relay)) if line],
     }

@@ -8,13 +8,21 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit, users
-from services.admin.access.users import Viewer
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import edit, export
 from services.admin.accounts.errors import AccountsError
 from services.admin.mail import header_summary, operations
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form, explain, shown
-from services.admin.web.page_context import Address, Administrator, Desk, Here, NotFound, Reader, Words
+from services.admin.web.page_context import (
+    Administrator,
+    NotFound,
+    PageContext,
+    PageDep,
+    PathAddress,
+    QueryText,
+    Reader,
+)
 from shared.errors import Permanent
 from shared.model import Local
 from shared.store import accounts, inbound_admin, last_logins, maildrops
@@ -47,13 +55,13 @@ CHOICES = 200
 
 
 @router.get("")
-async def list_(request: Request, here: Here, who: Reader, after: Words = "", q: Words = "") -> Response:
+async def list_(request: Request, here: PageDep, who: Reader, after: QueryText = "", q: QueryText = "") -> Response:
     """All of them, a page at a time."""
     async with here.system.database.transaction() as connection:
         found = await accounts.page_of_locals(connection, here.text(after), here.text(q), limit=accounts.PAGE + 1)
         page = found[: accounts.PAGE]
         ids = {person.external_id for person in page}
-        externals = {e.id: e.address for e in await accounts.externals(connection, sorted(ids))}
+        externals = {e.id: e.address for e in await accounts.load_externals(connection, sorted(ids))}
         removed = await accounts.removed_locals(connection, 1)
     more = page[-1].address if len(found) > len(page) else None
     return await here.page(
@@ -62,7 +70,7 @@ async def list_(request: Request, here: Here, who: Reader, after: Words = "", q:
 
 
 @router.get("/removed")
-async def removed(request: Request, here: Here, who: Reader) -> Response:
+async def removed(request: Request, here: PageDep, who: Reader) -> Response:
     """Those that can be brought back."""
     async with here.system.database.transaction() as connection:
         found = await accounts.removed_locals(connection)
@@ -70,100 +78,104 @@ async def removed(request: Request, here: Here, who: Reader) -> Response:
 
 
 @router.post("/removed")
-async def restore(request: Request, here: Here, who: Administrator) -> Response:
+async def restore(request: Request, here: PageDep, who: Administrator) -> Response:
     """Bring one back."""
     address = here.text(Form(await request.form()).text("address"))
     try:
         async with here.system.database.transaction() as connection:
             person = await operations.restore(connection, address)
-            await audit.record(connection, who.name, "restored local account", person.address)
+            await audit.record_change(connection, who.name, "restored local account", person.address)
     except (Permanent, AccountsError) as error:
         return await here.go(who, "/local/removed", str(error))
     said = f"{person.address} is back, with its mail{'' if person.enabled else '; it is disabled, as it was before'}."
-    return await here.go(who, here.at("/local", person.address), said)
+    return await here.go(who, here.linked("/local", person.address), said)
 
 
 @router.get("/new")
-async def new(request: Request, here: Here, who: Administrator, external: Words = "") -> Response:
+async def new(request: Request, here: PageDep, who: Administrator, external: QueryText = "") -> Response:
     """The empty dialog."""
     return await _dialog(request, here, who, None, _NEW | {"external": external})
 
 
 @router.post("/new")
-async def add(request: Request, here: Here, who: Administrator) -> Response:
+async def add(request: Request, here: PageDep, who: Administrator) -> Response:
     """Add one."""
     return await _submit(request, here, who, None)
 
 
 @router.get("/{address}")
-async def show(request: Request, here: Here, who: Reader, address: Address) -> Response:
+async def show(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
     """The dialog of one."""
     person = await find(here, address)
     return await _dialog(request, here, who, person, await _values(here, person))
 
 
 @router.post("/{address}")
-async def change(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def change(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Save what was changed."""
     return await _submit(request, here, who, await find(here, address))
 
 
 @router.post("/{address}/sign-out")
-async def sign_out(here: Here, who: Administrator, address: Address) -> Response:
+async def sign_out(here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """End every session of this person in the console."""
     person = await find(here, address)
     async with here.system.database.transaction() as connection:
-        for session in await users.sessions(connection, person.id):
+        for session in await users.list_sessions(connection, person.id):
             await users.end_session(connection, session.id)
-        await audit.record(connection, who.name, "signed out everywhere", person.address)
-    return await here.go(who, here.at("/local", person.address), f"{person.user_name} is signed out of the console.")
+        await audit.record_change(connection, who.name, "signed out everywhere", person.address)
+    return await here.go(
+        who, here.linked("/local", person.address), f"{person.user_name} is signed out of the console."
+    )
 
 
 @router.post("/{address}/hand-over")
-async def hand_over(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def hand_over(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Give every mail of this person to a colleague too."""
     person = await find(here, address)
     to = here.text(Form(await request.form()).text("to"))
     try:
         async with here.system.database.transaction(HAND_OVER_SECONDS) as connection:
-            count = await operations.hand_over(connection, person.address, to)
-            await audit.record(connection, who.name, "handed mail over", person.address, f"{count} mails to {to}")
+            count = await operations.copy_mailbox_to(connection, person.address, to)
+            await audit.record_change(
+                connection, who.name, "handed mail over", person.address, f"{count} mails to {to}"
+            )
         said = f"{count} mails of {person.user_name} are in the mailbox of {to} now, as new mail."
     except Permanent as error:
         said = str(error)
-    return await here.go(who, here.at("/local", person.address), said)
+    return await here.go(who, here.linked("/local", person.address), said)
 
 
 @router.post("/{address}/remove")
-async def remove(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def remove(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Remove one; the mail is kept for the retention time."""
     person = await find(here, address)
     async with here.system.database.transaction() as connection:
         await edit.remove(connection, "local", person.address)
-        await audit.record(connection, who.name, "removed local account", person.address)
+        await audit.record_change(connection, who.name, "removed local account", person.address)
     days = here.system.settings.retention_days
     return await here.go(who, "/local", f"{person.address} is removed. Its mail is kept for {days} days.")
 
 
 @router.get("/{address}/deleted")
-async def deleted(request: Request, here: Here, who: Reader, address: Address) -> Response:
+async def deleted(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
     """The mail that this person deleted and that is still kept."""
     person = await find(here, address)
     return await here.page(request, who, "deleted.html", person=person, **await deleted_mail(here, person))
 
 
 @router.post("/{address}/deleted")
-async def undelete(request: Request, here: Here, who: Administrator, address: Address) -> Response:
+async def undelete(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
     """Bring some of it back."""
     person = await find(here, address)
     back = await bring_back(here, person, Form(await request.form()).ids(), who.name)
-    return await here.go(who, f"{here.at('/local', person.address)}/deleted", back)
+    return await here.go(who, f"{here.linked('/local', person.address)}/deleted", back)
 
 
 # ------------------------------------------------------------------------------------------ with mine.py
 
 
-async def find(here: Desk, address: str) -> Local:
+async def find(here: PageContext, address: str) -> Local:
     """:raises NotFound: there is none."""
     async with here.system.database.transaction() as connection:
         person = (await accounts.locals_by_login(connection, [here.text(address)])).get(here.text(address))
@@ -172,16 +184,16 @@ async def find(here: Desk, address: str) -> Local:
     return person
 
 
-async def deleted_mail(here: Desk, person: Local) -> dict[str, Any]:
+async def deleted_mail(here: PageContext, person: Local) -> dict[str, Any]:
     """What the page of deleted mail shows."""
     async with here.system.database.transaction() as connection:
-        entries = await maildrops.latest_deleted(connection, person.id)
-        found = await header_summary.of(connection, [entry.blob_id for entry in entries])
+        entries = await maildrops.list_latest_deleted(connection, person.id)
+        found = await header_summary.load_summaries(connection, [entry.blob_id for entry in entries])
     rows = [(entry, found[entry.blob_id]) for entry in entries if entry.blob_id in found]
     return {"rows": rows, "most": maildrops.DELETED_SHOWN, "days": here.system.settings.retention_days}
 
 
-async def bring_back(here: Desk, person: Local, ids: list[int], who: str) -> str:
+async def bring_back(here: PageContext, person: Local, ids: list[int], who: str) -> str:
     """Undelete mails, by their inbound ids. :return: what was done, in words."""
     async with here.system.database.transaction() as connection:
         back = (await operations.undelete(connection, person.address, ids)).done if ids else []
@@ -194,10 +206,10 @@ async def bring_back(here: Desk, person: Local, ids: list[int], who: str) -> str
 # ------------------------------------------------------------------------------------------ the dialog
 
 
-async def _values(here: Desk, person: Local) -> dict[str, Any]:
+async def _values(here: PageContext, person: Local) -> dict[str, Any]:
     async with here.system.database.transaction() as connection:
-        externals = await accounts.externals(connection, [person.external_id])
-        people = await accounts.locals_(connection, [person.delegate_id] if person.delegate_id else [])
+        externals = await accounts.load_externals(connection, [person.external_id])
+        people = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
     entry = export.local_fields(person, externals, people)
     return _NEW | {name: shown(value) for name, value in entry.items()}
 
@@ -217,7 +229,7 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
     return entry
 
 
-async def _submit(request: Request, here: Desk, who: Viewer, old: Local | None) -> Response:
+async def _submit(request: Request, here: PageContext, who: CurrentUser, old: Local | None) -> Response:
     form = Form(await request.form())
     values = form.typed(_NEW)
     if old is not None:
@@ -234,13 +246,13 @@ async def _submit(request: Request, here: Desk, who: Viewer, old: Local | None) 
         values["kept"] = here.kept.keep(who.session_id, password)
         return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
     address = wanted.local_accounts[0].address
-    return await here.go(who, here.at("/local", address), *(outcome.lines or ["Nothing was changed."]))
+    return await here.go(who, here.linked("/local", address), *(outcome.lines or ["Nothing was changed."]))
 
 
 async def _dialog(
     request: Request,
-    here: Desk,
-    who: Viewer,
+    here: PageContext,
+    who: CurrentUser,
     person: Local | None,
     values: dict[str, Any],
     *,
@@ -254,10 +266,10 @@ async def _dialog(
             if person is not None
             else []
         )
-        drop = await maildrops.summary(connection, person.id) if person is not None else None
-        waiting = await inbound_admin.held_for(connection, person.external_id) if person is not None else 0
-        sessions = await users.sessions(connection, person.id) if person is not None else []
-        logins = await last_logins.of(connection, person.id) if person is not None else []
+        drop = await maildrops.load_summary(connection, person.id) if person is not None else None
+        waiting = await inbound_admin.list_held_accounts(connection, person.external_id) if person is not None else 0
+        sessions = await users.list_sessions(connection, person.id) if person is not None else []
+        logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []
     servers, links = client_autoconfig.facts(request, here, person.address) if person is not None else (None, None)
     return await here.page(
         request,

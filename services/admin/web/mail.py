@@ -10,9 +10,9 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from services.admin.access import audit
 from services.admin.mail import history, operations, search_index
-from services.admin.mail.history import Story
+from services.admin.mail.history import MailHistory
 from services.admin.web.forms import Form
-from services.admin.web.page_context import Administrator, Desk, Here, NotFound, Reader, Words
+from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
 from shared.store import accounts, blobs
 
@@ -25,9 +25,9 @@ Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
 @router.get("")
 async def search(
     request: Request,
-    here: Here,
+    here: PageDep,
     who: Reader,
-    q: Words = "",
+    q: QueryText = "",
     day: Annotated[str, Query(max_length=20)] = "",
     before: Before = None,
 ) -> Response:
@@ -56,7 +56,7 @@ async def search(
 
 
 @router.get("/{id}")
-async def show(request: Request, here: Here, who: Reader, id: Id) -> Response:
+async def show(request: Request, here: PageDep, who: Reader, id: Id) -> Response:
     """One mail."""
     story = await _tell(here, id)
     async with here.system.database.transaction() as connection:
@@ -65,7 +65,7 @@ async def show(request: Request, here: Here, who: Reader, id: Id) -> Response:
 
 
 @router.post("/{id}")
-async def act(request: Request, here: Here, who: Administrator, id: Id) -> Response:
+async def act(request: Request, here: PageDep, who: Administrator, id: Id) -> Response:
     """Give it to somebody, move it to somebody, or send it again."""
     form = Form(await request.form())
     to, away = here.text(form.text("to")), here.text(form.text("away"))
@@ -77,7 +77,7 @@ async def act(request: Request, here: Here, who: Administrator, id: Id) -> Respo
                 said = "It is sent again."
                 await audit.record_mails(connection, who.name, "sent again", [id])
             else:
-                await operations.give(connection, id, to, away)
+                await operations.give_copy(connection, id, to, away)
                 said = (
                     f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
                 )
@@ -88,11 +88,11 @@ async def act(request: Request, here: Here, who: Administrator, id: Id) -> Respo
 
 
 @router.post("/{id}/raw")
-async def raw(here: Here, who: Administrator, id: Id) -> Response:
+async def raw(here: PageDep, who: Administrator, id: Id) -> Response:
     """The whole mail as a file; that somebody looked into it is written down first."""
     story = await _tell(here, id)
     async with here.system.database.transaction() as connection:
-        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.letter.author)
+        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.summary.author)
     return StreamingResponse(
         blobs.stream(here.system.database, story.blob_id),
         media_type="message/rfc822",
@@ -100,9 +100,9 @@ async def raw(here: Here, who: Administrator, id: Id) -> Response:
     )
 
 
-async def _tell(here: Desk, id_: int) -> Story:
+async def _tell(here: PageContext, id_: int) -> MailHistory:
     async with here.system.database.transaction() as connection:
-        story = await history.tell(connection, id_)
+        story = await history.load(connection, id_)
     if story is None:
         raise NotFound(f"There is no mail {id_}, or it was purged.")
     return story

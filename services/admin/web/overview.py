@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.admin.access.users import Viewer
+from services.admin.access.users import CurrentUser
 from services.admin.web import charts
-from services.admin.web.page_context import Desk, Here, Reader
+from services.admin.web.page_context import PageContext, PageDep, Reader
 from services.admin.web.server_events import live_answer
 
 router = APIRouter(include_in_schema=False)
@@ -20,25 +20,25 @@ _COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)
 
 
 @router.get("/")
-async def show(request: Request, here: Here, who: Reader) -> Response:
+async def show(request: Request, here: PageDep, who: Reader) -> Response:
     """The first page."""
-    await here.watch.first()
-    day = here.watch.day
+    await here.status.first()
+    day = here.status.day
     if day is not None and not (day.externals and day.people):
         async with here.system.database.transaction() as connection:
-            await here.watch.count(connection)  # it may have been added just now
+            await here.status.count(connection)  # it may have been added just now
     return await here.page(request, who, "overview.html", **_facts(here, who))
 
 
 @router.get("/live")
-async def live(request: Request, here: Here, who: Reader) -> Response:
+async def live(request: Request, here: PageDep, who: Reader) -> Response:
     """The part of the first page that changes, whenever it has changed (server-sent events)."""
     number = -1
 
     async def newer() -> dict[str, Any]:
         nonlocal number
-        number = await here.watch.newer(number)
-        return {"html": here.render("state.html", **_facts(here, who)), "troubles": len(here.watch.problems)}
+        number = await here.status.newer(number)
+        return {"html": here.render("state.html", **_facts(here, who)), "troubles": len(here.status.problems)}
 
     return live_answer(request, here, newer)
 
@@ -48,12 +48,12 @@ def place(problem: str, addresses: Collection[str]) -> tuple[str, str]:
     said = _COMMAND.sub("", problem)
     about = problem.partition(": ")[0]
     if about in addresses:
-        return said, Desk.at("/external", about)
+        return said, PageContext.linked("/external", about)
     return said, "/queue" if said != problem else ""
 
 
-def _facts(here: Desk, who: Viewer) -> dict[str, Any]:
-    day, found = here.watch.day, here.watch.look()
+def _facts(here: PageContext, who: CurrentUser) -> dict[str, Any]:
+    day, found = here.status.day, here.status.look()
     addresses = {external["address"] for external in found.get("externals", [])}
     return {
         "may_authorize": who.role == "administrator",

@@ -17,15 +17,15 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from markupsafe import Markup
 
 from services.admin.access import audit, users
-from services.admin.access.sign_in import SignIns
-from services.admin.access.users import Viewer
+from services.admin.access.sign_in import ConsoleAuthenticator
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply as changes
-from services.admin.accounts.apply import Outcome
+from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
-from services.admin.context import System
+from services.admin.context import AdminContext
 from services.admin.formatting import ago
 from services.admin.web.forms import KeptSecrets
-from services.admin.web.status_cache import Watch
+from services.admin.web.status_cache import StatusCache
 from shared.db.database import Connection, storable
 
 HERE = Path(__file__).resolve().parent
@@ -44,14 +44,14 @@ class NotFound(Exception):
     """There is no such thing; the text says which."""
 
 
-class Desk:
+class PageContext:
     """One console process. stopping: set when it is to end."""
 
-    def __init__(self, system: System, stopping: asyncio.Event) -> None:
+    def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
         self.system = system
         self.stopping = stopping
-        self.sign_ins = SignIns(system.database, system.settings, system.passwords)
-        self.watch = Watch(system, stopping)
+        self.sign_ins = ConsoleAuthenticator(system.database, system.settings, system.passwords)
+        self.status = StatusCache(system, stopping)
         self.kept = KeptSecrets()
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -81,23 +81,25 @@ class Desk:
         return self._templates.get_template(template).render(**facts)
 
     async def page(
-        self, request: Request, viewer: Viewer | None, template: str, *, status: int = 200, **facts: Any
+        self, request: Request, viewer: CurrentUser | None, template: str, *, status: int = 200, **facts: Any
     ) -> HTMLResponse:
         """A page for this viewer, with what is to be said on it."""
         notices: list[str] = []
         if viewer is not None:
             async with self.system.database.statement() as connection:
-                notices = await users.take_notices(connection, viewer.session_id)
+                notices = await users.pop_flash(connection, viewer.session_id)
         shown = {
             "viewer": viewer,
             "here": request.url.path,
             "notices": notices,
-            "troubles": len(self.watch.problems),
+            "troubles": len(self.status.problems),
             "problems": [],
         }
         return HTMLResponse(self.render(template, **(shown | facts)), status)
 
-    async def apply(self, connection: Connection, wanted: AccountsFile, who: Viewer, prune: bool = False) -> Outcome:
+    async def apply(
+        self, connection: Connection, wanted: AccountsFile, who: CurrentUser, prune: bool = False
+    ) -> ApplyResult:
         """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``changes.apply``."""
         outcome = await changes.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
         await audit.record_lines(connection, who.name, outcome.lines)
@@ -109,84 +111,84 @@ class Desk:
         return storable(given)
 
     @staticmethod
-    def at(page: str, thing: str) -> str:
+    def linked(page: str, thing: str) -> str:
         """The path of the page of one thing."""
         return f"{page}/{_path(thing)}"
 
-    async def go(self, viewer: Viewer, to: str, *notices: str) -> Response:
+    async def go(self, viewer: CurrentUser, to: str, *notices: str) -> Response:
         """Send the browser to a page, which says these lines."""
         if notices:
             async with self.system.database.statement() as connection:
-                await users.tell_later(connection, viewer.session_id, notices)
+                await users.add_flash(connection, viewer.session_id, notices)
         return RedirectResponse(to, 303)
 
 
-def desk(request: Request) -> Desk:
+def page_context(request: Request) -> PageContext:
     """The desk of the application."""
-    found: Desk = request.app.state.desk
+    found: PageContext = request.app.state.desk
     return found
 
 
-Here = Annotated[Desk, Depends(desk)]
-Words = Annotated[str, Query(max_length=400)]
+PageDep = Annotated[PageContext, Depends(page_context)]
+QueryText = Annotated[str, Query(max_length=400)]
 """What is looked for, or the address that a list goes on after."""
-Address = Annotated[str, PathParameter(max_length=400)]
+PathAddress = Annotated[str, PathParameter(max_length=400)]
 """Whose page is asked for."""
 
 
-async def viewer(request: Request, here: Here) -> Viewer | None:
+async def current_user(request: Request, here: PageDep) -> CurrentUser | None:
     """Who is signed in, or shows a token (a script, which asks the API)."""
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
         async with here.system.database.statement() as connection:
-            return await users.token_viewer(connection, shown.strip())
+            return await users.user_for_token(connection, shown.strip())
     token = request.cookies.get(COOKIE)
     if not token:
         return None
     async with here.system.database.statement() as connection:
-        return await users.viewer(connection, token)
+        return await users.user_for_session(connection, token)
 
 
-Somebody = Annotated[Viewer | None, Depends(viewer)]
+Somebody = Annotated[CurrentUser | None, Depends(current_user)]
 
 
-async def signed_in(found: Somebody) -> Viewer:
+async def signed_in(found: Somebody) -> CurrentUser:
     """Anybody who is signed in. :raises NotSignedIn:"""
     if found is None:
         raise NotSignedIn
     return found
 
 
-SignedIn = Annotated[Viewer, Depends(signed_in)]
+SignedIn = Annotated[CurrentUser, Depends(signed_in)]
 
 
-async def reader(found: SignedIn) -> Viewer:
+async def reader(found: SignedIn) -> CurrentUser:
     """An administrator or an observer. :raises NotAllowed:"""
     if found.role == "person":
         raise NotAllowed
     return found
 
 
-async def administrator(found: SignedIn) -> Viewer:
+async def administrator(found: SignedIn) -> CurrentUser:
     """An administrator. :raises NotAllowed:"""
     if found.role != "administrator":
         raise NotAllowed
     return found
 
 
-async def person(found: SignedIn) -> Viewer:
+async def person(found: SignedIn) -> CurrentUser:
     """A local account. :raises NotAllowed:"""
     if found.role != "person":
         raise NotAllowed
     return found
 
 
-Reader = Annotated[Viewer, Depends(reader)]
-Administrator = Annotated[Viewer, Depends(administrator)]
-Person = Annotated[Viewer, Depends(person)]
+Reader = Annotated[CurrentUser, Depends(reader)]
+Administrator = Annotated[CurrentUser, Depends(administrator)]
+Person = Annotated[CurrentUser, Depends(person)]
 
 
-def viewer_pages(who: Viewer) -> list[tuple[str, list[tuple[str, str]]]]:
+def viewer_pages(who: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
     """The menu: groups of pages, each with its path and name."""
     if who.role == "person":
         return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
@@ -199,7 +201,7 @@ def viewer_pages(who: Viewer) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def home(who: Viewer) -> str:
+def home(who: CurrentUser) -> str:
     """The first page of somebody who has signed in."""
     return "/mine" if who.role == "person" else "/"
 

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from services.admin.access import audit
 from services.admin.mail import operations, search_index
 from services.admin.web.forms import Form
-from services.admin.web.page_context import Administrator, Here, Reader
+from services.admin.web.page_context import Administrator, PageDep, Reader
 
 router = APIRouter(include_in_schema=False)
 
@@ -16,14 +16,14 @@ SHOWN = 200
 
 
 @router.get("/queue")
-async def show(request: Request, here: Here, who: Reader) -> Response:
+async def show(request: Request, here: PageDep, who: Reader) -> Response:
     """All three."""
     async with here.system.database.transaction() as connection:
         queue = await operations.queue(connection)
         held = await operations.held(connection)
         parked = await operations.parked(connection)
         ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
-        headlines = await search_index.headlines(connection, ids)
+        headlines = await search_index.subjects(connection, ids)
     return await here.page(
         request,
         who,
@@ -38,7 +38,7 @@ async def show(request: Request, here: Here, who: Reader) -> Response:
 
 
 @router.post("/queue")
-async def act(request: Request, here: Here, who: Administrator) -> Response:
+async def act(request: Request, here: PageDep, who: Administrator) -> Response:
     """Try again, cancel or discard what was ticked."""
     form = Form(await request.form())
     ids, do, reason = form.ids(), form.text("do"), form.text("reason")[:500]

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import Counter
 
-from shared.metrics import SECONDS
+from shared.metrics import STAGE_SECONDS
 
 REQUESTS = Counter("mailgroup_http_requests_total", "Requests that the console answered.", ["status"])
 
@@ -53,7 +53,7 @@ def from_our_page(headers: Mapping[str, str]) -> bool:
     return "cookie" not in headers  # no browser: it shows a token, or signs in
 
 
-class Guard:
+class RequestGuard:
     """The application, guarded."""
 
     def __init__(self, app: App) -> None:
@@ -69,7 +69,7 @@ class Guard:
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                SECONDS.labels("http").observe(time.perf_counter() - began)
+                STAGE_SECONDS.labels("http").observe(time.perf_counter() - began)
                 REQUESTS.labels(str(message["status"])).inc()
                 message["headers"] = _with_headers(message["headers"], secure)
             await send(message)

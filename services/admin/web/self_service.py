@@ -9,7 +9,7 @@ from services.admin.access import audit, users
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form
 from services.admin.web.local_accounts import bring_back, deleted_mail
-from services.admin.web.page_context import COOKIE, Desk, Here, NotSignedIn, Person
+from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.model import Local
 from shared.store import account_changes, accounts, maildrops
 
@@ -19,17 +19,17 @@ SHORTEST = 8
 
 
 @router.get("")
-async def show(request: Request, here: Here, who: Person) -> Response:
+async def show(request: Request, here: PageDep, who: Person) -> Response:
     """Who they are for the gateway, the settings of their mail client, and where they are signed in."""
     return await _page(request, here, who)
 
 
-async def _page(request: Request, here: Desk, who: Person, problems: list[str] | None = None) -> Response:
+async def _page(request: Request, here: PageContext, who: Person, problems: list[str] | None = None) -> Response:
     person = await _myself(here, who)
     async with here.system.database.transaction() as connection:
-        external = await accounts.externals(connection, [person.external_id])
-        drop = await maildrops.summary(connection, person.id)
-        sessions = await users.sessions(connection, person.id)
+        external = await accounts.load_externals(connection, [person.external_id])
+        drop = await maildrops.load_summary(connection, person.id)
+        sessions = await users.list_sessions(connection, person.id)
     servers, links = client_autoconfig.facts(request, here, person.address)
     return await here.page(
         request,
@@ -47,7 +47,7 @@ async def _page(request: Request, here: Desk, who: Person, problems: list[str] |
 
 
 @router.post("/password")
-async def change_password(request: Request, here: Here, who: Person) -> Response:
+async def change_password(request: Request, here: PageDep, who: Person) -> Response:
     """Another password: it is in force at once, and every session of before ends."""
     form = Form(await request.form())
     person = await _myself(here, who)
@@ -61,13 +61,13 @@ async def change_password(request: Request, here: Here, who: Person) -> Response
     hashed = await here.system.passwords.hash(form.secret("new"))
     async with here.system.database.transaction() as connection:
         await account_changes.set_password_hash(connection, person.id, hashed)
-        await audit.record(connection, who.name, "changed their password", person.address)
+        await audit.record_change(connection, who.name, "changed their password", person.address)
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)
         token = await users.begin_session(connection, identity, peer, agent)
-        found = await users.viewer(connection, token)
+        found = await users.user_for_session(connection, token)
         if found is not None:
-            await users.tell_later(
+            await users.add_flash(
                 connection, found.session_id, ["Your password is changed. Type it into your mail client, too."]
             )
     answer = RedirectResponse("/mine", 303)
@@ -76,35 +76,35 @@ async def change_password(request: Request, here: Here, who: Person) -> Response
 
 
 @router.post("/sessions")
-async def end_session(request: Request, here: Here, who: Person) -> Response:
+async def end_session(request: Request, here: PageDep, who: Person) -> Response:
     """Sign out somewhere else."""
     ids = Form(await request.form()).ids()
     async with here.system.database.transaction() as connection:
-        for session in await users.sessions(connection, who.local_id):
+        for session in await users.list_sessions(connection, who.local_id):
             if session.id in ids:
                 await users.end_session(connection, session.id)
     return await here.go(who, "/mine", "That browser is signed out.")
 
 
 @router.get("/deleted")
-async def deleted(request: Request, here: Here, who: Person) -> Response:
+async def deleted(request: Request, here: PageDep, who: Person) -> Response:
     """Their deleted mail that is still kept."""
     person = await _myself(here, who)
     return await here.page(request, who, "deleted.html", person=person, **await deleted_mail(here, person))
 
 
 @router.post("/deleted")
-async def undelete(request: Request, here: Here, who: Person) -> Response:
+async def undelete(request: Request, here: PageDep, who: Person) -> Response:
     """Bring some of it back."""
     person = await _myself(here, who)
     said = await bring_back(here, person, Form(await request.form()).ids(), who.name)
     return await here.go(who, "/mine/deleted", said)
 
 
-async def _myself(here: Desk, who: Person) -> Local:
+async def _myself(here: PageContext, who: Person) -> Local:
     assert who.local_id is not None
     async with here.system.database.transaction() as connection:
-        found = await accounts.locals_(connection, [who.local_id])
+        found = await accounts.load_locals(connection, [who.local_id])
     if not found:
         raise NotSignedIn  # removed meanwhile
     return found[0]

@@ -14,13 +14,13 @@ import uvicorn
 
 from services.admin.access import users
 from services.admin.accounts import oauth_flow
-from services.admin.context import System
+from services.admin.context import AdminContext
 from services.admin.mail import search_index
-from services.admin.maintenance.background import tend
+from services.admin.maintenance.background import run_background
 from services.admin.web.app import build
-from services.admin.web.page_context import Desk
+from services.admin.web.page_context import PageContext
 from shared.amqp import publications
-from shared.auth.passwords import Pool
+from shared.auth.passwords import HashingPool
 from shared.errors import Permanent, Temporary
 from shared.net import server_tls
 from shared.runtime.process import Service, run
@@ -58,15 +58,15 @@ async def serve(service: Service) -> None:
     """Serve pages until the service is to stop. :raises Permanent: the port is taken."""
     settings = service.settings
     with _listen(settings) as listener:
-        system = System(settings, service.database, Pool(), service.broker)
+        system = AdminContext(settings, service.database, HashingPool(), service.broker)
         await service.broker.open()
-        tending = asyncio.create_task(tend(service), name="upkeep")
+        tending = asyncio.create_task(run_background(service), name="upkeep")
         if not await _admit(service, system):
             await tending
             return
-        desk = Desk(system, service.stopping)
+        desk = PageContext(system, service.stopping)
         server = _Server(_configuration(settings, build(desk)))
-        watching = asyncio.create_task(desk.watch.run(), name="watch")
+        watching = asyncio.create_task(desk.status.run(), name="watch")
         cataloguing = asyncio.create_task(_catalogue(service), name="catalogue")
         authorizing_ = asyncio.create_task(_authorize(service, system), name="authorize")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
@@ -94,12 +94,12 @@ async def serve(service: Service) -> None:
 async def _catalogue(service: Service) -> None:
     """Take new mail into the catalogue, a little at a time: nothing on a mail's way waits for it."""
     rounds = 0
-    while not await service.stop_within(CATALOGUE_SECONDS):
+    while not await service.wait_for_stop(CATALOGUE_SECONDS):
         try:
             async with service.database.transaction() as connection:
-                step = await search_index.go_on(connection)
+                step = await search_index.index_next(connection)
                 if rounds % FORGET_ROUNDS == 0:
-                    await search_index.forget(connection)
+                    await search_index.delete_purged(connection)
             rounds += 1
             maillog.announce([note.event for note in step.notes])
             service.broker.publish_behind(publications.routed((n.inbound_id, n.recipients) for n in step.notes))
@@ -109,11 +109,11 @@ async def _catalogue(service: Service) -> None:
             log.exception("the catalogue does not go on")
 
 
-async def _authorize(service: Service, system: System) -> None:
+async def _authorize(service: Service, system: AdminContext) -> None:
     """Go on with the authorizations that wait for a person, whether anybody looks at their pages or not."""
-    while not await service.stop_within(AUTHORIZE_SECONDS):
+    while not await service.wait_for_stop(AUTHORIZE_SECONDS):
         try:
-            await oauth_flow.go_on(system)
+            await oauth_flow.poll_pending(system)
         except Temporary:
             continue
         except Exception:  # one that cannot be gone on with must not end it
@@ -132,15 +132,15 @@ def _listen(settings: Settings) -> socket.socket:
         raise Permanent(f"MAILGROUP_ADMIN_PORT {address[0]}:{address[1]}: {error.strerror}") from error
 
 
-async def _admit(service: Service, system: System) -> bool:
+async def _admit(service: Service, system: AdminContext) -> bool:
     """Make sure that somebody can sign in; waits for the database. False: the service is to stop."""
     while True:
         try:
             async with service.database.transaction() as connection:
-                await users.admit_first(connection, service.settings.admin_password, system.passwords)
+                await users.create_initial_admin(connection, service.settings.admin_password, system.passwords)
                 return True
         except Temporary:
-            if await service.stop_within(_AGAIN_SECONDS):
+            if await service.wait_for_stop(_AGAIN_SECONDS):
                 return False
 
 

@@ -11,21 +11,21 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from services.admin.access import users
-from services.admin.web.page_context import COOKIE, Desk
+from services.admin.web.page_context import COOKIE, PageContext
 
 CHECK_SECONDS = 30.0
 
 Newer = Callable[[], Awaitable[dict[str, Any]]]
 
 
-def live_answer(request: Request, here: Desk, newer: Newer) -> Response:
+def live_answer(request: Request, here: PageContext, newer: Newer) -> Response:
     """Tell what ``newer`` finds whenever it is another thing than before. newer: waits for a while for something."""
     return StreamingResponse(
         _events(request, here, newer), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
 
 
-async def _events(request: Request, here: Desk, newer: Newer) -> AsyncIterator[str]:
+async def _events(request: Request, here: PageContext, newer: Newer) -> AsyncIterator[str]:
     told: dict[str, Any] = {}
     checked = asyncio.get_running_loop().time()
     while not here.stopping.is_set() and not await request.is_disconnected():
@@ -33,7 +33,7 @@ async def _events(request: Request, here: Desk, newer: Newer) -> AsyncIterator[s
         if asyncio.get_running_loop().time() - checked > CHECK_SECONDS:  # a session that has ended sees nothing more
             checked = asyncio.get_running_loop().time()
             async with here.system.database.statement() as connection:
-                if await users.viewer(connection, request.cookies.get(COOKIE, "")) is None:
+                if await users.user_for_session(connection, request.cookies.get(COOKIE, "")) is None:
                     return
         if found != told:
             told = found

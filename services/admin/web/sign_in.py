@@ -8,14 +8,14 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import users
-from services.admin.web.page_context import COOKIE, Here, SignedIn, Somebody, home
+from services.admin.web.page_context import COOKIE, PageDep, SignedIn, Somebody, home
 from shared.auth.authenticator import Throttled
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/sign-in")
-async def show(request: Request, here: Here, who: Somebody, next: str = "") -> Response:
+async def show(request: Request, here: PageDep, who: Somebody, next: str = "") -> Response:
     """The form."""
     if who is not None:
         return RedirectResponse(_inside(next) or home(who), 303)
@@ -25,7 +25,7 @@ async def show(request: Request, here: Here, who: Somebody, next: str = "") -> R
 @router.post("/sign-in")
 async def sign_in(
     request: Request,
-    here: Here,
+    here: PageDep,
     name: Annotated[str, Form(max_length=400)] = "",
     password: Annotated[str, Form(max_length=2000)] = "",
     next: Annotated[str, Form(max_length=2000)] = "",
@@ -43,7 +43,7 @@ async def sign_in(
         )
     async with here.system.database.transaction() as connection:
         token = await users.begin_session(connection, who, peer, request.headers.get("user-agent", ""))
-        found = await users.viewer(connection, token)
+        found = await users.user_for_session(connection, token)
     # A cookie without an end goes with the browser's session. Secure wherever the browser came by TLS; on plain http,
     # which is served on a loopback address only unless somebody says otherwise, browsers would not send it back.
     answer = RedirectResponse(_inside(next) or (home(found) if found else "/"), 303)
@@ -52,7 +52,7 @@ async def sign_in(
 
 
 @router.post("/sign-out")
-async def sign_out(here: Here, who: SignedIn) -> Response:
+async def sign_out(here: PageDep, who: SignedIn) -> Response:
     """End the session."""
     async with here.system.database.transaction() as connection:
         await users.end_session(connection, who.session_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from services.admin.context import System
+from services.admin.context import AdminContext
 from services.admin.monitoring import daily_stats, status
 from services.admin.monitoring.daily_stats import Day
 from shared.db.database import Connection
@@ -24,13 +24,13 @@ _WATCHED_SECONDS = 60.0
 log = structlog.get_logger()
 
 
-class Watch:
+class StatusCache:
     """The latest status. found: in the form of ``status --json``; empty until the first look is done. day: in numbers.
 
     number: how many looks there have been.
     """
 
-    def __init__(self, system: System, stopping: asyncio.Event) -> None:
+    def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
         self.found: dict[str, Any] = {}
         self.day: Day | None = None
         self.at = 0.0
@@ -73,7 +73,7 @@ class Watch:
 
     async def count(self, connection: Connection) -> None:
         """Count the last day anew."""
-        self.day = await daily_stats.read(connection, datetime.datetime.now(datetime.UTC))
+        self.day = await daily_stats.load_day(connection, datetime.datetime.now(datetime.UTC))
 
     async def run(self) -> None:
         """Look until stopped."""

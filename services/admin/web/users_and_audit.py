@@ -12,7 +12,7 @@ from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before
-from services.admin.web.page_context import Administrator, Here, Reader, Words
+from services.admin.web.page_context import Administrator, PageDep, QueryText, Reader
 from shared.errors import Permanent
 
 router = APIRouter(include_in_schema=False)
@@ -25,7 +25,9 @@ SHORTEST = 10
 
 
 @router.get("/audit")
-async def show_audit(request: Request, here: Here, who: Reader, q: Words = "", before: Before = None) -> Response:
+async def show_audit(
+    request: Request, here: PageDep, who: Reader, q: QueryText = "", before: Before = None
+) -> Response:
     """Who did what, the latest first."""
     async with here.system.database.transaction() as connection:
         found = await audit.page(connection, before, here.text(q.strip()), audit.PAGE + 1)
@@ -35,18 +37,18 @@ async def show_audit(request: Request, here: Here, who: Reader, q: Words = "", b
 
 
 @router.get("/users")
-async def show_users(request: Request, here: Here, who: Administrator) -> Response:
+async def show_users(request: Request, here: PageDep, who: Administrator) -> Response:
     """Who may use the console, where they are signed in, and tokens."""
     return await _users(request, here, who)
 
 
 async def _users(
-    request: Request, here: Here, who: Administrator, problems: list[str] | None = None, token: str = ""
+    request: Request, here: PageDep, who: Administrator, problems: list[str] | None = None, token: str = ""
 ) -> Response:
     async with here.system.database.transaction() as connection:
-        everyone = await users.everyone(connection)
-        sessions = await users.sessions(connection)
-        tokens = await users.tokens(connection)
+        everyone = await users.list_users(connection)
+        sessions = await users.list_sessions(connection)
+        tokens = await users.list_tokens(connection)
     return await here.page(
         request,
         who,
@@ -61,7 +63,7 @@ async def _users(
 
 
 @router.post("/users")
-async def change_users(request: Request, here: Here, who: Administrator) -> Response:
+async def change_users(request: Request, here: PageDep, who: Administrator) -> Response:
     """Add, change or remove a user; end a session; make or end a token."""
     form = Form(await request.form())
     do, name, role = form.text("do"), here.text(form.text("name")), form.text("role")
@@ -85,14 +87,16 @@ async def change_users(request: Request, here: Here, who: Administrator) -> Resp
                 case "end-session":
                     await users.end_session(connection, id_)
                 case "token":
-                    token = await users.make_token(connection, name, role, who.name)
-                    await audit.record(connection, who.name, "made a token", name, role)
+                    token = await users.create_token(connection, name, role, who.name)
+                    await audit.record_change(connection, who.name, "made a token", name, role)
                 case "end-token":
                     name = await users.end_token(connection, id_)
                 case _:
                     raise Permanent("Nothing was chosen to be done.")
             if do != "token":
-                await audit.record(connection, who.name, f"console: {do}", name, role if do in ("add", "role") else "")
+                await audit.record_change(
+                    connection, who.name, f"console: {do}", name, role if do in ("add", "role") else ""
+                )
     except Permanent as error:
         return await _users(request, here, who, [str(error)])
     if do == "token":
@@ -101,13 +105,13 @@ async def change_users(request: Request, here: Here, who: Administrator) -> Resp
 
 
 @router.get("/accounts-file")
-async def show_file(request: Request, here: Here, who: Administrator) -> Response:
+async def show_file(request: Request, here: PageDep, who: Administrator) -> Response:
     """Import and export."""
     return await here.page(request, who, "accounts_file.html", lines=None)
 
 
 @router.get("/accounts-file/accounts.yaml")
-async def export(here: Here, who: Administrator) -> Response:
+async def export(here: PageDep, who: Administrator) -> Response:
     """The accounts file, passwords left out."""
     async with here.system.database.transaction() as connection:
         text = documents.as_yaml(await documents.document(connection))
@@ -121,7 +125,7 @@ class _Undo(Exception):
 
 
 @router.post("/accounts-file")
-async def import_(request: Request, here: Here, who: Administrator) -> Response:
+async def import_(request: Request, here: PageDep, who: Administrator) -> Response:
     """Make the accounts what a file says, or only tell what that would change."""
     data = await request.form()
     form, file = Form(data), data.get("file")

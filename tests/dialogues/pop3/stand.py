@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from deploy.machine import ports
-from services.pop3_out.listener import CONNECTIONS, Listener
+from services.pop3_out.listener import CONNECTIONS, Pop3Listener
 from services.pop3_out.snapshot import Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
@@ -111,7 +111,7 @@ class Stand:
 
     settings: Settings
     store: MemoryStore
-    listener: Listener
+    listener: Pop3Listener
 
     async def connect(self, tls: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection, the greeting not yet read."""
@@ -150,7 +150,7 @@ async def stand(folder: Path, connections: int = CONNECTIONS, **settings: Any) -
     clear, under_tls = ports.choose(2, str(folder))
     chosen = Settings(data=folder, pop3_port=clear, pop3s_port=under_tls, **settings)
     store = MemoryStore()
-    listener = Listener(chosen, store, MemoryLogins(), Certificate(chosen), connections)
+    listener = Pop3Listener(chosen, store, MemoryLogins(), Certificate(chosen), connections)
     await listener.open()
     try:
         yield Stand(chosen, store, listener)

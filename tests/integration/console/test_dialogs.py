@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from deploy.machine.dovecot_postfix import Provider
+from deploy.machine.dovecot_postfix import DemoProvider
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
 from tests import console, servers
@@ -222,13 +222,13 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
 
 
 @pytest.fixture(scope="module")
-def mailbox(provider: Provider) -> Provider:
+def mailbox(provider: DemoProvider) -> DemoProvider:
     provider.add_mailbox(SUPPORT, "secret")
     provider.put(SUPPORT, b"To: support@pages.example\nSubject: lies there\n\nHi\n")
     return provider
 
 
-def at(provider: Provider, **fields: Any) -> dict[str, Any]:
+def at(provider: DemoProvider, **fields: Any) -> dict[str, Any]:
     servers_ = {
         "pop3.host": provider.host,
         "pop3.port": str(provider.pop3_port),
@@ -243,7 +243,9 @@ def steps(page: Any) -> list[str]:
     return [f"{state} {name}: {what.strip()}" for state, name, what in found]
 
 
-def test_test_walks_both_ways_step_by_step_and_changes_nothing(browser: Browser, store: str, mailbox: Provider) -> None:
+def test_test_walks_both_ways_step_by_step_and_changes_nothing(
+    browser: Browser, store: str, mailbox: DemoProvider
+) -> None:
     page = browser.post("/external/new", at(mailbox))
     assert [step.partition(":")[0] for step in steps(page)] == ["done POP3"] * 6 + ["done SMTP"] * 5
     told = "\n".join(steps(page))
@@ -270,7 +272,7 @@ def test_test_walks_both_ways_step_by_step_and_changes_nothing(browser: Browser,
     ],
 )
 def test_each_failure_is_at_its_step_and_says_what_to_change(
-    browser: Browser, mailbox: Provider, fields: dict[str, str], failed: str, advice: str
+    browser: Browser, mailbox: DemoProvider, fields: dict[str, str], failed: str, advice: str
 ) -> None:
     found = [step for step in steps(browser.post("/external/new", at(mailbox, **fields))) if step.startswith("failed")]
     if not failed:

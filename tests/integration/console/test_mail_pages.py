@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from services.admin.mail import search_index
-from services.mailbox.worker import Mailbox
-from services.router.worker import Router
+from services.mailbox.worker import MailboxWorker
+from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.model import Content, EnvelopeRecipient
 from shared.store import accounts, blobs, inbound, submissions
 from shared.store.inbound import Arrival
-from shared.store.maillog import Event
+from shared.store.maillog import MailEvent
 from shared.store.submissions import Submission
 from tests import console, servers
 from tests.company import SUPPORT, everyone, mailbox_of
@@ -39,17 +39,17 @@ async def fill(url: str) -> None:
         externals, people = await everyone(database)
         async with database.transaction() as connection:
             mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
-            stored = await blobs.store(connection, [Content.of(mail) for mail in mails])
-            rows = await inbound.add(
+            stored = await blobs.store_blobs(connection, [Content.of(mail) for mail in mails])
+            rows = await inbound.add_inbound(
                 connection,
                 [
                     Arrival("fetched", id_, externals[SUPPORT].id, f"{name}@customer.example")
                     for id_, name in zip(stored, "qns", strict=True)
                 ],
             )
-        await Mailbox(database, 5).handle(ids(await Router(database, 5).handle(rows)))
+        await MailboxWorker(database, 5).handle(ids(await RouterWorker(database, 5).handle(rows)))
         async with database.transaction() as connection:
-            [sent] = await submissions.record(
+            [sent] = await submissions.record_submissions(
                 connection,
                 [
                     Submission(
@@ -64,7 +64,7 @@ async def fill(url: str) -> None:
                             EnvelopeRecipient("anna@customer.example", "relay"),
                             EnvelopeRecipient("gone@customer.example", "relay"),
                         ),
-                        event=Event("submitted", who="alex@local.com"),
+                        event=MailEvent("submitted", who="alex@local.com"),
                     )
                 ],
             )
@@ -78,9 +78,9 @@ async def fill(url: str) -> None:
                    reply = '550 5.1.1 no such user'"""
             )
         async with database.transaction() as connection:
-            assert (await search_index.go_on(connection)).mails == 4
+            assert (await search_index.index_next(connection)).mails == 4
         async with database.transaction() as connection:
-            assert (await search_index.go_on(connection)).mails == 0
+            assert (await search_index.index_next(connection)).mails == 0
 
 
 @pytest.fixture(scope="module")
