@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench.processes import processor_seconds
 from deploy.machine import ports
 from deploy.machine.programs import PATH, Process, Program
 from deploy.machine.provider_config import POSTFIX_PROGRAMS
@@ -203,6 +204,11 @@ class Sink(Baseline):
             file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
             found = re.findall(rb"mesg=(\d+)\r", file.read())
         return int(found[-1]) if found else 0
+
+
+def used(*anchors: Baseline) -> dict[str, float]:
+    """Processor seconds so far of the processes of each, by name."""
+    return processor_seconds({anchor.name: anchor.pid for anchor in anchors})
 
 
 def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -> None:

@@ -32,6 +32,7 @@ def sharers(stand: Environment, pairs: int) -> list[Line]:
             Goal("≤", 1.3),
             tuple(run.seconds * 1e3 / SOME for run in one),
             "1 sharer",
+            runs=(twenty, one),
         ),
         Line(
             f"a single mail, from the poll's RETR to readable by all {SHARERS} sharers, median; beside 1 sharer",

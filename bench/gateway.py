@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import psycopg
 
 from bench.baselines import PASSWORD, await_until
+from bench.processes import processor_seconds
 from deploy.machine import ports
 from deploy.machine.instance import Instance, with_free_ports
 from services.admin.accounts import apply
@@ -79,6 +80,10 @@ class Gateway:
     def services(self) -> dict[str, int]:
         """Process ids of the services, by name."""
         return {name: pid for name, pid in self.pids().items() if name in SERVICES}
+
+    def used(self) -> dict[str, float]:
+        """Processor seconds so far of the services and servers, by name, but for what ``connection`` asks."""
+        return processor_seconds(self.pids(), without=self.connection.info.backend_pid)
 
     def stop(self, service: str) -> None:
         """Stop a service; it stays so until ``start``."""

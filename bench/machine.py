@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
+import statistics
 import subprocess
+import tempfile
+import time
 from pathlib import Path
 
 from bench.gateway import Gateway
@@ -20,8 +23,34 @@ _PACKAGES = {
 }
 
 
-def facts(gateway: Gateway, folder: Path) -> dict[str, str]:
-    """By name. :param gateway: a running one. :param folder: where the data of both sides lie."""
+GOALS_COUNT_BELOW = 100e-6
+"""Seconds that a fsync takes: on slower machines both sides wait for the disk, and ratios tell of it."""
+_WRITES, _WRITE_OCTETS = 200, 8_192
+"""The octets: a page of PostgreSQL's WAL."""
+
+
+def fsync_seconds(folder: Path) -> float:
+    """What a fsync takes in this folder after a small write over old octets, as into a WAL file; the median of many."""
+    found = []
+    with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(_WRITES + 1):
+            os.pwrite(file.fileno(), b"x" * _WRITE_OCTETS, 0)
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            found.append(time.perf_counter() - began)
+    return statistics.median(found[1:])  # the first one also makes the file longer
+
+
+def words(fsync: float) -> str:
+    """:param fsync: seconds."""
+    return f"{fsync * 1e6:,.0f} µs" + ("" if fsync < GOALS_COUNT_BELOW else " (no goal counts on such a machine)")
+
+
+def facts(gateway: Gateway, folder: Path, fsync: float) -> dict[str, str]:
+    """By name.
+
+    :param gateway: a running one. :param folder: where the data of both sides lie. :param fsync: seconds of one.
+    """
     settings = {
         name: str(gateway.value(f"show {name}")) for name in ("fsync", "synchronous_commit", "full_page_writes")
     }
@@ -30,6 +59,7 @@ def facts(gateway: Gateway, folder: Path) -> dict[str, str]:
         "RAM": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "Kernel": platform.release(),
         "File system": _said("stat", "--file-system", "--format=%T", str(folder)),
+        "fsync": words(fsync),
         "Python": platform.python_version(),
         "PostgreSQL": f"{gateway.value('show server_version')}, "
         + ", ".join(f"{name} = {value}" for name, value in settings.items()),

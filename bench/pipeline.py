@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import poplib
+import time
 from collections import Counter
 from functools import partial
 
@@ -18,13 +19,14 @@ from bench.environment import ROUND_TRIP, Environment
 from bench.fetchers import fetch
 from bench.gateway import Gateway, external, person
 from bench.mails import ADDRESS, fill_maildir, mail
-from bench.processes import Run
+from bench.processes import Run, measured
 from bench.table import Goal, Line, of_runs
 
 OCTETS = 10_240
 MAILS, SOME, FEW = 2_000, 500, 200
 """In the maildrops ``source``, ``some`` and ``few``. fetchmail gets the last: it is slow, and a rate needs no more."""
-_DUE_IN = 1.5
+_DUE_IN, _BEFORE = 1.5, 0.2
+"""Seconds from the addition of an account to its poll, and from the begin of the measurement."""
 _ARRIVED = """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
               where l.address = %s and l.removed_at is null"""
 _numbers = itertools.count(1)
@@ -80,10 +82,13 @@ def deliver(gateway: Gateway, port: int, login: str, mails: int, sharers: int = 
     people[0]["user_name"] = "Alex" if sharers == 1 else people[0]["user_name"]
     due = gateway.add([external(address, port, login=login, aliases=[ADDRESS])], people, _DUE_IN)
     names = [fields["address"] for fields in people]
-    ended = max(gateway.await_value(mails, _ARRIVED, name) for name in names)
+    time.sleep(max(0.0, due - time.time() - _BEFORE))
+    run = measured(
+        lambda: Run(mails, max(gateway.await_value(mails, _ARRIVED, name) for name in names) - due), gateway.used
+    )
     compare(gateway, names[-1], mails)
     gateway.remove([address], names)
-    return Run(mails, ended - due)
+    return run
 
 
 def compare(gateway: Gateway, address: str, mails: int) -> None:

@@ -1,13 +1,15 @@
-"""Processes: load generators that run beside us, and what any process uses, as /proc tells."""
+"""Processes: load generators that run beside us, and what any process uses, as the kernel tells."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,20 @@ from deploy.machine.supervise import ROOT
 
 PROC = Path("/proc")
 _LONGEST_SECONDS = 300.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
+"""Of the kernel's posix-timers: the clock counts processor time in nanoseconds."""
+_QUIET_SECONDS, _QUIET_SHARE, _LONGEST_TAIL_SECONDS = 0.2, 0.05, 5.0
+"""A side has done its work when it uses less than this share of one core for so long; it is waited for no longer than
+the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a side did once. items: mails or sessions. cpu: of the generator, as a share of one core; None: it has none.
 
-    session: median seconds of a session, where there are sessions.
+    session: median seconds of a session, where there are sessions. processor: seconds of a core that the side's
+    processes used, by name.
     """
 
     items: int
@@ -32,6 +41,7 @@ class Run:
     octets: int = 0
     session: float = 0.0
     latencies: tuple[float, ...] = ()
+    processor: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -104,19 +114,53 @@ def holding(module: str, *words: str, **options: object) -> Iterator[None]:
         child.stderr.close()
 
 
-def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
+def measured(work: Callable[[], Run], used: Callable[[], Mapping[str, float]]) -> Run:
+    """Do the work, and tell the processor time of it: until the side is quiet, for some of it comes behind the answers.
+
+    :param used: seconds so far, by name, of all processes of the side.
+    """
+    before = used()
+    run = work()
+    after, deadline = used(), time.monotonic() + _LONGEST_TAIL_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_QUIET_SECONDS)
+        last, after = after, used()
+        if sum(after.values()) - sum(last.values()) < _QUIET_SHARE * _QUIET_SECONDS:
+            break
+    return replace(run, processor={name: seconds - before.get(name, 0.0) for name, seconds in after.items()})
+
+
+def processor_seconds(roots: Mapping[str, int], without: int | None = None) -> dict[str, float]:
+    """Seconds of a core that each of these processes and all that descend from it have used so far.
+
+    :param without: a process that does not count.
+    """
+    children = _children()
+    return {name: cpu_seconds(pid for pid in tree(root, children) if pid != without) for name, root in roots.items()}
+
+
+def tree(root: int, children: Mapping[int, Sequence[int]] | None = None) -> list[int]:
+    """A process and all that descend from it. :param children: of all processes; None: as they are now."""
+    children = _children() if children is None else children
     found, waiting = [], [root]
     while waiting:
         found.append(waiting.pop())
         waiting += children.get(found[-1], [])
     return found
+
+
+def _children() -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+    return children
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on (proc(5)). :raises OSError: it has ended."""
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def memory(pids: Iterable[int]) -> int:
@@ -131,10 +175,14 @@ def memory(pids: Iterable[int]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Seconds of a core that the threads of these processes have used so far."""
-    nanoseconds = 0
+    """Seconds of a core that these processes have used so far, with their threads and children that have ended.
+
+    Own time is utime + stime, from the process's clock (clock_getcpuclockid(3)): /proc/PID/stat rounds each to 10 ms,
+    which is a large part of what a process does in a run. Children that were waited for are cutime + cstime.
+    """
+    seconds = 0.0
     for pid in pids:
-        for task in (PROC / str(pid) / "task").glob("*"):
-            with suppress(OSError):
-                nanoseconds += int((task / "schedstat").read_text().split()[0])
-    return nanoseconds / 1e9
+        with suppress(OSError):
+            ended = _stat(pid)[13:15]
+            seconds += time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) + sum(map(int, ended)) / _TICKS
+    return seconds

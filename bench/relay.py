@@ -13,11 +13,11 @@ import time
 from functools import partial
 
 from bench import Wrong
-from bench.baselines import PASSWORD, Postfix, await_until
+from bench.baselines import PASSWORD, Postfix, await_until, used
 from bench.environment import ROUND_TRIP, Environment
 from bench.gateway import DOMAIN, external, person
 from bench.mails import mail
-from bench.processes import Run, generate
+from bench.processes import Run, generate, measured
 from bench.submission import drain
 from bench.table import Goal, Line, of_runs
 from deploy.machine.programs import PATH
@@ -55,19 +55,24 @@ def _by_postfix(stand: Environment, postfix: Postfix, mails: int) -> Run:
     )  # fmt: skip
     if (found := len(postfix.held())) != mails:
         raise Wrong(f"{found} of {mails} mails are in Postfix's queue")
-    before, began = stand.sink.count(), time.perf_counter()
-    postfix.release()
-    await_until(lambda: stand.sink.count() - before >= mails and postfix.is_empty(), _DRAIN_SECONDS)
-    seconds = time.perf_counter() - began
+    before = stand.sink.count()
+
+    def work() -> Run:
+        began = time.perf_counter()
+        postfix.release()
+        await_until(lambda: stand.sink.count() - before >= mails and postfix.is_empty(), _DRAIN_SECONDS)
+        return Run(mails, time.perf_counter() - began)
+
+    run = measured(work, partial(used, postfix))
     _check(stand, before, mails)
-    return Run(mails, seconds)
+    return run
 
 
 def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
     gateway = stand.gateway
     drain(gateway)
     gateway.connection.execute(
-        """update relay_status set next_try_at = now() + interval '1 day' from external_accounts e
+        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )
@@ -82,20 +87,25 @@ def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
         concurrency=8,
     )
     gateway.await_value(mails - 1, "select count(*) from submissions where state = 'queued'")
-    before, began = stand.sink.count(), time.perf_counter()
-    gateway.connection.execute(
-        """update relay_status set next_try_at = now() from external_accounts e
-           where e.id = external_id and e.address = %s""",
-        (account,),
-    )
-    with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:  # at once: a process would need time to start
-        smtp.login(author, PASSWORD)
-        smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
-    await_until(lambda: stand.sink.count() - before >= mails, _DRAIN_SECONDS)
-    drain(gateway)
-    seconds = time.perf_counter() - began
+    before = stand.sink.count()
+
+    def work() -> Run:
+        began = time.perf_counter()
+        gateway.connection.execute(
+            """update relays set next_try_at = now() from external_accounts e
+               where e.id = external_id and e.address = %s""",
+            (account,),
+        )
+        with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:  # at once: a process needs time to start
+            smtp.login(author, PASSWORD)
+            smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
+        await_until(lambda: stand.sink.count() - before >= mails, _DRAIN_SECONDS)
+        drain(gateway)
+        return Run(mails, time.perf_counter() - began)
+
+    run = measured(work, gateway.used)
     _check(stand, before, mails)
-    return Run(mails, seconds)
+    return run
 
 
 def _check(stand: Environment, before: int, mails: int) -> None:

@@ -15,7 +15,7 @@ import typer
 from bench import Wrong, baselines, machine, results
 from bench.benchmarks import BENCHMARKS, Benchmark, chosen
 from bench.environment import Environment
-from bench.table import COLUMNS, Line
+from bench.table import COLUMNS, COST_COLUMNS, COSTS, Line, aligned
 from shared.errors import Permanent, Temporary
 from tests.servers import scratch
 
@@ -63,27 +63,26 @@ def _run(stand: Environment, works: list[Benchmark], pairs: int, write: bool) ->
         began = time.monotonic()
         lines = work.run(stand, pairs)
         _print(work, lines)
-        print(f"{work.name}: took {time.monotonic() - began:.0f} s", file=sys.stderr)
+        fsync = machine.fsync_seconds(stand.gateway.settings.data)
+        print(f"{work.name}: took {time.monotonic() - began:.0f} s; fsync {machine.words(fsync)}", file=sys.stderr)
         if write:
             told = (
                 f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {pairs} pairs, `{command}`, on {machine.processor()} "
-                f"with {os.cpu_count()} cores"
+                f"with {os.cpu_count()} cores, fsync {machine.words(fsync)}"
             )
             before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
             new = {work.name: results.section(work.name, work.title, told, lines)}
-            facts = machine.facts(stand.gateway, stand.folder)
+            facts = machine.facts(stand.gateway, stand.folder, fsync)
             RESULTS.write_text(
                 results.merge(before, facts, new, [known.name for known in BENCHMARKS]), encoding="utf-8"
             )
 
 
 def _print(work: Benchmark, lines: list[Line]) -> None:
-    """As a table that is as wide as it needs: a terminal may wrap its lines, a file should not."""
-    rows = [COLUMNS, *(line.cells() for line in lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     print(f"\n{work.name}: {work.title}")
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned([COLUMNS, *(line.cells() for line in lines)]))
+    if costs := [cells for line in lines if (cells := line.costs())]:
+        print(f"{COSTS}\n{aligned([COST_COLUMNS, *costs])}")
     print(flush=True)
 
 

@@ -18,7 +18,7 @@ from bench.fill import fill
 from bench.gateway import DOMAIN, Gateway, external, person
 from bench.mails import fill_maildir, mail
 from bench.pipeline import OCTETS, SOME, deliver, fill_source
-from bench.processes import Run, cpu_seconds, generate, memory, tree
+from bench.processes import Run, cpu_seconds, generate, measured, memory, tree
 from bench.submission import drain
 from bench.table import Goal, Line
 
@@ -72,15 +72,16 @@ class System:
             generate, "pop3_load", port=self.gateway.settings.pop3_port, user=f"reader@{DOMAIN}", password=PASSWORD
         )
         load("login")
-        return load("retr", mails=READ_MAILS, octets=OCTETS)
+        return measured(partial(load, "retr", mails=READ_MAILS, octets=OCTETS), self.gateway.used)
 
     def submit(self) -> Run:
         """By SMTP, 16 sessions."""
         author = f"author@{DOMAIN}"
-        run = generate(
-            "smtp_load", port=self.gateway.settings.smtp_port, user=author, sender=author, password=PASSWORD,
+        load = partial(
+            generate, "smtp_load", port=self.gateway.settings.smtp_port, user=author, sender=author, password=PASSWORD,
             mails=SENT_MAILS, octets=SENT_OCTETS, concurrency=16,
         )  # fmt: skip
+        run = measured(load, self.gateway.used)
         drain(self.gateway)
         return run
 
@@ -153,6 +154,7 @@ def growth(stand: Environment, pairs: int) -> list[Line]:
                     tuple(1e3 / run.rate for run in before),
                     "small",
                     max((run.cpu for run in (*before, *after) if run.cpu is not None), default=None),
+                    (after, before),
                 )
             )
         lines.append(_polls(stand, pairs, small, large))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench.baselines import PASSWORD, USERS
+from bench.baselines import PASSWORD, USERS, used
 from bench.environment import Environment
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
-from bench.processes import Run, generate, holding, memory, tree
+from bench.processes import Run, generate, holding, measured, memory, tree
 from bench.table import Goal, Line, of_runs
 
 MAILS, OCTETS = 1_000, 10_240
@@ -40,7 +40,8 @@ def _ready(stand: Environment, kind: str) -> None:
 
 def _load(stand: Environment, side: str, mode: str, kind: str, mails: int, octets: int, **options: object) -> Run:
     name = "big" if kind == "big" else kind + "{i}"
-    return generate(
+    load = partial(
+        generate,
         "pop3_load",
         mode,
         port=stand.gateway.settings.pop3_port if side == "ours" else stand.dovecot.port,
@@ -51,6 +52,9 @@ def _load(stand: Environment, side: str, mode: str, kind: str, mails: int, octet
         octets=octets,
         **options,
     )
+    if mode == "login":
+        return load()
+    return measured(load, stand.gateway.used if side == "ours" else partial(used, stand.dovecot))
 
 
 def _start_anew(stand: Environment, side: str, kind: str, logins: int) -> None:
@@ -96,6 +100,7 @@ def retr_large(stand: Environment, pairs: int) -> list[Line]:
             tuple(run.octets / run.seconds / 1e6 for run in anchor),
             "Dovecot",
             max(run.cpu or 0 for run in (*ours, *anchor)),
+            (ours, anchor),
         )
     ]
 
@@ -133,6 +138,7 @@ def poll_large(stand: Environment, pairs: int) -> list[Line]:
             Goal("≤", 0.2),
             tuple(run.session * 1e3 for run in anchor),
             "Dovecot",
+            runs=(ours, anchor),
         )
     ]
 

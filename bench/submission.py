@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 from bench import Wrong
-from bench.baselines import PASSWORD, USERS
+from bench.baselines import PASSWORD, USERS, used
 from bench.environment import Environment
 from bench.gateway import DOMAIN, Gateway
-from bench.processes import Run, generate
+from bench.processes import Run, generate, measured
 from bench.table import Goal, Line, of_runs
 
 _SUBMITTED = "select count(*) from submissions"
@@ -47,22 +47,21 @@ def drain(gateway: Gateway) -> None:
 
 def _to_us(stand: Environment, **options: int) -> Run:
     before = stand.gateway.value(_SUBMITTED)
-    run = generate(
-        "smtp_load", port=stand.gateway.settings.smtp_port, user="u{i}@" + DOMAIN, sender="u{i}@" + DOMAIN, **_who(),
-        **options,
-    )  # fmt: skip
+    run = measured(partial(_load, stand.gateway.settings.smtp_port, "u{i}@" + DOMAIN, **options), stand.gateway.used)
     if (found := stand.gateway.value(_SUBMITTED) - before) != options["mails"]:
         raise Wrong(f"{found} of {options['mails']} submissions are in the database")
     return run
 
 
 def _to_postfix(stand: Environment, **options: int) -> Run:
-    run = generate("smtp_load", port=stand.postfix.port, user="u{i}", sender="u{i}@" + DOMAIN, **_who(), **options)
+    run = measured(partial(_load, stand.postfix.port, "u{i}", **options), partial(used, stand.postfix, stand.dovecot))
     if (found := len(stand.postfix.held())) != options["mails"]:
         raise Wrong(f"{found} of {options['mails']} mails are in Postfix's queue")
     stand.postfix.clear()
     return run
 
 
-def _who() -> dict[str, object]:
-    return {"users": USERS, "password": PASSWORD}
+def _load(port: int, user: str, **options: int) -> Run:
+    return generate(
+        "smtp_load", port=port, user=user, sender="u{i}@" + DOMAIN, users=USERS, password=PASSWORD, **options
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,10 @@ BUSY = 0.9
 """A generator that uses more of its core than this may be the limit of what it measures."""
 
 COLUMNS = ("work", "goal", "mailgroup", "anchor", "ratio", "verdict", "generator")
+COST_COLUMNS = ("work", "mailgroup", "its processes", "anchor", "its programs", "ratio")
+COSTS = "Processor time per mail, or per poll where polls are counted, ms:"
+_NAMED = 0.01
+"""Share of the whole above which a process is named by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Goal:
 class Line:
     """What one work came to. ours, anchor: a figure a pair, in ``unit``; no anchor: ours alone is judged.
 
-    cpu: the largest share of a core that a generator used.
+    cpu: the largest share of a core that a generator used. runs: ours and the anchor's, if processor time is told.
     """
 
     work: str
@@ -46,6 +50,7 @@ class Line:
     anchor: tuple[float, ...] = ()
     anchor_name: str = ""
     cpu: float | None = None
+    runs: tuple[Sequence[Run], Sequence[Run]] = ((), ())
 
     @property
     def ratios(self) -> list[float]:
@@ -66,6 +71,45 @@ class Line:
             "" if self.cpu is None else f"{self.cpu:.2f}" + (" (the limit?)" if self.cpu > BUSY else ""),
         )
 
+    def costs(self) -> tuple[str, ...]:
+        """Processor time as texts, in the order of COST_COLUMNS; nothing if it was not measured."""
+        ours, anchor = ([cost_of(run) for run in runs] for runs in self.runs)
+        if not ours or not all(ours):
+            return ()
+        totals, others = ([sum(cost.values()) for cost in costs] for costs in (ours, anchor))
+        if not others:
+            return self.work, spread(totals), _shares(ours), "", "", ""
+        ratios = [one / other for one, other in zip(totals, others, strict=True)]
+        return self.work, spread(totals), _shares(ours), spread(others), _shares(anchor), spread(ratios)
+
+
+def cost_of(run: Run) -> dict[str, float]:
+    """Milliseconds of a core that an item took, by process."""
+    return {name: seconds * 1e3 / run.items for name, seconds in run.processor.items()}
+
+
+def medians(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name, the largest first."""
+    found = {name: statistics.median(cost.get(name, 0.0) for cost in costs) for name in {n for c in costs for n in c}}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _shares(costs: Sequence[Mapping[str, float]]) -> str:
+    found = medians(costs)
+    named = {name: cost for name, cost in found.items() if cost >= _NAMED * sum(found.values())}
+    rest = {name: cost for name, cost in found.items() if name not in named}
+    if len(rest) > 1:
+        rest = {"others": sum(rest.values())}
+    return ", ".join(f"{name} {number(cost)}" for name, cost in (named | rest).items())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """As a table that is as wide as it needs: a terminal may wrap its lines, a file should not."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
 
 def of_runs(
     work: str, ours: Sequence[Run], anchor: Sequence[Run], goal: Goal | None, unit: str = "/s", anchor_name: str = ""
@@ -80,6 +124,7 @@ def of_runs(
         tuple(run.rate for run in anchor),
         anchor_name,
         max(busy, default=None),
+        (ours, anchor),
     )
 
 

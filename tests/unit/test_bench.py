@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
-from bench import mails, results
+from bench import machine, mails, results
 from bench.benchmarks import BENCHMARKS, chosen
-from bench.processes import Run
-from bench.table import COLUMNS, Goal, Line, number, of_runs, spread
+from bench.processes import Run, cpu_seconds, measured, processor_seconds, tree
+from bench.table import COLUMNS, COST_COLUMNS, COSTS, Goal, Line, number, of_runs, spread
+
+BURN = """
+import sys, time
+def burn():
+    began = time.process_time()
+    while time.process_time() - began < 0.3:
+        pass
+"""
+"""As the process's own clock counts, so a slow machine only takes longer for it."""
+BURNT, TICK = 0.3, 1 / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_ratio_is_taken_pair_by_pair() -> None:
@@ -89,3 +106,94 @@ def test_a_mail_has_exactly_its_octets_and_no_line_that_begins_with_a_dot(octets
 
 def test_mails_of_different_numbers_differ() -> None:
     assert len({mails.mail(4096, number) for number in range(50)}) == 50
+
+
+@contextmanager
+def waiting(code: str) -> Iterator[int]:
+    """The id of a Python process that has done this, and waits."""
+    code = f"import subprocess, threading\n{BURN}\nBURN = {BURN!r}\n{code}\nprint(flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+        process.stdin.close()
+
+
+def test_the_time_of_a_child_that_has_ended_is_counted() -> None:
+    with waiting("subprocess.run([sys.executable, '-c', BURN + 'burn()'], check=True)") as pid:
+        assert tree(pid) == [pid]
+        assert processor_seconds({"parent": pid})["parent"] >= BURNT - 2 * TICK
+
+
+def test_the_time_of_a_child_that_still_runs_is_counted_once_unless_it_is_left_out() -> None:
+    code = BURN + "burn(); print(flush=True); sys.stdin.read()"
+    with waiting(
+        f"child = subprocess.Popen([sys.executable, '-c', {code!r}], stdout=subprocess.PIPE); child.stdout.readline()"
+    ) as pid:
+        _, child = tree(pid)
+        own, both = cpu_seconds([pid]), processor_seconds({"parent": pid})["parent"]
+        assert cpu_seconds([child]) >= BURNT
+        assert both == pytest.approx(own + cpu_seconds([child]), abs=TICK)
+        assert processor_seconds({"parent": pid}, without=child)["parent"] == pytest.approx(own, abs=TICK)
+
+
+def test_the_time_of_a_thread_that_has_ended_is_counted() -> None:
+    with waiting("thread = threading.Thread(target=burn); thread.start(); thread.join()") as pid:
+        assert cpu_seconds([pid]) >= BURNT
+
+
+def test_own_time_is_what_proc_tells_in_ticks() -> None:
+    with waiting("burn()") as pid:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        assert cpu_seconds([pid]) == pytest.approx((int(user) + int(system)) * TICK, abs=3 * TICK)
+
+
+def test_a_process_that_is_gone_has_used_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        assert processor_seconds({"gone": process.pid}) == {"gone": 0.0}
+
+
+def test_a_work_costs_what_was_used_from_before_it_until_the_side_is_quiet() -> None:
+    figures = iter([{"a": 1.0}, {"a": 2.0}, {"a": 3.0, "b": 0.5}, {"a": 3.0, "b": 0.5}])
+    run = measured(lambda: Run(10, 1.0), lambda: next(figures))
+    assert run.processor == {"a": 2.0, "b": 0.5} and next(figures, None) is None
+
+
+def test_a_work_that_is_done_by_a_program_that_ends_costs_its_time() -> None:
+    def work() -> Run:
+        subprocess.run([sys.executable, "-c", BURN + "burn()"], check=True)
+        return Run(1, 1.0)
+
+    run = measured(work, lambda: processor_seconds({"us": os.getpid()}))
+    assert run.processor["us"] >= BURNT - 2 * TICK
+
+
+def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None:
+    ours = [Run(100, 1, processor={"router": 0.1, "postgres": 0.3, "epmd": 0.001, "admin": 0.003})] * 3
+    anchor = [Run(10, 1, processor={"mpop": 0.08, "dovecot": 0.0001})] * 3
+    line = of_runs("fetch", ours, anchor, None, "mails/s", "mpop")
+    assert dict(zip(COST_COLUMNS, line.costs(), strict=True)) == {
+        "work": "fetch",
+        "mailgroup": "4.04 [4.04..4.04]",
+        "its processes": "postgres 3.00, router 1.00, others 0.04",
+        "anchor": "8.01 [8.01..8.01]",
+        "its programs": "mpop 8.00, dovecot 0.01",
+        "ratio": "0.50 [0.50..0.50]",
+    }
+    assert "| fetch | 4.04" in results.section("a", "W", "now", [line, Line("w", (1.0,), "ms")])
+
+
+def test_processor_time_that_was_not_measured_is_not_told() -> None:
+    line = of_runs("fetch", [Run(1, 1)], [Run(1, 1)], None)
+    assert line.costs() == () and COSTS not in results.section("a", "W", "now", [line])
+
+
+def test_a_fsync_takes_time_and_leaves_no_file(tmp_path: Path) -> None:
+    assert machine.fsync_seconds(tmp_path) > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_with_a_slow_disk_is_told_to_count_for_no_goal() -> None:
+    assert machine.words(73e-6) == "73 µs"
+    assert machine.words(300e-6).startswith("300 µs (no goal")
