@@ -9,7 +9,7 @@
 - the load: pop3_load.py, smtp_load.py, delay.py, each a process of its own (processes.py); smtp_target.py; mails.py.
 - a store that has grown: fill.py.
 - how figures become lines: table.py (ratios of pairs, goals met or not), results.py (RESULTS.md), machine.py.
-- processor time: processes.py (measured, cpu_seconds).
+- processor time: processes.py (measured, cpu_seconds). Two checkouts in turn: paired.py, paired_side.py.
 
 It is no test: nothing fails because a machine is slow. A mail that is missing or wrong ends it (Wrong).
 """

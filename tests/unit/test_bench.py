@@ -13,6 +13,7 @@ import pytest
 
 from bench import machine, mails, results
 from bench.benchmarks import BENCHMARKS, chosen
+from bench.paired import compared
 from bench.processes import Run, cpu_seconds, measured, processor_seconds, tree
 from bench.table import COLUMNS, COST_COLUMNS, COSTS, Goal, Line, number, of_runs, spread
 
@@ -187,6 +188,15 @@ def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None
 def test_processor_time_that_was_not_measured_is_not_told() -> None:
     line = of_runs("fetch", [Run(1, 1)], [Run(1, 1)], None)
     assert line.costs() == () and COSTS not in results.section("a", "W", "now", [line])
+
+
+def test_checkouts_are_compared_process_by_process_with_the_median_of_the_pairs() -> None:
+    base = [Run(10, 1, processor={"a": cost, "gone": 0.01}) for cost in (0.1, 0.2, 0.4)]
+    ours = [Run(10, 1, processor={"a": cost}) for cost in (0.1, 0.1, 0.1)]
+    rows = {name: cells for name, *cells in compared(base, ours)[1:]}
+    assert list(rows) == ["all", "a", "gone"]
+    assert rows["a"] == ["20.0", "10.0", "0.50 [0.25..1.00]"]
+    assert rows["gone"][1] == "0"
 
 
 def test_a_fsync_takes_time_and_leaves_no_file(tmp_path: Path) -> None:
