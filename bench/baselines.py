@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Self
 
 from bench.processes import processor_seconds
-from deploy.machine import ports
+from deploy.machine import dovecot, ports
+from deploy.machine.dovecot import USER, Pop3Server
 from deploy.machine.programs import PATH, Process, Program
 from deploy.machine.provider_config import POSTFIX_PROGRAMS
 from shared.errors import Permanent, Temporary
@@ -116,7 +117,8 @@ class Dovecot(Baseline):
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")
         (folder / "passwd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in users), encoding="ascii")
-        (folder / "dovecot.conf").write_text(_dovecot(folder, self.port), encoding="utf-8")
+        text = dovecot.configuration(_dovecot(folder, self.port), dovecot.installed_version())
+        (folder / "dovecot.conf").write_text(text, encoding="utf-8")
 
     def maildir(self, user: str) -> Path:
         """Where a user's mails lie."""
@@ -220,65 +222,25 @@ def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -
         time.sleep(pause)
 
 
-def _dovecot(folder: Path, port: int) -> str:
-    return f"""\
-base_dir = {folder}/run
-state_dir = {folder}/run
-instance_name = bench{port}
-log_path = {folder}/dovecot.log
-protocols = pop3
-listen = 127.0.0.1
-ssl = no
-disable_plaintext_auth = no
-auth_mechanisms = plain
-auth_cache_size = 1M
-auth_cache_ttl = 1 hour
-mail_location = maildir:{folder}/mail/%u/Maildir
-first_valid_uid = 1
-pop3_no_flag_updates = yes
-pop3_uidl_format = %08Xu%08Xv
-stats_writer_socket_path =
-passdb {{
-  driver = passwd-file
-  args = {folder}/passwd
-}}
-userdb {{
-  driver = static
-  args = uid=mail gid=mail home={folder}/mail/%u
-}}
-service pop3-login {{
-  inet_listener pop3 {{
-    port = {port}
-  }}
-  inet_listener pop3s {{
-    port = 0
-  }}
-  service_count = 0
-  process_min_avail = 2
-  client_limit = 2000
-}}
-service pop3 {{
-  service_count = 1000
-  process_min_avail = 4
-  process_limit = 1200
-}}
-service anvil {{
-  client_limit = 6000
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-service auth {{
-  client_limit = 6000
-  unix_listener auth-client {{
-    path = auth-client
-    mode = 0666
-  }}
-}}
-protocol pop3 {{
-  mail_max_userip_connections = 2000
-}}
-"""
+def _dovecot(folder: Path, port: int) -> Pop3Server:
+    return Pop3Server(
+        run=folder / "run",
+        log=folder / "dovecot.log",
+        port=port,
+        passwords=f"{folder}/passwd",
+        home=f"{folder}/mail/{USER}",
+        maildir=f"{folder}/mail/{USER}/Maildir",
+        mail_user="mail",
+        connections=2000,
+        settings=("auth_cache_size = 1M", "auth_cache_ttl = 1 hour"),
+        limits={
+            "pop3-login": {"process_min_avail": 2, "client_limit": 2000},
+            "pop3": {"process_min_avail": 4, "process_limit": 1200},
+            "anvil": {"client_limit": 6000},
+            "auth": {"client_limit": 6000},
+        },
+        connections_a_process={"pop3-login": None, "pop3": 1000},
+    )
 
 
 def _postfix(folder: Path, relay_port: int, auth_socket: Path | None) -> str:

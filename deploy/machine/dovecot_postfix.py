@@ -25,10 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.machine import ports
+from deploy.machine import dovecot, ports
 from deploy.machine.certificates import make_authority
 from deploy.machine.programs import PATH, Process, Program, write_private
-from deploy.machine.provider_config import dovecot_configuration, postfix_configuration, postfix_services
+from deploy.machine.provider_config import dovecot_server, postfix_configuration, postfix_services
 from shared.errors import Permanent, Temporary
 
 _MAIL_USER = "mail"
@@ -156,9 +156,8 @@ class DemoProvider:
             path.mkdir(exist_ok=True)
         shutil.chown(state, "postfix")
         self.fingerprint = _certificates(self.folder / "tls")
-        (etc / "dovecot.conf").write_text(
-            dovecot_configuration(self.folder, self._run, self.pop3_port, self.pop3s_port, _MAIL_USER), encoding="utf-8"
-        )
+        server = dovecot_server(self.folder, self._run, self.pop3_port, self.pop3s_port, _MAIL_USER)
+        (etc / "dovecot.conf").write_text(dovecot.configuration(server, dovecot.installed_version()), encoding="utf-8")
         (etc / "main.cf").write_text(
             postfix_configuration(self.folder, self._run, pwd.getpwnam(_MAIL_USER), _database_type()), encoding="utf-8"
         )

@@ -1,66 +1,30 @@
-"""The configuration files of the stand-in provider's Dovecot and Postfix."""
+"""The configuration of the stand-in provider's Dovecot and Postfix."""
 
 from __future__ import annotations
 
 import pwd
 from pathlib import Path
 
+from deploy.machine.dovecot import USER, Pop3Server
 
-def dovecot_configuration(folder: Path, run: Path, pop3_port: int, pop3s_port: int, user: str) -> str:
-    """dovecot.conf: POP3 only; Postfix asks it about AUTH through the socket ``run/auth-client``."""
-    return f"""\
-base_dir = {run}
-state_dir = {run}
-instance_name = {run.name}
-log_path = {folder}/dovecot.log
-protocols = pop3
-listen = 127.0.0.1
-ssl = yes
-ssl_cert = <{folder}/tls/server.pem
-ssl_key = <{folder}/tls/server.pem
-ssl_dh =
-disable_plaintext_auth = no
-auth_mechanisms = plain login
-auth_failure_delay = 0
-mail_location = maildir:{folder}/mail/%u
-first_valid_uid = 1
-pop3_no_flag_updates = yes
-pop3_uidl_format = %08Xu%08Xv
-stats_writer_socket_path =
-passdb {{
-  driver = passwd-file
-  args = username_format=%u {folder}/etc/users/%u
-}}
-userdb {{
-  driver = static
-  args = uid={user} gid={user} home={folder}/mail/%u
-}}
-service pop3-login {{
-  inet_listener pop3 {{
-    port = {pop3_port}
-  }}
-  inet_listener pop3s {{
-    port = {pop3s_port}
-  }}
-  service_count = 0
-}}
-service anvil {{
-  client_limit = 2000
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-service auth {{
-  client_limit = 4000
-  unix_listener auth-client {{
-    path = auth-client
-    mode = 0666
-  }}
-}}
-protocol pop3 {{
-  mail_max_userip_connections = 1000
-}}
-"""
+
+def dovecot_server(folder: Path, run: Path, pop3_port: int, pop3s_port: int, user: str) -> Pop3Server:
+    """The provider's Dovecot. Postfix asks it about AUTH through the socket ``run/auth-client``."""
+    return Pop3Server(
+        run=run,
+        log=folder / "dovecot.log",
+        port=pop3_port,
+        tls_port=pop3s_port,
+        certificate=folder / "tls" / "server.pem",
+        passwords=f"{folder}/etc/users/{USER}",
+        home=f"{folder}/mail/{USER}",
+        maildir=f"{folder}/mail/{USER}",
+        mail_user=user,
+        connections=1000,
+        mechanisms="plain login",
+        limits={"anvil": {"client_limit": 2000}, "auth": {"client_limit": 4000}},
+        connections_a_process={"pop3-login": None},
+    )
 
 
 def postfix_configuration(folder: Path, run: Path, user: pwd.struct_passwd, database_type: str) -> str:
