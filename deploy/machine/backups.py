@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,18 +77,25 @@ def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
 
 
 def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str) -> None:
-    """Straight from pg_dump: nobody knows its size before the end, so the head is written anew then."""
+    """Straight from pg_dump: its size is known at the end, so the member's header is written again then.
+
+    Through a pipe: from version 16 on, pg_dump makes the file that it is given one that can only be appended to, and
+    that would hold for us as well.
+    """
     head = out.tell()
     out.write(_member(_DUMP, 0).tobuf(tarfile.GNU_FORMAT))
     begin = out.tell()
-    out.flush()
-    done = subprocess.run(
-        [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges"],
-        env=_environment(url), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Permanent(f"pg_dump: {done.stderr.decode(errors='replace').strip()}")
-    octets = out.seek(0, os.SEEK_END) - begin
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(
+            [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges"],
+            env=_environment(url), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said,
+        ) as child:  # fmt: skip
+            assert child.stdout is not None
+            shutil.copyfileobj(child.stdout, out, 1024 * 1024)
+        if child.returncode:
+            said.seek(0)
+            raise Permanent(f"pg_dump: {said.read().decode(errors='replace').strip()}")
+    octets = out.tell() - begin
     out.seek(head)
     out.write(_member(_DUMP, octets).tobuf(tarfile.GNU_FORMAT))
     out.seek(0, os.SEEK_END)
