@@ -99,7 +99,7 @@ server 127.0.0.1:{tls} {{ tls-mode connection; }};
         )
 
 
-_COURIER = ("courier-pop", "courier-base", "courier-authlib", "courier-authlib-userdb", "libcourier-unicode4")
+_COURIER = ("courier-pop", "courier-authlib-userdb")
 
 
 @contextmanager
@@ -114,6 +114,10 @@ def courier(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterat
     ]
     users = "\n".join(lines)
     script = f"""\
+id courier >/dev/null 2>&1 || {{
+  echo 'courier:x:{_MAIL_ID}:{_MAIL_ID}::/:/bin/false' >>/etc/passwd
+  echo 'courier:x:{_MAIL_ID}:' >>/etc/group
+}}
 mkdir -p /run/courier/authdaemon
 cat >/etc/courier/authdaemonrc <<'END'
 authmodulelist="authuserdb"
@@ -137,9 +141,9 @@ set -a
 unset TLS_DHPARAMS TLS_CACHEFILE TLS_TRUSTCERTS
 TLS_CERTFILE=/etc/courier/server.pem MAXPERIP=40 POP3AUTH=LOGIN POP3AUTH_TLS="LOGIN PLAIN"
 login=/usr/lib/courier/courier/courierpop3login serve=/usr/lib/courier/courier/courierpop3d
-POP3_TLS=1 POP3_STARTTLS=NO couriertcpd -address=127.0.0.1 -nodnslookup -noidentlookup {tls} \\
+POP3_TLS=1 POP3_STARTTLS=NO couriertcpd -address=127.0.0.1 $TCPDOPTS {tls} \\
   /usr/bin/couriertls -server -tcpd $login $serve Maildir &
-POP3_STARTTLS=YES couriertcpd -address=127.0.0.1 -nodnslookup -noidentlookup {clear} $login $serve Maildir &
+POP3_STARTTLS=YES couriertcpd -address=127.0.0.1 $TCPDOPTS {clear} $login $serve Maildir &
 wait
 """
     packages = _downloaded(folder, _COURIER)
@@ -153,7 +157,7 @@ wait
         )
 
 
-_EXIM = ("exim4-daemon-light", "exim4-base", "libidn12", "libgnutls-dane0", "libunbound8", "libevent-2.1-7")
+_EXIM = ("exim4-daemon-light",)
 
 
 @contextmanager
@@ -231,10 +235,15 @@ wait
 
 
 def _downloaded(folder: Path, packages: Sequence[str]) -> Path:
-    """A folder with the files of these Debian packages. :raises Failed: they cannot be had."""
+    """A folder with the files of these Debian packages and of those they need that the machine lacks.
+
+    Which ones those are differs from one Debian to the next; apt knows. :raises Failed: they cannot be had.
+    """
     place = folder / "packages"
     place.mkdir()
-    run(["apt-get", "-q", "download", *packages], place)
+    planned = run(["apt-get", "-q", "--simulate", "--no-install-recommends", "install", *packages], place).decode()
+    lacking = [line.split()[1] for line in planned.splitlines() if line.startswith("Inst ")]
+    run(["apt-get", "-q", "download", *{*packages, *lacking}], place)
     return place
 
 
