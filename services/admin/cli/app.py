@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from services.admin.cli import accounts, backup, install, machine, mail
-from services.admin.cli.options import group
+from services.admin.cli import accounts, backup, completion, install, machine, mail
+from services.admin.cli.options import Data, group
+from shared import __version__
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mailgroup {__version__}")
+        raise typer.Exit
+
+
+def _start(
+    data: Data = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Takes the options that stand before the command."""
+
 
 app = group(
     "A mail gateway: a team shares one public mailbox, each person keeps a private one.",
+    _start,
     name="mailgroup",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +54,7 @@ app.command("install-service")(install.install_service)
 app.command()(install.upgrade)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(completion.completion)
 app.command("console", hidden=True)(machine.console_process)
 
 

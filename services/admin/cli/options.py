@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +23,16 @@ Data = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def group(help_: str, **options: Any) -> typer.Typer:
-    """A command with commands of its own. :param options: as typer.Typer takes them."""
+def _start(data: Data = None) -> None:
+    """Takes the option that stands before the command."""
 
-    def callback(data: Data = None) -> None:
-        """Takes what stands before the command."""
 
+def group(help_: str, callback: Callable[..., None] = _start, **options: Any) -> typer.Typer:
+    """A command with commands of its own.
+
+    :param callback: takes the options that stand before the command
+    :param options: as typer.Typer takes them
+    """
     return typer.Typer(
         help=help_,
         no_args_is_help=True,

@@ -13,6 +13,7 @@ from services.admin.monitoring import problems as troubles
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
 from services.admin.monitoring.problems import STALE_SECONDS
+from shared import __version__
 from shared.amqp import topology
 from shared.errors import Permanent, Temporary
 from shared.model import External
@@ -60,6 +61,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         problems.append(await system.database.why_not() or str(error))
     problems += [trouble.text for trouble in troubles.find_in_disks(system.settings)]
     return {
+        "version": __version__,
         "ok": not problems,
         "problems": problems,
         "services": services,

@@ -10,6 +10,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.admin.accounts.file_format import Address, Name
+from shared import __version__
 
 
 class Problem(BaseModel):
@@ -154,6 +155,7 @@ class Brought(BaseModel):
 class Status(Shown):
     """Whether mail flows."""
 
+    version: str = Field(__version__, examples=["0.1.0"])
     ok: bool
     problems: list[str]
 

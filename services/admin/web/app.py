@@ -31,6 +31,7 @@ from services.admin.web import (
 )
 from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
 from services.admin.web.request_guard import RequestGuard
+from shared import __version__
 from shared.errors import Permanent, Temporary
 
 ROUTERS = (
@@ -67,7 +68,7 @@ def build(desk: PageContext) -> RequestGuard:
     """The console of this desk."""
     app = FastAPI(
         title="mailgroup",
-        version="1",
+        version=__version__,
         description=api.DESCRIPTION,
         openapi_url="/api/openapi.json",
         docs_url=None,  # they would load scripts from elsewhere

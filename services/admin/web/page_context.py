@@ -26,6 +26,7 @@ from services.admin.context import AdminContext
 from services.admin.formatting import ago
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.status_cache import StatusCache
+from shared import __version__
 from shared.db.database import Connection, storable
 
 HERE = Path(__file__).resolve().parent
@@ -69,7 +70,11 @@ class PageContext:
             "pair": _pair,
             "browser": _browser,
         }
-        self._templates.globals |= {"static": _static_names(), "viewer_pages": viewer_pages}
+        self._templates.globals |= {
+            "static": _static_names(),
+            "viewer_pages": viewer_pages,
+            "version": __version__,
+        }
 
     def close(self) -> None:
         """Let go of the threads."""

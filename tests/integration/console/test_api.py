@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from shared import __version__
 from tests import console
 from tests.company import COMPANY, SALES, SUPPORT, external, local
 from tests.console import Browser, stored, text
@@ -47,6 +48,12 @@ def test_nobody_asks_without_a_token(url: str) -> None:
         answer = requests.get(f"{url}/api/v1/status", headers=headers, timeout=60)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_page_api_and_schema_tell_the_version(browser: Browser, url: str) -> None:
+    assert f"mailgroup {__version__}" in browser.get("/").text
+    assert requests.get(f"{url}/api/openapi.json", timeout=60).json()["info"]["version"] == __version__
+    assert Script(url, token(browser, "observer")).call("GET", "/status").json()["version"] == __version__
 
 
 def test_a_token_is_shown_once_ends_and_is_stored_as_a_digest(browser: Browser, url: str, store: str) -> None:
