@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test check bench fuzz interop soak api screenshots deploy-check faults
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults
 
 demo:
 	./mailgroup demo
@@ -7,8 +7,17 @@ demo:
 test:
 	./mailgroup test
 
+# Tests that need no server, in less than a minute.
+unit:
+	./mailgroup test tests/unit -q -n 2 --dist loadfile
+
 check:
 	.ci/run check
+
+# The packages of shared/ and services/, what each imports, and whether that goes one way.
+graph:
+	./mailgroup test --version
+	.venv/bin/python -m deploy.graph
 
 bench:
 	./mailgroup bench
