@@ -9,34 +9,34 @@ from pathlib import Path
 FILE = Path(__file__).resolve().parent.parent.parent / "docs" / "interoperation.md"
 
 _INTRODUCTION = """\
-# Who was tried with mailgroup
+# Mail programs that were tried with mailgroup
 
-Made by `make interop`, on a running system with real programs of Debian: nothing here is written by hand. It takes
-about two minutes; `./mailgroup interop mutt Courier` tries some of them.
+`make interop` writes this page, on a running system with real programs of Debian; nothing here is written by hand. It
+takes about two minutes; `./mailgroup interop mutt Courier` tries some of the programs.
 
-Each moves three mails: one with an empty body, one whose lines begin with dots, and one of 5 MB with an attachment.
-"yes": all three arrived once, with their octets. "–": the program cannot. Certificates are checked, or pinned,
-everywhere.
+Each program transfers three mails: one with an empty body, one whose lines begin with dots, and one of 5 MB with an
+attachment. "yes": all three arrived once, octet by octet. "–": the program has no such function. Certificates are
+checked or pinned in every case.
 
 ## Mail clients
 
-Read: by POP3, from the mailbox of a person; the mails came from a provider. Every octet is compared, but for header
-fields that the client puts on for itself.
+*Read*: by POP3, from the mailbox of a person; the mails came from a provider. Every octet is compared, except header
+fields that the client adds for itself.
 
-Sent: by SMTP with a password, to a colleague (delivered inside) and to a customer (relayed through the provider).
-Where the client is given a mail, every octet is compared, and for the customer all but the two replaced addresses;
-where it writes the mail itself (*), its text and the octets of its attachment are.
+*Sent*: by SMTP with a password, to a colleague (delivered inside) and to a customer (relayed through the provider). If
+the client gets a complete mail, every octet is compared, for the customer all but the two replaced addresses. If the
+client writes the mail itself (*), its text and the octets of its attachment are compared.
 
-Thunderbird is given a name, an address and a password only: it finds the servers by itself, as [mail
-clients](mail-clients.md) tells, and is driven without a screen; the ports without TLS, which it is never told, are
-set by hand. Claws Mail is driven by its command line on a virtual screen; it sends what lies in its queue.
+Thunderbird gets only a name, an address and a password: it finds the servers by itself, as described in [mail
+clients](mail-clients.md), and runs without a screen. Its ports without TLS, which no settings announce, are entered by
+the test. Claws Mail runs by its command line on a virtual screen, and sends the mails in its queue.
 
 """
 _SERVERS = """
 ## Providers' servers
 
-Fetched: by our fetcher, every octet compared, and deleted from the server then. Sent: relayed by our sender, with a
-password; every octet compared but for the replaced address and for header fields that the server puts on.
+*Fetched*: by our fetcher, every octet compared; the mail is then deleted from the server. *Sent*: relayed by our
+sender, with a password; every octet compared, except the replaced address and header fields that the server adds.
 
 """
 _CLIENT_HEAD = ("client", "version", "read: in clear", "STLS", "TLS", "sent: in clear", "STARTTLS", "TLS")

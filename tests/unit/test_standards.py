@@ -50,10 +50,10 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
 @pytest.mark.parametrize(
     ("row", "pop3_value", "smtp_value"),
     [
-        ("connections in all", f"{pop3_listener.CONNECTIONS:,}", f"{smtp_listener.CONNECTIONS:,}"),
-        ("until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{smtp.LOGIN_SECONDS:g} s"),
+        ("connections, total", f"{pop3_listener.CONNECTIONS:,}", f"{smtp_listener.CONNECTIONS:,}"),
+        ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{smtp.LOGIN_SECONDS:g} s"),
         (
-            "between two commands; an unfinished line is none",
+            "time between two complete commands",
             f"{pop3.IDLE_SECONDS / 60:g} minutes",
             f"{smtp.IDLE_SECONDS / 60:g} minutes",
         ),
@@ -71,28 +71,29 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "commands of a session",
-            f"{pop3_session.MISTAKES} that are wrong; {pop3_session.COMMANDS_BEFORE_LOGIN} before the login",
+            f"{pop3_session.MISTAKES} with an error; {pop3_session.COMMANDS_BEFORE_LOGIN} before the login",
             f"{command_loop.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {command_loop.CALLS['RCPT']:,} of RCPT; "
-            f"{command_loop.OTHER_CALLS} of any other; {command_loop.MISTAKES} that are none",
+            f"{command_loop.OTHER_CALLS} of any other; {command_loop.MISTAKES} unknown commands",
         ),
         ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
         (
-            "guesses at an account, or from an address",
-            f"{throttle.BURST}, {throttle.KEPT} of them for who came in from there before, "
-            f"then one each {throttle.SECONDS_A_TOKEN:g} s",
-            "the same, for itself",
+            "failed logins per account and per address",
+            f"token bucket: {throttle.BURST}, of which {throttle.KEPT} is reserved for known addresses; "
+            f"1 more every {throttle.SECONDS_A_TOKEN:g} s",
+            "the same, counted separately",
         ),
         ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
         ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.FIELDS:,} fields"),
         ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
         (
-            "memory for mails that come in",
+            "memory for incoming mails",
             "",
-            f"{commit_queue.MEMORY_OCTETS // MIB} MiB of all clients; more wait for {smtp.ROOM_SECONDS:g} s, then 452",
+            f"{commit_queue.MEMORY_OCTETS // MIB} MiB for all clients; "
+            f"further mails wait for {smtp.ROOM_SECONDS:g} s, then 452",
         ),
         (
-            "memory for mails that go out",
-            f"{readahead.ALL_OCTETS // MIB} MiB beside {pop3.OUTPUT_OCTETS // 1024} KiB a client",
+            "memory for outgoing mails",
+            f"{readahead.ALL_OCTETS // MIB} MiB, and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
             "",
         ),
     ],
