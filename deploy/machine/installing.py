@@ -26,7 +26,18 @@ from shared.errors import Permanent
 
 USER = "mailgroup"
 CHECKOUT = Path(__file__).resolve().parents[2]
-_PROGRAM = ("mailgroup", "pyproject.toml", "requirements.lock", "README.md", "shared", "services", "deploy", "docs")
+_PROGRAM = (
+    "mailgroup",
+    "pyproject.toml",
+    "requirements.lock",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "shared",
+    "services",
+    "deploy",
+    "docs",
+)
 _SETTINGS = """\
 # Settings of the service mailgroup, NAME=VALUE, see docs/operating.md. After a change: systemctl restart mailgroup
 #MAILGROUP_BIND=192.168.1.1

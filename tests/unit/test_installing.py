@@ -37,6 +37,7 @@ def test_the_service_runs_a_copy_as_its_own_user_and_starts_after_a_boot(machine
     release = (machine.releases / "current").resolve()
     assert (release / "mailgroup").stat().st_mode & 0o111
     assert (release / "services/fetcher/__main__.py").exists() and (release / "requirements.lock").exists()
+    assert (release / "LICENSE").exists()
     assert "User=mailgroup" in machine.unit.read_text() and "up --lan" in machine.unit.read_text()
     assert machine.settings.stat().st_mode & 0o777 == 0o600
     assert ran[-3:] == [
