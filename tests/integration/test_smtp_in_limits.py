@@ -240,7 +240,7 @@ async def test_a_command_that_does_not_end_in_time_ends_the_session(
     dripping = asyncio.create_task(drip())
     assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
     dripping.cancel()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # a session without that deadline would last for five minutes
 
 
 async def test_an_account_has_so_many_sessions_and_no_more(database: Database, broker_url: str, tmp_path: Path) -> None:
@@ -281,20 +281,20 @@ async def test_guessing_is_slow_and_ends_the_connection_and_locks_nobody_out(ser
     started = time.monotonic()
     attackers = [asyncio.create_task(attack(number)) for number in range(20)]
     await asyncio.sleep(3)
-    latencies = []
+    overtaken = []  # guesses that were checked while an honest client waited
     for who, source in (("alex", "127.0.0.1"), ("jim", "127.0.0.1"), ("jim", "127.0.0.9")):
-        client, begun = await Client.connect(server.port("smtp"), source), time.monotonic()
+        client, before = await Client.connect(server.port("smtp"), source), checked
         assert (await client.ask("EHLO x", plain(f"{who}@local.com"))).startswith(("250", "235"))
         assert (await client.reply())[-1].startswith("235")
-        latencies.append(time.monotonic() - begun)
+        overtaken.append(checked - before)
     seconds = time.monotonic() - started
     for attacker in attackers:
         attacker.cancel()
     await asyncio.gather(*attackers, return_exceptions=True)
 
     assert 3 <= checked < 3 * seconds
-    assert max(latencies) < 5  # the last one comes from the attacker's own address
-    assert latencies[1] < 2  # neither address nor account is the attacker's
+    assert max(overtaken) < 20  # the last one comes from the attacker's own address
+    assert overtaken[1] < 10  # neither address nor account is the attacker's
     assert LOGINS.labels("smtp_in", "refused")._value.get() - refused >= checked
 
 

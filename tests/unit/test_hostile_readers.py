@@ -136,7 +136,7 @@ def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
             await asyncio.sleep(0.2)
             honest = await server.logged_in()
             assert len(server.listener._open) == 41  # so it waited for none of them to go
-            while len(server.listener._open) > 1 and time.monotonic() - started < 8:
+            while len(server.listener._open) > 1 and time.monotonic() - started < 60:
                 server.listener.check()
                 await asyncio.sleep(0.1)
             assert len(server.listener._open) == 1 and not honest[0].at_eof()
