@@ -9,6 +9,7 @@ import os
 import pty
 import shlex
 import subprocess
+import termios
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -64,6 +65,7 @@ def run(command: Sequence[str], folder: Path, stdin: bytes = b"", seconds: float
 def run_on_terminal(command: Sequence[str], folder: Path, seconds: float = SECONDS) -> None:
     """As ``run``, for a program that needs a terminal; nobody types."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no lines at all, which mutt takes for no terminal
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
     shown = bytearray()
 
