@@ -201,7 +201,7 @@ class Gateway:
             async with database.transaction() as connection:
                 people = {person.address: person for person in await accounts.load_locals(connection)}
                 local_id = people[address].id
-                stored = await blobs.store_blobs(connection, [Content.of(body) for body in batch])
+                stored = await blobs.store_blobs(connection, [Content.from_bytes(body) for body in batch])
                 arrivals = [Arrival("local", blob_id, recipients=((local_id, "bench"),)) for blob_id in stored]
                 ids = await inbound.add_inbound(connection, arrivals)
                 copies = await inbound.load_routed(connection, ids)

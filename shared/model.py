@@ -70,7 +70,7 @@ class External:
     answer_notes: bool = False
 
     @property
-    def most_octets(self) -> int | None:
+    def max_octets(self) -> int | None:
         """Of a mail that the provider takes, as far as is known."""
         known = [self.smtp_size, self.smtp_refused and self.smtp_refused - 1]
         return min((octets for octets in known if octets), default=None)
@@ -222,7 +222,7 @@ class Content:
     sha256: bytes
 
     @classmethod
-    def of(cls, body: bytes | bytearray) -> Content:
+    def from_bytes(cls, body: bytes | bytearray) -> Content:
         """Take the digest of ``body`` (CRLF line ends)."""
         return cls(body, len(body), hashlib.sha256(body).digest())
 

@@ -60,7 +60,7 @@ async def everyone(database: Database) -> tuple[dict[str, External], dict[str, L
 
 async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -> list[int]:
     """Mails as the fetcher commits them; their ids."""
-    contents = [Content.of(mail) for mail in mails]
+    contents = [Content.from_bytes(mail) for mail in mails]
     async with database.transaction() as connection:
         stored = await blobs.store_blobs(connection, contents)
         ids = await inbound.add_inbound(connection, [Arrival("fetched", blob_id, external_id) for blob_id in stored])

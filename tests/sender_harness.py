@@ -129,7 +129,7 @@ class SenderHarness:
                     Submission(
                         person.id,
                         person.external_id,
-                        Content.of(mail),
+                        Content.from_bytes(mail),
                         person.address if sender is None else sender,
                         message_id or f"{next(_numbers)}@local.com",
                         not mail.isascii(),

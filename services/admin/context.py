@@ -61,7 +61,7 @@ async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[
             "name its folder with --data, or set MAILGROUP_DATABASE_URL)"
         )
     database = Database(settings.database_url, "admin", connections=4)
-    if needed and (why := await database.why_not()):
+    if needed and (why := await database.connection_error()):
         raise Temporary(why)
     await database.open()
     try:

@@ -215,7 +215,7 @@ class Committer:
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if told:
                 notice, message_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
-                [blob_id] = await blobs.store_blobs(connection, [Content.of(notice)])
+                [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice)])
                 [inbound_id] = await inbound.add_inbound(
                     connection, [inbound.Arrival("notice", blob_id, self._account.id, message_id)]
                 )

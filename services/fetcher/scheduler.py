@@ -96,7 +96,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 async def _take_over_dead_fetchers(service: Service, absentees: DeadOwnerDetector) -> None:
     """Free the accounts of fetchers that died."""
     async with service.database.statement() as connection:
-        gone = absentees.dead(await polls.list_other_owners(connection, service.owner))
+        gone = absentees.dead(await polls.list_dead_owners(connection, service.owner))
         if gone:
             log.warning("fetchers are gone", owners=gone, accounts=await polls.free_leases(connection, gone))
 

@@ -38,7 +38,7 @@ class MailboxWorker:
                     "own_copy" if copy.own_copy else "delivered",
                     inbound_id=copy.inbound_id,
                     external=copy.external,
-                    who=maillog.people(copy.addresses),
+                    who=maillog.join_addresses(copy.addresses),
                     rule=copy.rule,
                     reply=copy.reason,
                 )

@@ -148,7 +148,7 @@ def _events(
                 inbound_id=mail.id,
                 submission_id=None,
                 external=address,
-                who=maillog.people([addresses[recipient[0]] for recipient in verdict.recipients]),
+                who=maillog.join_addresses([addresses[recipient[0]] for recipient in verdict.recipients]),
                 rule=verdict.rule,
                 reply=verdict.reason,
             )

@@ -53,8 +53,8 @@ class Claims:
             self._write,
             self._committed,
             lambda _: 1,
-            single=lambda batch: not any(settled.needs_more for settled in _to_record(batch)),
-            gathering=True,
+            is_single_statement=lambda batch: not any(settled.needs_more for settled in _to_record(batch)),
+            gather=True,
         )
 
     async def run(self) -> None:

@@ -53,7 +53,7 @@ class SenderBackground:
     async def take_over_dead_senders(self) -> None:
         """Take up what senders held that died."""
         async with self._database.statement() as connection:
-            gone = self._absentees.dead(await relay_queue.list_other_owners(connection, self._service.owner))
+            gone = self._absentees.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
         if gone:
             log.warning("senders are gone", owners=gone)
             async with self._database.transaction() as connection:

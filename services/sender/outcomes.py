@@ -302,7 +302,7 @@ async def _notify(
     if not abouts or not group.envelope_from or not await accounts.load_locals(connection, [group.author_id]):
         return PostCommit()
     notice = await _compose(connection, group, action, abouts)
-    [blob_id] = await blobs.store_blobs(connection, [Content.of(notice.body)])
+    [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice.body)])
     reason = _REASONS[action]
     [inbound_id] = await inbound.add_inbound(
         connection,

@@ -41,7 +41,7 @@ async def _check(database: Database, claims: Claims, suspect: Suspect) -> None:
         log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, crashes=suspect.crashes)
     try:
         async with database.statement() as connection:
-            group = await relay_queue.list_queued_accounts(connection, suspect.id)
+            group = await relay_queue.load_queued_mail(connection, suspect.id)
             external = await accounts.load_externals(connection, [group.external_id]) if group else []
         if group is None or not external:
             return  # nobody writes it now

@@ -103,8 +103,10 @@ class CommitQueue:
             self._write,
             self._committed,
             lambda handed: handed.submission.content.octets,
-            heaviest=OCTETS_TOGETHER,
-            single=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
+            max_octets=OCTETS_TOGETHER,
+            is_single_statement=lambda batch: all(
+                submissions.fits_one_statement(handed.submission) for handed in batch
+            ),
         )
         self._directory = DirectoryCache(database)
         self._running: list[asyncio.Task[None]] = []

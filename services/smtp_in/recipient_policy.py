@@ -83,7 +83,7 @@ def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient
 
     What goes inside too is taken: the others fail by themselves then, with a notice.
     """
-    most = external.most_octets if external is not None else None
+    most = external.max_octets if external is not None else None
     if most is None or octets <= most or any(recipient.kind != "relay" for recipient in recipients):
         return None
     return SmtpRefusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")

@@ -29,8 +29,8 @@ class BatchLoader(Generic[Key, Value]):
         read: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Value]]],
         *,
         readers: int = 1,
-        most: int = 200,
-        heaviest: int = 1024 * 1024,
+        max_keys: int = 200,
+        max_weight: int = 1024 * 1024,
     ) -> None:
         """Reads nothing yet.
 
@@ -40,8 +40,8 @@ class BatchLoader(Generic[Key, Value]):
         """
         self._read = read
         self._readers = readers
-        self._most = most
-        self._heaviest = heaviest
+        self._most = max_keys
+        self._heaviest = max_weight
         self._queue: deque[_Request[Key, Value]] = deque()
         self._working: set[asyncio.Task[None]] = set()
 

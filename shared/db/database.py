@@ -25,7 +25,7 @@ TRANSACTION_SECONDS = 60.0
 IDLE_SECONDS = 75.0
 """So long the server lets a process do nothing within a transaction: it is stopped, or its machine is gone."""
 
-RETRYABLE = "now() + interval '5 seconds'"
+FUTURE = "now() + interval '5 seconds'"
 """SQL: what is said to have happened later than this happened before the server's clock was set back."""
 
 
@@ -109,7 +109,7 @@ class Database:
             await connection.execute("set transaction isolation level repeatable read, read only")
             yield connection
 
-    async def why_not(self) -> str | None:
+    async def connection_error(self) -> str | None:
         """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
         try:
             connection = await psycopg.AsyncConnection.connect(self._url, connect_timeout=5)

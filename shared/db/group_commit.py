@@ -33,13 +33,13 @@ class GroupCommit(Generic[Item, Result]):
         self,
         database: Database,
         write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
-        committed: Callable[[Sequence[Result]], None],
+        on_commit: Callable[[Sequence[Result]], None],
         weight: Callable[[Item], int],
         *,
-        most: int = 200,
-        heaviest: int = 32 * 1024 * 1024,
-        single: Callable[[Sequence[Item]], bool] | None = None,
-        gathering: bool = False,
+        max_items: int = 200,
+        max_octets: int = 32 * 1024 * 1024,
+        is_single_statement: Callable[[Sequence[Item]], bool] | None = None,
+        gather: bool = False,
     ) -> None:
         """A writer; ``run`` is to run beside.
 
@@ -53,12 +53,12 @@ class GroupCommit(Generic[Item, Result]):
         """
         self._database = database
         self._write = write
-        self._committed = committed
+        self._committed = on_commit
         self._weight = weight
-        self._most = most
-        self._heaviest = heaviest
-        self._single = single
-        self._gathering = gathering
+        self._most = max_items
+        self._heaviest = max_octets
+        self._single = is_single_statement
+        self._gathering = gather
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()

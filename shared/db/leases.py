@@ -22,6 +22,6 @@ async def end_all_leases(connection: Connection) -> None:
     await connection.execute("delete from leases")
 
 
-async def give_back_lease(connection: Connection, name: str, owner: str) -> None:
+async def release_lease(connection: Connection, name: str, owner: str) -> None:
     """Let another process have it at once."""
     await connection.execute("delete from leases where name = %s and owner = %s", (name, owner))

@@ -100,7 +100,7 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
     return cursor.rowcount == 1
 
 
-async def revive_external(connection: Connection, address: str) -> External | None:
+async def restore_external(connection: Connection, address: str) -> External | None:
     """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
     ids = await _restore_row(connection, "external", address)
     return (await load_externals(connection, ids))[0] if ids else None
@@ -178,7 +178,7 @@ async def remove_account(connection: Connection, kind: Literal["external", "loca
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
 
 
-async def mark_removed(connection: Connection, before: datetime.datetime) -> list[int]:
+async def list_removed_locals(connection: Connection, before: datetime.datetime) -> list[int]:
     """Local accounts that were removed before this time."""
     cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
     return [int(row[0]) for row in await cursor.fetchall()]

@@ -16,7 +16,7 @@ from typing import Literal
 
 from shared.db import arrays
 from shared.db.arrays import array_literal
-from shared.db.database import RETRYABLE, Connection, storable
+from shared.db.database import FUTURE, Connection, storable
 from shared.errors import MAX_FAILURES
 from shared.store import poison
 
@@ -269,7 +269,7 @@ async def list_overdue(
     :return: (id, address of the external account or '', addresses of the recipients).
     """
     await connection.execute(  # else what is in this state since before the clock was set back would wait for long
-        f"update inbound set state_at = now() where state = %s and state_at > {RETRYABLE}", (state,)
+        f"update inbound set state_at = now() where state = %s and state_at > {FUTURE}", (state,)
     )
     unsuspected = poison.NOT_POISON.format(id="id", stage=_STAGES[state])
     cursor = await connection.execute(

@@ -100,7 +100,7 @@ async def count_problems(connection: Connection) -> tuple[int, int, int]:
     return int(held), int(parked), int(looping)
 
 
-async def list_held_accounts(connection: Connection, external_id: int) -> int:
+async def count_held(connection: Connection, external_id: int) -> int:
     """How many mails of an external account are held."""
     cursor = await connection.execute(
         "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
@@ -109,7 +109,7 @@ async def list_held_accounts(connection: Connection, external_id: int) -> int:
     return 0 if row is None else int(row[0])
 
 
-async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+async def count_per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
     """How many mails were fetched in each of the last hours; hours without any are left out."""
     cursor = await connection.execute(
         """select date_trunc('hour', created_at), count(*) from inbound

@@ -167,7 +167,7 @@ def _numbers(octets: bytes | None) -> array[int]:
     return numbers
 
 
-async def load_changes(connection: Connection, local_id: int, since_version: int, most: int) -> Changes | None:
+async def load_changes(connection: Connection, local_id: int, since_version: int, max_rows: int) -> Changes | None:
     """What changed in a mailbox after a version of 1 or more; None if that is more than ``most`` rows.
 
     :raises Permanent: the account has no mailbox.
@@ -178,14 +178,14 @@ async def load_changes(connection: Connection, local_id: int, since_version: int
         """select m.uidl_prefix, m.version, r.id, r.blob_id, r.uid, r.octets, r.deleted_at is not null
            from maildrops m left join maildrop_mails r on r.local_id = m.local_id and r.version > %s
            where m.local_id = %s order by r.uid limit %s""",
-        (since_version, local_id, most + 1),
+        (since_version, local_id, max_rows + 1),
     )
     found = await cursor.fetchall()
     if not found:
         raise Permanent(f"no mailbox for local account {local_id}")
     uidl_prefix, version = found[0][:2]
     rows = [Change(*row[2:]) for row in found if row[2] is not None]
-    return None if len(rows) > most else Changes(str(uidl_prefix), int(version), rows)
+    return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 
 
 async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:

@@ -53,7 +53,7 @@ _COPIES = ("delivered", "own_copy")
 """Each is told of every copy of a mail, and kept once for those that have the same reason."""
 
 
-def people(addresses: Sequence[str]) -> str | None:
+def join_addresses(addresses: Sequence[str]) -> str | None:
     """Several people as ``Event.who``."""
     return _BETWEEN.join(addresses) or None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.db import liveness
 from shared.db.arrays import array_literal
-from shared.db.database import RETRYABLE, Connection
+from shared.db.database import FUTURE, Connection
 from shared.errors import Temporary
 from shared.model import POLLER_DIED, Poll, PollOutcome
 
@@ -63,7 +63,7 @@ async def forget_maildrop(connection: Connection, external_id: int) -> None:
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
-async def claim_due(connection: Connection, owner: str, most: int) -> tuple[list[Poll], float | None]:
+async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tuple[list[Poll], float | None]:
     """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
 
     It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array: so
@@ -87,7 +87,7 @@ async def claim_due(connection: Connection, owner: str, most: int) -> tuple[list
                    where active and external_id not in (select external_id from due)
                    order by greatest(next_poll_at, lease_expires) limit 1), taken.*
            from (values (true)) as always left join taken on true""",
-        (most, owner, LEASE_SECONDS),
+        (max_accounts, owner, LEASE_SECONDS),
     )
     rows = await cursor.fetchall()
     return [Poll(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
@@ -179,7 +179,7 @@ async def load_fetched_counts(connection: Connection) -> dict[int, int]:
     return dict(await cursor.fetchall())
 
 
-async def list_other_owners(connection: Connection, owner: str) -> list[str]:
+async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
     """Which processes hold accounts and are not there, ``owner`` left out."""
     process = "split_part(owner, '/', 1)"
     cursor = await connection.execute(
@@ -214,7 +214,7 @@ async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
     cursor = await connection.execute(
         f"""update polls set next_poll_at = now()
-            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {RETRYABLE} and owner is null"""
+            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {FUTURE} and owner is null"""
     )
     return cursor.rowcount
 

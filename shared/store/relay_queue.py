@@ -14,7 +14,7 @@ from typing import Literal
 
 from shared.db import liveness
 from shared.db.arrays import array_literal
-from shared.db.database import RETRYABLE, Connection, Row, storable
+from shared.db.database import FUTURE, Connection, Row, storable
 from shared.store import blobs, maillog, poison
 from shared.store.maillog import MailEvent
 
@@ -99,7 +99,7 @@ def _by_id(row: Row) -> int:
     return int(row[0])
 
 
-async def list_queued_accounts(connection: Connection, id_: int) -> QueuedMail | None:
+async def load_queued_mail(connection: Connection, id_: int) -> QueuedMail | None:
     """This submission, if it is queued."""
     cursor = await connection.execute(
         f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
@@ -322,7 +322,7 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
     )
 
 
-async def list_other_owners(connection: Connection, owner: str) -> list[str]:
+async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
     """Who holds claims and is not there, ``owner`` left out."""
     cursor = await connection.execute(
         f"""select distinct claim_owner from submissions
@@ -377,7 +377,7 @@ async def fix_clock_jump(connection: Connection) -> int:
     """Make due what would wait for a time that was meant before the clock was set back. Returns how many."""
     cursor = await connection.execute(
         f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
-            where state in ('submitted', 'queued') and state_at > {RETRYABLE}"""
+            where state in ('submitted', 'queued') and state_at > {FUTURE}"""
     )
     return cursor.rowcount
 

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.db.database import RETRYABLE, Connection, storable
+from shared.db.database import FUTURE, Connection, storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,6 @@ async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
     cursor = await connection.execute(
         f"""update relay_status set next_try_at = now()
-            where next_try_at > now() and greatest(last_success_at, last_error_at) > {RETRYABLE}"""
+            where next_try_at > now() and greatest(last_success_at, last_error_at) > {FUTURE}"""
     )
     return cursor.rowcount

@@ -137,7 +137,7 @@ async def oldest_submitted(connection: Connection) -> float:
     return float(seconds)
 
 
-async def per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
+async def count_per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
     """How many mails were handed in in each of the last hours; hours without any are left out."""
     cursor = await connection.execute(
         """select date_trunc('hour', created_at), count(*) from submissions

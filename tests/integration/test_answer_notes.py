@@ -46,7 +46,7 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
     """A customer's mail, or that of a person here, is delivered."""
     externals, everybody = await everyone(database)
     async with database.transaction() as connection:
-        stored = await blobs.store_blobs(connection, [Content.of(QUESTION % name)])
+        stored = await blobs.store_blobs(connection, [Content.from_bytes(QUESTION % name)])
         arrival = Arrival("fetched", stored[0], externals[SUPPORT].id, "q@customer.example")
         if author is not None:
             arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
@@ -67,7 +67,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
                 Submission(
                     everybody[name].id,
                     externals[SUPPORT].id,
-                    Content.of(ANSWER % name.lower().encode()),
+                    Content.from_bytes(ANSWER % name.lower().encode()),
                     address,
                     f"answer.{name}@local.com",
                     False,

@@ -125,7 +125,7 @@ async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_tha
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store_blobs(connection, [Content.of(mail("jim@local.com"))])
+        [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(mail("jim@local.com"))])
         rows = await inbound.add_inbound(
             connection,
             [

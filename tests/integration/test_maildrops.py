@@ -41,7 +41,7 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
 async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted: bool = False) -> list[Copy]:
     """Put mails into a mailbox."""
     async with database.transaction() as connection:
-        ids = await blobs.store_blobs(connection, [Content.of(body) for body in bodies])
+        ids = await blobs.store_blobs(connection, [Content.from_bytes(body) for body in bodies])
         mails = await inbound.add_inbound(
             connection, [Arrival("local", id_, recipients=((local.id, "test"),)) for id_ in ids]
         )
@@ -240,7 +240,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
 
     async def deliver(number: int) -> None:
         async with database.transaction() as connection:
-            [message] = await blobs.store_blobs(connection, [Content.of(b"%d\r\n" % number)])
+            [message] = await blobs.store_blobs(connection, [Content.from_bytes(b"%d\r\n" % number)])
             order = random.Random(number).sample(people, 4)
             [mail] = await inbound.add_inbound(
                 connection, [Arrival("local", message, recipients=((people[0].id, "test"),))]

@@ -152,7 +152,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     await rows(database, "update inbound set state = 'held'")
     async with database.transaction() as connection:
         await operations.discard(connection, ids, "test")
-        [orphan] = await blobs.store_blobs(connection, [Content.of(b"x" * 300_000)])
+        [orphan] = await blobs.store_blobs(connection, [Content.from_bytes(b"x" * 300_000)])
     events = (await counts(database, "maillog"))[0]
     # bytes that a transaction may just be about to refer to stay
     assert await purge(database, 0.5) == Counter()
@@ -188,7 +188,7 @@ async def test_only_one_process_purges(database: Database) -> None:
         assert await leases.take_lease(connection, retention.LEASE, "first", 60)
         assert not await leases.take_lease(connection, retention.LEASE, "second", 60)
         assert await leases.take_lease(connection, retention.LEASE, "first", 60)
-        await leases.give_back_lease(connection, retention.LEASE, "second")
+        await leases.release_lease(connection, retention.LEASE, "second")
         assert not await leases.take_lease(connection, retention.LEASE, "second", 60)
-        await leases.give_back_lease(connection, retention.LEASE, "first")
+        await leases.release_lease(connection, retention.LEASE, "first")
         assert await leases.take_lease(connection, retention.LEASE, "second", 60)

@@ -200,7 +200,7 @@ async def test_the_books_balance(database: Database) -> None:
 async def test_bytes_come_back_as_they_were_stored(database: Database, octets: int) -> None:
     body = bytes(range(256)) * (octets // 256) + bytes(range(octets % 256))
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store_blobs(connection, [Content.of(bytearray(body))])
+        [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(bytearray(body))])
     assert b"".join([piece async for piece in blobs.stream(database, blob_id)]) == body
 
 
@@ -208,7 +208,7 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [blob_id] = await blobs.store_blobs(connection, [Content.of(mail("jim@local.com"))])
+        [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(mail("jim@local.com"))])
         rows = await inbound.add_inbound(
             connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))]
         )
@@ -230,7 +230,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
                 Submission(
                     people["Alex"].id,
                     externals[SUPPORT].id,
-                    Content.of(sent),
+                    Content.from_bytes(sent),
                     "alex@local.com",
                     "ours@local.com",
                     False,

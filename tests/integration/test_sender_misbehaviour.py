@@ -253,7 +253,7 @@ async def test_how_large_a_mail_the_provider_takes_is_learnt(
 
     # then
     async def known() -> bool:
-        most = (await account(bench)).most_octets
+        most = (await account(bench)).max_octets
         return most == learnt if learnt != -1 else most is not None and 3000 < most < 3400
 
     await until(known, 5.0)

@@ -129,7 +129,7 @@ async def test_a_commit_without_an_answer_is_not_repeated() -> None:
 
 async def test_what_is_one_statement_needs_no_transaction_around_it() -> None:
     transactions, table = Transactions(), Table()
-    async with group(transactions, table, single=lambda items: "long" not in items) as writer:
+    async with group(transactions, table, is_single_statement=lambda items: "long" not in items) as writer:
         await writer.commit("a")
         await writer.commit("long")
 
@@ -146,7 +146,7 @@ async def test_a_statement_without_an_answer_is_not_repeated() -> None:
 
     table = Table()
     table.write = lost  # type: ignore[method-assign]  # as if the server went away
-    async with group(transactions, table, single=lambda _: True) as writer:
+    async with group(transactions, table, is_single_statement=lambda _: True) as writer:
         failures = await results(writer.commit("a"), writer.commit("b"))
 
     assert all(isinstance(failure, Temporary) for failure in failures)
@@ -155,7 +155,7 @@ async def test_a_statement_without_an_answer_is_not_repeated() -> None:
 
 async def test_a_bad_item_in_one_statement_harms_no_other() -> None:
     transactions, table = Transactions(), Table()
-    async with group(transactions, table, single=lambda _: True) as writer:
+    async with group(transactions, table, is_single_statement=lambda _: True) as writer:
         one, bad, two = await results(writer.commit("a"), writer.commit("bad"), writer.commit("b"))
 
     assert (one, two) == ("A", "B") and isinstance(bad, ValueError)
@@ -177,9 +177,9 @@ async def test_who_goes_away_takes_nothing_back() -> None:
 @pytest.mark.parametrize(
     ("limits", "batches"),
     [
-        ({"most": 2}, [["a"], ["bb", "cc"], ["dd"]]),
-        ({"heaviest": 3}, [["a"], ["bb"], ["cc"], ["dd"]]),
-        ({"heaviest": 1}, [["a"], ["bb"], ["cc"], ["dd"]]),
+        ({"max_items": 2}, [["a"], ["bb", "cc"], ["dd"]]),
+        ({"max_octets": 3}, [["a"], ["bb"], ["cc"], ["dd"]]),
+        ({"max_octets": 1}, [["a"], ["bb"], ["cc"], ["dd"]]),
     ],
 )
 async def test_batches_have_limits(limits: dict[str, int], batches: list[list[str]]) -> None:

@@ -48,7 +48,7 @@ async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
 async def test_a_query_is_no_heavier_than_allowed() -> None:
     table = Table()
     table.gate.set()
-    reading: BatchLoader[int, int] = BatchLoader(table.read, most=3, heaviest=100)
+    reading: BatchLoader[int, int] = BatchLoader(table.read, max_keys=3, max_weight=100)
     asks = [([1, 2, 3, 4], 10), ([5], 60), ([6], 60), ([8], 500), ([9], 1)]
     await asyncio.gather(*(reading.get(keys, weight) for keys, weight in asks))
     assert table.queries == [[1, 2, 3, 4], [5], [6], [8], [9]]
@@ -56,7 +56,7 @@ async def test_a_query_is_no_heavier_than_allowed() -> None:
 
 async def test_only_so_many_queries_are_under_way() -> None:
     table = Table()
-    reading: BatchLoader[int, int] = BatchLoader(table.read, readers=2, most=1)
+    reading: BatchLoader[int, int] = BatchLoader(table.read, readers=2, max_keys=1)
     asked = [asyncio.create_task(reading.get([key])) for key in range(5)]
     await asyncio.sleep(0.01)
     assert len(table.queries) == 2

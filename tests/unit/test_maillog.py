@@ -44,7 +44,7 @@ def test_copies_that_are_told_of_together_count_one_by_one(monkeypatch: pytest.M
     monkeypatch.setattr(maillog, "log", log)
     before = maillog.DELIVERED._value.get()
 
-    who = maillog.people(["alex@local.com", "jim@local.com", "kim@local.com"])
+    who = maillog.join_addresses(["alex@local.com", "jim@local.com", "kim@local.com"])
     maillog.announce(
         [MailEvent("delivered", inbound_id=7, who=who), MailEvent("delivered", inbound_id=8, who="tom@local.com")]
     )

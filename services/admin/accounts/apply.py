@@ -171,7 +171,7 @@ async def _save_external(
     connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: ApplyResult
 ) -> External:
     # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
-    before = old or await account_changes.revive_external(connection, wanted.address)
+    before = old or await account_changes.restore_external(connection, wanted.address)
     new = external_of(wanted, old, vault, before.id if before else 0)
     if new == old:
         return new

@@ -52,7 +52,7 @@ async def send(connection: Connection, answered: Answered, sharers: Sequence[Loc
     if not others:
         return []
     body, message_id = compose(answered)
-    [blob_id] = await blobs.store_blobs(connection, [Content.of(body)])
+    [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(body)])
     recipients = tuple((person.id, REASON) for person in others)
     [inbound_id] = await inbound.add_inbound(
         connection, [Arrival("notice", blob_id, message_id=message_id, recipients=recipients)]

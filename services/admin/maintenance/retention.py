@@ -80,7 +80,7 @@ async def run_retention(service: Service) -> None:
             log.exception("purge failed")
     try:
         async with service.database.transaction(5.0) as connection:
-            await leases.give_back_lease(connection, LEASE, service.owner)
+            await leases.release_lease(connection, LEASE, service.owner)
     except Temporary as error:
         log.warning("lease not given back", reason=str(error))
 
@@ -123,7 +123,7 @@ class Purge:
             return await _copies(connection, await maildrops.purge_tombstones(connection, kept, self._batch))
 
         async def mailboxes(connection: Connection) -> Counts[str]:
-            removed = await account_changes.mark_removed(connection, kept)
+            removed = await account_changes.list_removed_locals(connection, kept)
             return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
 
         async def discarded(connection: Connection) -> Counts[str]:

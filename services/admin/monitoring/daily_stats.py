@@ -40,8 +40,8 @@ class Day:
 async def load_day(connection: Connection, now: datetime.datetime) -> Day:
     """:param now: UTC."""
     externals, people = await accounts.count_accounts(connection)
-    fetched = await inbound_admin.per_hour(connection, HOURS)
-    sent = await submissions_admin.per_hour(connection, HOURS)
+    fetched = await inbound_admin.count_per_hour(connection, HOURS)
+    sent = await submissions_admin.count_per_hour(connection, HOURS)
     waiting, oldest = await relay_queue.measure_backlog(connection)
     held, parked, _ = await inbound_admin.count_problems(connection)
     stuck, _ = await submissions_admin.count_parked(connection)

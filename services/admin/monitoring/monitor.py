@@ -110,7 +110,7 @@ class Monitor:
                 if await self._service.wait_for_stop(CHECK_SECONDS):
                     break
             async with self._database.transaction(5.0) as connection:
-                await leases.give_back_lease(connection, LEASE, self._service.owner)
+                await leases.release_lease(connection, LEASE, self._service.owner)
         except Temporary as error:
             log.warning("lease not given back", reason=str(error))
         finally:
@@ -196,7 +196,7 @@ class Monitor:
         told: list[maillog.MailEvent] = []
         for letter in letters:
             body, message_id = alert_rules.compose(letter, person.address, now)
-            [blob_id] = await blobs.store_blobs(connection, [Content.of(body)])
+            [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(body)])
             arrival = Arrival("notice", blob_id, message_id=message_id, recipients=((person.id, "an alarm"),))
             [inbound_id] = await inbound.add_inbound(connection, [arrival])
             told.append(maillog.MailEvent("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))

@@ -58,7 +58,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
                 f"{facts.relaying_oldest / 3600:.0f} hours (queue list)"
             )
     except Temporary as error:
-        problems.append(await system.database.why_not() or str(error))
+        problems.append(await system.database.connection_error() or str(error))
     problems += [trouble.text for trouble in troubles.find_in_disks(system.settings)]
     return {
         "version": __version__,

@@ -267,7 +267,7 @@ async def _dialog(
             else []
         )
         drop = await maildrops.load_summary(connection, person.id) if person is not None else None
-        waiting = await inbound_admin.list_held_accounts(connection, person.external_id) if person is not None else 0
+        waiting = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
         sessions = await users.list_sessions(connection, person.id) if person is not None else []
         logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []
     servers, links = client_autoconfig.facts(request, here, person.address) if person is not None else (None, None)

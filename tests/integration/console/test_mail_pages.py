@@ -39,7 +39,7 @@ async def fill(url: str) -> None:
         externals, people = await everyone(database)
         async with database.transaction() as connection:
             mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
-            stored = await blobs.store_blobs(connection, [Content.of(mail) for mail in mails])
+            stored = await blobs.store_blobs(connection, [Content.from_bytes(mail) for mail in mails])
             rows = await inbound.add_inbound(
                 connection,
                 [
@@ -55,7 +55,7 @@ async def fill(url: str) -> None:
                     Submission(
                         people["Alex"].id,
                         externals[SUPPORT].id,
-                        Content.of(ANSWER),
+                        Content.from_bytes(ANSWER),
                         "alex@local.com",
                         "answer@local.com",
                         False,
