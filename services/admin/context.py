@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.amqp.broker import Broker
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
+from shared.db.migrations.revisions import check_revision
 from shared.errors import Permanent, Temporary
 from shared.provider.vault import Vault
 from shared.settings import Settings, load
@@ -52,7 +53,8 @@ class AdminContext:
 async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[AdminContext]:
     """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
 
-    :param needed: its database has to answer. :raises Permanent: there is none. :raises Temporary: it does not answer.
+    :param needed: its database has to answer. :raises Permanent: there is none, or its revision
+        is unknown. :raises Temporary: it does not answer.
     """
     settings = load(data=data)
     if settings.database_url is None:
@@ -63,6 +65,8 @@ async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[
     database = Database(settings.database_url, "admin", connections=4)
     if needed and (why := await database.connection_error()):
         raise Temporary(why)
+    if needed:
+        await check_revision(settings.database_url)
     await database.open()
     try:
         yield AdminContext(settings, database, HashingPool())

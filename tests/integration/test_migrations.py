@@ -1,16 +1,38 @@
-"""shared/db/migrations/migrate.py against a real PostgreSQL."""
+"""shared/db/migrations against a real PostgreSQL: several processes, a second revision, unknown revisions."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from deploy.machine import backups
+from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import Postgres
+from services.admin.cli.app import app
+from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate, pending
 from shared.errors import Permanent, Temporary
+from shared.provider.vault import new_key
+from shared.settings import Settings
+
+SECOND = """from shared.db.migrations.sql_file import upgrade_with
+
+revision = "second"
+down_revision = "initial"
+
+upgrade = upgrade_with(__file__)
+"""
+REFUSAL = (
+    "the database is at revision 0017, which this version does not know (it knows: initial): it was made before the "
+    "first release; run 'mailgroup export' with the version that made it, then start with a new data folder or an "
+    "empty database and apply the exported accounts"
+)
 
 
 @pytest.fixture
@@ -19,6 +41,29 @@ def empty(postgres: Postgres) -> Iterator[str]:
     postgres.create("empty")
     yield postgres.url_of("empty")
     postgres.drop("empty")
+
+
+@pytest.fixture
+def old(postgres: Postgres) -> Iterator[str]:
+    """The URL of a database that a version before the first release made."""
+    postgres.create("old")
+    set_revision(postgres.url_of("old"), "0017")
+    yield postgres.url_of("old")
+    postgres.drop("old")
+
+
+def set_revision(url: str, revision: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("create table if not exists alembic_version (version_num varchar(32) not null)")
+        connection.execute("delete from alembic_version")
+        connection.execute("insert into alembic_version values (%s)", (revision,))
+
+
+def revision_of(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select version_num from alembic_version").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def test_several_that_migrate_at_once_apply_each_revision_once(empty: str) -> None:
@@ -34,10 +79,58 @@ def test_several_that_migrate_at_once_apply_each_revision_once(empty: str) -> No
     assert migrate(empty) == []
 
 
+def test_a_second_revision_is_applied_on_top_of_the_first(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database that this version made
+    migrate(empty)
+    # when a version comes that has one revision more
+    folder = tmp_path / "100% new"
+    shutil.copytree(revisions.FOLDER, folder)
+    (folder / "versions" / "second.py").write_text(SECOND)
+    (folder / "versions" / "second.sql").write_text(
+        "create table seconds (percent text default '%s :x');\ninsert into seconds default values;\n"
+    )
+    monkeypatch.setattr(revisions, "FOLDER", folder)
+    # then it applies that one alone
+    assert revisions.known_revisions() == ["initial", "second"]
+    assert pending(empty) == ["second"]
+    assert migrate(empty) == ["second"]
+    assert pending(empty) == migrate(empty) == []
+    with psycopg.connect(empty) as connection:
+        assert connection.execute("select percent from seconds").fetchall() == [("%s :x",)]
+    # and the version before refuses the database
+    monkeypatch.undo()
+    with pytest.raises(Permanent, match="a newer version made it"):
+        migrate(empty)
+
+
+def test_a_second_revision_that_fails_leaves_the_database_as_it_was(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(empty)
+    shutil.copytree(revisions.FOLDER, tmp_path / "new")
+    (tmp_path / "new" / "versions" / "second.py").write_text(SECOND)
+    (tmp_path / "new" / "versions" / "second.sql").write_text("create table seconds ();\nselect 1 / 0;\n")
+    monkeypatch.setattr(revisions, "FOLDER", tmp_path / "new")
+
+    with pytest.raises(Permanent, match="division by zero"):
+        migrate(empty)
+
+    assert revision_of(empty) == "initial"
+    with psycopg.connect(empty) as connection:
+        assert connection.execute("select to_regclass('seconds')").fetchone() == (None,)
+
+
+def test_each_file_of_a_revision_has_its_name() -> None:
+    for file in (revisions.FOLDER / "versions").glob("*.py"):
+        assert f'\nrevision = "{file.stem}"\n' in file.read_text()
+        assert file.with_suffix(".sql").exists()
+
+
 def test_a_database_newer_than_the_code_is_left_alone(empty: str) -> None:
     migrate(empty)
-    with psycopg.connect(empty) as connection:
-        connection.execute("update alembic_version set version_num = 'later'")
+    set_revision(empty, "later")
     with pytest.raises(Permanent, match="revision later"):
         migrate(empty)
 
@@ -45,3 +138,39 @@ def test_a_database_newer_than_the_code_is_left_alone(empty: str) -> None:
 def test_a_server_that_does_not_answer_is_a_temporary_failure() -> None:
     with pytest.raises(Temporary, match="Connection refused"):
         migrate("postgresql://127.0.0.1:1/nowhere", seconds=0.1)
+
+
+# ------------------------------------------------------------------------------------------------ unknown revisions
+
+
+@pytest.mark.parametrize("command", ["migrate", "apply"])
+def test_a_command_refuses_a_database_at_an_unknown_revision(command: str, old: str, tmp_path: Path) -> None:
+    words = [command]
+    if command == "apply":
+        file = tmp_path / "accounts.yaml"
+        file.write_text("external_accounts: []\nlocal_accounts: []\n")
+        words.append(str(file))
+    done = CliRunner(env={"MAILGROUP_DATABASE_URL": old, "MAILGROUP_DATA": str(tmp_path)}).invoke(app, words)
+    assert done.exit_code == 1
+    assert REFUSAL in " ".join(done.stderr.split())
+    assert revision_of(old) == "0017"
+
+
+def test_up_refuses_a_database_at_an_unknown_revision(old: str, tmp_path: Path) -> None:
+    settings = with_free_ports(
+        Settings(database_url=old, broker_url="amqp://127.0.0.1:1/", secret_key=new_key(), data=tmp_path / "data")
+    )
+    with pytest.raises(Permanent) as refused, Instance(settings, lambda line: None, ()):
+        pass
+    assert str(refused.value) == REFUSAL
+    assert revision_of(old) == "0017"
+
+
+def test_restore_refuses_a_backup_at_an_unknown_revision(old: str, empty: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    backups.write(file, old, None, "2026-11-05T12:00:00.000Z")
+    where = {"MAILGROUP_DATABASE_URL": empty, "MAILGROUP_DATA": str(tmp_path / "data")}
+    done = CliRunner(env=where).invoke(app, ["restore", str(file)])
+    assert done.exit_code == 1
+    assert REFUSAL in " ".join(done.stderr.split())
+    assert revision_of(empty) == "0017"

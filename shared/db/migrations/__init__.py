@@ -1,1 +1,1 @@
-"""The tables: alembic revisions whose content is plain SQL in ``versions/``, and the function that applies them."""
+"""The schema: Alembic revisions, each with plain SQL in ``versions/``, and the function that applies them."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the revisions on the connection that shared/db/migrations/migrate.py hands over."""
+"""Alembic's entry point: runs the revisions on the connection of shared/db/migrations/migrate.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Brings a database to the schema of this version of the code.
+"""Migrates a database to the schema of this version of the code.
 
-All revisions that are due are applied in one transaction under an advisory lock: any number of processes may migrate at
-the same time, and one that dies half-way leaves the database as it was.
+All pending revisions are applied in one transaction under an advisory lock. Several processes may migrate at the same
+time; a process that dies in the middle leaves the database as it was.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.script.revision import RevisionError
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from shared.db.migrations import revisions
 from shared.errors import Permanent, Temporary
 
 LOCK = 7_165_402_881
-"""Key of the advisory lock; any number that nobody else in this database uses."""
+"""Key of the advisory lock: a number that nothing else in this database uses."""
 
 _PAUSE_SECONDS = 0.2
+"""Pause between two attempts to connect."""
 
 
 def migrate(database_url: str, seconds: float = 60.0) -> list[str]:
-    """Apply what is missing, and wait for the server if it is still starting.
+    """Apply the pending revisions; wait for the server if it is still starting.
 
     :param database_url: a libpq URL.
     :param seconds: how long to wait for the server to answer.
-    :return: the revisions applied, oldest first; empty if there was nothing to do.
+    :return: the applied revisions, oldest first; empty if none was pending.
     :raises Temporary: the server did not answer in time, or the connection was lost.
-    :raises Permanent: the database is newer than this code, or a statement failed.
+    :raises Permanent: the revision is unknown (``revisions.refuse_unknown``), or a statement failed.
     """
     with _connection(database_url, seconds) as connection:
         connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
@@ -49,30 +49,28 @@ def migrate(database_url: str, seconds: float = 60.0) -> list[str]:
 
 
 def pending(database_url: str, seconds: float = 5.0) -> list[str]:
-    """The revisions that ``migrate`` would apply, oldest first. Parameters and errors are those of ``migrate``."""
+    """Return the revisions that ``migrate`` would apply, oldest first. Parameters and errors: as ``migrate``."""
     with _connection(database_url, seconds) as connection:
         return _due(connection, _config())
 
 
 def _config() -> Config:
     config = Config()
-    # A "%" in the path would be read as an interpolation.
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    # ConfigParser reads "%" as an interpolation.
+    config.set_main_option("script_location", str(revisions.FOLDER).replace("%", "%%"))
     return config
 
 
 def _due(connection: Connection, config: Config) -> list[str]:
     current = MigrationContext.configure(connection).get_current_revision()
-    try:
-        steps = ScriptDirectory.from_config(config).iterate_revisions("head", current or "base")
-        return [script.revision for script in steps][::-1]
-    except RevisionError as error:
-        raise Permanent(f"the database is at revision {current}, which this version does not know") from error
+    revisions.refuse_unknown(current)
+    steps = ScriptDirectory.from_config(config).iterate_revisions("head", current or "base")
+    return [script.revision for script in steps][::-1]
 
 
 @contextmanager
 def _connection(database_url: str, seconds: float) -> Iterator[Connection]:
-    """A connection in a transaction, made as soon as the server answers; committed when the block ends."""
+    """Open a connection as soon as the server answers, with a transaction that is committed when the block ends."""
     engine = create_engine(
         "postgresql+psycopg://", poolclass=NullPool, creator=lambda: psycopg.connect(database_url, connect_timeout=5)
     )
