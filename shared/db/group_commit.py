@@ -1,7 +1,7 @@
-"""Group commits: one writer takes whatever has queued and commits it together.
+"""Group commit: one writer commits all queued items together.
 
-A commit waits for the disk; a hundred sessions that commit together wait once. There is no timer: while one batch is
-being committed, the next one queues.
+A commit waits for the disk; a hundred sessions that commit together wait once. There is no timer: items queue while
+the previous batch is being committed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
@@ -23,11 +24,32 @@ log = structlog.get_logger()
 
 
 class OutcomeUnknown(Temporary):
-    """The server went away during the commit: it may have happened, or not."""
+    """The connection was lost during the commit: the items may be committed or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Generic[Result]):
+    """The server confirmed the commit. results: one for each item, in order."""
+
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class NotCommitted:
+    """The server has committed no item of the batch."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No answer to the commit arrived. A second commit here could duplicate the mails of all items."""
+
+    error: OutcomeUnknown
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Writes items of one kind. What was handed in is written also if whoever did so goes away meanwhile."""
+    """Writes items of one kind. A queued item is written even if its caller is cancelled."""
 
     def __init__(
         self,
@@ -41,34 +63,36 @@ class GroupCommit(Generic[Item, Result]):
         is_single_statement: Callable[[Sequence[Item]], bool] | None = None,
         gather: bool = False,
     ) -> None:
-        """A writer; ``run`` is to run beside.
+        """Create a writer; its ``run`` must be started by the caller.
 
         :param write: writes items in one transaction and returns a result for each, in order.
-        :param committed: told the results of a batch after its commit, before anybody who waits. Must not raise.
-        :param weight: octets of an item. A batch has up to ``most`` items and ``heaviest`` octets, at least one item.
-        :param single: whether ``write`` writes these items by one statement. That is a transaction by itself, and takes
-            one round trip instead of three.
-        :param gathering: whether a batch waits for those who are about to hand something in: as long as each turn of
-            the event loop brings more. Where one process is busy it makes fewer commits; where it is not, none is late.
+        :param on_commit: called with the results of a batch after its commit and before the callers continue. Must not
+            raise.
+        :param weight: returns the octets of an item.
+        :param max_items: limit of a batch. :param max_octets: limit of a batch with more than one item.
+        :param is_single_statement: whether ``write`` writes these items by one statement or one pipeline. The server
+            commits that by itself, in one round trip instead of three.
+        :param gather: wait before a batch as long as each turn of the event loop queues more items. A busy process
+            makes fewer commits; an idle one commits without delay.
         """
         self._database = database
         self._write = write
-        self._committed = on_commit
+        self._on_commit = on_commit
         self._weight = weight
-        self._most = max_items
-        self._heaviest = max_octets
-        self._single = is_single_statement
-        self._gathering = gather
+        self._max_items = max_items
+        self._max_octets = max_octets
+        self._is_single_statement = is_single_statement
+        self._gather = gather
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def commit(self, item: Item) -> Result:
-        """Hand in an item and wait for its commit.
+        """Queue an item and wait for its commit.
 
-        :raises Unsettled: nobody knows whether it was committed. :raises Temporary: it was not.
-        :raises Exception: whatever ``write`` raised for this item alone.
+        :raises OutcomeUnknown: it may be committed or not. :raises Temporary: it is not committed.
+        :raises Exception: the error of ``write`` for this item alone.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
@@ -77,76 +101,96 @@ class GroupCommit(Generic[Item, Result]):
         return await future  # cancelling the caller cancels the future, not the commit
 
     async def run(self) -> None:
-        """Write for ever; cancel when ``drain`` has returned."""
+        """Write until cancelled; cancel after ``drain`` has returned."""
         while True:
             await self._filled.wait()
             self._filled.clear()
             while self._queue:
-                if self._gathering:
-                    await self._gather()
-                await self._save(self._take())
+                if self._gather:
+                    await self._gather_items()
+                await self._save(self._next_batch())
             self._idle.set()
 
     async def drain(self) -> None:
-        """Wait until everything handed in is settled."""
+        """Wait until every queued item has its outcome."""
         await self._idle.wait()
 
-    async def _gather(self) -> None:
+    async def _gather_items(self) -> None:
         count = 0
-        while count < len(self._queue) < self._most:
+        while count < len(self._queue) < self._max_items:
             count = len(self._queue)
             await asyncio.sleep(0)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         octets = 0
-        while self._queue and len(batch) < self._most:
+        while self._queue and len(batch) < self._max_items:
             octets += self._weight(self._queue[0][0])
-            if batch and octets > self._heaviest:
+            if batch and octets > self._max_octets:
                 break
             batch.append(self._queue.popleft())
         return batch
 
     async def _save(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
-        """Commit a batch; if it fails, each item by itself, so that a bad one harms no other."""
-        items = [item for item, _ in batch]
-        # A single statement is begun and committed at once: without an answer nobody knows how far it came.
-        single = self._single is not None and self._single(items)
-        written = False
+        """Commit a batch and answer its callers."""
+        outcome = await self._commit_batch([item for item, _ in batch])
+        if isinstance(outcome, NotCommitted) and len(batch) > 1:
+            log.warning(
+                "batch commit failed, committing item by item",
+                items=len(batch),
+                error=f"{type(outcome.error).__name__}: {outcome.error}",
+            )
+            await self._save_one_by_one(batch, outcome.error)
+        else:
+            self._answer(batch, outcome)
+
+    async def _save_one_by_one(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]], failure: Exception) -> None:
+        """Commit each item by itself, so that an invalid item harms no other. :param failure: of the whole batch."""
+        for position, pair in enumerate(batch):
+            if isinstance(failure, Temporary) and not await self._database.ready():
+                self._answer(batch[position:], NotCommitted(failure))
+                return
+            self._answer([pair], await self._commit_batch([pair[0]]))
+
+    async def _commit_batch(self, items: Sequence[Item]) -> Committed[Result] | NotCommitted | Unknown:
+        """Try once to commit these items."""
+        single = self._is_single_statement is not None and self._is_single_statement(items)
+        # A lost answer leaves the outcome open only after the commit was sent. A single statement commits itself, so
+        # that is from its beginning; in a transaction it is at the end of the block.
+        commit_sent = False
         try:
             async with self._database.statement() if single else self._database.transaction() as connection:
-                written = single
+                commit_sent = single
                 results = await self._write(connection, items)
-                written = True
-        except Exception as failure:  # whatever it is: who waits is to hear of it
-            error = OutcomeUnknown(str(failure)) if written and _cut_off(failure) else failure
-            # A commit without an answer may have happened: repeating it here would double the mails of everybody.
-            if len(batch) == 1 or isinstance(error, OutcomeUnknown):
-                for _, future in batch:
-                    _fail(future, error)
-                return
-            log.warning("batch failed, item by item", items=len(batch), reason=f"{type(error).__name__}: {error}")
-            for position, pair in enumerate(batch):
-                if isinstance(error, Temporary) and not await self._database.ready():
-                    for _, future in batch[position:]:
-                        _fail(future, error)
-                    return
-                await self._save([pair])
-            return
-        self._committed(results)
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+                commit_sent = True
+        except Exception as error:  # every kind: the callers must get it
+            if commit_sent and _is_answer_lost(error):
+                return Unknown(OutcomeUnknown(str(error)))
+            return NotCommitted(error)
+        return Committed(results)
+
+    def _answer(
+        self,
+        batch: Sequence[tuple[Item, asyncio.Future[Result]]],
+        outcome: Committed[Result] | NotCommitted | Unknown,
+    ) -> None:
+        if isinstance(outcome, Committed):
+            self._on_commit(outcome.results)
+            for (_, future), result in zip(batch, outcome.results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        else:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(outcome.error)
+                    future.exception()  # marks it as retrieved: the caller may be gone
 
 
-def _cut_off(failure: Exception) -> bool:
-    """Whether the server went away instead of saying what failed. A reason of its own class says that nothing was
-    committed; that it shuts down (57) or that the connection broke (08) says nothing."""
-    code = getattr(failure.__cause__, "sqlstate", None)
-    return isinstance(failure, Temporary) and (code is None or code.startswith(("57", "08")))
+def _is_answer_lost(error: Exception) -> bool:
+    """Whether the connection was lost before the server gave its answer.
 
-
-def _fail(future: asyncio.Future[Result], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # seen: who handed it in may be gone
+    With any other SQLSTATE the server says that it has not committed. Class 57 (shutdown) and class 08 (connection)
+    leave it open.
+    """
+    code = getattr(error.__cause__, "sqlstate", None)
+    return isinstance(error, Temporary) and (code is None or code.startswith(("57", "08")))
