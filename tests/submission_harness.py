@@ -104,7 +104,7 @@ async def running(
     settings = make_settings(folder, **more)
     broker = Broker(broker_url, "test")
     await broker.open()
-    await broker.until_ready(20)
+    await broker.wait_until_ready(20)
     logins = Authenticator(database, settings, "smtp_in")
     intake = CommitQueue(database, broker, settings.max_message_bytes)
     listener = SmtpListener(settings, intake, logins, server_tls.Certificate(settings), connections)

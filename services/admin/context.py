@@ -31,7 +31,7 @@ class AdminContext:
     @property
     def vault(self) -> Vault:
         """:raises SettingsError: the key is missing or is none."""
-        return Vault.of(self.settings)
+        return Vault.from_settings(self.settings)
 
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:

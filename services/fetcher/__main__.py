@@ -9,7 +9,7 @@ from shared.runtime.process import Service, keep_large_blocks_apart, run
 async def work(service: Service) -> None:
     """Poll until the service is to stop."""
     settings = service.settings
-    await serve(service, Credentials(service.database, Vault.of(settings), settings.allow_private_upstream))
+    await serve(service, Credentials(service.database, Vault.from_settings(settings), settings.allow_private_upstream))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Polling:
         except LoginRefused:
             if not credential.token:
                 raise
-            self._credentials.refused(self._account)  # the provider may have ended it before its time
+            self._credentials.discard_token(self._account)  # the provider may have ended it before its time
             return await self._session_as(await self._credential())
 
     async def _session_as(self, credential: Credential) -> bool:
@@ -138,12 +138,12 @@ class Polling:
             self.login_delay = client.capabilities.login_delay or self.login_delay
             if self._careful:
                 client.disable_pipelining()
-            reply = await client.list_reply()
+            reply = await client.fetch_list_reply()
             if self._is_quiet(reply.digest):
                 self.backlog = 0
                 await client.quit()
                 return False
-            listing = reply.listing()
+            listing = reply.parse()
             if not listing.complete:
                 self.complaints.append(
                     f"the list of mails is not whole: STAT counts {reply.count}, {len(listing.mails)} are listed well"
@@ -186,7 +186,7 @@ class Polling:
     async def _credential(self) -> Credential:
         """:raises Refused: nobody has authorized the account. :raises Temporary, Permanent: with a ``kind``."""
         try:
-            return await self._credentials.of(self._account)
+            return await self._credentials.credential_for(self._account)
         except Unauthorized as error:
             raise LoginRefused(str(error), "AUTH") from error
 
@@ -253,7 +253,7 @@ class Polling:
         met = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
         if not met:
             return False
-        sizes = await client.sizes()
+        sizes = await client.fetch_sizes()
         samples = sorted(met, key=lambda number: sizes.get(number, 0))[:SAMPLES]
         equal = [
             (got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
@@ -316,7 +316,7 @@ class Polling:
             chunk = plan.fetch[taken : taken + most_mails - len(wants)]
             wants += await self._skip_preexisting(client, chunk, intake)
             taken += len(chunk)
-        sizes = await client.sizes()
+        sizes = await client.fetch_sizes()
         most = SIZE_TOLERANCE * self._limit
         fitting = [want for want in wants if sizes.get(want.listed.number, 0) <= most]
         large = [(want, sizes[want.listed.number]) for want in wants if sizes.get(want.listed.number, 0) > most]
@@ -442,7 +442,7 @@ class Polling:
         by_number = {want.listed.number: want for want in wants}
         found: dict[int, bytes] = {}
         try:
-            async for got in client.tops(list(by_number), HEADER_OCTETS):
+            async for got in client.fetch_headers(list(by_number), HEADER_OCTETS):
                 if got.body is not None:
                     found[got.number] = bytes(got.body)
         except Temporary as error:

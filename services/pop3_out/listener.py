@@ -232,7 +232,7 @@ async def serve(service: Service) -> None:
     logins = Authenticator(service.database, service.settings, service.name, last=last)
     certificate = server_tls.Certificate(service.settings)
     listener = Pop3Listener(
-        service.settings, DatabaseStore(service.database), logins, certificate, listening.may_open(CONNECTIONS)
+        service.settings, DatabaseStore(service.database), logins, certificate, listening.raise_file_limit(CONNECTIONS)
     )
     await listener.open()
     log.info(

@@ -10,12 +10,12 @@ from shared import routing
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
-from shared.mime.headers import MOST_HOPS, header_end
+from shared.mime.headers import MAX_HOPS, header_end
 from shared.model import External, Local, Sent
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
-LOOP_REASON = f"a mail loop: more than {MOST_HOPS} servers have passed it on (Received)"
+LOOP_REASON = f"a mail loop: more than {MAX_HOPS} servers have passed it on (Received)"
 BEGINNING_OCTETS = 8192
 """Of each mail so much is read at first."""
 SLOW_SECONDS = 0.005
@@ -40,7 +40,7 @@ class RouterWorker:
             if not mails:
                 return []
             facts = await _load_facts(connection, mails)
-            looping = [mail.id for mail in mails if facts[mail.id].hops > MOST_HOPS and not mail.requeued]
+            looping = [mail.id for mail in mails if facts[mail.id].hops > MAX_HOPS and not mail.requeued]
             if looping:
                 await inbound.park_looping(connection, looping, inbound.LOOP, LOOP_REASON)
                 mails = [mail for mail in mails if mail.id not in looping]

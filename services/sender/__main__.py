@@ -26,7 +26,7 @@ async def serve(service: Service) -> None:
     settings = service.settings
     relaying = OutboundDelivery(
         service.database,
-        Credentials(service.database, Vault.of(settings), settings.allow_private_upstream),
+        Credentials(service.database, Vault.from_settings(settings), settings.allow_private_upstream),
         service.owner,
         settings.allow_private_upstream,
         service.broker.publish_behind,

@@ -35,7 +35,7 @@ class ConnectionPool:
         except AuthFailed:
             if not credential.token:
                 raise
-            self._credentials.refused(external)  # the provider may have ended a token before its time
+            self._credentials.discard_token(external)  # the provider may have ended a token before its time
             return await smtp_connect.connect(external, await self._credential(external), self._allow_private)
 
     async def _credential(self, external: External) -> Credential:
@@ -43,7 +43,7 @@ class ConnectionPool:
         if not external.smtp_auth:
             return Credential(external.login, "")
         try:
-            return await self._credentials.of(external)
+            return await self._credentials.credential_for(external)
         except AddressNotAllowed:
             raise
         except (Permanent, Unauthorized) as error:

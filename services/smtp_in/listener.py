@@ -230,7 +230,7 @@ async def serve(service: Service) -> None:
     logins = Authenticator(service.database, service.settings, service.name, last=last)
     intake = CommitQueue(service.database, service.broker, service.settings.max_message_bytes)
     certificate = server_tls.Certificate(service.settings)
-    listener = SmtpListener(service.settings, intake, logins, certificate, doors.may_open(CONNECTIONS))
+    listener = SmtpListener(service.settings, intake, logins, certificate, doors.raise_file_limit(CONNECTIONS))
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from services.smtp_in.data_reader import SmtpRefusal, Values
 from services.smtp_in.recipient_policy import Directory
 from shared.mime.addresses import fold_address
-from shared.mime.headers import MOST_HOPS, mailboxes, message_ids
+from shared.mime.headers import MAX_HOPS, mailboxes, message_ids
 from shared.model import Local
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
@@ -30,8 +30,8 @@ def check_header(directory: Directory, author: Local, header: Values) -> SmtpRef
 
     Sender may be anybody but another local account. A mail that goes round is refused (RFC 5321 section 6.3).
     """
-    if len(header.get("received", [])) > MOST_HOPS:
-        return SmtpRefusal(554, "5.4.6", f"A mail loop: more than {MOST_HOPS} servers have passed it on")
+    if len(header.get("received", [])) > MAX_HOPS:
+        return SmtpRefusal(554, "5.4.6", f"A mail loop: more than {MAX_HOPS} servers have passed it on")
     own = directory.addresses_of(author)
     from_fields = header.get("from", [])
     if len(from_fields) > 1:

@@ -68,11 +68,11 @@ class RefusalStreak:
             self.first = now
         self.latest = now
 
-    def end(self) -> None:
+    def reset(self) -> None:
         """It took one."""
         self.first = None
 
-    def last(self, now: float) -> bool:
+    def is_lasting(self, now: float) -> bool:
         """Whether they have gone on for REFUSING_SECONDS, and up to now as far as is known."""
         return self.first is not None and now < self.latest + FORGOTTEN_SECONDS and now >= self.first + REFUSING_SECONDS
 
@@ -239,9 +239,9 @@ class Broker:
     @property
     def accepts_messages(self) -> bool:
         """Whether it takes messages, too: a node whose disk was full may answer, and refuse every one."""
-        return self.ready and not self._refusals.last(time.monotonic())
+        return self.ready and not self._refusals.is_lasting(time.monotonic())
 
-    async def until_ready(self, seconds: float) -> None:
+    async def wait_until_ready(self, seconds: float) -> None:
         """Wait for the connection. :raises Temporary: there is none within ``seconds``."""
         try:
             async with asyncio.timeout(seconds):
@@ -457,7 +457,7 @@ class Broker:
         self._room.set()
 
     def _confirm(self, tag: int, multiple: bool) -> None:
-        self._refusals.end()
+        self._refusals.reset()
         for each in self._up_to(tag) if multiple else [tag]:
             group = self._unconfirmed.pop(each, None)
             if group is not None:
@@ -491,7 +491,7 @@ class Broker:
         self._consumers.append(consumer)
         return consumer
 
-    async def depth(self, queue: str) -> tuple[int, int]:
+    async def queue_depth(self, queue: str) -> tuple[int, int]:
         """Messages ready in a queue, and its consumers. :raises Temporary: the broker is away."""
         channel = self._channel
         if not self.ready or channel is None:

@@ -59,10 +59,10 @@ class HashingPool:
         """Hash a password, as a PHC string."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
 
-    async def matches(self, stored: str | None, password: str, rank: Priority = (0,)) -> bool:
+    async def matches(self, stored: str | None, password: str, priority: Priority = (0,)) -> bool:
         """Whether this is the password. None (there is no such user) costs the same and matches nothing."""
         checked = _DECOY if stored is None else stored
-        return await self._in_turn(rank, lambda: matches(checked, password)) and stored is not None
+        return await self._in_turn(priority, lambda: matches(checked, password)) and stored is not None
 
     async def _in_turn(self, rank: Priority, work: Callable[[], bool]) -> bool:
         loop = asyncio.get_running_loop()

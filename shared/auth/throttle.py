@@ -23,7 +23,7 @@ BURST = 2
 SECONDS_A_TOKEN = 0.9
 """POP3 and SMTP count apart: both together stay under three guesses a second. And whoever waits for
 one token, being honest, is in within a second."""
-KEPT = 1
+RESERVED_TOKENS = 1
 """Of the tokens, for those who are known."""
 FORGIVEN_AFTER_SECONDS = 900.0
 REMEMBERED = 20_000
@@ -39,7 +39,7 @@ class Bucket:
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
-    def take(self, now: float, rank: int) -> bool:
+    def take_token(self, now: float, rank: int) -> bool:
         """Take a token if there is one for this rank. :param now: seconds of a monotonic clock."""
         self.tokens = min(float(BURST), self.tokens + (now - self.filled_at) / SECONDS_A_TOKEN)
         self.filled_at = now
@@ -48,13 +48,13 @@ class Bucket:
         self.tokens -= 1
         return True
 
-    def seconds_left(self, rank: int) -> float:
+    def seconds_until_token(self, rank: int) -> float:
         """How long until the next token for this rank."""
         return max(0.0, (_needed(rank) - self.tokens) * SECONDS_A_TOKEN)
 
 
 def _needed(rank: int) -> int:
-    return 1 if rank < 0 else 1 + KEPT
+    return 1 if rank < 0 else 1 + RESERVED_TOKENS
 
 
 class Throttle:
@@ -127,7 +127,7 @@ class Throttle:
 
     async def _take(self, key: str, rank: int) -> None:
         bucket = self._bucket(key)
-        if not bucket.waiting and bucket.take(self._clock(), rank):
+        if not bucket.waiting and bucket.take_token(self._clock(), rank):
             return
         self._count += 1
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -154,11 +154,11 @@ class Throttle:
             rank, _, turn = bucket.waiting[0]
             if turn.done():  # has gone away
                 heapq.heappop(bucket.waiting)
-            elif bucket.take(self._clock(), rank):
+            elif bucket.take_token(self._clock(), rank):
                 heapq.heappop(bucket.waiting)
                 turn.set_result(None)
             else:
-                left = bucket.seconds_left(rank) + 0.001
+                left = bucket.seconds_until_token(rank) + 0.001
                 bucket.timer = asyncio.get_running_loop().call_later(left, self._serve, bucket)
                 return
 

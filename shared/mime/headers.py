@@ -21,7 +21,7 @@ ID_OCTETS = 998
 """A longer message id is none: it would not fit into a line (RFC 5322 section 2.1.1)."""
 ADDRESS_OCTETS = 1000
 """A longer address is none (RFC 5321 section 4.5.3.1 allows 254)."""
-MOST_HOPS = 50
+MAX_HOPS = 50
 """Servers that have passed a mail on (Received fields); with more of them it goes round (RFC 5321 section 6.3)."""
 LINE = 76
 """Written lines are no longer, where they can be folded (RFC 5322 section 2.1.1, RFC 2047 section 2)."""

@@ -104,7 +104,7 @@ async def connect_socket(
     allow_private: PrivateHosts,
     seconds: float,
     ports: frozenset[int] = MAIL_PORTS,
-    told: ProgressCallback = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> socket.socket:
     """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
 
@@ -119,9 +119,9 @@ async def connect_socket(
             allowed = [target for target, verdict in zip(targets, verdicts, strict=True) if verdict is None]
             if not allowed:
                 raise AddressNotAllowed(verdicts[0] or f"{host_port(server)}: no address")
-            told("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
+            progress("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
             found = await _connect_first(server, allowed, deadline)
-            told("connected", f"{found.getpeername()[0]} port {server.port}")
+            progress("connected", f"{found.getpeername()[0]} port {server.port}")
             return found
     except TimeoutError as error:
         raise ConnectTimeout(

@@ -30,7 +30,7 @@ OnConnection = Callable[[socket.socket, str], Awaitable[None]]
 log = structlog.get_logger()
 
 
-def may_open(wanted: int) -> int:
+def raise_file_limit(wanted: int) -> int:
     """How many connections of ``wanted`` this process may have open, after raising its limit of open files as far as it
     goes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -92,7 +92,7 @@ class Acceptor:
     async def _read_proxy_header(self, client: socket.socket, peer: str, welcome: OnConnection) -> None:
         try:
             if proxy_protocol.is_among(self._proxies, peer):
-                peer = await proxy_protocol.read(client) or peer
+                peer = await proxy_protocol.read_header(client) or peer
         except (OSError, proxy_protocol.MalformedProxyHeader) as error:
             reason = str(error) or type(error).__name__
             log.warning(f"{self._protocol} connection of a proxy refused", peer=peer, reason=reason)

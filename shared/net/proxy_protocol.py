@@ -38,7 +38,7 @@ def is_among(proxies: Networks, peer: str) -> bool:
     return any(address in network for network in proxies)
 
 
-async def read(client: socket.socket) -> str | None:
+async def read_header(client: socket.socket) -> str | None:
     """Read the header from a connection that was just accepted, and nothing behind it.
 
     :return: the client's IP address; None: the proxy speaks for itself, or does not know.

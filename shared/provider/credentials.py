@@ -99,7 +99,7 @@ class Credentials:
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
 
-    async def of(self, external: External) -> Credential:
+    async def credential_for(self, external: External) -> Credential:
         """What to log in with now.
 
         :raises Permanent: it cannot be unsealed. :raises Unauthorized: (Temporary) somebody has to authorize it.
@@ -115,7 +115,7 @@ class Credentials:
                 token = await self._renew(external, token)
         return Credential(external.login, token.access, token=True)
 
-    def refused(self, external: External) -> None:
+    def discard_token(self, external: External) -> None:
         """The provider did not take what ``of`` gave: a token is not used again."""
         self._tokens.pop(external.id, None)
 

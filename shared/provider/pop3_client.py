@@ -37,7 +37,7 @@ from shared.provider.pop3_replies import (
     Capabilities,
     Listing,
     ListReply,
-    is_for_now,
+    is_temporary,
     parse_capa,
     parse_list,
     parse_stat,
@@ -168,7 +168,7 @@ class Pop3Client:
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
-    async def greet(self, told: ProgressCallback = no_progress) -> None:
+    async def greet(self, progress: ProgressCallback = no_progress) -> None:
         """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
 
         :param told: of the steps encrypted (after STLS) and answered.
@@ -181,10 +181,12 @@ class Pop3Client:
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
-            told("encrypted", describe_tls(self._wire.transport.get_extra_info("ssl_object")))
+            progress("encrypted", describe_tls(self._wire.transport.get_extra_info("ssl_object")))
             # RFC 2595 section 4: what was said before TLS is forgotten
             self.capabilities = await self._capa()
-        told("answered", self.capabilities.shown() if self.capabilities.answered else "it tells no capabilities (CAPA)")
+        progress(
+            "answered", self.capabilities.shown() if self.capabilities.answered else "it tells no capabilities (CAPA)"
+        )
 
     async def login(self, credential: Credential) -> None:
         """USER and PASS, or AUTH XOAUTH2.
@@ -232,7 +234,7 @@ class Pop3Client:
 
     def _login_failure(self, reply: str, otherwise: str | None = None) -> Exception:
         code = response_code(reply)
-        if is_for_now(reply):
+        if is_temporary(reply):
             return ServerBusy(f"{host_port(self.server)}: the mailbox cannot be opened now: {reply}", code)
         code = code or otherwise
         return LoginRefused(
@@ -244,11 +246,11 @@ class Pop3Client:
         self._write(b"STAT\r\n")
         return await self._stat_reply()
 
-    async def listing(self) -> Listing:
+    async def fetch_list(self) -> Listing:
         """STAT and UIDL, as ``list_reply``."""
-        return (await self.list_reply()).listing()
+        return (await self.fetch_list_reply()).parse()
 
-    async def list_reply(self) -> ListReply:
+    async def fetch_list_reply(self) -> ListReply:
         """STAT and UIDL, unread; LIST instead from a server that knows no UIDL.
 
         :raises Busy, Broken: it lists nothing now.
@@ -277,14 +279,14 @@ class Pop3Client:
     def _check_refused_list(self, line: bytes) -> None:
         """:raises Busy, Broken: the server knows UIDL, and refuses it now."""
         reply = trim(line)
-        if is_for_now(reply):
+        if is_temporary(reply):
             raise ServerBusy(f"{host_port(self.server)}: the server lists no mails now: {reply}", response_code(reply))
         if self.capabilities.uidl:
             raise ProtocolError(
                 f"{host_port(self.server)}: the server announces unique ids (UIDL) and does not list them: {reply}"
             )
 
-    async def sizes(self) -> dict[int, int]:
+    async def fetch_sizes(self) -> dict[int, int]:
         """LIST: octets by number, as far as the server tells."""
         self._current_command = "LIST"
         self._write(b"LIST\r\n")
@@ -293,20 +295,20 @@ class Pop3Client:
 
     async def retrieve(
         self,
-        wanted: Sequence[RetrRequest],
-        limit: int,
+        requests: Sequence[RetrRequest],
+        max_octets: int,
         stop: Callable[[], bool] = lambda: False,
-        room: ReserveMemory | None = None,
+        reserve_memory: ReserveMemory | None = None,
     ) -> AsyncIterator[Retrieved]:
         """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for.
 
         :param room: awaited with octets before a large mail grows by these.
         """
-        requests = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in wanted]
-        async for retrieved in self._fetch("RETR", requests, limit, stop, room):
+        commands = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in requests]
+        async for retrieved in self._fetch("RETR", commands, max_octets, stop, reserve_memory):
             yield retrieved
 
-    async def tops(self, numbers: Sequence[int], limit: int) -> AsyncIterator[Retrieved]:
+    async def fetch_headers(self, numbers: Sequence[int], limit: int) -> AsyncIterator[Retrieved]:
         """TOP n 0: the header of each, in order; a refusal where the server knows no TOP."""
         requests = [(number, 8192, b"TOP %d 0\r\n" % number) for number in numbers]
         async for retrieved in self._fetch("TOP", requests, limit, lambda: False, None):
@@ -405,7 +407,7 @@ class Pop3Client:
         body = Body(limit)
         allowed = STEP_OCTETS
         while True:
-            ended, self._pos = body.take(self._data, self._pos)
+            ended, self._pos = body.feed(self._data, self._pos)
             if ended:
                 return body
             if room is not None and len(body.kept) > allowed:
@@ -532,7 +534,7 @@ async def open_session(
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,
     session_seconds: float = SESSION_SECONDS,
-    told: ProgressCallback = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> AsyncIterator[Pop3Client]:
     """A session after its greeting, and after TLS where the account wants it; ended with the block.
 
@@ -543,7 +545,7 @@ async def open_session(
     :raises Temporary: ``Unreachable``, ``Late``, ``Untrusted``, ``Busy``, ``Broken``, ``Cut``.
     :raises Permanent: ``Forbidden``, ``Refused``.
     """
-    connection = await connect_socket(server, allow_private, connect_seconds, told=told)
+    connection = await connect_socket(server, allow_private, connect_seconds, progress=progress)
     wire = _Pop3Stream()
     implicit = server.tls == "implicit"
     try:
@@ -564,8 +566,8 @@ async def open_session(
     try:
         if implicit:
             _check_certificate(server, transport)
-            told("encrypted", describe_tls(transport.get_extra_info("ssl_object")))
-        await client.greet(told)
+            progress("encrypted", describe_tls(transport.get_extra_info("ssl_object")))
+        await client.greet(progress)
         yield client
     finally:
         client.abort()

@@ -66,12 +66,12 @@ class ListReply:
     count: int
     text: bytearray
     digest: bytes
-    by_place: bool = False
+    position_keyed: bool = False
 
-    def listing(self) -> Listing:
+    def parse(self) -> Listing:
         """Read it."""
         lines = bytes(self.text).splitlines()
-        if self.by_place:
+        if self.position_keyed:
             sizes = parse_list(lines)
             return Listing(tuple((number, str(number)) for number in sizes), len(sizes) == self.count)
         mails, well_formed = parse_uidl(lines)
@@ -95,7 +95,7 @@ class Body:
         self._digest = hashlib.sha256()
         self._started = False
 
-    def take(self, data: bytes, at: int) -> tuple[bool, int]:
+    def feed(self, data: bytes, at: int) -> tuple[bool, int]:
         """Read ``data`` from ``at``. Returns whether the end was found, and up to where it was read.
 
         What is left unread without the end is at most four octets, to be put before the next piece.
@@ -151,7 +151,7 @@ def response_code(reply: str) -> str | None:
     return found[1].upper() if found else None
 
 
-def is_for_now(reply: str) -> bool:
+def is_temporary(reply: str) -> bool:
     """Whether a refusal, as ``trim`` shows it, means that the same may be granted later."""
     code = response_code(reply)
     if code is not None:

@@ -52,7 +52,7 @@ async def connect(
     credential: Credential,
     allow_private: PrivateHosts,
     seconds: float = CONNECT_SECONDS,
-    told: dial.ProgressCallback = dial.no_progress,
+    progress: dial.ProgressCallback = dial.no_progress,
 ) -> SmtpClient:
     """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
 
@@ -67,7 +67,7 @@ async def connect(
     where = dial.host_port(server)
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
-    sock = await dial.connect_socket(server, allow_private, seconds, told=told)
+    sock = await dial.connect_socket(server, allow_private, seconds, progress=progress)
     smtp = aiosmtplib.SMTP(
         hostname=server.host.strip("[]"),
         sock=sock,
@@ -79,10 +79,10 @@ async def connect(
     )
     try:
         async with asyncio.timeout_at(ends):
-            await _greet(smtp, external, where, told)
+            await _greet(smtp, external, where, progress)
             if external.smtp_auth:
                 await _log_in(smtp, credential, where)
-                told("logged in", f"as {credential.login}")
+                progress("logged in", f"as {credential.login}")
         if smtp.transport is None:
             raise ServerUnavailable(f"{where}: the server ended the connection behind the login")
         return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
@@ -100,14 +100,14 @@ async def connect(
         raise ServerUnavailable(f"{where}: the connection ended before the login was done") from error
 
 
-async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: dial.ProgressCallback) -> None:
+async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, progress: dial.ProgressCallback) -> None:
     """Greeting, EHLO, TLS, and EHLO again. What is not a mail server's answer is never shown: only its code is."""
     server = external.smtp
     try:
         await smtp.connect()
         if server.tls == "implicit":
             _check_certificate(smtp, external)
-            told("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
+            progress("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
         await _hello(smtp)
         if server.tls == "starttls":
             if not smtp.supports_extension("starttls"):
@@ -117,10 +117,10 @@ async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, told: di
                 )
             await smtp.starttls()
             _check_certificate(smtp, external)
-            told("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
+            progress("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
             await _hello(smtp)
         offered = ", ".join(sorted(name.upper() for name in smtp.esmtp_extensions if name in _SHOWN))
-        told("answered", offered or "it offers nothing beyond the old SMTP")
+        progress("answered", offered or "it offers nothing beyond the old SMTP")
     except BaseException:
         smtp.close()
         raise
@@ -176,7 +176,7 @@ async def probe_smtp(
     credential: Credential,
     allow_private: PrivateHosts,
     seconds: float,
-    told: dial.ProgressCallback = dial.no_progress,
+    progress: dial.ProgressCallback = dial.no_progress,
 ) -> None:
     """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
 
@@ -185,7 +185,7 @@ async def probe_smtp(
     :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
     """
     where = dial.host_port(external.smtp)
-    client = await connect(external, credential, allow_private, seconds, told)
+    client = await connect(external, credential, allow_private, seconds, progress)
     try:
         async with asyncio.timeout(seconds):
             reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")
@@ -196,7 +196,7 @@ async def probe_smtp(
                     f"{where}: {external.address} is not accepted as the sender ({reply})", reply.code
                 )
             await client.reset()
-            told("accepted", f"{external.address} may send here; taken back, nothing was sent")
+            progress("accepted", f"{external.address} may send here; taken back, nothing was sent")
             await client.quit()
     except TimeoutError as error:
         raise dial.ConnectTimeout(f"{where}: no answer within {seconds:g} s") from error

@@ -30,7 +30,7 @@ class Vault:
             raise SettingsError("MAILGROUP_SECRET_KEY: not a Fernet key (32 bytes of URL-safe base64)") from error
 
     @classmethod
-    def of(cls, settings: Settings) -> Vault:
+    def from_settings(cls, settings: Settings) -> Vault:
         """The vault of this installation. :raises SettingsError: the key is missing or is none."""
         if settings.secret_key is None:
             raise SettingsError("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")

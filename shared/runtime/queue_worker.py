@@ -233,7 +233,7 @@ async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> Non
         if busy or not service.broker.ready:
             continue
         try:
-            ready, _ = await service.broker.depth(stage.queue)
+            ready, _ = await service.broker.queue_depth(stage.queue)
             if ready == 0:
                 swept = now
                 publications = await stage.sweep()

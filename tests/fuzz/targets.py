@@ -175,7 +175,7 @@ def retrieved(data: bytes) -> None:
         body, pending, ended = Body(LIMIT), b"", False
         for start in range(0, len(stream), step):
             pending += stream[start : start + step]
-            ended, at = body.take(pending, 0)
+            ended, at = body.feed(pending, 0)
             pending = pending[at:]
             if ended:
                 break

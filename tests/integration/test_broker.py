@@ -24,7 +24,7 @@ async def broker(broker_url: str) -> AsyncIterator[Broker]:
 
 async def connected(broker: Broker) -> Broker:
     await broker.open()
-    await broker.until_ready(20)
+    await broker.wait_until_ready(20)
     return broker
 
 
@@ -43,7 +43,7 @@ async def test_what_is_published_is_delivered_in_order_and_acknowledged_at_once(
             got += [delivery.body for delivery in batch]
             consumer.ack(batch)
     assert got == [b"%d" % number for number in range(300)]
-    assert (await broker.depth(topology.ROUTER))[0] == 0
+    assert (await broker.queue_depth(topology.ROUTER))[0] == 0
 
 
 async def test_a_message_with_copies_reaches_the_queue_once(broker: Broker) -> None:
@@ -74,7 +74,7 @@ async def test_a_rejected_message_goes_to_the_dead_letters(broker: Broker) -> No
     await broker.publish([fetched(1)])
     async with asyncio.timeout(20):
         consumer.reject((await consumer.batch(1))[0])
-        while (await broker.depth(topology.DEAD_LETTERS))[0] == 0:  # noqa: ASYNC110  # only the broker knows
+        while (await broker.queue_depth(topology.DEAD_LETTERS))[0] == 0:  # noqa: ASYNC110  # only the broker knows
             await asyncio.sleep(0.05)
 
 
@@ -92,7 +92,7 @@ async def test_after_a_lost_connection_everything_is_declared_again_and_unacknow
     assert (first.body, again.body) == (b"1", b"1")
     consumer.ack([first])  # stale: says nothing on the new channel
     consumer.ack([again])
-    await broker.until_ready(20)
+    await broker.wait_until_ready(20)
     async with asyncio.timeout(20):
         await broker.publish([fetched(2)])
         [next_] = await consumer.batch(10)

@@ -71,14 +71,14 @@ async def ours(database: Database) -> AsyncIterator[Credentials]:
 
 async def test_a_password_is_what_it_was(database: Database, ours: Credentials) -> None:
     await apply(database, {"external_accounts": [external(login="me")]})
-    assert await ours.of(await stored(database)) == Credential("me", "secret")
+    assert await ours.credential_for(await stored(database)) == Credential("me", "secret")
 
 
 async def test_one_access_token_serves_many_logins_at_once(
     server: TokenServer, account: External, ours: Credentials
 ) -> None:
     # when
-    found = await asyncio.gather(*(ours.of(account) for _ in range(20)))
+    found = await asyncio.gather(*(ours.credential_for(account) for _ in range(20)))
     # then
     assert set(found) == {Credential(SUPPORT, "access-1", token=True)}
     assert len(server.requests) == 1 and server.requests[0][1]["client_secret"] == "hush"
@@ -89,11 +89,11 @@ async def test_a_token_about_to_end_or_refused_is_not_used_again(
 ) -> None:
     # given
     server.answers = [(200, {"access_token": "short", "expires_in": 30})]
-    assert (await ours.of(account)).secret == "short"
+    assert (await ours.credential_for(account)).secret == "short"
     # then
-    assert (await ours.of(account)).secret == "access-2"
-    ours.refused(account)
-    assert (await ours.of(account)).secret == "access-3"
+    assert (await ours.credential_for(account)).secret == "access-2"
+    ours.discard_token(account)
+    assert (await ours.credential_for(account)).secret == "access-3"
 
 
 async def test_another_refresh_token_replaces_the_stored_one(
@@ -102,13 +102,13 @@ async def test_another_refresh_token_replaces_the_stored_one(
     # given
     server.answers = [(200, {"access_token": "first", "refresh_token": "newer", "expires_in": 3600})]
     # when
-    await ours.of(account)
+    await ours.credential_for(account)
     # then
     after = await stored(database)
     assert Grant.open(VAULT, after.password) == Grant("newer", "hush", "again")
-    assert (await ours.of(after)).secret == "first"
+    assert (await ours.credential_for(after)).secret == "first"
     # nor does another process that got one token before need another one now
-    assert (await ours.of(account)).secret == "first"
+    assert (await ours.credential_for(account)).secret == "first"
     assert len(server.requests) == 1
 
 
@@ -120,12 +120,12 @@ async def test_an_authorization_made_meanwhile_stays(
     loop = asyncio.get_running_loop()
     server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(grant(database, "authorized anew"), loop).result()
     # when
-    await ours.of(account)
+    await ours.credential_for(account)
     server.meanwhile = bool
     # then
     after = await stored(database)
     assert Grant.open(VAULT, after.password).refresh_token == "authorized anew"
-    assert (await ours.of(after)).secret == "access-2"
+    assert (await ours.credential_for(after)).secret == "access-2"
 
 
 async def test_processes_that_renew_at_the_same_time_take_turns(
@@ -137,10 +137,10 @@ async def test_processes_that_renew_at_the_same_time_take_turns(
     # when they all need a token, again and again, each with the account as it read it
     for _ in range(2):
         found = await stored(database)
-        got = await asyncio.gather(*(process.of(found) for process in processes))
+        got = await asyncio.gather(*(process.credential_for(found) for process in processes))
         assert len({credential.secret for credential in got}) == 3
         for process in processes:
-            process.refused(found)
+            process.discard_token(found)
     # then the last refresh token is the stored one
     assert Grant.open(VAULT, (await stored(database)).password).refresh_token == server.good == "again-6"
 
@@ -150,25 +150,25 @@ async def test_while_the_issuer_is_away_a_token_is_used_as_long_as_it_is_good(
 ) -> None:
     # given a token that is soon to be renewed, and an issuer that is not there
     server.answers = [(200, {"access_token": "short", "expires_in": 60}), (503, {}), "a proxy's page"]
-    await ours.of(account)
+    await ours.credential_for(account)
     # then
-    assert (await ours.of(account)).secret == "short"
-    assert (await ours.of(account)).secret == "short"
-    ours.refused(account)
+    assert (await ours.credential_for(account)).secret == "short"
+    assert (await ours.credential_for(account)).secret == "short"
+    ours.discard_token(account)
     server.answers = [(502, {})]
     with pytest.raises(IssuerUnavailable):
-        await ours.of(account)
+        await ours.credential_for(account)
     # and when it was found to be withdrawn, that is said, with what to do, though the old one is good
     server.answers = [(200, {"access_token": "short", "expires_in": 60}), (400, {"error": "invalid_grant"})]
-    await ours.of(account)
+    await ours.credential_for(account)
     with pytest.raises(Unauthorized, match=f"invalid_grant.*run: mailgroup external authorize {SUPPORT}"):
-        await ours.of(account)
+        await ours.credential_for(account)
 
 
 async def test_the_end_of_a_token_is_a_metric_and_no_secret_is_shown(
     server: TokenServer, account: External, ours: Credentials
 ) -> None:
-    credential = await ours.of(account)
+    credential = await ours.credential_for(account)
     ends = credentials.EXPIRY.labels(SUPPORT)._value.get()
     assert time.time() + 3500 < ends < time.time() + 3700
     shown = repr((credential, Grant("a-secret", "another-secret"), ours._tokens))
@@ -180,7 +180,7 @@ async def test_an_account_that_nobody_authorized_says_so(
 ) -> None:
     await apply(database, {"external_accounts": [account_fields(server)]})
     with pytest.raises(Unauthorized, match=f"external authorize {SUPPORT}"):
-        await ours.of(await stored(database))
+        await ours.credential_for(await stored(database))
 
 
 async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
@@ -345,7 +345,7 @@ async def test_a_person_authorizes_by_a_code_on_another_page(
     await authorize.authorize(system(database), await stored(database), "operator", said.append)
     # then
     assert "https://x.example/device" in said[0] and "ABCD" in said[0]
-    assert (await ours.of(await stored(database))).token
+    assert (await ours.credential_for(await stored(database))).token
 
 
 async def test_a_person_authorizes_in_a_browser(database: Database, server: TokenServer, ours: Credentials) -> None:

@@ -50,7 +50,7 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
     await asyncio.sleep(0)
     for service in services:
         await service.broker.open()
-        await service.broker.until_ready(20)
+        await service.broker.wait_until_ready(20)
     yield services[0]
     for service in services:
         service.stopping.set()

@@ -111,7 +111,7 @@ async def test_a_message_that_is_no_envelope_goes_to_the_dead_letters_and_harms_
     await until(lambda: len(recorder.handled) == 2)
 
     async def parked() -> bool:
-        return (await broker.depth(topology.DEAD_LETTERS))[0] == 1
+        return (await broker.queue_depth(topology.DEAD_LETTERS))[0] == 1
 
     await until(parked)
 

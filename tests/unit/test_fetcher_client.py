@@ -16,7 +16,7 @@ from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
 from shared.provider.pop3_client import Pop3Client, Retrieved, RetrRequest, open_session
 from shared.provider.pop3_errors import LoginRefused, Pop3ConnectionLost, ProtocolError, ServerBusy
-from shared.provider.pop3_replies import Body, is_for_now, parse_uidl
+from shared.provider.pop3_replies import Body, is_temporary, parse_uidl
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
 
@@ -31,7 +31,7 @@ async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMI
 async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 2.0) -> list[bytes | None]:
     async with script.running(), open_session(script.server(), True, read_seconds=read_seconds) as client:
         await client.login(Credential("u", "secret"))
-        listing = await client.listing()
+        listing = await client.fetch_list()
         got = await retrieve(client, [number for number, _ in listing.mails], limit)
         await client.quit()
     return [None if one.body is None else bytes(one.body) for one in got]
@@ -42,7 +42,7 @@ async def test_mails_come_in_order_with_dots_unstuffed_and_digests() -> None:
     script = ScriptedPop3(dict(mails))
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
-        listing = await client.listing()
+        listing = await client.fetch_list()
         got = await retrieve(client, range(1, 251))
     assert listing.complete and listing.mails == tuple((n + 1, f"u{n}") for n in range(250))
     assert [bytes(one.body or b"") for one in got] == list(mails.values())
@@ -240,7 +240,7 @@ async def test_a_list_that_stat_contradicts_is_not_complete() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"STAT": say(b"+OK 5 500\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
-        assert not (await client.listing()).complete
+        assert not (await client.fetch_list()).complete
 
 
 async def test_a_server_without_uidl_is_told_apart() -> None:
@@ -248,7 +248,7 @@ async def test_a_server_without_uidl_is_told_apart() -> None:
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
         with pytest.raises(ProtocolError, match="UIDL"):
-            await client.listing()
+            await client.fetch_list()
 
 
 async def test_deletions_take_effect_with_quit() -> None:
@@ -296,7 +296,7 @@ def test_however_the_pieces_are_cut_the_mail_is_the_same(words: list[bytes], cut
     mail = b"".join(words) + b"\r\n"
     wire = b"\r\n" + stuff(mail) + b"+OK next"
     whole = Body(LIMIT)
-    ended, at = whole.take(wire, 0)
+    ended, at = whole.feed(wire, 0)
     assert ended and wire[at:] == b"+OK next"
 
     pieces = Body(LIMIT)
@@ -305,7 +305,7 @@ def test_however_the_pieces_are_cut_the_mail_is_the_same(words: list[bytes], cut
         size = cuts[turn % len(cuts)]
         turn += 1
         data, wire = data[position:] + wire[:size], wire[size:]
-        ended, position = pieces.take(data, 0)
+        ended, position = pieces.feed(data, 0)
     assert data[position:] + wire == b"+OK next"
     expected = mail.replace(b"\r\n", b"\0").replace(b"\n", b"\0").replace(b"\0", b"\r\n")
     assert pieces.kept == whole.kept == expected
@@ -406,4 +406,4 @@ async def test_who_refuses_the_bare_command_gets_the_response_with_it() -> None:
     ],
 )
 def test_a_refusal_for_now_is_known_by_its_code_or_by_words_that_providers_use(reply: str, for_now: bool) -> None:
-    assert is_for_now(reply) == for_now
+    assert is_temporary(reply) == for_now

@@ -39,7 +39,7 @@ async def told(octets: bytes, behind: bytes = b"EHLO x\r\n") -> str | None:
             theirs.sendall(behind)
 
         sending = asyncio.create_task(send())
-        found = await proxy_protocol.read(ours)
+        found = await proxy_protocol.read_header(ours)
         await sending
         assert ours.recv(100) == behind
     return found
@@ -83,7 +83,7 @@ async def test_what_is_no_header_is_refused(octets: bytes) -> None:
         ours.setblocking(False)
         theirs.sendall(octets)
         with pytest.raises(MalformedProxyHeader):
-            await asyncio.wait_for(proxy_protocol.read(ours), 5)
+            await asyncio.wait_for(proxy_protocol.read_header(ours), 5)
 
 
 async def test_a_header_that_does_not_come_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for_long(monkeypatch: p
         ours.setblocking(False)
         theirs.sendall(b"PROXY TCP4")
         with pytest.raises(TimeoutError):
-            await proxy_protocol.read(ours)
+            await proxy_protocol.read_header(ours)
 
 
 @given(st.binary(max_size=120), st.binary(min_size=4, max_size=4))

@@ -78,7 +78,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
         (
             "failed logins per account and per address",
-            f"token bucket: {throttle.BURST}, of which {throttle.KEPT} is reserved for known addresses; "
+            f"token bucket: {throttle.BURST}, of which {throttle.RESERVED_TOKENS} is reserved for known addresses; "
             f"1 more every {throttle.SECONDS_A_TOKEN:g} s",
             "the same, counted separately",
         ),

@@ -170,7 +170,7 @@ async def log_in(script: ScriptedPop3, server: Server) -> None:
         where = Server(server.host, script.port, server.tls, server.tls_fingerprint)
         async with open_session(where, True) as client:
             await client.login(Credential("u", "secret"))
-            await client.listing()
+            await client.fetch_list()
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])

@@ -111,7 +111,7 @@ async def _try_pop3(system: AdminContext, external: External, credential: Creden
             if not again:
                 walk.done("logged in", f"as {credential.login}")
             count, octets = await session.stat()
-            keys.append([key for _, key in (await session.listing()).mails])
+            keys.append([key for _, key in (await session.fetch_list()).mails])
             if not again:
                 walk.done("counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}")
             await session.quit()
@@ -135,13 +135,13 @@ def _session(
         connect_seconds=SECONDS,
         read_seconds=SECONDS,
         session_seconds=3 * SECONDS,
-        told=told,
+        progress=told,
     )
 
 
 async def _credential(system: AdminContext, external: External) -> Credential:
     allow = system.settings.allow_private_upstream
-    return await Credentials(system.database, system.vault, allow).of(external)
+    return await Credentials(system.database, system.vault, allow).credential_for(external)
 
 
 async def _pop3(system: AdminContext, external: External, credential: Credential) -> str:
@@ -149,7 +149,7 @@ async def _pop3(system: AdminContext, external: External, credential: Credential
     async with _session(system, external) as session:
         await session.login(credential)
         count, octets = await session.stat()
-        listed = await session.listing()
+        listed = await session.fetch_list()
         await session.quit()
     return f"{count} mails, {octets} octets; {await _expected(system, external, [key for _, key in listed.mails])}"
 

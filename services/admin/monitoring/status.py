@@ -143,9 +143,9 @@ async def _queues(system: AdminContext, unacked: dict[str, int], problems: list[
     queues = []
     try:
         async with system.broker() as broker:
-            await broker.until_ready(CONNECT_SECONDS if system.connected is None else CONNECTED_SECONDS)
+            await broker.wait_until_ready(CONNECT_SECONDS if system.connected is None else CONNECTED_SECONDS)
             for queue in topology.QUEUES:
-                ready, consumers = await broker.depth(queue.name)
+                ready, consumers = await broker.queue_depth(queue.name)
                 queues.append(
                     {"name": queue.name, "ready": ready, "unacked": unacked.get(queue.name, 0), "consumers": consumers}
                 )
