@@ -3,7 +3,8 @@
 from services.fetcher.scheduler import serve
 from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault
-from shared.runtime.process import Service, keep_large_blocks_apart, run
+from shared.runtime.memory import keep_large_blocks_apart
+from shared.runtime.process import Service, run
 
 
 async def work(service: Service) -> None:

@@ -1,19 +1,15 @@
 """Queue ``sender`` -> Sender -> ``routed.<local>``, ``fetched.<external>``; what is due -> Relaying -> the provider."""
 
 import asyncio
-import gc
 
 from services.sender.dead_owners import run_background
 from services.sender.delivery import OutboundDelivery
 from services.sender.submission_worker import SubmissionWorker
 from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault
+from shared.runtime.memory import tune_garbage_collector
 from shared.runtime.process import Service, run
 from shared.runtime.queue_worker import run_stage
-
-GARBAGE = 20_000
-"""Objects between two looks for cyclic garbage. Mails make few cycles and many objects: with the default of 700 a busy
-sender spends a tenth of its time on looking."""
 
 STOP_SECONDS = 40.0
 """More than a provider's answer is waited for (relaying.OWED_SECONDS), and what follows it."""
@@ -21,8 +17,7 @@ STOP_SECONDS = 40.0
 
 async def serve(service: Service) -> None:
     """Send until the service is to stop."""
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
+    tune_garbage_collector()
     settings = service.settings
     relaying = OutboundDelivery(
         service.database,

@@ -7,7 +7,6 @@ is set and what was in hand is finished.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import secrets
 import signal
@@ -25,8 +24,6 @@ from shared.runtime.health import Health
 from shared.runtime.logs import configure
 from shared.settings import Settings, SettingsError, load
 
-LARGE_BLOCK_OCTETS = 1024 * 1024
-"""See ``keep_large_blocks_apart``."""
 STOP_SECONDS = 15.0
 """What is in hand when the service is to stop gets so long, where the service does not ask for more. Nobody is to kill
 it before 45 s have passed."""
@@ -130,20 +127,6 @@ def run(
         _run(main())
     except (SettingsError, Permanent) as error:
         sys.exit(f"mailgroup: {error}")
-
-
-def keep_large_blocks_apart() -> None:
-    """Let every block of LARGE_BLOCK_OCTETS have pages of its own: they grow in place, and go back to the system when
-    they are freed. glibc raises that size to 32 MiB as soon as one of those is freed; from then on mails that grow side
-    by side leave holes in the heap, and twenty large ones take twice their size.
-
-    For processes in which mails grow. Where pieces of them only pass, pages that are made anew for each cost a third.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, LARGE_BLOCK_OCTETS)
-        mallopt(m_trim_threshold, 2 * LARGE_BLOCK_OCTETS)
 
 
 def _run(main: Coroutine[None, None, None]) -> None:
