@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from shared.errors import Temporary
+from shared.mime.dot_stuffing import CrlfDotStuffer
 
 COMMAND_SECONDS = 300.0
 """RFC 5321 4.5.3.2: MAIL and RCPT."""
@@ -87,39 +88,6 @@ class Commands:
             raise SmtpConnectionLost("a command with a control character in it was not sent")
         self.lines = lines
         self.replies: list[asyncio.Future[Reply]] = []
-
-
-class DotStuffer:
-    """What goes over the wire in the DATA stage: CRLF line ends only, dots doubled (RFC 5321 2.3.8 and 4.5.2).
-
-    A lone CR or LF becomes CRLF, wherever the pieces are cut; so nobody finds a second end of the mail in it.
-    """
-
-    _ODD = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-
-    def __init__(self) -> None:
-        self._line_start = True
-        self._held = b""  # a CR at the end of a piece: the next one may begin with its LF
-
-    def feed(self, piece: bytes) -> bytes:
-        """What to send for the next piece."""
-        data = self._held + piece
-        self._held = b""
-        if data.endswith(b"\r"):
-            data, self._held = data[:-1], b"\r"
-        if not data:
-            return b""
-        if not data.count(b"\r\n") == data.count(b"\r") == data.count(b"\n"):
-            data = self._ODD.sub(b"\r\n", data)
-        first = self._line_start and data.startswith(b".")
-        self._line_start = data.endswith(b"\r\n")
-        return (b"." if first else b"") + data.replace(b"\r\n.", b"\r\n..")
-
-    def finish(self) -> bytes:
-        """What to send after the last piece, so that the final dot stands on a line of its own."""
-        ends = self._line_start and not self._held
-        self._line_start, self._held = True, b""
-        return b"" if ends else b"\r\n"
 
 
 class _ReplyReader(asyncio.Protocol):
@@ -297,11 +265,11 @@ class SmtpClient:
 
         Never more than a piece waits in memory.
         """
-        wire = DotStuffer()
+        stuffer = CrlfDotStuffer()
         loop = asyncio.get_running_loop()
         held = b""
         async for piece in pieces:
-            held += wire.feed(piece)
+            held += stuffer.feed(piece)
             if len(held) <= BUFFER_OCTETS:
                 continue
             self._line.transport.write(held)
@@ -317,7 +285,7 @@ class SmtpClient:
             finally:
                 drained.cancel()
             deadline.reschedule(None)  # the store has its own deadlines
-        return held + wire.finish()
+        return held + stuffer.finish()
 
     def _early(self, answer: asyncio.Future[Reply]) -> Reply:
         try:

@@ -19,10 +19,10 @@ from shared import routing
 from shared.db.database import storable
 from shared.mime import bounces, display_names, dsn_options, headers
 from shared.mime.addresses import fold_address
+from shared.mime.dot_stuffing import CrlfDotStuffer
 from shared.model import External, Local, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
-from shared.provider.smtp_client import DotStuffer
 from tests.fuzz import sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
@@ -159,7 +159,7 @@ def wire(data: bytes) -> None:
     """What goes to the provider has CRLF only and no end of data inside, however it is cut."""
     sent = b""
     step = 1 + len(data) % 5
-    out = DotStuffer()
+    out = CrlfDotStuffer()
     for start in range(0, len(data), step):
         sent += out.feed(data[start : start + step])
     sent += out.finish()

@@ -1,24 +1,32 @@
-"""What goes over the wire in the DATA stage (shared/provider/smtp_client.py): line ends and dots."""
+"""shared/mime/dot_stuffing.py: doubled dots and line ends on the wire, for POP3 and SMTP."""
 
 from __future__ import annotations
 
 import itertools
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.provider.smtp_client import DotStuffer, Reply
+from shared.mime.dot_stuffing import CrlfDotStuffer, DotStuffer, has_dot_line
 
 mails = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\0", b"\xe4"]), max_size=40).map(b"".join)
 
 
-def sent(mail: bytes, cuts: list[int]) -> bytes:
-    wire = DotStuffer()
+def stuffed(stuffer: DotStuffer, mail: bytes, cuts: list[int]) -> bytes:
     edges = [0, *sorted(cut % (len(mail) + 1) for cut in cuts), len(mail)]
-    pieces = [wire.feed(mail[start:end]) for start, end in itertools.pairwise(edges)]
-    return b"".join(pieces) + wire.finish()
+    pieces = [stuffer.feed(mail[start:end]) for start, end in itertools.pairwise(edges)]
+    return b"".join(pieces) + stuffer.finish()
+
+
+def sent(mail: bytes, cuts: list[int]) -> bytes:
+    """By SMTP."""
+    return stuffed(CrlfDotStuffer(), mail, cuts)
+
+
+def shown(mail: bytes, cuts: list[int]) -> bytes:
+    """By POP3."""
+    return stuffed(DotStuffer(), mail, cuts)
 
 
 def received(wire: bytes) -> bytes:
@@ -55,15 +63,19 @@ def test_a_mail_without_a_last_line_end_gets_one() -> None:
     assert sent(b"", []) == b""
 
 
-@pytest.mark.parametrize(
-    ("reply", "status"),
-    [
-        (Reply(550, "5.1.1 no such user"), "5.1.1"),
-        (Reply(250, "OK"), "2.0.0"),
-        (Reply(451, "4.7.1"), "4.7.1"),
-        (Reply(552, "4.3 odd"), "5.0.0"),
-        (Reply(550, "5.1.1.1 odd"), "5.0.0"),
-    ],
-)
-def test_a_reply_without_an_enhanced_status_code_gets_one(reply: Reply, status: str) -> None:
-    assert reply.status == status
+@given(mails, st.lists(st.integers(0, 1000), max_size=6))
+def test_a_pop3_client_gets_every_octet_however_the_mail_is_cut(mail: bytes, cuts: list[int]) -> None:
+    lines = re.split(rb"(?<=\n)", shown(mail, cuts))
+    undone = b"".join(line[1:] if line.startswith(b".") else line for line in lines)
+    assert undone == mail + (b"" if not mail or mail.endswith(b"\r\n") else b"\r\n")
+
+
+@given(mails, st.lists(st.integers(0, 1000), max_size=6))
+def test_a_client_that_ends_lines_at_a_lone_lf_finds_no_line_of_one_dot(mail: bytes, cuts: list[int]) -> None:
+    assert b"." not in [line.removesuffix(b"\r") for line in shown(mail, cuts).split(b"\n")]
+
+
+@given(mails.map(lambda mail: mail * 30))
+def test_a_line_with_a_dot_is_found_among_any_number_of_other_dots(mail: bytes) -> None:
+    assert has_dot_line(mail) == (b"\n." in mail)
+    assert has_dot_line(b"x." * 5000 + mail) == (b"\n." in mail)

@@ -102,3 +102,17 @@ async def test_a_connection_that_ends_fails_whoever_waits() -> None:
 async def test_a_command_that_would_be_two_is_not_sent() -> None:
     with pytest.raises(SmtpConnectionLost):
         Commands([b"RCPT TO:<a@b>\r\nDATA"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply(550, "5.1.1 no such user"), "5.1.1"),
+        (Reply(250, "OK"), "2.0.0"),
+        (Reply(451, "4.7.1"), "4.7.1"),
+        (Reply(552, "4.3 odd"), "5.0.0"),
+        (Reply(550, "5.1.1.1 odd"), "5.0.0"),
+    ],
+)
+def test_a_reply_without_an_enhanced_status_code_gets_one(reply: Reply, status: str) -> None:
+    assert reply.status == status
