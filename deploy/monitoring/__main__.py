@@ -22,7 +22,7 @@ _DASHBOARDS = ROOT / "deploy/grafana/dashboards"
 
 
 def files() -> dict[Path, str]:
-    """Every file that is made, with what has to stand in it."""
+    """Every file that is generated, with its required content."""
     made = {
         _DASHBOARDS / f"{board.uid}.json": json.dumps(dashboard(board), indent=1, ensure_ascii=False) + "\n"
         for board in BOARDS
@@ -59,7 +59,7 @@ def main(words: list[str]) -> str | None:
                 path.write_text(text, encoding="utf-8")
         case ["check"]:
             if names := [str(path.relative_to(ROOT)) for path in stale()]:
-                return f"out of date: {', '.join(names)}; make them anew with: python -m deploy.monitoring write"
+                return f"out of date: {', '.join(names)}; write them with: python -m deploy.monitoring write"
         case _:
             return "usage: python -m deploy.monitoring write|check"
     return None

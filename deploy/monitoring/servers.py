@@ -30,7 +30,7 @@ RABBITMQ = Board(
             ),
             Panel(
                 "Consumers",
-                "Services that consume each queue; the queue parked has none.",
+                "Services that consume each queue; mail.dead-letters has none.",
                 "short",
                 {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_consumers{queue=~"router|mailbox|sender"})'},
             ),

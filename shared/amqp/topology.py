@@ -3,7 +3,7 @@
     fetcher  ──fetched.<external>──▶ queue router ──▶ router  ──routed.<local>──▶ queue mailbox ──▶ mailbox
     smtp_in  ──submitted.<external>▶ queue sender ──▶ sender  ──routed.<local>──▶ queue mailbox
                                                       sender  ──fetched.<external>▶ queue router
-    rejected by a consumer ──▶ exchange mail.dead ──▶ queue parked
+    rejected by a consumer ──▶ exchange mail.dead ──▶ queue mail.dead-letters
 
 Messages are envelopes (shared/amqp/payloads.py): ids and addresses, never bytes of a mail. The database is the truth; a
 message that is lost is published again by the sweep of the stage that waits for it.
@@ -19,7 +19,7 @@ DEAD_EXCHANGE = "mail.dead"
 ROUTER = "router"
 MAILBOX = "mailbox"
 SENDER = "sender"
-DEAD_LETTERS = "parked"
+DEAD_LETTERS = "mail.dead-letters"
 
 FETCHED = "fetched"
 ROUTED = "routed"
