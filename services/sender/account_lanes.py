@@ -7,15 +7,15 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from services.sender.outgoing_message import Source
+from services.sender.outgoing_message import MessageSource
 from services.sender.smtp_transaction import OutgoingMessage, SmtpEnvelope
 from shared.model import External
 from shared.provider.smtp_client import SmtpClient
 from shared.store.relay_queue import QueuedMail
 
-PREFETCHED_MAILS = 100
+MAX_PREFETCHED_MAILS = 100
 """So many groups at most are claimed ahead of the lanes."""
-PREFETCHED_OCTETS = 4 * 1024 * 1024
+MAX_PREFETCHED_OCTETS = 4 * 1024 * 1024
 """… and so much of them is held in memory."""
 PREFETCHED_SECONDS = 5.0
 """What no lane has taken by then goes back: others may send it, and the operator may cancel it."""
@@ -27,7 +27,7 @@ class ClaimedMail:
 
     mail: QueuedMail
     external: External
-    source: Source | None
+    source: MessageSource | None
     since: float = field(default_factory=time.monotonic)
     message: OutgoingMessage | None = None
 
@@ -60,26 +60,24 @@ class AccountQueue:
     lanes: set[asyncio.Task[None]] = field(default_factory=set)
     connections: set[LaneConnection] = field(default_factory=set)
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
-    allowed: int = 0
+    allowed_lanes: int = 0
     relayed: int = 0
-    more: bool = False
+    more_due: bool = False
 
     @property
-    def room(self) -> int:
+    def prefetch_limit(self) -> int:
         """How many more are to be claimed ahead. A provider that answers nothing gets nothing ahead."""
-        return max(0, min(PREFETCHED_MAILS, self.relayed) - len(self.prefetched))
+        return max(0, min(MAX_PREFETCHED_MAILS, self.relayed) - len(self.prefetched))
 
     @property
-    def room_octets(self) -> int:
+    def prefetch_octets(self) -> int:
         """… and how large they may be together."""
-        return PREFETCHED_OCTETS - sum(
-            len(work.source.beginning) for work in self.prefetched if work.source is not None
-        )
+        return MAX_PREFETCHED_OCTETS - sum(len(work.source.head) for work in self.prefetched if work.source is not None)
 
     @property
     def needs_refill(self) -> bool:
         """Whether it is time to claim more."""
-        return self.more and 2 * len(self.prefetched) <= min(PREFETCHED_MAILS, self.relayed)
+        return self.more_due and 2 * len(self.prefetched) <= min(MAX_PREFETCHED_MAILS, self.relayed)
 
     def take_all(self) -> list[QueuedMail]:
         """Take away what no lane has: to be given back."""
@@ -87,7 +85,7 @@ class AccountQueue:
         self.prefetched.clear()
         return groups
 
-    def expired(self) -> list[QueuedMail]:
+    def take_expired(self) -> list[QueuedMail]:
         """The same, if lanes do not come to it."""
         if self.lanes and (not self.prefetched or time.monotonic() - self.prefetched[0].since < PREFETCHED_SECONDS):
             return []

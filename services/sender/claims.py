@@ -53,7 +53,7 @@ class Claims:
             self._write,
             self._committed,
             lambda _: 1,
-            is_single_statement=lambda batch: not any(settled.needs_more for settled in _to_record(batch)),
+            is_single_statement=lambda batch: not any(settled.needs_statements for settled in _to_record(batch)),
             gather=True,
         )
 
@@ -96,7 +96,7 @@ class Claims:
         deadline: float | None = None
         while True:
             try:
-                after = await self._writer.commit(ResultRecord.of(external, group, verdict, random.random()))
+                after = await self._writer.commit(ResultRecord.from_result(external, group, verdict, random.random()))
                 break
             except Temporary as error:
                 log.warning("waiting to settle", submission_id=group.id, reason=str(error))

@@ -48,7 +48,7 @@ class SenderBackground:
         if mended:
             log.warning("the clock was set back", mails=mended)
         self._relaying.announce(after)
-        await self._relaying.tidy()
+        await self._relaying.release_idle()
 
     async def take_over_dead_senders(self) -> None:
         """Take up what senders held that died."""
@@ -74,7 +74,7 @@ class SenderBackground:
 
     async def notify_authors(self) -> None:
         """Give up what is older than five days; tell authors what is late, and what the operator ended."""
-        for work in (outcomes.expire, outcomes.notify_delays, outcomes.notify_cancelled):
+        for work in (outcomes.expire_mails, outcomes.notify_delays, outcomes.notify_cancelled):
             async with self._database.transaction() as connection:
                 after = await work(connection)
             self._relaying.announce(after)

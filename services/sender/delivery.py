@@ -36,7 +36,7 @@ from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, maillog, relay_queue, relay_status
 from shared.store.relay_queue import Claimed, QueuedMail
 
-PATIENCE_SECONDS = 2.0
+PIPELINED_SECONDS = 2.0
 """A mail that was announced behind another one is sent by another lane if the answer to that one takes longer."""
 
 PROMPT_SECONDS = 0.5
@@ -56,7 +56,7 @@ ERRORS = Counter(
     "Times that an account's provider could not be used for sending.",
     ["external", "kind"],
 )  # unreachable, timeout, tls, policy, server, credentials, sender, throttled
-SIZE_DIGITS = 18
+MAX_SIZE_DIGITS = 18
 
 log = structlog.get_logger()
 
@@ -80,8 +80,8 @@ class OutboundDelivery:
         self._publish = publish
         self._queues: dict[int, AccountQueue] = {}
         self._starting: dict[int, asyncio.Task[None]] = {}
-        self._again: set[int] = set()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._schedule_again: set[int] = set()
+        self._recording: set[asyncio.Task[None]] = set()
         self._awaiting_reply: set[asyncio.Task[Any]] = set()  # lanes that wait for the answer to a final dot
         self._sizes: dict[int, int | None] = {}
         self._stopping = False
@@ -98,23 +98,23 @@ class OutboundDelivery:
         if self._stopping:
             return
         if external_id in self._starting:
-            self._again.add(external_id)
+            self._schedule_again.add(external_id)
             return
-        self._starting[external_id] = asyncio.create_task(self._start(external_id), name=f"wake {external_id}")
+        self._starting[external_id] = asyncio.create_task(self._refill(external_id), name=f"wake {external_id}")
 
-    async def _start(self, external_id: int) -> None:
+    async def _refill(self, external_id: int) -> None:
         outlet = self._queues.setdefault(external_id, AccountQueue(external_id))
         try:
             outlet.prefetched += await self._claim(outlet)
-            self._fill(outlet)
+            self._start_lanes(outlet)
         except Temporary as error:
             log.warning("waiting", stage="relay", reason=str(error))
         except Exception:  # the next wake may go well, and other accounts are to go on
             log.exception("relaying not started", external_id=external_id)
         finally:
             del self._starting[external_id]
-            if external_id in self._again:
-                self._again.discard(external_id)
+            if external_id in self._schedule_again:
+                self._schedule_again.discard(external_id)
                 self.schedule(external_id)
 
     async def _claim(self, outlet: AccountQueue) -> list[ClaimedMail]:
@@ -123,16 +123,16 @@ class OutboundDelivery:
         :raises Temporary: the database is away.
         """
         async with self._database.transaction() as connection:
-            external = await _account(connection, outlet.external_id)
+            external = await _load_account(connection, outlet.external_id)
             if external is None:
                 claimed = Claimed([], 0, False)
             else:
                 claimed = await self.claims.claim(
-                    connection, external, len(outlet.lanes), outlet.room, outlet.room_octets
+                    connection, external, len(outlet.lanes), outlet.prefetch_limit, outlet.prefetch_octets
                 )
         self.claims.claimed.update(group.id for group in claimed.mails)
-        outlet.allowed, outlet.more = claimed.lanes, claimed.more
-        if outlet.allowed == 0:
+        outlet.allowed_lanes, outlet.more_due = claimed.lanes, claimed.more
+        if outlet.allowed_lanes == 0:
             await self.claims.release(outlet.take_all())
         if external is None or not claimed.mails:
             return []
@@ -161,16 +161,16 @@ class OutboundDelivery:
 
     # ------------------------------------------------------------------------------------------ lanes
 
-    def _fill(self, outlet: AccountQueue) -> None:
+    def _start_lanes(self, outlet: AccountQueue) -> None:
         """Start lanes for what is at hand."""
-        while outlet.prefetched and len(outlet.lanes) < outlet.allowed and not self._stopping:
+        while outlet.prefetched and len(outlet.lanes) < outlet.allowed_lanes and not self._stopping:
             lane = asyncio.create_task(self._run_lane(outlet, outlet.prefetched.popleft()), name="relay")
             outlet.lanes.add(lane)
-            lane.add_done_callback(lambda lane: self._ended(outlet, lane))
+            lane.add_done_callback(lambda lane: self._lane_ended(outlet, lane))
 
-    def _ended(self, outlet: AccountQueue, lane: asyncio.Task[None]) -> None:
+    def _lane_ended(self, outlet: AccountQueue, lane: asyncio.Task[None]) -> None:
         outlet.lanes.discard(lane)
-        self._fill(outlet)
+        self._start_lanes(outlet)
 
     async def _run_lane(self, outlet: AccountQueue, first: ClaimedMail) -> None:
         line = LaneConnection(first.external, self.connections.take_idle(first.external))
@@ -178,7 +178,7 @@ class OutboundDelivery:
         work: ClaimedMail | None = first
         try:
             while work is not None:
-                work = self._next(outlet, line) if await self._relay(outlet, line, work) else None
+                work = self._next_mail(outlet, line) if await self._relay(outlet, line, work) else None
         except Exception:  # the account's other lanes go on
             log.exception("lane failed", external=line.external.address)
             if work is not None:
@@ -191,10 +191,10 @@ class OutboundDelivery:
                     line.client.close()
                 self.connections.keep(line.client, line.external)
 
-    def _next(self, outlet: AccountQueue, line: LaneConnection) -> ClaimedMail | None:
+    def _next_mail(self, outlet: AccountQueue, line: LaneConnection) -> ClaimedMail | None:
         """The lane's next mail: the one that was announced already, or else one that is at hand."""
         work, line.pipelined = line.pipelined, None
-        if work is None and outlet.prefetched and not self._stopping and len(outlet.lanes) <= outlet.allowed:
+        if work is None and outlet.prefetched and not self._stopping and len(outlet.lanes) <= outlet.allowed_lanes:
             work = outlet.prefetched.popleft()
         if outlet.needs_refill and outlet.external_id not in self._starting:
             self.schedule(outlet.external_id)
@@ -226,13 +226,13 @@ class OutboundDelivery:
                 await self._record_rejection(outlet, line, verdict.rejection)
                 return False
             task = asyncio.create_task(self._record_result(outlet, work, verdict), name="settle")
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
         return True
 
     async def _record_result(self, outlet: AccountQueue, work: ClaimedMail, verdict: DeliveryResult) -> None:
         await self.claims.record_result(work.external, work.mail, verdict)
-        if verdict.at_once or verdict.unanswered:
+        if verdict.retry_now or verdict.unanswered:
             self.schedule(outlet.external_id)
         if verdict.too_large and work.message is not None:
             await self._store_hint(
@@ -268,7 +268,7 @@ class OutboundDelivery:
             if following is None or line.pipelined is None:
                 return None
             line.pipelined_envelope = following
-            timer = loop.call_later(PATIENCE_SECONDS, self._requeue_pipelined, outlet, line)
+            timer = loop.call_later(PIPELINED_SECONDS, self._requeue_pipelined, outlet, line)
             return following.commands
 
         while True:
@@ -280,7 +280,7 @@ class OutboundDelivery:
             try:
                 envelope = envelope or SmtpEnvelope(client, letter)
                 replies = envelope.replies
-                await smtp_transaction.send(client, envelope, before_dot, behind)
+                await smtp_transaction.send_message(client, envelope, before_dot, behind)
             except SmtpConnectionLost as error:
                 if fresh:
                     return smtp_transaction.classify_interrupted(
@@ -303,7 +303,7 @@ class OutboundDelivery:
 
     def _build_message(self, work: ClaimedMail) -> OutgoingMessage:
         if work.message is None:
-            work.message = outgoing_message.build(self._database, work.mail, work.external, work.source)
+            work.message = outgoing_message.build_message(self._database, work.mail, work.external, work.source)
         return work.message
 
     def _pipeline_next(self, outlet: AccountQueue, line: LaneConnection) -> SmtpEnvelope | None:
@@ -321,7 +321,7 @@ class OutboundDelivery:
             or self._stopping
         ):
             return None
-        if len(outlet.lanes) != outlet.allowed or not outlet.prefetched:
+        if len(outlet.lanes) != outlet.allowed_lanes or not outlet.prefetched:
             return None
         work = outlet.prefetched[0]
         if not same_server(work.external, line.external):
@@ -341,7 +341,7 @@ class OutboundDelivery:
             line.pipelined = None
         if line.pipelined_envelope is not None:
             line.pipelined_envelope, line.must_close = None, True
-        self._fill(outlet)
+        self._start_lanes(outlet)
 
     async def _connect(self, outlet: AccountQueue, line: LaneConnection) -> SmtpClient:
         line.client = await self.connections.connect(line.external)
@@ -354,7 +354,7 @@ class OutboundDelivery:
     async def _learn_size(self, external: External, client: SmtpClient) -> None:
         """Keep what the server announces as the most that it takes (RFC 1870): submissions are judged by it."""
         told = client.extensions.get("size", "")
-        octets = (int(told) if told.isdecimal() and len(told) < SIZE_DIGITS else 0) or None
+        octets = (int(told) if told.isdecimal() and len(told) < MAX_SIZE_DIGITS else 0) or None
         if self._sizes.get(external.id, external.smtp_size) != octets:
             self._sizes[external.id] = octets
             await self._store_hint(partial(account_changes.learn_size, external_id=external.id, octets=octets))
@@ -371,7 +371,7 @@ class OutboundDelivery:
         """Leave the account alone for a while; what it has queued waits. The mail in hand is settled already."""
         external = line.external
         self._log_failure(external, objection.kind, objection.text, objection.pause)
-        outlet.allowed = 0
+        outlet.allowed_lanes = 0
         self._requeue_pipelined(outlet, line)
         if line.client is not None:
             line.client.close()  # whether it works again is told by a new login
@@ -405,7 +405,7 @@ class OutboundDelivery:
         refused = isinstance(error, AuthFailed)
         kind = str(getattr(error, "kind", "server"))
         self._log_failure(external, kind, str(error), refused)
-        outlet.allowed = min(outlet.allowed, others) if crowded else 0
+        outlet.allowed_lanes = min(outlet.allowed_lanes, others) if crowded else 0
         self._requeue_pipelined(outlet, line)
         groups = [work.mail] if crowded else [work.mail, *outlet.take_all()]
         try:
@@ -417,12 +417,12 @@ class OutboundDelivery:
                 else:
                     state = (await relay_status.load_status(connection, [external.id])).get(external.id)
                     delay = (
-                        retry_policy.PAUSE
+                        retry_policy.LOGIN_PAUSE
                         if refused
                         else retry_policy.reconnect_delay(
                             state.failures + 1 if state else 1,
                             random.random(),
-                            away=isinstance(error, dial.Unreachable),
+                            unreachable=isinstance(error, dial.Unreachable),
                         )
                     )
                     await relay_status.record_failure(connection, external.id, kind, str(error), delay, pause=refused)
@@ -434,9 +434,9 @@ class OutboundDelivery:
 
     # ------------------------------------------------------------------------------------------ by the clock
 
-    async def tidy(self) -> None:
+    async def release_idle(self) -> None:
         """Give back what is claimed ahead of lanes that do not come to it; close idle connections."""
-        await self.claims.release([group for outlet in self._queues.values() for group in outlet.expired()])
+        await self.claims.release([group for outlet in self._queues.values() for group in outlet.take_expired()])
         await self.connections.close_idle()
 
     async def stop(self, seconds: float = FINISH_SECONDS, owed_seconds: float = REPLY_SECONDS) -> None:
@@ -455,14 +455,14 @@ class OutboundDelivery:
             owed = (
                 late & self._awaiting_reply
             )  # of now: one whose answer comes while the others end is to be waited for too
-            await _finish(late - owed, 0.0)
-            await _finish(owed, owed_seconds - seconds)
-        await _finish(self._settling, RECORD_SECONDS)
+            await _wait_or_cancel(late - owed, 0.0)
+            await _wait_or_cancel(owed, owed_seconds - seconds)
+        await _wait_or_cancel(self._recording, RECORD_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.release_all()
 
 
-async def _finish(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
+async def _wait_or_cancel(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
     """Wait for these; end those that take longer."""
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
@@ -471,7 +471,7 @@ async def _finish(tasks: Collection[asyncio.Task[None]], seconds: float) -> None
         await asyncio.gather(*late, return_exceptions=True)
 
 
-async def _account(connection: Connection, external_id: int) -> External | None:
+async def _load_account(connection: Connection, external_id: int) -> External | None:
     """The account as it is now, if it may be used. What is queued for another one waits."""
     found = [external for external in await accounts.load_externals(connection, [external_id]) if external.enabled]
     return found[0] if found else None

@@ -15,9 +15,9 @@ from email.utils import format_datetime
 
 from shared.mime import dsn_options, headers
 
-_HEADER_OCTETS = 64 * 1024
+_MAX_HEADER_OCTETS = 64 * 1024
 """So much of a returned header is shown."""
-_WRAP = 900
+_MAX_LINE_OCTETS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Original:
     author: str
     header: bytes
     submitted_at: datetime.datetime
-    whole: bytes | None = None
+    full_message: bytes | None = None
     envelope_id: str | None = None
 
 
-_WORDS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
+_TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
     "failed": (
         "Mail not delivered",
         (
@@ -84,18 +84,18 @@ _WORDS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def report(
-    action: dsn_options.Action, original: Original, abouts: Sequence[RecipientStatus], now: datetime.datetime
+def build_report(
+    action: dsn_options.Action, original: Original, statuses: Sequence[RecipientStatus], now: datetime.datetime
 ) -> Notice:
     """A mail did not reach these recipients (at least one) and will not, has not yet, or has (RFC 3464)."""
-    subject, words = _WORDS[action]
+    subject, words = _TEXTS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
-    more = f" and {len(abouts) - 1} more" if len(abouts) > 1 else ""
-    message_id, head = _head(original.author, f"{subject}: {abouts[0].address[:200]}{more}", now)
+    more = f" and {len(statuses) - 1} more" if len(statuses) > 1 else ""
+    message_id, head = _head(original.author, f"{subject}: {statuses[0].address[:200]}{more}", now)
     for found in _first_id(original.header):
-        head += [b"In-Reply-To: <" + _text(found) + b">", b"References: <" + _text(found) + b">"]
+        head += [b"In-Reply-To: <" + _one_line(found) + b">", b"References: <" + _one_line(found) + b">"]
     explained = [*words, ""]
-    for about in abouts:
+    for about in statuses:
         explained += [f"  {about.address}", f"    {about.reply}"]
     explained += [
         "",
@@ -109,9 +109,9 @@ def report(
         b"Arrival-Date: " + format_datetime(original.submitted_at).encode(),
     ]
     if original.envelope_id is not None:
-        status.insert(0, b"Original-Envelope-Id: " + _text(original.envelope_id))
-    for about in abouts:
-        status += [b"", *_status(about, action)]
+        status.insert(0, b"Original-Envelope-Id: " + _one_line(original.envelope_id))
+    for about in statuses:
+        status += [b"", *_status_fields(about, action)]
     return Notice(
         b"\r\n".join(
             [
@@ -123,17 +123,17 @@ def report(
                 b"Content-Type: text/plain; charset=utf-8",
                 b"Content-Transfer-Encoding: 8bit",
                 b"",
-                *(_text(line) for line in explained),
+                *(_one_line(line) for line in explained),
                 b"--" + boundary,
                 b"Content-Type: message/delivery-status",
                 b"",
                 *status,
                 b"",
                 b"--" + boundary,
-                b"Content-Type: " + (b"text/rfc822-headers" if original.whole is None else b"message/rfc822"),
+                b"Content-Type: " + (b"text/rfc822-headers" if original.full_message is None else b"message/rfc822"),
                 b"Content-Transfer-Encoding: 8bit",
                 b"",
-                *(_returned(original.header) if original.whole is None else [original.whole]),
+                *(_header_lines(original.header) if original.full_message is None else [original.full_message]),
                 b"--" + boundary + b"--",
                 b"",
             ]
@@ -148,7 +148,7 @@ def _head(to: str, subject: str, now: datetime.datetime) -> tuple[str, list[byte
     return message_id, [
         b"From: " + headers.format_mailbox("Mail Delivery", f"mailer-daemon@{domain}"),
         b"To: " + headers.format_mailbox(None, to),
-        b"Subject: " + _text(subject),
+        b"Subject: " + _one_line(subject),
         b"Date: " + format_datetime(now).encode(),
         f"Message-ID: <{message_id}>".encode(),
         b"Auto-Submitted: auto-replied",
@@ -160,33 +160,33 @@ def _first_id(header: bytes) -> list[str]:
     return [found for value in headers.values(header, "message-id") for found in headers.message_ids(value)][:1]
 
 
-def _status(about: RecipientStatus, action: str) -> Iterable[bytes]:
+def _status_fields(about: RecipientStatus, action: str) -> Iterable[bytes]:
     """The fields about one recipient (RFC 3464 section 2.3); an address beyond ASCII as in RFC 6533 section 4."""
     kind = b"rfc822; " if about.address.isascii() else b"utf-8; "
     named = dsn_options.original_recipient(about.dsn_params)
     if named is not None:
-        yield b"Original-Recipient: " + _text(named)
-    yield b"Final-Recipient: " + kind + _text(about.address)
+        yield b"Original-Recipient: " + _one_line(named)
+    yield b"Final-Recipient: " + kind + _one_line(about.address)
     yield b"Action: " + action.encode()
     yield b"Status: " + about.status.encode()
     if about.remote:
-        yield b"Remote-MTA: dns; " + _text(about.remote)
+        yield b"Remote-MTA: dns; " + _one_line(about.remote)
     said = b"smtp; " if re.match(r"[2-5]\d\d(\s|$)", about.reply) else b"x-mailgroup; "
-    yield b"Diagnostic-Code: " + said + _text(about.reply).decode().encode("ascii", "replace")
+    yield b"Diagnostic-Code: " + said + _one_line(about.reply).decode().encode("ascii", "replace")
 
 
-def _returned(header: bytes) -> list[bytes]:
+def _header_lines(header: bytes) -> list[bytes]:
     """The fields of a header, without its blank line, whole lines up to a limit."""
-    shown = header[:_HEADER_OCTETS]
-    if len(header) > _HEADER_OCTETS:
+    shown = header[:_MAX_HEADER_OCTETS]
+    if len(header) > _MAX_HEADER_OCTETS:
         shown = shown[: shown.rfind(b"\n") + 1]
     return shown.replace(b"\r\n", b"\n").strip(b"\r\n").replace(b"\r", b"").split(b"\n")
 
 
-def _text(text: str) -> bytes:
+def _one_line(text: str) -> bytes:
     """One line: control characters become blanks, so nothing can begin another one; cut to what a line holds."""
     line = "".join(character if character.isprintable() else " " for character in text.rstrip())
-    return line.encode("utf-8", "replace")[:_WRAP].decode("utf-8", "ignore").encode()
+    return line.encode("utf-8", "replace")[:_MAX_LINE_OCTETS].decode("utf-8", "ignore").encode()
 
 
 def _domain(address: str) -> str:

@@ -16,13 +16,13 @@ from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address
 from shared.mime.headers import Field, Mailbox
 
-SENDERS = frozenset({"from", "sender", "x-sender"})
+AUTHOR_FIELDS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself gets the author's name here."""
-OTHERS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
-REMOVED = frozenset({"bcc", "return-path"})
-_ADDRESSES = SENDERS | OTHERS
+OTHER_ADDRESS_FIELDS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
+REMOVED_FIELDS = frozenset({"bcc", "return-path"})
+_ADDRESS_FIELDS = AUTHOR_FIELDS | OTHER_ADDRESS_FIELDS
 
-_LONGEST_LINE = 998
+_MAX_LINE_OCTETS = 998
 """RFC 5322 section 2.1.1."""
 _Person = tuple[str, str]  # user name, external address
 
@@ -37,7 +37,7 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class ParsedHeader:
     """A header with its blank line, if it has one; its fields, each with its lower-case name and the mailboxes of
     those fields that are rewritten."""
 
@@ -45,25 +45,25 @@ class Parsed:
     fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]
 
 
-def parse_header(header: bytes) -> Parsed:
+def parse_header(header: bytes) -> ParsedHeader:
     """Read a header once, for both functions below."""
-    return Parsed(
+    return ParsedHeader(
         header,
         [
-            (field, key, headers.mailboxes(field.value) if key in _ADDRESSES else ())
+            (field, key, headers.mailboxes(field.value) if key in _ADDRESS_FIELDS else ())
             for field in headers.fields(header)
             for key in [field.key]
         ],
     )
 
 
-def addresses(parsed: Parsed) -> set[str]:
+def mailbox_addresses(parsed: ParsedHeader) -> set[str]:
     """The addresses that ``rewrite`` looks up in its directory, folded (``fold_address``)."""
     return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 
-def rewrite(
-    parsed: Parsed, directory: Mapping[str, _Person], author: Author, message_id: str, date: datetime.datetime
+def rewrite_header(
+    parsed: ParsedHeader, directory: Mapping[str, _Person], author: Author, message_id: str, date: datetime.datetime
 ) -> bytes:
     """The header as it leaves.
 
@@ -71,7 +71,7 @@ def rewrite(
     :param message_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
     """
     sender = [
-        _replaced(mailbox, directory, author, key)
+        _rewrite_mailbox(mailbox, directory, author, key)
         for _, key, mailboxes in parsed.fields
         if key == "from"
         for mailbox in mailboxes
@@ -79,12 +79,12 @@ def rewrite(
     edits: list[tuple[int, int, bytes]] = []
     seen: set[str] = set()
     for field, key, mailboxes in parsed.fields:
-        keep = key not in REMOVED
+        keep = key not in REMOVED_FIELDS
         if key == "from":
             keep = bool(sender)
-        elif key in SENDERS:
-            named = [_replaced(mailbox, directory, author, key) for mailbox in mailboxes]
-            keep = _author_of(named) != _author_of(sender)
+        elif key in AUTHOR_FIELDS:
+            named = [_rewrite_mailbox(mailbox, directory, author, key) for mailbox in mailboxes]
+            keep = _names_and_addresses(named) != _names_and_addresses(sender)
         elif key == "message-id":
             keep = "message-id" in seen or message_id in headers.message_ids(field.value)
         if not keep:
@@ -92,12 +92,12 @@ def rewrite(
             continue
         seen.add(key)
         if mailboxes:
-            edits += _edits(field, mailboxes, directory, author)
-    edits.append((0, 0, _missing(seen, author, message_id, date)))
+            edits += _field_edits(field, mailboxes, directory, author)
+    edits.append((0, 0, _missing_fields(seen, author, message_id, date)))
     return headers.splice(parsed.header, edits)
 
 
-def _missing(seen: Collection[str], author: Author, message_id: str, date: datetime.datetime) -> bytes:
+def _missing_fields(seen: Collection[str], author: Author, message_id: str, date: datetime.datetime) -> bytes:
     """Fields that a mail must have. They go to the top: right even where no blank line ends the header."""
     lines = b""
     if "date" not in seen:
@@ -109,34 +109,34 @@ def _missing(seen: Collection[str], author: Author, message_id: str, date: datet
     return lines
 
 
-def _replaced(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author, key: str) -> Mailbox:
+def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author, key: str) -> Mailbox:
     """The mailbox as it leaves: a local one with its person's name and external address, others as they are. In ASCII
     if that is possible: few servers take more in a header (RFC 6532)."""
     address = fold_address(mailbox.address)
     person = directory.get(address)
-    if person is None and key in SENDERS and address in author.external_addresses:
+    if person is None and key in AUTHOR_FIELDS and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
     elif person is None and key == "from":  # it was the author's when the mail was taken, or it would not have been
         person = author.user_name, author.external_address
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
 
-def _author_of(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
+def _names_and_addresses(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
     return [(mailbox.name, fold_address(mailbox.address)) for mailbox in mailboxes]
 
 
-def _edits(
+def _field_edits(
     field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author
 ) -> list[tuple[int, int, bytes]]:
     edits = []
     for mailbox in mailboxes:
-        new = _replaced(mailbox, directory, author, field.key)
+        new = _rewrite_mailbox(mailbox, directory, author, field.key)
         if new is not mailbox:
             edits.append((mailbox.start, mailbox.end, headers.format_mailbox(new.name, new.address)))
     if not edits:
         return []
     rewritten = headers.splice(field.value, edits)
-    if max(map(len, rewritten.split(b"\n"))) > _LONGEST_LINE - len(field.name) - 2:
+    if max(map(len, rewritten.split(b"\n"))) > _MAX_LINE_OCTETS - len(field.name) - 2:
         # The names made a line too long: each of them begins a line of its own.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

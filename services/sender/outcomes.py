@@ -9,7 +9,7 @@ from typing import Literal
 
 from services.sender import dsn_report, retry_policy
 from services.sender.dsn_report import Notice, Original, RecipientStatus
-from services.sender.smtp_transaction import DeliveryResult, further_ids
+from services.sender.smtp_transaction import DeliveryResult, provider_message_ids
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db.database import Connection
@@ -56,14 +56,14 @@ class ResultRecord:
     mail: QueuedMail
     result: RelayResult
     events: tuple[MailEvent, ...]
-    further: tuple[tuple[str, int, int, int], ...]
+    message_ids: tuple[tuple[str, int, int, int], ...]
     failed: tuple[RecipientStatus, ...]
     relayed: tuple[RecipientStatus, ...]
 
     @classmethod
-    def of(cls, external: External, group: QueuedMail, verdict: DeliveryResult, chance: float) -> ResultRecord:
+    def from_result(cls, external: External, group: QueuedMail, verdict: DeliveryResult, chance: float) -> ResultRecord:
         """Decide it. chance: from 0 to 1, spreads the next try."""
-        at_once = verdict.at_once or (verdict.unanswered and not group.uncertain)
+        at_once = verdict.retry_now or (verdict.unanswered and not group.uncertain)
         outcomes = verdict.outcomes
         if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
             outcomes = tuple(
@@ -75,23 +75,23 @@ class ResultRecord:
             RelayResult(
                 group.id,
                 outcomes,
-                0.0 if at_once else retry_policy.retry_delay(group.tries + 1, chance, broken_off=verdict.broken_off),
+                0.0 if at_once else retry_policy.retry_delay(group.tries + 1, chance, interrupted=verdict.interrupted),
                 verdict.count_try and not at_once,
                 verdict.unanswered,
             ),
             _events(external, group, outcomes, at_once, verdict.unanswered),
-            _further(external, group, outcomes),
+            _new_message_ids(external, group, outcomes),
             _statuses(external, group, outcomes, "failed"),
-            () if verdict.reporting else _statuses(external, group, outcomes, "relayed"),
+            () if verdict.server_sends_notices else _statuses(external, group, outcomes, "relayed"),
         )
 
     @property
-    def needs_more(self) -> bool:
+    def needs_statements(self) -> bool:
         """Whether it takes more than the one statement that most need."""
-        return bool(self.further or self.failed or self.relayed)
+        return bool(self.message_ids or self.failed or self.relayed)
 
 
-_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
+_EVENT_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
 
 
 def _events(
@@ -100,7 +100,7 @@ def _events(
     addresses = {waiting.position: waiting.address for waiting in group.recipients}
     events = tuple(
         MailEvent(
-            _NAMES[outcome.state],
+            _EVENT_NAMES[outcome.state],
             submission_id=group.id,
             external=external.address,
             who=addresses[outcome.position],
@@ -109,14 +109,16 @@ def _events(
         for outcome in outcomes
         if outcome.state != "waiting" or not at_once
     )
-    return (*events, _uncertain(group, external.address, outcomes[0].reply)) if unanswered else events
+    return (*events, _uncertain_event(group, external.address, outcomes[0].reply)) if unanswered else events
 
 
-def _further(
+def _new_message_ids(
     external: External, group: QueuedMail, outcomes: Sequence[RecipientResult]
 ) -> tuple[tuple[str, int, int, int], ...]:
     ours = {waiting.address.lower() for waiting in group.recipients} | {external.address.lower()}
-    found = {id_ for outcome in outcomes if outcome.state == "relayed" for id_ in further_ids(outcome.reply, ours)}
+    found = {
+        id_ for outcome in outcomes if outcome.state == "relayed" for id_ in provider_message_ids(outcome.reply, ours)
+    }
     return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
 
 
@@ -156,7 +158,7 @@ async def record_results(
         [group.id for group in marks],
         seconds,
     )
-    further = [row for settled in batch if settled.mail.id in held for row in settled.further]
+    further = [row for settled in batch if settled.mail.id in held for row in settled.message_ids]
     if further:
         await sent_mail.add_sent(connection, further)
     afters: list[PostCommit | None] = []
@@ -171,14 +173,14 @@ async def record_results(
     return afters, held
 
 
-async def recover_orphans(connection: Connection, gone: Collection[str] = ()) -> PostCommit:
+async def recover_orphans(connection: Connection, dead_owners: Collection[str] = ()) -> PostCommit:
     """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
     an answer is sent once more, and marked; what had been sent once more already ends, and its author is told. Each may
     have ended its sender, so it is rehearsed before it is claimed again.
 
     :param gone: owners known to be so, whose claims have not run out yet.
     """
-    orphans = await relay_queue.list_orphaned_claims(connection, gone)
+    orphans = await relay_queue.list_orphaned_claims(connection, dead_owners)
     if orphans:
         await poison.add_suspects(connection, relay_queue.STAGE, [group.id for group, _ in orphans])
     unsent = [group.id for group, unanswered in orphans if not unanswered]
@@ -188,7 +190,7 @@ async def recover_orphans(connection: Connection, gone: Collection[str] = ()) ->
     for group, unanswered in orphans:
         if unanswered:
             await relay_queue.send_again(connection, group.id)
-            event = _uncertain(group, None, "the sender ended before the provider's reply came")
+            event = _uncertain_event(group, None, "the sender ended before the provider's reply came")
             await maillog.record_events(connection, [event])
             after += PostCommit((event,))
             if group.uncertain:
@@ -196,33 +198,33 @@ async def recover_orphans(connection: Connection, gone: Collection[str] = ()) ->
                     RecipientStatus(w.address, NO_ANSWER, DUPLICATE_UNKNOWN, dsn_params=w.dsn_params)
                     for w in group.recipients
                 ]
-                after += await _end(connection, group, abouts)
+                after += await _fail_mail(connection, group, abouts)
     return after
 
 
-async def expire(connection: Connection) -> PostCommit:
+async def expire_mails(connection: Connection) -> PostCommit:
     """End what could not be delivered for five days, but for paused accounts, and tell the authors; some at a time."""
     after = PostCommit()
     groups = await relay_queue.list_expired(connection, retry_policy.EXPIRY)
     if not groups:
         return after
-    problems = await _problems(connection, groups)
+    problems = await _load_problems(connection, groups)
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
             RecipientStatus(
                 w.address,
                 EXPIRED,
-                f"not delivered within five days; {_last(w.reply, problem)}",
+                f"not delivered within five days; {_last_problem(w.reply, problem)}",
                 dsn_params=w.dsn_params,
             )
             for w in group.recipients
         ]
-        after += await _end(connection, group, abouts)
+        after += await _fail_mail(connection, group, abouts)
     return after
 
 
-async def _end(connection: Connection, group: QueuedMail, abouts: Sequence[RecipientStatus]) -> PostCommit:
+async def _fail_mail(connection: Connection, group: QueuedMail, abouts: Sequence[RecipientStatus]) -> PostCommit:
     """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
     await relay_queue.expire(
         connection,
@@ -240,12 +242,12 @@ async def notify_delays(connection: Connection) -> PostCommit:
     groups = await relay_queue.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
     if not groups:
         return after
-    problems = await _problems(connection, groups)
+    problems = await _load_problems(connection, groups)
     for group in groups:
         problem = problems.get(group.external_id)
         abouts = [
             RecipientStatus(
-                w.address, _status(w.reply or "", "4.4.1"), _last(w.reply, problem), dsn_params=w.dsn_params
+                w.address, _status(w.reply or "", "4.4.1"), _last_problem(w.reply, problem), dsn_params=w.dsn_params
             )
             for w in group.recipients
         ]
@@ -262,14 +264,16 @@ async def notify_cancelled(connection: Connection) -> PostCommit:
     return after
 
 
-async def notify_deliveries(connection: Connection, inside: Mapping[int, Sequence[EnvelopeRecipient]]) -> PostCommit:
+async def notify_deliveries(
+    connection: Connection, recipients_by_id: Mapping[int, Sequence[EnvelopeRecipient]]
+) -> PostCommit:
     """Tell authors that their mail reached recipients inside, where they asked for that.
 
     :param inside: recipients by id of the submission.
     """
     wanted = {
         id_: [RecipientStatus(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
-        for id_, recipients in inside.items()
+        for id_, recipients in recipients_by_id.items()
         if any(dsn_options.is_notice_wanted(r.dsn_params, "delivered") for r in recipients)
     }
     after = PostCommit()
@@ -279,7 +283,7 @@ async def notify_deliveries(connection: Connection, inside: Mapping[int, Sequenc
     return after
 
 
-async def _problems(connection: Connection, groups: Sequence[QueuedMail]) -> dict[int, str | None]:
+async def _load_problems(connection: Connection, groups: Sequence[QueuedMail]) -> dict[int, str | None]:
     """What went wrong last with the accounts of these groups, by their ids."""
     states = await relay_status.load_status(connection, {group.external_id for group in groups})
     return {external_id: state.last_error for external_id, state in states.items()}
@@ -321,10 +325,11 @@ async def _notify(
     return PostCommit((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
 
 
-async def dry_run(connection: Connection, group: QueuedMail) -> None:
+async def compose_dry_run(connection: Connection, group: QueuedMail) -> None:
     """Write the notice that the author would get if the mail failed; it goes nowhere."""
     abouts = [
-        RecipientStatus(w.address, EXPIRED, _last(w.reply, None), dsn_params=w.dsn_params) for w in group.recipients
+        RecipientStatus(w.address, EXPIRED, _last_problem(w.reply, None), dsn_params=w.dsn_params)
+        for w in group.recipients
     ]
     await _compose(connection, group, "failed", abouts)
 
@@ -348,10 +353,10 @@ async def _compose(
         whole,
         dsn_options.envelope_id(group.dsn_params),
     )
-    return dsn_report.report(action, original, abouts, now)
+    return dsn_report.build_report(action, original, abouts, now)
 
 
-def _uncertain(group: QueuedMail, external: str | None, reason: str) -> MailEvent:
+def _uncertain_event(group: QueuedMail, external: str | None, reason: str) -> MailEvent:
     return MailEvent(
         "uncertain",
         submission_id=group.id,
@@ -366,7 +371,7 @@ def _status(reply: str, otherwise: str = "5.0.0") -> str:
     return Reply(int(code), text).status if code.isascii() and code.isdigit() else otherwise
 
 
-def _last(reply: str | None, problem: str | None) -> str:
+def _last_problem(reply: str | None, problem: str | None) -> str:
     if reply or problem:
         return f"the last problem was: {reply or problem}"
     return "the provider's mail server was never tried"

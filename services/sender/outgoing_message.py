@@ -6,7 +6,7 @@ import datetime
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.sender.header_rewriting import Author, Parsed, addresses, parse_header, rewrite
+from services.sender.header_rewriting import Author, ParsedHeader, mailbox_addresses, parse_header, rewrite_header
 from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
@@ -17,24 +17,26 @@ from shared.store import accounts, blobs
 from shared.store.relay_queue import QueuedMail
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
-UNAWARE_SECONDS = 120.0
+REMOVED_GRACE_SECONDS = 120.0
 """Who was removed so shortly before a mail was submitted still counts as there: its author may not know, and its age is
 that of when it was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MessageSource:
     """What a letter is made of. beginning: of the mail, at least its header, which is ``parsed``.
 
     people: who is behind local addresses, these and perhaps others.
     """
 
-    beginning: bytes
-    parsed: Parsed
+    head: bytes
+    parsed: ParsedHeader
     people: _People
 
 
-async def load_sources(database: Database, groups: Sequence[QueuedMail], external: External) -> dict[int, Source]:
+async def load_sources(
+    database: Database, groups: Sequence[QueuedMail], external: External
+) -> dict[int, MessageSource]:
     """The sources of these groups, by id, with the accounts as they are now. Where the bytes are gone there is none.
 
     :raises Temporary: the database is away.
@@ -51,13 +53,13 @@ async def load_sources(database: Database, groups: Sequence[QueuedMail], externa
                 beginning += await blobs.second_chunk(connection, group.blob_id)
                 end = headers.header_end(beginning)
             found[group.id] = beginning, parse_header(beginning[:end])
-        asked = {address for _, parsed in found.values() for address in addresses(parsed)}
-        ages = {group.id: group.age + UNAWARE_SECONDS for group in groups}
-        people = await _people(connection, asked, external, max(ages.values(), default=0.0))
-    return {id_: Source(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
+        asked = {address for _, parsed in found.values() for address in mailbox_addresses(parsed)}
+        ages = {group.id: group.age + REMOVED_GRACE_SECONDS for group in groups}
+        people = await _load_people(connection, asked, external, max(ages.values(), default=0.0))
+    return {id_: MessageSource(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
 
 
-async def _people(
+async def _load_people(
     connection: Connection, asked: set[str], external: External, oldest: float
 ) -> Callable[[float], _People]:
     """Who is behind the local addresses of a mail, by its age in seconds; none is older than ``oldest``.
@@ -78,11 +80,13 @@ async def _people(
     return lambda age: {address: person for address, person, removed in rows if removed is None or removed < age}
 
 
-def build(database: Database, group: QueuedMail, external: External, source: Source | None) -> OutgoingMessage:
+def build_message(
+    database: Database, group: QueuedMail, external: External, source: MessageSource | None
+) -> OutgoingMessage:
     """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
         raise Permanent(f"the bytes of blob {group.blob_id} are gone")
-    beginning, end = source.beginning, len(source.parsed.header)
+    beginning, end = source.head, len(source.parsed.header)
     # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
     own = (group.author_address, *group.author_addresses)
     people = {
@@ -91,7 +95,7 @@ def build(database: Database, group: QueuedMail, external: External, source: Sou
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
     author = Author(group.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
-    header = rewrite(source.parsed, people, author, group.message_id, submitted_at)
+    header = rewrite_header(source.parsed, people, author, group.message_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield header + beginning[end:]

@@ -30,13 +30,13 @@ async def check_next(database: Database, claims: Claims) -> bool:
     if suspect.exhausted:
         await claims.park(suspect.id, suspect.reason)
     else:
-        await _check(database, claims, suspect)
+        await _dry_run(database, claims, suspect)
     async with database.statement() as connection:
         await poison.clear_suspects(connection, relay_queue.STAGE, [suspect.id])
     return True
 
 
-async def _check(database: Database, claims: Claims, suspect: Suspect) -> None:
+async def _dry_run(database: Database, claims: Claims, suspect: Suspect) -> None:
     if suspect.crashes:
         log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, crashes=suspect.crashes)
     try:
@@ -47,10 +47,10 @@ async def _check(database: Database, claims: Claims, suspect: Suspect) -> None:
             return  # nobody writes it now
         try:
             sources = await outgoing_message.load_sources(database, [group], external[0])
-            outgoing_message.build(database, group, external[0], sources.get(group.id))
+            outgoing_message.build_message(database, group, external[0], sources.get(group.id))
             if group.recipients:
                 async with database.statement() as connection:
-                    await outcomes.dry_run(connection, group)
+                    await outcomes.compose_dry_run(connection, group)
         except Temporary:
             raise
         except Exception as error:  # whatever it is, this mail is at fault

@@ -25,7 +25,7 @@ from shared.store.relay_queue import QueuedRecipient, RecipientResult
 
 THROTTLED = 432
 TOO_LARGE = 552
-_NO_UTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
+_NO_SMTPUTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Replies:
 
     recipients: dict[int, Reply] = field(default_factory=dict)
     final: Reply | None = None
-    reporting: bool = False
+    server_sends_notices: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class DeliveryResult:
     """
 
     outcomes: tuple[RecipientResult, ...]
-    at_once: bool
+    retry_now: bool
     count_try: bool
     unanswered: bool = False
-    broken_off: bool = False
-    reporting: bool = False
+    interrupted: bool = False
+    server_sends_notices: bool = False
     too_large: bool = False
     rejection: AccountRejection | None = None
 
@@ -96,32 +96,32 @@ class SmtpEnvelope:
     this server can be asked about, and ``replies`` says why.
     """
 
-    def __init__(self, client: SmtpClient, letter: OutgoingMessage) -> None:
-        self.letter = letter
+    def __init__(self, client: SmtpClient, message: OutgoingMessage) -> None:
+        self.message = message
         self.replies = Replies()
         self.recipients: list[QueuedRecipient] = []
         self.commands: Commands | None = None
         utf8_server = "smtputf8" in client.extensions
-        if letter.smtputf8 and letter.header_8bit and not utf8_server:
-            self.replies.final = _NO_UTF8
+        if message.smtputf8 and message.header_8bit and not utf8_server:
+            self.replies.final = _NO_SMTPUTF8
             return
-        beyond = {waiting.position for waiting in letter.recipients if not waiting.address.isascii()}
+        beyond = {waiting.position for waiting in message.recipients if not waiting.address.isascii()}
         if not utf8_server:
-            self.replies.recipients |= dict.fromkeys(beyond, _NO_UTF8)
-        self.recipients = [waiting for waiting in letter.recipients if waiting.position not in self.replies.recipients]
+            self.replies.recipients |= dict.fromkeys(beyond, _NO_SMTPUTF8)
+        self.recipients = [waiting for waiting in message.recipients if waiting.position not in self.replies.recipients]
         if not self.recipients:
             return
-        mail = b"MAIL FROM:<" + letter.mail_from.encode() + b">"
+        mail = b"MAIL FROM:<" + message.mail_from.encode() + b">"
         if "size" in client.extensions:
-            mail += b" SIZE=%d" % letter.octets
-        if "8bitmime" in client.extensions and (letter.body_8bit or letter.header_8bit):
+            mail += b" SIZE=%d" % message.octets
+        if "8bitmime" in client.extensions and (message.body_8bit or message.header_8bit):
             mail += b" BODY=8BITMIME"
-        if utf8_server and (beyond or letter.smtputf8 or not letter.mail_from.isascii()):
+        if utf8_server and (beyond or message.smtputf8 or not message.mail_from.isascii()):
             mail += b" SMTPUTF8"
         recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.recipients]
         if "dsn" in client.extensions:
-            self.replies.reporting = True
-            mail += dsn_options.format_for_server(letter.dsn_params, utf8_server)
+            self.replies.server_sends_notices = True
+            mail += dsn_options.format_for_server(message.dsn_params, utf8_server)
             recipients = [
                 line + dsn_options.format_for_server(waiting.dsn_params, utf8_server)
                 for line, waiting in zip(recipients, self.recipients, strict=True)
@@ -129,16 +129,16 @@ class SmtpEnvelope:
         self.commands = Commands([mail, *recipients, b"DATA"])
 
     @property
-    def sent(self) -> bool:
+    def pipelined(self) -> bool:
         """Whether it went out behind the mail before."""
         return self.commands is not None and bool(self.commands.replies)
 
 
-async def send(
+async def send_message(
     client: SmtpClient,
     envelope: SmtpEnvelope,
-    before_dot: Callable[[], Awaitable[None]],
-    behind: Callable[[], Commands | None],
+    before_final_dot: Callable[[], Awaitable[None]],
+    pipeline_next: Callable[[], Commands | None],
 ) -> None:
     """Send a letter; its envelope goes out in one write where the server allows it, unless that has happened already.
 
@@ -149,58 +149,58 @@ async def send(
     if envelope.commands is None:
         return
     if client.pipelining:
-        if not envelope.sent:
+        if not envelope.pipelined:
             client.send(envelope.commands)
-        await _announce_at_once(client, envelope, envelope.commands)
+        await _read_envelope_replies(client, envelope, envelope.commands)
     else:
-        await _announce(client, envelope, envelope.commands)
+        await _send_envelope(client, envelope, envelope.commands)
     replies = envelope.replies
     more: Commands | None = None
 
     def following() -> Commands | None:
         nonlocal more
-        more = behind()
+        more = pipeline_next()
         return more
 
     if replies.final is None and any(reply.accepted for reply in replies.recipients.values()):
-        replies.final = await client.send_data(envelope.letter.pieces(), before_dot, following)
+        replies.final = await client.send_data(envelope.message.pieces(), before_final_dot, following)
         if replies.final.accepted or more is not None:  # the next mail has begun
             return
     if client.alive:
         await _reset(client)
 
 
-async def _announce(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
+async def _send_envelope(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
     """Command by command: ``replies.final`` is set if the mail itself is not to follow."""
     mail, *recipients, data = commands.lines
     replies = envelope.replies
-    reply = _checked(client, await client.command(mail))
+    reply = _check_reply(client, await client.command(mail))
     if not reply.accepted:
         replies.final = reply
         return
     for waiting, line in zip(envelope.recipients, recipients, strict=True):
-        replies.recipients[waiting.position] = _checked(client, await client.command(line))
+        replies.recipients[waiting.position] = _check_reply(client, await client.command(line))
     if any(reply.accepted for reply in replies.recipients.values()):
-        _begin(client, replies, _checked(client, await client.command(data, DATA_SECONDS)))
+        _check_data_reply(client, replies, _check_reply(client, await client.command(data, DATA_SECONDS)))
 
 
-async def _announce_at_once(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
+async def _read_envelope_replies(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
     """The same for commands that are out already: every reply is read and judged before anything else is said.
 
     What is said about recipients and DATA behind a refused MAIL means only that (503), and concerns no recipient.
     """
     mail, *recipients, data = commands.replies
     replies = envelope.replies
-    first = _checked(client, await client.reply(mail))
+    first = _check_reply(client, await client.reply(mail))
     if not first.accepted:
         replies.final = first
     for waiting, coming in zip(envelope.recipients, recipients, strict=True):
-        reply = _checked(client, await client.reply(coming))
+        reply = _check_reply(client, await client.reply(coming))
         if first.accepted:
             replies.recipients[waiting.position] = reply
     reply = await client.reply(data, DATA_SECONDS)
     if any(reply.accepted for reply in replies.recipients.values()):
-        _begin(client, replies, _checked(client, reply))
+        _check_data_reply(client, replies, _check_reply(client, reply))
     elif reply.code == START_DATA:  # it waits for a mail to nobody: a lone dot ends it (RFC 2920 3.1)
         if not first.accepted:
             client.close()  # nor does it know what it has refused
@@ -208,7 +208,7 @@ async def _announce_at_once(client: SmtpClient, envelope: SmtpEnvelope, commands
             await client.command(b".", ANSWER_SECONDS)
 
 
-def _begin(client: SmtpClient, replies: Replies, reply: Reply) -> None:
+def _check_data_reply(client: SmtpClient, replies: Replies, reply: Reply) -> None:
     if reply.accepted:  # no answer to DATA: what follows would be taken for commands
         client.close()
         raise SmtpConnectionLost(f"the server answered DATA with {reply}")
@@ -216,7 +216,7 @@ def _begin(client: SmtpClient, replies: Replies, reply: Reply) -> None:
         replies.final = reply
 
 
-def _checked(client: SmtpClient, reply: Reply) -> Reply:
+def _check_reply(client: SmtpClient, reply: Reply) -> Reply:
     if reply.code == SERVER_FULL:  # it closes the connection (RFC 5321 3.8)
         client.close()
         raise SmtpConnectionLost(f"the server ended the connection: {reply}")
@@ -247,7 +247,7 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
             reply = final
         if reply.accepted and sent:
             outcomes.append(RecipientResult(waiting.position, "relayed", str(reply)))
-        elif some and _too_many(reply):
+        elif some and _is_too_many_recipients(reply):
             crowded, refused = crowded or sent, refused or not sent
             outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
         elif reply.refused and (objection is None or reply is not final):
@@ -259,7 +259,7 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
         tuple(outcomes),
         crowded,
         refused and not crowded,
-        reporting=replies.reporting,
+        server_sends_notices=replies.server_sends_notices,
         too_large=final is not None and _is_too_large(final),
         rejection=objection,
     )
@@ -280,13 +280,15 @@ def rejection_of(reply: Reply) -> AccountRejection | None:
     """
     if reply.refused and (reply.status in _NOT_THIS_SENDER or "SendAsDenied" in reply.text):
         text = f"the provider does not let this login send as the account's address; correct one of them ({reply})"
-        return AccountRejection("sender", text, True, retry_policy.PAUSE)
+        return AccountRejection("sender", text, True, retry_policy.LOGIN_PAUSE)
     if reply.refused and (reply.status in _QUOTA or _QUOTA_IN_WORDS.search(reply.text)):
         return AccountRejection(
-            "throttled", f"the provider's limit for sending is reached ({reply})", False, retry_policy.QUOTA
+            "throttled", f"the provider's limit for sending is reached ({reply})", False, retry_policy.QUOTA_PAUSE
         )
     if reply.code == THROTTLED or (reply.temporary and (reply.status == "4.3.2" or reply.status.startswith("4.7."))):
-        return AccountRejection("throttled", f"the provider slows us down ({reply})", False, retry_policy.SLOWER)
+        return AccountRejection(
+            "throttled", f"the provider slows us down ({reply})", False, retry_policy.THROTTLE_PAUSE
+        )
     return None
 
 
@@ -294,7 +296,7 @@ def _is_too_large(reply: Reply) -> bool:
     return reply.refused and (reply.status in _TOO_LARGE or (reply.code == TOO_LARGE and reply.status == "5.0.0"))
 
 
-def _too_many(reply: Reply) -> bool:
+def _is_too_many_recipients(reply: Reply) -> bool:
     """Too many recipients in one transaction, says a server that took some (RFC 5321 4.5.3.1.10: 552 counts as 452)."""
     if reply.code == 452:
         return reply.status in ("4.5.3", "4.0.0")
@@ -311,7 +313,7 @@ def classify_interrupted(
     outcomes = []
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position)
-        if reply is not None and reply.refused and not _too_many(reply):
+        if reply is not None and reply.refused and not _is_too_many_recipients(reply):
             outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             outcomes.append(RecipientResult(waiting.position, "waiting", reason))
@@ -321,6 +323,6 @@ def classify_interrupted(
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")
 
 
-def further_ids(reply: str, known: Collection[str]) -> list[str]:
+def provider_message_ids(reply: str, other_addresses: Collection[str]) -> list[str]:
     """Message-IDs that the provider gave the mail, told in its final 250. known: lower-case addresses that are none."""
-    return [found for found in _ID.findall(reply) if found.lower() not in known]
+    return [found for found in _ID.findall(reply) if found.lower() not in other_addresses]

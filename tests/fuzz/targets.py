@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from services.sender.header_rewriting import SENDERS, Author, addresses, parse_header, rewrite
+from services.sender.header_rewriting import AUTHOR_FIELDS, Author, mailbox_addresses, parse_header, rewrite_header
 from services.smtp_in import parameters, recipient_policy, sender_policy
 from services.smtp_in.data_reader import DataReader, SmtpRefusal
 from services.smtp_in.recipient_policy import Directory
@@ -84,15 +84,17 @@ def leave(data: bytes) -> None:
         return
     header = mail.header
     everyone = {local.address: (local.user_name, SUPPORT.address) for local in PEOPLE}
-    directory = {address: everyone[address] for address in addresses(parse_header(header)) if address in everyone}
+    directory = {
+        address: everyone[address] for address in mailbox_addresses(parse_header(header)) if address in everyone
+    }
     author = Author("Alex", SUPPORT.address, frozenset(SUPPORT.own_addresses))
-    left = rewrite(
+    left = rewrite_header(
         parse_header(header), directory, author, "made@local.com", datetime.datetime(2026, 11, 3, tzinfo=datetime.UTC)
     )
     assert not _LONE.search(left)
     sender = headers.values(left, "from")
     assert len(sender) == 1
-    for name in ("from", *SENDERS, "to", "cc"):
+    for name in ("from", *AUTHOR_FIELDS, "to", "cc"):
         for value in headers.values(left, name):
             for mailbox in headers.mailboxes(value):
                 assert fold_address(mailbox.address) not in everyone, (name, value)

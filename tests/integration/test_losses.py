@@ -367,7 +367,7 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
     def broken(*_: object) -> list[str]:
         raise ValueError("an answer that nobody thought of")
 
-    monkeypatch.setattr(outcomes, "further_ids", broken)
+    monkeypatch.setattr(outcomes, "provider_message_ids", broken)
     id_ = await bench.submit(ANN)
     found = await bench.until(id_, state="parked")
     assert len(provider.taken) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.sender import outgoing_message
-from services.sender.outgoing_message import Source
+from services.sender.outgoing_message import MessageSource
 from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Database
 from shared.mime import headers
@@ -761,14 +761,16 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_othe
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one
-    write = outgoing_message.build
+    write = outgoing_message.build_message
 
-    def broken(database: Database, group: QueuedMail, external: External, source: Source | None) -> OutgoingMessage:
+    def broken(
+        database: Database, group: QueuedMail, external: External, source: MessageSource | None
+    ) -> OutgoingMessage:
         if group.message_id == "broken@local.com":
             raise ZeroDivisionError("a fault of ours")
         return write(database, group, external, source)
 
-    monkeypatch.setattr(outgoing_message, "build", broken)
+    monkeypatch.setattr(outgoing_message, "build_message", broken)
     bad = await bench.submit(ANN, message_id="broken@local.com")
     await bench.until(await bench.submit(ANN), state="done")
     # when it is tried five times

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.sender import account_lanes, claims, delivery, outcomes, outgoing_message
-from services.sender.outgoing_message import Source
+from services.sender.outgoing_message import MessageSource
 from shared.db.database import Database
 from shared.db.liveness import CHECK_SECONDS, CHECKS, hold_liveness_lock
 from shared.errors import Temporary
@@ -210,7 +210,7 @@ async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
 async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_another_lane(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
     provider.say("END", *["250 ok"] * 9, HANG)
     await queue(bench, 40)
     await until_states(bench, done=39, sent_unanswered=1)
@@ -222,7 +222,7 @@ async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_k
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
     monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
-    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.0)
     await bench.rows("update external_accounts set smtp_connections = 1")
     await queue(bench, 30)
     await until_states(bench, done=30)
@@ -260,7 +260,7 @@ async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
     monkeypatch.setattr(account_lanes, "PREFETCHED_SECONDS", 0.0)
 
     async def given_back() -> bool:
-        await bench.relaying.tidy()
+        await bench.relaying.release_idle()
         found = await states(bench)
         return found["claimed"] <= 3 and found["queued"] >= 60 - 23 - 3
 
@@ -307,7 +307,7 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
     # given a mail that breaks the reading of any batch that it is in
     read = outgoing_message.load_sources
 
-    async def broken(database: Database, groups: Sequence[QueuedMail], external: External) -> dict[int, Source]:
+    async def broken(database: Database, groups: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
         if any(group.message_id == "4@many" for group in groups):
             raise ZeroDivisionError("a fault of ours")
         return await read(database, groups, external)

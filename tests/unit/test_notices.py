@@ -11,7 +11,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sender.dsn_report import Original, RecipientStatus, report
+from services.sender.dsn_report import Original, RecipientStatus, build_report
 
 NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 HEADER = (
@@ -31,7 +31,7 @@ def parsed(body: bytes) -> email.message.EmailMessage:
 
 def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
     # when two recipients have failed
-    notice = report("failed", ORIGINAL, [UNKNOWN, LATE], NOW)
+    notice = build_report("failed", ORIGINAL, [UNKNOWN, LATE], NOW)
     mail = parsed(notice.body)
     # then it comes from MAILER-DAEMON, answers the mail, and no program is to answer it
     assert notice.body.startswith(b'From: "Mail Delivery" <mailer-daemon@local.com>\r\nTo: <alex@local.com>\r\n')
@@ -62,7 +62,7 @@ def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
 
 
 def test_a_delay_notice_says_that_nothing_needs_to_be_done() -> None:
-    mail = parsed(report("delayed", ORIGINAL, [UNKNOWN], NOW).body)
+    mail = parsed(build_report("delayed", ORIGINAL, [UNKNOWN], NOW).body)
     text, status, _ = cast("list[email.message.EmailMessage]", mail.get_payload())
     assert mail["Subject"] == "Mail delayed: ann@customer.org"
     assert "Nothing needs to be done" in text.get_content()
@@ -70,7 +70,7 @@ def test_a_delay_notice_says_that_nothing_needs_to_be_done() -> None:
 
 
 def test_a_recipient_beyond_ascii_is_named_as_in_rfc_6533() -> None:
-    body = report("failed", ORIGINAL, [RecipientStatus("jörg@customer.org", "5.6.7", "553 5.6.7 ä")], NOW).body
+    body = build_report("failed", ORIGINAL, [RecipientStatus("jörg@customer.org", "5.6.7", "553 5.6.7 ä")], NOW).body
     assert "Final-Recipient: utf-8; jörg@customer.org\r\n".encode() in body
     assert b"Diagnostic-Code: smtp; 553 5.6.7 ?\r\n" in body
 
@@ -83,7 +83,7 @@ def test_nothing_that_strangers_write_begins_a_line_or_a_part(
     address: str, reply: str, author: str, header: bytes
 ) -> None:
     # given any text where there should be addresses and replies
-    body = report(
+    body = build_report(
         "failed", Original(f"{author}@local.com", header, NOW), [RecipientStatus(address, "5.0.0", reply)], NOW
     ).body
     # then the notice still has three parts, known fields, and CRLF line ends only

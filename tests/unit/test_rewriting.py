@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.sender.header_rewriting import Author, addresses, parse_header, rewrite
+from services.sender.header_rewriting import Author, mailbox_addresses, parse_header, rewrite_header
 from shared.mime import headers
 
 DATE = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
@@ -24,7 +24,7 @@ COMPLETE = b"Date: Tue, 3 Nov 2026 09:30:00 +0000\r\nMessage-ID: <m@local>\r\n"
 
 
 def leaves(header: bytes, message_id: str = "m@local") -> bytes:
-    return rewrite(parse_header(header), DIRECTORY, AUTHOR, message_id, DATE)
+    return rewrite_header(parse_header(header), DIRECTORY, AUTHOR, message_id, DATE)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_domain_beyond_ascii_leaves_in_a_labels() -> None:
         ("X-Y: 1", b'From: "Alex" <support@xn--bcher-kva.example>\r\nX-Y: 1'),
     ):
         header = COMPLETE + written.encode() + b"\r\n\r\n"
-        rewritten = rewrite(
+        rewritten = rewrite_header(
             parse_header(header), {"alex@local.com": ("Alex", "support@bücher.example")}, author, "m@local", DATE
         )
         assert set(rewritten.split(b"\r\n")) == set((COMPLETE + left + b"\r\n\r\n").split(b"\r\n"))
@@ -148,7 +148,7 @@ def test_many_colleagues_on_one_line_make_no_line_too_long() -> None:
 
 
 def test_only_addresses_of_rewritten_fields_are_looked_up() -> None:
-    assert addresses(parse_header(b"From: A@x\r\nTo: b@x, C <c@X>\r\nX-Other: d@x\r\nBcc: e@x\r\n")) == {
+    assert mailbox_addresses(parse_header(b"From: A@x\r\nTo: b@x, C <c@X>\r\nX-Other: d@x\r\nBcc: e@x\r\n")) == {
         "a@x",
         "b@x",
         "c@x",
@@ -202,7 +202,7 @@ def test_whatever_is_written_nothing_but_mailboxes_changes(text: bytes) -> None:
 
     assert others(left) == others(header)
     # and no local mailbox that can be read is left in those that change
-    assert not addresses(parse_header(left)) & set(DIRECTORY)
+    assert not mailbox_addresses(parse_header(left)) & set(DIRECTORY)
 
 
 @given(texts)

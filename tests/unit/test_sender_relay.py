@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.sender.smtp_transaction import Replies, classify, classify_interrupted, further_ids
+from services.sender.smtp_transaction import Replies, classify, classify_interrupted, provider_message_ids
 from shared.provider.smtp_client import Reply
 from shared.store.relay_queue import QueuedRecipient
 
@@ -30,7 +30,7 @@ def test_each_recipient_is_settled_by_its_own_reply() -> None:
         ("failed", "550 5.1.1 unknown"),
         ("waiting", "450 4.2.0 greylisted"),
     ]
-    assert (verdict.at_once, verdict.count_try) == (False, True)
+    assert (verdict.retry_now, verdict.count_try) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_refused_sender_settles_everyone() -> None:
 def test_too_many_recipients_sends_the_rest_at_once_and_counts_no_try(crowded: str) -> None:
     verdict = classify((ANN, BOB, CAT), Replies(rcpt("250 ok", crowded, crowded), OK))
     assert [o.state for o in verdict.outcomes] == ["relayed", "waiting", "waiting"]
-    assert (verdict.at_once, verdict.count_try) == (True, False)
+    assert (verdict.retry_now, verdict.count_try) == (True, False)
 
 
 def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
@@ -63,15 +63,15 @@ def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
     nobody = classify((ANN,), Replies(rcpt("452 4.5.3 too many")))
     later = classify((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
     # then nothing goes round in circles, and nobody fails
-    assert (nobody.at_once, nobody.count_try) == (False, True)
-    assert (later.at_once, later.count_try) == (False, True)
+    assert (nobody.retry_now, nobody.count_try) == (False, True)
+    assert (later.retry_now, later.count_try) == (False, True)
     assert [o.state for o in later.outcomes] == ["waiting", "waiting"]
 
 
 @pytest.mark.parametrize("full", ["452 4.2.2 mailbox full", "452 4.3.1 no space"])
 def test_another_452_is_a_refusal_for_now(full: str) -> None:
     verdict = classify((ANN, BOB), Replies(rcpt("250 ok", full), OK))
-    assert (verdict.at_once, verdict.count_try) == (False, True)
+    assert (verdict.retry_now, verdict.count_try) == (False, True)
 
 
 def test_a_full_mailbox_is_no_crowd() -> None:
@@ -91,4 +91,4 @@ def test_an_interrupted_mail_settles_only_refusals() -> None:
 
 def test_an_id_in_the_final_reply_is_a_further_id_of_the_mail() -> None:
     reply = "250 2.0.0 OK <New.Id@provider.example> [Hostname=x] for <Ann@customer.org> <no> <a b@c>"
-    assert further_ids(reply, {"ann@customer.org"}) == ["New.Id@provider.example"]
+    assert provider_message_ids(reply, {"ann@customer.org"}) == ["New.Id@provider.example"]

@@ -54,9 +54,9 @@ def test_the_first_failure_to_connect_costs_seconds() -> None:
 
 @given(st.integers(1, 10_000), chances)
 def test_a_server_that_does_not_answer_is_asked_again_every_few_seconds(failures: int, chance: float) -> None:
-    assert 1.0 <= reconnect_delay(failures, chance, away=True) <= 9.0
+    assert 1.0 <= reconnect_delay(failures, chance, unreachable=True) <= 9.0
 
 
 def test_a_mail_whose_connection_ended_is_tried_again_within_seconds_once() -> None:
-    assert retry_delay(1, 0.5, broken_off=True) == 5.0
-    assert retry_delay(2, 0.5, broken_off=True) == 5 * MINUTE
+    assert retry_delay(1, 0.5, interrupted=True) == 5.0
+    assert retry_delay(2, 0.5, interrupted=True) == 5 * MINUTE
