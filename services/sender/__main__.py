@@ -1,4 +1,4 @@
-"""Queue ``sender`` -> Sender -> ``routed.<local>``, ``fetched.<external>``; what is due -> Relaying -> the provider."""
+"""Queue ``sender`` -> SubmissionWorker -> ``routed``, ``fetched``; due mails -> OutboundDelivery -> the provider."""
 
 import asyncio
 
@@ -12,11 +12,12 @@ from shared.runtime.process import Service, run
 from shared.runtime.queue_worker import run_stage
 
 STOP_SECONDS = 40.0
-"""More than a provider's answer is waited for (relaying.OWED_SECONDS), and what follows it."""
+"""Limits how long the service may take to stop: seconds; more than the wait for the provider's last reply
+(delivery.REPLY_SECONDS) and the commit after it."""
 
 
 async def serve(service: Service) -> None:
-    """Send until the service is to stop."""
+    """Deliver and relay until the service stops."""
     tune_garbage_collector()
     settings = service.settings
     relaying = OutboundDelivery(

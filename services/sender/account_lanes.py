@@ -1,4 +1,4 @@
-"""How relaying through one external account stands in this process: its lanes, and what is at hand for them."""
+"""The state of relaying through one external account in this process: its lanes, and the mails claimed for them."""
 
 from __future__ import annotations
 
@@ -14,79 +14,74 @@ from shared.provider.smtp_client import SmtpClient
 from shared.store.relay_queue import QueuedMail
 
 MAX_PREFETCHED_MAILS = 100
-"""So many groups at most are claimed ahead of the lanes."""
+"""Limits the mails that an account claims ahead of its lanes: mails; a few seconds of work for a fast server."""
 MAX_PREFETCHED_OCTETS = 4 * 1024 * 1024
-"""… and so much of them is held in memory."""
+"""Limits the heads of these mails in memory: octets an account."""
 PREFETCHED_SECONDS = 5.0
-"""What no lane has taken by then goes back: others may send it, and the operator may cancel it."""
+"""Limits how long a prefetched mail waits for a lane: seconds; then its claim is released, so that another sender may
+send the mail and an administrator may cancel it."""
 
 
 @dataclass(slots=True)
 class ClaimedMail:
-    """A claimed group on its way. source: None if its bytes are gone. external: the account as it was at the claim."""
+    """A claimed mail that waits for a lane or is being sent."""
 
     mail: QueuedMail
-    external: External
-    source: MessageSource | None
-    since: float = field(default_factory=time.monotonic)
-    message: OutgoingMessage | None = None
+    external: External  # as it was when the mail was claimed
+    source: MessageSource | None  # None: its bytes are gone
+    since: float = field(default_factory=time.monotonic)  # when it was claimed
+    message: OutgoingMessage | None = None  # built when it is first needed
 
 
 @dataclass(slots=True, eq=False)
 class LaneConnection:
-    """A lane's connection, made when it is needed. external: the account as it was then.
+    """The connection of a lane, opened when the first mail needs it."""
 
-    next: the mail that is to follow the one under way, and ``begun`` its envelope if that went out already.
-    spent: the connection is to be closed after the mail under way: another lane has taken what was begun on it.
-    prompt: whether the last answer came soon.
-    """
-
-    external: External
+    external: External  # as it was when the connection was opened
     client: SmtpClient | None
-    pipelined: ClaimedMail | None = None
-    pipelined_envelope: SmtpEnvelope | None = None
-    must_close: bool = False
-    answers_quickly: bool = False
+    pipelined: ClaimedMail | None = None  # the mail that follows the current one
+    pipelined_envelope: SmtpEnvelope | None = None  # its envelope, if that was sent behind the final dot
+    must_close: bool = False  # close after the current mail: another lane has taken the pipelined mail
+    answers_quickly: bool = False  # the last reply to a final dot came soon
 
 
 @dataclass(slots=True)
 class AccountQueue:
-    """allowed: lanes, at the last look. relayed: mails since the account last stood still; so far it looks ahead.
-
-    more: some may be due that were not claimed.
-    """
+    """The lanes and prefetched mails of one account."""
 
     external_id: int
     lanes: set[asyncio.Task[None]] = field(default_factory=set)
     connections: set[LaneConnection] = field(default_factory=set)
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
-    allowed_lanes: int = 0
-    relayed: int = 0
-    more_due: bool = False
+    allowed_lanes: int = 0  # as of the last claim
+    relayed: int = 0  # mails since the account last failed or was idle; limits prefetching
+    more_due: bool = False  # the last claim left due mails unclaimed
 
     @property
     def prefetch_limit(self) -> int:
-        """How many more are to be claimed ahead. A provider that answers nothing gets nothing ahead."""
+        """How many more mails may be claimed ahead. None for a provider that has accepted nothing yet."""
         return max(0, min(MAX_PREFETCHED_MAILS, self.relayed) - len(self.prefetched))
 
     @property
     def prefetch_octets(self) -> int:
-        """… and how large they may be together."""
-        return MAX_PREFETCHED_OCTETS - sum(len(work.source.head) for work in self.prefetched if work.source is not None)
+        """How many octets the heads of these mails may have together."""
+        return MAX_PREFETCHED_OCTETS - sum(
+            len(claimed.source.head) for claimed in self.prefetched if claimed.source is not None
+        )
 
     @property
     def needs_refill(self) -> bool:
-        """Whether it is time to claim more."""
+        """Whether more mails should be claimed: some are due, and half of the prefetched ones are used up."""
         return self.more_due and 2 * len(self.prefetched) <= min(MAX_PREFETCHED_MAILS, self.relayed)
 
     def take_all(self) -> list[QueuedMail]:
-        """Take away what no lane has: to be given back."""
-        groups = [work.mail for work in self.prefetched]
+        """Remove the prefetched mails and return them; the caller releases their claims."""
+        mails = [claimed.mail for claimed in self.prefetched]
         self.prefetched.clear()
-        return groups
+        return mails
 
     def take_expired(self) -> list[QueuedMail]:
-        """The same, if lanes do not come to it."""
+        """Do the same if no lane runs, or if the oldest prefetched mail has waited too long."""
         if self.lanes and (not self.prefetched or time.monotonic() - self.prefetched[0].since < PREFETCHED_SECONDS):
             return []
         self.relayed = 0

@@ -1,7 +1,7 @@
-"""The groups that this process has claimed: what it writes down about them, many in one commit.
+"""The claims of this process: marks and results of claimed mails, many in one commit.
 
-A mail needs two commits on its way out: one before its final dot, one for the provider's answer. Both kinds go through
-one writer, which commits whatever has queued from all lanes together (shared/db/group_commit.py).
+A mail needs two commits: one before its final dot, one after the provider's reply. One writer commits those of all
+lanes together (shared/db/group_commit.py).
 """
 
 from __future__ import annotations
@@ -25,46 +25,47 @@ from shared.store import maillog, relay_queue, submissions
 from shared.store.relay_queue import Claimed, QueuedMail
 
 CLAIM_SECONDS = 45.0
-"""A claim lasts so long without being renewed, where its sender seems to be at work still: stopped, or cut off."""
+"""Limits a claim that is not renewed: seconds; long enough for a sender that is suspended or has lost its network. The
+claims of a sender that died are taken over at once (``dead_owners``)."""
 RECORD_SECONDS = 3.0
-"""While stopping, the database gets so long to take what the provider said."""
+"""Limits how long a stopping service tries to record a result while the database is unavailable: seconds."""
 RELEASE_SECONDS = 2.0
-"""The claims of a process that ends are taken up soon, also if the database is too slow for this."""
+"""Limits the transaction that releases claims: seconds; short, as other senders take over unreleased claims anyway."""
 
 log = structlog.get_logger()
 
 
 class ClaimLost(Exception):
-    """Another sender has taken the group: it must not be sent here."""
+    """Another sender has claimed the mail: this process must not send it."""
 
 
 class Claims:
-    """in_hand: ids of the groups that this process holds. stopping: the database is not waited for for ever."""
+    """Holds, marks and ends the claims of this process."""
 
-    def __init__(self, database: Database, owner: str, tell: Callable[[PostCommit], None]) -> None:
-        """:param owner: unique to this process. :param tell: told what is committed. Must not raise."""
-        self.claimed: set[int] = set()
-        self.stopping = False
+    def __init__(self, database: Database, owner: str, announce: Callable[[PostCommit], None]) -> None:
+        """:param owner: unique to this process. :param announce: called after each commit. Must not raise."""
+        self.claimed_ids: set[int] = set()  # mails that this process has claimed
+        self.stopping = False  # no longer wait without limit for the database
         self._database = database
         self._owner = owner
-        self._announce = tell
+        self._announce = announce
         self._writer: GroupCommit[QueuedMail | ResultRecord, bool | PostCommit | None] = GroupCommit(
             database,
             self._write,
             self._committed,
             lambda _: 1,
-            is_single_statement=lambda batch: not any(settled.needs_statements for settled in _to_record(batch)),
+            is_single_statement=lambda batch: not any(record.needs_statements for record in _to_record(batch)),
             gather=True,
         )
 
     async def run(self) -> None:
-        """Write for ever; cancel when everything is settled."""
+        """Commit marks and results until cancelled; cancel only after the last result is recorded."""
         await self._writer.run()
 
     async def claim(
         self, connection: Connection, external: External, busy: int, ahead: int, ahead_octets: int
     ) -> Claimed:
-        """Claim due groups of an account, as ``relays.claim``; after the commit they are to be put into ``in_hand``."""
+        """Claim due mails of an account, as ``relay_queue.claim``. After the commit add them to ``claimed_ids``."""
         return await relay_queue.claim(
             connection,
             external.id,
@@ -74,48 +75,48 @@ class Claims:
             busy=busy,
             ahead=ahead,
             ahead_octets=ahead_octets,
-            in_hand=self.claimed,
+            in_hand=self.claimed_ids,
         )
 
     async def renew_leases(self) -> None:
-        """Hold everything in hand for another while."""
-        if self.claimed:
+        """Renew all claims of this process."""
+        if self.claimed_ids:
             async with self._database.transaction() as connection:
-                await relay_queue.renew_lease(connection, self.claimed, self._owner, CLAIM_SECONDS)
+                await relay_queue.renew_lease(connection, self.claimed_ids, self._owner, CLAIM_SECONDS)
 
-    async def mark_sending(self, group: QueuedMail) -> None:
-        """Commit that the final dot is about to go out.
+    async def mark_sending(self, mail: QueuedMail) -> None:
+        """Commit the state that precedes the final dot: ``sent_unanswered``. If this raises, send no dot.
 
-        :raises ClaimLost: it must not. :raises Temporary: the database is away; it must not either.
+        :raises ClaimLost: another sender has the mail. :raises Temporary: the database is unavailable.
         """
-        if not await self._writer.commit(group):
+        if not await self._writer.commit(mail):
             raise ClaimLost
 
-    async def record_result(self, external: External, group: QueuedMail, verdict: DeliveryResult) -> None:
-        """Write down what the provider said, whatever it takes."""
+    async def record_result(self, external: External, mail: QueuedMail, result: DeliveryResult) -> None:
+        """Record what the provider replied; retry while the database is unavailable."""
         deadline: float | None = None
         while True:
             try:
-                after = await self._writer.commit(ResultRecord.from_result(external, group, verdict, random.random()))
+                after = await self._writer.commit(ResultRecord.from_result(external, mail, result, random.random()))
                 break
             except Temporary as error:
-                log.warning("waiting to settle", submission_id=group.id, reason=str(error))
+                log.warning("database unavailable, retrying to record result", submission_id=mail.id, error=str(error))
                 if self.stopping and deadline is None:
                     deadline = time.monotonic() + RECORD_SECONDS
                 if deadline is not None and time.monotonic() > deadline:
                     return
                 await asyncio.sleep(0.5)
-            except Exception as error:  # sending again does not help, but repeats what the provider has taken
-                await self.count_failure(group, error, MAX_FAILURES)
+            except Exception as error:  # do not send again: the provider may have accepted the mail
+                await self.count_failure(mail, error, MAX_FAILURES)
                 return
-        self.claimed.discard(group.id)
+        self.claimed_ids.discard(mail.id)
         if after is None:
-            log.warning("claim lost", submission_id=group.id)
+            log.warning("claim lost, result not recorded", submission_id=mail.id)
 
     async def _write(
         self, connection: Connection, batch: Sequence[QueuedMail | ResultRecord]
     ) -> list[bool | PostCommit | None]:
-        """Settle, then mark; a result for each: whether it is marked, or what follows from settling it."""
+        """Write results, then marks. Return for each mark whether it was set, for each result what follows from it."""
         afters, held = await outcomes.record_results(
             connection,
             _to_record(batch),
@@ -123,51 +124,51 @@ class Claims:
             [item for item in batch if isinstance(item, QueuedMail)],
             CLAIM_SECONDS,
         )
-        following = iter(afters)
-        return [next(following) if isinstance(item, ResultRecord) else item.id in held for item in batch]
+        next_after = iter(afters)
+        return [next(next_after) if isinstance(item, ResultRecord) else item.id in held for item in batch]
 
     def _committed(self, results: Sequence[bool | PostCommit | None]) -> None:
         for result in results:
             if isinstance(result, PostCommit):
                 self._announce(result)
 
-    async def release(self, groups: Collection[QueuedMail]) -> None:
-        """Release claims if that is possible now; else they run out."""
-        await self._release([group.id for group in groups])
+    async def release(self, mails: Collection[QueuedMail]) -> None:
+        """Release these claims; if the database is unavailable, they expire."""
+        await self._release([mail.id for mail in mails])
 
     async def release_all(self) -> None:
-        """Release everything in hand that was not sent."""
-        await self._release(sorted(self.claimed))
+        """Release all claims on mails that were not sent."""
+        await self._release(sorted(self.claimed_ids))
 
     async def _release(self, ids: Sequence[int]) -> None:
         if not ids:
             return
-        self.claimed.difference_update(ids)
+        self.claimed_ids.difference_update(ids)
         try:
             async with self._database.transaction(RELEASE_SECONDS) as connection:
                 await relay_queue.release_claims(connection, ids, self._owner)
         except Temporary as error:
-            log.warning("claims left to run out", mails=len(ids), reason=str(error))
+            log.warning("database unavailable, claims not released", mails=len(ids), error=str(error))
 
-    async def count_failure(self, group: QueuedMail, error: Exception, failures: int = 1) -> None:
-        """Count faults of ours on a mail; its claim ends."""
+    async def count_failure(self, mail: QueuedMail, error: Exception, failures: int = 1) -> None:
+        """Count failures of this software at a mail, and end its claim; the fifth parks the mail."""
         trace = "".join(traceback.format_exception(error))
-        log.error("mail failed", stage="relay", id=group.id, reason=repr(error), traceback=trace)
-        self.claimed.discard(group.id)
+        log.error("relaying mail failed", submission_id=mail.id, error=repr(error), traceback=trace)
+        self.claimed_ids.discard(mail.id)
         try:
-            await self._count(group.id, trace, failures)
+            await self._count(mail.id, trace, failures)
         except Temporary as unavailable:
-            log.warning("fault not counted", submission_id=group.id, reason=str(unavailable))
+            log.warning("database unavailable, failure not counted", submission_id=mail.id, error=str(unavailable))
 
-    async def park(self, id_: int, reason: str) -> None:
-        """Park a mail that nobody holds. :raises Temporary: the database is away."""
-        log.error("mail parked", stage="relay", id=id_, reason=reason)
-        await self._count(id_, reason, MAX_FAILURES)
+    async def park(self, submission_id: int, reason: str) -> None:
+        """Park a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
+        log.error("mail parked", submission_id=submission_id, error=reason)
+        await self._count(submission_id, reason, MAX_FAILURES)
 
-    async def _count(self, id_: int, trace: str, failures: int) -> None:
+    async def _count(self, submission_id: int, trace: str, failures: int) -> None:
         async with self._database.transaction() as connection:
-            parked = await submissions.count_failure(connection, id_, "sender: relay", trace, failures)
-            events = [maillog.MailEvent("parked", submission_id=id_, reply="sender: relay")] if parked else []
+            parked = await submissions.count_failure(connection, submission_id, "sender: relay", trace, failures)
+            events = [maillog.MailEvent("parked", submission_id=submission_id, reply="sender: relay")] if parked else []
             await maillog.record_events(connection, events)
         maillog.announce(events)
 

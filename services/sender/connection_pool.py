@@ -1,4 +1,4 @@
-"""Connections to providers: made with the account's credentials, kept for a while for the next mail."""
+"""A pool of SMTP connections to providers, logged in with each account's credentials and kept for the next mail."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
 from shared.settings import PrivateHosts
 
 IDLE_SECONDS = 30.0
-"""A connection is kept so long for the next mail."""
+"""Limits how long an idle connection is kept for the next mail: seconds; servers must wait 5 minutes (RFC 5321
+4.5.3.2.7), but an idle connection counts in a provider's limit."""
 
 
 class ConnectionPool:
-    """Those that nobody uses now, by account; and the way to new ones."""
+    """Keeps idle connections by account, and opens new ones."""
 
     def __init__(self, credentials: Credentials, allow_private: PrivateHosts) -> None:
         self._credentials = credentials
@@ -28,18 +29,18 @@ class ConnectionPool:
         self._idle: dict[int, list[tuple[SmtpClient, External, float]]] = {}
 
     async def connect(self, external: External) -> SmtpClient:
-        """A new connection, logged in. :raises: as ``smtp_client.connect``."""
+        """Open a connection and log in. :raises: as ``smtp_connect.connect``."""
         credential = await self._credential(external)
         try:
             return await smtp_connect.connect(external, credential, self._allow_private)
         except AuthFailed:
             if not credential.token:
                 raise
-            self._credentials.discard_token(external)  # the provider may have ended a token before its time
+            self._credentials.discard_token(external)  # the provider may have revoked the token before it expired
             return await smtp_connect.connect(external, await self._credential(external), self._allow_private)
 
     async def _credential(self, external: External) -> Credential:
-        """:raises LoginRefused: nothing to log in with. :raises Unwilling: no access token now."""
+        """:raises AuthFailed: there is nothing to log in with. :raises ServerUnavailable: no access token now."""
         if not external.smtp_auth:
             return Credential(external.login, "")
         try:
@@ -52,11 +53,11 @@ class ConnectionPool:
             raise ServerUnavailable(str(error)) from error
 
     def take_idle(self, external: External) -> SmtpClient | None:
-        """An idle connection of the account as it is now, if there is one."""
-        waiting = self._idle.get(external.id, [])
-        while waiting:
-            client, known, _ = waiting.pop()
-            if client.alive and same_server(external, known):
+        """Remove and return an idle connection that fits the account as it is now, None if there is none."""
+        idle = self._idle.get(external.id, [])
+        while idle:
+            client, opened_for, _ = idle.pop()
+            if client.alive and same_server(external, opened_for):
                 return client
             client.close()
         return None
@@ -67,19 +68,19 @@ class ConnectionPool:
             self._idle.setdefault(external.id, []).append((client, external, time.monotonic()))
 
     async def close_idle(self, seconds: float = IDLE_SECONDS) -> None:
-        """Say goodbye on connections that nobody has used for so long."""
+        """Send QUIT on connections that were idle for this time, and close them."""
         now = time.monotonic()
         old = []
-        for external_id, waiting in list(self._idle.items()):
-            old += [client for client, _, since in waiting if now - since >= seconds or not client.alive]
-            self._idle[external_id] = [entry for entry in waiting if entry[0] not in old]
+        for external_id, idle in list(self._idle.items()):
+            old += [client for client, _, since in idle if now - since >= seconds or not client.alive]
+            self._idle[external_id] = [entry for entry in idle if entry[0] not in old]
             if not self._idle[external_id]:
                 del self._idle[external_id]
         await asyncio.gather(*(client.quit() for client in old))
 
 
 def same_server(one: External, other: External) -> bool:
-    """Whether a connection made for one may be used for the other."""
+    """Return whether a connection opened for one account may be used for the other."""
     return (one.smtp, one.smtp_auth, one.login, one.password, one.oauth, one.address) == (
         other.smtp,
         other.smtp_auth,

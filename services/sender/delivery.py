@@ -1,9 +1,8 @@
-"""Relaying: an account's due groups, each over one of the account's connections, as many at once as the account allows.
+"""Relays the due mails of each external account, over as many connections at once as the account allows.
 
-Lanes of one account know nothing of another account's, so a provider that is slow or away holds back nobody else. What
-is due stands in the database. Some of it is claimed ahead of the lanes, so that a lane has its next mail at hand, and
-announces it behind the final dot of the last one where the provider allows it (RFC 2920): then a mail takes one round
-trip.
+Each connection belongs to a lane, and each lane to one account, so a slow or unreachable provider delays no other one.
+Due mails are claimed from the database, some of them ahead of the lanes (prefetched). Where the server supports
+PIPELINING (RFC 2920), the envelope of the next mail goes out behind the final dot: a mail then takes one round trip.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ from shared.store import account_changes, accounts, maillog, relay_queue, relay_
 from shared.store.relay_queue import Claimed, QueuedMail
 
 PIPELINED_SECONDS = 2.0
-"""A mail that was announced behind another one is sent by another lane if the answer to that one takes longer."""
+"""Limits how long a pipelined mail waits for the reply to the mail before: seconds; then another lane sends it."""
 
 PROMPT_SECONDS = 0.5
-"""A mail is announced behind another one where the last answer came within this time."""
+"""A mail is pipelined if the last reply came within this time: seconds; behind a slow one it would wait."""
 
 FINISH_SECONDS = 8.0
-"""For the mails in hand, when the service is to stop."""
+"""Limits how long a stopping service continues the mails that its lanes send: seconds."""
 REPLY_SECONDS = 30.0
-"""… and for those whose final dot has gone out: a provider that looks into mails takes its time, and what is cut off
-then is sent twice."""
+"""Limits how long a stopping service waits for the reply to a final dot: seconds; content filters at providers are
+slow, and a mail that is cut off at this point is sent twice."""
 
 AccountFailure = (dial.Unreachable, dial.TlsError, dial.AddressNotAllowed, ServerUnavailable, AuthFailed)
-"""It concerns the account as a whole, not the mail at hand."""
+"""Errors that concern the account as a whole, not one mail."""
 
 ERRORS = Counter(
     "mailgroup_relay_errors_total",
@@ -57,12 +56,13 @@ ERRORS = Counter(
     ["external", "kind"],
 )  # unreachable, timeout, tls, policy, server, credentials, sender, throttled
 MAX_SIZE_DIGITS = 18
+"""Limits the SIZE that a server announces (RFC 1870): digits, so that it fits in a bigint."""
 
 log = structlog.get_logger()
 
 
 class OutboundDelivery:
-    """Relays what is queued. claims: what this process holds. connections: those that are idle."""
+    """Relays queued mails. claims: those that this process holds. connections: the pool of idle connections."""
 
     def __init__(
         self,
@@ -82,58 +82,58 @@ class OutboundDelivery:
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._schedule_again: set[int] = set()
         self._recording: set[asyncio.Task[None]] = set()
-        self._awaiting_reply: set[asyncio.Task[Any]] = set()  # lanes that wait for the answer to a final dot
+        self._awaiting_reply: set[asyncio.Task[Any]] = set()  # lanes that wait for the reply to a final dot
         self._sizes: dict[int, int | None] = {}
         self._stopping = False
 
     def announce(self, after: PostCommit) -> None:
-        """Log, count and publish what is committed."""
+        """Log, count and publish committed results."""
         maillog.announce(after.events)
         self._publish(after.publications)
 
     # ------------------------------------------------------------------------------------------ claiming
 
     def schedule(self, external_id: int) -> None:
-        """This account may have something due: claim it and start as many lanes as are missing."""
+        """Claim what is due for this account in the background, and start the lanes for it."""
         if self._stopping:
             return
         if external_id in self._starting:
             self._schedule_again.add(external_id)
             return
-        self._starting[external_id] = asyncio.create_task(self._refill(external_id), name=f"wake {external_id}")
+        self._starting[external_id] = asyncio.create_task(self._refill(external_id), name=f"claim {external_id}")
 
     async def _refill(self, external_id: int) -> None:
-        outlet = self._queues.setdefault(external_id, AccountQueue(external_id))
+        queue = self._queues.setdefault(external_id, AccountQueue(external_id))
         try:
-            outlet.prefetched += await self._claim(outlet)
-            self._start_lanes(outlet)
+            queue.prefetched += await self._claim(queue)
+            self._start_lanes(queue)
         except Temporary as error:
-            log.warning("waiting", stage="relay", reason=str(error))
-        except Exception:  # the next wake may go well, and other accounts are to go on
-            log.exception("relaying not started", external_id=external_id)
+            log.warning("database unavailable, nothing claimed", external_id=external_id, error=str(error))
+        except Exception:  # the next call may succeed, and other accounts continue
+            log.exception("claiming failed", external_id=external_id)
         finally:
             del self._starting[external_id]
             if external_id in self._schedule_again:
                 self._schedule_again.discard(external_id)
                 self.schedule(external_id)
 
-    async def _claim(self, outlet: AccountQueue) -> list[ClaimedMail]:
-        """Claim what is due: for each free lane, and some ahead.
+    async def _claim(self, queue: AccountQueue) -> list[ClaimedMail]:
+        """Claim due mails: one for each free lane, and some ahead.
 
-        :raises Temporary: the database is away.
+        :raises Temporary: the database is unavailable.
         """
         async with self._database.transaction() as connection:
-            external = await _load_account(connection, outlet.external_id)
+            external = await _load_account(connection, queue.external_id)
             if external is None:
                 claimed = Claimed([], 0, False)
             else:
                 claimed = await self.claims.claim(
-                    connection, external, len(outlet.lanes), outlet.prefetch_limit, outlet.prefetch_octets
+                    connection, external, len(queue.lanes), queue.prefetch_limit, queue.prefetch_octets
                 )
-        self.claims.claimed.update(group.id for group in claimed.mails)
-        outlet.allowed_lanes, outlet.more_due = claimed.lanes, claimed.more
-        if outlet.allowed_lanes == 0:
-            await self.claims.release(outlet.take_all())
+        self.claims.claimed_ids.update(mail.id for mail in claimed.mails)
+        queue.allowed_lanes, queue.more_due = claimed.lanes, claimed.more
+        if queue.allowed_lanes == 0:
+            await self.claims.release(queue.take_all())
         if external is None or not claimed.mails:
             return []
         try:
@@ -141,279 +141,283 @@ class OutboundDelivery:
         except Temporary:
             await self.claims.release(claimed.mails)
             raise
-        except Exception as error:  # one mail is at fault, and is to be found
-            log.warning("batch failed, mail by mail", stage="relay", mails=len(claimed.mails), reason=repr(error))
+        except Exception as error:  # one mail is the cause: find it
+            log.warning("batch failed, loading mail by mail", mails=len(claimed.mails), error=repr(error))
             return await self._claim_one_by_one(claimed.mails, external)
-        return [ClaimedMail(group, external, sources.get(group.id)) for group in claimed.mails]
+        return [ClaimedMail(mail, external, sources.get(mail.id)) for mail in claimed.mails]
 
-    async def _claim_one_by_one(self, groups: Sequence[QueuedMail], external: External) -> list[ClaimedMail]:
-        works = []
-        for group in groups:
+    async def _claim_one_by_one(self, mails: Sequence[QueuedMail], external: External) -> list[ClaimedMail]:
+        loaded = []
+        for mail in mails:
             try:
-                sources = await outgoing_message.load_sources(self._database, [group], external)
+                sources = await outgoing_message.load_sources(self._database, [mail], external)
             except Temporary:
-                await self.claims.release([group])
-            except Exception as error:  # whatever it is, this mail is at fault
-                await self.claims.count_failure(group, error)
+                await self.claims.release([mail])
+            except Exception as error:  # any error: this mail is the cause
+                await self.claims.count_failure(mail, error)
             else:
-                works.append(ClaimedMail(group, external, sources.get(group.id)))
-        return works
+                loaded.append(ClaimedMail(mail, external, sources.get(mail.id)))
+        return loaded
 
     # ------------------------------------------------------------------------------------------ lanes
 
-    def _start_lanes(self, outlet: AccountQueue) -> None:
-        """Start lanes for what is at hand."""
-        while outlet.prefetched and len(outlet.lanes) < outlet.allowed_lanes and not self._stopping:
-            lane = asyncio.create_task(self._run_lane(outlet, outlet.prefetched.popleft()), name="relay")
-            outlet.lanes.add(lane)
-            lane.add_done_callback(lambda lane: self._lane_ended(outlet, lane))
+    def _start_lanes(self, queue: AccountQueue) -> None:
+        """Start a lane for each prefetched mail, up to the allowed number."""
+        while queue.prefetched and len(queue.lanes) < queue.allowed_lanes and not self._stopping:
+            task = asyncio.create_task(self._run_lane(queue, queue.prefetched.popleft()), name="lane")
+            queue.lanes.add(task)
+            task.add_done_callback(lambda task: self._lane_ended(queue, task))
 
-    def _lane_ended(self, outlet: AccountQueue, lane: asyncio.Task[None]) -> None:
-        outlet.lanes.discard(lane)
-        self._start_lanes(outlet)
+    def _lane_ended(self, queue: AccountQueue, task: asyncio.Task[None]) -> None:
+        queue.lanes.discard(task)
+        self._start_lanes(queue)
 
-    async def _run_lane(self, outlet: AccountQueue, first: ClaimedMail) -> None:
-        line = LaneConnection(first.external, self.connections.take_idle(first.external))
-        outlet.connections.add(line)
-        work: ClaimedMail | None = first
+    async def _run_lane(self, queue: AccountQueue, first: ClaimedMail) -> None:
+        lane = LaneConnection(first.external, self.connections.take_idle(first.external))
+        queue.connections.add(lane)
+        claimed: ClaimedMail | None = first
         try:
-            while work is not None:
-                work = self._next_mail(outlet, line) if await self._relay(outlet, line, work) else None
+            while claimed is not None:
+                claimed = self._next_mail(queue, lane) if await self._relay(queue, lane, claimed) else None
         except Exception:  # the account's other lanes go on
-            log.exception("lane failed", external=line.external.address)
-            if work is not None:
-                self.claims.claimed.discard(work.mail.id)  # or its claim would be renewed for ever
+            log.exception("lane failed", external=lane.external.address)
+            if claimed is not None:
+                self.claims.claimed_ids.discard(claimed.mail.id)  # otherwise its claim would be renewed for ever
         finally:
-            outlet.connections.discard(line)
-            self._requeue_pipelined(outlet, line)
-            if line.client is not None:
-                if line.must_close:
-                    line.client.close()
-                self.connections.keep(line.client, line.external)
+            queue.connections.discard(lane)
+            self._requeue_pipelined(queue, lane)
+            if lane.client is not None:
+                if lane.must_close:
+                    lane.client.close()
+                self.connections.keep(lane.client, lane.external)
 
-    def _next_mail(self, outlet: AccountQueue, line: LaneConnection) -> ClaimedMail | None:
-        """The lane's next mail: the one that was announced already, or else one that is at hand."""
-        work, line.pipelined = line.pipelined, None
-        if work is None and outlet.prefetched and not self._stopping and len(outlet.lanes) <= outlet.allowed_lanes:
-            work = outlet.prefetched.popleft()
-        if outlet.needs_refill and outlet.external_id not in self._starting:
-            self.schedule(outlet.external_id)
-        return work
+    def _next_mail(self, queue: AccountQueue, lane: LaneConnection) -> ClaimedMail | None:
+        """Return the lane's next mail: the pipelined one, or else a prefetched one."""
+        claimed, lane.pipelined = lane.pipelined, None
+        if claimed is None and queue.prefetched and not self._stopping and len(queue.lanes) <= queue.allowed_lanes:
+            claimed = queue.prefetched.popleft()
+        if queue.needs_refill and queue.external_id not in self._starting:
+            self.schedule(queue.external_id)
+        return claimed
 
-    async def _relay(self, outlet: AccountQueue, line: LaneConnection, work: ClaimedMail) -> bool:
-        """Relay a mail; whether the lane goes on with another one."""
+    async def _relay(self, queue: AccountQueue, lane: LaneConnection, claimed: ClaimedMail) -> bool:
+        """Relay a mail; return whether the lane continues with another one."""
         try:
             with STAGE_SECONDS.labels("relay").time():
-                verdict = await self._attempt(outlet, line, work)
+                result = await self._attempt(queue, lane, claimed)
         except AccountFailure as error:
-            await self._record_account_failure(outlet, line, work, error)
+            await self._record_account_failure(queue, lane, claimed, error)
             return False
         except ClaimLost:
-            log.warning("claim lost", submission_id=work.mail.id)
-            self.claims.claimed.discard(work.mail.id)
-        except Temporary as error:  # the database: what is claimed is given back, or its claim runs out
-            log.warning("waiting", stage="relay", submission_id=work.mail.id, reason=str(error))
+            log.warning("claim lost, mail not sent", submission_id=claimed.mail.id)
+            self.claims.claimed_ids.discard(claimed.mail.id)
+        except Temporary as error:  # the database: the claims are released, or expire
+            log.warning("database unavailable, mail not sent", submission_id=claimed.mail.id, error=str(error))
             await asyncio.sleep(1.0)
-            self._requeue_pipelined(outlet, line)
-            await self.claims.release([work.mail, *outlet.take_all()])
+            self._requeue_pipelined(queue, lane)
+            await self.claims.release([claimed.mail, *queue.take_all()])
             return False
-        except Exception as error:  # whatever it is, this mail is at fault
-            await self.claims.count_failure(work.mail, error)
+        except Exception as error:  # any error: this mail is the cause
+            await self.claims.count_failure(claimed.mail, error)
         else:
-            outlet.relayed += any(outcome.state == "relayed" for outcome in verdict.outcomes)
-            if verdict.rejection is not None:
-                await self.claims.record_result(work.external, work.mail, verdict)
-                await self._record_rejection(outlet, line, verdict.rejection)
+            queue.relayed += any(outcome.state == "relayed" for outcome in result.outcomes)
+            if result.rejection is not None:
+                await self.claims.record_result(claimed.external, claimed.mail, result)
+                await self._record_rejection(queue, lane, result.rejection)
                 return False
-            task = asyncio.create_task(self._record_result(outlet, work, verdict), name="settle")
+            task = asyncio.create_task(self._record_result(queue, claimed, result), name="record result")
             self._recording.add(task)
             task.add_done_callback(self._recording.discard)
         return True
 
-    async def _record_result(self, outlet: AccountQueue, work: ClaimedMail, verdict: DeliveryResult) -> None:
-        await self.claims.record_result(work.external, work.mail, verdict)
-        if verdict.retry_now or verdict.unanswered:
-            self.schedule(outlet.external_id)
-        if verdict.too_large and work.message is not None:
+    async def _record_result(self, queue: AccountQueue, claimed: ClaimedMail, result: DeliveryResult) -> None:
+        await self.claims.record_result(claimed.external, claimed.mail, result)
+        if result.retry_now or result.unanswered:
+            self.schedule(queue.external_id)
+        if result.too_large and claimed.message is not None:
             await self._store_hint(
-                partial(account_changes.learn_refused, external_id=outlet.external_id, octets=work.message.octets)
+                partial(account_changes.learn_refused, external_id=queue.external_id, octets=claimed.message.octets)
             )
 
-    async def _attempt(self, outlet: AccountQueue, line: LaneConnection, work: ClaimedMail) -> DeliveryResult:
-        """Send the mail; what that came to.
+    async def _attempt(self, queue: AccountQueue, lane: LaneConnection, claimed: ClaimedMail) -> DeliveryResult:
+        """Send a mail over the lane's connection, once more over a new one if the server had ended the old one.
 
-        :raises AccountFailure: nothing can be sent through the account now. :raises ClaimLost: it is another one's.
-        :raises Temporary: the database is away.
+        :raises AccountFailure: nothing can be sent through the account now. :raises ClaimLost: another sender has the
+        mail. :raises Temporary: the database is unavailable.
         """
-        letter = self._build_message(work)
-        if line.client is not None and not same_server(work.external, line.external):
-            line.client.close()
-        line.external = work.external
+        message = self._build_message(claimed)
+        if lane.client is not None and not same_server(claimed.external, lane.external):
+            lane.client.close()
+        lane.external = claimed.external
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle | None = None
-        following: SmtpEnvelope | None = None
-        dotted = float("-inf")
-        lane = asyncio.current_task()
-        assert lane is not None
+        next_envelope: SmtpEnvelope | None = None
+        dot_sent_at = float("-inf")
+        task = asyncio.current_task()
+        assert task is not None
 
-        async def before_dot() -> None:
-            nonlocal following
-            following = self._pipeline_next(outlet, line)
-            await self.claims.mark_sending(work.mail)
+        async def before_final_dot() -> None:
+            nonlocal next_envelope
+            next_envelope = self._pipeline_next(queue, lane)
+            await self.claims.mark_sending(claimed.mail)
 
-        def behind() -> Commands | None:
-            nonlocal timer, dotted
-            dotted = loop.time()
-            self._awaiting_reply.add(lane)
-            if following is None or line.pipelined is None:
+        def send_next_envelope() -> Commands | None:
+            nonlocal timer, dot_sent_at
+            dot_sent_at = loop.time()
+            self._awaiting_reply.add(task)
+            if next_envelope is None or lane.pipelined is None:
                 return None
-            line.pipelined_envelope = following
-            timer = loop.call_later(PIPELINED_SECONDS, self._requeue_pipelined, outlet, line)
-            return following.commands
+            lane.pipelined_envelope = next_envelope
+            timer = loop.call_later(PIPELINED_SECONDS, self._requeue_pipelined, queue, lane)
+            return next_envelope.commands
 
         while True:
-            envelope, line.pipelined_envelope = line.pipelined_envelope, None
-            client, fresh = line.client, False
+            envelope, lane.pipelined_envelope = lane.pipelined_envelope, None
+            client, fresh = lane.client, False
             if client is None or not client.alive:
-                client, fresh, envelope = await self._connect(outlet, line), True, None
+                client, fresh, envelope = await self._connect(queue, lane), True, None
             replies = Replies()
             try:
-                envelope = envelope or SmtpEnvelope(client, letter)
+                envelope = envelope or SmtpEnvelope(client, message)
                 replies = envelope.replies
-                await smtp_transaction.send_message(client, envelope, before_dot, behind)
+                await smtp_transaction.send_message(client, envelope, before_final_dot, send_next_envelope)
             except SmtpConnectionLost as error:
                 if fresh:
                     return smtp_transaction.classify_interrupted(
-                        work.mail.recipients, replies, str(error), unanswered=False
+                        claimed.mail.recipients, replies, str(error), unanswered=False
                     )
-                client.close()  # servers end idle connections: the mail has nothing to do with it
-                line.client = None
+                client.close()  # servers end idle connections: the mail is not the cause
+                lane.client = None
             except OutcomeUnknown as error:
-                return smtp_transaction.classify_interrupted(work.mail.recipients, replies, str(error), unanswered=True)
+                return smtp_transaction.classify_interrupted(
+                    claimed.mail.recipients, replies, str(error), unanswered=True
+                )
             else:
-                return smtp_transaction.classify(work.mail.recipients, replies)
+                return smtp_transaction.classify(claimed.mail.recipients, replies)
             finally:
-                self._awaiting_reply.discard(lane)
+                self._awaiting_reply.discard(task)
                 if timer is not None:
                     timer.cancel()
-                line.answers_quickly = loop.time() - dotted < PROMPT_SECONDS
-                if line.must_close:
+                lane.answers_quickly = loop.time() - dot_sent_at < PROMPT_SECONDS
+                if lane.must_close:
                     client.close()
-                    line.must_close = False
+                    lane.must_close = False
 
-    def _build_message(self, work: ClaimedMail) -> OutgoingMessage:
-        if work.message is None:
-            work.message = outgoing_message.build_message(self._database, work.mail, work.external, work.source)
-        return work.message
+    def _build_message(self, claimed: ClaimedMail) -> OutgoingMessage:
+        if claimed.message is None:
+            claimed.message = outgoing_message.build_message(
+                self._database, claimed.mail, claimed.external, claimed.source
+            )
+        return claimed.message
 
-    def _pipeline_next(self, outlet: AccountQueue, line: LaneConnection) -> SmtpEnvelope | None:
-        """Choose the mail that is to follow, and what announces it.
+    def _pipeline_next(self, queue: AccountQueue, lane: LaneConnection) -> SmtpEnvelope | None:
+        """Choose the mail to pipeline behind the current one, and build its envelope.
 
-        While lanes are free they do better: what is announced waits for the answer to the mail before. So it is done
-        only where the last answer came promptly.
+        None while a lane is free, which would send the mail sooner, and None where the last reply came late: a
+        pipelined mail waits for the reply to the mail before.
         """
-        client = line.client
+        client = lane.client
         if (
             client is None
             or not client.pipelining
-            or not line.answers_quickly
-            or line.pipelined is not None
+            or not lane.answers_quickly
+            or lane.pipelined is not None
             or self._stopping
         ):
             return None
-        if len(outlet.lanes) != outlet.allowed_lanes or not outlet.prefetched:
+        if len(queue.lanes) != queue.allowed_lanes or not queue.prefetched:
             return None
-        work = outlet.prefetched[0]
-        if not same_server(work.external, line.external):
+        claimed = queue.prefetched[0]
+        if not same_server(claimed.external, lane.external):
             return None
-        line.pipelined = outlet.prefetched.popleft()
+        lane.pipelined = queue.prefetched.popleft()
         try:
-            envelope = SmtpEnvelope(client, self._build_message(work))
-        except Exception as error:  # it is written again, and blamed, when it is that mail's turn
-            log.warning("not announced", submission_id=work.mail.id, reason=repr(error))
+            envelope = SmtpEnvelope(client, self._build_message(claimed))
+        except Exception as error:  # the lane builds it again when its turn comes, and counts the failure
+            log.warning("mail not pipelined", submission_id=claimed.mail.id, error=repr(error))
             return None
         return envelope if envelope.commands else None
 
-    def _requeue_pipelined(self, outlet: AccountQueue, line: LaneConnection) -> None:
-        """Let another lane send what was to follow on this line. A mail whose body has not begun is nowhere."""
-        if line.pipelined is not None:
-            outlet.prefetched.appendleft(line.pipelined)
-            line.pipelined = None
-        if line.pipelined_envelope is not None:
-            line.pipelined_envelope, line.must_close = None, True
-        self._start_lanes(outlet)
+    def _requeue_pipelined(self, queue: AccountQueue, lane: LaneConnection) -> None:
+        """Let another lane send the pipelined mail; this server has its envelope at most, not its content."""
+        if lane.pipelined is not None:
+            queue.prefetched.appendleft(lane.pipelined)
+            lane.pipelined = None
+        if lane.pipelined_envelope is not None:
+            lane.pipelined_envelope, lane.must_close = None, True
+        self._start_lanes(queue)
 
-    async def _connect(self, outlet: AccountQueue, line: LaneConnection) -> SmtpClient:
-        line.client = await self.connections.connect(line.external)
+    async def _connect(self, queue: AccountQueue, lane: LaneConnection) -> SmtpClient:
+        lane.client = await self.connections.connect(lane.external)
         async with self._database.transaction() as connection:
-            if await relay_status.record_success(connection, line.external.id):
-                self.schedule(outlet.external_id)  # after failures one lane tries alone
-        await self._learn_size(line.external, line.client)
-        return line.client
+            if await relay_status.record_success(connection, lane.external.id):
+                self.schedule(queue.external_id)  # after failures one lane tried alone; now more may start
+        await self._learn_size(lane.external, lane.client)
+        return lane.client
 
     async def _learn_size(self, external: External, client: SmtpClient) -> None:
-        """Keep what the server announces as the most that it takes (RFC 1870): submissions are judged by it."""
-        told = client.extensions.get("size", "")
-        octets = (int(told) if told.isdecimal() and len(told) < MAX_SIZE_DIGITS else 0) or None
+        """Store the SIZE that the server announces (RFC 1870): smtp_in rejects larger submissions."""
+        announced = client.extensions.get("size", "")
+        octets = (int(announced) if announced.isdecimal() and len(announced) < MAX_SIZE_DIGITS else 0) or None
         if self._sizes.get(external.id, external.smtp_size) != octets:
             self._sizes[external.id] = octets
             await self._store_hint(partial(account_changes.learn_size, external_id=external.id, octets=octets))
 
     async def _store_hint(self, write: Callable[[Connection], Awaitable[None]]) -> None:
-        """Write something down that helps, and is learnt again if it cannot be."""
+        """Store a fact that is useful but not needed; if that fails, the next connection or mail gives it again."""
         try:
             async with self._database.transaction() as connection:
                 await write(connection)
         except Temporary as error:
-            log.warning("not learnt", reason=str(error))
+            log.warning("database unavailable, size limit not stored", error=str(error))
 
-    async def _record_rejection(self, outlet: AccountQueue, line: LaneConnection, objection: AccountRejection) -> None:
-        """Leave the account alone for a while; what it has queued waits. The mail in hand is settled already."""
-        external = line.external
-        self._log_failure(external, objection.kind, objection.text, objection.pause)
-        outlet.allowed_lanes = 0
-        self._requeue_pipelined(outlet, line)
-        if line.client is not None:
-            line.client.close()  # whether it works again is told by a new login
-        dropped = outlet.take_all()
+    async def _record_rejection(self, queue: AccountQueue, lane: LaneConnection, rejection: AccountRejection) -> None:
+        """Back off the account; its queued mails wait. The result of the current mail is recorded already."""
+        external = lane.external
+        self._log_failure(external, rejection.kind, rejection.text, rejection.pause)
+        queue.allowed_lanes = 0
+        self._requeue_pipelined(queue, lane)
+        if lane.client is not None:
+            lane.client.close()  # only a new login shows whether the account loaded again
+        dropped = queue.take_all()
         try:
             async with self._database.transaction() as connection:
-                await relay_queue.release_claims(connection, [group.id for group in dropped], self._owner)
+                await relay_queue.release_claims(connection, [mail.id for mail in dropped], self._owner)
                 await relay_status.record_failure(
-                    connection, external.id, objection.kind, objection.text, objection.seconds, pause=objection.pause
+                    connection, external.id, rejection.kind, rejection.text, rejection.seconds, pause=rejection.pause
                 )
         except Temporary as error:
-            log.warning("waiting", stage="relay", reason=str(error))
+            log.warning("database unavailable, rejection not recorded", external=external.address, error=str(error))
             await self.claims.release(dropped)
-        self.claims.claimed.difference_update(group.id for group in dropped)
+        self.claims.claimed_ids.difference_update(mail.id for mail in dropped)
 
-    def _log_failure(self, external: External, kind: str, reason: str, paused: bool) -> None:
-        """In the metric and the log: before it is written down, which the database may not take now."""
+    def _log_failure(self, external: External, kind: str, error: str, paused: bool) -> None:
+        """Count and log a failure before it is recorded, as the database may be unavailable."""
         ERRORS.labels(external.address, kind).inc()
-        tell = log.error if paused else log.warning
-        tell("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, reason=reason)
+        write = log.error if paused else log.warning
+        write("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, error=error)
 
     async def _record_account_failure(
-        self, outlet: AccountQueue, line: LaneConnection, work: ClaimedMail, error: Exception
+        self, queue: AccountQueue, lane: LaneConnection, claimed: ClaimedMail, error: Exception
     ) -> None:
-        """Back off the account, not the mail; a server that only takes fewer connections gets fewer."""
-        external = line.external
-        others = sum(
-            1 for other in outlet.connections if other is not line and other.client is not None and other.client.alive
+        """Back off the account, not the mail. If the server only limits connections (421), lower their number."""
+        external = lane.external
+        alive = sum(
+            1 for other in queue.connections if other is not lane and other.client is not None and other.client.alive
         )
-        crowded = isinstance(error, ServerUnavailable) and error.reply_code == SERVER_FULL and others > 0
+        too_many = isinstance(error, ServerUnavailable) and error.reply_code == SERVER_FULL and alive > 0
         refused = isinstance(error, AuthFailed)
         kind = str(getattr(error, "kind", "server"))
         self._log_failure(external, kind, str(error), refused)
-        outlet.allowed_lanes = min(outlet.allowed_lanes, others) if crowded else 0
-        self._requeue_pipelined(outlet, line)
-        groups = [work.mail] if crowded else [work.mail, *outlet.take_all()]
+        queue.allowed_lanes = min(queue.allowed_lanes, alive) if too_many else 0
+        self._requeue_pipelined(queue, lane)
+        mails = [claimed.mail] if too_many else [claimed.mail, *queue.take_all()]
         try:
             async with self._database.transaction() as connection:
-                # mail first, then account: no deadlock
-                await relay_queue.release_claims(connection, [group.id for group in groups], self._owner)
-                if crowded:
-                    await relay_status.lower_connections(connection, external.id, others)
+                # locks the mails before the account, as every other transaction: no deadlock
+                await relay_queue.release_claims(connection, [mail.id for mail in mails], self._owner)
+                if too_many:
+                    await relay_status.lower_connections(connection, external.id, alive)
                 else:
                     state = (await relay_status.load_status(connection, [external.id])).get(external.id)
                     delay = (
@@ -427,43 +431,41 @@ class OutboundDelivery:
                     )
                     await relay_status.record_failure(connection, external.id, kind, str(error), delay, pause=refused)
         except Temporary as unavailable:
-            log.warning("waiting", stage="relay", reason=str(unavailable))
-            await self.claims.release(groups)
+            log.warning("database unavailable, failure not recorded", external=external.address, error=str(unavailable))
+            await self.claims.release(mails)
             return
-        self.claims.claimed.difference_update(group.id for group in groups)
+        self.claims.claimed_ids.difference_update(mail.id for mail in mails)
 
-    # ------------------------------------------------------------------------------------------ by the clock
+    # ------------------------------------------------------------------------------------------ periodic work, stop
 
     async def release_idle(self) -> None:
-        """Give back what is claimed ahead of lanes that do not come to it; close idle connections."""
-        await self.claims.release([group for outlet in self._queues.values() for group in outlet.take_expired()])
+        """Release prefetched mails that no lane has taken in time; close idle connections."""
+        await self.claims.release([mail for queue in self._queues.values() for mail in queue.take_expired()])
         await self.connections.close_idle()
 
-    async def stop(self, seconds: float = FINISH_SECONDS, owed_seconds: float = REPLY_SECONDS) -> None:
-        """Finish the mails in hand within ``seconds``; give back what has not been sent by then.
+    async def stop(self, seconds: float = FINISH_SECONDS, reply_seconds: float = REPLY_SECONDS) -> None:
+        """Finish the mails that are being sent within ``seconds``; release all alive.
 
-        :param owed_seconds: for those that only want the provider's answer.
+        :param reply_seconds: limit for lanes that only wait for the reply to a final dot.
         """
         self._stopping = self.claims.stopping = True
         starting = set(self._starting.values())
         if starting:
             await asyncio.wait(starting, timeout=RELEASE_SECONDS)
-        await self.claims.release([group for outlet in self._queues.values() for group in outlet.take_all()])
-        lanes = {lane for outlet in self._queues.values() for lane in outlet.lanes} | starting
+        await self.claims.release([mail for queue in self._queues.values() for mail in queue.take_all()])
+        lanes = {task for queue in self._queues.values() for task in queue.lanes} | starting
         if lanes:
             _, late = await asyncio.wait(lanes, timeout=seconds)
-            owed = (
-                late & self._awaiting_reply
-            )  # of now: one whose answer comes while the others end is to be waited for too
-            await _wait_or_cancel(late - owed, 0.0)
-            await _wait_or_cancel(owed, owed_seconds - seconds)
+            sent = late & self._awaiting_reply  # computed here: a reply may come while the alive are cancelled
+            await _wait_or_cancel(late - sent, 0.0)
+            await _wait_or_cancel(sent, reply_seconds - seconds)
         await _wait_or_cancel(self._recording, RECORD_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.release_all()
 
 
 async def _wait_or_cancel(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
-    """Wait for these; end those that take longer."""
+    """Wait for these tasks; cancel those that take longer."""
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for task in late:
@@ -472,6 +474,6 @@ async def _wait_or_cancel(tasks: Collection[asyncio.Task[None]], seconds: float)
 
 
 async def _load_account(connection: Connection, external_id: int) -> External | None:
-    """The account as it is now, if it may be used. What is queued for another one waits."""
-    found = [external for external in await accounts.load_externals(connection, [external_id]) if external.enabled]
-    return found[0] if found else None
+    """Return the account as it is now, None if it is disabled or removed: then its queued mails wait."""
+    enabled = [external for external in await accounts.load_externals(connection, [external_id]) if external.enabled]
+    return enabled[0] if enabled else None

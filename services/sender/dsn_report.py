@@ -1,7 +1,7 @@
-"""Notices of failure, delay and delivery for the author of a mail (RFC 3464). Pure, over bytes.
+"""Builds delivery status notifications for the author of a mail: failure, delay, delivery (RFC 3464). Pure, over bytes.
 
-They come from MAILER-DAEMON, go into a local mailbox and nowhere else, and say ``Auto-Submitted`` (RFC 3834), so no
-well-behaved program answers them.
+A notice comes from MAILER-DAEMON, goes into a local mailbox only, and has the field ``Auto-Submitted`` (RFC 3834), so
+that no program replies to it automatically.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from email.utils import format_datetime
 from shared.mime import dsn_options, headers
 
 _MAX_HEADER_OCTETS = 64 * 1024
-"""So much of a returned header is shown."""
+"""Limits the returned header: octets; a notice needs no more of a header that may have 1 MiB."""
 _MAX_LINE_OCTETS = 900
+"""Limits a line of text: octets, below the 998 of RFC 5322 2.1.1 with the field name before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """A recipient that a notice reports on. status: enhanced status code (RFC 3463), 5.1.1 or 4.4.7.
-
-    reply: the provider's last one, or the reason in words. remote: the provider's host. dsn_params: what its author
-    asked to be told about it (shared/mime/dsn_options.py).
-    """
+    """A recipient that a notice reports on."""
 
     address: str
-    status: str
-    reply: str
-    remote: str | None = None
-    dsn_params: str | None = None
+    status: str  # enhanced status code (RFC 3463), such as 5.1.1 or 4.4.7
+    reply: str  # the provider's last reply, or the reason in words
+    remote: str | None = None  # the provider's host
+    dsn_params: str | None = None  # the recipient's DSN parameters (shared/mime/dsn_options.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +42,13 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The mail that a notice reports on. author: local address that the notice goes to. header: as submitted.
+    """The mail that a notice reports on."""
 
-    whole: the mail, where it is to be returned as a whole. envelope_id: the one that the author's program gave it.
-    """
-
-    author: str
-    header: bytes
+    author: str  # local address that gets the notice
+    header: bytes  # as submitted
     submitted_at: datetime.datetime
-    full_message: bytes | None = None
-    envelope_id: str | None = None
+    full_message: bytes | None = None  # the mail, if the notice must return it completely (RET=FULL)
+    envelope_id: str | None = None  # ENVID of the submission (RFC 3461 section 4.4)
 
 
 _TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
@@ -62,7 +56,7 @@ _TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
         "Mail not delivered",
         (
             "Your mail could not be delivered to the recipients below. It will not be tried again.",
-            "What the mail server of the provider said, or the reason:",
+            "The reply of the provider's mail server, or the reason:",
         ),
     ),
     "delayed": (
@@ -77,8 +71,8 @@ _TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
     "relayed": (
         "Mail handed on",
         (
-            "Your mail was handed on for the recipients below. The mail server that took it does not tell when it is",
-            "delivered, so this is the last notice about it, unless it fails. What the server said:",
+            "Your mail was handed on for the recipients below. The mail server that accepted it does not report when",
+            "it is delivered, so this is the last notice about it, unless it fails. The reply of the server:",
         ),
     ),
 }
@@ -87,17 +81,17 @@ _TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
 def build_report(
     action: dsn_options.Action, original: Original, statuses: Sequence[RecipientStatus], now: datetime.datetime
 ) -> Notice:
-    """A mail did not reach these recipients (at least one) and will not, has not yet, or has (RFC 3464)."""
+    """Build the notice about these recipients of a mail, at least one (RFC 3464)."""
     subject, words = _TEXTS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
     more = f" and {len(statuses) - 1} more" if len(statuses) > 1 else ""
     message_id, head = _head(original.author, f"{subject}: {statuses[0].address[:200]}{more}", now)
-    for found in _first_id(original.header):
-        head += [b"In-Reply-To: <" + _one_line(found) + b">", b"References: <" + _one_line(found) + b">"]
-    explained = [*words, ""]
-    for about in statuses:
-        explained += [f"  {about.address}", f"    {about.reply}"]
-    explained += [
+    for original_id in _first_id(original.header):
+        head += [b"In-Reply-To: <" + _one_line(original_id) + b">", b"References: <" + _one_line(original_id) + b">"]
+    text_lines = [*words, ""]
+    for recipient in statuses:
+        text_lines += [f"  {recipient.address}", f"    {recipient.reply}"]
+    text_lines += [
         "",
         *(
             f"Subject of your mail: {headers.field_text(value)}"
@@ -110,8 +104,8 @@ def build_report(
     ]
     if original.envelope_id is not None:
         status.insert(0, b"Original-Envelope-Id: " + _one_line(original.envelope_id))
-    for about in statuses:
-        status += [b"", *_status_fields(about, action)]
+    for recipient in statuses:
+        status += [b"", *_status_fields(recipient, action)]
     return Notice(
         b"\r\n".join(
             [
@@ -123,7 +117,7 @@ def build_report(
                 b"Content-Type: text/plain; charset=utf-8",
                 b"Content-Transfer-Encoding: 8bit",
                 b"",
-                *(_one_line(line) for line in explained),
+                *(_one_line(line) for line in text_lines),
                 b"--" + boundary,
                 b"Content-Type: message/delivery-status",
                 b"",
@@ -157,26 +151,28 @@ def _head(to: str, subject: str, now: datetime.datetime) -> tuple[str, list[byte
 
 
 def _first_id(header: bytes) -> list[str]:
-    return [found for value in headers.values(header, "message-id") for found in headers.message_ids(value)][:1]
+    return [message_id for value in headers.values(header, "message-id") for message_id in headers.message_ids(value)][
+        :1
+    ]
 
 
-def _status_fields(about: RecipientStatus, action: str) -> Iterable[bytes]:
-    """The fields about one recipient (RFC 3464 section 2.3); an address beyond ASCII as in RFC 6533 section 4."""
-    kind = b"rfc822; " if about.address.isascii() else b"utf-8; "
-    named = dsn_options.original_recipient(about.dsn_params)
-    if named is not None:
-        yield b"Original-Recipient: " + _one_line(named)
-    yield b"Final-Recipient: " + kind + _one_line(about.address)
+def _status_fields(recipient: RecipientStatus, action: str) -> Iterable[bytes]:
+    """Yield the fields about one recipient (RFC 3464 section 2.3); a non-ASCII address as in RFC 6533 section 4."""
+    kind = b"rfc822; " if recipient.address.isascii() else b"utf-8; "
+    original_recipient = dsn_options.original_recipient(recipient.dsn_params)
+    if original_recipient is not None:
+        yield b"Original-Recipient: " + _one_line(original_recipient)
+    yield b"Final-Recipient: " + kind + _one_line(recipient.address)
     yield b"Action: " + action.encode()
-    yield b"Status: " + about.status.encode()
-    if about.remote:
-        yield b"Remote-MTA: dns; " + _one_line(about.remote)
-    said = b"smtp; " if re.match(r"[2-5]\d\d(\s|$)", about.reply) else b"x-mailgroup; "
-    yield b"Diagnostic-Code: " + said + _one_line(about.reply).decode().encode("ascii", "replace")
+    yield b"Status: " + recipient.status.encode()
+    if recipient.remote:
+        yield b"Remote-MTA: dns; " + _one_line(recipient.remote)
+    diagnostic_type = b"smtp; " if re.match(r"[2-5]\d\d(\s|$)", recipient.reply) else b"x-mailgroup; "
+    yield b"Diagnostic-Code: " + diagnostic_type + _one_line(recipient.reply).decode().encode("ascii", "replace")
 
 
 def _header_lines(header: bytes) -> list[bytes]:
-    """The fields of a header, without its blank line, whole lines up to a limit."""
+    """Return the lines of a header without its blank line, whole lines up to the limit."""
     shown = header[:_MAX_HEADER_OCTETS]
     if len(header) > _MAX_HEADER_OCTETS:
         shown = shown[: shown.rfind(b"\n") + 1]
@@ -184,7 +180,7 @@ def _header_lines(header: bytes) -> list[bytes]:
 
 
 def _one_line(text: str) -> bytes:
-    """One line: control characters become blanks, so nothing can begin another one; cut to what a line holds."""
+    """Return the text as one line: control characters become blanks, so no text can begin a field; cut to the limit."""
     line = "".join(character if character.isprintable() else " " for character in text.rstrip())
     return line.encode("utf-8", "replace")[:_MAX_LINE_OCTETS].decode("utf-8", "ignore").encode()
 

@@ -1,8 +1,8 @@
-"""The header of a mail that leaves: whoever is local appears as ``"user_name" <external address>``. Pure, over bytes.
+"""Rewrites the header of outgoing mail: local addresses become ``"user_name" <external address>``. Pure, over bytes.
 
-The manual says in chapter 3 that the "To" line of outgoing mail is replaced; its own sample (4.3) works only if it is
-the sender's. Here every mailbox that is a local address is replaced, in the sender's fields and in the recipients', so
-that an answer to all reaches a colleague too. Every other octet stays as it is.
+The manual says in chapter 3 that the "To" line of outgoing mail is replaced; its own sample (4.3) works only if this
+means the sender's line. Here every mailbox that is a local address is replaced, in the fields of the sender and in
+those of the recipients, so that a reply to all reaches colleagues too. Every other octet stays unchanged.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from shared.mime.addresses import ascii_address, fold_address
 from shared.mime.headers import Field, Mailbox
 
 AUTHOR_FIELDS = frozenset({"from", "sender", "x-sender"})
-"""Fields that name the author: the external address itself gets the author's name here."""
+"""Fields that name the author: the external address itself also gets the author's name there."""
 OTHER_ADDRESS_FIELDS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
 REMOVED_FIELDS = frozenset({"bcc", "return-path"})
 _ADDRESS_FIELDS = AUTHOR_FIELDS | OTHER_ADDRESS_FIELDS
 
 _MAX_LINE_OCTETS = 998
-"""RFC 5322 section 2.1.1."""
+"""Limits a line of a header: octets (RFC 5322 section 2.1.1)."""
 _Person = tuple[str, str]  # user name, external address
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who sends. external_address: of the account it leaves by. external_addresses: with its aliases, folded."""
+    """The author of a mail."""
 
     user_name: str
-    external_address: str
-    external_addresses: frozenset[str]
+    external_address: str  # of the external account that relays the mail
+    external_addresses: frozenset[str]  # this one and the account's aliases, folded
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedHeader:
-    """A header with its blank line, if it has one; its fields, each with its lower-case name and the mailboxes of
-    those fields that are rewritten."""
+    """A parsed header."""
 
-    header: bytes
-    fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]
+    header: bytes  # with its blank line, if it has one
+    fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]  # with lower-case name; mailboxes of the rewritten fields
 
 
 def parse_header(header: bytes) -> ParsedHeader:
-    """Read a header once, for both functions below."""
+    """Parse a header once, for both functions below."""
     return ParsedHeader(
         header,
         [
@@ -58,17 +57,17 @@ def parse_header(header: bytes) -> ParsedHeader:
 
 
 def mailbox_addresses(parsed: ParsedHeader) -> set[str]:
-    """The addresses that ``rewrite`` looks up in its directory, folded (``fold_address``)."""
+    """Return the addresses that ``rewrite_header`` looks up in its directory, folded (``fold_address``)."""
     return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
 
 
 def rewrite_header(
     parsed: ParsedHeader, directory: Mapping[str, _Person], author: Author, message_id: str, date: datetime.datetime
 ) -> bytes:
-    """The header as it leaves.
+    """Return the rewritten header.
 
     :param directory: folded local address to (user name, external address); the author's own addresses too.
-    :param message_id: goes into a Message-ID if the mail has none of that id. :param date: goes into a missing Date.
+    :param message_id: added as a Message-ID unless the mail has this one. :param date: added as Date if it has none.
     """
     sender = [
         _rewrite_mailbox(mailbox, directory, author, key)
@@ -83,8 +82,8 @@ def rewrite_header(
         if key == "from":
             keep = bool(sender)
         elif key in AUTHOR_FIELDS:
-            named = [_rewrite_mailbox(mailbox, directory, author, key) for mailbox in mailboxes]
-            keep = _names_and_addresses(named) != _names_and_addresses(sender)
+            rewritten = [_rewrite_mailbox(mailbox, directory, author, key) for mailbox in mailboxes]
+            keep = _names_and_addresses(rewritten) != _names_and_addresses(sender)
         elif key == "message-id":
             keep = "message-id" in seen or message_id in headers.message_ids(field.value)
         if not keep:
@@ -98,7 +97,7 @@ def rewrite_header(
 
 
 def _missing_fields(seen: Collection[str], author: Author, message_id: str, date: datetime.datetime) -> bytes:
-    """Fields that a mail must have. They go to the top: right even where no blank line ends the header."""
+    """Return the fields that a mail must have and this one lacks; for the top, valid even without a blank line."""
     lines = b""
     if "date" not in seen:
         lines += b"Date: " + format_datetime(date).encode() + b"\r\n"
@@ -110,13 +109,15 @@ def _missing_fields(seen: Collection[str], author: Author, message_id: str, date
 
 
 def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author: Author, key: str) -> Mailbox:
-    """The mailbox as it leaves: a local one with its person's name and external address, others as they are. In ASCII
-    if that is possible: few servers take more in a header (RFC 6532)."""
+    """Return a local mailbox with its person's name and external address, and any other one unchanged.
+
+    The domain becomes ASCII where that is possible, as few servers accept more in a header (RFC 6532).
+    """
     address = fold_address(mailbox.address)
     person = directory.get(address)
     if person is None and key in AUTHOR_FIELDS and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
-    elif person is None and key == "from":  # it was the author's when the mail was taken, or it would not have been
+    elif person is None and key == "from":  # it was the author's at the submission: smtp_in rejects any other
         person = author.user_name, author.external_address
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
@@ -137,6 +138,6 @@ def _field_edits(
         return []
     rewritten = headers.splice(field.value, edits)
     if max(map(len, rewritten.split(b"\n"))) > _MAX_LINE_OCTETS - len(field.name) - 2:
-        # The names made a line too long: each of them begins a line of its own.
+        # The names made a line too long: each one begins a new line.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

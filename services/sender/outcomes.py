@@ -1,4 +1,4 @@
-"""What became of groups, written down in one transaction: recipients, events, further ids, the authors' notices."""
+"""Records the outcome of queued mails in one transaction: recipients, events, new Message-IDs, notices to authors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DUPLICATE_UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class PostCommit:
-    """What is to be told and published once the transaction is committed."""
+    """Events to announce and messages to publish after the transaction is committed."""
 
     events: tuple[MailEvent, ...] = ()
     publications: tuple[Publication, ...] = ()
@@ -47,47 +47,43 @@ class PostCommit:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """What the provider said about a claimed group, and all that is to be written down about it.
-
-    further: rows for ``authors``, ids that the provider gave the mail. failed, relayed: whom the author is to be told
-    about.
-    """
+    """The result of one try of a claimed mail, and all rows to write for it."""
 
     mail: QueuedMail
     result: RelayResult
     events: tuple[MailEvent, ...]
-    message_ids: tuple[tuple[str, int, int, int], ...]
-    failed: tuple[RecipientStatus, ...]
-    relayed: tuple[RecipientStatus, ...]
+    message_ids: tuple[tuple[str, int, int, int], ...]  # rows of sent_mail: Message-IDs that the provider gave the mail
+    failed: tuple[RecipientStatus, ...]  # failed recipients that a notice to the author lists
+    relayed: tuple[RecipientStatus, ...]  # relayed recipients that a notice to the author lists
 
     @classmethod
-    def from_result(cls, external: External, group: QueuedMail, verdict: DeliveryResult, chance: float) -> ResultRecord:
-        """Decide it. chance: from 0 to 1, spreads the next try."""
-        at_once = verdict.retry_now or (verdict.unanswered and not group.uncertain)
-        outcomes = verdict.outcomes
-        if verdict.unanswered and group.uncertain:  # sent once more already: its author is told that nobody knows
+    def from_result(cls, external: External, mail: QueuedMail, result: DeliveryResult, chance: float) -> ResultRecord:
+        """Derive all rows from the provider's replies. chance: from 0 to 1, jitter of the next try."""
+        at_once = result.retry_now or (result.unanswered and not mail.uncertain)
+        outcomes = result.outcomes
+        if result.unanswered and mail.uncertain:  # the second time without a reply: fail it and notify the author
             outcomes = tuple(
                 replace(outcome, state="failed", reply=DUPLICATE_UNKNOWN) if outcome.state == "waiting" else outcome
                 for outcome in outcomes
             )
         return cls(
-            group,
+            mail,
             RelayResult(
-                group.id,
+                mail.id,
                 outcomes,
-                0.0 if at_once else retry_policy.retry_delay(group.tries + 1, chance, interrupted=verdict.interrupted),
-                verdict.count_try and not at_once,
-                verdict.unanswered,
+                0.0 if at_once else retry_policy.retry_delay(mail.tries + 1, chance, interrupted=result.interrupted),
+                result.count_try and not at_once,
+                result.unanswered,
             ),
-            _events(external, group, outcomes, at_once, verdict.unanswered),
-            _new_message_ids(external, group, outcomes),
-            _statuses(external, group, outcomes, "failed"),
-            () if verdict.server_sends_notices else _statuses(external, group, outcomes, "relayed"),
+            _events(external, mail, outcomes, at_once, result.unanswered),
+            _new_message_ids(external, mail, outcomes),
+            _statuses(external, mail, outcomes, "failed"),
+            () if result.server_sends_notices else _statuses(external, mail, outcomes, "relayed"),
         )
 
     @property
     def needs_statements(self) -> bool:
-        """Whether it takes more than the one statement that most need."""
+        """Whether the record needs more statements than the one that all records share."""
         return bool(self.message_ids or self.failed or self.relayed)
 
 
@@ -95,13 +91,13 @@ _EVENT_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
 
 
 def _events(
-    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult], at_once: bool, unanswered: bool
+    external: External, mail: QueuedMail, outcomes: Sequence[RecipientResult], at_once: bool, unanswered: bool
 ) -> tuple[MailEvent, ...]:
-    addresses = {waiting.position: waiting.address for waiting in group.recipients}
+    addresses = {waiting.position: waiting.address for waiting in mail.recipients}
     events = tuple(
         MailEvent(
             _EVENT_NAMES[outcome.state],
-            submission_id=group.id,
+            submission_id=mail.id,
             external=external.address,
             who=addresses[outcome.position],
             reply=outcome.reply,
@@ -109,24 +105,27 @@ def _events(
         for outcome in outcomes
         if outcome.state != "waiting" or not at_once
     )
-    return (*events, _uncertain_event(group, external.address, outcomes[0].reply)) if unanswered else events
+    return (*events, _uncertain_event(mail, external.address, outcomes[0].reply)) if unanswered else events
 
 
 def _new_message_ids(
-    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult]
+    external: External, mail: QueuedMail, outcomes: Sequence[RecipientResult]
 ) -> tuple[tuple[str, int, int, int], ...]:
-    ours = {waiting.address.lower() for waiting in group.recipients} | {external.address.lower()}
-    found = {
-        id_ for outcome in outcomes if outcome.state == "relayed" for id_ in provider_message_ids(outcome.reply, ours)
+    addresses = {waiting.address.lower() for waiting in mail.recipients} | {external.address.lower()}
+    message_ids = {
+        message_id
+        for outcome in outcomes
+        if outcome.state == "relayed"
+        for message_id in provider_message_ids(outcome.reply, addresses)
     }
-    return tuple((id_, group.external_id, group.author_id, group.id) for id_ in sorted(found))
+    return tuple((message_id, mail.external_id, mail.author_id, mail.id) for message_id in sorted(message_ids))
 
 
 def _statuses(
-    external: External, group: QueuedMail, outcomes: Sequence[RecipientResult], state: Literal["failed", "relayed"]
+    external: External, mail: QueuedMail, outcomes: Sequence[RecipientResult], state: Literal["failed", "relayed"]
 ) -> tuple[RecipientStatus, ...]:
-    """Whom of those in this state the author is to be told about."""
-    recipients = {waiting.position: waiting for waiting in group.recipients}
+    """Return the recipients in this state that the author wants a notice about."""
+    recipients = {waiting.position: waiting for waiting in mail.recipients}
     return tuple(
         RecipientStatus(
             recipients[outcome.position].address,
@@ -143,149 +142,154 @@ def _statuses(
 async def record_results(
     connection: Connection, batch: Sequence[ResultRecord], owner: str, marks: Sequence[QueuedMail], seconds: float
 ) -> tuple[list[PostCommit | None], set[int]]:
-    """Write down what the providers said, and which mails are about to get their final dot.
+    """Write the results of tries, and mark the mails whose final dot is about to be sent.
 
-    It is one statement if none of the batch ``needs_more``.
+    One statement suffices if no record ``needs_statements``.
 
-    :param seconds: so long what is marked is held. :return: for each group that is settled what follows, None if its
-        claim is lost and nothing was changed; and the ids of those that are marked.
+    :param marks: mails to mark. :param seconds: lease of the marked mails. :return: for each record the announcements,
+        None if its claim was lost and nothing was changed; and the ids of all mails whose claim was held.
     """
     held = await relay_queue.record_results(
         connection,
         owner,
-        [settled.result for settled in batch],
-        [event for settled in batch for event in settled.events],
-        [group.id for group in marks],
+        [record.result for record in batch],
+        [event for record in batch for event in record.events],
+        [mail.id for mail in marks],
         seconds,
     )
-    further = [row for settled in batch if settled.mail.id in held for row in settled.message_ids]
-    if further:
-        await sent_mail.add_sent(connection, further)
+    message_ids = [row for record in batch if record.mail.id in held for row in record.message_ids]
+    if message_ids:
+        await sent_mail.add_sent(connection, message_ids)
     afters: list[PostCommit | None] = []
-    for settled in batch:
-        if settled.mail.id not in held:
+    for record in batch:
+        if record.mail.id not in held:
             afters.append(None)
             continue
-        after = PostCommit(settled.events)
-        after += await _notify(connection, settled.mail, "failed", settled.failed)
-        after += await _notify(connection, settled.mail, "relayed", settled.relayed)
+        after = PostCommit(record.events)
+        after += await _notify(connection, record.mail, "failed", record.failed)
+        after += await _notify(connection, record.mail, "relayed", record.relayed)
         afters.append(after)
     return afters, held
 
 
 async def recover_orphans(connection: Connection, dead_owners: Collection[str] = ()) -> PostCommit:
-    """Take up what senders left that are gone: what they had not sent is queued as it was; what they had sent without
-    an answer is sent once more, and marked; what had been sent once more already ends, and its author is told. Each may
-    have ended its sender, so it is rehearsed before it is claimed again.
+    """Recover the claims of dead senders.
 
-    :param gone: owners known to be so, whose claims have not run out yet.
+    Mail that was not sent is queued again. Mail that was sent without a reply is queued once more and marked uncertain;
+    the second time it fails, and the author is notified. Each of these mails may have crashed its sender, so it is
+    checked alone before it may be claimed again (``poison_check``).
+
+    :param dead_owners: senders that are known to be dead although their claims have not expired.
     """
     orphans = await relay_queue.list_orphaned_claims(connection, dead_owners)
     if orphans:
-        await poison.add_suspects(connection, relay_queue.STAGE, [group.id for group, _ in orphans])
-    unsent = [group.id for group, unanswered in orphans if not unanswered]
+        await poison.add_suspects(connection, relay_queue.STAGE, [mail.id for mail, _ in orphans])
+    unsent = [mail.id for mail, unanswered in orphans if not unanswered]
     if unsent:
         await relay_queue.release_claims(connection, unsent)
     after = PostCommit()
-    for group, unanswered in orphans:
+    for mail, unanswered in orphans:
         if unanswered:
-            await relay_queue.send_again(connection, group.id)
-            event = _uncertain_event(group, None, "the sender ended before the provider's reply came")
+            await relay_queue.send_again(connection, mail.id)
+            event = _uncertain_event(mail, None, "the sender ended before the provider's reply came")
             await maillog.record_events(connection, [event])
             after += PostCommit((event,))
-            if group.uncertain:
-                abouts = [
+            if mail.uncertain:
+                statuses = [
                     RecipientStatus(w.address, NO_ANSWER, DUPLICATE_UNKNOWN, dsn_params=w.dsn_params)
-                    for w in group.recipients
+                    for w in mail.recipients
                 ]
-                after += await _fail_mail(connection, group, abouts)
+                after += await _fail_mail(connection, mail, statuses)
     return after
 
 
 async def expire_mails(connection: Connection) -> PostCommit:
-    """End what could not be delivered for five days, but for paused accounts, and tell the authors; some at a time."""
+    """Fail mails that are older than five days, except those of paused accounts, and notify the authors; in batches."""
     after = PostCommit()
-    groups = await relay_queue.list_expired(connection, retry_policy.EXPIRY)
-    if not groups:
+    mails = await relay_queue.list_expired(connection, retry_policy.EXPIRY)
+    if not mails:
         return after
-    problems = await _load_problems(connection, groups)
-    for group in groups:
-        problem = problems.get(group.external_id)
-        abouts = [
+    problems = await _load_problems(connection, mails)
+    for mail in mails:
+        problem = problems.get(mail.external_id)
+        statuses = [
             RecipientStatus(
                 w.address,
                 EXPIRED,
                 f"not delivered within five days; {_last_problem(w.reply, problem)}",
                 dsn_params=w.dsn_params,
             )
-            for w in group.recipients
+            for w in mail.recipients
         ]
-        after += await _fail_mail(connection, group, abouts)
+        after += await _fail_mail(connection, mail, statuses)
     return after
 
 
-async def _fail_mail(connection: Connection, group: QueuedMail, abouts: Sequence[RecipientStatus]) -> PostCommit:
-    """End a queued group without a further try; an About for each of its recipients, for the author's notice."""
+async def _fail_mail(connection: Connection, mail: QueuedMail, statuses: Sequence[RecipientStatus]) -> PostCommit:
+    """Fail a queued mail without another try, and notify its author. statuses: one for each of its recipients."""
     await relay_queue.expire(
         connection,
-        group.id,
-        [RecipientResult(w.position, "failed", about.reply) for w, about in zip(group.recipients, abouts, strict=True)],
+        mail.id,
+        [
+            RecipientResult(w.position, "failed", status.reply)
+            for w, status in zip(mail.recipients, statuses, strict=True)
+        ],
     )
-    events = [MailEvent("failed", submission_id=group.id, who=about.address, reply=about.reply) for about in abouts]
+    events = [MailEvent("failed", submission_id=mail.id, who=status.address, reply=status.reply) for status in statuses]
     await maillog.record_events(connection, events)
-    return PostCommit(tuple(events)) + await _notify(connection, group, "failed", abouts)
+    return PostCommit(tuple(events)) + await _notify(connection, mail, "failed", statuses)
 
 
 async def notify_delays(connection: Connection) -> PostCommit:
-    """Tell authors what has not been delivered for four hours, then daily; some at a time."""
+    """Notify authors of mail that is delayed: after four hours, then daily; in batches."""
     after = PostCommit()
-    groups = await relay_queue.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
-    if not groups:
+    mails = await relay_queue.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
+    if not mails:
         return after
-    problems = await _load_problems(connection, groups)
-    for group in groups:
-        problem = problems.get(group.external_id)
-        abouts = [
+    problems = await _load_problems(connection, mails)
+    for mail in mails:
+        problem = problems.get(mail.external_id)
+        statuses = [
             RecipientStatus(
                 w.address, _status(w.reply or "", "4.4.1"), _last_problem(w.reply, problem), dsn_params=w.dsn_params
             )
-            for w in group.recipients
+            for w in mail.recipients
         ]
-        after += await _notify(connection, group, "delayed", abouts)
+        after += await _notify(connection, mail, "delayed", statuses)
     return after
 
 
 async def notify_cancelled(connection: Connection) -> PostCommit:
-    """Tell authors what the operator ended; some at a time."""
+    """Notify authors of mail that an administrator cancelled; in batches."""
     after = PostCommit()
-    for group, reason in await relay_queue.claim_cancelled(connection):
-        abouts = [RecipientStatus(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in group.recipients]
-        after += await _notify(connection, group, "failed", abouts)
+    for mail, reason in await relay_queue.claim_cancelled(connection):
+        statuses = [RecipientStatus(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in mail.recipients]
+        after += await _notify(connection, mail, "failed", statuses)
     return after
 
 
 async def notify_deliveries(
     connection: Connection, recipients_by_id: Mapping[int, Sequence[EnvelopeRecipient]]
 ) -> PostCommit:
-    """Tell authors that their mail reached recipients inside, where they asked for that.
+    """Notify authors that their mail was delivered to local accounts, where they requested that (RFC 3461).
 
-    :param inside: recipients by id of the submission.
+    :param recipients_by_id: local recipients by id of the submission.
     """
-    wanted = {
-        id_: [RecipientStatus(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
-        for id_, recipients in recipients_by_id.items()
+    requested = {
+        submission_id: [RecipientStatus(r.address, DELIVERED, "delivered", dsn_params=r.dsn_params) for r in recipients]
+        for submission_id, recipients in recipients_by_id.items()
         if any(dsn_options.is_notice_wanted(r.dsn_params, "delivered") for r in recipients)
     }
     after = PostCommit()
-    if wanted:
-        for group in await relay_queue.load_queued_mails(connection, list(wanted)):
-            after += await _notify(connection, group, "delivered", wanted[group.id])
+    if requested:
+        for mail in await relay_queue.load_queued_mails(connection, list(requested)):
+            after += await _notify(connection, mail, "delivered", requested[mail.id])
     return after
 
 
-async def _load_problems(connection: Connection, groups: Sequence[QueuedMail]) -> dict[int, str | None]:
-    """What went wrong last with the accounts of these groups, by their ids."""
-    states = await relay_status.load_status(connection, {group.external_id for group in groups})
+async def _load_problems(connection: Connection, mails: Sequence[QueuedMail]) -> dict[int, str | None]:
+    """Load the last error of each account of these mails, by account id."""
+    states = await relay_status.load_status(connection, {mail.external_id for mail in mails})
     return {external_id: state.last_error for external_id, state in states.items()}
 
 
@@ -298,14 +302,17 @@ _REASONS: dict[dsn_options.Action, str] = {
 
 
 async def _notify(
-    connection: Connection, group: QueuedMail, action: dsn_options.Action, abouts: Sequence[RecipientStatus]
+    connection: Connection, mail: QueuedMail, action: dsn_options.Action, statuses: Sequence[RecipientStatus]
 ) -> PostCommit:
-    """Put a notice into the author's mailbox, about those whom the author wants to hear of. None for mail with a null
-    sender (RFC 5321 4.5.5), so notices never answer notices, nor for an author whose account was removed."""
-    abouts = [about for about in abouts if dsn_options.is_notice_wanted(about.dsn_params, action)]
-    if not abouts or not group.envelope_from or not await accounts.load_locals(connection, [group.author_id]):
+    """Write a notice into the author's mailbox, about the recipients that its NOTIFY parameters allow (RFC 3461).
+
+    None for mail with a null reverse-path (RFC 5321 4.5.5), so that no notice follows a notice, and none for an author
+    whose account was removed.
+    """
+    statuses = [status for status in statuses if dsn_options.is_notice_wanted(status.dsn_params, action)]
+    if not statuses or not mail.envelope_from or not await accounts.load_locals(connection, [mail.author_id]):
         return PostCommit()
-    notice = await _compose(connection, group, action, abouts)
+    notice = await _compose(connection, mail, action, statuses)
     [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice.body)])
     reason = _REASONS[action]
     [inbound_id] = await inbound.add_inbound(
@@ -315,53 +322,53 @@ async def _notify(
                 "notice",
                 blob_id,
                 message_id=notice.message_id,
-                submission_id=group.id,
-                recipients=((group.author_id, reason),),
+                submission_id=mail.id,
+                recipients=((mail.author_id, reason),),
             )
         ],
     )
-    event = MailEvent("noticed", inbound_id=inbound_id, submission_id=group.id, who=group.author_address, reply=reason)
+    event = MailEvent("noticed", inbound_id=inbound_id, submission_id=mail.id, who=mail.author_address, reply=reason)
     await maillog.record_events(connection, [event])
-    return PostCommit((event,), tuple(publications.routed([(inbound_id, [group.author_address])])))
+    return PostCommit((event,), tuple(publications.routed([(inbound_id, [mail.author_address])])))
 
 
-async def compose_dry_run(connection: Connection, group: QueuedMail) -> None:
-    """Write the notice that the author would get if the mail failed; it goes nowhere."""
-    abouts = [
+async def compose_dry_run(connection: Connection, mail: QueuedMail) -> None:
+    """Compose the notice that the author would get if the mail failed, and drop it: a test for a poison message."""
+    statuses = [
         RecipientStatus(w.address, EXPIRED, _last_problem(w.reply, None), dsn_params=w.dsn_params)
-        for w in group.recipients
+        for w in mail.recipients
     ]
-    await _compose(connection, group, "failed", abouts)
+    await _compose(connection, mail, "failed", statuses)
 
 
 async def _compose(
-    connection: Connection, group: QueuedMail, action: dsn_options.Action, abouts: Sequence[RecipientStatus]
+    connection: Connection, mail: QueuedMail, action: dsn_options.Action, statuses: Sequence[RecipientStatus]
 ) -> Notice:
     now = datetime.datetime.now(datetime.UTC)
-    head = (await blobs.heads(connection, [group.blob_id])).get(group.blob_id, b"")
-    submitted_at = now - datetime.timedelta(seconds=group.age)
-    # Of a larger mail the header is enough: a notice of 50 MB is of no use to anybody.
-    whole = (
+    head = (await blobs.heads(connection, [mail.blob_id])).get(mail.blob_id, b"")
+    submitted_at = now - datetime.timedelta(seconds=mail.age)
+    # For a mail that is larger than its head, only the header is returned: a notice of 50 MB helps nobody.
+    full_message = (
         head
-        if action == "failed" and dsn_options.is_whole_wanted(group.dsn_params) and len(head) == group.octets
+        if action == "failed" and dsn_options.is_whole_wanted(mail.dsn_params) and len(head) == mail.octets
         else None
     )
     original = Original(
-        group.author_address,
+        mail.author_address,
         head[: headers.header_end(head)],
         submitted_at,
-        whole,
-        dsn_options.envelope_id(group.dsn_params),
+        full_message,
+        dsn_options.envelope_id(mail.dsn_params),
     )
-    return dsn_report.build_report(action, original, abouts, now)
+    return dsn_report.build_report(action, original, statuses, now)
 
 
-def _uncertain_event(group: QueuedMail, external: str | None, reason: str) -> MailEvent:
+def _uncertain_event(mail: QueuedMail, external: str | None, reason: str) -> MailEvent:
     return MailEvent(
         "uncertain",
-        submission_id=group.id,
+        submission_id=mail.id,
         external=external,
-        who=", ".join(waiting.address for waiting in group.recipients)[:1000],
+        who=", ".join(waiting.address for waiting in mail.recipients)[:1000],
         reply=reason,
     )
 

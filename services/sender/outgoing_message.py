@@ -1,4 +1,4 @@
-"""From a group that is to be relayed to the mail as it leaves: the header rewritten, the body as it stands."""
+"""Builds the outgoing message of a queued mail: a rewritten header and the unchanged body."""
 
 from __future__ import annotations
 
@@ -18,62 +18,60 @@ from shared.store.relay_queue import QueuedMail
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
 REMOVED_GRACE_SECONDS = 120.0
-"""Who was removed so shortly before a mail was submitted still counts as there: its author may not know, and its age is
-that of when it was claimed."""
+"""A local account that was removed at most this long before the submission is still rewritten: seconds; the author may
+not know of the removal yet, and a mail's age is the one at its claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSource:
-    """What a letter is made of. beginning: of the mail, at least its header, which is ``parsed``.
+    """The parts of which an outgoing message is built."""
 
-    people: who is behind local addresses, these and perhaps others.
-    """
-
-    head: bytes
+    head: bytes  # start of the mail, with its whole header
     parsed: ParsedHeader
-    people: _People
+    people: _People  # the persons behind the local addresses in the header, perhaps more
 
 
-async def load_sources(
-    database: Database, groups: Sequence[QueuedMail], external: External
-) -> dict[int, MessageSource]:
-    """The sources of these groups, by id, with the accounts as they are now. Where the bytes are gone there is none.
+async def load_sources(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
+    """Load the sources of these mails, by id, with the accounts as they are now. A mail whose bytes are gone has none.
 
-    :raises Temporary: the database is away.
+    :raises Temporary: the database is unavailable.
     """
     async with database.statement() as connection:
-        heads = await blobs.heads(connection, [group.blob_id for group in groups])
-        found = {}
-        for group in groups:
-            beginning = heads.get(group.blob_id)
-            if beginning is None:
+        heads = await blobs.heads(connection, [mail.blob_id for mail in mails])
+        parsed_heads: dict[int, tuple[bytes, ParsedHeader]] = {}
+        for mail in mails:
+            head = heads.get(mail.blob_id)
+            if head is None:
                 continue
-            end = headers.header_end(beginning)
-            if end == len(beginning) < group.octets:  # a header has up to 1 MiB, and the second piece has another
-                beginning += await blobs.second_chunk(connection, group.blob_id)
-                end = headers.header_end(beginning)
-            found[group.id] = beginning, parse_header(beginning[:end])
-        asked = {address for _, parsed in found.values() for address in mailbox_addresses(parsed)}
-        ages = {group.id: group.age + REMOVED_GRACE_SECONDS for group in groups}
-        people = await _load_people(connection, asked, external, max(ages.values(), default=0.0))
-    return {id_: MessageSource(beginning, parsed, people(ages[id_])) for id_, (beginning, parsed) in found.items()}
+            end = headers.header_end(head)
+            if end == len(head) < mail.octets:  # a header has up to 1 MiB; the second chunk has the rest of it
+                head += await blobs.second_chunk(connection, mail.blob_id)
+                end = headers.header_end(head)
+            parsed_heads[mail.id] = head, parse_header(head[:end])
+        addresses = {address for _, parsed in parsed_heads.values() for address in mailbox_addresses(parsed)}
+        ages = {mail.id: mail.age + REMOVED_GRACE_SECONDS for mail in mails}
+        people = await _load_people(connection, addresses, external, max(ages.values(), default=0.0))
+    return {
+        mail_id: MessageSource(head, parsed, people(ages[mail_id])) for mail_id, (head, parsed) in parsed_heads.items()
+    }
 
 
 async def _load_people(
-    connection: Connection, asked: set[str], external: External, oldest: float
+    connection: Connection, addresses: set[str], external: External, max_age: float
 ) -> Callable[[float], _People]:
-    """Who is behind the local addresses of a mail, by its age in seconds; none is older than ``oldest``.
+    """Return a function from a mail's age in seconds (at most ``max_age``) to the persons behind local addresses.
 
-    Whoever was removed since is still shown as somebody of us: customers are to see no local address, nor answer to it.
+    An account that was removed after the submission is included: customers must not see a local address.
     """
-    written = {spelling for address in asked for spelling in spellings(address)}
-    people = await accounts.locals_by_address(connection, sorted(written), oldest)
-    theirs = {external.id: external.address}
-    others = {local.external_id for local, _ in people} - {external.id}
-    if others:
-        theirs |= {found.id: found.address for found in await accounts.load_externals(connection, sorted(others))}
+    all_spellings = {spelling for address in addresses for spelling in spellings(address)}
+    people = await accounts.locals_by_address(connection, sorted(all_spellings), max_age)
+    external_addresses = {external.id: external.address}
+    other_ids = {local.external_id for local, _ in people} - {external.id}
+    if other_ids:
+        others = await accounts.load_externals(connection, sorted(other_ids))
+        external_addresses |= {other.id: other.address for other in others}
     rows = [
-        (fold_address(address), (local.user_name, theirs.get(local.external_id, external.address)), removed)
+        (fold_address(address), (local.user_name, external_addresses.get(local.external_id, external.address)), removed)
         for local, removed in people
         for address in (local.address, *local.addresses)
     ]
@@ -81,38 +79,38 @@ async def _load_people(
 
 
 def build_message(
-    database: Database, group: QueuedMail, external: External, source: MessageSource | None
+    database: Database, mail: QueuedMail, external: External, source: MessageSource | None
 ) -> OutgoingMessage:
-    """The letter for the recipients that wait. :raises Permanent: the bytes of the mail are gone."""
+    """Build the message for the waiting recipients. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
-        raise Permanent(f"the bytes of blob {group.blob_id} are gone")
-    beginning, end = source.head, len(source.parsed.header)
-    # The author's mail leaves by the account that it was submitted for, whatever was changed or removed since.
-    own = (group.author_address, *group.author_addresses)
+        raise Permanent(f"the bytes of blob {mail.blob_id} are gone")
+    head, end = source.head, len(source.parsed.header)
+    # A mail leaves by the account for which it was submitted, even if its author belongs to another one now.
+    author_addresses = (mail.author_address, *mail.author_addresses)
     people = {
         **source.people,
-        **{fold_address(address): (group.author_name, external.address) for address in own},
+        **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
     }
-    submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=group.age)
-    author = Author(group.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
-    header = rewrite_header(source.parsed, people, author, group.message_id, submitted_at)
+    submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
+    author = Author(mail.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
+    header = rewrite_header(source.parsed, people, author, mail.message_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
-        yield header + beginning[end:]
-        if group.octets > len(beginning):
-            passed = 0
-            async for piece in blobs.stream(database, group.blob_id):  # cut in the same places every time
-                passed += len(piece)
-                if passed > len(beginning):
+        yield header + head[end:]
+        if mail.octets > len(head):
+            skipped = 0
+            async for piece in blobs.stream(database, mail.blob_id):  # the head is one or two whole pieces
+                skipped += len(piece)
+                if skipped > len(head):
                     yield piece
 
     return OutgoingMessage(
         ascii_address(external.address),
-        group.recipients,
-        group.octets - end + len(header),
-        group.body_8bit,
+        mail.recipients,
+        mail.octets - end + len(header),
+        mail.body_8bit,
         not header.isascii(),
-        group.smtputf8,
+        mail.smtputf8,
         pieces,
-        group.dsn_params,
+        mail.dsn_params,
     )

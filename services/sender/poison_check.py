@@ -1,7 +1,8 @@
-"""What a dead sender held is rehearsed before it is claimed again: its letter and a notice are written, none is sent.
+"""Checks the mails of a dead sender for a poison message: builds each one alone, and sends none.
 
-A mail is read, parsed and rewritten in one process with many others, so that one which ends the process would end each
-that takes its claims up. It is tried alone instead, up to the point where a provider would hear of it.
+A sender parses and rewrites many mails in one process. A mail that crashes this process would crash each sender that
+takes over its claim. After a crash each mail of the dead sender is therefore built alone, with a bounce for its author,
+before it may be claimed again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ log = structlog.get_logger()
 
 
 async def check_next(database: Database, claims: Claims) -> bool:
-    """Rehearse the next suspect that is due, with nothing else in hand; whether there was one.
+    """Check the next suspect that is due, while this process does nothing else; return whether there was one.
 
-    :raises Temporary: the database is away.
+    :raises Temporary: the database is unavailable.
     """
     async with database.statement() as connection:
         suspect = await poison.claim_suspect(connection, relay_queue.STAGE)
@@ -38,23 +39,23 @@ async def check_next(database: Database, claims: Claims) -> bool:
 
 async def _dry_run(database: Database, claims: Claims, suspect: Suspect) -> None:
     if suspect.crashes:
-        log.warning("tried alone", stage=relay_queue.STAGE, id=suspect.id, crashes=suspect.crashes)
+        log.warning("suspect checked alone", submission_id=suspect.id, crashes=suspect.crashes)
     try:
         async with database.statement() as connection:
-            group = await relay_queue.load_queued_mail(connection, suspect.id)
-            external = await accounts.load_externals(connection, [group.external_id]) if group else []
-        if group is None or not external:
-            return  # nobody writes it now
+            mail = await relay_queue.load_queued_mail(connection, suspect.id)
+            external = await accounts.load_externals(connection, [mail.external_id]) if mail else []
+        if mail is None or not external:
+            return  # the mail was sent or ended, or its account was removed
         try:
-            sources = await outgoing_message.load_sources(database, [group], external[0])
-            outgoing_message.build_message(database, group, external[0], sources.get(group.id))
-            if group.recipients:
+            sources = await outgoing_message.load_sources(database, [mail], external[0])
+            outgoing_message.build_message(database, mail, external[0], sources.get(mail.id))
+            if mail.recipients:
                 async with database.statement() as connection:
-                    await outcomes.compose_dry_run(connection, group)
+                    await outcomes.compose_dry_run(connection, mail)
         except Temporary:
             raise
-        except Exception as error:  # whatever it is, this mail is at fault
-            await claims.count_failure(group, error)
+        except Exception as error:  # any error: this mail is the cause
+            await claims.count_failure(mail, error)
     except Temporary:
         async with database.statement() as connection:
             await poison.restore_count(connection, relay_queue.STAGE, suspect)

@@ -1,4 +1,7 @@
-"""When to try again, and when to tell the author (RFC 5321 section 4.5.4.1). Pure: seconds, chance passed in."""
+"""The retry policy: when to try again, and when to notify the author (RFC 5321 section 4.5.4.1).
+
+Pure functions. Times are seconds; chance is a random number from 0 to 1 that the caller passes.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,30 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 EXPIRY = 5 * DAY
-"""After five days of temporary refusals a mail has failed."""
+"""Limits how long a mail is retried after temporary failures: seconds; at least 4 to 5 days by RFC 5321 4.5.4.1."""
 FIRST_NOTICE = 4 * HOUR
 NEXT_NOTICE = DAY
-"""Notices of delay: after four hours, then daily."""
+"""Age of a queued mail at the first delay notice, and time between two of them: seconds."""
 LOGIN_PAUSE = HOUR
-"""Between two careful tries with credentials that were refused."""
+"""Time between two tries after the provider refused the credentials: seconds; more could lock the account."""
 THROTTLE_PAUSE, QUOTA_PAUSE = MINUTE, 30 * MINUTE
-"""No mail of an account is tried for so long when its provider slows it down, or its quota is used up."""
+"""Pause of an account after its provider throttled it, and after its quota was used up: seconds."""
 MAX_UNREACHABLE_PAUSE = 8.0
-"""The longest time between two tries to reach a server that does not answer."""
+"""Limits the time between two tries to reach a server that does not answer: seconds."""
 INTERRUPTED_DELAY = 5.0
+"""Time before the second try of a mail whose connection ended: seconds; the first time this is mere chance."""
 
 _FIRST = (1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE)
 _HOURLY_TRIES = 12
-_SPREAD = 0.1
+_JITTER = 0.1
 
 
 def retry_delay(tries: int, chance: float, *, interrupted: bool = False) -> float:
-    """Seconds until the next try of a mail that was refused for now ``tries`` times (from 1).
+    """Return the seconds until the next try of a mail that has failed temporarily ``tries`` times (from 1).
 
-    After 1, 5, 15, 30 minutes, then hourly for half a day, then every four hours; spread by a tenth to either side.
-    chance: from 0 to 1. broken_off: it was not refused, its connection ended; the first time that is mere chance.
+    1, 5, 15, 30 minutes, then hourly for half a day, then every four hours; each with 10 % of jitter to either side.
+
+    :param interrupted: the connection ended before the provider refused anything.
     """
     if interrupted and tries <= 1:
         delay = INTERRUPTED_DELAY
@@ -36,17 +41,17 @@ def retry_delay(tries: int, chance: float, *, interrupted: bool = False) -> floa
         delay = _FIRST[max(tries, 1) - 1]
     else:
         delay = HOUR if tries <= len(_FIRST) + _HOURLY_TRIES else 4 * HOUR
-    return _spread(delay, chance)
+    return _add_jitter(delay, chance)
 
 
 def reconnect_delay(failures: int, chance: float, *, unreachable: bool = False) -> float:
-    """Seconds until an account is tried again that could not be used ``failures`` times (from 1): 10 s to 5 min.
+    """Return the seconds until the next try of an account that has failed ``failures`` times (from 1): 10 s to 5 min.
 
-    :param away: nothing answered at all. Asking again costs nobody anything, so that is done every few seconds.
+    :param unreachable: no server answered. A new try costs nobody anything, so it follows within a few seconds.
     """
-    first, longest = (2.0, MAX_UNREACHABLE_PAUSE) if unreachable else (10.0, 5 * MINUTE)
-    return _spread(min(first * 2 ** min(max(failures, 1) - 1, 10), longest), chance)
+    shortest, longest = (2.0, MAX_UNREACHABLE_PAUSE) if unreachable else (10.0, 5 * MINUTE)
+    return _add_jitter(min(shortest * 2 ** min(max(failures, 1) - 1, 10), longest), chance)
 
 
-def _spread(delay: float, chance: float) -> float:
-    return delay * (1 + _SPREAD * (2 * chance - 1))
+def _add_jitter(delay: float, chance: float) -> float:
+    return delay * (1 + _JITTER * (2 * chance - 1))

@@ -1,4 +1,4 @@
-"""One group through one SMTP connection: the envelope, the mail, and what each reply means for each recipient."""
+"""One SMTP transaction: sends the envelope and the message, and classifies each reply for each recipient."""
 
 from __future__ import annotations
 
@@ -24,76 +24,64 @@ from shared.provider.smtp_connect import AuthFailed
 from shared.store.relay_queue import QueuedRecipient, RecipientResult
 
 THROTTLED = 432
+"""Reply code of Microsoft for too many concurrent connections or messages."""
 TOO_LARGE = 552
+"""Reply code for a message over the size limit (RFC 1870)."""
 _NO_SMTPUTF8 = Reply(553, "5.6.7 the provider's mail server does not take internationalised addresses (SMTPUTF8)")
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A mail as it leaves. octets: of header and body. header_8bit: the header is not ASCII (RFC 6532).
-
-    dsn_params: what is to be told about its delivery (shared/mime/dsn_options.py).
-    """
+    """A rewritten mail, ready to send."""
 
     mail_from: str
     recipients: tuple[QueuedRecipient, ...]
-    octets: int
+    octets: int  # of header and body
     body_8bit: bool
-    header_8bit: bool
+    header_8bit: bool  # the header is not ASCII (RFC 6532)
     smtputf8: bool
     pieces: Callable[[], AsyncIterator[bytes]]
-    dsn_params: str | None = None
+    dsn_params: str | None = None  # RET and ENVID of the submission (shared/mime/dsn_options.py)
 
 
 @dataclass(slots=True)
 class Replies:
-    """What the server said. recipients: by position. final: about the mail as a whole, None if it was never asked.
+    """The replies of the server in one transaction."""
 
-    reporting: it was passed on what is to be told about the delivery, and tells that itself (RFC 3461 section 5.2.2).
-    """
-
-    recipients: dict[int, Reply] = field(default_factory=dict)
-    final: Reply | None = None
-    server_sends_notices: bool = False
+    recipients: dict[int, Reply] = field(default_factory=dict)  # replies to RCPT, by the recipient's position
+    final: Reply | None = None  # the reply about the mail as a whole, None if there was none
+    server_sends_notices: bool = False  # the DSN parameters were passed on (RFC 3461 section 5.2.2)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountRejection:
-    """What a provider has against an account whose mail it refuses. pause: a person has to mend it; or else it passes.
+    """A rejection that concerns the account, not the mail."""
 
-    kind: label of relay_errors_total. seconds: no mail of the account is tried for so long.
-    """
-
-    kind: Literal["sender", "throttled"]
+    kind: Literal["sender", "throttled"]  # label of relay_errors_total
     text: str
-    pause: bool
-    seconds: float
+    pause: bool  # an administrator must correct the account; otherwise the cause passes by itself
+    seconds: float  # back-off of the account
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """outcomes: one for each recipient. at_once: some follow in another transaction, no try counted.
+    """The result of one try to relay a mail."""
 
-    count_try: somebody was refused for now. unanswered: the mail was sent, and the connection ended before the reply.
-    broken_off: it ended before the mail was sent. reporting: the server tells itself what became of what it took.
-    too_large: it takes no mail of this size. objection: to the account, and not to this mail.
-    """
-
-    outcomes: tuple[RecipientResult, ...]
-    retry_now: bool
-    count_try: bool
-    unanswered: bool = False
-    interrupted: bool = False
-    server_sends_notices: bool = False
-    too_large: bool = False
+    outcomes: tuple[RecipientResult, ...]  # one for each recipient
+    retry_now: bool  # the server limits recipients: send the others in a new transaction, without counting a try
+    count_try: bool  # a recipient was refused temporarily
+    unanswered: bool = False  # the connection ended after the final dot, before the reply
+    interrupted: bool = False  # the connection ended before the final dot
+    server_sends_notices: bool = False  # the server reports the delivery itself
+    too_large: bool = False  # the server accepts no mail of this size
     rejection: AccountRejection | None = None
 
 
 class SmtpEnvelope:
-    """What announces a letter to one server: its commands, whom they name, and what was said.
+    """The commands of a transaction up to DATA, and the replies to them.
 
-    replies: filled in as they come, so what was said before a failure is known. Without commands there is nobody whom
-    this server can be asked about, and ``replies`` says why.
+    ``replies`` is filled as the replies arrive, so that those before a failure are known. ``commands`` is None if this
+    server can accept none of the recipients; ``replies`` then says why.
     """
 
     def __init__(self, client: SmtpClient, message: OutgoingMessage) -> None:
@@ -105,9 +93,9 @@ class SmtpEnvelope:
         if message.smtputf8 and message.header_8bit and not utf8_server:
             self.replies.final = _NO_SMTPUTF8
             return
-        beyond = {waiting.position for waiting in message.recipients if not waiting.address.isascii()}
+        non_ascii = {waiting.position for waiting in message.recipients if not waiting.address.isascii()}
         if not utf8_server:
-            self.replies.recipients |= dict.fromkeys(beyond, _NO_SMTPUTF8)
+            self.replies.recipients |= dict.fromkeys(non_ascii, _NO_SMTPUTF8)
         self.recipients = [waiting for waiting in message.recipients if waiting.position not in self.replies.recipients]
         if not self.recipients:
             return
@@ -116,7 +104,7 @@ class SmtpEnvelope:
             mail += b" SIZE=%d" % message.octets
         if "8bitmime" in client.extensions and (message.body_8bit or message.header_8bit):
             mail += b" BODY=8BITMIME"
-        if utf8_server and (beyond or message.smtputf8 or not message.mail_from.isascii()):
+        if utf8_server and (non_ascii or message.smtputf8 or not message.mail_from.isascii()):
             mail += b" SMTPUTF8"
         recipients = [b"RCPT TO:<" + waiting.address.encode() + b">" for waiting in self.recipients]
         if "dsn" in client.extensions:
@@ -130,7 +118,7 @@ class SmtpEnvelope:
 
     @property
     def pipelined(self) -> bool:
-        """Whether it went out behind the mail before."""
+        """Whether the commands were sent already, behind the final dot of the mail before."""
         return self.commands is not None and bool(self.commands.replies)
 
 
@@ -140,11 +128,12 @@ async def send_message(
     before_final_dot: Callable[[], Awaitable[None]],
     pipeline_next: Callable[[], Commands | None],
 ) -> None:
-    """Send a letter; its envelope goes out in one write where the server allows it, unless that has happened already.
+    """Send a message. If the server allows PIPELINING, its envelope goes out in one write, or was sent already.
 
-    :param behind: the commands of the next envelope, to go out with the final dot (RFC 2920 3.1).
-    :raises Lost: the connection ended, or the server ended it (421), before the final dot.
-    :raises Unanswered: … after it. :raises LoginRefused: the server wants a login that it did not get.
+    :param before_final_dot: called when only the final dot is missing. :param pipeline_next: returns the commands of
+        the next envelope, which go out with the final dot (RFC 2920 3.1).
+    :raises SmtpConnectionLost: the connection ended before the final dot, or the server closed it (421).
+    :raises OutcomeUnknown: the connection ended after the final dot. :raises AuthFailed: the server requires a login.
     """
     if envelope.commands is None:
         return
@@ -155,23 +144,23 @@ async def send_message(
     else:
         await _send_envelope(client, envelope, envelope.commands)
     replies = envelope.replies
-    more: Commands | None = None
+    next_commands: Commands | None = None
 
-    def following() -> Commands | None:
-        nonlocal more
-        more = pipeline_next()
-        return more
+    def remember_next() -> Commands | None:
+        nonlocal next_commands
+        next_commands = pipeline_next()
+        return next_commands
 
     if replies.final is None and any(reply.accepted for reply in replies.recipients.values()):
-        replies.final = await client.send_data(envelope.message.pieces(), before_final_dot, following)
-        if replies.final.accepted or more is not None:  # the next mail has begun
+        replies.final = await client.send_data(envelope.message.pieces(), before_final_dot, remember_next)
+        if replies.final.accepted or next_commands is not None:  # RSET would end the next transaction
             return
     if client.alive:
         await _reset(client)
 
 
 async def _send_envelope(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
-    """Command by command: ``replies.final`` is set if the mail itself is not to follow."""
+    """Send the commands one by one. ``replies.final`` is set if the message must not follow."""
     mail, *recipients, data = commands.lines
     replies = envelope.replies
     reply = _check_reply(client, await client.command(mail))
@@ -185,31 +174,31 @@ async def _send_envelope(client: SmtpClient, envelope: SmtpEnvelope, commands: C
 
 
 async def _read_envelope_replies(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
-    """The same for commands that are out already: every reply is read and judged before anything else is said.
+    """Read the replies to pipelined commands, all of them before the next command.
 
-    What is said about recipients and DATA behind a refused MAIL means only that (503), and concerns no recipient.
+    After a refused MAIL the replies to RCPT and DATA follow from that (503) and concern no recipient.
     """
     mail, *recipients, data = commands.replies
     replies = envelope.replies
     first = _check_reply(client, await client.reply(mail))
     if not first.accepted:
         replies.final = first
-    for waiting, coming in zip(envelope.recipients, recipients, strict=True):
-        reply = _check_reply(client, await client.reply(coming))
+    for waiting, pending in zip(envelope.recipients, recipients, strict=True):
+        reply = _check_reply(client, await client.reply(pending))
         if first.accepted:
             replies.recipients[waiting.position] = reply
     reply = await client.reply(data, DATA_SECONDS)
     if any(reply.accepted for reply in replies.recipients.values()):
         _check_data_reply(client, replies, _check_reply(client, reply))
-    elif reply.code == START_DATA:  # it waits for a mail to nobody: a lone dot ends it (RFC 2920 3.1)
+    elif reply.code == START_DATA:  # the server expects a mail without recipients: a lone dot ends it (RFC 2920 3.1)
         if not first.accepted:
-            client.close()  # nor does it know what it has refused
+            client.close()  # a server that refused MAIL and accepts DATA is out of step
         else:
             await client.command(b".", ANSWER_SECONDS)
 
 
 def _check_data_reply(client: SmtpClient, replies: Replies, reply: Reply) -> None:
-    if reply.accepted:  # no answer to DATA: what follows would be taken for commands
+    if reply.accepted:  # no valid reply to DATA: the server would read the message as commands
         client.close()
         raise SmtpConnectionLost(f"the server answered DATA with {reply}")
     if reply.code != START_DATA:
@@ -217,7 +206,7 @@ def _check_data_reply(client: SmtpClient, replies: Replies, reply: Reply) -> Non
 
 
 def _check_reply(client: SmtpClient, reply: Reply) -> Reply:
-    if reply.code == SERVER_FULL:  # it closes the connection (RFC 5321 3.8)
+    if reply.code == SERVER_FULL:  # the server closes the connection (RFC 5321 3.8)
         client.close()
         raise SmtpConnectionLost(f"the server ended the connection: {reply}")
     if reply.code == AUTH_REQUIRED:
@@ -230,38 +219,38 @@ async def _reset(client: SmtpClient) -> None:
     try:
         await client.reset()
     except SmtpConnectionLost:
-        client.close()  # everything is settled; the next mail takes a new connection
+        client.close()  # all replies are known; the next mail uses a new connection
 
 
 def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> DeliveryResult:
-    """What the replies mean. A recipient that was not answered, or not finally, waits for another try."""
+    """Classify the replies. A recipient without a permanent reply waits for another try."""
     final = replies.final
     sent = final is not None and final.accepted
     outcomes = []
-    objection = None if final is None else rejection_of(final)
-    crowded = refused = False
-    some = any(reply.accepted for reply in replies.recipients.values())
+    rejection = None if final is None else rejection_of(final)
+    retry_now = refused = False
+    any_accepted = any(reply.accepted for reply in replies.recipients.values())
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position, final or Reply(451, "4.3.0 the mail was not tried"))
         if reply.accepted and final is not None:
             reply = final
         if reply.accepted and sent:
             outcomes.append(RecipientResult(waiting.position, "relayed", str(reply)))
-        elif some and _is_too_many_recipients(reply):
-            crowded, refused = crowded or sent, refused or not sent
+        elif any_accepted and _is_too_many_recipients(reply):
+            retry_now, refused = retry_now or sent, refused or not sent
             outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
-        elif reply.refused and (objection is None or reply is not final):
+        elif reply.refused and (rejection is None or reply is not final):
             outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             refused = True
             outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
     return DeliveryResult(
         tuple(outcomes),
-        crowded,
-        refused and not crowded,
+        retry_now,
+        refused and not retry_now,
         server_sends_notices=replies.server_sends_notices,
         too_large=final is not None and _is_too_large(final),
-        rejection=objection,
+        rejection=rejection,
     )
 
 
@@ -272,11 +261,11 @@ _TOO_LARGE = {"5.3.4", "5.2.3"}
 
 
 def rejection_of(reply: Reply) -> AccountRejection | None:
-    """What a reply about a mail as a whole says against the account that it came through.
+    """Return the rejection of the account that a reply about a whole mail expresses, None if it concerns the mail.
 
-    Microsoft's SendAsDenied: whatever is sent as this address is refused, so nobody's mail is at fault. The daily
-    limits of Google and Microsoft are told as permanent errors (550 5.4.5, 5.1.90) and pass; so does 432 4.3.2
-    ("concurrent connections", "sender thread limit") and 4.7.x ("server busy").
+    Microsoft's SendAsDenied refuses every mail from this address, so the mail is not the cause. Google and Microsoft
+    report their daily limits as permanent errors (550 5.4.5, 5.1.90), but these pass; so do 432 4.3.2 ("concurrent
+    connections", "sender thread limit") and 4.7.x ("server busy").
     """
     if reply.refused and (reply.status in _NOT_THIS_SENDER or "SendAsDenied" in reply.text):
         text = f"the provider does not let this login send as the account's address; correct one of them ({reply})"
@@ -297,7 +286,7 @@ def _is_too_large(reply: Reply) -> bool:
 
 
 def _is_too_many_recipients(reply: Reply) -> bool:
-    """Too many recipients in one transaction, says a server that took some (RFC 5321 4.5.3.1.10: 552 counts as 452)."""
+    """Return whether the server limits the recipients of a transaction (RFC 5321 4.5.3.1.10: 552 counts as 452)."""
     if reply.code == 452:
         return reply.status in ("4.5.3", "4.0.0")
     return reply.code == 552 and reply.status == "5.5.3"
@@ -306,9 +295,9 @@ def _is_too_many_recipients(reply: Reply) -> bool:
 def classify_interrupted(
     recipients: Sequence[QueuedRecipient], replies: Replies, reason: str, unanswered: bool
 ) -> DeliveryResult:
-    """What is known when the connection ended: who was refused for good is settled, the others wait.
+    """Classify the replies of a connection that ended: recipients with a permanent refusal fail, the others wait.
 
-    unanswered: it ended after the final dot.
+    :param unanswered: the connection ended after the final dot.
     """
     outcomes = []
     for waiting in recipients:
@@ -324,5 +313,8 @@ _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")
 
 
 def provider_message_ids(reply: str, other_addresses: Collection[str]) -> list[str]:
-    """Message-IDs that the provider gave the mail, told in its final 250. known: lower-case addresses that are none."""
-    return [found for found in _ID.findall(reply) if found.lower() not in other_addresses]
+    """Return the Message-IDs that the provider gave the mail, as its final 250 says.
+
+    :param other_addresses: lower-case addresses in angle brackets that are no Message-ID.
+    """
+    return [message_id for message_id in _ID.findall(reply) if message_id.lower() not in other_addresses]

@@ -384,4 +384,4 @@ async def test_a_lane_that_fails_lets_go_of_its_mail(bench: SenderHarness, monke
     monkeypatch.setattr(bench.relaying, "_relay", broken)
     await bench.submit(ANN)
     await begun.wait()
-    await until(lambda: not bench.relaying.claims.claimed)  # so the claim runs out
+    await until(lambda: not bench.relaying.claims.claimed_ids)  # so the claim runs out

@@ -592,7 +592,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
 ) -> None:
     await bench.rows("update external_accounts set enabled = false")
     id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
-    await bench.rows("insert into poison (stage, id, deaths) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent)
+    await bench.rows("insert into poison (stage, id, crashes) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent)
     await bench.rows("update external_accounts set enabled = true")
     found = await bench.until(id_, state="parked")
     assert "Each of the 5 times" in str(found.error)

@@ -213,7 +213,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
         found = await bench.rows(
             "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
         )
-        held = bench.relaying.claims.claimed  # of a lane that would pause the account again after it is resumed
+        held = bench.relaying.claims.claimed_ids  # of a lane that would pause the account again after it is resumed
         return bool(found) and retry_policy.LOGIN_PAUSE - 60 < found[0][0] <= retry_policy.LOGIN_PAUSE and not held
 
     await until(paused)
