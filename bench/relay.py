@@ -72,7 +72,7 @@ def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
     gateway = stand.gateway
     drain(gateway)
     gateway.connection.execute(
-        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
+        """update relay_status set next_try_at = now() + interval '1 day' from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )
@@ -92,7 +92,7 @@ def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
     def work() -> Run:
         began = time.perf_counter()
         gateway.connection.execute(
-            """update relays set next_try_at = now() from external_accounts e
+            """update relay_status set next_try_at = now() from external_accounts e
                where e.id = external_id and e.address = %s""",
             (account,),
         )
