@@ -1,17 +1,16 @@
 """All of mailgroup on one machine, without containers.
 
-Who looks for ...
-- what ``up`` does, in which order: instance.py. It writes DATA/run.json once all is ready, and removes it at the stop.
-- what keeps the processes running: supervise.py writes supervisord's configuration and talks to it. One process is a
-  Program (programs.py).
-- the private PostgreSQL and RabbitMQ: postgres.py, rabbitmq.py; their ports and passwords: servers.py.
-- where the data of those two lie, if the data folder belongs to root alone, and PostgreSQL's socket: folders.py.
-- which ports are used: ports.py.
-- the stand-in provider of the demo and the tests: dovecot_postfix.py, provider_config.py, dovecot.py, certificates.py.
+- instance.py: the steps of ``up``. It writes DATA/run.json when everything is ready, and removes it at the stop.
+- supervise.py: keeps the processes running; writes supervisord's configuration and controls it. programs.py: one
+  process.
+- postgres.py, rabbitmq.py: the private PostgreSQL and RabbitMQ. servers.py: their ports and passwords.
+- folders.py: where their data and sockets are stored if the data folder belongs to root alone.
+- ports.py: which ports are used.
+- dovecot_postfix.py, provider_config.py, dovecot.py, certificates.py: the stand-in provider of the demo and the tests.
 
-In a data folder: run.json (how other commands find what runs), secret.key (seals the upstream passwords; who loses it
-enters those again), admin.password, servers.json, postgres/, rabbitmq/, tls/, log/ (a file a program, at most 40 MB
-each), supervisord.conf and up.lock.
+The data folder contains run.json (for other commands: how to reach the running system), secret.key (seals the upstream
+passwords; without it they must be entered again), admin.password, servers.json, postgres/, rabbitmq/, tls/, log/ (a
+file for each program, at most 40 MB each), supervisord.conf and up.lock.
 
-Debian's packages are installed by the script ``mailgroup``, before any Python runs.
+The script ``mailgroup`` installs Debian's packages before any Python runs.
 """

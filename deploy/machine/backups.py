@@ -1,8 +1,8 @@
-"""A backup in one file: PostgreSQL's own dump, and the key that the upstream passwords are sealed under.
+"""A backup in one file: PostgreSQL's own dump, and the key under which the upstream passwords are sealed.
 
-The file is a tar archive: what it is (JSON), ``secret.key``, ``database.dump``. So the parts can be taken out without
-us: the dump is what ``pg_dump --format=custom`` writes, and ``pg_restore`` reads. A plain dump is read as well; it only
-has no key.
+The file is a tar archive of ``backup.json`` (format and time), ``secret.key`` and ``database.dump``, so that the parts
+can be extracted without this program: ``pg_dump --format=custom`` writes the dump, ``pg_restore`` reads it. A plain
+dump without the archive is read as well; it has no key.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _INSTALLED = Path("/usr/lib/postgresql")
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """An opened backup. made_at: ISO 8601, '' if the file does not tell. key: None if it has none."""
+    """An opened backup."""
 
-    made_at: str
+    made_at: str  # ISO 8601, '' if the file has no time
     key: str | None
     dump: IO[bytes]
 
 
 def write(file: Path, url: str, key: str | None, now: str) -> int:
-    """Write a backup of this database, at once or not at all; only its owner may read it. The system may be running.
+    """Write a backup of this database atomically, readable by its owner only. The system may be running.
 
-    :return: its octets. :raises Permanent: pg_dump fails, in its words.
+    :return: octets of the file. :raises Permanent: pg_dump failed, with its message.
     """
     part = file.with_name(file.name + ".part")
     try:
@@ -77,35 +77,35 @@ def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
 
 
 def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str) -> None:
-    """Straight from pg_dump: its size is known at the end, so the member's header is written again then.
+    """Copy pg_dump's output into the archive. The size is known at the end only: then the member's header is rewritten.
 
-    Through a pipe: from version 16 on, pg_dump makes the file that it is given one that can only be appended to, and
-    that would hold for us as well.
+    A pipe is used because pg_dump from version 16 on opens its output file for appending, which would also apply to
+    our writes.
     """
     head = out.tell()
     out.write(_member(_DUMP, 0).tobuf(tarfile.GNU_FORMAT))
     begin = out.tell()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as messages:
         with subprocess.Popen(
             [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges"],
-            env=_environment(url), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said,
+            env=_environment(url), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages,
         ) as child:  # fmt: skip
             assert child.stdout is not None
             shutil.copyfileobj(child.stdout, out, 1024 * 1024)
         if child.returncode:
-            said.seek(0)
-            raise Permanent(f"pg_dump: {said.read().decode(errors='replace').strip()}")
+            messages.seek(0)
+            raise Permanent(f"pg_dump: {messages.read().decode(errors='replace').strip()}")
     octets = out.tell() - begin
     out.seek(head)
     out.write(_member(_DUMP, octets).tobuf(tarfile.GNU_FORMAT))
     out.seek(0, os.SEEK_END)
     out.write(b"\0" * (-octets % tarfile.BLOCKSIZE))
-    archive.offset = out.tell()  # where it writes its end
+    archive.offset = out.tell()  # where close() writes the end of the archive
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[Backup]:
-    """A backup to be read from. :raises Permanent: the file is none."""
+    """Open a backup for reading. :raises Permanent: the file is no backup."""
     with file.open("rb") as raw:
         if raw.read(len(_DUMP_MAGIC)) == _DUMP_MAGIC:
             raw.seek(0)
@@ -131,7 +131,7 @@ def _text(archive: tarfile.TarFile, name: str) -> str:
 
 
 def load(backup: Backup, url: str) -> None:
-    """Put the dump into this database, which has to be empty. :raises Permanent: pg_restore fails, in its words."""
+    """Restore the dump into this empty database. :raises Permanent: pg_restore failed, with its message."""
     child = subprocess.Popen(
         [_program("pg_restore"), "--exit-on-error", "--no-owner", "--no-privileges",
          "--dbname", str(conninfo_to_dict(url)["dbname"])],
@@ -149,7 +149,7 @@ def load(backup: Backup, url: str) -> None:
 
 
 def _program(name: str) -> str:
-    """The newest one installed: an older one does not read a newer server."""
+    """Return the newest installed version: an older one cannot read a newer server."""
     found = [path for path in _INSTALLED.glob(f"*/bin/{name}") if re.fullmatch(r"\d+", path.parent.parent.name)]
     if found:
         return str(max(found, key=lambda path: int(path.parent.parent.name)))
@@ -160,7 +160,7 @@ def _program(name: str) -> str:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """How libpq's programs find the database: the password stands in no command line."""
+    """Return the environment of libpq's programs, so that no command line contains the password."""
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
     names |= {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
     given = {names[name]: str(value) for name, value in conninfo_to_dict(url).items() if name in names}

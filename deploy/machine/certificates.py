@@ -1,4 +1,4 @@
-"""A certificate authority of our own, for servers that only this machine talks to."""
+"""Makes a certificate authority for servers that only this machine uses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LIFETIME = timedelta(days=3650)
 
 
 def make_authority(names: Sequence[str], addresses: Sequence[str]) -> tuple[str, str]:
-    """A new authority and one certificate signed by it, for a server with these host names and IP addresses.
+    """Make an authority and one certificate signed by it, for a server with these host names and IP addresses.
 
     :return: the authority's certificate; key and certificate of the server, in this order. Both are PEM. The
-        authority's own key is forgotten.
+        authority's own key is not kept.
     """
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name, name = _name("mailgroup stand-in authority"), _name(names[0])

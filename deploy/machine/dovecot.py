@@ -1,7 +1,7 @@
-"""Dovecot's configuration file, in both of its languages: the one up to 2.3 (Debian 12), the one from 2.4 (Debian 13).
+"""Writes Dovecot's configuration in both of its syntaxes: up to 2.3 (Debian 12), and from 2.4 (Debian 13).
 
-2.4 refuses a file that does not begin with the version it was written for, and has other names for most settings of
-users, mailboxes and TLS. The long variable ``%{user}`` is known to both.
+Dovecot 2.4 refuses a file that does not begin with a version, and has other names for most settings of users, mailboxes
+and TLS. Both know the long variable ``%{user}``.
 """
 
 from __future__ import annotations
@@ -16,52 +16,41 @@ from deploy.machine.programs import PATH
 from shared.errors import Permanent
 
 USER = "%{user}"
-"""In a path: the name that a user logs in with."""
+"""Stands for the user's login name in a path."""
 
-_NEW_LANGUAGE = (2, 4)
-_NEW_LANGUAGE_VERSION = "2.4.0"
-"""The version that files in the new language are written for: settings keep the defaults of it in later versions."""
+_NEW_SYNTAX = (2, 4)
+_NEW_SYNTAX_VERSION = "2.4.0"
+"""The version that files in the new syntax name: later versions keep its defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pop3Server:
-    """One Dovecot: POP3 on loopback, Maildirs of one system user, logins in the clear, no delay after a wrong password.
+    """A Dovecot server: POP3 on loopback, Maildirs of one system user, cleartext logins, no delay after a wrong one."""
 
-    run: for its sockets and state; ``auth-client`` in it answers Postfix about logins.
-    port: plain, and STLS if there is a certificate. tls_port: implicit TLS; 0: none.
-    certificate: PEM, with its key.
-    passwords: a passwd-file, or one of each user, with ``USER`` in its path.
-    home, maildir: of a user, with ``USER`` in the path. mail_user: the owner of all mail.
-    connections: of one user, at once: a limit.
-    settings: lines with more settings, of those that have one name in both languages.
-    limits: by service, settings of its processes and clients that have one name in both languages.
-    connections_a_process: by service, after how many connections a new process replaces the old one; None: never.
-    """
-
-    run: Path
+    run: Path  # folder of its sockets and state; Postfix verifies logins at the socket ``auth-client``
     log: Path
-    port: int
-    passwords: str
-    home: str
-    maildir: str
-    mail_user: str
-    connections: int
-    tls_port: int = 0
-    certificate: Path | None = None
+    port: int  # plain, with STLS if there is a certificate
+    passwords: str  # a passwd-file, or one for each user, with ``USER`` in its path
+    home: str  # of a user, with ``USER`` in the path
+    maildir: str  # of a user, with ``USER`` in the path
+    mail_user: str  # owner of all mail
+    connections: int  # limit for one user
+    tls_port: int = 0  # implicit TLS; 0: none
+    certificate: Path | None = None  # PEM, with its key
     mechanisms: str = "plain"
-    settings: Sequence[str] = ()
-    limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    connections_a_process: Mapping[str, int | None] = field(default_factory=dict)
+    settings: Sequence[str] = ()  # more lines, only settings with the same name in both syntaxes
+    limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of processes and clients, by service
+    connections_a_process: Mapping[str, int | None] = field(default_factory=dict)  # by service; None: unlimited
 
 
 def configuration(server: Pop3Server, version: tuple[int, int]) -> str:
-    """dovecot.conf for a Dovecot of this version. A pure function."""
-    new = version >= _NEW_LANGUAGE
+    """Return dovecot.conf for this version of Dovecot. Pure."""
+    new = version >= _NEW_SYNTAX
     return "\n".join([*(_since_2_4(server) if new else _until_2_3(server)), *_in_both(server, new), ""])
 
 
 def installed_version() -> tuple[int, int]:
-    """Major and minor version of the Dovecot on this machine. :raises Permanent: there is none."""
+    """Return major and minor version of the installed Dovecot. :raises Permanent: it is not installed."""
     try:
         done = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True, env={"PATH": PATH})
     except (OSError, subprocess.CalledProcessError) as error:
@@ -70,9 +59,9 @@ def installed_version() -> tuple[int, int]:
 
 
 def version_in(text: str) -> tuple[int, int]:
-    """Major and minor version in what ``dovecot --version`` prints: ``2.3.19.1 (9b53102964)``.
+    """Return major and minor version from the output of ``dovecot --version``: ``2.3.19.1 (9b53102964)``.
 
-    :raises Permanent: there is none.
+    :raises Permanent: the output has no version.
     """
     found = re.match(r"(\d+)\.(\d+)", text)
     if found is None:
@@ -97,8 +86,8 @@ def _since_2_4(server: Pop3Server) -> list[str]:
     tls = [f"ssl_server_cert_file = {server.certificate}", f"ssl_server_key_file = {server.certificate}"]
     fields = {"uid": server.mail_user, "gid": server.mail_user, "home": server.home}
     return [
-        f"dovecot_config_version = {_NEW_LANGUAGE_VERSION}",
-        f"dovecot_storage_version = {_NEW_LANGUAGE_VERSION}",
+        f"dovecot_config_version = {_NEW_SYNTAX_VERSION}",
+        f"dovecot_storage_version = {_NEW_SYNTAX_VERSION}",
         *(tls if server.certificate else []),
         "auth_allow_cleartext = yes",
         "mail_driver = maildir",
@@ -115,7 +104,7 @@ def _in_both(server: Pop3Server, new: bool) -> list[str]:
             *_block("inet_listener pop3", f"port = {server.port}"),
             *_block("inet_listener pop3s", f"port = {server.tls_port}"),
         ],
-        # Otherwise it makes an address that has sent wrong passwords wait, and every client here has the same one.
+        # Otherwise anvil delays an address after wrong passwords, and all clients here have the same address.
         "anvil": _block("unix_listener anvil-auth-penalty", "mode = 0"),
         "auth": _block("unix_listener auth-client", "mode = 0666"),
     }

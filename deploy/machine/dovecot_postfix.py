@@ -1,11 +1,11 @@
-"""A stand-in for the mail provider and for the whole world behind it: a real Dovecot and a real Postfix, both private.
+"""A stand-in for the mail provider and for the internet behind it: a real Dovecot and a real Postfix, both private.
 
-Every address with a mailbox here is deliverable, whatever its domain, every other one is refused with 550; nothing
-leaves the machine. So what a gateway relays as support@company.com reaches the customer's mailbox, and what the
-customer sends reaches support@company.com. Postfix changes no header; it adds Return-Path, X-Original-To, Delivered-To
-and Received.
+An address with a mailbox here is deliverable in any domain, every other one is refused with 550; no mail leaves the
+machine. Mail that the gateway relays as support@company.com therefore reaches the customer's mailbox, and the
+customer's mail reaches support@company.com. Postfix changes no header; it adds Return-Path, X-Original-To,
+Delivered-To and Received.
 
-Postfix can only be started by root.
+Only root can start Postfix.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _MAIL_USER = "mail"
 _START_SECONDS = 30.0
 _PASS_ON_TERM = """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child"""
 _DOVECOT_REREADS_SECONDS = 2.1
-"""Dovecot looks once a second whether a file of users has changed, by its time in seconds and its size."""
+"""Time until Dovecot has noticed a changed file of users: seconds; it checks time (in seconds) and size each second."""
 
 
 class DemoProvider:
     """A context manager; the servers run while it is open.
 
-    pop3_port: plain and STLS; pop3s_port: implicit TLS. smtp_port: plain and STARTTLS; smtps_port: implicit TLS; AUTH
-    PLAIN and LOGIN, checked if used, needed for nothing. ca_file: PEM of the authority that signed the servers'
+    pop3_port: plain and STLS; pop3s_port: implicit TLS. smtp_port: plain and STARTTLS; smtps_port: implicit TLS. AUTH
+    PLAIN and LOGIN are checked if used, but not required. ca_file: PEM of the authority that signed the servers'
     certificate, which is for localhost and 127.0.0.1. fingerprint: SHA-256 of that certificate, 64 hex digits.
     """
 
     def __init__(self, folder: Path, accounts: Sequence[tuple[str, str]] = (), seed: str = "") -> None:
         """:param folder: for mail, configuration and queue; users dovecot, postfix and mail must be able to reach it.
-        :param accounts: addresses with their passwords. :param seed: the same one mostly gives the same ports.
+        :param accounts: addresses with their passwords. :param seed: the same one usually gives the same ports.
         """
         self.folder = folder
         self.host = "127.0.0.1"
@@ -65,7 +65,7 @@ class DemoProvider:
     def __enter__(self) -> Self:
         """Start both servers and wait until they answer.
 
-        :raises Permanent: a package is missing, or we are not root. :raises Temporary: a server ends at once.
+        :raises Permanent: a package is missing, or this is not root. :raises Temporary: a server does not start.
         """
         if os.geteuid() != 0:
             raise Permanent("the stand-in provider needs root: Postfix can only be started by root")
@@ -73,7 +73,7 @@ class DemoProvider:
             if not Path(file).exists():
                 raise Permanent(f"{package} is not installed: no {file}")
         with ExitStack() as stack:
-            # Dovecot's sockets need a short path, whatever ours is.
+            # Dovecot's sockets need a short path.
             self._run = Path(tempfile.mkdtemp(prefix="mailgroup-provider-"))
             stack.callback(shutil.rmtree, self._run, ignore_errors=True)
             self._run.chmod(0o755)
@@ -92,7 +92,7 @@ class DemoProvider:
         self._stack.close()
 
     def start_program(self, name: str) -> None:
-        """Start dovecot or postfix; also once more, after ``stop_program``."""
+        """Start dovecot or postfix, also again after ``stop_program``."""
         program = next(program for program in self._programs() if program.name == name)
         self._processes[name] = program.start(self.folder / f"{name}.out")
 
@@ -101,7 +101,7 @@ class DemoProvider:
         self._processes[name].stop()
 
     def add_mailbox(self, address: str, password: str) -> None:
-        """Create a mailbox, or give it another password; in force when it returns."""
+        """Create a mailbox, or change its password; effective when it returns."""
         changed = self._passwords.get(address, password) != password
         self._passwords[address] = password
         self._write_accounts()
@@ -109,24 +109,24 @@ class DemoProvider:
             time.sleep(_DOVECOT_REREADS_SECONDS)
 
     def mail_of(self, address: str) -> list[bytes]:
-        """The mails that lie in a mailbox, in the order of their arrival, with LF line ends as Maildirs have them."""
-        found = []
+        """Return the mails of a mailbox in the order of their arrival, with LF line ends as in Maildirs."""
+        mails = []
         for name in ("new", "cur"):
             for path in (self.maildir(address) / name).iterdir():
-                found.append((path.stat().st_mtime_ns, path.name, path.read_bytes()))
-        return [content for _, _, content in sorted(found)]
+                mails.append((path.stat().st_mtime_ns, path.name, path.read_bytes()))
+        return [content for _, _, content in sorted(mails)]
 
     def wait_for_mail(self, address: str, count: int = 1, seconds: float = 30.0) -> list[bytes]:
-        """As mail_of, as soon as ``count`` mails are there. :raises TimeoutError: they are not, after ``seconds``."""
+        """Wait for ``count`` mails, and return them as ``mail_of``. :raises TimeoutError: not within ``seconds``."""
         deadline = time.monotonic() + seconds
-        while len(found := self.mail_of(address)) < count:
+        while len(mails := self.mail_of(address)) < count:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{address} has {len(found)} mails instead of {count} after {seconds:g} s")
+                raise TimeoutError(f"{address} has {len(mails)} mails instead of {count} after {seconds:g} s")
             time.sleep(0.05)
-        return found
+        return mails
 
     def put(self, address: str, message: bytes) -> None:
-        """Put a mail straight into a mailbox, past Postfix: fast, and byte for byte (LF or CRLF)."""
+        """Put a mail directly into a mailbox, without Postfix: fast, and byte for byte (LF or CRLF)."""
         maildir, name = self.maildir(address), f"{time.time_ns()}.{secrets.token_hex(4)}.provider"
         draft = maildir / "tmp" / name
         draft.write_bytes(message)
@@ -134,7 +134,7 @@ class DemoProvider:
         draft.rename(maildir / "new" / name)
 
     def queue(self) -> str:
-        """What Postfix has taken and not delivered yet, in its own words."""
+        """Return the output of postqueue: mail that Postfix has accepted and not delivered."""
         return subprocess.run(
             ["postqueue", "-c", str(self.folder / "etc"), "-p"],
             check=True,
@@ -144,7 +144,7 @@ class DemoProvider:
         ).stdout
 
     def maildir(self, address: str) -> Path:
-        """Where the mails of a mailbox lie."""
+        """Return the Maildir of a mailbox."""
         if address not in self._passwords:
             raise KeyError(f"the provider has no mailbox {address}")
         return self.folder / "mail" / address
@@ -171,7 +171,7 @@ class DemoProvider:
             raise Temporary(f"postfix check: {checked.stderr.strip()}")
 
     def _write_accounts(self) -> None:
-        """Dovecot's file for each account, and Postfix's list of addresses, which it reads again when it changes."""
+        """Write Dovecot's file for each account, and Postfix's list of addresses, which Postfix rereads on a change."""
         etc = self.folder / "etc"
         (etc / "users").mkdir(exist_ok=True)
         for address, password in self._passwords.items():
@@ -185,7 +185,7 @@ class DemoProvider:
         boxes = etc / "mailboxes"
         boxes.write_text("".join(f"{address} {address}/\n" for address in self._passwords), encoding="utf-8")
         subprocess.run(["postmap", "-c", str(etc), f"{_database_type()}:{boxes}"], check=True, env={"PATH": PATH})
-        # Postfix compares the time of change in seconds, so each change gets a second of its own.
+        # Postfix compares the time of change in seconds, so each change gets another second.
         self._changed = max(self._changed + 1, int(time.time()))
         for table in etc.glob("mailboxes.*"):
             os.utime(table, (self._changed, self._changed))
@@ -201,7 +201,7 @@ class DemoProvider:
                 30,
                 stop_seconds=10,
             ),
-            # Postfix changes its identity as it runs, and with that the kernel forgets to end it together with us.
+            # Postfix changes its user, which clears its parent-death signal (prctl(2)): a shell forwards the signal.
             Program(
                 "postfix",
                 ("sh", "-c", _PASS_ON_TERM, "sh", f"{_daemons()}/master", "-d", "-c", str(etc)),
@@ -223,7 +223,7 @@ class DemoProvider:
 
 
 def _certificates(folder: Path) -> str:
-    """Authority, certificate and key in this folder, made if missing; the certificate's fingerprint."""
+    """Create authority, certificate and key in this folder if missing, and return the certificate's fingerprint."""
     server = folder / "server.pem"
     if not server.exists():
         folder.mkdir(exist_ok=True)

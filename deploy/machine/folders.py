@@ -1,10 +1,10 @@
 """The data folder, and the folders in it that servers with a user of their own must reach.
 
-The data folder may belong to root alone (mode 0700, below /root). PostgreSQL refuses to run as root, so its user has to
-get to its files by another way: they are then kept below /var/lib/mailgroup, and the data folder holds a link to them.
-The link decides: a data folder that is deleted and made anew gets new, empty folders, never old data under a new key.
+The data folder may belong to root alone (mode 0700, below /root). PostgreSQL refuses to run as root, so its user must
+reach its files elsewhere: they are stored below /var/lib/mailgroup, and the data folder has a link to them. The link is
+authoritative: a data folder that was deleted and created again gets new, empty folders, never old data under a new key.
 
-A server's sockets lie among its files, too, unless their names would be longer there than the kernel takes.
+A server's sockets are stored among its files, unless their paths would be longer than the kernel allows.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shared.errors import Permanent
 
 _ELSEWHERE = Path("/var/lib/mailgroup")
 _SOCKET_NAME_OCTETS = 107
-"""Of a path to a socket (unix(7): 108 with the NUL behind it)."""
+"""Limits the path of a socket: octets (unix(7): 108 with the NUL at its end)."""
 
 
 def make_data_folder(data: Path) -> Path:
-    """The data folder as an absolute path, made if missing; one that exists keeps its owner and mode.
+    """Create the data folder if it is missing, and return its absolute path. An existing one keeps its owner and mode.
 
-    :raises Permanent: it cannot be made or written to.
+    :raises Permanent: it cannot be created or written.
     """
     data = data.absolute()
     try:
@@ -40,10 +40,10 @@ def make_data_folder(data: Path) -> Path:
 
 
 def place(data: Path, name: str, users: Sequence[str]) -> Path:
-    """The folder of a server, made if missing: ``data/name``, or what the link of that name leads to.
+    """Create a server's folder if it is missing, and return it: ``data/name``, or the target of the link of that name.
 
-    :param users: who must reach it. :raises Permanent: root is about to take it away from another user, whose system
-    would not start any more.
+    :param users: must be able to reach it. :raises Permanent: the folder belongs to another user, whose system would
+        not start any more if root took it.
     """
     link = data / name
     if os.geteuid() == 0 and link.exists():
@@ -61,7 +61,7 @@ def place(data: Path, name: str, users: Sequence[str]) -> Path:
         encoding="utf-8",
     )
     folder = home / name
-    if link.exists():  # made while the data folder was still open to that user
+    if link.exists():  # created while that user could still enter the data folder
         subprocess.run(["cp", "-a", str(link), str(folder)], check=True)
         shutil.rmtree(link)
     else:
@@ -73,7 +73,7 @@ def place(data: Path, name: str, users: Sequence[str]) -> Path:
 def _leave_to_its_owner(folder: Path, users: Sequence[str]) -> None:
     try:
         owner = folder.owner()
-    except KeyError:  # nobody on this machine: it was copied from another one
+    except KeyError:  # no user of this machine: the folder was copied from another one
         return
     if owner not in ("root", *users):
         raise Permanent(
@@ -83,12 +83,12 @@ def _leave_to_its_owner(folder: Path, users: Sequence[str]) -> None:
 
 
 def make_sockets(home: Path, user: str, longest: str) -> Path:
-    """A new folder for the sockets of a server, which nobody may enter but its user and root.
+    """Create a new folder for the sockets of a server, which only its user and root may enter.
 
-    Where a path in its home is too long, or has a comma, which separates hosts to libpq, it is below /tmp, under a name
-    that nobody knows beforehand. Its user makes it, so root follows no link in a folder that others may write to.
+    If a path in its home is too long, or has a comma (which separates hosts for libpq), the folder is below /tmp, with
+    an unpredictable name. The server's user creates it, so root follows no link in a folder that others may write to.
 
-    :param home: the server's folder, which belongs to its user. :param longest: of the names of its sockets.
+    :param home: the server's folder, which belongs to its user. :param longest: the longest name of its sockets.
     """
     folder = home / "sockets"
     if len(os.fsencode(folder / longest)) > _SOCKET_NAME_OCTETS or "," in str(folder):
@@ -99,12 +99,12 @@ def make_sockets(home: Path, user: str, longest: str) -> Path:
 
 
 def remove_sockets(folder: Path, user: str) -> None:
-    """Remove what ``make_sockets`` made. Nobody listens there any more."""
+    """Remove the folder that ``make_sockets`` created, after the server has ended."""
     _run(user, "rm", "-rf", str(folder))
 
 
 def _run(user: str, *command: str) -> str:
-    """What a command says that is run as this user. :raises Permanent: it fails."""
+    """Run a command as this user and return its output. :raises Permanent: it failed."""
     done = subprocess.run(["setpriv", *identity(user), *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Permanent(done.stderr.strip())

@@ -1,13 +1,13 @@
-"""mailgroup as a service of systemd: its program in /opt/mailgroup, a user of its own, started after every boot.
+"""Installs mailgroup as a systemd service: program in /opt/mailgroup, a user of its own, started after every boot.
 
     /opt/mailgroup/VERSION-DIGEST/    a release: the program, and its Python packages in .venv
-    /opt/mailgroup/current            link to the one that runs; ``upgrade`` changes it and keeps the one before
+    /opt/mailgroup/current            link to the release that runs; ``upgrade`` changes it and keeps the one before
     /etc/systemd/system/mailgroup.service
-    /etc/mailgroup.env                settings (MAILGROUP_...), kept as the operator wrote them
+    /etc/mailgroup.env                settings (MAILGROUP_...), kept as the administrator wrote them
     /usr/local/bin/mailgroup          the command
 
-A release is a copy, because the service's user cannot read a checkout that belongs to root alone, and because what runs
-must not change while somebody updates the checkout.
+A release is a copy, because the service's user cannot read a checkout that belongs to root alone, and because the
+running program must not change while the checkout is updated.
 """
 
 from __future__ import annotations
@@ -50,41 +50,41 @@ Run = Callable[[Sequence[str]], None]
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a program. :raises Permanent: it fails, with what it said."""
+    """Run a program. :raises Permanent: it failed, with its last lines of output."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise Permanent(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise Permanent(f"{' '.join(command)}: {' | '.join(said[-5:]) or f'exit status {done.returncode}'}")
+        output = (done.stderr or done.stdout).strip().splitlines()
+        raise Permanent(f"{' '.join(command)}: {' | '.join(output[-5:]) or f'exit status {done.returncode}'}")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where things are installed. root: ``/``, or another folder in tests. run: runs a program."""
+    """The paths of an installation."""
 
-    root: Path = Path("/")
-    run: Run = run
+    root: Path = Path("/")  # another folder in tests
+    run: Run = run  # runs a program
 
     @property
     def releases(self) -> Path:
-        """Every release, and the link to the current one."""
+        """Folder of the releases and of the link to the current one."""
         return self.root / "opt/mailgroup"
 
     @property
     def unit(self) -> Path:
-        """The service's definition."""
+        """The service's unit file."""
         return self.root / "etc/systemd/system/mailgroup.service"
 
     @property
     def settings(self) -> Path:
-        """The service's environment."""
+        """The service's environment file."""
         return self.root / "etc/mailgroup.env"
 
     @property
     def command(self) -> Path:
-        """The command, for people."""
+        """The command on the PATH."""
         return self.root / "usr/local/bin/mailgroup"
 
     @property
@@ -94,7 +94,7 @@ class Machine:
 
 
 def unit(data: Path, lan: bool) -> str:
-    """The definition of the service. :param data: absolute. :param lan: serve the LAN; else this machine alone."""
+    """Return the unit file of the service. :param data: absolute. :param lan: serve the LAN, not only this machine."""
     options = " --lan" if lan else ""
     return f"""\
 # Made by: mailgroup install-service
@@ -112,7 +112,7 @@ EnvironmentFile=-/etc/mailgroup.env
 ExecStart=/opt/mailgroup/current/mailgroup up{options}
 Restart=always
 RestartSec=5
-# What is in hand is finished: `up` stops within a minute.
+# `up` finishes the mail in progress and stops within a minute.
 TimeoutStopSec=90
 KillMode=mixed
 LimitNOFILE=65536
@@ -138,7 +138,7 @@ WantedBy=multi-user.target
 def install(data: Path, lan: bool, machine: Machine, say: Callable[[str], None]) -> None:
     """Install this checkout as the service, and start it where systemd runs.
 
-    :param data: the data folder; it becomes the service's user's. :raises Permanent: what did not work.
+    :param data: the data folder; the service's user becomes its owner. :raises Permanent: a step failed.
     """
     if any(character.isspace() or character in '%"\\' for character in str(data)):
         raise Permanent(f"--data: {data}: a service's data folder may have no space, quote, percent sign or backslash")
@@ -161,22 +161,22 @@ def install(data: Path, lan: bool, machine: Machine, say: Callable[[str], None])
     if machine.has_systemd:
         machine.run(["systemctl", "daemon-reload"])
         machine.run(["systemctl", "restart", "mailgroup.service"])
-        say("mailgroup runs, and starts after every boot; its words: journalctl -u mailgroup")
+        say("mailgroup runs, and starts after every boot; its log: journalctl -u mailgroup")
     else:
         say("mailgroup is installed, and starts at the next boot (systemd does not run now)")
 
 
 def upgrade(machine: Machine, backup: Callable[[Path], Path], say: Callable[[str], None]) -> None:
-    """Make this checkout what the service runs: backup, new release, restart (``up`` brings the database along).
+    """Upgrade the service to this checkout: backup, new release, restart (``up`` migrates the database).
 
     :param backup: makes a backup of a data folder, and returns its file.
-    :raises Permanent: the service is not installed, or a step failed; what runs then is what ran before.
+    :raises Permanent: the service is not installed, or a step failed; then the release before still runs.
     """
     data = installed_data(machine)
     before = (machine.releases / "current").resolve()
     release = make_release(machine, say)
     if release == before:
-        say(f"{release.name} is what runs")
+        say(f"{release.name} is already running")
         return
     file = backup(data)
     say(f"Backup: {file}")
@@ -201,18 +201,18 @@ def installed_data(machine: Machine) -> Path:
     except FileNotFoundError as error:
         raise Permanent(
             f"{machine.unit}: no service is installed (install-service makes one); where 'up' runs by itself, "
-            "make a backup, stop it, and start the new version: it brings the database along"
+            "make a backup, stop it, and start the new version: it migrates the database"
         ) from error
     for line in lines:
         if line.startswith("Environment=MAILGROUP_DATA="):
             return Path(line.removeprefix("Environment=MAILGROUP_DATA=").split()[0])
-    raise Permanent(f"{machine.unit}: no line Environment=MAILGROUP_DATA=; make it anew with install-service")
+    raise Permanent(f"{machine.unit}: no line Environment=MAILGROUP_DATA=; delete the file and run install-service")
 
 
 def make_release(machine: Machine, say: Callable[[str], None]) -> Path:
-    """Copy this checkout's program and install its Python packages; the release's folder.
+    """Copy this checkout's program, install its Python packages, and return the release's folder.
 
-    The same program gives the same folder, so a second try goes on where the first one ended.
+    The same program gives the same folder, so a second try continues where the first one ended.
     """
     folder = machine.releases / f"{_version()}-{_digest()}"
     if not (folder / "complete").exists():
@@ -232,7 +232,7 @@ def make_release(machine: Machine, say: Callable[[str], None]) -> Path:
 
 
 def _switch(machine: Machine, release: Path) -> None:
-    """At once or not at all."""
+    """Change the link to the current release atomically."""
     draft = machine.releases / "next"
     draft.unlink(missing_ok=True)
     draft.symlink_to(release.name)
@@ -252,7 +252,7 @@ def _version() -> str:
 
 
 def _digest() -> str:
-    """Of all that a release is made from."""
+    """Return the digest of all files of a release."""
     digest = hashlib.sha256()
     for name in _PROGRAM:
         source = CHECKOUT / name

@@ -1,4 +1,4 @@
-"""Everything on this machine: servers and services of one data folder, started, watched and stopped together."""
+"""Runs all servers and services of one data folder on this machine: starts, monitors and stops them together."""
 
 from __future__ import annotations
 
@@ -27,32 +27,31 @@ from shared.provider.vault import new_key
 from shared.settings import SERVICES, Settings
 
 _START_SECONDS = 120.0
+"""Limits the start of one part: seconds, enough for a slow machine."""
 _STOP_SECONDS = 58.0
+"""Limits the stop of everything: seconds, below the minute that is promised."""
 _LOCK_SECONDS = 1.0
+"""Limits the wait for the lock of the data folder: seconds; commands hold it for an instant."""
 _USELESS_SECONDS = 20.0
-"""A RabbitMQ that answers for so long while services cannot use it is started again."""
+"""RabbitMQ is restarted after this time in which it answers but services cannot use it: seconds."""
 _MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
 
 
 class Interrupted(Exception):
-    """It was told to stop while it was still starting."""
+    """The stop was requested during the start."""
 
 
 class Instance:
-    """A context manager; everything runs while it is open.
-
-    settings: those in force, with the URLs of the private servers and the key. admin_password: of the console, where
-    this start made it, else None. failure: why it ended by itself. stopping: set it to end waiting early.
-    """
+    """A context manager; everything runs while it is open."""
 
     def __init__(
         self, settings: Settings, say: Callable[[str], None] = print, services: Sequence[str] = SERVICES
     ) -> None:
         """:param settings: as the command read them. :param say: shows a line of progress."""
-        self.settings = settings
-        self.admin_password: str | None = None
-        self.stopping = threading.Event()
-        self.failure: BaseException | None = None
+        self.settings = settings  # from the start on with the URLs of the private servers and the key
+        self.admin_password: str | None = None  # of the console, if this start created it
+        self.stopping = threading.Event()  # set it to end the wait
+        self.failure: BaseException | None = None  # why the instance ended by itself
         self._say = say
         self._services = tuple(services)
         self._data = settings.data.absolute()
@@ -62,13 +61,13 @@ class Instance:
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._stack = ExitStack()
         self._end = threading.Event()
-        self._rabbitmq_looked_at = self._rabbitmq_useful_at = time.monotonic()
+        self._rabbitmq_checked_at = self._rabbitmq_usable_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start everything, and wait until every service says that it is ready.
+        """Start everything, and wait until every service reports that it is ready.
 
-        :raises Permanent: a port is taken, a package is missing, or another one runs on this data folder.
-        :raises Temporary: a part does not get ready in time. :raises Interrupted: ``stopping`` was set.
+        :raises Permanent: a port is in use, a package is missing, or another instance uses this data folder.
+        :raises Temporary: a part is not ready in time. :raises Interrupted: ``stopping`` was set.
         """
         with ExitStack() as stack:
             folders.make_data_folder(self._data)
@@ -89,19 +88,19 @@ class Instance:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the services, then the servers; within a minute."""
+        """Stop the services, then the servers, within a minute."""
         self._stack.close()
 
     def wait(self) -> None:
-        """Until ``stopping`` is set."""
+        """Wait until ``stopping`` is set."""
         self.stopping.wait()
 
     def pids(self) -> dict[str, int]:
-        """Process ids by name of the program: postgres, epmd, rabbitmq and the services; only those that run now."""
+        """Return the process ids of the programs that run: postgres, epmd, rabbitmq and the services, by name."""
         return self._supervisor.pids() if self._supervisor is not None else {}
 
     def start_program(self, name: str) -> None:
-        """Start one that ``stop_program`` stopped."""
+        """Start a program that ``stop_program`` stopped."""
         self._running().start_program(name)
 
     def stop_program(self, name: str) -> None:
@@ -114,16 +113,16 @@ class Instance:
         return self._supervisor
 
     def urls(self) -> dict[str, str]:
-        """Where mail clients find the services, where the console is, and where the metrics are."""
+        """Return the URLs of the mail services, the console and the metrics."""
         settings = self.settings
-        found = {
+        urls = {
             name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
             for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)
         }
         if "admin" in self._services:
             scheme = "https" if settings.console_has_tls else "http"
-            found["console"] = f"{scheme}://{settings.admin_bind}:{settings.admin_port}"
-        return found | {f"metrics_{name}": f"{_health_url(settings, name)}/metrics" for name in self._services}
+            urls["console"] = f"{scheme}://{settings.admin_bind}:{settings.admin_port}"
+        return urls | {f"metrics_{name}": f"{_health_url(settings, name)}/metrics" for name in self._services}
 
     # ------------------------------------------------------------------------------------------ starting
 
@@ -159,7 +158,7 @@ class Instance:
         self.settings = settings.model_copy(update=changes)
 
     def _watch(self) -> None:
-        """The life of one instance, in a thread of its own: supervisord ends with the thread that started it."""
+        """Run the instance, in a thread of its own: supervisord ends with the thread that started it."""
         programs = [*self._servers.programs(), *(service(name) for name in self._services)]
         self._supervisor = Supervisor(self._data, programs, _environment(self.settings))
         try:
@@ -169,38 +168,42 @@ class Instance:
                 self._keep_up()
         except Interrupted as error:
             self.failure = error
-        except Exception as error:  # shown by the thread that waits for us
+        except Exception as error:  # the waiting thread reports it
             self.failure = error
             self.stopping.set()
         finally:
             self._supervisor.stop(_STOP_SECONDS)
 
     def _keep_up(self) -> None:
-        """Nothing that goes wrong here is a reason to stop what runs; the next round tries again."""
+        """Check that everything runs. An error here stops nothing; the next call tries again."""
         try:
             if self._running().pid is None:
                 self._say("supervisord has ended; starting again")
                 _end_leftovers(self._data, self._say)
                 self._bring_up()
-            self._mend_rabbitmq()
+            self._restart_unusable_rabbitmq()
             self._write_run_file()
         except (Temporary, OSError) as error:
             self._say(f"{error}; trying again")
 
-    def _mend_rabbitmq(self) -> None:
-        """A node whose disk was full runs on without its queues, for ever: it answers, and no service can use it."""
+    def _restart_unusable_rabbitmq(self) -> None:
+        """Restart a node that answers but has lost its queues, as it does for ever after its disk was full."""
         rabbitmq = self._servers.rabbitmq
-        if rabbitmq is None or not self._services or time.monotonic() < self._rabbitmq_looked_at + _USELESS_SECONDS / 5:
+        if (
+            rabbitmq is None
+            or not self._services
+            or time.monotonic() < self._rabbitmq_checked_at + _USELESS_SECONDS / 5
+        ):
             return
-        self._rabbitmq_looked_at = time.monotonic()
-        # Those that only publish find nothing wrong: any may lack it.
+        self._rabbitmq_checked_at = time.monotonic()
+        # One service that waits for the broker is enough: services that only publish notice nothing.
         if not (any(_lacks_broker(self.settings, name) for name in self._services) and rabbitmq.answers()):
-            self._rabbitmq_useful_at = time.monotonic()
-        elif time.monotonic() > self._rabbitmq_useful_at + _USELESS_SECONDS:
-            self._say("RabbitMQ answers, and no service can use it; starting it again")
+            self._rabbitmq_usable_at = time.monotonic()
+        elif time.monotonic() > self._rabbitmq_usable_at + _USELESS_SECONDS:
+            self._say("RabbitMQ answers, but the services cannot use it; restarting it")
             self._running().stop_program("rabbitmq")
             self._running().start_program("rabbitmq")
-            self._rabbitmq_useful_at = time.monotonic()
+            self._rabbitmq_usable_at = time.monotonic()
 
     def _bring_up(self) -> None:
         supervisor, started = self._running(), time.monotonic()
@@ -210,8 +213,8 @@ class Instance:
             self._await("PostgreSQL", self._servers.postgres.answers, "postgres")
             self._servers.postgres.create("mailgroup")
         if revisions := migrate(str(self.settings.database_url)):
-            self._say(f"Database brought to revision {revisions[-1]}")
-        for name in self._services:  # they wait for RabbitMQ themselves, and use the time to load
+            self._say(f"Database migrated to revision {revisions[-1]}")
+        for name in self._services:  # they load while RabbitMQ starts, and wait for it themselves
             supervisor.start_program(name)
         if self._servers.rabbitmq is not None:
             self._await("RabbitMQ", self._servers.rabbitmq.answers, "rabbitmq")
@@ -221,7 +224,7 @@ class Instance:
         self._say(f"Ready after {time.monotonic() - started:.1f} s")
 
     def _await(self, what: str, answers: Callable[[], bool], program: str | None = None) -> None:
-        """:param program: the name of what runs, where people call it by another one."""
+        """Wait until a part answers. :param program: name of its log, if not ``what``."""
         supervisor = self._running()
         deadline = time.monotonic() + _START_SECONDS
         self._say(f"Waiting for {what}")
@@ -254,7 +257,7 @@ class Instance:
 
 
 def with_free_ports(settings: Settings) -> Settings:
-    """The same settings on ports that nobody uses, mostly the same ones for the same data folder."""
+    """Return the settings with free ports, usually the same ones for the same data folder."""
     seed = str(settings.data.absolute())
     names = (*_MAIL_PORTS, "admin_port")
     chosen = dict(zip(names, ports.choose(len(names), seed, ports.OURS), strict=True))
@@ -270,8 +273,8 @@ def up(
 ) -> int:
     """Run everything in the foreground until SIGINT, SIGTERM or SIGHUP.
 
-    :param ready: called once all is ready, to print addresses.
-    :return: the exit status: 0 after a stop that was asked for, 1 if a part failed for good.
+    :param ready: called when everything is ready, to print addresses.
+    :return: the exit status: 0 after a requested stop, 1 if a part failed permanently.
     :raises Permanent, Temporary: as Instance.
     """
     instance = Instance(settings, say, services)
@@ -287,7 +290,7 @@ def up(
 
 @contextmanager
 def stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
-    """While the block lasts, the signals that end a program only set the event. From the main thread."""
+    """Let the signals that end a program only set the event, during the block. Call it from the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
@@ -301,11 +304,11 @@ def stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as the services read them."""
-    found = {}
+    """Return the settings as environment variables of the services."""
+    variables = {}
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        found[f"MAILGROUP_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
-    return found
+        variables[f"MAILGROUP_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    return variables
 
 
 def _health_url(settings: Settings, name: str) -> str:
@@ -322,7 +325,7 @@ def _is_ready(settings: Settings, name: str) -> bool:
 
 
 def _lacks_broker(settings: Settings, name: str) -> bool:
-    """Whether a service says that it waits for the broker, and for nothing else."""
+    """Return whether a service reports that it waits for the broker, and for nothing else."""
     try:
         urllib.request.urlopen(f"{_health_url(settings, name)}/readyz", timeout=3).close()
     except urllib.error.HTTPError as error:
@@ -333,7 +336,7 @@ def _lacks_broker(settings: Settings, name: str) -> bool:
 
 
 def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
-    """A secret in a file, made on the first start; and whether this made it."""
+    """Read a secret from a file, which the first start creates; return it, and whether it was created now."""
     if not file.exists():
         write_private(file, make() + "\n")
         return file.read_text(encoding="ascii").strip(), True
@@ -342,14 +345,14 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 @contextmanager
 def locked(data: Path) -> Iterator[None]:
-    """Held by the one ``up`` of a data folder."""
+    """Hold the lock of a data folder: only one ``up`` may use it."""
     with (data / "up.lock").open("a") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:  # commands that look whether we run hold it for an instant
+            except OSError as error:  # commands that check whether the system runs hold it for an instant
                 if time.monotonic() > deadline:
                     raise Permanent(
                         f"{data}: is in use by another mailgroup that runs now; stop it, or give another --data"
@@ -359,7 +362,7 @@ def locked(data: Path) -> Iterator[None]:
 
 
 def _end_leftovers(data: Path, say: Callable[[str], None]) -> None:
-    """Wait for what a killed ``up`` left behind: it stops by itself, in order. What has not ended in time is killed."""
+    """Wait for the processes of a killed ``up``, which stop by themselves, in order; kill those that take too long."""
     deadline = time.monotonic() + _STOP_SECONDS
     if pids := leftovers(data):
         say(f"Waiting for {len(pids)} processes of an earlier start to end")

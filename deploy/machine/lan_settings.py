@@ -8,11 +8,11 @@ from shared.errors import Permanent
 from shared.settings import Settings, is_loopback
 
 PORTS = {"pop3_port": 110, "pop3s_port": 995, "smtp_port": 25, "submission_port": 587, "smtps_port": 465}
-_FAR_AWAY = ("192.0.2.1", 9)  # of no host at all (RFC 5737); a datagram socket that is connected sends nothing
+_FAR_AWAY = ("192.0.2.1", 9)  # the address of no host (RFC 5737); connecting a datagram socket sends nothing
 
 
 def address_of_this_machine() -> str:
-    """The IPv4 address from which this machine reaches others. :raises Permanent: it reaches none."""
+    """Return the IPv4 address from which this machine reaches others. :raises Permanent: there is no network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(_FAR_AWAY)
@@ -24,9 +24,9 @@ def address_of_this_machine() -> str:
 
 
 def for_the_lan(settings: Settings) -> Settings:
-    """The same settings, on the LAN. What was set by hand stays; metrics stay on the loopback address.
+    """Return the settings for the LAN. Explicit settings stay, and metrics stay on the loopback address.
 
-    :raises Permanent: there is no LAN, or MAILGROUP_BIND names the loopback address.
+    :raises Permanent: there is no LAN, or MAILGROUP_BIND is the loopback address.
     """
     given = settings.model_fields_set
     bind = settings.bind if "bind" in given else address_of_this_machine()

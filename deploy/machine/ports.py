@@ -1,10 +1,10 @@
 """Free TCP ports of this machine.
 
-Ports from 32768 on are left alone: the kernel hands those out to outgoing connections, which then collide with a server
-that wants to start again.
+Ports from 32768 on are not used: the kernel assigns them to outgoing connections, which could then occupy the port of a
+server that restarts.
 
-Between the choice of a port and the server that listens there, somebody else may choose it. So whoever chooses one
-holds its name in the abstract namespace of Unix sockets, which frees it when the process has ended, however it did.
+Between the choice of a port and the start of its server another process may choose the same port. A process therefore
+reserves the port by a name in the abstract namespace of Unix sockets. The kernel frees this name when the process ends.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Iterable, Mapping
 from shared.errors import Permanent
 
 SERVERS, OURS, PROVIDER = range(26_000, 32_000), range(22_000, 26_000), range(20_000, 22_000)
-"""Where private servers, services and the stand-in provider get theirs: none takes what another has chosen."""
+"""Ranges of ports for private servers, for services, and for the stand-in provider; they do not overlap."""
 
-_HELD = 128
-"""So many choices a process holds, the latest ones: by then there are servers behind the earlier ones, or never."""
-_held: OrderedDict[int, tuple[str, socket.socket]] = OrderedDict()
+_MAX_RESERVED = 128
+"""Limits the ports that a process reserves: the latest ones; by then the servers of the earlier ones listen."""
+_reserved: OrderedDict[int, tuple[str, socket.socket]] = OrderedDict()
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen there now."""
     return _error(port, address) is None
 
 
 def _error(port: int, address: str) -> OSError | None:
-    """Why no server could listen there now. Port 0: on any port of that address."""
+    """Return why no server could listen there now, None if it could. Port 0: any port of that address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,7 +43,7 @@ def _error(port: int, address: str) -> OSError | None:
 
 
 def greets(port: int, greeting: bytes) -> bool:
-    """Whether a server on the loopback address opens with these octets within two seconds."""
+    """Return whether a server on the loopback address sends these octets first, within two seconds."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
             connection.settimeout(2)
@@ -52,51 +52,51 @@ def greets(port: int, greeting: bytes) -> bool:
         return False
 
 
-def _hold(port: int, seed: str) -> bool:
-    """Whether no other process has chosen this port, nor this one for another seed. It is held then."""
-    if port in _held:
-        return _held[port][0] == seed
+def _reserve(port: int, seed: str) -> bool:
+    """Reserve a port. False if another process has chosen it, or this one for another seed."""
+    if port in _reserved:
+        return _reserved[port][0] == seed
     name = socket.socket(socket.AF_UNIX)
     try:
         name.bind(f"\0mailgroup port {port}")
     except OSError:
         name.close()
         return False
-    _held[port] = seed, name
-    if len(_held) > _HELD:
-        _held.popitem(last=False)[1][1].close()
+    _reserved[port] = seed, name
+    if len(_reserved) > _MAX_RESERVED:
+        _reserved.popitem(last=False)[1][1].close()
     return True
 
 
 def choose(count: int, seed: str, among: range = SERVERS, taken: Iterable[int] = ()) -> list[int]:
-    """Free ports of the loopback address, mostly the same ones for the same seed; none that is in ``taken``.
+    """Choose free ports of the loopback address, usually the same ones for the same seed; none of ``taken``.
 
-    :raises Permanent: there are not that many.
+    :raises Permanent: there are not enough free ports.
     """
-    avoid, found = set(taken), []
+    avoid, chosen = set(taken), []
     for port in random.Random(seed).sample(among, len(among)):
-        if port not in avoid and is_free(port) and _hold(port, seed):
-            found.append(port)
-            if len(found) == count:
-                return found
+        if port not in avoid and is_free(port) and _reserve(port, seed):
+            chosen.append(port)
+            if len(chosen) == count:
+                return chosen
     raise Permanent(f"no {count} free TCP ports between {among.start} and {among.stop - 1}")
 
 
 def choose_run(count: int, seed: str, among: range, taken: Iterable[int] = ()) -> int:
-    """The first of ``count`` free ports in a row, none of them in ``taken``. :raises Permanent: there are none."""
+    """Choose ``count`` free ports in a row, none of ``taken``; return the first. :raises Permanent: there are none."""
     avoid = set(taken)
     for port in random.Random(seed).sample(among[:-count], len(among) - count):
         row = range(port, port + count)
-        if avoid.isdisjoint(row) and all(is_free(each) and _hold(each, seed) for each in row):
+        if avoid.isdisjoint(row) and all(is_free(each) and _reserve(each, seed) for each in row):
             return port
     raise Permanent(f"no {count} free TCP ports in a row between {among.start} and {among.stop - 1}")
 
 
 def require(wanted: Mapping[str, int], address: str, named: str = "MAILGROUP_BIND") -> None:
-    """Check that each port, named by its setting, is free, and no two are the same.
+    """Check that each port is free, and that no two are equal.
 
-    :param named: the setting that holds the address.
-    :raises Permanent: names the settings and ports that are not, and why.
+    :param wanted: port by the name of its setting. :param named: the setting of the address.
+    :raises Permanent: names each setting whose port is not free, and why.
     """
     if (error := _error(0, address)) is not None:
         raise Permanent(

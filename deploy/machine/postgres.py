@@ -1,9 +1,9 @@
-"""A private PostgreSQL: a cluster of its own, with a password of its own, on a socket and on loopback.
+"""A private PostgreSQL: a cluster with its own password, on a Unix socket and on loopback.
 
-The socket is for us: a mail of megabytes comes a quarter faster through it than through TCP. The port is for the
-operator's tools.
+The services use the socket: a mail of some MB is read a quarter faster through it than through TCP. The port is for the
+administrator's tools.
 
-PostgreSQL refuses to run as root; then it runs as the user ``postgres`` of Debian's package.
+PostgreSQL refuses to run as root, so root starts it as the user ``postgres`` of Debian's package.
 """
 
 from __future__ import annotations
@@ -25,37 +25,36 @@ from shared.errors import Permanent, Temporary
 
 USER = "postgres"
 SOCKET = ".s.PGSQL.65535"
-"""The name of its socket on the highest port: no name is longer."""
+"""The name of the socket on the highest port: the longest name."""
 _INSTALLED = Path("/usr/lib/postgresql")
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
-"""For glibc: a server process keeps up to 4 MiB that it has freed. Otherwise it gets the memory for each value of some
-100 KB from the kernel anew, page by page, which is a sixth of what it costs to read a large mail."""
+"""Settings of glibc: a server process keeps up to 4 MiB of freed memory. Otherwise it would request the memory for each
+value of some 100 KB from the kernel, page by page, which is a sixth of the cost of reading a large mail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """folder: to hold the cluster; the server's user must be able to reach it. sockets: for its socket, see folders.py.
-    durable: False only for tests."""
+    """A cluster and its server."""
 
-    folder: Path
-    sockets: Path
+    folder: Path  # of the cluster; the server's user must be able to reach it
+    sockets: Path  # folder of its socket, see folders.py
     port: int
     password: str = field(repr=False)
-    durable: bool = True
+    durable: bool = True  # False in tests only
 
     @property
     def url(self) -> str:
-        """Of the database ``mailgroup``."""
+        """URL of the database ``mailgroup``."""
         return self.url_of("mailgroup")
 
     def url_of(self, database: str) -> str:
-        """Of any database in it."""
+        """Return the URL of a database of the cluster."""
         return f"postgresql://mailgroup:{self.password}@/{database}?host={quote(str(self.sockets))}&port={self.port}"
 
     def prepare(self) -> None:
-        """Make the cluster if there is none yet. One that was interrupted half-way is made anew.
+        """Create the cluster if there is none. After an interrupted initdb, start it from the beginning.
 
-        :raises Permanent: PostgreSQL is not installed, or the cluster belongs to another version of it.
+        :raises Permanent: PostgreSQL is not installed, or the cluster needs another version of it.
         """
         data = self.folder / "data"
         if not data.exists():
@@ -97,7 +96,7 @@ class Postgres:
         part.rename(self.folder / "data")
 
     def program(self) -> Program:
-        """The server, in the foreground."""
+        """Return the server's program, in the foreground."""
         data = self.folder / "data"
         binary = _INSTALLED / (data / "PG_VERSION").read_text(encoding="ascii").strip() / "bin" / "postgres"
         settings = {
@@ -115,7 +114,7 @@ class Postgres:
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [f"--{name}={value}" for name, value in settings.items()]
-        # SIGINT is a fast shutdown: clients are cut off, what is committed is written; SIGTERM would wait for clients.
+        # SIGINT is a fast shutdown: it disconnects clients and writes what is committed; SIGTERM waits for clients.
         return Program(
             "postgres",
             (str(binary), "-D", str(data), *options),
@@ -128,7 +127,7 @@ class Postgres:
         )
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Return whether the server accepts connections."""
         try:
             psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -136,7 +135,7 @@ class Postgres:
         return True
 
     def create(self, database: str, template: str = "template1") -> None:
-        """Create a database, unless it exists. :raises Temporary: the server is away."""
+        """Create a database, unless it exists. :raises Temporary: the server is unavailable."""
         with self._connect() as connection:
             if connection.execute("select 1 from pg_database where datname = %s", (database,)).fetchone() is None:
                 connection.execute(
@@ -144,12 +143,12 @@ class Postgres:
                 )
 
     def drop(self, database: str) -> None:
-        """Drop a database and cut off who uses it. :raises Temporary: the server is away."""
+        """Drop a database and disconnect its users. :raises Temporary: the server is unavailable."""
         with self._connect() as connection:
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database)))
 
     def rename(self, database: str, name: str) -> None:
-        """Give a database another name; nobody may use it. :raises Temporary: the server is away."""
+        """Rename a database that has no connections. :raises Temporary: the server is unavailable."""
         with self._connect() as connection:
             connection.execute(
                 sql.SQL("alter database {} rename to {}").format(sql.Identifier(database), sql.Identifier(name))
@@ -165,14 +164,14 @@ class Postgres:
 
 
 def _newest() -> Path:
-    """The bin folder of the newest PostgreSQL installed."""
-    found = [
+    """Return the bin folder of the newest installed PostgreSQL."""
+    folders = [
         path
         for path in _INSTALLED.glob("*/bin")
         if re.fullmatch(r"\d+", path.parent.name)
         and os.access(path / "initdb", os.X_OK)
         and os.access(path / "postgres", os.X_OK)
     ]
-    if not found:
+    if not folders:
         raise Permanent(f"PostgreSQL is not installed: no {_INSTALLED}/*/bin/postgres; install the package postgresql")
-    return max(found, key=lambda path: int(path.parent.name))
+    return max(folders, key=lambda path: int(path.parent.name))

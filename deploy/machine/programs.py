@@ -1,4 +1,4 @@
-"""A program that is kept running: what is started, as which user, and how it ends."""
+"""A program that runs in the background: its command, its user, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -19,24 +19,20 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """environment: the whole of it; None for that of the parent. user: None for our own.
-
-    priority: lower ones start first and stop last. stop_seconds: from the signal until it is killed.
-    on_demand: not started with the others.
-    """
+    """A program to start."""
 
     name: str
     command: tuple[str, ...]
-    environment: Mapping[str, str] | None
-    folder: Path
-    priority: int
-    user: str | None = None
+    environment: Mapping[str, str] | None  # the complete one; None: the parent's
+    folder: Path  # working directory
+    priority: int  # lower ones start first and stop last
+    user: str | None = None  # None: the current user
     stop_signal: Literal["TERM", "INT"] = "TERM"
-    stop_seconds: int = 20
-    on_demand: bool = False
+    stop_seconds: int = 20  # from the signal until it is killed
+    on_demand: bool = False  # not started together with supervisord
 
     def arguments(self) -> list[str]:
-        """The command with what sets up its process: it gets the stop signal too when the one who started it dies."""
+        """Return the command, wrapped to get the stop signal when its parent dies, and to run as its user."""
         setting = (
             []
             if self.environment is None
@@ -45,7 +41,7 @@ class Program:
         return ["setpriv", f"--pdeathsig={self.stop_signal}", *identity(self.user), *setting, *self.command]
 
     def start(self, log: Path) -> Process:
-        """Start it once, as a child. From the main thread, since it ends with the thread that started it."""
+        """Start it once, as a child. Call it from the main thread: the child ends with the thread that started it."""
         with log.open("ab") as output:
             child = subprocess.Popen(
                 self.arguments(),
@@ -67,12 +63,12 @@ class Process:
     log: Path
 
     def check(self) -> None:
-        """:raises Temporary: it has ended, with the last lines of its log."""
+        """Check that it still runs. :raises Temporary: it has ended, with the last lines of its log."""
         if self.child.poll() is not None:
             raise Temporary(f"{self.program.name} ended with status {self.child.returncode}: {tail(self.log)}")
 
     def stop(self) -> None:
-        """Ask it to end, wait, kill it if it does not."""
+        """Send the stop signal, wait, and kill it if it does not end."""
         if self.child.poll() is None:
             self.child.send_signal(getattr(signal, f"SIG{self.program.stop_signal}"))
             with suppress(subprocess.TimeoutExpired):
@@ -80,28 +76,28 @@ class Process:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         with suppress(ProcessLookupError):
             self.child.kill()
         self.child.wait()
 
 
 def tail(log: Path, lines: int = 5) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     with suppress(OSError):
         return " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     return ""
 
 
 def identity(user: str | None) -> list[str]:
-    """Arguments of setpriv that take on a user; nothing to do unless we are root."""
+    """Return the arguments of setpriv that change to a user; none unless this process is root."""
     if user is None or os.geteuid() != 0:
         return []
     return [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
 
 
 def give(path: Path, user: str) -> None:
-    """Make a user the owner of a folder and all that is in it; nothing to do unless we are root."""
+    """Make a user the owner of a folder and its contents; does nothing unless this process is root."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)
@@ -111,7 +107,7 @@ def give(path: Path, user: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, at once or not at all."""
+    """Write a file atomically, readable by its owner only."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from deploy.machine.dovecot import USER, Pop3Server
 
 
 def dovecot_server(folder: Path, run: Path, pop3_port: int, pop3s_port: int, user: str) -> Pop3Server:
-    """The provider's Dovecot. Postfix asks it about AUTH through the socket ``run/auth-client``."""
+    """Return the provider's Dovecot. Postfix verifies AUTH through its socket ``run/auth-client``."""
     return Pop3Server(
         run=run,
         log=folder / "dovecot.log",
@@ -28,7 +28,7 @@ def dovecot_server(folder: Path, run: Path, pop3_port: int, pop3s_port: int, use
 
 
 def postfix_configuration(folder: Path, run: Path, user: pwd.struct_passwd, database_type: str) -> str:
-    """main.cf: every domain is a virtual one, delivered into Dovecot's Maildirs; headers stay as they are."""
+    """Return main.cf: every domain is virtual and delivered into Dovecot's Maildirs; headers stay unchanged."""
     return f"""\
 compatibility_level = 3.6
 queue_directory = {folder}/queue
@@ -59,7 +59,7 @@ virtual_mailbox_limit = 0
 mailbox_size_limit = 0
 message_size_limit = 102400000
 queue_minfree = 0
-# What is in the middle of a delivery when the server is stopped may be deferred: it goes on soon, not in five minutes.
+# A delivery that a stop of the server interrupts may be deferred: it is retried soon, not in five minutes.
 queue_run_delay = 2s
 minimal_backoff_time = 2s
 maximal_backoff_time = 10s
@@ -118,7 +118,7 @@ postlog    unix-dgram n - n -   1  postlogd
 
 
 def postfix_services(smtp_port: int, smtps_port: int) -> str:
-    """master.cf: two listeners and the programs that they need."""
+    """Return master.cf: two listeners and the programs that they need."""
     return f"""\
 127.0.0.1:{smtp_port} inet n - n - - smtpd
 127.0.0.1:{smtps_port} inet n - n - - smtpd

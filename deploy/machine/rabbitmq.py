@@ -1,7 +1,7 @@
-"""A private RabbitMQ node: own name, own port mapper, own cookie, everything on loopback only.
+"""A private RabbitMQ node with its own name, port mapper and cookie, on loopback only.
 
-Nothing of it meets the system's RabbitMQ: Erlang nodes find each other by the port mapper (epmd), and this node's is
-one of its own. The user ``guest`` does not exist; one user with a random password does.
+It does not interfere with the system's RabbitMQ: Erlang nodes find each other by the port mapper (epmd), and this node
+has its own. The user ``guest`` does not exist; the only user has a random password.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from shared.errors import Permanent, Temporary
 
 USER = "rabbitmq"
 _SCRIPTS = Path("/usr/lib/rabbitmq/bin")
-# The node's data lie in a folder with the node's name, so the name never changes, whatever the ports are.
+# The node stores its data in a folder with its name, so the name never changes with the ports.
 _NODE = "mailgroup@localhost"
 
 
 @dataclass(frozen=True, slots=True)
 class RabbitMQ:
-    """folder: to hold the node's data; its user must be able to reach it. ports: AMQP, port mapper, cluster."""
+    """A node and its port mapper."""
 
-    folder: Path
-    ports: tuple[int, int, int]
+    folder: Path  # of the node's data; its user must be able to reach it
+    ports: tuple[int, int, int]  # AMQP, port mapper, cluster
     password: str = field(repr=False)
 
     @property
     def url(self) -> str:
-        """Of the default virtual host."""
+        """URL of the default virtual host."""
         return self.url_of("%2F")
 
     def url_of(self, vhost: str) -> str:
-        """Of any virtual host, percent-encoded."""
+        """Return the URL of a virtual host. :param vhost: percent-encoded."""
         return f"amqp://mailgroup:{self.password}@127.0.0.1:{self.ports[0]}/{vhost}"
 
     def prepare(self) -> None:
-        """Write the configuration. The user is made when the node first starts on an empty folder.
+        """Write the configuration. The node creates the user when it first starts on an empty folder.
 
         :raises Permanent: RabbitMQ is not installed.
         """
@@ -83,13 +83,13 @@ class RabbitMQ:
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "environment.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
-            "RABBITMQ_SCHEDULER_BIND_TYPE": "u",  # it is not alone on this machine
+            "RABBITMQ_SCHEDULER_BIND_TYPE": "u",  # unbound: other programs use this machine's cores, too
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
 
     def programs(self) -> list[Program]:
-        """The port mapper and the node, in the foreground."""
-        # Told that systemd runs it, the script replaces itself by the node, so that signals reach the node itself.
+        """Return the programs of the port mapper and of the node, in the foreground."""
+        # With this variable the script replaces itself by the node, so that signals reach the node itself.
         node = self._environment() | {"RUNNING_UNDER_SYSTEMD": "true"}
         return [
             Program(
@@ -113,7 +113,7 @@ class RabbitMQ:
         ]
 
     def answers(self) -> bool:
-        """Whether it speaks AMQP."""
+        """Return whether the node speaks AMQP."""
         try:
             with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=2) as connection:
                 connection.settimeout(2)
@@ -123,9 +123,9 @@ class RabbitMQ:
             return False
 
     def control(self, *words: str) -> str:
-        """Run rabbitmqctl; what it prints.
+        """Run rabbitmqctl and return its output.
 
-        :raises Temporary: it failed, with what it said.
+        :raises Temporary: it failed, with its message.
         """
         low = self.ports[2] + 1
         environment = self._environment() | {
@@ -146,13 +146,13 @@ class RabbitMQ:
         return done.stdout
 
     def add_vhosts(self, names: list[str]) -> None:
-        """Create virtual hosts that the user may do everything in; one call, since rabbitmqctl takes seconds."""
+        """Create virtual hosts with all permissions for the user; one call, since rabbitmqctl takes seconds."""
         every = '<<".*">>'
-        listed = ",".join(f'<<"{name}">>' for name in names)
+        vhosts = ",".join(f'<<"{name}">>' for name in names)
         self.control(
             "eval",
             (
                 f'[begin rabbit_vhost:add(V, <<"mailgroup">>), rabbit_auth_backend_internal:set_permissions('
-                f'<<"mailgroup">>, V, {every}, {every}, {every}, <<"mailgroup">>) end || V <- [{listed}]].'
+                f'<<"mailgroup">>, V, {every}, {every}, {every}, <<"mailgroup">>) end || V <- [{vhosts}]].'
             ),
         )

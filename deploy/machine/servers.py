@@ -1,7 +1,7 @@
-"""The private servers of a data folder: their ports and passwords, kept in ``servers.json`` from the first start on.
+"""The private servers of a data folder: their ports and passwords, stored in ``servers.json`` at the first start.
 
-Run as a program (``python -m deploy.machine.servers DATA``) it becomes the RabbitMQ node of that folder, writing the
-node's configuration first: the node starts again even when its whole folder was deleted meanwhile.
+``python -m deploy.machine.servers DATA`` writes the configuration of the folder's RabbitMQ node and becomes this node,
+so that the node starts again even after its whole folder was deleted.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _FILE = "servers.json"
 
 @dataclass(frozen=True, slots=True)
 class PrivateServers:
-    """Those of one data folder that are ours to run."""
+    """The servers of one data folder; None where a setting names another server."""
 
     data: Path
     postgres: Postgres | None
     rabbitmq: RabbitMQ | None
 
     def programs(self) -> list[Program]:
-        """What is to be kept running."""
-        found = []
+        """Return the programs to keep running."""
+        programs = []
         if self.postgres is not None:
-            found.append(self.postgres.program())
+            programs.append(self.postgres.program())
         if self.rabbitmq is not None:
             mapper, node = self.rabbitmq.programs()
-            found += [
+            programs += [
                 mapper,
                 Program(
                     "rabbitmq",
@@ -53,16 +53,16 @@ class PrivateServers:
                     stop_seconds=node.stop_seconds,
                 ),
             ]
-        return found
+        return programs
 
     def tidy(self) -> None:
-        """After the last of them has ended: leave nothing outside of their folders."""
+        """Remove what is outside of their folders, after the last server has ended."""
         if self.postgres is not None:
             folders.remove_sockets(self.postgres.sockets, POSTGRES_USER)
 
 
 def prepare(data: Path, postgres: bool, rabbitmq: bool) -> PrivateServers:
-    """The servers wanted, ready to start: installed, with free ports, the cluster made.
+    """Prepare these servers: choose free ports, create the cluster, write the configuration.
 
     :raises Permanent: a package is missing.
     """
@@ -70,7 +70,7 @@ def prepare(data: Path, postgres: bool, rabbitmq: bool) -> PrivateServers:
     if postgres:
         (known["postgres_port"],) = _still_free(data, [known.get("postgres_port", 0)])
         known.setdefault("postgres_password", secrets.token_hex(16))
-        if "postgres_sockets" in known:  # of a start that was killed
+        if "postgres_sockets" in known:  # left by a start that was killed
             folders.remove_sockets(Path(known["postgres_sockets"]), POSTGRES_USER)
         home = _postgres_home(data)
         known["postgres_sockets"] = str(folders.make_sockets(home, POSTGRES_USER, SOCKET))
@@ -90,7 +90,7 @@ def prepare(data: Path, postgres: bool, rabbitmq: bool) -> PrivateServers:
 
 
 def _still_free(data: Path, wanted: Sequence[int], taken: Sequence[int] = ()) -> list[int]:
-    """The same ports as last time if nobody else has taken one, else others."""
+    """Return these ports if all are free, otherwise others."""
     if all(port and ports.is_free(port) for port in wanted):
         return list(wanted)
     return ports.choose(len(wanted), str(data), taken=taken)
@@ -116,7 +116,7 @@ def _postgres(data: Path, known: dict[str, Any]) -> Postgres:
 def _postgres_home(data: Path) -> Path:
     home = folders.place(data, "postgres", [POSTGRES_USER])
     if os.geteuid() == 0:
-        shutil.chown(home, POSTGRES_USER)  # the folder alone: what is in it is made by that user
+        shutil.chown(home, POSTGRES_USER)  # the folder alone: that user creates its contents
     return home
 
 

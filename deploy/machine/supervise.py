@@ -1,7 +1,8 @@
-"""Keeps programs running, with supervisord: whatever dies is started again within two seconds, however often.
+"""Keeps programs running, with supervisord: a program that ends is started again within two seconds, however often.
 
-Supervisord knows the order of stopping but not readiness: servers start with it, services when Instance says so.
-It ends in order when we die, whatever the reason, and everything below it does so when it dies.
+Supervisord knows the order of stopping, but not when a program is ready: it starts the servers itself, and the services
+when Instance requests it. When this process dies, supervisord stops its programs in order and ends. When supervisord
+dies, its programs end.
 """
 
 from __future__ import annotations
@@ -25,25 +26,27 @@ from deploy.machine.programs import Program, tail
 from shared.errors import Temporary
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout."""
+"""The root of the checkout."""
 
 _GROUP, _GROUP_PRIORITY = "services", 30
 _MARK = "MAILGROUP_UP"
-_ALREADY_STARTED, _NOT_RUNNING = 60, 70  # faults, as supervisor/xmlrpc.py numbers them
-_FILES = 16_384
-_LONGEST_SOCKET = 100
+_ALREADY_STARTED, _NOT_RUNNING = 60, 70  # fault codes of supervisor/xmlrpc.py
+_MAX_FILES = 16_384
+"""Limits the open files of a service: descriptors, one for each connection of a client."""
+_MAX_SOCKET_PATH = 100
+"""Limits the path of supervisord's socket: characters; supervisord adds its process id while it binds the socket."""
 
 
 def service(name: str) -> Program:
-    """A service of ours: ``python -m services.NAME``. That of admin is the command line, and its process a command."""
+    """Return the program of a service: ``python -m services.NAME``. For admin it is the command ``console``."""
     words = ("console",) if name == "admin" else ()
     command = (sys.executable, "-m", f"services.{name}", *words)
     return Program(name, command, None, ROOT, _GROUP_PRIORITY, stop_seconds=45, on_demand=True)
 
 
 def configuration(programs: Sequence[Program], data: Path, control: Path) -> str:
-    """supervisord.conf. Programs of ours are started on demand, the servers at once."""
-    limit = min(_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    """Return supervisord.conf. The servers start at once, the services on demand."""
+    limit = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     blocks = [
         f"""\
 [supervisord]
@@ -67,11 +70,11 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
     ]
     on_demand = [program.name for program in programs if program.on_demand]
-    if on_demand:  # a group is stopped at once, one group after the other
+    if on_demand:  # supervisord stops all programs of a group together, and one group after the other
         blocks.append(f"[group:{_GROUP}]\nprograms = {','.join(on_demand)}\npriority = {_GROUP_PRIORITY}\n")
     for program in programs:
-        # startsecs = 0: an early death is a death like any other, so no number of them makes supervisord give up.
-        # startretries counts only failures to start a process at all.
+        # startsecs = 0: supervisord restarts a program that ends early like any other, without a limit.
+        # startretries counts only failures to create the process.
         blocks.append(f"""\
 [program:{program.name}]
 command = {_escape(shlex.join(program.arguments()))}
@@ -97,10 +100,10 @@ def _escape(value: str | Path) -> str:
 
 
 class Supervisor:
-    """One supervisord and how to talk to it. Thread-safe only for ``pids``."""
+    """Controls one supervisord. Only ``pids`` is thread-safe."""
 
     def __init__(self, data: Path, programs: Sequence[Program], environment: Mapping[str, str]) -> None:
-        """:param environment: of the services, added to ours without the settings of mailgroup in it."""
+        """:param environment: of the services, added to this process's environment without its MAILGROUP_ variables."""
         self._data = data
         self._programs = [
             program
@@ -110,14 +113,14 @@ class Supervisor:
         ]
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")}
         self._environment |= {"PYTHONUNBUFFERED": "1", _MARK: str(data), **environment}
-        # The checkout goes first on the import path, whatever the working directory is.
+        # The checkout is first on the import path, independent of the working directory.
         self._environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process: subprocess.Popen[bytes] | None = None
         self._control = data / "supervisord.sock"
 
     def start(self) -> None:
         """Start supervisord, and with it the servers. It ends with the thread that calls this."""
-        if len(str(self._control)) > _LONGEST_SOCKET:
+        if len(str(self._control)) > _MAX_SOCKET_PATH:
             self._control = Path(tempfile.mkdtemp(prefix="mailgroup-")) / "supervisord.sock"
         (self._data / "log").mkdir(mode=0o700, exist_ok=True)
         file = self._data / "supervisord.conf"
@@ -134,11 +137,11 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of supervisord, while it runs."""
+        """Process id of supervisord, None if it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def problem(self) -> str:
-        """What supervisord said last."""
+        """Return the last lines of supervisord's output."""
         return tail(self._data / "log" / "supervisord.out")
 
     def stop(self, seconds: float) -> None:
@@ -155,7 +158,7 @@ class Supervisor:
                 self._control.parent.rmdir()
 
     def answers(self) -> bool:
-        """Whether it takes commands."""
+        """Return whether supervisord accepts commands."""
         try:
             self._call("getState")
         except Temporary:
@@ -163,19 +166,19 @@ class Supervisor:
         return True
 
     def pids(self) -> dict[str, int]:
-        """Of each program that runs now; empty if supervisord does not answer."""
+        """Return the process id of each running program; empty if supervisord does not answer."""
         try:
-            found: Any = self._call("getAllProcessInfo")
+            entries: Any = self._call("getAllProcessInfo")
         except Temporary:
             return {}
-        return {entry["name"]: entry["pid"] for entry in found if entry["pid"]}
+        return {entry["name"]: entry["pid"] for entry in entries if entry["pid"]}
 
     def start_program(self, name: str) -> None:
-        """Start one that is not running; nothing to do if it is. :raises Temporary: supervisord does not answer."""
+        """Start a program, unless it runs. :raises Temporary: supervisord does not answer."""
         self._call("startProcess", self._full(name), False, unless=_ALREADY_STARTED)
 
     def stop_program(self, name: str) -> None:
-        """Stop one, and wait until it has ended; it stays so until ``start_program``. Raises as that."""
+        """Stop a program, and wait for its end; only ``start_program`` starts it again. Raises the same."""
         self._call("stopProcess", self._full(name), True, unless=_NOT_RUNNING)
 
     def _full(self, name: str) -> str:
@@ -183,7 +186,7 @@ class Supervisor:
         return f"{group}:{name}"
 
     def _call(self, method: str, *arguments: Any, unless: int = 0) -> Any:
-        """Call supervisord; None if it answers with the fault ``unless``."""
+        """Call a method of supervisord; None if the reply is the fault ``unless``."""
         try:
             with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Unix(self._control)) as proxy:
                 return getattr(proxy.supervisor, method)(*arguments)
@@ -211,12 +214,12 @@ class _Unix(xmlrpc.client.Transport):
 
 
 def leftovers(data: Path) -> list[int]:
-    """Processes of an earlier start of this data folder that still run, found by a mark in their environment."""
+    """Return the processes of an earlier start of this data folder, which have a mark in their environment."""
     mark = f"{_MARK}={data}".encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
                 if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids

@@ -14,7 +14,7 @@ from shared.provider.smtp_client import SmtpClient
 from shared.store.relay_queue import QueuedMail
 
 MAX_PREFETCHED_MAILS = 100
-"""Limits the mails that an account claims ahead of its lanes: mails; a few seconds of work for a fast server."""
+"""Limits the mails that an account claims ahead, so that no lane waits for the database: mails."""
 MAX_PREFETCHED_OCTETS = 4 * 1024 * 1024
 """Limits the heads of these mails in memory: octets an account."""
 PREFETCHED_SECONDS = 5.0
