@@ -3,8 +3,8 @@
     ./mailgroup deploy-check
 
 The tools come from requirements-deploy.lock into .venv/deploy, and from Debian's packages (promtool: prometheus).
-Debian has neither kubectl nor the compose plugin of docker in a version of these years: where they are missing, what
-they would check is named as skipped. Exit status 1 if a check fails.
+Debian has no recent kubectl and no compose plugin of docker: if they are missing, their checks are reported as skipped.
+The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _K8S = ("base", "overlays/small", "overlays/production")
 _VERSIONS = ("1.30", "1.37")
 _SKIPPED = {
     "CKV_K8S_15": "imagePullPolicy Always: tags are fixed, and a cluster may have no registry",
-    "CKV_K8S_43": "image digests are set by whoever releases, in an overlay",
-    "CKV_K8S_11": "limits of processors throttle workers of queues; memory is limited",
+    "CKV_K8S_43": "an overlay sets the image digests at a release",
+    "CKV_K8S_11": "CPU limits throttle queue workers; memory is limited",
     "CKV2_K8S_6": "pods without a NetworkPolicy: a default one covers all",
     "CKV_K8S_38": "tokens of ServiceAccounts are off in the pods and in the accounts",
     "CKV_DOCKER_2": "one image runs several services: their health checks are in compose and in probes",
-    "CKV_DOCKER_7": "the base image's tag stands in an ARG",
+    "CKV_DOCKER_7": "an ARG has the base image's tag",
 }
-"""Rules of checkov that are left out, with the reason."""
+"""Skipped rules of checkov, with the reason."""
 
 
 _FROM = {
@@ -45,15 +45,15 @@ _FROM = {
     "kubectl": "kubernetes.io/docs/tasks/tools",
     "promtool": "Debian's package prometheus",
 }
-"""Where tools come from that the lock file does not bring."""
+"""Sources of the tools that the lock file does not contain."""
 
 
 class Missing(Exception):
-    """A tool is not here."""
+    """A tool is not installed."""
 
 
 def run(*command: str, stdin: str | None = None) -> str:
-    """What a tool printed. :raises Missing: it is not installed. :raises RuntimeError: it found something."""
+    """Run a tool and return its output. :raises Missing: it is not installed. :raises RuntimeError: it found errors."""
     if shutil.which(command[0]) is None:
         raise Missing(f"{command[0]} is not installed, see {_FROM.get(command[0], command[0])}")
     done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
@@ -63,28 +63,28 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def tool(name: str) -> str:
-    """A tool of the lock file, by its path."""
+    """Return the path of a tool of the lock file."""
     return str(_TOOLS / "bin" / name)
 
 
 def install() -> None:
-    """Make .venv/deploy what the lock file says."""
+    """Install the lock file into .venv/deploy, unless that is up to date."""
     stamp = _TOOLS / "installed"
-    wanted = _LOCK.read_text(encoding="utf-8")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+    lock = _LOCK.read_text(encoding="utf-8")
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == lock:
         return
     print("installing the tools of requirements-deploy.lock into .venv/deploy", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(_TOOLS)], check=True)
     words = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(_LOCK)]
     subprocess.run([tool("python"), *words], check=True)
-    stamp.write_text(wanted, encoding="utf-8")
+    stamp.write_text(lock, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------ the checks
 
 
 def check_yaml() -> None:
-    """Every YAML file is well-formed, and no key is there twice."""
+    """Every YAML file is well-formed, without duplicate keys."""
     files = [str(path) for path in _yaml_files()]
     run(tool("yamllint"), "-f", "parsable", "-d", "{rules: {key-duplicates: enable}}", *files)
 
@@ -104,7 +104,7 @@ def check_compose() -> None:
 
 
 def check_dockerfiles() -> None:
-    """By hadolint; DL3008 (versions of Debian's packages) is left out: Debian keeps one version of each."""
+    """Dockerfiles, by hadolint. DL3008 (versions of Debian's packages) is skipped: Debian keeps one version of each."""
     files = [str(path) for path in sorted((ROOT / "deploy").rglob("Dockerfile"))]
     run(tool("hadolint"), "--ignore", "DL3008", "--failure-threshold", "warning", *files)
 
@@ -114,23 +114,23 @@ def _rendered(name: str) -> str:
 
 
 def check_kubernetes() -> None:
-    """Every overlay is rendered, and each object fits the schema of its kind in the oldest and newest version."""
+    """Every overlay renders, and each object fits the schema of its kind in the oldest and newest version."""
     for name in _K8S:
-        objects = [found for found in YAML(typ="safe").load_all(_rendered(name)) if found]
-        core = [found for found in objects if _is_of_kubernetes(found)]
-        text = "\n---\n".join(json.dumps(found) for found in core)
+        objects = [document for document in YAML(typ="safe").load_all(_rendered(name)) if document]
+        core = [document for document in objects if _is_of_kubernetes(document)]
+        text = "\n---\n".join(json.dumps(document) for document in core)
         for version in _VERSIONS:
             run(tool("kubernetes-validate"), "--kubernetes-version", version, "--strict", "-", stdin=text)
 
 
-def _is_of_kubernetes(found: dict[str, Any]) -> bool:
-    """Not one of an operator's kinds, whose schemas are in the cluster."""
-    group = str(found["apiVersion"]).rpartition("/")[0]
+def _is_of_kubernetes(document: dict[str, Any]) -> bool:
+    """Return whether a kind belongs to Kubernetes, not to an operator, whose schemas only the cluster has."""
+    group = str(document["apiVersion"]).rpartition("/")[0]
     return "." not in group or group.endswith(".k8s.io")
 
 
 def check_security() -> None:
-    """By checkov, on the rendered manifests and the Dockerfiles."""
+    """Rendered manifests and Dockerfiles, by checkov."""
     skip = ",".join(_SKIPPED)
     folder = _TOOLS / "rendered"
     shutil.rmtree(folder, ignore_errors=True)
@@ -143,16 +143,16 @@ def check_security() -> None:
 
 
 def check_rules() -> None:
-    """Prometheus' configuration and rules, and the tests of the rules, by promtool; each alert has its page."""
+    """Prometheus' configuration, rules and tests of the rules, by promtool."""
     run("promtool", "check", "config", "--syntax-only", str(_RULES / "prometheus.yml"))
     run("promtool", "check", "rules", str(_RULES / "rules.yml"))
     run("promtool", "test", "rules", str(_RULES / "rules_test.yml"))
 
 
 def check_made_files() -> None:
-    """Dashboards and the operator's rules are what is made from their sources."""
+    """Dashboards and the operator's rules are up to date with their sources."""
     if files := stale():
-        raise RuntimeError(f"{', '.join(map(str, files))}: make them anew with: python -m deploy.monitoring write")
+        raise RuntimeError(f"{', '.join(map(str, files))}: update them with: python -m deploy.monitoring write")
 
 
 CHECKS: Sequence[Callable[[], None]] = (
@@ -167,7 +167,7 @@ CHECKS: Sequence[Callable[[], None]] = (
 
 
 def main() -> int:
-    """All checks; the exit status."""
+    """Run all checks and return the exit status."""
     install()
     os.environ["PATH"] = f"{_TOOLS / 'bin'}:{os.environ['PATH']}"
     failed = 0

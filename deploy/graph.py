@@ -1,4 +1,4 @@
-"""``make graph``: the packages of shared/ and services/, what each imports, and whether the arrows go one way.
+"""``make graph``: the packages of shared/ and services/, their imports, and import cycles.
 
 One line a package. The exit status is 1 if a package imports, directly or through others, one that imports it.
 """
@@ -14,17 +14,17 @@ ROOTS = ("shared", "services")
 
 
 def packages(graph: grimp.ImportGraph, roots: tuple[str, ...] = ROOTS) -> list[str]:
-    """The children of the roots. A child that is divided into packages of its own counts as these."""
-    found: list[str] = []
+    """Return the children of the roots. A child with several packages is replaced by these."""
+    children: list[str] = []
     for child in sorted(child for root in roots for child in graph.find_children(root)):
         below = sorted(graph.find_children(child))
         divided = sum(bool(graph.find_children(each)) for each in below) > 1
-        found += below if divided else [child]
-    return found
+        children += below if divided else [child]
+    return children
 
 
 def lines(graph: grimp.ImportGraph, roots: tuple[str, ...] = ROOTS) -> Iterator[tuple[str, bool]]:
-    """A line for each package, and whether all its arrows go one way. Changes the graph."""
+    """Yield a line for each package, and whether it is in no cycle. Changes the graph."""
     named = packages(graph, roots)
     for package in named:
         if graph.find_children(package):
@@ -38,7 +38,7 @@ def lines(graph: grimp.ImportGraph, roots: tuple[str, ...] = ROOTS) -> Iterator[
 
 
 def main() -> int:
-    """Print the lines; the exit status."""
+    """Print the lines and return the exit status."""
     status = 0
     for line, one_way in lines(grimp.build_graph(*ROOTS, cache_dir=None)):
         print(line)

@@ -1,8 +1,8 @@
 """The lock files: every Python package with version and hash, for all platforms, without the address of a registry.
 
-``python -m deploy.locks write`` makes them from pyproject.toml, ``check`` tells whether they still fit it. Needs uv,
-which the development lock holds. Each file names the digest of what it was made from, so that a check without a network
-still notices a changed pyproject.toml.
+``python -m deploy.locks write`` makes them from pyproject.toml, ``check`` reports whether they still fit it. Both need
+uv, which the development lock contains. Each file names the digest of its inputs, so that a check without a network
+still detects a changed pyproject.toml.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FILES = {
     "requirements.lock": ["pyproject.toml"],
     "requirements-dev.lock": ["pyproject.toml", "--group", "dev"],
     "requirements-fuzz.lock": ["pyproject.toml", "--group", "fuzz"],
-    "requirements-deploy.lock": ["--group", "pyproject.toml:deploy"],  # tools in an environment of their own
+    "requirements-deploy.lock": ["--group", "pyproject.toml:deploy"],  # tools in their own environment
 }
 _MARK = "# made from pyproject.toml, digest "
 
 
 def write() -> str | None:
-    """Make the files, keeping the versions that still fit. What went wrong, or None."""
+    """Write the files, keeping the versions that still fit. Return the error, or None."""
     for name, options in FILES.items():
         versions, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
-        # Once more from nothing but those versions: uv keeps the hashes of a pin that it finds; where they came from
-        # a cache of wheels for one machine, the others would be missing.
+        # Compiled a second time from the versions alone: uv keeps the hashes of an existing pin, and a pin from a cache
+        # of wheels for one machine would lack the other hashes.
         compiled, problem = (versions, problem) if problem else _compile(name, options, "", _pins(versions))
         if problem:
             return problem
@@ -42,21 +42,21 @@ def write() -> str | None:
 
 
 def check() -> str | None:
-    """Why the files do not fit pyproject.toml, or None."""
+    """Return why the files do not fit pyproject.toml, or None."""
     for name, options in FILES.items():
         first, _, rest = (ROOT / name).read_text(encoding="utf-8").partition("\n")
         if first != f"{_MARK}{_digest(name)}":
-            return f"{name} was made from another pyproject.toml; make it anew with: python -m deploy.locks write"
+            return f"{name} was made from another pyproject.toml; update it with: python -m deploy.locks write"
         compiled, problem = _compile(name, options, (ROOT / name).read_text(encoding="utf-8"))
         if problem:
-            print(f"{name}: no registry could be asked, so only the digest of its inputs was compared:\n{problem}")
+            print(f"{name}: no registry was reachable, so only the digest of its inputs was compared:\n{problem}")
         elif compiled != rest:
-            return f"{name} is not what uv makes of pyproject.toml; make it anew with: python -m deploy.locks write"
+            return f"{name} is not what uv makes of pyproject.toml; update it with: python -m deploy.locks write"
     return None
 
 
 def _digest(name: str) -> str:
-    """Of all in pyproject.toml that the file depends on."""
+    """Return the digest of the parts of pyproject.toml that the file depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     inputs = [project["project"]["requires-python"], project["project"]["dependencies"]]
     if "--group" in FILES[name]:
@@ -65,12 +65,12 @@ def _digest(name: str) -> str:
 
 
 def _pins(lock: str) -> str:
-    """The versions of a lock file with what each is for, without their hashes."""
+    """Return the versions of a lock file with their markers, without the hashes."""
     return "\n".join(re.findall(r"^[\w.\-\[\]]+==[\w.+!]+(?: ; [^\\\n]+)?", lock, re.M))
 
 
 def _compile(name: str, options: list[str], present: str, constraints: str = "") -> tuple[str, str | None]:
-    """What uv makes of pyproject.toml, with the versions and hashes of ``present`` where they fit; what went wrong."""
+    """Compile with uv, keeping versions and hashes of ``present`` that fit. Return the text and the error, or None."""
     with tempfile.TemporaryDirectory() as folder:
         draft, limits = Path(folder, name), Path(folder, "constraints")
         if present:
@@ -107,7 +107,7 @@ def _compile(name: str, options: list[str], present: str, constraints: str = "")
 
 
 def _index() -> dict[str, str]:
-    """The registry that pip is configured to use, and the machine's authorities: uv asks for neither by itself."""
+    """Return uv's variables for pip's configured registry and the system's authorities: uv reads neither by itself."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes the secrets of a deployment with containers on its first start, and keeps those that are there. Each folder is a
-# volume, and holds what one kind of container may see: PostgreSQL and RabbitMQ their own password, ours the URLs and keys.
+# Creates the secrets of a deployment with containers on its first start, and keeps existing ones. Each folder is a volume
+# with what one kind of container may read: PostgreSQL and RabbitMQ their own password, the services URLs and keys.
 set -eu
 
-# write FILE MODE TEXT: at once or not at all.
+# write FILE MODE TEXT: writes a file atomically.
 write() {
   printf '%s\n' "$3" >"$1.part"
   chmod "$2" "$1.part"
@@ -11,7 +11,7 @@ write() {
   mv "$1.part" "$1"
 }
 
-# keep FILE MODE TEXT: as write, unless the file is there.
+# keep FILE MODE TEXT: writes the file, unless it exists.
 keep() {
   if [ ! -s "$1" ]; then
     write "$@"
@@ -21,7 +21,7 @@ keep() {
 
 word() { od -An -v -tx1 -N24 /dev/urandom | tr -d ' \n'; }
 
-# The servers run as users that we do not know; nobody else is in their containers.
+# The user ids of the servers are unknown here; no other user is in their containers.
 keep /secrets/postgres/password 0444 "$(word)"
 keep /secrets/rabbitmq/password 0444 "$(word)"
 keep /secrets/grafana/password 0444 "$(word)"
@@ -32,6 +32,6 @@ default_pass = $broker"
 write /secrets/mailgroup/database.url 0400 \
   "postgresql://mailgroup:$(cat /secrets/postgres/password)@postgres:5432/mailgroup"
 write /secrets/mailgroup/broker.url 0400 "amqp://mailgroup:$broker@rabbitmq:5672/%2F"
-# A key of Fernet: 32 octets in the URL's form of base64.
+# A Fernet key: 32 octets in URL-safe base64.
 keep /secrets/mailgroup/secret.key 0400 "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
 keep /secrets/mailgroup/admin.password 0400 "$(word)"

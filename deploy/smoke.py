@@ -1,10 +1,10 @@
-"""Tries the containers that run, from outside, by the ports that they publish. Needs python3 and nothing else.
+"""Tests the running containers from outside, through their published ports. Needs only python3.
 
     COMPOSE_PROFILES=demo,observability docker compose up --detach --wait && python3 deploy/smoke.py
 
-Plays the manual's section 4.3 with the stand-in provider; kills each service's container with mail under way, stops and
-starts everything, and looks whether each mail is there, once. With the profile observability it asks Prometheus whether
-it reaches everything, and whether every expression of the dashboards returns data.
+Plays the manual's section 4.3 with the stand-in provider; kills each service's container while mail is in transit;
+stops and starts everything. After each step every mail must have arrived exactly once. With the profile observability
+it checks that Prometheus reaches all targets, and that every expression of the dashboards returns data.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ WAIT_SECONDS = 90.0
 
 
 def port(name: str, default: int) -> int:
-    """A published port, as docker-compose.yml takes it from the environment."""
+    """Return a published port, which docker-compose.yml reads from the environment."""
     return int(os.environ.get(f"MAILGROUP_{name}_PORT", default))
 
 
 def compose(*words: str) -> str:
-    """``docker compose``; what it printed."""
+    """Run ``docker compose`` and return its output."""
     done = subprocess.run(["docker", "compose", *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"docker compose {' '.join(words)}: {done.stderr.strip()[-2000:]}")
@@ -51,16 +51,16 @@ def compose(*words: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(f"== {text}", flush=True)
 
 
-def until(what: str, found: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Wait until ``found`` returns nothing to complain about (an empty value)."""
+def until(what: str, find_problem: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Wait until ``find_problem`` returns an empty value."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            problem = found()
+            problem = find_problem()
         except (OSError, poplib.error_proto, smtplib.SMTPException) as error:
             problem = repr(error)
         if not problem:
@@ -74,7 +74,7 @@ def until(what: str, found: Callable[[], object], seconds: float = WAIT_SECONDS)
 
 
 def customer_writes(to: str, subject: str, answers: str | None = None) -> str:
-    """Hand a mail to the provider; its Message-ID."""
+    """Submit a mail to the provider, and return its Message-ID."""
     message = _message(f"Anna <{CUSTOMER}>", to, subject, answers)
     with smtplib.SMTP("127.0.0.1", port("DEMO_SMTP", 11025), timeout=20) as smtp:
         smtp.send_message(message)
@@ -82,7 +82,7 @@ def customer_writes(to: str, subject: str, answers: str | None = None) -> str:
 
 
 def person_writes(name: str, to: str, subject: str, answers: str | None = None, way: str = "SUBMISSION") -> str:
-    """Send a mail as one of the people, by a published port; its Message-ID."""
+    """Send a mail as one of the people through a published port, and return its Message-ID."""
     message = _message(f"{name} <{PEOPLE[name]}>", to, subject, answers)
     if way == "SMTPS":
         session: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", port(way, 465), timeout=20, context=ANYONE)
@@ -106,7 +106,7 @@ def _message(sender: str, to: str, subject: str, answers: str | None) -> EmailMe
 
 
 def read(name: str, way: str = "implicit") -> Counter[str]:
-    """The subjects in a person's mailbox, and how often each is there."""
+    """Return the subjects in a person's mailbox, with the number of mails."""
     if way == "implicit":
         session: poplib.POP3 = poplib.POP3_SSL("127.0.0.1", port("POP3S", 995), timeout=20, context=ANYONE)
     else:
@@ -116,7 +116,7 @@ def read(name: str, way: str = "implicit") -> Counter[str]:
 
 
 def read_customer() -> dict[str, str]:
-    """Who wrote to the customer: From by Subject."""
+    """Return the mails to the customer: From by Subject."""
     session = poplib.POP3("127.0.0.1", port("DEMO_POP3", 11110), timeout=20)
     return {str(header["Subject"]): str(header["From"]) for header in _headers(session, CUSTOMER)}
 
@@ -138,21 +138,21 @@ def _headers(session: poplib.POP3, user: str) -> list[EmailMessage]:
 
 
 class Books:
-    """Who has to have what; the judge of whether a mail was lost, doubled or misdirected."""
+    """Records who must get which mail, and finds lost, duplicate and misdirected mail."""
 
     def __init__(self, run: str) -> None:
-        """:param run: stands at the start of each subject, so that an earlier run does not count."""
+        """:param run: prefix of each subject, so that mail of an earlier run does not count."""
         self.run = run
         self.due: dict[str, set[str]] = {name: set() for name in PEOPLE}
 
     def expect(self, subject: str, *names: str) -> str:
-        """Write down that these people get it; the whole subject."""
+        """Record that these people must get this mail, and return its full subject."""
         for name in names:
             self.due[name].add(f"{self.run} {subject}")
         return f"{self.run} {subject}"
 
     def differ(self, way: str = "implicit") -> str:
-        """What is missing, twice or at the wrong person; empty if nothing is."""
+        """Return the mails that are missing, duplicate or at the wrong person; empty if there are none."""
         wrong = []
         for name, due in self.due.items():
             got = Counter({subject: n for subject, n in read(name, way).items() if subject.startswith(self.run)})
@@ -162,7 +162,7 @@ class Books:
 
 
 def play_the_manual(books: Books) -> None:
-    """Section 4.3: a new customer, Alex's answer, the customer's answers."""
+    """Play section 4.3: a new customer, Alex's reply, the customer's replies."""
     say("the manual's 4.3")
     first = customer_writes(SUPPORT, books.expect("My printer does not print", "Alex", "Jim"))
     customer_writes("sales@company.com", books.expect("How much is it?", "Kim", "Tom"))
@@ -181,7 +181,7 @@ def play_the_manual(books: Books) -> None:
 
 
 def status() -> str:
-    """What ``mailgroup status`` finds wrong."""
+    """Return the problems that ``mailgroup status`` reports."""
     done = subprocess.run(
         ["docker", "compose", "exec", "-T", "fetcher", "mailgroup", "status", "--json"],
         cwd=ROOT,
@@ -195,14 +195,14 @@ def status() -> str:
 
 
 def kill_each(books: Books) -> None:
-    """Each service's container is killed while mail is under way."""
+    """Kill each service's container while mail is in transit."""
     for service in SERVICES:
         say(f"{service} is killed and comes back")
         container = compose("ps", "-q", service).strip()
         before = _restarts(container)
         for number in range(5):
             customer_writes(SUPPORT, books.expect(f"before {service} {number}", "Alex", "Jim"))
-        # Every process of it but the first, which then ends as well.
+        # Kills every process of the container but the first, which then ends as well.
         subprocess.run(["docker", "exec", container, "bash", "-c", "kill -KILL -1"], capture_output=True)
         for number in range(5):
             customer_writes(f'"Jim" <{SUPPORT}>', books.expect(f"after {service} {number}", "Jim"))
@@ -221,7 +221,7 @@ def _restarts(container: str) -> int:
 
 
 def restart(books: Books) -> None:
-    """Everything stops and starts; nothing is lost."""
+    """Stop and start everything, and check that no mail is lost."""
     say("everything stops and starts")
     customer_writes(SUPPORT, books.expect("before the stop", "Alex", "Jim"))
     until("before the stop", books.differ)  # the stand-in keeps its mail in memory
@@ -237,7 +237,7 @@ def restart(books: Books) -> None:
 
 
 def ask_prometheus(path: str, **words: str) -> dict[str, object]:
-    """Its HTTP API; the data of the answer."""
+    """Query the HTTP API of Prometheus, and return the data of its reply."""
     where = f"http://127.0.0.1:{port('PROMETHEUS', 9090)}/api/v1/{path}?{urllib.parse.urlencode(words)}"
     with urllib.request.urlopen(where, timeout=20) as answer:
         data: dict[str, object] = json.load(answer)["data"]
@@ -245,49 +245,49 @@ def ask_prometheus(path: str, **words: str) -> dict[str, object]:
 
 
 def targets_down() -> str:
-    """What Prometheus cannot scrape."""
+    """Return the targets that Prometheus cannot scrape."""
     active: list[dict[str, object]] = ask_prometheus("targets")["activeTargets"]  # type: ignore[assignment]  # JSON
     return ", ".join(f"{target['scrapePool']}: {target['lastError']}" for target in active if target["health"] != "up")
 
 
 def expressions() -> dict[str, str]:
-    """Every expression of every dashboard, by where it stands."""
-    found = {}
+    """Return every expression of every dashboard, by its place."""
+    by_place = {}
     for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
         for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
             for target in panel.get("targets", []):
                 expression = re.sub(r"\$__rate_interval", "1m", target["expr"])
-                found[f"{file.stem}: {panel['title']} {target['refId']}"] = expression
-    return found
+                by_place[f"{file.stem}: {panel['title']} {target['refId']}"] = expression
+    return by_place
 
 
 def without_data() -> str:
-    """Expressions that return nothing."""
+    """Return the places of expressions without data."""
     return ", ".join(
         where for where, expression in expressions().items() if not ask_prometheus("query", query=expression)["result"]
     )
 
 
-def look_at_prometheus() -> None:
-    """Everything is scraped; every expression returns data; the rules are loaded."""
+def check_prometheus() -> None:
+    """Check that all targets are scraped, the rules loaded, and that every expression returns data."""
     say("Prometheus")
     until("targets", targets_down)
     groups: list[dict[str, object]] = ask_prometheus("rules")["groups"]  # type: ignore[assignment]  # JSON
     if not groups:
         sys.exit("smoke: no rules are loaded")
     with urllib.request.urlopen(f"http://127.0.0.1:{port('ADMIN', 8080)}/", timeout=20) as answer:
-        answer.read()  # so that the console has answered a request
+        answer.read()  # the console must have answered a request
     until("expressions without data", without_data, 120)
     print(f"{len(expressions())} expressions return data")
 
 
 def main() -> None:
-    """All of it."""
+    """Run all tests."""
     books = Books(str(int(time.time())))
     until("status", status)
     play_the_manual(books)
     if compose("ps", "-q", "prometheus").strip():
-        look_at_prometheus()
+        check_prometheus()
     kill_each(books)
     restart(books)
     say("all is well")

@@ -1,7 +1,7 @@
-"""Refuses the few words that a list can judge, in code and texts: ``python -m deploy.words``.
+"""Refuses a short list of words in code and texts: ``python -m deploy.words``.
 
-Each has a plainer or a technical word in its place; the list says which. The rest of the rules of prose is for the
-reviewer (CONTRIBUTING.md). Exit status 1 if a file has one of them.
+For each word the list names a plainer or technical one. All other rules of prose are for the reviewer
+(CONTRIBUTING.md). The exit status is 1 if a file has such a word.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ REFUSED = {
     "let go of": "release",
     "stranger": "unknown sender, unauthenticated client, foreign …",
 }
-"""Words, and what to write instead."""
+"""Refused words, each with its replacement."""
 ENDINGS = ("*.py", "*.md", "*.sql", "*.html")
 EXCEPTED = frozenset({"CHANGELOG.md", "deploy/words.py", "tests/unit/test_words.py"})
 """Files that may quote them."""
 _SKIPPED = frozenset({"data", "node_modules"})
 _BETWEEN = r"(?:[\s#*>-]+)"
-"""Between the words of a phrase: white space, and what begins a line of a comment."""
+"""Matches between the words of a phrase: white space, and the marks that begin a line of a comment."""
 _PATTERN = re.compile("|".join(rf"\b{word.replace(' ', _BETWEEN)}\b" for word in REFUSED), re.IGNORECASE)
 
 
 def refused(text: str) -> Iterator[tuple[int, str]]:
-    """The line, from 1, and the refused word of each place in a text."""
+    """Yield the line number, from 1, and the word of each place in a text with a refused word."""
     for found in _PATTERN.finditer(text):
         word = re.sub(_BETWEEN, " ", found[0]).lower()
         yield text.count("\n", 0, found.start()) + 1, word
 
 
 def files(root: Path) -> Iterator[Path]:
-    """The files of a checkout that are judged, in order; hidden folders and data folders are none."""
+    """Yield the files of a checkout to check, sorted, without hidden folders and data folders."""
     for path in sorted(file for ending in ENDINGS for file in root.rglob(ending)):
         place = path.relative_to(root)
         if place.as_posix() in EXCEPTED or any(part.startswith(".") or part in _SKIPPED for part in place.parts[:-1]):
@@ -48,7 +48,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def main(root: Path = ROOT) -> int:
-    """Print each place; the exit status."""
+    """Print each place and return the exit status."""
     status = 0
     for path in files(root):
         for line, word in refused(path.read_text(encoding="utf-8")):

@@ -18,7 +18,7 @@ PASSWORD = "secret"
 
 
 async def serve(passwords: dict[str, str]) -> None:
-    """:param passwords: by address."""
+    """Serve until a signal ends the process. :param passwords: by address."""
     loop, maildrops, stopping = asyncio.get_running_loop(), Maildrops(passwords), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -31,7 +31,7 @@ async def serve(passwords: dict[str, str]) -> None:
 
 
 def main(words: list[str]) -> str | None:
-    """:return: what is wrong, or None."""
+    """Run the stand-in. :return: the error, or None."""
     if not words:
         return "usage: python -m deploy.demo_provider ACCOUNTS.yaml [ADDRESS ...]"
     accounts = YAML(typ="safe").load(Path(words[0]).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""POP3 (RFC 1939) as far as a well-behaved client asks: one connection."""
+"""One POP3 connection (RFC 1939), with the commands that a well-behaved client uses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class CommandRefused(Exception):
 
 
 class DemoPop3Session:
-    """deleted: numbers that QUIT deletes. mails: UIDL and content, numbered from 1 as at login."""
+    """A POP3 session, before and after its login."""
 
     def __init__(self, maildrops: Maildrops) -> None:
-        """Nobody is logged in yet."""
+        """:param maildrops: the mailboxes of all users."""
         self._maildrops = maildrops
         self._user = ""
         self._drop: DemoMaildrop | None = None
-        self._mails: list[tuple[str, bytes]] = []
-        self._deleted: set[int] = set()
+        self._mails: list[tuple[str, bytes]] = []  # UIDL and content at the login; message numbers begin at 1
+        self._deleted: set[int] = set()  # message numbers that QUIT deletes
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until QUIT, the end of the connection or five silent minutes."""
+        """Serve until QUIT, the end of the connection or five idle minutes."""
         writer.write(b"+OK stand-in ready\r\n")
         try:
             while True:
@@ -46,8 +46,8 @@ class DemoPop3Session:
     def _answer(self, verb: str, argument: str) -> bytes:
         try:
             return self._do(verb, argument)
-        except CommandRefused as why:
-            return b"-ERR %s\r\n" % str(why).encode()
+        except CommandRefused as error:
+            return b"-ERR %s\r\n" % str(error).encode()
 
     def _do(self, verb: str, argument: str) -> bytes:
         match verb:
@@ -108,6 +108,6 @@ class DemoPop3Session:
 
 
 def _stuffed(mail: bytes) -> bytes:
-    """As a multi-line answer (RFC 1939 section 3)."""
+    """Return the mail as a multi-line reply (RFC 1939 section 3)."""
     text = re.sub(rb"(?m)^\.", b"..", mail)
     return text + (b"" if text.endswith(b"\r\n") else b"\r\n") + b".\r\n"

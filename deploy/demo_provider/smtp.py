@@ -1,4 +1,4 @@
-"""SMTP by aiosmtpd: mail to a mailbox of the stand-in is put there, any other recipient is refused."""
+"""SMTP by aiosmtpd: delivers to the mailboxes of the stand-in, and refuses any other recipient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LARGEST = 50 * 1024 * 1024
 
 
 class Handler:
-    """What aiosmtpd asks."""
+    """The handler of aiosmtpd."""
 
     def __init__(self, maildrops: Maildrops) -> None:
         """:param maildrops: where mail goes."""
@@ -19,14 +19,14 @@ class Handler:
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """Whether there is such a mailbox."""
+        """Accept a recipient with a mailbox."""
         if self._maildrops.get(address) is None:
             return "550 5.1.1 No such mailbox"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Put it into each mailbox, as Postfix would."""
+        """Put the mail into each mailbox, with the fields that Postfix adds."""
         content = envelope.content
         assert isinstance(content, bytes)
         for address in dict.fromkeys(envelope.rcpt_tos):
@@ -37,12 +37,12 @@ class Handler:
 
 
 def server(maildrops: Maildrops) -> SMTP:
-    """The protocol of one connection. AUTH is checked if it is used, and needed for nothing."""
+    """Return the protocol of one connection. AUTH is checked if it is used, but not required."""
 
     def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object) -> AuthResult:
         assert isinstance(data, LoginPassword)
-        right = maildrops.open(data.login.decode("utf-8", "replace"), data.password.decode("utf-8", "replace"))
-        return AuthResult(success=right is not None, handled=False)
+        drop = maildrops.open(data.login.decode("utf-8", "replace"), data.password.decode("utf-8", "replace"))
+        return AuthResult(success=drop is not None, handled=False)
 
     return SMTP(
         Handler(maildrops),

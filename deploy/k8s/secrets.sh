@@ -1,8 +1,8 @@
 #!/bin/sh
-# Prints the Secrets of a deployment, with random values made now. Run it once, and keep the key of mailgroup-app with
-# your backups: the providers' passwords are sealed under it.
+# Prints the Secrets of a deployment with new random values. Run it once, and keep the key of mailgroup-app with your
+# backups: the providers' passwords are sealed under it.
 #   deploy/k8s/secrets.sh small | kubectl apply -f -          all: keys, database, broker, a self-signed certificate
-#   deploy/k8s/secrets.sh production | kubectl apply -f -     keys only; the operators make the others
+#   deploy/k8s/secrets.sh production | kubectl apply -f -     keys only; the operators create the others
 # Needs openssl.
 set -eu
 
@@ -10,7 +10,7 @@ case ${1-} in small | production) overlay=$1 ;; *) sed -n '2,6s/^# *//p' "$0" >&
 
 word() { openssl rand -hex 24; }
 
-secret() { # NAME; the fields of stringData come from standard input
+secret() { # NAME; reads the fields of stringData from standard input
   printf -- '---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: mailgroup}\nstringData:\n' "$1"
   sed 's/^/  /'
 }

@@ -1,6 +1,6 @@
-"""What Prometheus and Grafana show of mailgroup, as code.
+"""Grafana's dashboards and the rules for Prometheus' operator, as code.
 
-``python -m deploy.monitoring write`` makes the dashboards (deploy/grafana/dashboards/*.json) out of flow.py,
-services.py and servers.py, and the rules for Prometheus' operator (deploy/k8s/components/monitoring/rules.yaml) out of
-deploy/prometheus/rules.yml; ``check`` tells whether the files are what would be written.
+``python -m deploy.monitoring write`` generates the dashboards (deploy/grafana/dashboards/*.json) from flow.py,
+services.py and servers.py, and the operator's rules (deploy/k8s/components/monitoring/rules.yaml) from
+deploy/prometheus/rules.yml; ``check`` reports files that differ from these sources.
 """

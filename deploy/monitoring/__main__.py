@@ -44,14 +44,14 @@ def files() -> dict[Path, str]:
 
 
 def stale() -> list[Path]:
-    """Those that are missing or say something else, and those that nobody makes any more."""
+    """Return the files that are missing or different, and dashboards that no board generates any more."""
     made = files()
     wrong = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     return wrong + [path for path in _DASHBOARDS.glob("*.json") if path not in made]
 
 
 def main(words: list[str]) -> str | None:
-    """:return: what is wrong, or None."""
+    """Write or check the files. :return: the error, or None."""
     match words:
         case ["write"]:
             for path, text in files().items():

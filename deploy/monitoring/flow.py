@@ -1,6 +1,6 @@
 """The dashboard for the owner of the business.
 
-Expressions that count rare things end with ``or vector(0)``: nothing has happened is a zero, not a gap.
+Expressions that count rare events end with ``or vector(0)``: without events the graph shows 0, not a gap.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from deploy.monitoring.panels import RATE, Board, Panel, figure, per_minute
 FLOW = Board(
     "mailgroup-flow",
     "Mail flow at a glance",
-    "Is mail flowing, is anything stuck, does anybody have to do something?",
+    "Whether mail flows, whether mail waits, and whether an administrator must act.",
     {
         "Now": [
             figure(
                 "Longest without a poll",
-                "Time since the last good poll of the external account that has waited longest. Over 15 minutes: look.",
+                "Time since the last successful poll of the account that waits longest. Over 15 minutes: check it.",
                 "s",
                 "max(time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds))",
                 900,
@@ -29,22 +29,28 @@ FLOW = Board(
             ),
             figure(
                 "Oldest of them",
-                "Age of the oldest mail that waits to be relayed. Its author is told after four hours.",
+                "Age of the oldest mail that waits to be relayed. Its author gets a notice after four hours.",
                 "s",
                 "max(mailgroup_relay_oldest_seconds)",
                 3600,
             ),
-            figure("Held", "Mails that nobody enabled is there to get.", "short", "max(mailgroup_held_messages)", 1),
             figure(
-                "Parked",
-                "Mails that are set apart until somebody decides.",
+                "On hold",
+                "Held mails: no enabled user shares the account.",
+                "short",
+                "max(mailgroup_held_messages)",
+                1,
+            ),
+            figure(
+                "Needs attention",
+                "Parked mails: set apart until an administrator decides.",
                 "short",
                 "max(mailgroup_parked_messages)",
                 1,
             ),
             figure(
                 "Books' difference",
-                "Mails fetched less those delivered, held, parked, own copies and in flight. Not 0 is an alarm.",
+                "Mails fetched minus those delivered, held, parked, own copies and in flight. An alarm unless 0.",
                 "short",
                 "max(mailgroup_books_difference_messages)",
                 1,
@@ -53,7 +59,7 @@ FLOW = Board(
         "The last hours": [
             Panel(
                 "Mail",
-                "Mails a minute: fetched from providers, copies put into mailboxes, taken from mail clients, relayed.",
+                "Mails a minute: fetched from providers, delivered to mailboxes, submitted by mail clients, relayed.",
                 "short",
                 {
                     "fetched": per_minute("mailgroup_messages_fetched_total"),
@@ -64,7 +70,7 @@ FLOW = Board(
             ),
             Panel(
                 "Not relayed",
-                "Recipients a minute that the provider refused for good, or that have to wait.",
+                "Recipients a minute that the provider refused permanently or temporarily.",
                 "short",
                 {
                     "refused": per_minute('mailgroup_messages_relayed_total{result="failed"}'),
@@ -79,9 +85,9 @@ FLOW = Board(
                 stacked=True,
             ),
             Panel(
-                "Why somebody got it",
-                "Mails a minute by the rule that decided: 1 named in To, 2 named in Cc, 3 answer to a mail of theirs, "
-                "4 report on a mail of theirs, 5 nobody was named.",
+                "Mails by routing rule",
+                "Mails a minute by routing rule: 1 named in To, 2 named in Cc, 3 reply to a person's mail, "
+                "4 report on a person's mail, 5 nobody was named.",
                 "short",
                 {"rule {{rule}}": f"60 * sum by (rule) (rate(mailgroup_messages_routed_total{RATE}))"},
                 stacked=True,
@@ -89,13 +95,13 @@ FLOW = Board(
         ],
         "Providers and people": [
             Panel(
-                "Time since the last good poll",
+                "Time since the last successful poll",
                 "By external account.",
                 "s",
                 {"{{external}}": "time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds)"},
             ),
             Panel(
-                "Polls that failed",
+                "Failed polls",
                 "Polls a minute, by kind of failure.",
                 "short",
                 {"failed": per_minute("mailgroup_fetch_errors_total")},
@@ -108,7 +114,7 @@ FLOW = Board(
             ),
             Panel(
                 "Logins",
-                "Logins a minute. Refused ones that do not end: a client with an old password, or somebody guessing.",
+                "Logins a minute. Constant refusals: a client with an old password, or an attacker guessing passwords.",
                 "short",
                 {
                     "ok": per_minute('mailgroup_logins_total{result="ok"}'),

@@ -1,4 +1,4 @@
-"""Grafana's JSON of a dashboard, from what is worth saying about a panel: title, meaning, unit, expressions."""
+"""Makes Grafana's JSON of a dashboard from the title, description, unit and expressions of each panel."""
 
 from __future__ import annotations
 
@@ -13,45 +13,41 @@ RATE = "[$__rate_interval]"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel.
-
-    expressions: PromQL by legend. unit: one of Grafana's. alarm: from this value on it is red. kind: of Grafana's
-    panels, ``stat`` (a figure) or ``timeseries``. width and height: in Grafana's grid of 24 columns.
-    """
+    """One panel."""
 
     title: str
     description: str
-    unit: str
-    expressions: Mapping[str, str]
-    kind: str = "timeseries"
-    alarm: float | None = None
+    unit: str  # a unit of Grafana
+    expressions: Mapping[str, str]  # PromQL by legend
+    kind: str = "timeseries"  # Grafana's type: ``stat`` (a figure) or ``timeseries``
+    alarm: float | None = None  # red from this value on
     stacked: bool = False
-    width: int = 12
-    height: int = 8
+    width: int = 12  # in Grafana's grid of 24 columns
+    height: int = 8  # in Grafana's grid
 
 
 def figure(title: str, description: str, unit: str, expression: str, alarm: float | None = None) -> Panel:
-    """A single number, red from ``alarm`` on."""
+    """Return a panel with a single number, red from ``alarm`` on."""
     return Panel(title, description, unit, {"": expression}, "stat", alarm, width=4, height=4)
 
 
 def per_minute(metric: str) -> str:
-    """How often a counter went up in a minute, by all processes; 0 where nothing has happened yet."""
+    """Return the increments of a counter a minute, of all processes; 0 before the first event."""
     return f"60 * (sum(rate({metric}{RATE})) or vector(0))"
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One dashboard. rows: panels below a heading each. uid: part of its address, never to change."""
+    """One dashboard."""
 
-    uid: str
+    uid: str  # part of its address: never change it
     title: str
     description: str
-    rows: Mapping[str, Sequence[Panel]]
+    rows: Mapping[str, Sequence[Panel]]  # panels by heading
 
 
 def dashboard(board: Board) -> dict[str, Any]:
-    """The JSON that Grafana provisions."""
+    """Return the JSON that Grafana provisions."""
     panels: list[dict[str, Any]] = []
     y = 0
     for heading, row in board.rows.items():

@@ -6,25 +6,25 @@ from deploy.monitoring.panels import RATE, Board, Panel
 
 
 def _per_second(metric: str) -> str:
-    """Of the counters that PostgreSQL's exporter names without ``_total``."""
+    """Return the rate of a counter that PostgreSQL's exporter names without ``_total``."""
     return f'sum(rate(({metric}{{datname="mailgroup"}}{RATE})))'
 
 
 RABBITMQ = Board(
     "mailgroup-rabbitmq",
     "RabbitMQ",
-    "The queues between the services. The database is the truth: what RabbitMQ loses is published again.",
+    "The queues between the services. The database is authoritative: messages that RabbitMQ loses are published again.",
     {
         "Queues": [
             Panel(
                 "Waiting messages",
-                "Messages in each queue; one may stand for up to 50 mails.",
+                "Messages in each queue; one may be about up to 50 mails.",
                 "short",
                 {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_messages{queue=~".+"})'},
             ),
             Panel(
                 "Unacknowledged messages",
-                "Messages that a service has in hand.",
+                "Messages that services have received and not acknowledged yet.",
                 "short",
                 {"{{queue}}": 'sum by (queue) (rabbitmq_detailed_queue_messages_unacked{queue=~".+"})'},
             ),
@@ -47,7 +47,7 @@ RABBITMQ = Board(
         "Node": [
             Panel(
                 "Memory",
-                "Resident memory of the node, and where it stops taking messages.",
+                "Resident memory of the node, and the limit above which it accepts no messages.",
                 "bytes",
                 {
                     "{{instance}}": "rabbitmq_process_resident_memory_bytes",
@@ -57,7 +57,7 @@ RABBITMQ = Board(
             ),
             Panel(
                 "Free disk",
-                "Free disk space of the node, and the limit below which it takes no messages.",
+                "Free disk space of the node, and the limit below which it accepts no messages.",
                 "bytes",
                 {
                     "{{instance}}": "rabbitmq_disk_space_available_bytes",
@@ -73,7 +73,7 @@ RABBITMQ = Board(
 POSTGRES = Board(
     "mailgroup-postgres",
     "PostgreSQL",
-    "Where all mail and every state is kept.",
+    "All mail and every state.",
     {
         "Load": [
             Panel(
@@ -87,14 +87,14 @@ POSTGRES = Board(
             ),
             Panel(
                 "Connections",
-                "Connections by what they do.",
+                "Connections by state.",
                 "short",
                 {"{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})'},
                 stacked=True,
             ),
             Panel(
                 "Longest transaction",
-                "Seconds that the oldest running transaction has lasted. None of mailgroup's lasts over 60.",
+                "Age of the oldest running transaction. None of mailgroup's takes over 60 s.",
                 "s",
                 {"longest": 'max(pg_stat_activity_max_tx_duration{datname="mailgroup"})'},
             ),
@@ -108,7 +108,7 @@ POSTGRES = Board(
                 },
             ),
         ],
-        "Size and trouble": [
+        "Size and problems": [
             Panel(
                 "Size of the database",
                 "All mail, with its indexes.",
@@ -129,7 +129,7 @@ POSTGRES = Board(
             ),
             Panel(
                 "Deadlocks",
-                "Deadlocks a minute; the transaction that was ended is tried again.",
+                "Deadlocks a minute; the transaction that PostgreSQL ends is tried again.",
                 "short",
                 {"deadlocks": f"60 * {_per_second('pg_stat_database_deadlocks')}"},
                 width=8,

@@ -6,7 +6,7 @@ from deploy.monitoring.panels import RATE, Board, Panel, per_minute
 
 
 def _quantiles(stage: str) -> dict[str, str]:
-    """Half of them, and 99 of 100, take no longer."""
+    """Return the expressions of median and 99th percentile of a stage's duration."""
     buckets = f'mailgroup_stage_seconds_bucket{{stage="{stage}"}}'
     return {
         name: f"histogram_quantile({share}, sum by (le) (rate({buckets}{RATE})))"
@@ -55,7 +55,7 @@ def _service(job: str, what: str, rate: Panel, errors: Panel, duration: Panel, *
 def _faults(stage: str) -> Panel:
     return Panel(
         "Errors",
-        "Batches a minute that failed, by what was at fault: the database or broker (temporary), or a mail of its own.",
+        "Failed batches a minute, by cause: database or broker (temporary), or one mail.",
         "short",
         {
             "temporary": per_minute(f'mailgroup_stage_failures_total{{stage="{stage}",kind="temporary"}}'),
@@ -71,30 +71,30 @@ SERVICES = [
         Panel("Rate", "Mails fetched a minute.", "short", {"fetched": per_minute("mailgroup_messages_fetched_total")}),
         Panel(
             "Errors",
-            "Polls a minute that failed: refused, unreachable, tls, timeout, protocol, policy, busy, internal.",
+            "Failed polls a minute: refused, unreachable, tls, timeout, protocol, policy, busy, internal.",
             "short",
             {"all": per_minute("mailgroup_fetch_errors_total")},
         ),
-        Panel("Duration", "Seconds a poll takes, whatever it finds.", "s", _quantiles("poll")),
+        Panel("Duration", "Duration of a poll.", "s", _quantiles("poll")),
     ),
     _service(
         "router",
         "Decides who gets a fetched mail.",
         Panel("Rate", "Mails routed a minute.", "short", {"routed": per_minute("mailgroup_messages_routed_total")}),
         _faults("router"),
-        Panel("Duration", "Seconds a batch takes.", "s", _quantiles("router")),
+        Panel("Duration", "Duration of a batch.", "s", _quantiles("router")),
     ),
     _service(
         "mailbox",
-        "Puts mail into mailboxes.",
+        "Delivers mail to mailboxes.",
         Panel(
             "Rate",
-            "Copies put into mailboxes a minute.",
+            "Copies delivered to mailboxes a minute.",
             "short",
             {"delivered": per_minute("mailgroup_messages_delivered_total")},
         ),
         _faults("mailbox"),
-        Panel("Duration", "Seconds a batch takes.", "s", _quantiles("mailbox")),
+        Panel("Duration", "Duration of a batch.", "s", _quantiles("mailbox")),
     ),
     _service(
         "pop3_out",
@@ -107,7 +107,7 @@ SERVICES = [
         ),
         Panel(
             "Errors",
-            "Logins a minute that were refused (wrong, unknown, disabled) or had to wait (throttled).",
+            "Logins a minute that were refused (wrong, unknown, disabled) or throttled.",
             "short",
             {
                 "refused": per_minute('mailgroup_logins_total{service="pop3_out",result="refused"}'),
@@ -119,17 +119,17 @@ SERVICES = [
     ),
     _service(
         "smtp_in",
-        "Takes submissions of mail clients.",
+        "Accepts submissions of mail clients.",
         Panel(
-            "Rate", "Mails taken a minute.", "short", {"submitted": per_minute("mailgroup_messages_submitted_total")}
+            "Rate", "Mails accepted a minute.", "short", {"submitted": per_minute("mailgroup_messages_submitted_total")}
         ),
         Panel(
             "Errors",
-            "A minute: mails and recipients refused for good or for now, logins refused.",
+            "A minute: mails and recipients refused permanently or temporarily, logins refused.",
             "short",
             {
                 "refused": per_minute('mailgroup_submissions_refused_total{kind="permanent"}'),
-                "refused for now": per_minute('mailgroup_submissions_refused_total{kind="temporary"}'),
+                "refused temporarily": per_minute('mailgroup_submissions_refused_total{kind="temporary"}'),
                 "logins": per_minute('mailgroup_logins_total{service="smtp_in",result="refused"}'),
             },
         ),
@@ -147,7 +147,7 @@ SERVICES = [
         ),
         Panel(
             "Errors",
-            "Recipients a minute that were refused for good, or have to wait.",
+            "Recipients a minute that were refused permanently or temporarily.",
             "short",
             {
                 "refused": per_minute('mailgroup_messages_relayed_total{result="failed"}'),
