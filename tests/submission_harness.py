@@ -66,7 +66,7 @@ class Running:
     settings: Settings
     database: Database
     broker: Broker
-    intake: CommitQueue
+    commit_queue: CommitQueue
     listener: SmtpListener
     ids: dict[str, int]
     cafile: Path

@@ -24,7 +24,7 @@ OUTPUT_OCTETS = 16 * 1024
 and one piece of an answer (session.py) in memory; where it is more, it counts against the budget (readahead.py)."""
 BURST_OCTETS = 64 * 1024
 """Answers to commands that came together are written together, about so much at once."""
-MAILS_IN_SIGHT = 100
+MAX_PENDING_RETR = 100
 COMMANDS_IN_TURN = 200
 """After so many commands that came together it is the turn of the other sessions."""
 
@@ -76,17 +76,17 @@ class Pop3Connection(asyncio.Protocol):
         """:param open_session: makes the session of this connection, told whether it is under TLS.
         :param tls: TLS from the start; the keeper has admitted it, before the handshake.
         :param peer: the client's address; "": where the connection comes from."""
-        self._keeper = keeper
+        self._registry = keeper
         self._open_session = open_session
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._input = bytearray()
-        self._holding = False  # reading is paused: there is input enough
-        self._full = False  # writing is paused: the client does not read
+        self._read_paused = False  # reading is paused: there is input enough
+        self._write_paused = False  # writing is paused: the client does not read
         self._unsent = 0  # octets that were unsent then, which count against the budget
-        self._room: asyncio.Future[None] | None = None  # who waits for it to read
-        self._work: asyncio.Task[None] | None = None  # the command in hand, if it takes time
-        self._end_of_input = False
+        self._drained: asyncio.Future[None] | None = None  # who waits for it to read
+        self._command_task: asyncio.Task[None] | None = None  # the command in hand, if it takes time
+        self._input_ended = False
         self._closing = False
         self.entered = self._left = False
         self.session: Pop3Session | None = None
@@ -96,16 +96,16 @@ class Pop3Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------ from the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._take(transport)
+        self._use_transport(transport)
         if not self.peer:
             peer = transport.get_extra_info("peername")
             self.peer = str(peer[0]) if peer else ""
-        if not self._tls and not self._keeper.admit(self.peer):
-            self.write(replies.CROWDED)
+        if not self._tls and not self._registry.admit(self.peer):
+            self.write(replies.TOO_MANY_CONNECTIONS)
             self._close()
             return
         self.entered = True
-        self._keeper.enter(self)
+        self._registry.enter(self)
         self.session = self._open_session(self, self._tls)
         self.write(replies.GREETING)
 
@@ -113,7 +113,7 @@ class Pop3Connection(asyncio.Protocol):
         if self._closing:
             return
         self._input += data
-        self._advance()
+        self._run_commands()
         if len(self._input) > INPUT_OCTETS:
             self._pause_reading()
 
@@ -121,78 +121,80 @@ class Pop3Connection(asyncio.Protocol):
         """The client sends no more; under TCP alone it may still read the answers to what it sent."""
         if self._tls:
             return False
-        self._end_of_input = True
-        self._advance()
+        self._input_ended = True
+        self._run_commands()
         return not self._closing
 
     def pause_writing(self) -> None:
-        self._full = True
+        self._write_paused = True
         if self._transport is not None:
             self._count_unsent(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        self._full = False
+        self._write_paused = False
         self._count_unsent(0)
         self._active_at = time.monotonic()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._advance()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._run_commands()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._count_unsent(0)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
         session = self.session
         # A QUIT that came is carried out, also for a client that does not wait for the answer.
-        if self._work is not None and not (session is not None and session.committing):
-            asyncio.get_running_loop().call_soon(self._work.cancel)  # not before its first step, which may be due
+        if self._command_task is not None and not (session is not None and session.committing):
+            asyncio.get_running_loop().call_soon(
+                self._command_task.cancel
+            )  # not before its first step, which may be due
         if session is not None:
-            session.release()
-        self._leave()
+            session.release_memory()
+        self._unregister()
 
     # ------------------------------------------------------------------------------------------ for the listener
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """End what takes too long. :param now: monotonic seconds."""
         idle = now - self._active_at
         if self._closing:
             if idle > CLOSING_SECONDS:
-                self.cut()
+                self.abort()
             return
         session = self.session
-        working = self._work is not None and not self._full
+        working = self._command_task is not None and not self._write_paused
         if session is not None and session.local is not None:
             late = (idle > IDLE_SECONDS and not working) or now - self._opened_at > SESSION_SECONDS
         else:  # a login in hand may wait for its turn
             late = now - self._opened_at > LOGIN_SECONDS * (2 if working else 1)
         if late and not (session is not None and session.committing):
-            self.cut()  # without an answer and without deleting anything (RFC 1939 section 3)
-        elif session is not None and idle > PAUSE_SECONDS and self._work is None:
-            session.release()
+            self.abort()  # without an answer and without deleting anything (RFC 1939 section 3)
+        elif session is not None and idle > PAUSE_SECONDS and self._command_task is None:
+            session.release_memory()
 
     def stop(self) -> None:
         """Take no new command; close once the command in hand is done."""
         if self.session is None:
-            self.cut()
+            self.abort()
         else:
             self.session.stopping = True
 
     @property
     def busy(self) -> bool:
         """Whether a command is in hand or its answer not yet read."""
-        return self._work is not None or self._full
+        return self._command_task is not None or self._write_paused
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the connection at once."""
         self._closing = True
         if self._transport is not None:
             self._transport.abort()
 
-    def hang_up(self) -> None:
+    def end_session(self) -> None:
         """End the session between two commands, without a word, as after a time-out."""
         if not (self.session is not None and self.session.committing):
-            self.cut()
+            self.abort()
 
     # ------------------------------------------------------------------------------------------ for the session
 
@@ -206,16 +208,16 @@ class Pop3Connection(asyncio.Protocol):
 
         :raises ConnectionError: it is gone.
         """
-        while self._full and not self._closing:
-            self._room = asyncio.get_running_loop().create_future()
+        while self._write_paused and not self._closing:
+            self._drained = asyncio.get_running_loop().create_future()
             try:
-                await self._room
+                await self._drained
             finally:
-                self._room = None
+                self._drained = None
         if self._closing:
             raise ConnectionResetError("the client is gone")
 
-    def end_clear_input(self) -> None:
+    def drop_clear_text(self) -> None:
         """Throw away what else came in clear; what comes from here on is the handshake's (RFC 2595 section 4)."""
         self._pause_reading()
         self._input.clear()
@@ -234,33 +236,33 @@ class Pop3Connection(asyncio.Protocol):
             under_tls = await loop.start_tls(
                 transport,
                 self,
-                self._keeper.certificate.context,
+                self._registry.certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
         except (OSError, ssl.SSLError) as error:
             log.info("pop3 tls failed", peer=self.peer, error=str(error))
-            self.cut()
-            self._leave()
+            self.abort()
+            self._unregister()
             raise ConnectionResetError("no TLS") from error
         if under_tls is None:  # asyncio says so when the client left during the handshake
-            self._leave()
+            self._unregister()
             raise ConnectionResetError("the client is gone")
         self._tls = True
-        self._holding = self._full = False
+        self._read_paused = self._write_paused = False
         self._count_unsent(0)
-        self._take(under_tls)
+        self._use_transport(under_tls)
 
     def register_session(self, local: Local) -> str | None:
         """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
-        return self._keeper.register_session(local)
+        return self._registry.register_session(local)
 
-    def waiting_numbers(self) -> list[int]:
+    def pending_retr_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
         numbers: list[int] = []
         position = 0
-        while len(numbers) < MAILS_IN_SIGHT and (found := _RETR.match(self._input, position)):
+        while len(numbers) < MAX_PENDING_RETR and (found := _RETR.match(self._input, position)):
             numbers.append(int(found[1]))
             position = found.end()
         return numbers
@@ -268,47 +270,47 @@ class Pop3Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------ inside
 
     def _count_unsent(self, octets: int) -> None:
-        self._keeper.budget.left += self._unsent - octets
+        self._registry.budget.left += self._unsent - octets
         self._unsent = octets
 
-    def _take(self, transport: asyncio.BaseTransport) -> None:
+    def _use_transport(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
         self._transport.set_write_buffer_limits(high=OUTPUT_OCTETS)
 
-    def _start(self, work: Coroutine[Any, Any, bytes]) -> None:
-        self._work = asyncio.get_running_loop().create_task(self._finish(work))
+    def _start_command(self, work: Coroutine[Any, Any, bytes]) -> None:
+        self._command_task = asyncio.get_running_loop().create_task(self._finish_command(work))
 
-    async def _finish(self, work: Coroutine[Any, Any, bytes]) -> None:
+    async def _finish_command(self, work: Coroutine[Any, Any, bytes]) -> None:
         try:
             answer = await work
         finally:
-            self._work = None
+            self._command_task = None
         if answer:
             self.write(answer)
         self._active_at = time.monotonic()
         if self.session is not None and self.session.ended:
             self._close()
         else:
-            self._advance()
+            self._run_commands()
 
-    def _advance(self) -> None:
+    def _run_commands(self) -> None:
         """Do the commands that are here, as far as they need no waiting, and write their answers at once."""
         session = self.session
         out: list[bytes] = []
         held = turn = 0
-        while session is not None and not (self._work or self._full or self._closing or session.ended):
+        while session is not None and not (self._command_task or self._write_paused or self._closing or session.ended):
             if turn == COMMANDS_IN_TURN:
-                asyncio.get_running_loop().call_soon(self._advance)
+                asyncio.get_running_loop().call_soon(self._run_commands)
                 break
             line = self._next_line(session)
             if line is None:
                 break
             turn += 1
-            answer = session.too_long() if line is _TOO_LONG else session.command(line)
+            answer = session.reject_long_line() if line is _TOO_LONG else session.run_line(line)
             if not isinstance(answer, bytes):
                 self.write(b"".join(out))
                 out, held = [], 0
-                self._start(answer)
+                self._start_command(answer)
                 break
             out.append(answer)
             held += len(answer)
@@ -320,30 +322,30 @@ class Pop3Connection(asyncio.Protocol):
         if out:
             self.write(b"".join(out))
         if (
-            self._work is None
-            and not self._full
-            and ((session is not None and session.ended) or (self._end_of_input and b"\n" not in self._input))
+            self._command_task is None
+            and not self._write_paused
+            and ((session is not None and session.ended) or (self._input_ended and b"\n" not in self._input))
         ):
             self._close()
-        elif self._holding and len(self._input) <= INPUT_OCTETS and self._work is None:
+        elif self._read_paused and len(self._input) <= INPUT_OCTETS and self._command_task is None:
             self._resume_reading()
 
     def _next_line(self, session: Pop3Session) -> bytes | None:
         """A line without its end, None if there is no whole one, or _TOO_LONG."""
         end = self._input.find(b"\n", 0, AUTH_OCTETS)
         if end < 0:
-            return _TOO_LONG if len(self._input) > session.longest_line(bytes(self._input[:4])) else None
+            return _TOO_LONG if len(self._input) > session.max_line_octets(bytes(self._input[:4])) else None
         line = bytes(self._input[:end])
         del self._input[: end + 1]
         return line.removesuffix(b"\r")
 
     def _pause_reading(self) -> None:
-        if not self._holding and self._transport is not None and not self._transport.is_closing():
-            self._holding = True
+        if not self._read_paused and self._transport is not None and not self._transport.is_closing():
+            self._read_paused = True
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        self._holding = False
+        self._read_paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -354,10 +356,10 @@ class Pop3Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         if self.entered and not self._left:
             self._left = True
-            self._keeper.leave(self)
+            self._registry.leave(self)
         # Both refer to this connection. What they hold is to go now, not when the collector comes.
         self.session = self._transport = None
 

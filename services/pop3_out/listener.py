@@ -29,7 +29,7 @@ from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_pop3_sessions", "Open POP3 connections.")
 
-CONNECTIONS = 4_000
+MAX_CONNECTIONS = 4_000
 """Open at once in all, if the process may open as many files."""
 WATCH_SECONDS = 1.0
 STOP_IDLE_SECONDS = 1.0
@@ -48,7 +48,7 @@ class Pop3Listener:
         store: MailboxStore,
         logins: Verifier,
         certificate: server_tls.Certificate,
-        connections: int = CONNECTIONS,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
         """:param certificate: for STLS and the port for TLS. :param connections: open at once at most."""
         self.certificate = certificate
@@ -165,7 +165,7 @@ class Pop3Listener:
         """End what takes too long."""
         now = time.monotonic()
         for connection in list(self._open):
-            connection.check(now)
+            connection.check_deadlines(now)
 
     def logins(self) -> set[tuple[int, str]]:
         """The logins (account id, password hash) of all open sessions."""
@@ -176,7 +176,7 @@ class Pop3Listener:
         for connection, local in self._logged_in():
             if (local.id, local.password_hash) in logins:
                 log.info("pop3 session ended: the account changed", local=local.address, peer=connection.peer)
-                connection.hang_up()
+                connection.end_session()
 
     def _logged_in(self) -> list[tuple[Pop3Connection, Local]]:
         return [
@@ -196,10 +196,10 @@ class Pop3Listener:
         while self._open and (passed := time.monotonic() - started) < STOP_BUSY_SECONDS:
             for connection in list(self._open):
                 if passed >= STOP_IDLE_SECONDS and not connection.busy:
-                    connection.hang_up()
+                    connection.end_session()
             await asyncio.sleep(0.05)
         for connection in list(self._open):
-            connection.cut()
+            connection.abort()
         await asyncio.sleep(0)
 
 
@@ -232,7 +232,11 @@ async def serve(service: Service) -> None:
     logins = Authenticator(service.database, service.settings, service.name, last=last)
     certificate = server_tls.Certificate(service.settings)
     listener = Pop3Listener(
-        service.settings, DatabaseStore(service.database), logins, certificate, listening.raise_file_limit(CONNECTIONS)
+        service.settings,
+        DatabaseStore(service.database),
+        logins,
+        certificate,
+        listening.limit_by_open_files(MAX_CONNECTIONS),
     )
     await listener.open()
     log.info(

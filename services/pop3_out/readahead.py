@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-MAILS = 100
+MAX_MAILS = 100
 """Read at once at most."""
-AHEAD = 4
+MAILS_AHEAD = 4
 """Mails read ahead for each that the client has fetched in order up to here."""
-OCTETS = 1024 * 1024
+SESSION_OCTETS = 1024 * 1024
 """Held for one session at most; half of it is read at once."""
-ALL_OCTETS = 32 * 1024 * 1024
+PROCESS_OCTETS = 32 * 1024 * 1024
 """Held for all sessions of the process together, see Budget."""
 SHARE = 8
 """A session gets up to this part of what is left: some stays for those that come later."""
 
 
 def plan_reading(
-    asked: Sequence[int], onward: Iterable[int], size_of: Callable[[int], int | None], held: PrefetchBuffer, room: int
+    requested: Sequence[int],
+    expected: Iterable[int],
+    size_of: Callable[[int], int | None],
+    buffer: PrefetchBuffer,
+    max_octets: int,
 ) -> list[int]:
     """The numbers to read now, in the order in which they will be sent.
 
@@ -31,15 +35,15 @@ def plan_reading(
     :param held: what is here or on its way, and is not read again.
     :param room: octets that may be read besides the first of ``asked``.
     """
-    numbers = list(asked[:1])
-    for number in (*asked[1:], *onward):
-        if len(numbers) == MAILS:
+    numbers = list(requested[:1])
+    for number in (*requested[1:], *expected):
+        if len(numbers) == MAX_MAILS:
             break
         size = size_of(number)
-        if size is None or number in held or number in numbers:
+        if size is None or number in buffer or number in numbers:
             continue
-        room -= size
-        if room < 0:
+        max_octets -= size
+        if max_octets < 0:
             break
         numbers.append(number)
     return numbers
@@ -51,7 +55,7 @@ class PrefetchBudget:
 
     __slots__ = ("left",)
 
-    def __init__(self, octets: int = ALL_OCTETS) -> None:
+    def __init__(self, octets: int = PROCESS_OCTETS) -> None:
         """All of them are there."""
         self.left = octets
 
@@ -83,9 +87,9 @@ class PrefetchBuffer:
         return number in self._mails
 
     @property
-    def room(self) -> int:
+    def available(self) -> int:
         """Octets that may be read for it."""
-        return min(OCTETS - self.octets, self._budget.share)
+        return min(SESSION_OCTETS - self.octets, self._budget.share)
 
     def reserve(self, sizes: Mapping[int, int]) -> None:
         """These mails are being read. :param sizes: the octets of each."""

@@ -9,12 +9,12 @@ END = b".\r\n"
 GREETING = b"+OK mailgroup POP3 server ready\r\n"
 UNAVAILABLE = b"-ERR [SYS/TEMP] the mailbox is not available now, try again later\r\n"
 STOPPING = b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
-CROWDED = b"-ERR [SYS/TEMP] too many connections\r\n"
+TOO_MANY_CONNECTIONS = b"-ERR [SYS/TEMP] too many connections\r\n"
 MECHANISMS = b"+OK mechanisms follow\r\nPLAIN\r\n.\r\n"
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _DOTTED_LINE = re.compile(rb"\n\.")
-_LOOKS = 24
+_MAX_DOT_CHECKS = 24
 """At single dots, and one more a KiB: a header has so many. Where there are more, the regular expression is faster."""
 
 
@@ -45,13 +45,13 @@ def capabilities(passwords: bool, stls: bool, delay: int) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def _dotted(piece: bytes) -> bool:
+def _needs_stuffing(piece: bytes) -> bool:
     """Whether a line starts with a dot, the first one not counted.
 
     Most of the bytes are attachments in base64, which has no dots, and no search is as fast as that for one octet.
     """
     at = piece.find(b".", 1)
-    for _ in range(_LOOKS + len(piece) // 1024):
+    for _ in range(_MAX_DOT_CHECKS + len(piece) // 1024):
         if at < 0:
             return False
         if piece[at - 1] == 10:
@@ -75,7 +75,7 @@ class StuffedReply:
 
     def put(self, piece: bytes) -> bytes:
         """The next piece, stuffed."""
-        stuffed = piece.replace(b"\n.", b"\n..") if _dotted(piece) else piece
+        stuffed = piece.replace(b"\n.", b"\n..") if _needs_stuffing(piece) else piece
         if self._tail.endswith(b"\n") and piece.startswith(b"."):
             stuffed = b"." + stuffed
         self._tail = piece[-2:] if len(piece) > 1 else (self._tail + piece)[-2:]
@@ -88,7 +88,7 @@ class StuffedReply:
 
 def retr_reply(body: bytes) -> bytes:
     """The whole answer to RETR for a mail that is at hand."""
-    if body.endswith(b"\r\n") and not body.startswith(b".") and not _dotted(body):
+    if body.endswith(b"\r\n") and not body.startswith(b".") and not _needs_stuffing(body):
         return b"".join((b"+OK %d octets\r\n" % len(body), body, END))
     stuffing = StuffedReply()
     return b"".join((b"+OK %d octets\r\n" % len(body), stuffing.put(body), stuffing.end()))
@@ -97,11 +97,11 @@ def retr_reply(body: bytes) -> bytes:
 class TopCutter:
     """Cuts a mail, piece by piece, to its header, the blank line and the first lines of its body (RFC 1939, TOP)."""
 
-    __slots__ = ("_in_header", "_left", "_tail", "done")
+    __slots__ = ("_in_header", "_lines_left", "_tail", "done")
 
     def __init__(self, lines: int) -> None:
         """:param lines: of the body."""
-        self._left = lines
+        self._lines_left = lines
         self._in_header = True
         self._tail = b"\n"  # a mail that starts with a blank line has an empty header
         self.done = False
@@ -118,10 +118,10 @@ class TopCutter:
             self._in_header = False
             start = blank.end() - len(self._tail)
         lines = piece.count(b"\n", start)
-        if lines < self._left:
-            self._left -= lines
+        if lines < self._lines_left:
+            self._lines_left -= lines
             return piece
-        for _ in range(self._left):
+        for _ in range(self._lines_left):
             start = piece.index(b"\n", start) + 1
         self.done = True
         return piece[:start]

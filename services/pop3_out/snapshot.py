@@ -15,7 +15,7 @@ from itertools import islice
 from shared.store import maildrops
 from shared.store.maildrops import Changes, Contents
 
-LINES = 1000
+LINES_PER_PIECE = 1000
 """Of a long answer, made at once: a millisecond's work."""
 _FOUR_OCTETS = 2**32
 
@@ -51,36 +51,36 @@ class Snapshot:
         """The unique id of a mail."""
         return maildrops.uidl(self.uidl_prefix, self.uids[number - 1])
 
-    def sizes(self, deleted: Collection[int]) -> Iterable[bytes]:
+    def list_reply(self, deleted: Collection[int]) -> Iterable[bytes]:
         """The answer to LIST without these numbers, piece by piece."""
         if not deleted and self._sizes:
             return self._sizes
-        return self._note("_sizes", self._sizes_anew(deleted), deleted)
+        return self._remember_reply("_sizes", self._build_list_reply(deleted), deleted)
 
-    def uidls(self, deleted: Collection[int]) -> Iterable[bytes]:
+    def uidl_reply(self, deleted: Collection[int]) -> Iterable[bytes]:
         """The answer to UIDL without these numbers, piece by piece."""
         if not deleted and self._uidls:
             return self._uidls
-        return self._note("_uidls", self._uidls_anew(deleted), deleted)
+        return self._remember_reply("_uidls", self._build_uidl_reply(deleted), deleted)
 
-    def forget(self) -> None:
+    def drop_replies(self) -> None:
         """Keep no answers from here on."""
         self.kept = False
         self._sizes = self._uidls = ()
 
-    def _sizes_anew(self, deleted: Collection[int]) -> Iterator[bytes]:
+    def _build_list_reply(self, deleted: Collection[int]) -> Iterator[bytes]:
         octets = self.total - sum(self.octets[number - 1] for number in deleted)
         lines = (f"{number} {size}\r\n" for number, size in enumerate(self.octets, 1) if number not in deleted)
-        return _answer(f"{len(self) - len(deleted)} messages ({octets} octets)", lines)
+        return _reply_pieces(f"{len(self) - len(deleted)} messages ({octets} octets)", lines)
 
-    def _uidls_anew(self, deleted: Collection[int]) -> Iterator[bytes]:
+    def _build_uidl_reply(self, deleted: Collection[int]) -> Iterator[bytes]:
         name, prefix = maildrops.uidl, self.uidl_prefix
         lines = (
             f"{number} {name(prefix, uid)}\r\n" for number, uid in enumerate(self.uids, 1) if number not in deleted
         )
-        return _answer("unique-id listing follows", lines)
+        return _reply_pieces("unique-id listing follows", lines)
 
-    def _note(self, name: str, pieces: Iterator[bytes], deleted: Collection[int]) -> Iterator[bytes]:
+    def _remember_reply(self, name: str, pieces: Iterator[bytes], deleted: Collection[int]) -> Iterator[bytes]:
         """Pass the pieces on, and keep them if they are the whole answer once all have been made."""
         noted: list[bytes] | None = [] if self.kept and not deleted else None
         for piece in pieces:
@@ -93,15 +93,15 @@ class Snapshot:
             setattr(self, name, tuple(noted))
 
 
-def _answer(text: str, lines: Iterator[str]) -> Iterator[bytes]:
+def _reply_pieces(text: str, lines: Iterator[str]) -> Iterator[bytes]:
     part = f"+OK {text}\r\n"
-    while more := "".join(islice(lines, LINES)):
+    while more := "".join(islice(lines, LINES_PER_PIECE)):
         yield (part + more).encode()
         part = ""
     yield (part + ".\r\n").encode()
 
 
-def _column(values: array[int]) -> array[int]:
+def _compact(values: array[int]) -> array[int]:
     """In four octets each, where that is enough."""
     if max(values, default=0) >= _FOUR_OCTETS:
         return values
@@ -109,18 +109,18 @@ def _column(values: array[int]) -> array[int]:
     return halves[0 if sys.byteorder == "little" else 1 :: 2]
 
 
-def empty(local_id: int = 0, uidl_prefix: str = "") -> Snapshot:
+def empty_snapshot(local_id: int = 0, uidl_prefix: str = "") -> Snapshot:
     """A snapshot without mail."""
     return Snapshot(local_id, uidl_prefix, 0, array("I"), array("I"), array("I"), array("I"))
 
 
-def first(local_id: int, contents: Contents) -> Snapshot:
+def build_snapshot(local_id: int, contents: Contents) -> Snapshot:
     """A snapshot of all that is in a mailbox."""
-    columns = map(_column, (contents.rows, contents.blob_ids, contents.uids, contents.octets))
+    columns = map(_compact, (contents.rows, contents.blob_ids, contents.uids, contents.octets))
     return Snapshot(local_id, contents.uidl_prefix, contents.version, *columns)
 
 
-def renewed(old: Snapshot, changes: Changes) -> Snapshot:
+def apply_changes(old: Snapshot, changes: Changes) -> Snapshot:
     """The snapshot that these changes lead to. ``old`` stays as it is: sessions are at work on it."""
     changed = {row.id for row in changes.rows}
     added = sorted((row for row in changes.rows if not row.deleted), key=lambda row: row.uid)
@@ -135,10 +135,10 @@ def renewed(old: Snapshot, changes: Changes) -> Snapshot:
         [row.uid for row in added],
         [row.octets for row in added],
     )
-    return Snapshot(old.local_id, changes.uidl_prefix, changes.version, *map(_joined, columns, news))
+    return Snapshot(old.local_id, changes.uidl_prefix, changes.version, *map(_extended, columns, news))
 
 
-def _joined(column: array[int], more: Sequence[int]) -> array[int]:
+def _extended(column: array[int], more: Sequence[int]) -> array[int]:
     if column.typecode == "I" and max(more, default=0) < _FOUR_OCTETS:
         return column + array("I", more)
     return array("q", column) + array("q", more)

@@ -16,20 +16,20 @@ from aiosmtpd import smtp
 
 READ_AHEAD_OCTETS = 64 * 1024
 """A client that sends more than this before it is read has to wait."""
-REPLIES_OCTETS = 64 * 1024
+UNSENT_OCTETS = 64 * 1024
 """A client that leaves so much of replies unread is not read any further."""
 COMMANDS_IN_TURN = 100
 """After so many commands that were sent at once it is the turn of the other sessions."""
 COMMAND_OCTETS = 2048
 AUTH_OCTETS = 12_288  # RFC 4954 section 4
 CLOSING_SECONDS = 5.0
-MISTAKES = 5
+MAX_BAD_COMMANDS = 5
 """Lines that are no command: the connection ends with the fifth."""
 
-CALLS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
-OTHER_CALLS = 100
+COMMAND_LIMITS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
+OTHER_COMMAND_LIMIT = 100
 """Commands of one session; over it, 421."""
-_STATUS = {
+_ENHANCED_CODES = {
     "221": "2.0.0",
     "250": "2.0.0",
     "421": "4.3.0",
@@ -64,16 +64,16 @@ class CommandLoop(smtp.SMTP):
             timeout=idle_seconds,
             loop=asyncio.get_running_loop(),
         )
-        self._raw: asyncio.Transport | None = None  # the one below TLS
+        self._raw_transport: asyncio.Transport | None = None  # the one below TLS
         self._ended = False
         self._input = b""
-        self._read = 0  # octets of the input that are read
-        self._held = False  # whether the transport reads no more for now
+        self._position = 0  # octets of the input that are read
+        self._reading_paused = False  # whether the transport reads no more for now
         self._end_of_input = False
         self._under_tls = False
         self._arrived: asyncio.Future[None] | None = None
-        self._calls: dict[str, int] = {}
-        self._mistakes = self._in_turn = 0
+        self._command_counts: dict[str, int] = {}
+        self._bad_commands = self._in_turn = 0
         self._quiet_until = self._timer_at = 0.0
 
     def __init_subclass__(cls) -> None:
@@ -88,14 +88,14 @@ class CommandLoop(smtp.SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Keep it for whoever reads, and let the client wait if nobody does."""
-        self._input = self._input[self._read :] + data if self._read < len(self._input) else data
-        self._read = 0
+        self._input = self._input[self._position :] + data if self._position < len(self._input) else data
+        self._position = 0
         if self._arrived is not None:
             if not self._arrived.done():
                 self._arrived.set_result(None)
         elif len(self._input) > READ_AHEAD_OCTETS and self.transport is not None:
             cast(asyncio.Transport, self.transport).pause_reading()
-            self._held = True
+            self._reading_paused = True
 
     def eof_received(self) -> bool:
         """The client sends no more; under TCP alone it may still read the answers to what it sent."""
@@ -104,11 +104,11 @@ class CommandLoop(smtp.SMTP):
             self._arrived.cancel()
         return not self._under_tls
 
-    async def _arrival(self) -> None:
+    async def _wait_for_input(self) -> None:
         """Wait until the client has sent more than there is. Cancelled when it sends nothing more."""
-        if self._held and self.transport is not None:
+        if self._reading_paused and self.transport is not None:
             cast(asyncio.Transport, self.transport).resume_reading()
-            self._held = False
+            self._reading_paused = False
         self._arrived = self.loop.create_future()
         if self._end_of_input:
             self._arrived.cancel()
@@ -118,42 +118,42 @@ class CommandLoop(smtp.SMTP):
             self._arrived = None
             self._in_turn = 0
 
-    async def line(self) -> bytes:
+    async def read_line(self) -> bytes:
         """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over.
 
         Of a line that is too long no more is kept: sent octet by octet, every octet would cost a look at all of it.
         """
         too_long = False
-        while (end := self._input.find(b"\n", self._read)) < 0:
-            if len(self._input) - self._read > AUTH_OCTETS:
+        while (end := self._input.find(b"\n", self._position)) < 0:
+            if len(self._input) - self._position > AUTH_OCTETS:
                 too_long = True
-                self.forget_input()
-            await self._arrival()
-        line, self._read = self._input[self._read : end], end + 1
+                self.drop_input()
+            await self._wait_for_input()
+        line, self._position = self._input[self._position : end], end + 1
         if too_long or len(line.rstrip(b"\r\n")) > AUTH_OCTETS:
             raise LineTooLong
         return line.rstrip(b"\r\n")
 
     async def read_available(self) -> bytes:
         """What the client has sent, one octet at least; bounded by READ_AHEAD_OCTETS and what one read can bring."""
-        while self._read == len(self._input):
-            await self._arrival()
-        chunk = self._input[self._read :] if self._read else self._input
-        self.forget_input()
+        while self._position == len(self._input):
+            await self._wait_for_input()
+        chunk = self._input[self._position :] if self._position else self._input
+        self.drop_input()
         return chunk
 
-    def unread(self, octets: bytes) -> None:
+    def push_back(self, octets: bytes) -> None:
         """Put back what belongs to the commands behind it."""
-        self._input, self._read = octets + self._input[self._read :], 0
+        self._input, self._position = octets + self._input[self._position :], 0
 
-    def forget_input(self) -> None:
+    def drop_input(self) -> None:
         """Drop what the client has sent so far."""
-        self._input, self._read = b"", 0
+        self._input, self._position = b"", 0
 
-    def forget_clear_text(self) -> None:
+    def drop_clear_text(self) -> None:
         """Before TLS, when nothing more is read in clear: what was sent already counts for nothing (RFC 3207)."""
-        self.forget_input()
-        self._held = False  # the transport under TLS is another one
+        self.drop_input()
+        self._reading_paused = False  # the transport under TLS is another one
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -166,11 +166,11 @@ class CommandLoop(smtp.SMTP):
         """Send a reply, with an enhanced code."""
         text = status.decode() if isinstance(status, bytes) else status
         bare = _BARE_REPLY.match(text)
-        if bare and bare[1] in _STATUS:
-            text = f"{bare[1]} {_STATUS[bare[1]]} {text[4:]}"
+        if bare and bare[1] in _ENHANCED_CODES:
+            text = f"{bare[1]} {_ENHANCED_CODES[bare[1]]} {text[4:]}"
         self.write(text)
         transport = cast(asyncio.Transport | None, self.transport)
-        if transport is not None and transport.get_write_buffer_size() > REPLIES_OCTETS:
+        if transport is not None and transport.get_write_buffer_size() > UNSENT_OCTETS:
             await self._drain()
 
     async def _drain(self) -> None:
@@ -185,7 +185,7 @@ class CommandLoop(smtp.SMTP):
         try:
             await self.push(f"220 {self.hostname} {self.__ident__}")
             while self.transport is not None and not self._ended:
-                await self._next_command()
+                await self._run_next_command()
                 self._in_turn += 1
                 if self._in_turn >= COMMANDS_IN_TURN:
                     self._in_turn = 0
@@ -195,41 +195,41 @@ class CommandLoop(smtp.SMTP):
             if self.transport is not None:
                 self.transport.close()
 
-    async def _next_command(self) -> None:
+    async def _run_next_command(self) -> None:
         try:
-            line = await self.line()
+            line = await self.read_line()
         except LineTooLong:
-            await self._mistaken("500 Command line too long")
+            await self._reject_command("500 Command line too long")
             return
         word, _, rest = line.partition(b" ")
         command = word.upper().decode("ascii", "replace")
         method = self._smtp_methods.get(command)
         if not line:
-            await self._mistaken("500 Error: bad syntax")
+            await self._reject_command("500 Error: bad syntax")
         elif len(line) > (AUTH_OCTETS if command == "AUTH" and self.session.extended_smtp else COMMAND_OCTETS):
-            await self._mistaken("500 Command line too long")
+            await self._reject_command("500 Command line too long")
         elif method is None:
-            await self._mistaken("500 Error: command not recognized")
-        elif self._calls.get(command, 0) >= CALLS.get(command, OTHER_CALLS):
-            self.end(f"421 4.7.0 {command} sent too many times")
+            await self._reject_command("500 Error: command not recognized")
+        elif self._command_counts.get(command, 0) >= COMMAND_LIMITS.get(command, OTHER_COMMAND_LIMIT):
+            self.end_session(f"421 4.7.0 {command} sent too many times")
         else:
-            self._calls[command] = self._calls.get(command, 0) + 1
+            self._command_counts[command] = self._command_counts.get(command, 0) + 1
             self._reset_timeout()
             try:
                 await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
             except Exception as error:  # it is for handle_exception to tell one from another
                 await self.push(await self.handle_exception(error))
 
-    async def _mistaken(self, reply: str) -> None:
-        self._mistakes += 1
-        if self._mistakes < MISTAKES:
+    async def _reject_command(self, reply: str) -> None:
+        self._bad_commands += 1
+        if self._bad_commands < MAX_BAD_COMMANDS:
             await self.push(reply)
         else:
-            self.end("502 5.5.1 Too many unrecognized commands, goodbye.")
+            self.end_session("502 5.5.1 Too many unrecognized commands, goodbye.")
 
     # ------------------------------------------------------------------------------------------ ends
 
-    def end(self, reply: str) -> None:
+    def end_session(self, reply: str) -> None:
         """Say this and close."""
         if self._ended:
             return
@@ -241,23 +241,23 @@ class CommandLoop(smtp.SMTP):
         if self.transport is not None:
             self.transport.close()
             self.transport = None
-        if self._raw is not None:
-            self.loop.call_later(CLOSING_SECONDS, self._raw.abort)  # of a client that does not read this
+        if self._raw_transport is not None:
+            self.loop.call_later(CLOSING_SECONDS, self._raw_transport.abort)  # of a client that does not read this
         if asyncio.current_task() is not self._handler_coroutine:
             self._handler_coroutine.cancel()
 
     def abort(self) -> None:
         """Close at once, whatever is not sent yet."""
         self._ended = True
-        if self._raw is not None:
-            self._raw.abort()
+        if self._raw_transport is not None:
+            self._raw_transport.abort()
         self.connection_lost(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Let go of what it holds: aiosmtpd's connections refer to themselves, and wait for the collector."""
         super().connection_lost(error)
-        self.forget_input()
-        self._raw = None
+        self.drop_input()
+        self._raw_transport = None
         del self._reader, self._writer
 
     def _reset_timeout(self, duration: float | None = None) -> None:
@@ -280,4 +280,4 @@ class CommandLoop(smtp.SMTP):
         if self.loop.time() < self._quiet_until:
             self._arm()
         else:
-            self.end("421 4.4.2 Timeout")
+            self.end_session("421 4.4.2 Timeout")

@@ -25,13 +25,13 @@ MEMORY_OCTETS = 384 * 1024 * 1024
 """Of all mails that are being received or committed; at least one of the largest size is always let in. The process
 takes a fifth more for them (``shared/runtime/process.py`` keeps them apart)."""
 SMALL_OCTETS = 1024 * 1024
-FOR_SMALL = 32 * 1024 * 1024
+SMALL_RESERVE_OCTETS = 32 * 1024 * 1024
 """Of those, for mails up to ``SMALL_OCTETS``: they find room while large ones come in slowly."""
 
-OCTETS_TOGETHER = 8 * 1024 * 1024
+BATCH_OCTETS = 8 * 1024 * 1024
 """In one commit; its statement is in memory several times, here and in the server."""
 
-TOGETHER_SECONDS = 0.01
+ANNOUNCE_INTERVAL_SECONDS = 0.01
 """Between two announcements; the first mail after a pause is announced at once."""
 
 
@@ -103,16 +103,14 @@ class CommitQueue:
             self._write,
             self._committed,
             lambda handed: handed.submission.content.octets,
-            max_octets=OCTETS_TOGETHER,
-            is_single_statement=lambda batch: all(
-                submissions.fits_one_statement(handed.submission) for handed in batch
-            ),
+            max_octets=BATCH_OCTETS,
+            is_single_statement=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
         )
         self._directory = DirectoryCache(database)
         self._running: list[asyncio.Task[None]] = []
-        self._untold: list[CommittedSubmission] = []
-        self._news = asyncio.Event()
-        self._budget = max(MEMORY_OCTETS, largest + FOR_SMALL)
+        self._unannounced: list[CommittedSubmission] = []
+        self._committed_event = asyncio.Event()
+        self._budget = max(MEMORY_OCTETS, largest + SMALL_RESERVE_OCTETS)
         self._in_use = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -135,7 +133,7 @@ class CommitQueue:
     @property
     def cached_directory(self) -> Directory:
         """The accounts as they were when they were last asked for."""
-        return self._directory.known
+        return self._directory.cached
 
     def refresh_directory(self) -> asyncio.Future[Directory]:
         """The accounts as they are now, as ``Register.ask``."""
@@ -143,7 +141,7 @@ class CommitQueue:
 
     def try_reserve(self, octets: int) -> bool:
         """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
-        if self._in_use + octets > self._budget - (FOR_SMALL if octets > SMALL_OCTETS else 0):
+        if self._in_use + octets > self._budget - (SMALL_RESERVE_OCTETS if octets > SMALL_OCTETS else 0):
             return False
         self._in_use += octets
         return True
@@ -197,20 +195,20 @@ class CommitQueue:
         ]
 
     def _committed(self, batch: Sequence[CommittedSubmission]) -> None:
-        self._untold.extend(batch)
-        self._news.set()
+        self._unannounced.extend(batch)
+        self._committed_event.set()
 
     async def _announce_loop(self) -> None:
         """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first; where
         mails follow each other closely, some are told of together."""
         while True:
-            await self._news.wait()
+            await self._committed_event.wait()
             await asyncio.sleep(0)  # those who wait for the commit answer now
             self._announce()
-            await asyncio.sleep(TOGETHER_SECONDS)
+            await asyncio.sleep(ANNOUNCE_INTERVAL_SECONDS)
 
     def _announce(self) -> None:
-        batch, self._untold = self._untold, []
-        self._news.clear()
+        batch, self._unannounced = self._unannounced, []
+        self._committed_event.clear()
         maillog.announce([each.event for each in batch if each.event])
         self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

@@ -29,8 +29,8 @@ from shared.metrics import STAGE_SECONDS
 from shared.model import EnvelopeRecipient, Local
 from shared.net.server_tls import Certificate
 
-RECIPIENTS = 1000
-REFUSALS = 3
+MAX_RECIPIENTS = 1000
+MAX_REFUSED_LOGINS = 3
 """Logins refused before the connection ends."""
 DRAIN_OCTETS = 64 * 1024 * 1024
 """Of a mail that is refused already: so much more is read before the connection is cut."""
@@ -40,13 +40,13 @@ LOGIN_SECONDS = 180.0
 TLS_SECONDS = 20.0
 DATA_SECONDS = 3600.0
 COMMIT_SECONDS = 600.0
-ROOM_SECONDS = 60.0
+MEMORY_WAIT_SECONDS = 60.0
 """So long a client waits for its 354 while many large mails come in; it has two minutes (RFC 5321 4.5.3.2.5)."""
 SESSION_SECONDS = 6 * 3600.0
 
-_NO_ROOM = SmtpRefusal(452, "4.3.1", "Too many large mails at once, try again later")
-_CHANGED = SmtpRefusal(421, "4.7.0", "The account was changed, log in again")
-_LATER = "451 4.3.0 The server cannot take it now, try again later"
+_NO_MEMORY = SmtpRefusal(452, "4.3.1", "Too many large mails at once, try again later")
+_ACCOUNT_CHANGED = SmtpRefusal(421, "4.7.0", "The account was changed, log in again")
+_TRY_LATER = "451 4.3.0 The server cannot take it now, try again later"
 
 REFUSED = Counter(
     "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
@@ -118,12 +118,12 @@ class SmtpConnection(CommandLoop):
         """:param implicit_tls: TLS from the start. :param clear_auth: passwords without TLS, from where the settings
         allow that. :param octets: the most that a mail may have."""
         super().__init__(host_name, IDLE_SECONDS)
-        self._keeper = keeper
-        self._intake = intake
+        self._registry = keeper
+        self._queue = intake
         self._logins = logins
         self._certificate = certificate
         self._clear_auth = clear_auth
-        self._octets = octets
+        self._max_octets = octets
         self._deadline: asyncio.TimerHandle | None = None
         self._under_tls = implicit_tls
         self._receiving = False
@@ -138,22 +138,22 @@ class SmtpConnection(CommandLoop):
     def enter(self, peer: str) -> bool:
         """Let the client in if there is room; under implicit TLS that is before the handshake."""
         self.peer = peer
-        self._clear_auth = self._clear_auth and self._keeper.clear_auth_from(peer)
-        self._admitted = self._keeper.admit(self)
+        self._clear_auth = self._clear_auth and self._registry.clear_auth_from(peer)
+        self._admitted = self._registry.admit(self)
         if self._admitted:
-            self._deadline = self.loop.call_later(LOGIN_SECONDS, self.end, "421 4.4.2 No login in time")
+            self._deadline = self.loop.call_later(LOGIN_SECONDS, self.end_session, "421 4.4.2 No login in time")
         return self._admitted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet it."""
-        self._raw = cast(asyncio.Transport, transport)
+        self._raw_transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
             super().connection_made(transport)
         else:
             self._ended = True
-            self._raw.write(b"421 4.7.0 Too many connections, try again later\r\n")
-            self._raw.close()
+            self._raw_transport.write(b"421 4.7.0 Too many connections, try again later\r\n")
+            self._raw_transport.close()
 
     async def _handshake(self, raw: asyncio.Transport) -> asyncio.Transport | None:
         """The transport under TLS; None: the client failed."""
@@ -179,7 +179,7 @@ class SmtpConnection(CommandLoop):
             self._ended = True
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._keeper.on_closed(self)
+            self._registry.on_closed(self)
             if self._handler_coroutine is not None:
                 super().connection_lost(error)
 
@@ -192,7 +192,7 @@ class SmtpConnection(CommandLoop):
         """End the session politely: at once, or when the mail in hand is answered."""
         self._stopping = True
         if not self._receiving:
-            self.end("421 4.3.2 The server is shutting down")
+            self.end_session("421 4.3.2 The server is shutting down")
 
     def _create_session(self) -> SmtpSession:
         return SmtpSession(self.loop)
@@ -204,7 +204,7 @@ class SmtpConnection(CommandLoop):
         """What nobody expected: temporary for the client, in full for the log."""
         log.error("smtp session failed", peer=self.peer, exc_info=error)
         self._set_rset_state()
-        return _LATER
+        return _TRY_LATER
 
     # ------------------------------------------------------------------------------------------ greeting and TLS
 
@@ -228,7 +228,7 @@ class SmtpConnection(CommandLoop):
         self.session.host_name = hostname
         lines = [
             self.hostname,
-            f"SIZE {self._octets}",
+            f"SIZE {self._max_octets}",
             "8BITMIME",
             "SMTPUTF8",
             "PIPELINING",
@@ -253,7 +253,7 @@ class SmtpConnection(CommandLoop):
         raw = cast(asyncio.Transport, self.transport)
         raw.pause_reading()  # before the answer: what comes next is the handshake
         await self.push("220 2.0.0 Go ahead")
-        self.forget_clear_text()
+        self.drop_clear_text()
         transport = await self._handshake(raw)
         if transport is None:
             self.abort()
@@ -324,7 +324,7 @@ class SmtpConnection(CommandLoop):
         """Ask, and return the answer; None if there is none and that is said."""
         await self.push(b"334 " + base64.b64encode(text.encode()))
         try:
-            line = await self.line()
+            line = await self.read_line()
         except LineTooLong:
             await self.push("500 5.5.6 The line is too long")
             return None
@@ -348,21 +348,21 @@ class SmtpConnection(CommandLoop):
             log.warning("login not possible", peer=self.peer, reason=str(failure))
             await self.push("454 4.7.0 Temporary authentication failure")
         except Throttled:
-            self.end("421 4.7.0 Too many failed logins, try again later")
+            self.end_session("421 4.7.0 Too many failed logins, try again later")
         else:
             if author is not None and allowed:
-                if not self._keeper.register_session(self, author):
-                    self.end("421 4.7.0 Too many sessions of this account, try again later")
+                if not self._registry.register_session(self, author):
+                    self.end_session("421 4.7.0 Too many sessions of this account, try again later")
                     return
-                self._accept(author)
+                self._set_author(author)
                 await self.push("235 2.7.0 Authentication successful")
                 return
             self._refused_logins += 1
             await self.push("535 5.7.8 Authentication credentials invalid")
-            if self._refused_logins >= REFUSALS:
-                self.end("421 4.7.0 Too many failed logins")
+            if self._refused_logins >= MAX_REFUSED_LOGINS:
+                self.end_session("421 4.7.0 Too many failed logins")
 
-    def _accept(self, author: Local) -> None:
+    def _set_author(self, author: Local) -> None:
         self.session.author = author
         self.session.authenticated = True
         if self._deadline is not None:
@@ -378,15 +378,15 @@ class SmtpConnection(CommandLoop):
         if self.envelope.sender is not None:
             await self.push("503 5.5.1 There is a mail under way")
             return
-        path = parse_mail(arg or "", self._octets)
+        path = parse_mail(arg or "", self._max_octets)
         if isinstance(path, SmtpRefusal):
             await self.push(str(path))
             return
         draft = self.envelope
         draft.sender, draft.smtputf8 = path.address, path.smtputf8
         draft.dsn_params, draft.size = path.dsn_params, path.size
-        draft.fresh_directory = self._intake.refresh_directory()
-        if self._check_sender(self._intake.cached_directory) is None or await self._revalidate():
+        draft.fresh_directory = self._queue.refresh_directory()
+        if self._check_sender(self._queue.cached_directory) is None or await self._revalidate():
             await self.push("250 2.1.0 Sender ok")
 
     def _check_sender(self, directory: Directory) -> SmtpRefusal | None:
@@ -394,7 +394,7 @@ class SmtpConnection(CommandLoop):
         draft, before = self.envelope, cast(Local, self.session.author)
         author = directory.local_ids.get(before.id)
         if author is None or not author.enabled or author.password_hash != before.password_hash:
-            return _CHANGED
+            return _ACCOUNT_CHANGED
         address = cast(str, draft.sender)
         refusal = check_syntax(address, draft.smtputf8) if address else None
         refusal = refusal or check_envelope(directory, author, address)
@@ -415,20 +415,20 @@ class SmtpConnection(CommandLoop):
         except Temporary as failure:
             log.warning("accounts not readable", peer=self.peer, reason=str(failure))
             self._set_rset_state()
-            await self.push(_LATER)
+            await self.push(_TRY_LATER)
             return False
         if directory is draft.directory:
             return True
         refusal = self._check_sender(directory)
         addresses, draft.addresses, draft.recipients = draft.addresses, [], {}
         for address, dsn_params in addresses:
-            refusal = refusal or self._add(address, dsn_params)
+            refusal = refusal or self._add_recipient(address, dsn_params)
         if refusal is None:
             return True
         author = self.session.author
         self._set_rset_state()
-        if refusal is _CHANGED:
-            self.end(str(refusal))
+        if refusal is _ACCOUNT_CHANGED:
+            self.end_session(str(refusal))
         else:
             await self._refuse(refusal, author)
         return False
@@ -444,21 +444,21 @@ class SmtpConnection(CommandLoop):
         draft.rcpt_seen = True
         path = parse_rcpt(arg or "")
         refusal = path if isinstance(path, SmtpRefusal) else check_syntax(path.address, draft.smtputf8)
-        if refusal is None and len(draft.addresses) >= RECIPIENTS:
+        if refusal is None and len(draft.addresses) >= MAX_RECIPIENTS:
             refusal = SmtpRefusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
         if refusal is None:
             address, dsn_params = cast(PathParameters, path).address, cast(PathParameters, path).dsn_params
-            refusal = self._add(address, dsn_params)
+            refusal = self._add_recipient(address, dsn_params)
             if refusal is not None:
                 if not await self._revalidate():
                     return
-                refusal = self._add(address, dsn_params)
+                refusal = self._add_recipient(address, dsn_params)
         if refusal is not None:
             await self._refuse(refusal, self.session.author)
             return
         await self.push("250 2.1.5 Recipient ok")
 
-    def _add(self, address: str, dsn_params: str | None) -> SmtpRefusal | None:
+    def _add_recipient(self, address: str, dsn_params: str | None) -> SmtpRefusal | None:
         """Take a recipient by the accounts of the draft, or say what is against it."""
         draft, author = self.envelope, cast(Local, self.session.author)
         directory = cast(Directory, draft.directory)
@@ -485,7 +485,7 @@ class SmtpConnection(CommandLoop):
         elif await self._revalidate():
             self._receiving = True
             try:
-                await self._take_mail()
+                await self._receive_data()
             finally:
                 self._receiving = False
                 self._set_rset_state()
@@ -493,36 +493,36 @@ class SmtpConnection(CommandLoop):
             if self._stopping:
                 self.stop()
 
-    async def _take_mail(self) -> None:
+    async def _receive_data(self) -> None:
         held = self.envelope.size
-        if not await self._intake.reserve_memory(held, ROOM_SECONDS):
-            await self.push(str(_NO_ROOM))
+        if not await self._queue.reserve_memory(held, MEMORY_WAIT_SECONDS):
+            await self.push(str(_NO_MEMORY))
             return
-        mail = DataReader(self._octets)
+        mail = DataReader(self._max_octets)
         deadline = self.loop.time() + DATA_SECONDS
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             while not mail.ended:
                 rest = mail.feed(await self.read_available())
                 if rest:  # commands behind the mail (RFC 2920)
-                    self.unread(rest)
+                    self.push_back(rest)
                 self._reset_timeout()
-                if mail.kept > held and not self._intake.try_reserve(mail.kept - held):
-                    mail.refuse(_NO_ROOM)
-                elif mail.kept > held:
-                    held = mail.kept
+                if mail.octets_in_memory > held and not self._queue.try_reserve(mail.octets_in_memory - held):
+                    mail.refuse(_NO_MEMORY)
+                elif mail.octets_in_memory > held:
+                    held = mail.octets_in_memory
                 if mail.refusal is not None:
-                    self._intake.release_memory(held)
+                    self._queue.release_memory(held)
                     held = 0
-                if not mail.ended and (self.loop.time() > deadline or mail.octets > self._octets + DRAIN_OCTETS):
-                    self.end("421 4.4.2 The mail takes too long, or does not end")
+                if not mail.ended and (self.loop.time() > deadline or mail.octets > self._max_octets + DRAIN_OCTETS):
+                    self.end_session("421 4.4.2 The mail takes too long, or does not end")
                     return
             self._reset_timeout(COMMIT_SECONDS)
-            await self._answer(mail)
+            await self._commit(mail)
         finally:
-            self._intake.release_memory(held)
+            self._queue.release_memory(held)
 
-    async def _answer(self, mail: DataReader) -> None:
+    async def _commit(self, mail: DataReader) -> None:
         draft, author = self.envelope, self.session.author
         assert draft.directory is not None and author is not None and draft.sender is not None
         refusal = mail.refusal or check_header(draft.directory, author, mail.values)
@@ -542,7 +542,7 @@ class SmtpConnection(CommandLoop):
         )
         try:
             with STAGE_SECONDS.labels("submission").time():
-                taken = await self._intake.commit(handed)
+                taken = await self._queue.commit(handed)
         except (
             OutcomeUnknown
         ) as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
@@ -551,10 +551,10 @@ class SmtpConnection(CommandLoop):
             return
         except Temporary as failure:
             log.warning("mail not committed", peer=self.peer, author=author.address, reason=str(failure))
-            await self.push(_LATER)
+            await self.push(_TRY_LATER)
             return
         if taken.id is None:
-            self.end(str(_CHANGED))
+            self.end_session(str(_ACCOUNT_CHANGED))
         else:
             await self.push(f"250 2.0.0 Queued as {taken.id}")
 
@@ -570,7 +570,7 @@ class SmtpConnection(CommandLoop):
         if arg:
             await self.push("501 5.5.4 QUIT takes no parameter")
         else:
-            self.end("221 2.0.0 Bye")
+            self.end_session("221 2.0.0 Bye")
 
     async def smtp_VRFY(self, arg: str | None) -> None:
         """RFC 5321 section 3.5.3: nobody learns here who exists."""

@@ -14,7 +14,7 @@ from shared.model import Content
 
 LINE_OCTETS = 16 * 1024 * 1024
 HEADER_OCTETS = 1024 * 1024
-FIELDS = 10_000
+MAX_FIELDS = 10_000
 """Of a header; every one costs a look."""
 HIDDEN = frozenset({"bcc", "resent-bcc"})
 
@@ -54,12 +54,12 @@ class DataReader:
         self.ascii = True
         self.header_octets: int | None = None
         self.values: Values = {}
-        self._most = octets
+        self._max_octets = octets
         self._pending = b"\r\n"  # the command's own line end: a mail may begin with a dot, or be empty
-        self._begun = False
+        self._started = False
         self._body = bytearray()
         self._digest = hashlib.sha256()
-        self._line = 0
+        self._line_octets = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next octets, fewer than a line may have. Returns those after the end of the mail."""
@@ -68,16 +68,16 @@ class DataReader:
         if end >= 0:
             piece, self._pending, rest = window[: end + 2], b"", window[end + len(_END) :]
         else:
-            keep = _start_of_end(window)
+            keep = _partial_end_octets(window)
             piece, self._pending, rest = window[: len(window) - keep], window[len(window) - keep :], b""
         if piece:
-            self._take(piece)
+            self._add_piece(piece)
         if end >= 0:
             self._finish()
         return rest
 
     @property
-    def kept(self) -> int:
+    def octets_in_memory(self) -> int:
         """Octets that it keeps in memory."""
         return len(self._body)
 
@@ -95,12 +95,12 @@ class DataReader:
         self.refusal = self.refusal or refusal
         self._body = bytearray()
 
-    def _take(self, piece: bytes) -> None:
+    def _add_piece(self, piece: bytes) -> None:
         # A piece never ends in CR, nor in the CRLF. that may yet be the end: those wait for what follows. So no line
         # end and no dot to unstuff is ever cut in two.
         piece = piece.replace(b"\r\n.", b"\r\n")
-        if not self._begun:
-            piece, self._begun = piece[2:], True
+        if not self._started:
+            piece, self._started = piece[2:], True
         self._measure_lines(piece)
         if self.refusal is not None:
             self.octets += len(piece)
@@ -108,10 +108,10 @@ class DataReader:
         crlf = piece.count(b"\r\n")
         clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly every mail is
         if self.header_octets is None:
-            piece = self._take_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
+            piece = self._add_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
         self._append(piece if clean else _ANY_LINE_END.sub(b"\r\n", piece))
 
-    def _take_header(self, piece: bytes) -> bytes:
+    def _add_header(self, piece: bytes) -> bytes:
         """Take what belongs to the header section, and return what does not."""
         overlap = bytes(self._body[-2:])
         blank = (overlap + piece).find(b"\r\n\r\n")
@@ -134,8 +134,8 @@ class DataReader:
     def _end_header(self) -> None:
         """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
         header, hidden = bytes(self._body), []
-        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > FIELDS + 1:  # and the blank line
-            self.refuse(SmtpRefusal(552, "5.3.4", f"The header has more than {FIELDS} fields"))
+        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > MAX_FIELDS + 1:  # and the blank line
+            self.refuse(SmtpRefusal(552, "5.3.4", f"The header has more than {MAX_FIELDS} fields"))
         for field in () if self.refusal else fields(header):
             if field.key in HIDDEN:
                 hidden.append((field.start, field.end, b""))
@@ -148,8 +148,8 @@ class DataReader:
 
     def _append(self, piece: bytes) -> None:
         self.octets += len(piece)
-        if self.octets > self._most:
-            self.refuse(SmtpRefusal(552, "5.3.4", f"The mail is larger than {self._most} octets"))
+        if self.octets > self._max_octets:
+            self.refuse(SmtpRefusal(552, "5.3.4", f"The mail is larger than {self._max_octets} octets"))
         if self.refusal is None:
             self._body += piece
             self._digest.update(piece)
@@ -157,11 +157,11 @@ class DataReader:
 
     def _measure_lines(self, piece: bytes) -> None:
         first = piece.find(b"\n")
-        self._line += len(piece) if first < 0 else first
-        if self._line > LINE_OCTETS:
+        self._line_octets += len(piece) if first < 0 else first
+        if self._line_octets > LINE_OCTETS:
             self.refuse(SmtpRefusal(554, "5.6.0", f"A line is longer than {LINE_OCTETS} octets"))
         if first >= 0:
-            self._line = len(piece) - piece.rfind(b"\n") - 1
+            self._line_octets = len(piece) - piece.rfind(b"\n") - 1
 
     def _finish(self) -> None:
         self.ended = True
@@ -169,7 +169,7 @@ class DataReader:
             self._end_header()
 
 
-def _start_of_end(window: bytes) -> int:
+def _partial_end_octets(window: bytes) -> int:
     """How many octets at the end of the window may be the beginning of the end of the mail."""
     for length in range(len(_END) - 1, 0, -1):
         if window.endswith(_END[:length]):

@@ -31,7 +31,7 @@ from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_smtp_sessions", "Open SMTP connections of mail clients.")
 
-CONNECTIONS = 2_000
+MAX_CONNECTIONS = 2_000
 """Open at once in all, if the process may open as many files."""
 WATCH_SECONDS = 2.0
 STOP_SECONDS = 10.0
@@ -68,7 +68,7 @@ class SmtpListener:
         intake: CommitQueue,
         logins: Authenticator,
         certificate: server_tls.Certificate,
-        connections: int = CONNECTIONS,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
         """:param connections: open at once at most."""
         self._settings = settings
@@ -230,7 +230,7 @@ async def serve(service: Service) -> None:
     logins = Authenticator(service.database, service.settings, service.name, last=last)
     intake = CommitQueue(service.database, service.broker, service.settings.max_message_bytes)
     certificate = server_tls.Certificate(service.settings)
-    listener = SmtpListener(service.settings, intake, logins, certificate, doors.raise_file_limit(CONNECTIONS))
+    listener = SmtpListener(service.settings, intake, logins, certificate, doors.limit_by_open_files(MAX_CONNECTIONS))
     await listener.open()
     intake.start()
     log.info("listening", bind=service.settings.bind, **{p.setting.lower(): p.number for p in ports(service.settings)})

@@ -33,7 +33,7 @@ class PathParameters:
     size: int = 0
 
 
-def parse_mail(argument: str, most: int) -> PathParameters | SmtpRefusal:
+def parse_mail(argument: str, max_octets: int) -> PathParameters | SmtpRefusal:
     """What follows MAIL. :param most: octets that a mail may have."""
     found = _parse("FROM", argument)
     if found is None:
@@ -43,8 +43,8 @@ def parse_mail(argument: str, most: int) -> PathParameters | SmtpRefusal:
     for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
             size = int(value)
-            if size > most:
-                return SmtpRefusal(552, "5.3.4", f"The mail is larger than {most} octets")
+            if size > max_octets:
+                return SmtpRefusal(552, "5.3.4", f"The mail is larger than {max_octets} octets")
         elif name == "SMTPUTF8" and not value:
             smtputf8 = True
         elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
@@ -52,7 +52,7 @@ def parse_mail(argument: str, most: int) -> PathParameters | SmtpRefusal:
         elif name in dsn_options.OF_MAIL and (read := dsn_options.OF_MAIL[name](value)) is not None:
             dsn_params.append((name, read))
         elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH", *dsn_options.OF_MAIL):
-            return _wrong(name)
+            return _wrong_value(name)
         else:
             return SmtpRefusal(555, "5.5.4", "Unknown parameter of MAIL")
     return PathParameters(address, smtputf8, dsn_options.format_parameters(dsn_params), size)
@@ -69,12 +69,12 @@ def parse_rcpt(argument: str) -> PathParameters | SmtpRefusal:
             return SmtpRefusal(555, "5.5.4", "Unknown parameter of RCPT")
         read = dsn_options.OF_RECIPIENT[name](value)
         if read is None:
-            return _wrong(name)
+            return _wrong_value(name)
         dsn_params.append((name, read))
     return PathParameters(found[0], dsn_params=dsn_options.format_parameters(dsn_params))
 
 
-def _wrong(name: str) -> SmtpRefusal:
+def _wrong_value(name: str) -> SmtpRefusal:
     return SmtpRefusal(501, "5.5.4", f"Wrong value of the parameter {name}")
 
 

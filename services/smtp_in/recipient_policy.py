@@ -33,10 +33,12 @@ class Directory:
     _own: dict[Local, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
+    def from_accounts(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
         """All accounts that are not removed, enabled or not."""
-        by_local = {_kept(address): local for local in locals_ for address in (local.address, *local.addresses)}
-        by_external = {_kept(a): external for external in externals for a in (external.address, *external.aliases)}
+        by_local = {_fold_or_same(address): local for local in locals_ for address in (local.address, *local.addresses)}
+        by_external = {
+            _fold_or_same(a): external for external in externals for a in (external.address, *external.aliases)
+        }
         return cls(
             by_local,
             by_external,
@@ -60,22 +62,22 @@ def resolve(directory: Directory, address: str) -> EnvelopeRecipient | SmtpRefus
     folded = fold_address(address)
     local = directory.locals.get(folded)
     if local is not None:
-        return _inside(directory, local, address)
+        return _resolve_local(directory, local, address)
     external = directory.externals.get(folded) or directory.externals.get(_without_tag(folded))
     if external is not None:
         return EnvelopeRecipient(address, "external", external.id)
     if _domain(folded) in directory.local_domains:
-        return SmtpRefusal(550, "5.1.1", f"<{_shown(address)}>: there is no such account here")
+        return SmtpRefusal(550, "5.1.1", f"<{_printable(address)}>: there is no such account here")
     return EnvelopeRecipient(address, "relay")
 
 
-def _inside(directory: Directory, local: Local, address: str) -> EnvelopeRecipient | SmtpRefusal:
+def _resolve_local(directory: Directory, local: Local, address: str) -> EnvelopeRecipient | SmtpRefusal:
     if local.enabled:
         return EnvelopeRecipient(address, "local", local.id)
     delegate = directory.local_ids.get(local.delegate_id) if local.delegate_id is not None else None
     if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
         return EnvelopeRecipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
-    return SmtpRefusal(550, "5.2.1", f"<{_shown(address)}>: this account is disabled")
+    return SmtpRefusal(550, "5.2.1", f"<{_printable(address)}>: this account is disabled")
 
 
 def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient], octets: int) -> SmtpRefusal | None:
@@ -122,11 +124,11 @@ def check_syntax(address: str, smtputf8: bool) -> SmtpRefusal | None:
         problem = 553, "5.1.2", "the domain is malformed"
     if problem is None:
         return None
-    shown = _shown(address) if smtputf8 else _shown(address).encode("ascii", "replace").decode()
+    shown = _printable(address) if smtputf8 else _printable(address).encode("ascii", "replace").decode()
     return SmtpRefusal(problem[0], problem[1], f"<{shown}>: {problem[2]}")
 
 
-def _kept(address: str) -> str:
+def _fold_or_same(address: str) -> str:
     """The folded address; it is the account's own string where that is folded: there may be ten thousand."""
     folded = fold_address(address)
     return address if folded == address else folded
@@ -142,6 +144,6 @@ def _without_tag(address: str) -> str:
     return f"{local.partition('+')[0]}@{domain}"
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """For a reply: printable, one line, not endless."""
     return "".join(c if c.isprintable() else "?" for c in text[:100]).encode("utf-8", "replace").decode()

@@ -13,7 +13,7 @@ from shared.model import Local
 
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 _ANGLE = re.compile(rb"<[^<>]*>?")
-ID_OCTETS = 500
+MESSAGE_ID_OCTETS = 500
 
 _NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
 
@@ -38,7 +38,7 @@ def check_header(directory: Directory, author: Local, header: Values) -> SmtpRef
         return SmtpRefusal(550, "5.7.1", "There is more than one From field")
     for value in from_fields:
         found = mailboxes(value)
-        if not found or _outside(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
+        if not found or _outside_spans(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
             return SmtpRefusal(550, "5.6.0", "The From field cannot be read")
         beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs take a word with an @ for the address
         if not {fold_address(box.address) for box in found + beside} <= own:
@@ -53,7 +53,7 @@ def _names_another(directory: Directory, own: AbstractSet[str], addresses: list[
     return any(address in directory.locals for address in folded - own)
 
 
-def _outside(value: bytes, spans: list[tuple[int, int]]) -> bytes:
+def _outside_spans(value: bytes, spans: list[tuple[int, int]]) -> bytes:
     """What of the value is in no mailbox that we read: another program might read one there."""
     position, rest = 0, b""
     for start, end in spans:
@@ -68,6 +68,6 @@ def message_id(header: Values) -> str | None:
     if len(found) != 1:
         return None
     match = _ID.fullmatch(found[0].decode("ascii", "replace"))
-    if match is None or len(match[1]) > ID_OCTETS or message_ids(found[0]) != [match[1]]:
+    if match is None or len(match[1]) > MESSAGE_ID_OCTETS or message_ids(found[0]) != [match[1]]:
         return None
     return match[1]

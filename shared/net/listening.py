@@ -21,7 +21,7 @@ from shared.settings import Settings, SettingsError
 
 BACKLOG = 512
 """Connections that the kernel keeps until they are taken."""
-OTHER_FILES = 100
+SPARE_FILES = 100
 """Files that a process has open beside its connections."""
 
 OnConnection = Callable[[socket.socket, str], Awaitable[None]]
@@ -30,14 +30,14 @@ OnConnection = Callable[[socket.socket, str], Awaitable[None]]
 log = structlog.get_logger()
 
 
-def raise_file_limit(wanted: int) -> int:
+def limit_by_open_files(wanted: int) -> int:
     """How many connections of ``wanted`` this process may have open, after raising its limit of open files as far as it
     goes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = wanted + OTHER_FILES
+    files = wanted + SPARE_FILES
     limit = files if hard == resource.RLIM_INFINITY else min(files, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return max(1, limit - OTHER_FILES)
+    return max(1, limit - SPARE_FILES)
 
 
 def listen(settings: Settings, setting: str, port: int) -> socket.socket:

@@ -129,7 +129,7 @@ async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) ->
     connection.connection_made(cast(asyncio.Transport, wire))
 
     def at_rest() -> bool:
-        return connection._work is None and (wire.closed or b"\n" not in connection._input)
+        return connection._command_task is None and (wire.closed or b"\n" not in connection._input)
 
     for piece in pieces:
         connection.data_received(piece)

@@ -49,7 +49,7 @@ PEOPLE = [
         [("Alex", "alex@local.com", ("Lex",)), ("Jim", "jim@local.com", ()), ("Jörg", "jörg@local.com", ())], 1
     )
 ]
-OFFICE = Directory.of([SUPPORT], PEOPLE)
+OFFICE = Directory.from_accounts([SUPPORT], PEOPLE)
 SENT = {"a@b": [Sent("a@b", 1, 1, ("ann@customer.org",))]}
 
 LIMIT = 1 << 20

@@ -243,7 +243,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
             await client.ask("DATA")
             client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
             [connection] = server.listener._open
-            await until(lambda: server.intake._in_use >= 100_000)
+            await until(lambda: server.commit_queue._in_use >= 100_000)
             assert mails[-1]() is not None
             transport = weakref.ref(connection.transport)
             match how:
@@ -252,7 +252,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
                 case "closed":
                     client.writer.close()
                 case "late":
-                    connection.end("421 4.4.2 Timeout")
+                    connection.end_session("421 4.4.2 Timeout")
                 case "stopped":
                     connection.abort()
             del connection
@@ -264,7 +264,7 @@ async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_tran
                 [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
             )
             await until(lambda expected=expected: not any(gone() for gone in expected))
-            assert server.intake._in_use == 0, (port, how)
+            assert server.commit_queue._in_use == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8

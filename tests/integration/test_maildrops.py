@@ -54,7 +54,7 @@ async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted
 
 
 async def octets(store: DatabaseStore, local: Local) -> list[int]:
-    return list((await store.snapshot(local.id)).octets)
+    return list((await store.load_snapshot(local.id)).octets)
 
 
 async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
@@ -67,94 +67,94 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     await add_mails(database, people["jim"], b"4444\r\n")
     assert await octets(store, alex) == [3, 4]
     await add_mails(database, alex, b"333\r\n")
-    box = await store.snapshot(alex.id)
+    box = await store.load_snapshot(alex.id)
     assert list(box.octets) == [3, 4, 5]
     # when some is deleted, then it is gone for later sessions and there for earlier ones
-    await store.remove(alex, [box.rows[0], box.rows[2]])
+    await store.delete_mails(alex, [box.rows[0], box.rows[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
-    assert await store.whole([box.blob_ids[0]], 3) == {box.blob_ids[0]: b"1\r\n"}
+    assert await store.read_mails([box.blob_ids[0]], 3) == {box.blob_ids[0]: b"1\r\n"}
 
 
 async def test_an_unchanged_mailbox_is_the_same_snapshot(database: Database) -> None:
     people = await add_people(database, "alex")
     store = DatabaseStore(database)
     await add_mails(database, people["alex"], b"1\r\n")
-    assert await store.snapshot(people["alex"].id) is await store.snapshot(people["alex"].id)
+    assert await store.load_snapshot(people["alex"].id) is await store.load_snapshot(people["alex"].id)
 
 
 async def test_many_sessions_at_once_read_a_mailbox_once(database: Database) -> None:
     people = await add_people(database, "alex")
     store = DatabaseStore(database)
     await add_mails(database, people["alex"], b"1\r\n")
-    boxes = await asyncio.gather(*(store.snapshot(people["alex"].id) for _ in range(20)))
+    boxes = await asyncio.gather(*(store.load_snapshot(people["alex"].id) for _ in range(20)))
     assert len({id(box) for box in boxes}) == 1
 
 
 async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
     people = await add_people(database, "alex", "jim", "kim")
-    store = DatabaseStore(database, entries=8)
+    store = DatabaseStore(database, max_cached_mails=8)
     boxes = []
     for local in people.values():
         await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
-        boxes.append(weakref.ref(await store.snapshot(local.id)))
+        boxes.append(weakref.ref(await store.load_snapshot(local.id)))
     assert [box() is not None for box in boxes] == [False, True, True]
-    assert await store.snapshot(people["kim"].id) is boxes[2]()
-    assert await store.snapshot(people["jim"].id) is boxes[1]()
+    assert await store.load_snapshot(people["kim"].id) is boxes[2]()
+    assert await store.load_snapshot(people["jim"].id) is boxes[1]()
     # but what a session holds is there for others, too
-    held = await store.snapshot(people["alex"].id)
+    held = await store.load_snapshot(people["alex"].id)
     for name in ("jim", "kim"):
-        await store.snapshot(people[name].id)
-    assert await store.snapshot(people["alex"].id) is held
+        await store.load_snapshot(people[name].id)
+    assert await store.load_snapshot(people["alex"].id) is held
 
 
 async def test_a_mailbox_with_many_changes_is_read_anew(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a store that brings snapshots up to date by two rows at most
-    monkeypatch.setattr(store_module, "CHANGES", 2)
+    monkeypatch.setattr(store_module, "MAX_CHANGES", 2)
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     await add_mails(database, alex, b"1\r\n")
-    first = await store.snapshot(alex.id)
+    first = await store.load_snapshot(alex.id)
     for bodies in ([b"22\r\n", b"333\r\n"], [b"4444\r\n"] * 3):
         # when as many change, or more
         await add_mails(database, alex, *bodies)
-        found = await store.snapshot(alex.id)
+        found = await store.load_snapshot(alex.id)
         # then it is what is there
-        anew = await DatabaseStore(database).snapshot(alex.id)
+        anew = await DatabaseStore(database).load_snapshot(alex.id)
         assert (found.version, list(found.rows), list(found.octets)) == (
             anew.version,
             list(anew.rows),
             list(anew.octets),
         )
     assert list(found.octets) == [3, 4, 5, 6, 6, 6]
-    await store.remove(alex, list(found.rows)[1:])
+    await store.delete_mails(alex, list(found.rows)[1:])
     assert await octets(store, alex) == list(first.octets)
 
 
 async def test_sessions_that_would_hold_too_many_mails_come_later(database: Database) -> None:
     # given room for five mails, and two people with three each
     people = await add_people(database, "alex", "jim", "kim")
-    store = DatabaseStore(database, most=5)
+    store = DatabaseStore(database, max_open_mails=5)
     for local in people.values():
         await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
     # when the first is only kept, nobody is in the way
-    await store.snapshot(people["alex"].id)
-    held = await store.snapshot(people["jim"].id)
+    await store.load_snapshot(people["alex"].id)
+    held = await store.load_snapshot(people["jim"].id)
     # and while a session holds one, there is no room for another
     with pytest.raises(Temporary):
-        await store.snapshot(people["kim"].id)
-    assert await store.snapshot(people["jim"].id) is not None
+        await store.load_snapshot(people["kim"].id)
+    assert await store.load_snapshot(people["jim"].id) is not None
     # until it ends
     del held
-    assert len(await store.snapshot(people["kim"].id)) == 3
+    assert len(await store.load_snapshot(people["kim"].id)) == 3
 
 
 async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> None:
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     copies = await add_mails(database, alex, b"1\r\n", b"22\r\n")
-    box = await store.snapshot(alex.id)
-    await store.remove(alex, [box.rows[0]])
+    box = await store.load_snapshot(alex.id)
+    await store.delete_mails(alex, [box.rows[0]])
     async with database.transaction() as connection:
         await maildrops.deliver(connection, copies)
     assert await octets(store, alex) == [4]
@@ -175,8 +175,8 @@ async def test_no_session_deletes_another_accounts_mail(database: Database) -> N
     people = await add_people(database, "alex", "jim")
     await add_mails(database, people["alex"], b"1\r\n")
     store = DatabaseStore(database)
-    box = await store.snapshot(people["alex"].id)
-    await store.remove(people["jim"], list(box.rows))
+    box = await store.load_snapshot(people["alex"].id)
+    await store.delete_mails(people["jim"], list(box.rows))
     assert await octets(store, people["alex"]) == [3]
 
 
@@ -198,11 +198,11 @@ async def test_undeleted_mail_has_another_uidl(database: Database) -> None:
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     await add_mails(database, alex, b"1\r\n")
-    before = await store.snapshot(alex.id)
-    await store.remove(alex, list(before.rows))
+    before = await store.load_snapshot(alex.id)
+    await store.delete_mails(alex, list(before.rows))
     async with database.transaction() as connection:
         await maildrops.undelete(connection, alex.id, list(before.rows))
-    after = await store.snapshot(alex.id)
+    after = await store.load_snapshot(alex.id)
     assert len(after) == 1
     assert after.uidl(1) != before.uidl(1)
     assert all(0 < len(box.uidl(1)) <= 70 and box.uidl(1).isalnum() for box in (before, after))
@@ -224,9 +224,9 @@ async def test_deletions_stand_in_the_trace(database: Database) -> None:
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     [copy] = await add_mails(database, alex, b"1\r\n")
-    box = await store.snapshot(alex.id)
-    await store.remove(alex, list(box.rows))
-    await store.remove(alex, list(box.rows))
+    box = await store.load_snapshot(alex.id)
+    await store.delete_mails(alex, list(box.rows))
+    await store.delete_mails(alex, list(box.rows))
     async with database.transaction() as connection:
         cursor = await connection.execute(
             "select who from maillog where event = 'deleted' and inbound_id = %s", (copy.inbound_id,)
@@ -253,13 +253,13 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
 
     async def look() -> None:
         for _ in range(20):
-            seen.append(len(await store.snapshot(people[0].id)))
+            seen.append(len(await store.load_snapshot(people[0].id)))
 
     await asyncio.gather(look(), *(deliver(number) for number in range(60)))
     # then everyone has all of them, and what was brought up to date equals what is read anew
     for local in people:
-        kept = await store.snapshot(local.id)
-        anew = await DatabaseStore(database).snapshot(local.id)
+        kept = await store.load_snapshot(local.id)
+        anew = await DatabaseStore(database).load_snapshot(local.id)
         assert len(kept) == 60
         assert (kept.rows, kept.uids) == (anew.rows, anew.uids)
     assert seen == sorted(seen)
@@ -270,7 +270,7 @@ async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database)
     await add_mails(database, people["alex"], b"1\r\n")
     store = DatabaseStore(database)
     with pytest.raises(Permanent, match="no mailbox for local account 999"):
-        await store.snapshot(999)
+        await store.load_snapshot(999)
     with pytest.raises(Permanent, match="no mailbox for local account 999"):
         async with database.transaction() as connection:
             await maildrops.deliver(connection, [Copy([999], 1, 1, 1)])
@@ -287,12 +287,12 @@ async def test_spans_of_any_length_make_up_the_mail(database: Database, size: in
     store = DatabaseStore(database)
     # when it is read in pieces that fit to nothing
     got = b""
-    while piece := await store.span(copy.blob_id, len(got), 100_003):
+    while piece := await store.read_span(copy.blob_id, len(got), 100_003):
         got += piece
     # then
     assert got == body
     with pytest.raises(Permanent):
-        await store.span(copy.blob_id + 1_000, 0, 10)
+        await store.read_span(copy.blob_id + 1_000, 0, 10)
 
 
 async def test_bytes_that_are_missing_are_an_error_and_not_an_end(database: Database) -> None:
@@ -301,4 +301,4 @@ async def test_bytes_that_are_missing_are_an_error_and_not_an_end(database: Data
     async with database.transaction() as connection:
         await connection.execute("delete from blob_chunks where blob_id = %s", (copy.blob_id,))
     with pytest.raises(Permanent):
-        await DatabaseStore(database).span(copy.blob_id, HEAD_OCTETS, 10)
+        await DatabaseStore(database).read_span(copy.blob_id, HEAD_OCTETS, 10)

@@ -334,7 +334,7 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "RSET")
     question: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server.intake, "refresh_directory", lambda: question)
+        patch.setattr(server.commit_queue, "refresh_directory", lambda: question)
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
     # then who is taken does not wait, who is refused does
     assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
@@ -346,7 +346,7 @@ async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before
     async with server.database.transaction() as connection:
         [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
         await account_changes.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
-    question.set_result(await server.intake.refresh_directory())
+    question.set_result(await server.commit_queue.refresh_directory())
     assert (await client.reply())[-1].startswith("550 5.1.1")
     assert (await client.ask("DATA")).startswith("354")
     assert (await client.ask("Subject: x\r\n\r\n.")).startswith("250")
@@ -386,14 +386,14 @@ async def test_sessions_of_a_changed_account_end_by_themselves(
 
 async def test_every_taken_mail_was_written_by_one_batch_or_another(server: Running) -> None:
     batches: list[int] = []
-    write = server.intake._group._write
+    write = server.commit_queue._group._write
 
     async def counted(connection: Connection, batch: Sequence[PendingSubmission]) -> Sequence[CommittedSubmission]:
         batches.append(len(batch))
         await asyncio.sleep(0.005)  # so that others come meanwhile, however fast the disk is
         return await write(connection, batch)
 
-    server.intake._group._write = counted
+    server.commit_queue._group._write = counted
 
     async def worker() -> None:
         client = await Client.logged_in(server)

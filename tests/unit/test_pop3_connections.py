@@ -353,9 +353,9 @@ def test_octets_of_a_command_that_does_not_end_are_no_sign_of_life(tmp_path: Pat
             for _ in range(3):
                 writer.write(b"N")
                 await asyncio.sleep(0.02)
-            connection.check(time.monotonic())
+            connection.check_deadlines(time.monotonic())
             assert not connection._closing
-            connection.check(time.monotonic() + 2)
+            connection.check_deadlines(time.monotonic() + 2)
             assert connection._closing
 
     on_loop(loop, work)
@@ -368,14 +368,14 @@ def test_a_flood_of_commands_leaves_the_others_their_turn(tmp_path: Path, loop: 
             reader, writer = await server.logged_in()
             [connection] = opened(server)
             turns = 0
-            advance = connection._advance
+            advance = connection._run_commands
 
             def counted() -> None:
                 nonlocal turns
                 turns += 1
                 advance()
 
-            connection._advance = counted  # type: ignore[method-assign]  # watched from outside
+            connection._run_commands = counted  # type: ignore[method-assign]  # watched from outside
             writer.write(b"NOOP\r\n" * 3000)
             got = await asyncio.wait_for(reader.readexactly(5 * 3000), 5)
             assert got == b"+OK\r\n" * 3000 and turns >= 3000 // protocol.COMMANDS_IN_TURN
@@ -485,9 +485,9 @@ def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], second
             writer.write(b"DELE 1\r\n")
             await asyncio.sleep(0.05)
             [connection] = opened(server)
-            connection.check(late(seconds - 5))
+            connection.check_deadlines(late(seconds - 5))
             assert not connection._closing
-            connection.check(late(seconds + 1))
+            connection.check_deadlines(late(seconds + 1))
             got = b""
             with suppress(ConnectionError):
                 got = await asyncio.wait_for(reader.read(), 5)
@@ -509,7 +509,7 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
                 await answer(reader)
             assert server.listener.budget.left < whole
             [connection] = opened(server)
-            connection.check(late(protocol.PAUSE_SECONDS + 1))
+            connection.check_deadlines(late(protocol.PAUSE_SECONDS + 1))
             assert server.listener.budget.left == whole
             writer.write(b"RETR 9\r\n")
             assert await answer(reader) == ONE
@@ -566,14 +566,14 @@ def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_
             [connection] = opened(server)
             session = connection.session
             assert session is not None
-            before = server.store.whole
-            server.store.whole = failing(gate := asyncio.Event())  # type: ignore[method-assign]  # this read fails
+            before = server.store.read_mails
+            server.store.read_mails = failing(gate := asyncio.Event())  # type: ignore[method-assign]  # this read fails
             writer.write(b"RETR 3\r\n")
             await answer(reader)
             assert 7 in session._prefetched
             # when it pauses, and asks for one of them while that read fails
-            session.release()
-            server.store.whole = slow(before, gate)  # type: ignore[method-assign]  # the next one waits
+            session.release_memory()
+            server.store.read_mails = slow(before, gate)  # type: ignore[method-assign]  # the next one waits
             writer.write(b"RETR 7\r\n")
             # then it gets it
             assert await answer(reader) == b"7\r\n" * 900

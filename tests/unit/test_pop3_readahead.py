@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.pop3_out.readahead import MAILS, OCTETS, SHARE, PrefetchBudget, PrefetchBuffer, plan_reading
+from services.pop3_out.readahead import MAX_MAILS, SESSION_OCTETS, SHARE, PrefetchBudget, PrefetchBuffer, plan_reading
 
 NOTHING = PrefetchBuffer(PrefetchBudget())
 
@@ -12,35 +12,35 @@ def sizes(*octets: int | None) -> dict[int, int | None]:
 
 
 def test_a_client_that_asks_for_one_mail_gets_one_read() -> None:
-    assert plan_reading([1], [], sizes(10, 10, 10).get, NOTHING, OCTETS) == [1]
+    assert plan_reading([1], [], sizes(10, 10, 10).get, NOTHING, SESSION_OCTETS) == [1]
 
 
 def test_what_will_be_asked_for_is_read_behind_what_is_asked_for() -> None:
     mails = sizes(*[10] * 10)
-    assert plan_reading([2], range(3, 5), mails.get, NOTHING, OCTETS) == [2, 3, 4]
-    assert plan_reading([8, 3], range(4, 20), mails.get, NOTHING, OCTETS) == [8, 3, 4, 5, 6, 7, 9, 10]
-    assert plan_reading([], range(9, 20), mails.get, NOTHING, OCTETS) == [9, 10]
+    assert plan_reading([2], range(3, 5), mails.get, NOTHING, SESSION_OCTETS) == [2, 3, 4]
+    assert plan_reading([8, 3], range(4, 20), mails.get, NOTHING, SESSION_OCTETS) == [8, 3, 4, 5, 6, 7, 9, 10]
+    assert plan_reading([], range(9, 20), mails.get, NOTHING, SESSION_OCTETS) == [9, 10]
 
 
 def test_mails_that_are_asked_for_already_are_read_together() -> None:
-    assert plan_reading([5, 3, 1, 5], [], sizes(10, 10, 10, 10, 10).get, NOTHING, OCTETS) == [5, 3, 1]
+    assert plan_reading([5, 3, 1, 5], [], sizes(10, 10, 10, 10, 10).get, NOTHING, SESSION_OCTETS) == [5, 3, 1]
 
 
 def test_no_deleted_and_no_missing_mail_is_read() -> None:
-    assert plan_reading([1, 2, 0, 9], [2, 3, 4], sizes(10, None, 10).get, NOTHING, OCTETS) == [1, 3]
+    assert plan_reading([1, 2, 0, 9], [2, 3, 4], sizes(10, None, 10).get, NOTHING, SESSION_OCTETS) == [1, 3]
 
 
 def test_what_is_here_or_on_its_way_is_not_read_again() -> None:
     shelf = PrefetchBuffer(PrefetchBudget())
     shelf.reserve({2: 10, 3: 10})
     shelf.store({2: bytes(10)})
-    assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, OCTETS) == [1, 4, 5]
+    assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, SESSION_OCTETS) == [1, 4, 5]
 
 
 def test_what_is_read_ahead_fits_into_the_room() -> None:
     assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 100) == [1, 2, 3]
     assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 0) == [1]
-    assert len(plan_reading(range(1, 500), [], lambda number: 0, NOTHING, OCTETS)) == MAILS
+    assert len(plan_reading(range(1, 500), [], lambda number: 0, NOTHING, SESSION_OCTETS)) == MAX_MAILS
 
 
 def test_a_shelf_gives_its_octets_back() -> None:
@@ -50,14 +50,14 @@ def test_a_shelf_gives_its_octets_back() -> None:
     # when one of them waits for mails
     one.reserve({1: 30, 2: 40, 3: 90})
     # then the other has room for its part of the rest
-    assert two.room == 640 // SHARE
+    assert two.available == 640 // SHARE
     # and more as mails are sent, or do not come, or the session ends
     one.store({1: bytes(30), 2: bytes(40)})
     one.drop_missing([1, 2, 3])
-    assert two.room == 730 // SHARE
+    assert two.available == 730 // SHARE
     assert one.pop(1) == bytes(30)
     assert one.pop(1) is None
-    assert two.room == 760 // SHARE
+    assert two.available == 760 // SHARE
     one.clear()
     assert budget.left == 800
     assert one.pop(2) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.pop3_out import snapshot
-from services.pop3_out.snapshot import LINES, Snapshot
+from services.pop3_out.snapshot import LINES_PER_PIECE, Snapshot
 from shared.store.maildrops import Change, Changes, Contents
 
 # What happens to a mailbox: mails come (0), or the row of this number is deleted or, if it is, undeleted.
@@ -55,22 +55,22 @@ class Mailbox:
 
 
 def shown(box: Snapshot) -> tuple[bytes, bytes, int, list[int]]:
-    return b"".join(box.sizes(())), b"".join(box.uidls(())), box.version, list(box.blob_ids)
+    return b"".join(box.list_reply(())), b"".join(box.uidl_reply(())), box.version, list(box.blob_ids)
 
 
 @given(STEPS, st.data())
 def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int]], data: st.DataObject) -> None:
     # given a mailbox and a snapshot of it
     mailbox = Mailbox()
-    seen = snapshot.first(1, mailbox.contents())
+    seen = snapshot.build_snapshot(1, mailbox.contents())
     for step in steps:
         # when the mailbox changes
         mailbox.change(step)
         if data.draw(st.booleans()):
             before = shown(seen)
-            renewed = snapshot.renewed(seen, mailbox.changes(seen.version))
+            renewed = snapshot.apply_changes(seen, mailbox.changes(seen.version))
             # then the changes lead to what is there, and sessions at work on the old one see no difference
-            assert shown(renewed) == shown(snapshot.first(1, mailbox.contents()))
+            assert shown(renewed) == shown(snapshot.build_snapshot(1, mailbox.contents()))
             assert shown(seen) == before
             seen = renewed
 
@@ -78,39 +78,41 @@ def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int
 def test_lists_leave_out_what_is_marked_and_keep_the_numbers() -> None:
     mailbox = Mailbox()
     mailbox.change([0, 0, 0])
-    box = snapshot.first(1, mailbox.contents())
-    assert b"".join(box.sizes({2})) == b"+OK 2 messages (40 octets)\r\n1 10\r\n3 30\r\n.\r\n"
-    assert b"".join(box.uidls({1})) == b"+OK unique-id listing follows\r\n2 s2\r\n3 s3\r\n.\r\n"
+    box = snapshot.build_snapshot(1, mailbox.contents())
+    assert b"".join(box.list_reply({2})) == b"+OK 2 messages (40 octets)\r\n1 10\r\n3 30\r\n.\r\n"
+    assert b"".join(box.uidl_reply({1})) == b"+OK unique-id listing follows\r\n2 s2\r\n3 s3\r\n.\r\n"
     assert box.total == 60
     assert len(box) == 3
 
 
 def test_the_long_answers_are_made_once_by_a_snapshot_that_is_kept() -> None:
     mailbox = Mailbox()
-    mailbox.change([0] * (LINES + 1))
-    box = snapshot.first(1, mailbox.contents())
-    wanted = list(box.sizes(())), list(box.uidls(()))
-    assert box.sizes(()) is not box.sizes(())
+    mailbox.change([0] * (LINES_PER_PIECE + 1))
+    box = snapshot.build_snapshot(1, mailbox.contents())
+    wanted = list(box.list_reply(())), list(box.uidl_reply(()))
+    assert box.list_reply(()) is not box.list_reply(())
     box.kept = True
     # an answer that was not made to its end is not kept
-    next(iter(box.uidls(())))
-    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
-    assert box.sizes(()) is box.sizes(())
-    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
-    assert len(b"".join(box.uidls({7}))) < len(b"".join(wanted[1]))
-    assert list(box.uidls(())) == wanted[1]
-    box.forget()
-    assert box.sizes(()) is not box.sizes(())
-    assert (list(box.sizes(())), list(box.uidls(()))) == wanted
+    next(iter(box.uidl_reply(())))
+    assert (list(box.list_reply(())), list(box.uidl_reply(()))) == wanted
+    assert box.list_reply(()) is box.list_reply(())
+    assert (list(box.list_reply(())), list(box.uidl_reply(()))) == wanted
+    assert len(b"".join(box.uidl_reply({7}))) < len(b"".join(wanted[1]))
+    assert list(box.uidl_reply(())) == wanted[1]
+    box.drop_replies()
+    assert box.list_reply(()) is not box.list_reply(())
+    assert (list(box.list_reply(())), list(box.uidl_reply(()))) == wanted
 
 
 def test_numbers_above_four_octets_are_kept_whole() -> None:
     large = 2**32
-    box = snapshot.first(1, Contents("s", 3, *(array("q", [7]) for _ in range(4))))
+    box = snapshot.build_snapshot(1, Contents("s", 3, *(array("q", [7]) for _ in range(4))))
     assert box.rows.itemsize == 4
-    later = snapshot.renewed(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
+    later = snapshot.apply_changes(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
     assert (list(later.rows), list(later.blob_ids), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
     assert list(later.octets) == [7, 9]
-    anew = snapshot.first(1, Contents("s", 4, later.rows, later.blob_ids, later.uids, array("q", later.octets)))
+    anew = snapshot.build_snapshot(
+        1, Contents("s", 4, later.rows, later.blob_ids, later.uids, array("q", later.octets))
+    )
     assert shown(anew) == shown(later)
-    assert list(snapshot.renewed(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]
+    assert list(snapshot.apply_changes(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]

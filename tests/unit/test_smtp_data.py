@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.smtp_in.data_reader import FIELDS, HEADER_OCTETS, LINE_OCTETS, DataReader
+from services.smtp_in.data_reader import HEADER_OCTETS, LINE_OCTETS, MAX_FIELDS, DataReader
 
 PLENTY = 10_000_000
 WIRE = st.lists(
@@ -128,14 +128,14 @@ def test_the_size_counts_without_stuffing_and_is_exact() -> None:
     too_large = read(text + b".\r\n", octets=10)[0]
 
     assert str(too_large.refusal).startswith("552 5.3.4")
-    assert too_large.kept == 0
+    assert too_large.octets_in_memory == 0
 
 
 def test_a_refused_mail_keeps_no_octets_and_is_read_to_its_end() -> None:
     mail = DataReader(1000)
     for _ in range(1000):
         assert mail.feed(b"x" * 998 + b"\r\n") == b""
-        assert mail.kept <= 1000
+        assert mail.octets_in_memory <= 1000
 
     assert mail.feed(b".\r\nNOOP\r\n") == b"NOOP\r\n"
     assert mail.ended and mail.octets == 1_000_000
@@ -168,8 +168,8 @@ def test_a_header_of_more_than_ten_thousand_fields_is_refused() -> None:
     def with_fields(count: int) -> DataReader:
         return read(b"A: b\r\n c\r\n" * count + b"\r\nbody\r\n.\r\n", [60_000])[0]
 
-    assert with_fields(FIELDS).refusal is None
-    assert str(with_fields(FIELDS + 1).refusal).startswith("552 5.3.4")
+    assert with_fields(MAX_FIELDS).refusal is None
+    assert str(with_fields(MAX_FIELDS + 1).refusal).startswith("552 5.3.4")
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

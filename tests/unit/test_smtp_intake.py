@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from services.smtp_in import commit_queue
-from services.smtp_in.commit_queue import FOR_SMALL, MEMORY_OCTETS, SMALL_OCTETS, CommitQueue
+from services.smtp_in.commit_queue import MEMORY_OCTETS, SMALL_OCTETS, SMALL_RESERVE_OCTETS, CommitQueue
 
 MIB = 1024 * 1024
 NOBODY = cast(Any, None)
@@ -19,7 +19,7 @@ def room() -> CommitQueue:
 
 async def test_who_waits_for_room_gets_it_in_order_and_as_soon_as_it_is_there() -> None:
     hands, done = room(), list[int]()
-    large = MEMORY_OCTETS - FOR_SMALL
+    large = MEMORY_OCTETS - SMALL_RESERVE_OCTETS
 
     async def come(number: int, octets: int) -> None:
         assert await hands.reserve_memory(octets, 10)
@@ -39,7 +39,7 @@ async def test_who_waits_for_room_gets_it_in_order_and_as_soon_as_it_is_there() 
 
 async def test_who_waited_in_vain_or_left_takes_nothing_and_holds_up_nobody() -> None:
     hands = room()
-    large = MEMORY_OCTETS - FOR_SMALL
+    large = MEMORY_OCTETS - SMALL_RESERVE_OCTETS
     assert await hands.reserve_memory(large, 10)
     assert not await hands.reserve_memory(50 * MIB, 0.01)
     left = asyncio.create_task(hands.reserve_memory(50 * MIB, 10))
@@ -62,7 +62,7 @@ async def test_who_waited_in_vain_or_left_takes_nothing_and_holds_up_nobody() ->
 
 async def test_small_mails_find_room_beside_large_ones() -> None:
     hands = room()
-    assert await hands.reserve_memory(MEMORY_OCTETS - FOR_SMALL, 10)
+    assert await hands.reserve_memory(MEMORY_OCTETS - SMALL_RESERVE_OCTETS, 10)
     assert not hands.try_reserve(SMALL_OCTETS + 1)
     assert hands.try_reserve(SMALL_OCTETS)
 

@@ -30,7 +30,7 @@ ALEX, JIM, KIM = (
     local(3, "kim@company.com", external_id=2),
 )
 SUPPORT, SALES = external(1, "support@company.com", "help@company.com"), external(2, "sales@company.com")
-OFFICE = Directory.of([SUPPORT, SALES], [ALEX, JIM, KIM])
+OFFICE = Directory.from_accounts([SUPPORT, SALES], [ALEX, JIM, KIM])
 
 
 def refused(address: str, directory: Directory = OFFICE) -> str:
@@ -67,7 +67,7 @@ def test_an_unknown_address_of_a_local_domain_is_never_relayed(address: str) -> 
 def test_mail_to_a_disabled_person_goes_to_the_delegate() -> None:
     away = replace(ALEX, enabled=False, delegate_id=JIM.id)
 
-    assert resolve(Directory.of([SUPPORT], [away, JIM]), "alex@local.com") == EnvelopeRecipient(
+    assert resolve(Directory.from_accounts([SUPPORT], [away, JIM]), "alex@local.com") == EnvelopeRecipient(
         "alex@local.com", "local", 2
     )
 
@@ -79,11 +79,15 @@ def test_a_delegate_who_cannot_take_it_is_none(changes: dict[str, object]) -> No
     away = replace(ALEX, enabled=False, delegate_id=JIM.id)
     delegate = replace(JIM, **changes)  # type: ignore[arg-type]  # names and values of fields
 
-    assert refused("alex@local.com", Directory.of([SUPPORT, SALES], [away, delegate, KIM])).startswith("550 5.2.1")
+    assert refused("alex@local.com", Directory.from_accounts([SUPPORT, SALES], [away, delegate, KIM])).startswith(
+        "550 5.2.1"
+    )
 
 
 def test_disabled_and_without_a_delegate_is_refused() -> None:
-    assert refused("alex@local.com", Directory.of([SUPPORT], [replace(ALEX, enabled=False)])).startswith("550 5.2.1")
+    assert refused("alex@local.com", Directory.from_accounts([SUPPORT], [replace(ALEX, enabled=False)])).startswith(
+        "550 5.2.1"
+    )
 
 
 def test_two_addresses_of_one_person_are_one_place() -> None:

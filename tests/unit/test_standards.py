@@ -50,7 +50,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
 @pytest.mark.parametrize(
     ("row", "pop3_value", "smtp_value"),
     [
-        ("connections, total", f"{pop3_listener.CONNECTIONS:,}", f"{smtp_listener.CONNECTIONS:,}"),
+        ("connections, total", f"{pop3_listener.MAX_CONNECTIONS:,}", f"{smtp_listener.MAX_CONNECTIONS:,}"),
         ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{smtp.LOGIN_SECONDS:g} s"),
         (
             "time between two complete commands",
@@ -71,29 +71,30 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "commands of a session",
-            f"{pop3_session.MISTAKES} with an error; {pop3_session.COMMANDS_BEFORE_LOGIN} before the login",
-            f"{command_loop.CALLS['MAIL']:,} of MAIL, DATA, RSET, NOOP; {command_loop.CALLS['RCPT']:,} of RCPT; "
-            f"{command_loop.OTHER_CALLS} of any other; {command_loop.MISTAKES} unknown commands",
+            f"{pop3_session.MAX_BAD_COMMANDS} with an error; {pop3_session.MAX_COMMANDS_BEFORE_LOGIN} before the login",
+            f"{command_loop.COMMAND_LIMITS['MAIL']:,} of MAIL, DATA, RSET, NOOP; "
+            f"{command_loop.COMMAND_LIMITS['RCPT']:,} of RCPT; "
+            f"{command_loop.OTHER_COMMAND_LIMIT} of any other; {command_loop.MAX_BAD_COMMANDS} unknown commands",
         ),
-        ("refused logins of a connection", f"{pop3_session.REFUSALS}", f"{smtp.REFUSALS}"),
+        ("refused logins of a connection", f"{pop3_session.MAX_REFUSED_LOGINS}", f"{smtp.MAX_REFUSED_LOGINS}"),
         (
             "failed logins per account and per address",
             f"token bucket: {throttle.BURST}, of which {throttle.RESERVED_TOKENS} is reserved for known addresses; "
             f"1 more every {throttle.SECONDS_A_TOKEN:g} s",
             "the same, counted separately",
         ),
-        ("recipients", "", f"{smtp.RECIPIENTS:,}, then 452"),
-        ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.FIELDS:,} fields"),
+        ("recipients", "", f"{smtp.MAX_RECIPIENTS:,}, then 452"),
+        ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.MAX_FIELDS:,} fields"),
         ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
         (
             "memory for incoming mails",
             "",
             f"{commit_queue.MEMORY_OCTETS // MIB} MiB for all clients; "
-            f"further mails wait for {smtp.ROOM_SECONDS:g} s, then 452",
+            f"further mails wait for {smtp.MEMORY_WAIT_SECONDS:g} s, then 452",
         ),
         (
             "memory for outgoing mails",
-            f"{readahead.ALL_OCTETS // MIB} MiB, and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
+            f"{readahead.PROCESS_OCTETS // MIB} MiB, and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
             "",
         ),
     ],

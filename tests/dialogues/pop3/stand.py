@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from deploy.machine import ports
-from services.pop3_out.listener import CONNECTIONS, Pop3Listener
+from services.pop3_out.listener import MAX_CONNECTIONS, Pop3Listener
 from services.pop3_out.snapshot import Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
@@ -56,7 +56,7 @@ class MemoryStore:
         if self.broken:
             raise Temporary("the store is away")
 
-    async def snapshot(self, local_id: int) -> Snapshot:
+    async def load_snapshot(self, local_id: int) -> Snapshot:
         self._check()
         rows = [row for row in self.mails[local_id] if row not in self.gone]
         sizes = [len(self.mails[local_id][row]) for row in rows]
@@ -65,14 +65,14 @@ class MemoryStore:
     def _bytes(self, blob_id: int) -> bytes | None:
         return next((box[blob_id] for box in self.mails.values() if blob_id in box), None)
 
-    async def whole(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+    async def read_mails(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
         self._check()
         await asyncio.sleep(0)
         self.reads.append(tuple(blob_ids))
         found = {blob_id: self._bytes(blob_id) for blob_id in blob_ids}
         return {blob_id: body for blob_id, body in found.items() if body is not None}
 
-    async def span(self, blob_id: int, start: int, length: int) -> bytes:
+    async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
         self._check()
         if self.gate is not None:
             await self.gate.wait()
@@ -82,7 +82,7 @@ class MemoryStore:
         self.reads.append((blob_id, start))
         return body[start : start + length]
 
-    async def remove(self, local: Local, row_ids: Sequence[int]) -> None:
+    async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
         if self.gate is not None:
             await self.gate.wait()
         self._check()
@@ -145,7 +145,7 @@ def trusting() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def stand(folder: Path, connections: int = CONNECTIONS, **settings: Any) -> AsyncIterator[Stand]:
+async def stand(folder: Path, connections: int = MAX_CONNECTIONS, **settings: Any) -> AsyncIterator[Stand]:
     """A server, its data in ``folder``."""
     clear, under_tls = ports.choose(2, str(folder))
     chosen = Settings(data=folder, pop3_port=clear, pop3s_port=under_tls, **settings)
@@ -156,7 +156,7 @@ async def stand(folder: Path, connections: int = CONNECTIONS, **settings: Any) -
         yield Stand(chosen, store, listener)
     finally:
         for connection in list(listener._open):  # or else the stop would wait for them
-            connection.cut()
+            connection.abort()
         await listener.close()
 
 
