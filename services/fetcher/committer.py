@@ -15,7 +15,7 @@ import structlog
 
 from services.fetcher import failure_notices
 from services.fetcher.memory_budget import MemoryShare
-from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deleted, next_try
+from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deletion_due, next_try
 from shared.amqp import publications
 from shared.errors import Temporary
 from shared.mime.headers import header_end, message_ids, values
@@ -122,7 +122,7 @@ class Committer:
         except Temporary:
             raise
         except Exception as error:  # whatever is wrong with this mail, it stays at the provider, and the next ones come
-            log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.listed.key)
+            log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.mail.key)
             self.lost = True
             await self.skip(
                 mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
@@ -134,10 +134,10 @@ class Committer:
         deleting = [
             mail.want
             for mail in new
-            if not mail.want.listed.repeated
-            and is_deleted(mail.want.was_history, self._poll.now, self._account, self._poll.now)
+            if not mail.want.mail.repeated
+            and is_deletion_due(mail.want.was_history, self._poll.now, self._account, self._poll.now)
         ]
-        at_once = {want.listed.key for want in deleting}
+        at_once = {want.mail.key for want in deleting}
         async with self._service.database.transaction() as connection:
             await polls.renew_lease(connection, self._poll)
             stored = await blobs.store_blobs(connection, [mail.content for mail in new])
@@ -149,7 +149,7 @@ class Committer:
                 ],
             )
             entries = [
-                _entry(mail, inbound_id, mail.want.listed.key in at_once)
+                _entry(mail, inbound_id, mail.want.mail.key in at_once)
                 for mail, inbound_id in zip(new, arrived, strict=True)
             ]
             entries += [_entry(mail, None, False) for mail in known]
@@ -159,7 +159,7 @@ class Committer:
                 MailEvent(
                     "renumbered",
                     external=self._account.address,
-                    reply=f"UIDL {mail.renumbered.key} is {mail.want.listed.key} now",
+                    reply=f"UIDL {mail.renumbered.key} is {mail.want.mail.key} now",
                 )
                 for mail in known
                 if mail.renumbered is not None
@@ -185,7 +185,7 @@ class Committer:
             row is not None and row.state == "skipped" and (row.next_try_at is None or row.tries >= NOTICE_TRIES)
         )
         await self._skip(
-            uidl_ledger.SkippedNow(row.id if row else None, want.listed.key, octets, reason, 0, None), header, not told
+            uidl_ledger.SkippedNow(row.id if row else None, want.mail.key, octets, reason, 0, None), header, not told
         )
 
     async def skip(self, want: FetchItem, reason: str, octets: int | None, header: bytes | None) -> None:
@@ -197,7 +197,7 @@ class Committer:
         await self._skip(
             uidl_ledger.SkippedNow(
                 want.row.id if want.row else None,
-                want.listed.key,
+                want.mail.key,
                 octets,
                 reason,
                 tries,
@@ -214,7 +214,9 @@ class Committer:
             await polls.renew_lease(connection, self._poll)
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if told:
-                notice, message_id = failure_notices.compose(address, header, skipped.octets, reason, self._poll.now)
+                notice, message_id = failure_notices.compose_notice(
+                    address, header, skipped.octets, reason, self._poll.now
+                )
                 [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice)])
                 [inbound_id] = await inbound.add_inbound(
                     connection, [inbound.Arrival("notice", blob_id, self._account.id, message_id)]
@@ -230,7 +232,7 @@ class Committer:
 
 def _entry(mail: FetchedBytes, inbound_id: int | None, deleting: bool) -> uidl_ledger.FetchedNow:
     """What the ledger is to say of a mail: the row under its UIDL, or that of the UIDL which it had before."""
-    content, key = mail.content, mail.want.listed.key
+    content, key = mail.content, mail.want.mail.key
     row = mail.want.row.id if mail.want.row else None
     if mail.renumbered is None:
         return uidl_ledger.FetchedNow(row, key, content.octets, content.sha256, inbound_id, deleting)

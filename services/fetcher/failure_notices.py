@@ -16,7 +16,7 @@ _ROUTING = ("to", "cc", "in-reply-to", "references")
 _CRLF = b"\r\n"
 
 
-def compose(
+def compose_notice(
     account: str, header: bytes | None, octets: int | None, reason: str, now: datetime.datetime
 ) -> tuple[bytes, str]:
     """The notice, and its Message-ID without angle brackets.
@@ -87,7 +87,7 @@ def _subject(original: str) -> bytes:
     return "\r\n ".join(encoded_words.encode(text, 60)).encode()
 
 
-def topmost_received(header: bytes) -> datetime.datetime | None:
+def first_received_date(header: bytes) -> datetime.datetime | None:
     """When the provider took the mail: the date of the first Received field (RFC 5321 section 4.4)."""
     found = values(header, "received")
     if not found:

@@ -71,7 +71,7 @@ class ProviderList:
 class FetchItem:
     """A mail to be fetched. row: its ledger row, None if it is unknown."""
 
-    listed: ListedMail
+    mail: ListedMail
     row: LedgerEntry | None = None
 
     @property
@@ -117,7 +117,7 @@ class UnchangedList:
     until: datetime.datetime
 
 
-def digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
+def plan_digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
     """What ``decide`` depends on, but for the ledger and the time. listed: digest of the list."""
     return hashlib.sha256(
         repr(
@@ -132,7 +132,7 @@ def digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
     ).digest()
 
 
-def quiet_until(
+def unchanged_until(
     maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, now: datetime.datetime
 ) -> datetime.datetime:
     """Until when an empty plan stays empty if neither list nor ledger changes; QUIET at the most."""
@@ -144,13 +144,13 @@ def quiet_until(
             continue
         if row.state == "skipped" and row.tries < MAX_TRIES and row.next_try_at is not None:
             due.append(row.next_try_at)
-        deleted_at = deletion_due(row.was_history, row.fetched_at, account)
+        deleted_at = deletion_time(row.was_history, row.fetched_at, account)
         if row.state == "fetched" and not mail.repeated and deleted_at is not None:
             due.append(deleted_at)
     return min(due)
 
 
-def history(maildrop: ProviderList, ledger: Iterable[LedgerEntry]) -> list[str]:
+def preexisting_keys(maildrop: ProviderList, ledger: Iterable[LedgerEntry]) -> list[str]:
     """The keys of what stands in a maildrop at first contact.
 
     Nothing if the ledger knows some of it: then the account was pointed at the same maildrop under another name, and
@@ -180,12 +180,12 @@ def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: Exter
             new.append(FetchItem(mail))
         elif row.state == "history" and account.history == "all":
             old.append(FetchItem(mail, row))
-        elif row.state == "skipped" and is_retried(row, limit, poll.now):
+        elif row.state == "skipped" and is_retry_due(row, limit, poll.now):
             again.append(FetchItem(mail, row))
         elif (
             row.state in ("fetched", "deleting")
             and not mail.repeated
-            and is_deleted(row.was_history, row.fetched_at, account, poll.now)
+            and is_deletion_due(row.was_history, row.fetched_at, account, poll.now)
         ):
             delete.append((mail, row))
     gone = list(rows.values()) if maildrop.complete else []
@@ -212,15 +212,15 @@ def _before(row: LedgerEntry) -> Literal["history", "fetched", "skipped"]:
     return row.state if row.state in ("history", "skipped") else "fetched"
 
 
-def is_deleted(
+def is_deletion_due(
     was_history: bool, fetched_at: datetime.datetime | None, account: External, now: datetime.datetime
 ) -> bool:
     """Whether a mail that we fetched is due to be deleted upstream."""
-    due = deletion_due(was_history, fetched_at, account)
+    due = deletion_time(was_history, fetched_at, account)
     return due is not None and due <= now
 
 
-def deletion_due(
+def deletion_time(
     was_history: bool, fetched_at: datetime.datetime | None, account: External
 ) -> datetime.datetime | None:
     """When a mail that we fetched is to be deleted upstream; None for never."""
@@ -229,7 +229,7 @@ def deletion_due(
     return fetched_at + datetime.timedelta(days=account.delete_after_days)
 
 
-def is_retried(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
+def is_retry_due(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
     """Whether a skipped mail is to be tried again now."""
     if row.tries >= MAX_TRIES:
         return False

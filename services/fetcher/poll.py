@@ -27,9 +27,9 @@ from services.fetcher.plan import (
     RenumberedMails,
     UnchangedList,
     decide,
-    digest,
-    history,
-    quiet_until,
+    plan_digest,
+    preexisting_keys,
+    unchanged_until,
 )
 from shared.errors import Temporary
 from shared.mime.headers import header_end
@@ -160,7 +160,7 @@ class Polling:
                 finally:
                     await intake.abandon()
             if not intake.lost:
-                numbers = [mail.number for mail, _ in plan.delete] + [want.listed.number for want in intake.deleting]
+                numbers = [mail.number for mail, _ in plan.delete] + [want.mail.number for want in intake.deleting]
                 await self._finish(client, numbers)
             self.transferring = False
             return handled > 0 and self.backlog != 0
@@ -200,7 +200,7 @@ class Polling:
             return False
         if poll.first_contact_at is None or poll.now >= poll.quiet_until:
             return False
-        if digest(listed, self._account, self._limit, poll) != poll.quiet_list:
+        if plan_digest(listed, self._account, self._limit, poll) != poll.quiet_list:
             return False
         self.quiet = UnchangedList(poll.quiet_list, poll.quiet_until)
         return True
@@ -241,7 +241,7 @@ class Polling:
     def _same_mail(self, row: LedgerEntry, body: bytearray, got: Retrieved) -> bool:
         if row.sha256 is not None:
             return (got.sha256, got.octets) == (row.sha256, row.octets)
-        received = failure_notices.topmost_received(_header(body))
+        received = failure_notices.first_received_date(_header(body))
         return received is None or self._first_contact is None or received < self._first_contact
 
     async def _is_foreign(self, client: Pop3Client, maildrop: ProviderList, known: dict[str, LedgerEntry]) -> bool:
@@ -281,7 +281,7 @@ class Polling:
                         "mails are there already"
                     )
                 self._first_contact = await uidl_ledger.record_first_contact(
-                    connection, poll, history(maildrop, await uidl_ledger.load_entries(connection, account.id))
+                    connection, poll, preexisting_keys(maildrop, await uidl_ledger.load_entries(connection, account.id))
                 )
             known = await uidl_ledger.load_entries(connection, account.id)
             plan = decide(maildrop, known, account, self._limit, poll)
@@ -296,7 +296,7 @@ class Polling:
         if plan.is_empty:
             met = replace(poll, first_contact_at=self._first_contact)
             self.quiet = UnchangedList(
-                digest(listed, account, self._limit, met), quiet_until(maildrop, known, account, poll.now)
+                plan_digest(listed, account, self._limit, met), unchanged_until(maildrop, known, account, poll.now)
             )
         self.backlog = len(plan.fetch)
         self._suspects = set()
@@ -318,15 +318,15 @@ class Polling:
             taken += len(chunk)
         sizes = await client.fetch_sizes()
         most = SIZE_TOLERANCE * self._limit
-        fitting = [want for want in wants if sizes.get(want.listed.number, 0) <= most]
-        large = [(want, sizes[want.listed.number]) for want in wants if sizes.get(want.listed.number, 0) > most]
+        fitting = [want for want in wants if sizes.get(want.mail.number, 0) <= most]
+        large = [(want, sizes[want.mail.number]) for want in wants if sizes.get(want.mail.number, 0) > most]
         plain = [want for want in fitting if want.tries < NOTICE_TRIES - 1]
         last_chance = [want for want in fitting if want.tries >= NOTICE_TRIES - 1]
         done = taken - len(wants)
         done += await self._retrieve(client, plain, sizes, intake, {})
         headers = await self._headers(client, [want for want, _ in large], intake)
         for want, octets in large:
-            await self._skip_large(intake, want, octets, headers.get(want.listed.number))
+            await self._skip_large(intake, want, octets, headers.get(want.mail.number))
         done += len(large)
         for want in last_chance:  # one by one: a mail that ends each session is blamed alone
             if self._stops(client, done):
@@ -356,7 +356,7 @@ class Polling:
 
         :param headers: what TOP showed of them, for the notices.
         """
-        by_number = {want.listed.number: want for want in wants}
+        by_number = {want.mail.number: want for want in wants}
         asked = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
         done = 0
 
@@ -369,8 +369,8 @@ class Polling:
                 want = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
-                    octets = sizes.get(want.listed.number)
-                    self._refused.append(RefusedRetr(want, got.refusal, octets, headers.get(want.listed.number)))
+                    octets = sizes.get(want.mail.number)
+                    self._refused.append(RefusedRetr(want, got.refusal, octets, headers.get(want.mail.number)))
                     continue
                 await self._count_refused(intake, self._refused)
                 if got.body is None:
@@ -423,7 +423,7 @@ class Polling:
         """The session ended while this mail was read: keep the others, and do not let this one end every session."""
         try:
             await intake.close()
-            number = want.listed.number
+            number = want.mail.number
             if isinstance(error, ReplyTooLong):
                 await self._skip_large(intake, want, error.octets, headers.get(number))
             else:
@@ -439,7 +439,7 @@ class Polling:
 
     async def _headers(self, client: Pop3Client, wants: Sequence[FetchItem], intake: Committer) -> dict[int, bytes]:
         """The headers of these mails by number, as far as TOP shows them."""
-        by_number = {want.listed.number: want for want in wants}
+        by_number = {want.mail.number: want for want in wants}
         found: dict[int, bytes] = {}
         try:
             async for got in client.fetch_headers(list(by_number), HEADER_OCTETS):
@@ -466,13 +466,13 @@ class Polling:
         headers = await self._headers(client, unknown, intake)
         old: dict[str, LedgerEntry] = {}
         for want in unknown:
-            header = headers.get(want.listed.number)
+            header = headers.get(want.mail.number)
             if header is None:
-                self._suspects.add(want.listed.number)  # no TOP: RETR will show
+                self._suspects.add(want.mail.number)  # no TOP: RETR will show
             elif self._lost_history and self._predates(header):
-                old[want.listed.key] = self._lost_history.popleft()
+                old[want.mail.key] = self._lost_history.popleft()
         await self._record_old([(row, key) for key, row in old.items()])
-        return [want for want in wants if want.listed.key not in old]
+        return [want for want in wants if want.mail.key not in old]
 
     async def _is_old(self, want: FetchItem, got: Retrieved) -> bool:
         """The same for a mail that was fetched since the server knows no TOP."""
@@ -480,11 +480,11 @@ class Polling:
             return False
         if not self._predates(_header(got.body)):
             return False
-        await self._record_old([(self._lost_history.popleft(), want.listed.key)])
+        await self._record_old([(self._lost_history.popleft(), want.mail.key)])
         return True
 
     def _predates(self, header: bytes) -> bool:
-        received = failure_notices.topmost_received(header)
+        received = failure_notices.first_received_date(header)
         return received is not None and self._first_contact is not None and received < self._first_contact
 
     async def _record_old(self, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:

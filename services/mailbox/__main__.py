@@ -2,12 +2,12 @@
 
 from services.mailbox.worker import MailboxWorker
 from shared.runtime.process import Service, run
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 
 
 async def serve(service: Service) -> None:
     """Deliver until the service is to stop."""
-    await run_stage(service, MailboxWorker(service.database, service.settings.sweep_grace_seconds))
+    await run_worker(service, MailboxWorker(service.database, service.settings.sweep_grace_seconds))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault
 from shared.runtime.memory import tune_garbage_collector
 from shared.runtime.process import Service, run
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 
 STOP_SECONDS = 40.0
 """Limits how long the service may take to stop: seconds; more than the wait for the provider's last reply
@@ -28,7 +28,7 @@ async def serve(service: Service) -> None:
         service.broker.publish_behind,
     )
     sender = SubmissionWorker(service.database, settings.sweep_grace_seconds, relaying.schedule)
-    await asyncio.gather(run_stage(service, sender), run_background(service, relaying))
+    await asyncio.gather(run_worker(service, sender), run_background(service, relaying))
 
 
 if __name__ == "__main__":

@@ -29,36 +29,36 @@ class SenderBackground:
     def __init__(self, service: Service, relaying: OutboundDelivery) -> None:
         self._service = service
         self._database = service.database
-        self._relaying = relaying
-        self._absentees = DeadOwnerDetector()
+        self._delivery = relaying
+        self._dead_owners = DeadOwnerDetector()
 
     async def schedule_due(self) -> None:
         """Wake the accounts that have something due."""
         async with self._database.statement() as connection:
             due = await relay_queue.list_due_accounts(connection)
         for external_id in due:
-            self._relaying.schedule(external_id)
+            self._delivery.schedule(external_id)
 
     async def renew_leases(self) -> None:
         """Renew the own claims, then take up those that ran out; give back what lies idle."""
-        await self._relaying.claims.renew_leases()
+        await self._delivery.claims.renew_leases()
         async with self._database.transaction() as connection:
             mended = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
             after = await outcomes.recover_orphans(connection)
         if mended:
             log.warning("the clock was set back", mails=mended)
-        self._relaying.announce(after)
-        await self._relaying.release_idle()
+        self._delivery.announce(after)
+        await self._delivery.release_idle()
 
     async def take_over_dead_senders(self) -> None:
         """Take up what senders held that died."""
         async with self._database.statement() as connection:
-            gone = self._absentees.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
+            gone = self._dead_owners.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
         if gone:
             log.warning("senders are gone", owners=gone)
             async with self._database.transaction() as connection:
                 after = await outcomes.recover_orphans(connection, gone)
-            self._relaying.announce(after)
+            self._delivery.announce(after)
             await self.check_suspects()
 
     async def check_suspects(self) -> None:
@@ -66,7 +66,7 @@ class SenderBackground:
         rehearsed = False
         while not self._service.stopping.is_set():
             async with self._service.exclusive:
-                if not await poison_check.check_next(self._database, self._relaying.claims):
+                if not await poison_check.check_next(self._database, self._delivery.claims):
                     break
             rehearsed = True
         if rehearsed:
@@ -77,7 +77,7 @@ class SenderBackground:
         for work in (outcomes.expire_mails, outcomes.notify_delays, outcomes.notify_cancelled):
             async with self._database.transaction() as connection:
                 after = await work(connection)
-            self._relaying.announce(after)
+            self._delivery.announce(after)
 
     async def lift_limits(self) -> None:
         """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
@@ -86,11 +86,11 @@ class SenderBackground:
             await account_changes.forget_refused(connection)
 
 
-async def run_background(service: Service, relaying: OutboundDelivery) -> None:
+async def run_background(service: Service, delivery: OutboundDelivery) -> None:
     """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = SenderBackground(service, relaying)
+    upkeep = SenderBackground(service, delivery)
     staying = asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="presence")
-    writer = asyncio.create_task(relaying.claims.run(), name="claims")
+    writer = asyncio.create_task(delivery.claims.run(), name="claims")
     holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.renew_leases, until_cancelled=True))
     try:
         await asyncio.gather(
@@ -100,7 +100,7 @@ async def run_background(service: Service, relaying: OutboundDelivery) -> None:
             _every(service, TELL_SECONDS, upkeep.notify_authors),
             _every(service, LIFT_SECONDS, upkeep.lift_limits, first=LIFT_SECONDS),
         )
-        await relaying.stop()
+        await delivery.stop()
     finally:  # claims are renewed until the last mail is settled
         for task in (holder, writer, staying):
             task.cancel()

@@ -42,7 +42,7 @@ RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = structlog.get_logger()
 
 
-class Stage(Protocol):
+class QueueWorker(Protocol):
     """What a stage does with its rows, named by their ids."""
 
     name: str
@@ -60,7 +60,7 @@ class Stage(Protocol):
         """Publications for rows that wait for this stage past the grace period; at most 1,000, their time recorded."""
 
 
-async def run_stage(service: Service, stage: Stage) -> None:
+async def run_worker(service: Service, stage: QueueWorker) -> None:
     """Work until the service is to stop; the batch in hand is finished first."""
     consumer = service.broker.consume(stage.queue, prefetch=2 * stage.batch)
     idle_since = [time.monotonic()]
@@ -69,7 +69,7 @@ async def run_stage(service: Service, stage: Stage) -> None:
     await asyncio.gather(worker, sweeper)
 
 
-async def _work(service: Service, stage: Stage, consumer: Consumer, idle_since: list[float]) -> None:
+async def _work(service: Service, stage: QueueWorker, consumer: Consumer, idle_since: list[float]) -> None:
     stopping = asyncio.create_task(service.stopping.wait())
     while not service.stopping.is_set():
         coming = asyncio.create_task(consumer.batch(stage.batch))
@@ -82,7 +82,7 @@ async def _work(service: Service, stage: Stage, consumer: Consumer, idle_since: 
         idle_since[0] = time.monotonic()
 
 
-async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: list[Delivery]) -> None:
+async def _handle(service: Service, stage: QueueWorker, consumer: Consumer, batch: list[Delivery]) -> None:
     wanted: list[int] = []
     returned: set[int] = set()  # somebody had them before
     noted: set[int] = set()
@@ -136,7 +136,7 @@ async def _handle(service: Service, stage: Stage, consumer: Consumer, batch: lis
     consumer.ack(batch)
 
 
-async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> None:
+async def _handle_halves(service: Service, stage: QueueWorker, ids: Sequence[int]) -> None:
     """A batch that failed: whoever is not at fault is not to wait for as many transactions as there are mails.
 
     What cannot be done now is left to the sweep: it is committed and unfinished.
@@ -155,7 +155,7 @@ async def _handle_halves(service: Service, stage: Stage, ids: Sequence[int]) -> 
                 await _count_failure(service, stage, half[0], error)
 
 
-async def _count_failure(service: Service, stage: Stage, row: int, error: Exception) -> None:
+async def _count_failure(service: Service, stage: QueueWorker, row: int, error: Exception) -> None:
     FAILURES.labels(stage.name, "mail").inc()
     trace = "".join(traceback.format_exception(error))
     log.error("mail failed", stage=stage.name, id=row, reason=repr(error), traceback=trace)
@@ -170,7 +170,7 @@ async def _count_failure(service: Service, stage: Stage, row: int, error: Except
 # ------------------------------------------------------------------------------------------------ after a death
 
 
-async def _mark_redelivered(service: Service, stage: Stage, ids: Collection[int]) -> set[int]:
+async def _mark_redelivered(service: Service, stage: QueueWorker, ids: Collection[int]) -> set[int]:
     """Note what came back; those that came back before are tried alone, and not with others."""
     async with service.database.statement() as connection:
         aside = await poison.mark_redelivered(connection, stage.name, ids)
@@ -179,7 +179,7 @@ async def _mark_redelivered(service: Service, stage: Stage, ids: Collection[int]
     return aside
 
 
-async def _clear(service: Service, stage: Stage, ids: Collection[int]) -> None:
+async def _clear(service: Service, stage: QueueWorker, ids: Collection[int]) -> None:
     try:
         async with service.database.statement() as connection:
             await poison.clear_suspects(connection, stage.name, ids)
@@ -187,7 +187,7 @@ async def _clear(service: Service, stage: Stage, ids: Collection[int]) -> None:
         log.warning("left to be tried alone", stage=stage.name, mails=len(ids), reason=str(error))
 
 
-async def _retry_isolated(service: Service, stage: Stage) -> None:
+async def _retry_isolated(service: Service, stage: QueueWorker) -> None:
     """Handle those that are due, each with nothing else in hand; what comes meanwhile has its turn between."""
     try:
         while not service.stopping.is_set():
@@ -203,7 +203,7 @@ async def _retry_isolated(service: Service, stage: Stage) -> None:
         log.exception("suspects not tried", stage=stage.name)
 
 
-async def _retry_one(service: Service, stage: Stage, suspect: Suspect) -> None:
+async def _retry_one(service: Service, stage: QueueWorker, suspect: Suspect) -> None:
     if suspect.exhausted:
         log.error("mail ends the process", stage=stage.name, id=suspect.id, crashes=suspect.crashes)
         await stage.count_failure(suspect.id, f"{service.name}: {stage.name}", suspect.reason, MAX_FAILURES)
@@ -224,7 +224,7 @@ async def _retry_one(service: Service, stage: Stage, suspect: Suspect) -> None:
 # ------------------------------------------------------------------------------------------------ sweeping
 
 
-async def _sweep(service: Service, stage: Stage, idle_since: list[float]) -> None:
+async def _sweep(service: Service, stage: QueueWorker, idle_since: list[float]) -> None:
     swept = time.monotonic()
     while not await service.wait_for_stop(SWEEP_SECONDS):
         await _retry_isolated(service, stage)

@@ -29,7 +29,7 @@ from shared.db.migrations.migrate import migrate
 from shared.errors import MAX_FAILURES, Permanent
 from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import Stage, run_stage
+from shared.runtime.queue_worker import QueueWorker, run_worker
 from shared.settings import Settings
 from shared.store import accounts, maildrops
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
@@ -118,12 +118,12 @@ async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
     for name in ("router", "mailbox", "sender"):
         service = Service(name, settings)
         await service.database.open()
-        stages: dict[str, Stage] = {
+        stages: dict[str, QueueWorker] = {
             "router": RouterWorker(service.database, 0.5),
             "mailbox": MailboxWorker(service.database, 0.5),
             "sender": SubmissionWorker(service.database, 0.5, lambda external_id: None),
         }
-        running.append((service, asyncio.create_task(run_stage(service, stages[name]))))
+        running.append((service, asyncio.create_task(run_worker(service, stages[name]))))
         await asyncio.sleep(0)
         await service.broker.open()
     yield running[0][0].database

@@ -22,7 +22,7 @@ from shared.errors import MAX_FAILURES, Temporary
 from shared.model import Content
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from shared.store import account_changes, blobs, inbound, inbound_admin
 from shared.store.inbound import Arrival
@@ -245,7 +245,7 @@ async def service(database_url: str, broker_url: str) -> AsyncIterator[Service]:
 
 
 async def running(service: Service, scripted: Scripted) -> asyncio.Task[None]:
-    work = asyncio.create_task(run_stage(service, scripted))
+    work = asyncio.create_task(run_worker(service, scripted))
     await asyncio.sleep(0)
     await service.broker.open()
     await until(lambda: service.broker.ready)

@@ -19,7 +19,7 @@ from shared.db.database import Database
 from shared.model import PollOutcome
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from shared.store import inbound, inbound_admin, polls
 from shared.store import poison as suspects
@@ -44,8 +44,8 @@ async def routing(database_url: str, broker_url: str) -> AsyncIterator[Service]:
     for service in services:
         await service.database.open()
     work = [
-        asyncio.create_task(run_stage(services[0], RouterWorker(services[0].database, 0.5))),
-        asyncio.create_task(run_stage(services[1], MailboxWorker(services[1].database, 0.5))),
+        asyncio.create_task(run_worker(services[0], RouterWorker(services[0].database, 0.5))),
+        asyncio.create_task(run_worker(services[1], MailboxWorker(services[1].database, 0.5))),
     ]
     await asyncio.sleep(0)
     for service in services:

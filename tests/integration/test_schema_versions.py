@@ -18,7 +18,7 @@ from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate, pending
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from shared.store import inbound
 from shared.store.inbound import RoutingResult
@@ -84,7 +84,7 @@ async def running(settings: Settings, version: type[Counting]) -> AsyncIterator[
     service = Service("router", settings)
     await service.database.open()
     router = version(service.database, 600.0)
-    work = asyncio.create_task(run_stage(service, router))
+    work = asyncio.create_task(run_worker(service, router))
     await asyncio.sleep(0)
     await service.broker.open()
     await until(lambda: service.broker.ready)

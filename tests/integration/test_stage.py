@@ -13,7 +13,7 @@ from shared.amqp.broker import Broker, Publication
 from shared.amqp.payloads import FetchedItem
 from shared.errors import Temporary
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import run_stage
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from tests.polling import until
 
@@ -59,7 +59,7 @@ async def stage(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recor
     """A running stage and its broker."""
     recorder = Recorder()
     service = Service("test", Settings(database_url=database_url, broker_url=broker_url))
-    running = asyncio.create_task(run_stage(service, recorder))
+    running = asyncio.create_task(run_worker(service, recorder))
     await asyncio.sleep(0)
     await service.broker.open()
     await until(lambda: service.broker.ready)

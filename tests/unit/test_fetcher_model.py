@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from services.fetcher.plan import ProviderList, RenumberedMails, decide, history, is_deleted
+from services.fetcher.plan import ProviderList, RenumberedMails, decide, is_deletion_due, preexisting_keys
 from shared.model import LedgerEntry, LedgerState
 from tests.unit.test_fetcher_plan import NOW, account, poll
 
@@ -68,7 +68,7 @@ class Model(RuleBasedStateMachine):
         """A poll that is cut after so many mails; without ``quits`` the provider deletes nothing."""
         drop = ProviderList.of(enumerate(self.provider, 1), True)
         if self.first:
-            for key in history(drop, self.ledger.values()):
+            for key in preexisting_keys(drop, self.ledger.values()):
                 self._put(LedgerEntry(next(self.ids), key, "history", None, True, None, None, None, 0, None, self.now))
             self.first = False
         plan = decide(drop, list(self.ledger.values()), self.settings, 10**9, poll(now=self.now))
@@ -85,19 +85,19 @@ class Model(RuleBasedStateMachine):
             deletes.append((mail.key, row.was_history))
         renumbered = RenumberedMails.of(plan.missing)
         for want in plan.fetch[:commits]:
-            body = self.provider[want.listed.key]
+            body = self.provider[want.mail.key]
             known = renumbered.take_match(body, len(body)) if want.row is None else None
             if known is not None:
-                self._put(replace(self.ledger[known.id], key=want.listed.key, state="fetched", before=None))
+                self._put(replace(self.ledger[known.id], key=want.mail.key, state="fetched", before=None))
                 continue
             self.delivered[body] += 1
-            at_once = is_deleted(want.was_history, self.now, self.settings, self.now)
+            at_once = is_deletion_due(want.was_history, self.now, self.settings, self.now)
             assert not at_once
             id_ = want.row.id if want.row else next(self.ids)
             self._put(
                 LedgerEntry(
                     id_,
-                    want.listed.key,
+                    want.mail.key,
                     "fetched",
                     None,
                     want.was_history,

@@ -8,7 +8,7 @@ import email.policy
 
 import pytest
 
-from services.fetcher.failure_notices import compose, topmost_received
+from services.fetcher.failure_notices import compose_notice, first_received_date
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HEADER = (
@@ -20,7 +20,7 @@ HEADER = (
 
 
 def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> None:
-    raw, message_id = compose("e@x.test", HEADER, 5000, "it is too large", NOW)
+    raw, message_id = compose_notice("e@x.test", HEADER, 5000, "it is too large", NOW)
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert b'To: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n' in raw
     assert notice["References"] == "<1@x>" and notice["From"] == "mailgroup <e@x.test>"
@@ -33,14 +33,14 @@ def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> 
 
 
 def test_without_a_header_it_goes_to_everyone_of_the_account() -> None:
-    raw, _ = compose("e@x.test", None, None, "it is broken", NOW)
+    raw, _ = compose_notice("e@x.test", None, None, "it is broken", NOW)
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert notice["To"] == "e@x.test" and "header could not be read" in notice.get_content()
 
 
 def test_a_hostile_header_adds_no_field_and_no_size() -> None:
     header = b"To: a@b\r\nBcc: x\r\nSubject: =?utf-8?q?a=0D=0ABcc:_evil@c?=\r\nCc: " + b"a@b, " * 20_000 + b"\r\n\r\n"
-    raw, _ = compose("e@x.test", header, 1, "x", NOW)
+    raw, _ = compose_notice("e@x.test", header, 1, "x", NOW)
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert notice["Bcc"] is None and notice["Cc"] is None and notice["To"] == "a@b"
     assert len(raw) < 5000
@@ -59,5 +59,5 @@ def test_a_hostile_header_adds_no_field_and_no_size() -> None:
     ],
 )
 def test_the_topmost_received_tells_when_a_mail_came(header: bytes, expected: str | None) -> None:
-    found = topmost_received(header)
+    found = first_received_date(header)
     assert (None if found is None else found.isoformat()) == expected

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.plan import MAX_TRIES, ProviderList, RenumberedMails, decide, digest, next_try, quiet_until
+from services.fetcher.plan import (
+    MAX_TRIES,
+    ProviderList,
+    RenumberedMails,
+    decide,
+    next_try,
+    plan_digest,
+    unchanged_until,
+)
 from services.fetcher.poll_interval import PollResult, after_failure, after_success
 from shared.errors import Temporary
 from shared.model import External, LedgerEntry, LedgerState, Poll, Server
@@ -91,7 +99,7 @@ def keys(rows: Iterable[LedgerEntry]) -> set[str]:
 def test_new_mail_goes_before_history_and_what_failed_before_goes_last() -> None:
     ledger = [row("h", "history", was_history=True), row("s", "skipped", tries=1, next_try_at=NOW), row("f")]
     plan = decide(maildrop("h", "s", "f", "new"), ledger, account(), LIMIT, poll())
-    assert [want.listed.key for want in plan.fetch] == ["new", "h", "s"]
+    assert [want.mail.key for want in plan.fetch] == ["new", "h", "s"]
     assert not plan.vanished and not plan.delete
 
 
@@ -160,7 +168,7 @@ def test_a_vanished_mail_that_is_listed_again_is_what_it_was() -> None:
     ledger = [row("f", "vanished", before="fetched"), row("h", "vanished", before="history")]
     plan = decide(maildrop("f", "h"), ledger, account(delete_after_days=0), LIMIT, poll())
     assert keys(plan.reappeared) == {"f", "h"}
-    assert [want.listed.key for want in plan.fetch] == ["h"]
+    assert [want.mail.key for want in plan.fetch] == ["h"]
     assert [mail.key for mail, _ in plan.delete] == ["f"]
     assert not plan.missing
 
@@ -353,22 +361,22 @@ def test_a_quiet_maildrop_stays_so_until_the_time_that_was_told(
     maildrop = ProviderList.of([(number + 1, str(number)) for number in sorted(listed)], complete)
     if not decide(maildrop, rows, mine, 100, poll()).is_empty:
         return
-    until = quiet_until(maildrop, rows, mine, NOW)
+    until = unchanged_until(maildrop, rows, mine, NOW)
     assert NOW < until <= NOW + HOUR
     at = NOW + (until - NOW) * later * 0.999
     assert decide(maildrop, rows, mine, 100, poll(now=at)).is_empty
 
 
 def test_other_settings_make_another_digest_of_the_same_list() -> None:
-    same = digest(b"list", account(), 100, poll())
-    assert digest(b"list", account(password=b"new", poll_seconds=5), 100, poll(now=NOW + DAY)) == same
+    same = plan_digest(b"list", account(), 100, poll())
+    assert plan_digest(b"list", account(password=b"new", poll_seconds=5), 100, poll(now=NOW + DAY)) == same
     others = [
-        digest(b"other", account(), 100, poll()),
-        digest(b"list", account(), 101, poll()),
-        digest(b"list", account(delete_after_days=3), 100, poll()),
-        digest(b"list", account(history="from_now"), 100, poll()),
-        digest(b"list", account(delete_history=True), 100, poll()),
-        digest(b"list", account(login="else"), 100, poll()),
-        digest(b"list", account(), 100, poll(first_contact_at=NOW)),
+        plan_digest(b"other", account(), 100, poll()),
+        plan_digest(b"list", account(), 101, poll()),
+        plan_digest(b"list", account(delete_after_days=3), 100, poll()),
+        plan_digest(b"list", account(history="from_now"), 100, poll()),
+        plan_digest(b"list", account(delete_history=True), 100, poll()),
+        plan_digest(b"list", account(login="else"), 100, poll()),
+        plan_digest(b"list", account(), 100, poll(first_contact_at=NOW)),
     ]
     assert len({same, *others}) == len(others) + 1
