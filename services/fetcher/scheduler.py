@@ -1,7 +1,7 @@
-"""Claims the accounts that are due and polls them side by side, each in a task of its own.
+"""Claims the accounts that are due and polls them concurrently, one task per account.
 
-One provider that hangs takes one place of many and delays nobody else. Whatever ends a poll is written down with the
-account and decides when it is polled next (``schedule``).
+A provider that hangs occupies one of ``MAX_POLLS`` places and delays no other account. Each result of a poll is
+recorded with its account and decides when the account is polled next (``poll_interval``).
 """
 
 from __future__ import annotations
@@ -27,84 +27,81 @@ from shared.errors import Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import External, Poll, PollOutcome
 from shared.provider.credentials import Credentials
+from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
 from shared.store.accounts import load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
 
 LAST_SUCCESS = Gauge(
-    "mailgroup_fetch_last_success_timestamp_seconds", "When an account was last polled well.", ["external"]
+    "mailgroup_fetch_last_success_timestamp_seconds", "Time of the last successful poll of an account.", ["external"]
 )
 ERRORS = Counter(
-    "mailgroup_fetch_errors_total", "Polls that failed.", ["external", "kind"]
+    "mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"]
 )  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
 
-SKIPPED = Gauge(
-    "mailgroup_skipped_messages", "Mails that could not be fetched, and of which nobody has said that it is known."
-)
+SKIPPED = Gauge("mailgroup_skipped_messages", "Mails that could not be fetched and that no operator has acknowledged.")
 
 MEASURE_SECONDS = 15.0
-POLLS = 64
-"""Polls at the same time in one process."""
+"""Interval of the count of skipped mails: the usual interval of a Prometheus scrape."""
+MAX_POLLS = 64
+"""Limit of concurrent polls in one process."""
 LARGE_MAILS = 2
-"""So many of the largest mails are held at once in one process, whoever's they are, and one more."""
+"""Memory limit of one process for mails being read or committed: so many mails of the largest allowed size. One more
+may exceed the limit (``memory_budget``)."""
 LONGEST_WAIT_SECONDS = 0.5
-"""The longest time between two looks for accounts that are due."""
+"""Upper limit of the pause between two checks for due accounts: an account that becomes due is polled this soon."""
 SHORTEST_WAIT_SECONDS = 0.2
-"""The shortest: of a thousand accounts some fall due at any time, and one look claims them together, as a look costs
-half as much as the poll of a maildrop without news. No account is polled later than it is due by more than this."""
+"""Lower limit of that pause: a check costs half as much as a poll without news, so one check claims together what
+becomes due within this time. No account is polled later than this after its due time."""
 CLOCK_SECONDS = 5.0
+"""Interval of the check whether the database's clock jumped back."""
 WRITE_SECONDS = 5.0
-AGAIN_SECONDS = 0.5
-"""Between two tries to write down how a poll ended."""
+"""Time limit of one attempt to record the result of a poll."""
+RETRY_SECONDS = 0.5
+"""Pause between two such attempts."""
 STOP_SECONDS = 8.0
-"""A poll that has not finished the mails in hand by then is cut when the service stops."""
+"""Time limit for polls that transfer mail when the service stops; then they are cancelled."""
 
 log = structlog.get_logger()
 
 
 async def serve(service: Service, credentials: Credentials) -> None:
-    """Poll until the service is to stop; then finish what is in hand, QUIT, and give the accounts back."""
-    others = [
-        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="presence"),
+    """Poll until the service is to stop; then finish the mails being transferred, QUIT, and release the accounts."""
+    take_over = partial(_take_over_dead_fetchers, service, DeadOwnerDetector())
+    background = [
+        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="liveness lock"),
         asyncio.create_task(
-            _every(CHECK_SECONDS, partial(_take_over_dead_fetchers, service, DeadOwnerDetector())), name="inherit"
+            run_periodically(CHECK_SECONDS, take_over, "dead fetcher takeover failed"), name="dead fetchers"
         ),
-        asyncio.create_task(_every(CLOCK_SECONDS, partial(_fix_clock_jump, service)), name="clock"),
-        asyncio.create_task(_every(MEASURE_SECONDS, partial(_measure, service)), name="measure"),
+        asyncio.create_task(
+            run_periodically(CLOCK_SECONDS, partial(_fix_clock_jump, service), "clock check failed"), name="clock"
+        ),
+        asyncio.create_task(
+            run_periodically(MEASURE_SECONDS, partial(_measure, service), "skipped mail count failed"), name="measure"
+        ),
     ]
     try:
         await _poll_all(service, credentials)
     finally:
-        for task in others:
+        for task in background:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it for ever, whatever happens."""
-    while True:
-        try:
-            await work()
-        except Temporary as error:
-            log.warning("waiting", reason=str(error))
-        except Exception:  # a fault here is no reason to end the fetcher
-            log.exception("upkeep failed")
-        await asyncio.sleep(seconds)
-
-
-async def _take_over_dead_fetchers(service: Service, absentees: DeadOwnerDetector) -> None:
-    """Free the accounts of fetchers that died."""
+async def _take_over_dead_fetchers(service: Service, dead_owners: DeadOwnerDetector) -> None:
+    """Release the accounts of fetchers that died."""
     async with service.database.statement() as connection:
-        gone = absentees.dead(await polls.list_dead_owners(connection, service.owner))
-        if gone:
-            log.warning("fetchers are gone", owners=gone, accounts=await polls.free_leases(connection, gone))
+        dead = dead_owners.dead(await polls.list_dead_owners(connection, service.owner))
+        if dead:
+            released = await polls.free_leases(connection, dead)
+            log.warning("fetchers died, accounts released", owners=dead, accounts=released)
 
 
 async def _fix_clock_jump(service: Service) -> None:
     async with service.database.statement() as connection:
-        if mended := await polls.fix_clock_jump(connection):
-            log.warning("the clock was set back", accounts=mended)
+        if fixed := await polls.fix_clock_jump(connection):
+            log.warning("database clock jumped back, times fixed", accounts=fixed)
 
 
 async def _measure(service: Service) -> None:
@@ -118,31 +115,31 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
     for turn in itertools.count():
         pause = LONGEST_WAIT_SECONDS
         try:
-            if len(running) < POLLS:
-                claimed, pause = await _claim_due(service, f"{service.owner}/{turn}", POLLS - len(running))
+            if len(running) < MAX_POLLS:
+                claimed, pause = await _claim_due(service, f"{service.owner}/{turn}", MAX_POLLS - len(running))
                 for account, poll in claimed:
                     polling = Polling(service, credentials, account, poll, budget)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
                     running[task] = polling
                     task.add_done_callback(running.pop)
         except Temporary as error:
-            log.warning("waiting", reason=str(error))
+            log.warning("due accounts not claimed, retrying", error=str(error), retry_seconds=pause)
         if await service.wait_for_stop(pause):
             break
     for task, polling in list(running.items()):
         if not polling.transferring:
             task.cancel()
     if running:
-        _, cut = await asyncio.wait(set(running), timeout=STOP_SECONDS)
-        for task in cut:
+        _, unfinished = await asyncio.wait(set(running), timeout=STOP_SECONDS)
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*cut, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-async def _claim_due(service: Service, owner: str, most: int) -> tuple[list[tuple[External, Poll]], float]:
-    """Claim the accounts that are due; and how many seconds to wait before the next look."""
+async def _claim_due(service: Service, owner: str, max_accounts: int) -> tuple[list[tuple[External, Poll]], float]:
+    """Claim due accounts. Returns them, and the seconds to wait before the next call."""
     async with service.database.statement() as connection:
-        claimed, seconds = await polls.claim_due(connection, owner, most)
+        claimed, seconds = await polls.claim_due(connection, owner, max_accounts)
         by_account = {poll.external_id: poll for poll in claimed}
         accounts = await load_externals(connection, list(by_account)) if by_account else []
     pause = LONGEST_WAIT_SECONDS if seconds is None else min(LONGEST_WAIT_SECONDS, max(SHORTEST_WAIT_SECONDS, seconds))
@@ -150,28 +147,27 @@ async def _claim_due(service: Service, owner: str, most: int) -> tuple[list[tupl
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:
-    """Poll one account and write down how it went. Raises nothing but cancellation."""
+    """Poll one account and record the result. Raises nothing but CancelledError."""
     began = time.monotonic()
     failure: Exception | None = None
     try:
         await _while_leased(service, poll, polling.run())
     except LeaseLost as error:
-        log.warning("poll given up", external=account.address, reason=str(error))
-        await _release_lease(service, account, poll)  # it may still be ours: the account was disabled
+        log.warning("poll lease lost", external=account.address, error=str(error))
+        await _release_lease(service, account, poll)  # we may still own the lease: the account was disabled
         return
     except asyncio.CancelledError:
-        await asyncio.create_task(
-            _release_lease(service, account, poll)
-        )  # this task counts as cancelled: no connection
+        # A cancelled task gets no database connection: another task releases the lease.
+        await asyncio.create_task(_release_lease(service, account, poll))
         raise
     except (Temporary, Permanent) as error:
         failure = error
-        log.warning("poll failed", external=account.address, kind=kind_of(error), reason=str(error))
-    except Exception as error:  # whatever it is: this account waits and is tried again, the others are not touched
+        log.warning("poll failed", external=account.address, kind=kind_of(error), error=str(error))
+    except Exception as error:  # a fault of ours: this account is retried later, the other accounts are not affected
         failure = error
-        log.exception("poll failed", external=account.address, kind=kind_of(error))
+        log.exception("poll crashed", external=account.address, kind=kind_of(error), error=repr(error))
     STAGE_SECONDS.labels("poll").observe(time.monotonic() - began)
-    course = PollResult(
+    result = PollResult(
         poll.now,
         poll.now + datetime.timedelta(seconds=time.monotonic() - began),
         polling.login_delay,
@@ -180,26 +176,26 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     )
     if failure is None:
         LAST_SUCCESS.labels(account.address).set_to_current_time()
-        outcome = after_success(account, course)
+        outcome = after_success(account, result)
         if polling.quiet is not None:
             outcome = replace(outcome, quiet_list=polling.quiet.digest, quiet_until=polling.quiet.until)
     else:
         ERRORS.labels(account.address, kind_of(failure)).inc()
-        outcome = after_failure(account, poll, course, failure, random.random())
-    await _finish(service, account, poll, outcome)
+        outcome = after_failure(account, poll, result, failure, random.random())
+    await _record_outcome(service, account, poll, outcome)
 
 
 async def _while_leased(service: Service, poll: Poll, work: Coroutine[None, None, None]) -> None:
-    """Run ``work`` and renew the lease beside it; when the lease is lost, so is the work."""
+    """Run ``work`` and renew the lease concurrently; cancel ``work`` when the lease is lost."""
     working = asyncio.create_task(work)
-    keeping = asyncio.create_task(_renew_lease(service, poll))
+    renewing = asyncio.create_task(_renew_lease(service, poll))
     try:
-        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, renewing}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (working, keeping):
+        for task in (working, renewing):
             task.cancel()
-        await asyncio.gather(working, keeping, return_exceptions=True)
-    await (keeping if working.cancelled() else working)
+        await asyncio.gather(working, renewing, return_exceptions=True)
+    await (renewing if working.cancelled() else working)
 
 
 async def _renew_lease(service: Service, poll: Poll) -> None:
@@ -210,11 +206,11 @@ async def _renew_lease(service: Service, poll: Poll) -> None:
                 await polls.renew_lease(connection, poll)
         except LeaseLost:
             raise
-        except Temporary as error:  # the next commit will tell
-            log.warning("lease not renewed", reason=str(error))
+        except Temporary as error:  # the next commit checks the lease
+            log.warning("poll lease not renewed", external_id=poll.external_id, error=str(error))
 
 
-async def _finish(service: Service, account: External, poll: Poll, outcome: PollOutcome) -> None:
+async def _record_outcome(service: Service, account: External, poll: Poll, outcome: PollOutcome) -> None:
     await _write(service, account, partial(polls.record_outcome, poll=poll, outcome=outcome))
 
 
@@ -223,7 +219,7 @@ async def _release_lease(service: Service, account: External, poll: Poll) -> Non
 
 
 async def _write(service: Service, account: External, work: Callable[[Connection], Awaitable[None]]) -> None:
-    """Let go of the account as soon as the database answers. When that takes too long the lease has ended by itself."""
+    """Execute ``work`` as soon as the database is available. Stop trying after LEASE_SECONDS: the lease has expired."""
     deadline = time.monotonic() + LEASE_SECONDS
     while True:
         try:
@@ -231,6 +227,6 @@ async def _write(service: Service, account: External, work: Callable[[Connection
                 await work(connection)
             return
         except Temporary as error:
-            log.warning("poll not recorded", external=account.address, reason=str(error))
-        if time.monotonic() > deadline or await service.wait_for_stop(AGAIN_SECONDS):
+            log.warning("poll not recorded", external=account.address, error=str(error))
+        if time.monotonic() > deadline or await service.wait_for_stop(RETRY_SECONDS):
             return

@@ -1,9 +1,8 @@
-"""What the sender does by the clock: due retries, claims, notices of delay, the five days, the gauges."""
+"""Periodic work of the sender: due retries, claims, dead senders, delay notices, expiry, limits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -11,119 +10,111 @@ from services.sender import outcomes, poison_check
 from services.sender.delivery import OutboundDelivery
 from shared.db import liveness
 from shared.db.liveness import DeadOwnerDetector, hold_liveness_lock
-from shared.errors import Temporary
+from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.store import account_changes, relay_queue, relay_status
 
-LOOK_SECONDS = 1.0
-HOLD_SECONDS = 5.0
-TELL_SECONDS = 10.0
+DUE_SECONDS = 1.0
+"""Interval of the checks for due accounts and for suspects: adds at most so much to the delay of a mail."""
+RENEW_SECONDS = 5.0
+"""Interval of lease renewal: well below the lifetime of a claim (``claims.CLAIM_SECONDS``)."""
+NOTIFY_SECONDS = 10.0
+"""Interval of notices and expiry: small beside the hours after which they are due."""
 LIFT_SECONDS = 3600.0
+"""Interval after which learnt limits of a provider are tried again."""
 
 log = structlog.get_logger()
 
 
 class SenderBackground:
-    """The repeated work; each part is safe beside another sender's."""
+    """The periodic tasks. Each is safe beside the same task of another sender."""
 
-    def __init__(self, service: Service, relaying: OutboundDelivery) -> None:
+    def __init__(self, service: Service, delivery: OutboundDelivery) -> None:
         self._service = service
         self._database = service.database
-        self._delivery = relaying
+        self._delivery = delivery
         self._dead_owners = DeadOwnerDetector()
 
     async def schedule_due(self) -> None:
-        """Wake the accounts that have something due."""
+        """Schedule the accounts that have due mail."""
         async with self._database.statement() as connection:
             due = await relay_queue.list_due_accounts(connection)
         for external_id in due:
             self._delivery.schedule(external_id)
 
     async def renew_leases(self) -> None:
-        """Renew the own claims, then take up those that ran out; give back what lies idle."""
+        """Renew the claims of this process, recover the expired claims of others, and release idle resources."""
         await self._delivery.claims.renew_leases()
         async with self._database.transaction() as connection:
-            mended = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
-            after = await outcomes.recover_orphans(connection)
-        if mended:
-            log.warning("the clock was set back", mails=mended)
-        self._delivery.announce(after)
+            fixed = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
+            recovered = await outcomes.recover_orphans(connection)
+        if fixed:
+            log.warning("database clock jumped back, times fixed", mails=fixed)
+        self._delivery.announce(recovered)
         await self._delivery.release_idle()
 
     async def take_over_dead_senders(self) -> None:
-        """Take up what senders held that died."""
+        """Recover the claims of senders that died."""
         async with self._database.statement() as connection:
-            gone = self._dead_owners.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
-        if gone:
-            log.warning("senders are gone", owners=gone)
+            dead = self._dead_owners.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
+        if dead:
+            log.warning("senders died, recovering their claims", owners=dead)
             async with self._database.transaction() as connection:
-                after = await outcomes.recover_orphans(connection, gone)
-            self._delivery.announce(after)
+                recovered = await outcomes.recover_orphans(connection, dead)
+            self._delivery.announce(recovered)
             await self.check_suspects()
 
     async def check_suspects(self) -> None:
-        """Rehearse what dead senders held, one mail after the other; then it may be claimed."""
-        rehearsed = False
+        """Do a dry run of each mail that a dead sender had claimed, one at a time; then it may be claimed again."""
+        checked = False
         while not self._service.stopping.is_set():
             async with self._service.exclusive:
                 if not await poison_check.check_next(self._database, self._delivery.claims):
                     break
-            rehearsed = True
-        if rehearsed:
+            checked = True
+        if checked:
             await self.schedule_due()
 
     async def notify_authors(self) -> None:
-        """Give up what is older than five days; tell authors what is late, and what the operator ended."""
+        """Expire mail that is older than five days; notify authors of delays, and of mail that the operator ended."""
         for work in (outcomes.expire_mails, outcomes.notify_delays, outcomes.notify_cancelled):
             async with self._database.transaction() as connection:
-                after = await work(connection)
-            self._delivery.announce(after)
+                notices = await work(connection)
+            self._delivery.announce(notices)
 
     async def lift_limits(self) -> None:
-        """Try all the connections of accounts that were limited, and sizes that were refused long ago."""
+        """Lift learnt limits: of connections for limited accounts, and of sizes that were refused long ago."""
         async with self._database.transaction() as connection:
             await relay_status.lift_limits(connection)
             await account_changes.forget_refused(connection)
 
 
 async def run_background(service: Service, delivery: OutboundDelivery) -> None:
-    """Do it all until the service is to stop, then let the mails in hand be finished."""
-    upkeep = SenderBackground(service, delivery)
-    staying = asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="presence")
-    writer = asyncio.create_task(delivery.claims.run(), name="claims")
-    holder = asyncio.create_task(_every(service, HOLD_SECONDS, upkeep.renew_leases, until_cancelled=True))
+    """Run the periodic tasks until the service is to stop, then wait until the claimed mails are finished."""
+    background = SenderBackground(service, delivery)
+    until_finished = [
+        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="liveness lock"),
+        asyncio.create_task(delivery.claims.run(), name="claims"),
+        asyncio.create_task(
+            run_periodically(RENEW_SECONDS, background.renew_leases, "lease renewal failed"), name="lease renewal"
+        ),
+    ]
+    until_stop = [
+        (DUE_SECONDS, background.schedule_due, "due account check failed", 0.0),
+        (liveness.CHECK_SECONDS, background.take_over_dead_senders, "dead sender takeover failed", 0.0),
+        (DUE_SECONDS, background.check_suspects, "suspect check failed", 0.0),
+        (NOTIFY_SECONDS, background.notify_authors, "author notification failed", 0.0),
+        (LIFT_SECONDS, background.lift_limits, "limit lift failed", LIFT_SECONDS),
+    ]
     try:
         await asyncio.gather(
-            _every(service, LOOK_SECONDS, upkeep.schedule_due),
-            _every(service, liveness.CHECK_SECONDS, upkeep.take_over_dead_senders),
-            _every(service, LOOK_SECONDS, upkeep.check_suspects),
-            _every(service, TELL_SECONDS, upkeep.notify_authors),
-            _every(service, LIFT_SECONDS, upkeep.lift_limits, first=LIFT_SECONDS),
+            *(
+                run_periodically(seconds, work, event, first_pause=first_pause, wait_for_stop=service.wait_for_stop)
+                for seconds, work, event, first_pause in until_stop
+            )
         )
         await delivery.stop()
-    finally:  # claims are renewed until the last mail is settled
-        for task in (holder, writer, staying):
+    finally:  # claims are renewed until the last mail is finished
+        for task in until_finished:
             task.cancel()
-        await asyncio.gather(holder, writer, staying, return_exceptions=True)
-
-
-async def _every(
-    service: Service,
-    seconds: float,
-    work: Callable[[], Awaitable[None]],
-    first: float = 0.0,
-    until_cancelled: bool = False,
-) -> None:
-    pause = first
-    while True:
-        if until_cancelled:
-            await asyncio.sleep(pause)
-        elif await service.wait_for_stop(pause):
-            return
-        pause = seconds
-        try:
-            await work()
-        except Temporary as error:
-            log.warning("waiting", stage="upkeep", work=work.__name__, reason=str(error))
-        except Exception:  # the next time may go well, and nobody else does this work
-            log.exception("upkeep failed", work=work.__name__)
+        await asyncio.gather(*until_finished, return_exceptions=True)
