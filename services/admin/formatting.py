@@ -1,15 +1,50 @@
-"""How times look to people, in the command line and in the console."""
+"""How states, times and time spans are written for people: in the commands, the REST API and the console. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Final
+
+MAIL_STATUS: Final = {
+    "fetched": "waiting",
+    "routed": "waiting",
+    "submitted": "waiting",
+    "queued": "waiting",
+    "claimed": "waiting",
+    "sent_unanswered": "waiting",
+    "waiting": "waiting",  # of a recipient
+    "held": "on hold",
+    "parked": "needs attention",
+    "delivered": "delivered",
+    "relayed": "sent",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "discarded": "cancelled",
+}
+"""The word for people for each state of a mail, a submission or a recipient, except ``done``."""
+_WORST_FIRST = ("waiting", "failed", "cancelled", "relayed", "delivered")
+"""Of the recipients of a submission, the first of these states that occurs gives its status."""
+
+
+def mail_status(state: str, recipient_states: Collection[str] = ()) -> str:
+    """Return the word for people for the state of a mail, a submission or a recipient.
+
+    :param recipient_states: the states of a submission's recipients. They decide for a submission that is ``done``:
+        one that failed for any recipient is ``failed``. Without them the submission is ``sent``.
+    :raises KeyError: no such state.
+    """
+    if state == "done":
+        state = next((worst for worst in _WORST_FIRST if worst in recipient_states), "relayed")
+    return MAIL_STATUS[state]
+
 
 def moment(at: str | None) -> str:
-    """A time in ISO 8601 as people read it, to the second; still UTC."""
+    """Format a time in ISO 8601 for people, to the second; still UTC."""
     return (at or "").partition(".")[0].replace("T", " ")
 
 
 def ago(seconds: float) -> str:
-    """A time span in words that are short: 5 s, 3 min, 2 h, 4 d."""
+    """Format a time span in short form: 5 s, 3 min, 2 h, 4 d."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

@@ -250,4 +250,4 @@ def test_the_state_on_the_first_page_is_renewed_by_itself(page: Page, system: Sy
     system.run("local", "disable", "alex@local.com")
     system.run("local", "disable", "jim@local.com")
     customer_writes(system, "support@company.com", "for nobody")
-    expect(page.get_by_text("mails are held")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("mails are on hold")).to_be_visible(timeout=60_000)

@@ -85,7 +85,7 @@ def test_a_mail_that_ends_its_process_is_parked_alone_after_five_deaths_of_its_o
         ("sender: sender", "poison-sender"),
         ("sender: relay", "poison-relay"),
     }
-    assert any("4 mails are parked" in problem for problem in system.json("status")["problems"])
+    assert any("4 mails need attention" in problem for problem in system.json("status")["problems"])
     assert in_mailboxes(system, "fine-in") == Counter((token, ALEX) for token in expected | later)
     assert_told(system, at_customer(system, "fine-out"))
     # when what was wrong is mended and the operator requeues them, they arrive

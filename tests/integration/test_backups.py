@@ -185,8 +185,8 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
         assert problems == [
-            "1 mails are parked after failing here",
-            "2 mails are parked by a restore from a backup: they may have been relayed since",
+            "1 mails need attention: processing failed five times",
+            "2 mails need attention: restored from a backup, they may have been relayed since",
         ]
         # one is sent when the operator says so
         async with scripted_smtp() as provider, sending(url) as bench:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from services.admin.accounts.errors import AccountsError
 from services.admin.cli.app import app
-from services.admin.mail import operations
+from services.admin.mail import history, operations
 from services.admin.mail.operations import OperationResult
+from services.admin.mail.trace import trace
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
@@ -50,6 +51,13 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         provider.by_recipient[BOB] = "451 4.3.0 later"
         id_ = await bench.submit(ANN, BOB)
         await bench.until(id_, state="queued", tries=1)
+        async with bench.database.transaction() as connection:
+            [listed] = await operations.queue(connection)
+            assert (listed["state"], listed["status"]) == ("queued", "waiting")
+            assert [(r["state"], r["status"]) for r in listed["recipients"]] == [
+                ("relayed", "sent"),
+                ("waiting", "waiting"),
+            ]
         # when
         async with bench.database.transaction() as connection:
             assert await operations.cancel(connection, [id_, 9_999], "sent by mistake") == OperationResult(
@@ -65,6 +73,11 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         assert ("cancelled", BOB) in await bench.events(id_) and ("noticed", ALEX) in await bench.events(id_)
         await bench.make_due()
         assert len(provider.taken) == 1
+        async with bench.database.transaction() as connection:
+            [traced] = await trace(connection, str(id_))
+            shown = await history.load(connection, id_)
+        assert (traced["state"], traced["status"]) == ("done", "cancelled")
+        assert shown is not None and (shown.state, shown.status) == ("done", "cancelled")
 
 
 async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> None:
@@ -93,10 +106,15 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
         assert found[0]["error"].endswith("ValueError: odd") and found[0]["since"].endswith("Z")
         assert [r["id"] for r in await operations.parked(connection, rows[1:])] == rows[1:]
+        assert {(r["state"], r["status"]) for r in found} == {("parked", "needs attention")}
         # when one is requeued and the other discarded
         assert await operations.requeue(connection, [rows[0], 9_999]) == OperationResult([rows[0]], [9_999])
         assert await operations.discard(connection, [rows[1]], "spam") == OperationResult([rows[1]], [])
         assert await operations.parked(connection) == []
+        assert [(m["state"], m["status"]) for m in await trace(connection, str(rows[0]))] == [("fetched", "waiting")]
+        assert [(m["state"], m["status"]) for m in await trace(connection, str(rows[1]))] == [
+            ("discarded", "cancelled")
+        ]
     # then the first one goes its way
     await RouterWorker(database, 5).handle(rows)
     await MailboxWorker(database, 5).handle(rows)
@@ -109,6 +127,7 @@ async def test_held_mails_say_why(database: Database) -> None:
     async with database.transaction() as connection:
         [found] = await operations.held(connection)
         assert (found["id"], found["external"]) == (row, SUPPORT) and found["reason"]
+        assert (found["state"], found["status"]) == ("held", "on hold")
         # it can be ended, too
         assert await operations.discard(connection, [row], "nobody wants it") == OperationResult([row], [])
         assert await operations.held(connection) == []

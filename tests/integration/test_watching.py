@@ -115,7 +115,7 @@ async def test_an_alarm_is_one_mail_and_one_post_and_so_is_its_end_over_a_restar
             await process.check()
         # then the first person who is there gets one mail
         assert await alarms_of(database, JIM) == [
-            "[mailgroup] Alarm: 1 mails are held: nobody enabled shares their external account"
+            "[mailgroup] Alarm: 1 mails are on hold: no enabled user shares their external account"
         ]
         assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "held")]
     # and a process that starts anew tells nothing again

@@ -155,9 +155,9 @@ def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
 def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
     found = problems.find_parked(facts(polled(), parked=6, restored=2, looping=1))
     assert [trouble.text for trouble in found] == [
-        "3 mails are parked after failing here",
-        "2 mails are parked by a restore from a backup: they may have been relayed since",
-        "1 mails are parked for going round in a loop",
+        "3 mails need attention: processing failed five times",
+        "2 mails need attention: restored from a backup, they may have been relayed since",
+        "1 mails need attention: they are in a mail loop",
     ]
     assert kinds(found) == [("parked", ""), ("parked", "restored"), ("parked", "mail loop")]
 

@@ -13,7 +13,7 @@ from services.admin.access import audit
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
 from services.admin.context import open_context
-from services.admin.formatting import ago, moment
+from services.admin.formatting import ago, mail_status, moment
 from services.admin.mail import operations
 from services.admin.mail import trace as trace_page
 from services.admin.monitoring import status as status_page
@@ -22,9 +22,12 @@ from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.store import accounts, blobs, sent_mail
 
-queue = group("Submissions that wait to be relayed.")
-parked = group("Mails that are set apart until somebody decides: they failed here, go in a loop, or were restored.")
-held = group("Mails that nobody enabled is there to get.")
+queue = group("Submissions that wait to be relayed to the provider.")
+parked = group(
+    "Mails that need attention (parked): processing failed five times, they are in a mail loop, or a restore from a "
+    "backup parked them."
+)
+held = group("Mails on hold (held): no enabled user shares the external account.")
 Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
 Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...", min=1, max=2**63 - 1)]
 
@@ -55,7 +58,7 @@ def _print_status(found: dict[str, Any]) -> None:
     print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
     print_table(
         "Queues",
-        ("Name", "Ready", "In hand", "Consumers"),
+        ("Name", "Ready", "Unacked", "Consumers"),
         ((q["name"], q["ready"], q["unacked"], q["consumers"]) for q in found["queues"]),
     )
     print_table(
@@ -74,7 +77,7 @@ def _print_status(found: dict[str, Any]) -> None:
     )
     print_table(
         "Books (mails)",
-        ("External account", "Fetched", "Delivered", "Held", "Parked", "Own copies", "In flight"),
+        ("External account", "Fetched", "Delivered", "On hold", "Needs attention", "Own copies", "In flight"),
         ((address, *book.values()) for address, book in found["books"].items()),
     )
     for problem in found["problems"]:
@@ -111,7 +114,8 @@ def trace(
 
 
 def _print_history(mail: dict[str, Any]) -> None:
-    console.print(f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>", style="bold", markup=False)
+    title = f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>  {mail['status']}"
+    console.print(title, style="bold", markup=False)
     for event in mail["events"]:
         facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
         words = ": ".join(fact for fact in facts if fact)
@@ -163,7 +167,7 @@ def route(
             "Recipients",
             ("Address", "Rule", "Reason"),
             ((addresses[r.local_id], r.rule, r.reason) for r in decision.recipients),
-            empty="nobody: the mail would be held",
+            empty="none: the mail would be on hold (held)",
         )
 
     run(work)
@@ -174,7 +178,7 @@ def route(
 
 @queue.command("list")
 def queue_list(data: Data = None, json: Json = False) -> None:
-    """What waits to be relayed, the oldest first.
+    """List the submissions that wait to be relayed, the oldest first.
 
     Example: mailgroup queue list
     """
@@ -188,12 +192,13 @@ def queue_list(data: Data = None, json: Json = False) -> None:
         now = datetime.datetime.now(datetime.UTC)
         print_table(
             "Queue",
-            ("Id", "From", "To", "Age", "Tries", "Next try"),
+            ("Id", "From", "To", "Status", "Age", "Tries", "Next try"),
             (
                 (
                     row["id"],
                     row["author"],
                     ", ".join(r["address"] for r in row["recipients"] if r["state"] == "waiting"),
+                    row["status"],
                     ago(row["age_seconds"]),
                     row["tries"],
                     _next_try(row, now),
@@ -272,7 +277,7 @@ def _act(
 
 @parked.command("list")
 def parked_list(data: Data = None, json: Json = False) -> None:
-    """Mails that are set apart until somebody decides, with what set them apart.
+    """List the mails that need attention (parked), with the service and the error that parked them.
 
     Example: mailgroup parked list
     """
@@ -282,12 +287,12 @@ def parked_list(data: Data = None, json: Json = False) -> None:
         return row["id"], row["kind"], row["message_id"], moment(row["since"]), row["origin"], last_line
 
     columns = ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error")
-    _list("Parked", columns, cells, data, json, operations.parked)
+    _list(_title("parked"), columns, cells, data, json, operations.parked)
 
 
 @parked.command("show")
 def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) -> None:
-    """A parked mail with the traceback of its last failure, or why it is parked without one.
+    """Show a mail that needs attention (parked), with the traceback of its last failure or the reason.
 
     Example: mailgroup parked show 42
     """
@@ -308,7 +313,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
 
 @parked.command("requeue")
 def parked_requeue(ids: Ids, data: Data = None, json: Json = False) -> None:
-    """Give parked mails another five tries.
+    """Process mails that need attention (parked) again, with another five tries.
 
     Example: mailgroup parked requeue 42
     """
@@ -322,7 +327,9 @@ def parked_discard(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """End parked or held mails undelivered. The trace keeps who they were for and why they ended.
+    """Cancel mails that need attention (parked) or are on hold (held): they are not delivered.
+
+    The trace keeps their recipients and the reason.
 
     Example: mailgroup parked discard 42 --reason 'spam that broke the parser'
     """
@@ -331,7 +338,7 @@ def parked_discard(
 
 @held.command("list")
 def held_list(data: Data = None, json: Json = False) -> None:
-    """Mails that nobody enabled is there to get. They are delivered as soon as somebody shares their account.
+    """List the mails on hold (held). They are delivered as soon as an enabled user shares their external account.
 
     Example: mailgroup held list
     """
@@ -339,7 +346,7 @@ def held_list(data: Data = None, json: Json = False) -> None:
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
         return row["id"], row["message_id"], moment(row["since"]), (row["reason"] or "").removeprefix("held: ")
 
-    _list("Held", ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.held)
+    _list(_title("held"), ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.held)
 
 
 def undelete(
@@ -365,6 +372,11 @@ def undelete(
 
     columns = ("Id", "Octets", "Deleted at (UTC)")
     _list(f"Deleted mails of {address}", columns, cells, data, json, lambda each: operations.deleted(each, address))
+
+
+def _title(state: str) -> str:
+    """The title of a list: the word for people, then the one of the command."""
+    return f"{mail_status(state).capitalize()} ({state})"
 
 
 def _list(

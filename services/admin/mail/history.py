@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+from services.admin.formatting import mail_status
 from services.admin.mail import header_summary
 from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
@@ -29,6 +30,16 @@ class MailHistory:
     sentences: list[str]
     events: list[tuple[str, str, str]]
     """Time (ISO 8601, UTC), the sentence, and how it is to be marked: done, waits or failed."""
+
+    @property
+    def state(self) -> str:
+        """State of the mail or the submission, as in the database."""
+        return self.arrived.state if self.arrived else self.sent.state if self.sent else ""
+
+    @property
+    def status(self) -> str:
+        """The same for people."""
+        return mail_status(self.state, [r.state for r in self.sent.recipients] if self.sent else ())
 
 
 async def load(connection: Connection, id_: int) -> MailHistory | None:

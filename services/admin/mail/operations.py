@@ -13,6 +13,7 @@ from typing import Any
 from services.admin.access import audit
 from services.admin.accounts import apply
 from services.admin.accounts.errors import AccountsError
+from services.admin.formatting import mail_status
 from services.admin.monitoring.status import find_account_problem, iso
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -68,12 +69,16 @@ async def queue(connection: Connection) -> list[dict[str, Any]]:
             "author": s.author,
             "external": s.external,
             "state": s.state,
+            "status": mail_status(s.state),
             "tries": s.tries,
             "uncertain": s.uncertain,
             "age_seconds": round(s.age),
             "next_try_at": iso(s.next_try_at),
             "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
-            "recipients": [{"address": r.address, "state": r.state, "reply": r.reply} for r in s.recipients],
+            "recipients": [
+                {"address": r.address, "state": r.state, "status": mail_status(r.state), "reply": r.reply}
+                for r in s.recipients
+            ],
         }
         for s in found
     ]
@@ -157,6 +162,8 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
         {
             "id": m.id,
             "kind": "inbound",
+            "state": m.state,
+            "status": mail_status(m.state),
             "message_id": m.message_id,
             "external": m.external,
             "origin": m.origin,
@@ -168,6 +175,8 @@ async def parked(connection: Connection, ids: Sequence[int] | None = None) -> li
         {
             "id": s.id,
             "kind": "submission",
+            "state": s.state,
+            "status": mail_status(s.state),
             "message_id": s.message_id,
             "external": s.external,
             "origin": s.origin,
@@ -201,7 +210,15 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
 async def held(connection: Connection) -> list[dict[str, Any]]:
     """Mails that nobody enabled is there to get, the oldest first."""
     return [
-        {"id": m.id, "message_id": m.message_id, "external": m.external, "reason": m.reason, "since": iso(m.state_at)}
+        {
+            "id": m.id,
+            "state": m.state,
+            "status": mail_status(m.state),
+            "message_id": m.message_id,
+            "external": m.external,
+            "reason": m.reason,
+            "since": iso(m.state_at),
+        }
         for m in await inbound_admin.list_inbound(connection, "held")
     ]
 
@@ -300,7 +317,7 @@ async def give_copy(connection: Connection, id_: int, address: str, away_from: s
     if mail is None:
         raise Permanent(f"{id_}: no mail that arrived has this id")
     if mail.state != "delivered":
-        raise Permanent(f"{id_}: is {mail.state}, not delivered; look under what is held or parked")
+        raise Permanent(f"{id_}: is {mail_status(mail.state)}, not delivered; see 'held list' and 'parked list'")
     copy = maildrops.Copy([person.id], id_, mail.blob_id, mail.octets)
     await maildrops.deliver(connection, [copy])
     if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, id_)):

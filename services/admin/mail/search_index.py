@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
+from services.admin.formatting import mail_status
 from services.admin.mail import answer_notices, header_summary
 from services.admin.mail.answer_notices import Answered, AnswerNotice
 from services.admin.mail.header_summary import HeaderSummary
@@ -33,21 +34,23 @@ PAGE = 50
 RARE = 5_000
 """Mails with a word; so many are sorted at once, where there are more the latest are soon found one by one."""
 _OCTETS = 32 * 1024
+_RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r where r.submission_id = s.id)"
 _WORD = re.compile(r"\w+", re.UNICODE)
 _TERM_CHARACTERS, _MOST_TERMS = 200, 120
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mail in a list. sent: it is a submission. state: of the mail."""
+    """A mail in a list."""
 
     id: int
-    at: datetime.datetime
-    external: str | None
+    at: datetime.datetime  # when it arrived or was submitted
+    external: str | None  # address of its external account
     sender: str
     subject: str
-    sent: bool
-    state: str
+    sent: bool  # it is a submission
+    state: str  # of the mail or submission, as in the database
+    status: str  # the same for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +329,7 @@ async def search(
         condition = "true"
     cursor = await connection.execute(
         f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
-                   coalesce(s.state, i.state)
+                   coalesce(s.state, i.state), {_RECIPIENT_STATES}
             from search_index t left join external_accounts e on e.id = t.external_id
                 left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
             where {condition} and (s.id is not null or i.id is not null)
@@ -336,7 +339,21 @@ async def search(
             order by t.mail_id desc limit %(limit)s""".encode(),
         parameters,
     )
-    return [Found(*row) for row in await cursor.fetchall()]
+    return [
+        Found(id_, at, address, sender, subject, sent, state, mail_status(state, recipients))
+        for id_, at, address, sender, subject, sent, state, recipients in await cursor.fetchall()
+    ]
+
+
+async def load_states(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Return the state and the status (the word for people) of mails and submissions, by id."""
+    cursor = await connection.execute(
+        f"""select m.id, coalesce(s.state, i.state), {_RECIPIENT_STATES}
+            from unnest(%s::bigint[]) as m (id) left join submissions s using (id) left join inbound i using (id)
+            where s.id is not null or i.id is not null""".encode(),
+        (list(ids),),
+    )
+    return {id_: (state, mail_status(state, recipients)) for id_, state, recipients in await cursor.fetchall()}
 
 
 async def _rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:

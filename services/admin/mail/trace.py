@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.admin.mail import search_index
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
 
@@ -17,6 +18,7 @@ async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     arrived = await inbound_admin.find_inbound(connection, what, MOST)
     sent = await submissions_admin.find_submission(connection, what, MOST)
     history = await maillog.load_history(connection, list(arrived), list(sent))
+    states = await search_index.load_states(connection, [*arrived, *sent])
     mails = []
     for id_, message_id in sorted({**arrived, **sent}.items()):
         events = [
@@ -24,5 +26,6 @@ async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
             for at, event in history
             if (event.inbound_id == id_ if id_ in arrived else event.submission_id == id_)
         ]
-        mails.append({"id": id_, "message_id": message_id, "events": events})
+        state, status = states[id_]
+        mails.append({"id": id_, "message_id": message_id, "state": state, "status": status, "events": events})
     return mails

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from services.admin.formatting import mail_status
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
 from services.admin.monitoring.problem_kinds import Problem
@@ -75,7 +76,7 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
     """What is wrong. :param accounted: the books, as they were read last. Pure."""
     found = [trouble for external in facts.externals if external.enabled for trouble in _of(external, facts)]
     if facts.held:
-        found.append(Problem("held", "", f"{facts.held} mails are held: nobody enabled shares their external account"))
+        found.append(Problem("held", "", describe_held(facts.held)))
     found += find_parked(facts)
     found += [
         Problem("books", account.address, f"{account.address}: {what}")
@@ -94,14 +95,21 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
     return found
 
 
+def describe_held(count: int) -> str:
+    """Say how many mails are on hold, and why. Pure."""
+    return f"{count} mails are {mail_status('held')}: no enabled user shares their external account"
+
+
 def find_parked(facts: SystemFacts) -> list[Problem]:
-    """The mails that wait for somebody to decide, by what set them apart. Pure."""
+    """Return a problem for each reason for which mails need attention (parked). Pure."""
     counted = (
-        ("", facts.parked - facts.restored - facts.looping, "are parked after failing here"),
-        ("restored", facts.restored, "are parked by a restore from a backup: they may have been relayed since"),
-        ("mail loop", facts.looping, "are parked for going round in a loop"),
+        ("", facts.parked - facts.restored - facts.looping, "processing failed five times"),
+        ("restored", facts.restored, "restored from a backup, they may have been relayed since"),
+        ("mail loop", facts.looping, "they are in a mail loop"),
     )
-    return [Problem("parked", subject, f"{count} mails {why}") for subject, count, why in counted if count]
+    return [
+        Problem("parked", subject, f"{count} mails need attention: {why}") for subject, count, why in counted if count
+    ]
 
 
 def _of(external: External, facts: SystemFacts) -> list[Problem]:

@@ -44,7 +44,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             externals.append(_external(external, poll, relay, facts.now, problems))
             _unreadable(system, external, problems)
         if facts.held:
-            problems.append(f"{facts.held} mails are held: nobody enabled shares their external account (held list)")
+            problems.append(f"{troubles.describe_held(facts.held)} (held list)")
         problems += [f"{trouble.text} (parked list)" for trouble in troubles.find_parked(facts)]
         for account in accounted:
             problems += [

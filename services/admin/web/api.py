@@ -340,7 +340,8 @@ async def show_mail(here: PageDep, who: Reader, id: Id) -> Any:
         "sender": story.summary.author,
         "subject": story.summary.subject,
         "octets": story.octets,
-        "state": story.arrived.state if story.arrived else story.sent.state if story.sent else "",
+        "state": story.state,
+        "status": story.status,
         "sentences": story.sentences,
     }
 

@@ -36,6 +36,7 @@ def _date(given: object) -> object:
 
 
 Day = Annotated[datetime.date, BeforeValidator(_date)]
+MailStatus = Annotated[str, Field(description="The state in the words for people.", examples=["delivered"])]
 
 
 class Shown(BaseModel):
@@ -181,6 +182,7 @@ class MailShown(BaseModel):
     subject: str = Field(examples=["My printer does not print"])
     sent: bool
     state: str = Field(examples=["delivered"])
+    status: MailStatus
 
 
 class StoryShown(Shown):
@@ -188,6 +190,8 @@ class StoryShown(Shown):
 
     id: int
     message_id: str | None
+    state: str = Field(examples=["delivered"])
+    status: MailStatus
     sentences: list[str] = Field(examples=[["Jim got this because To names nobody (rule 5)."]])
     events: list[dict[str, Any]]
 
@@ -197,6 +201,8 @@ class WaitingShown(Shown):
 
     id: int
     author: str
+    state: str = Field(examples=["queued"])
+    status: MailStatus
     why: str | None
 
 
@@ -204,6 +210,8 @@ class Held(Shown):
     """A mail that nobody is there to get."""
 
     id: int
+    state: Literal["held"]
+    status: MailStatus
     reason: str | None
 
 
@@ -212,6 +220,8 @@ class Parked(Shown):
 
     id: int
     kind: Literal["inbound", "submission"]
+    state: Literal["parked"]
+    status: MailStatus
     error: str | None
 
 
