@@ -50,10 +50,10 @@ class AdminContext:
 
 
 @asynccontextmanager
-async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[AdminContext]:
+async def open_context(data: Path | None, require_database: bool = True) -> AsyncIterator[AdminContext]:
     """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
 
-    :param needed: its database has to answer. :raises Permanent: there is none, or its revision
+    :param require_database: its database has to answer. :raises Permanent: there is none, or its revision
         is unknown. :raises Temporary: it does not answer.
     """
     settings = load(data=data)
@@ -63,9 +63,9 @@ async def open_context(data: Path | None, needed: bool = True) -> AsyncIterator[
             "name its folder with --data, or set MAILGROUP_DATABASE_URL)"
         )
     database = Database(settings.database_url, "admin", connections=4)
-    if needed and (why := await database.connection_error()):
+    if require_database and (why := await database.connection_error()):
         raise Temporary(why)
-    if needed:
+    if require_database:
         await check_revision(settings.database_url)
     await database.open()
     try:

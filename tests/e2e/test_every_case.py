@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.admin.accounts.apply import conflicts
+from services.admin.accounts.apply import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check
 from shared.model import Local
@@ -63,7 +63,7 @@ def may_be_saved(case: Case) -> bool:
     locals_ = [
         Local(id_, address, True, "", name, (), (), 1, None) for id_, (name, address) in enumerate(case.people.items())
     ]
-    return not any("user_name" in problem for problem in conflicts([], locals_))
+    return not any("user_name" in problem for problem in find_conflicts([], locals_))
 
 
 def accounts_of(case: Case) -> list[dict[str, Any]]:

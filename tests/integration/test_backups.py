@@ -174,13 +174,13 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
             async with database.snapshot() as connection:
                 listed = await maildrops.list_mails(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
-                stuck = await operations.parked(connection)
+                stuck = await operations.list_parked(connection)
                 problems = [trouble.text for trouble in troubles.find_parked(await troubles.load_facts(connection))]
                 assert [
                     book.difference for book in await reconciliation.load_accounts(connection, thoroughly=True)
                 ] == [0, 0]
-                assert len(await operations.held(connection)) == 1
-                assert await operations.queue(connection) == []
+                assert len(await operations.list_held(connection)) == 1
+                assert await operations.list_queue(connection) == []
         # what was to be relayed is held, and says why
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)

@@ -417,7 +417,7 @@ async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_i
         assert (await bench.poll(account)).skipped == 1
         async with bench.database.transaction() as connection:
             [external] = await load_externals(connection)
-            [row] = await operations.skipped(connection, external)
+            [row] = await operations.list_skipped(connection, external)
             assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
             # when the operator acknowledges it
             done = await operations.acknowledge(connection, external, [row["id"], 999])

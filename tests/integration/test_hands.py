@@ -52,7 +52,7 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         id_ = await bench.submit(ANN, BOB)
         await bench.until(id_, state="queued", tries=1)
         async with bench.database.transaction() as connection:
-            [listed] = await operations.queue(connection)
+            [listed] = await operations.list_queue(connection)
             assert (listed["state"], listed["status"]) == ("queued", "waiting")
             assert [(r["state"], r["status"]) for r in listed["recipients"]] == [
                 ("relayed", "sent"),
@@ -75,7 +75,7 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
         assert len(provider.taken) == 1
         async with bench.database.transaction() as connection:
             [traced] = await trace(connection, str(id_))
-            shown = await history.load(connection, id_)
+            shown = await history.load_mail_history(connection, id_)
         assert (traced["state"], traced["status"]) == ("done", "cancelled")
         assert shown is not None and (shown.state, shown.status) == ("done", "cancelled")
 
@@ -102,15 +102,15 @@ async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_disc
             for _ in range(MAX_FAILURES):
                 await inbound.count_failure(connection, row, "router: router", "Traceback …\nValueError: odd")
         # then both are shown
-        found = await operations.parked(connection)
+        found = await operations.list_parked(connection)
         assert [(r["id"], r["origin"], r["external"]) for r in found] == [(r, "router: router", SUPPORT) for r in rows]
         assert found[0]["error"].endswith("ValueError: odd") and found[0]["since"].endswith("Z")
-        assert [r["id"] for r in await operations.parked(connection, rows[1:])] == rows[1:]
+        assert [r["id"] for r in await operations.list_parked(connection, rows[1:])] == rows[1:]
         assert {(r["state"], r["status"]) for r in found} == {("parked", "needs attention")}
         # when one is requeued and the other discarded
         assert await operations.requeue(connection, [rows[0], 9_999]) == OperationResult([rows[0]], [9_999])
         assert await operations.discard(connection, [rows[1]], "spam") == OperationResult([rows[1]], [])
-        assert await operations.parked(connection) == []
+        assert await operations.list_parked(connection) == []
         assert [(m["state"], m["status"]) for m in await trace(connection, str(rows[0]))] == [("fetched", "waiting")]
         assert [(m["state"], m["status"]) for m in await trace(connection, str(rows[1]))] == [
             ("discarded", "cancelled")
@@ -125,12 +125,12 @@ async def test_held_mails_say_why(database: Database) -> None:
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     [row] = await deliver(database, mail())
     async with database.transaction() as connection:
-        [found] = await operations.held(connection)
+        [found] = await operations.list_held(connection)
         assert (found["id"], found["external"]) == (row, SUPPORT) and found["reason"]
         assert (found["state"], found["status"]) == ("held", "on hold")
         # it can be ended, too
         assert await operations.discard(connection, [row], "nobody wants it") == OperationResult([row], [])
-        assert await operations.held(connection) == []
+        assert await operations.list_held(connection) == []
 
 
 async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Database) -> None:
@@ -141,14 +141,14 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
     async with database.transaction() as connection:
         [entry] = await maildrops.list_mails(connection, people["Alex"].id)
         await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
-        [shown] = await operations.deleted(connection, ALEX)
+        [shown] = await operations.list_deleted(connection, ALEX)
         assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
         # when
         assert await operations.undelete(connection, ALEX, [row, 9_999]) == OperationResult([row], [9_999])
         # then
         [back] = await maildrops.list_mails(connection, people["Alex"].id)
         assert back.uidl != entry.uidl
-        assert await operations.deleted(connection, ALEX) == []
+        assert await operations.list_deleted(connection, ALEX) == []
         with pytest.raises(Permanent, match="no such local account"):
             await operations.undelete(connection, "nobody@local.com", [row])
 
@@ -163,12 +163,12 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
         await account_changes.remove_account(connection, "local", people["Alex"].id)
     assert await mailbox_of(database, ALEX) == []
     async with database.transaction() as connection:
-        assert (await operations.restore(connection, ALEX)).id == people["Alex"].id
+        assert (await operations.restore_account(connection, ALEX)).id == people["Alex"].id
     assert len(await mailbox_of(database, ALEX)) == 1
     for address, said in ((ALEX, "is there already"), ("nobody@local.com", "no removed local account")):
         with pytest.raises(Permanent, match=said):
             async with database.transaction() as connection:
-                await operations.restore(connection, address)
+                await operations.restore_account(connection, address)
 
 
 async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_delegate_elsewhere(
@@ -185,7 +185,7 @@ async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_de
         await account_changes.remove_account(connection, "local", people["Alex"].id)
     await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})
     async with database.transaction() as connection:
-        await operations.restore(connection, ALEX)
+        await operations.restore_account(connection, ALEX)
     # then mail to Lex is that one's alone
     _, people = await everyone(database)
     assert (people["Alex"].former_names, people["Alex"].delegate_id) == ((), None)
@@ -200,7 +200,7 @@ async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database:
         await account_changes.remove_account(connection, "local", people["Alex"].id)
         login = (people["Alex"].id, people["Alex"].password_hash)
         assert await accounts.valid_logins(connection, [login]) == set()
-        assert (await operations.restore(connection, ALEX)).enabled == enabled
+        assert (await operations.restore_account(connection, ALEX)).enabled == enabled
         assert await accounts.valid_logins(connection, [login]) == ({login} if enabled else set())
 
 
@@ -212,7 +212,7 @@ async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(data
     await apply(database, {"external_accounts": [], "local_accounts": [local("Alex", address="alexandra@local.com")]})
     with pytest.raises(AccountsError, match="a name may belong to one person only"):
         async with database.transaction() as connection:
-            await operations.restore(connection, ALEX)
+            await operations.restore_account(connection, ALEX)
     _, people = await everyone(database)
     assert people["Alex"].address == "alexandra@local.com"
 

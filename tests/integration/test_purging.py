@@ -84,7 +84,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
     # nothing that was purged comes back, and the books balance still
     async with database.snapshot() as connection:
-        assert await operations.deleted(connection, ALEX) == []
+        assert await operations.list_deleted(connection, ALEX) == []
         _, found = await reconciliation.load_accounts(connection, thoroughly=True)
     assert (found.fetched, found.books.delivered, found.difference) == (5, 5, 0)
     assert await purge(database, 15) == Counter()
@@ -101,7 +101,7 @@ async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_ba
     assert len(await mailbox_of(database, JIM)) == 3
     with pytest.raises(Permanent, match="removed longer ago than mail is kept"):
         async with database.transaction() as connection:
-            await operations.restore(connection, ALEX)
+            await operations.restore_account(connection, ALEX)
 
 
 async def submit(bench: SenderHarness, *to: str) -> int:

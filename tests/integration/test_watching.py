@@ -174,7 +174,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
 
 def shown(process: Monitor) -> dict[str, float]:
     """What its figures are."""
-    return {sample.name: sample.value for family in process.figures.collect() for sample in family.samples}
+    return {sample.name: sample.value for family in process.metrics.collect() for sample in family.samples}
 
 
 async def test_only_the_process_that_watches_shows_what_there_is_once(

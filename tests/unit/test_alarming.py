@@ -32,7 +32,7 @@ class Story:
 
     def look(self, minute: float, *found: Problem) -> None:
         step = alert_rules.decide(list(self.known.values()), found, START + datetime.timedelta(minutes=minute))
-        for key in step.gone:
+        for key in step.removed:
             del self.known[key]
         self.known |= {(alarm.kind, alarm.subject): alarm for alarm in step.saved}
         self.told += [(minute, event.what) for event in step.events]
@@ -100,7 +100,7 @@ def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
 
 
 def test_the_webhook_reads_the_same() -> None:
-    found = alert_rules.message(event(1, "cleared"), START)
+    found = alert_rules.webhook_body(event(1, "cleared"), START)
     assert (found["event"], found["kind"], found["subject"]) == ("cleared", "login", "a1@x")
     assert found["at"] == "2026-11-05T12:00:00Z" and found["text"].startswith("mailgroup: Over: a1@x")
 

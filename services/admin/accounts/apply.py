@@ -84,8 +84,8 @@ async def apply(
     if problems:
         raise AccountsError(problems)
     await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
-    await hand_names_on(connection)
-    problems = conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
+    await transfer_former_names(connection)
+    problems = find_conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
     if problems:
         raise AccountsError(problems)
     released = await inbound.release_held(connection, [external.id for external in externals.values()])
@@ -94,7 +94,7 @@ async def apply(
     return outcome
 
 
-def conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[str]:
+def find_conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[str]:
     """What must not be, looking at all accounts together; a line each, none if all is well. Pure."""
     problems = []
     owners: dict[str, str] = {}
@@ -307,7 +307,7 @@ def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
     return tuple(names.values())
 
 
-async def hand_names_on(connection: Connection) -> None:
+async def transfer_former_names(connection: Connection) -> None:
     """A former name that somebody else of the share has now is theirs alone."""
     everyone = await accounts.load_locals(connection)
     owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}

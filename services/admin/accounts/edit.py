@@ -23,7 +23,7 @@ async def prepare(
     :raises Permanent: it is there already (new), or it is not. :raises AccountsError: a field may not be so.
     """
     try:
-        old: dict[str, Any] = await export.find(connection, kind, address)
+        old: dict[str, Any] = await export.find_entry(connection, kind, address)
     except Permanent:
         if not new:
             raise
@@ -43,7 +43,7 @@ async def prepare(
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
     """What ``changes.apply`` is to make of a person who gets a further name. Errors as ``prepare``."""
-    entry = await export.find(connection, "local", address)
+    entry = await export.find_entry(connection, "local", address)
     return await prepare(connection, "local", address, {"aliases": [*entry["aliases"], name]}, new=False)
 
 
@@ -61,7 +61,7 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
     :return: what was done, a line each. :raises Permanent: there is none, or somebody shares the external account.
     """
     await account_changes.lock_for_change(connection)
-    await export.find(connection, kind, address)
+    await export.find_entry(connection, kind, address)
     people = await accounts.load_locals(connection)
     everyone = await accounts.load_externals(connection) if kind == "external" else people
     id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())

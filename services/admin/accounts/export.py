@@ -17,7 +17,7 @@ from shared.store import accounts
 Kind = Literal["external", "local"]
 
 
-async def document(connection: Connection) -> dict[str, Any]:
+async def build_document(connection: Connection) -> dict[str, Any]:
     """The accounts file that makes these accounts, passwords left out."""
     externals = await accounts.load_externals(connection)
     people = await accounts.load_locals(connection)
@@ -92,9 +92,9 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-async def find(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
+async def find_entry(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
     """The entry of an account. :raises Permanent: there is none of this address."""
-    entries = (await document(connection))[f"{kind}_accounts"]
+    entries = (await build_document(connection))[f"{kind}_accounts"]
     for entry in entries:
         if entry["address"].casefold() == address.casefold():
             return dict(entry)

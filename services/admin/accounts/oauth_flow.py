@@ -78,7 +78,7 @@ def _account(external: External) -> Any:
     return [external.login, None if external.oauth is None else asdict(external.oauth)]
 
 
-async def begin(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
+async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
     """Ask the provider; the one that waits for the same already, whoever began it, is joined.
 
     :param redirect: on loopback, where a browser brings the answer if the provider has no device flow.
@@ -86,8 +86,8 @@ async def begin(system: AdminContext, external: External, who: str, redirect: st
     """
     client = client_of(external, Grant.open(system.vault, external.password))
     async with system.database.transaction() as connection:
-        old = await oauth_requests.latest(connection, external.id)
-    if old is not None and old.state == "waits" and not old.late:
+        old = await oauth_requests.load_latest(connection, external.id)
+    if old is not None and old.state == "waits" and not old.expired:
         with suppress(Permanent):  # sealed under a key that is lost: begun anew
             asked = _PendingRequest.open(system, old)
             elsewhere = isinstance(asked.what, CodeRequest) and asked.what.redirect != redirect
@@ -100,7 +100,7 @@ async def begin(system: AdminContext, external: External, who: str, redirect: st
     else:
         what, seconds, first = oauth.begin_code(client, external.login, redirect), WAIT_SECONDS, None
     async with system.database.transaction() as connection:
-        if await oauth_requests.begin(
+        if await oauth_requests.start_request(
             connection,
             external.id,
             secrets.token_urlsafe(12),
@@ -111,7 +111,7 @@ async def begin(system: AdminContext, external: External, who: str, redirect: st
             instead_of=old.key if old else "",
         ):
             await audit.record_change(connection, who, "began to authorize external account", external.address)
-        found = await oauth_requests.latest(connection, external.id)
+        found = await oauth_requests.load_latest(connection, external.id)
     assert found is not None
     return _progress(system, found)
 
@@ -126,15 +126,17 @@ def is_authorized(system: AdminContext, external: External) -> bool:
 async def load_progress(system: AdminContext, external: External) -> Progress | None:
     """How this account's latest authorization stands."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.latest(connection, external.id)
+        found = await oauth_requests.load_latest(connection, external.id)
     return None if found is None else _progress(system, found)
 
 
-async def stop(system: AdminContext, external: External, who: str) -> None:
+async def stop_authorization(system: AdminContext, external: External, who: str) -> None:
     """Wait for nobody any more."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.latest(connection, external.id)
-        if found is not None and await oauth_requests.end(connection, found.key, "failed", f"it was stopped by {who}"):
+        found = await oauth_requests.load_latest(connection, external.id)
+        if found is not None and await oauth_requests.finish_request(
+            connection, found.key, "failed", f"it was stopped by {who}"
+        ):
             await audit.record_change(connection, who, "stopped authorizing external account", external.address)
 
 
@@ -144,7 +146,7 @@ async def poll_pending(system: AdminContext, external: External | None = None) -
     :raises Temporary: the database is away.
     """
     async with system.database.transaction() as connection:
-        due = await oauth_requests.claim(connection, external.id if external else None)
+        due = await oauth_requests.claim_due(connection, external.id if external else None)
     await asyncio.gather(*(_ask(system, found) for found in due))
 
 
@@ -154,7 +156,7 @@ async def complete_redirect(system: AdminContext, external: External, url: str) 
     :raises Permanent: it answers nothing that waits.
     """
     async with system.database.transaction() as connection:
-        found = await oauth_requests.latest(connection, external.id)
+        found = await oauth_requests.load_latest(connection, external.id)
     return await _bring([found] if found else [], system, url)
 
 
@@ -167,7 +169,7 @@ async def complete_any(system: AdminContext, url: str) -> Progress:
 
 async def _bring(among: list[OAuthRequest], system: AdminContext, url: str) -> Progress:
     for found in among:
-        if found.state != "waits" or found.late:
+        if found.state != "waits" or found.expired:
             continue
         try:
             asked = _PendingRequest.open(system, found)
@@ -180,7 +182,7 @@ async def _bring(among: list[OAuthRequest], system: AdminContext, url: str) -> P
                 continue
         await _finish(system, found, asked, url)
         async with system.database.transaction() as connection:
-            ended = await oauth_requests.latest(connection, found.external_id)
+            ended = await oauth_requests.load_latest(connection, found.external_id)
         return _progress(system, ended or found)
     raise Permanent("this address is not the answer to anything that waits here; authorize the account again")
 
@@ -191,7 +193,7 @@ async def _ask(system: AdminContext, found: OAuthRequest) -> None:
     except Permanent as error:
         await _end(system, found, "failed", str(error))
         return
-    if found.late:
+    if found.expired:
         await _end(system, found, "failed", f"{_LATE} ({found.words})" if found.words else _LATE)
     elif isinstance(asked.what, CodeRequest):  # whoever had the answer in hand ended with it; it is good only once
         await _end(system, found, "failed", "it was broken off when the answer had come; authorize it again")
@@ -238,7 +240,7 @@ async def _store(system: AdminContext, found: OAuthRequest, asked: _PendingReque
             raise Permanent("the account was changed meanwhile; authorize it again")
         grant = replace(Grant.open(system.vault, now.password), refresh_token=tokens.refresh)
         sealed = replace(grant, authorized=secrets.token_hex(8)).seal(system.vault)
-        if not await oauth_requests.end(connection, found.key, "authorized"):
+        if not await oauth_requests.finish_request(connection, found.key, "authorized"):
             return  # it was stopped, or begun anew
         if not await account_changes.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
@@ -256,12 +258,12 @@ async def _wait(system: AdminContext, found: OAuthRequest, asked: _PendingReques
 async def _end(system: AdminContext, found: OAuthRequest, state: State, words: str) -> None:
     log.info("authorization ended", external_id=found.external_id, state=state, why=words)
     async with system.database.transaction() as connection:
-        await oauth_requests.end(connection, found.key, state, words)
+        await oauth_requests.finish_request(connection, found.key, state, words)
 
 
 def _progress(system: AdminContext, found: OAuthRequest) -> Progress:
     state, words, what = found.state, found.words, None
-    if state == "waits" and found.late:
+    if state == "waits" and found.expired:
         state, words = "failed", _LATE
     elif state == "waits":
         try:

@@ -31,11 +31,11 @@ class OAuthRequest:
     begun_by: str
     begun_at: datetime
     ends_at: datetime
-    late: bool
+    expired: bool
     request: bytes = field(repr=False)
 
 
-async def latest(connection: Connection, external_id: int) -> OAuthRequest | None:
+async def load_latest(connection: Connection, external_id: int) -> OAuthRequest | None:
     """Of this account."""
     cursor = await connection.execute(
         f"select {_COLUMNS} from oauth_requests where external_id = %s".encode(), (external_id,)
@@ -50,7 +50,7 @@ async def list_waiting(connection: Connection) -> list[OAuthRequest]:
     return [OAuthRequest(*row) for row in await cursor.fetchall()]
 
 
-async def begin(
+async def start_request(
     connection: Connection,
     external_id: int,
     key: str,
@@ -88,7 +88,7 @@ async def begin(
     return cursor.rowcount == 1
 
 
-async def claim(connection: Connection, external_id: int | None = None) -> list[OAuthRequest]:
+async def claim_due(connection: Connection, external_id: int | None = None) -> list[OAuthRequest]:
     """Those whose time has come, of one account or of all; nobody else gets them for a while."""
     cursor = await connection.execute(
         f"""update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -124,7 +124,7 @@ async def postpone(connection: Connection, key: str, request: bytes, seconds: fl
     )
 
 
-async def end(connection: Connection, key: str, state: State, words: str = "") -> bool:
+async def finish_request(connection: Connection, key: str, state: State, words: str = "") -> bool:
     """End one that waits; False if it did not any more."""
     cursor = await connection.execute(
         "update oauth_requests set state = %s, words = %s, request = '' where key = %s and state = 'waits'",

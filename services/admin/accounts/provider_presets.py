@@ -85,13 +85,13 @@ PROVIDERS = (
 )
 
 
-def of_address(address: str) -> ProviderPreset | None:
+def preset_for_address(address: str) -> ProviderPreset | None:
     """The provider of this address, as far as its domain tells."""
     domain = address.rpartition("@")[2].casefold()
     return next((p for p in PROVIDERS if any(domain == d or domain.endswith(f".{d}") for d in p.domains)), None)
 
 
-def of_key(key: str) -> ProviderPreset | None:
+def preset_for_key(key: str) -> ProviderPreset | None:
     """The provider of this key."""
     return next((provider for provider in PROVIDERS if provider.key == key), None)
 

@@ -70,7 +70,7 @@ def export(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            document = await documents.document(connection)
+            document = await documents.build_document(connection)
         if json:
             print_json(document)
         else:
@@ -164,7 +164,7 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
 def _list(kind: Kind, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            entries = (await documents.document(connection))[f"{kind}_accounts"]
+            entries = (await documents.build_document(connection))[f"{kind}_accounts"]
         if json:
             print_json(entries)
         elif kind == "external":
@@ -204,7 +204,7 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
 def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            entry = await documents.find(connection, kind, address)
+            entry = await documents.find_entry(connection, kind, address)
         if json:
             print_json(entry)
         else:
@@ -268,7 +268,7 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            person = await operations.restore(connection, address)
+            person = await operations.restore_account(connection, address)
             await audit.record_change(connection, audit.operator(), "restored local account", address)
         lines = [f"local account {address}: restored{'' if person.enabled else '; it is disabled, as it was before'}"]
         if json:
@@ -347,9 +347,9 @@ def skipped(
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
                     done = await (operations.fetch_again if retry else operations.acknowledge)(connection, account, ids)
-                    did = await operations.note_skipped(connection, audit.operator(), account, retry, done)
+                    did = await operations.record_skipped(connection, audit.operator(), account, retry, done)
                 else:
-                    rows = await operations.skipped(connection, account)
+                    rows = await operations.list_skipped(connection, account)
         if acknowledge or retry:
             if json:
                 print_json({"done": done.done, "left": done.left})

@@ -17,7 +17,7 @@ from services.admin.context import AdminContext
 from shared.errors import Permanent
 from shared.model import External
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """How often the command looks whether something has come."""
 _PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
 
@@ -28,7 +28,7 @@ async def authorize(system: AdminContext, external: External, who: str, say: Cal
     :raises Permanent, Temporary: it did not come to that.
     """
     async with _listen(external) as (redirect, brought):
-        progress: Progress | None = await oauth_flow.begin(system, external, who, redirect)
+        progress: Progress | None = await oauth_flow.start_authorization(system, external, who, redirect)
         assert progress is not None
         key = progress.key
         if progress.user_code:
@@ -38,7 +38,7 @@ async def authorize(system: AdminContext, external: External, who: str, say: Cal
             say("If the browser runs on another machine, paste the address here that it shows in the end:")
         while progress is not None and progress.key == key and progress.state == "waits":
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(POLL_SECONDS):
                     url = await brought.get()
             except TimeoutError:
                 await oauth_flow.poll_pending(system, external)

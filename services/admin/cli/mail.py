@@ -41,7 +41,7 @@ def status(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data, needed=False) as system:
+        async with open_context(data, require_database=False) as system:
             with show_waiting("Asking every part"):
                 found = await status_page.gather(system, thoroughly=True)
         if json:
@@ -107,7 +107,7 @@ def trace(
         else:
             for mail in mails:
                 _print_history(mail)
-            if len(mails) >= trace_page.MOST:
+            if len(mails) >= trace_page.MAX_MAILS:
                 console.print(f"These are the latest ones; older mail of {what} is found by its id.", markup=False)
 
     run(work)
@@ -185,7 +185,7 @@ def queue_list(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            rows = await operations.queue(connection)
+            rows = await operations.list_queue(connection)
         if json:
             print_json(rows)
             return
@@ -287,7 +287,7 @@ def parked_list(data: Data = None, json: Json = False) -> None:
         return row["id"], row["kind"], row["message_id"], moment(row["since"]), row["origin"], last_line
 
     columns = ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error")
-    _list(_title("parked"), columns, cells, data, json, operations.parked)
+    _list(_title("parked"), columns, cells, data, json, operations.list_parked)
 
 
 @parked.command("show")
@@ -299,7 +299,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            rows = await operations.parked(connection, [id_])
+            rows = await operations.list_parked(connection, [id_])
         if not rows:
             raise Permanent(f"{id_}: no parked mail has this id")
         if json:
@@ -346,7 +346,7 @@ def held_list(data: Data = None, json: Json = False) -> None:
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
         return row["id"], row["message_id"], moment(row["since"]), (row["reason"] or "").removeprefix("held: ")
 
-    _list(_title("held"), ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.held)
+    _list(_title("held"), ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.list_held)
 
 
 def undelete(
@@ -371,7 +371,9 @@ def undelete(
         return row["id"], row["octets"], moment(row["deleted_at"])
 
     columns = ("Id", "Octets", "Deleted at (UTC)")
-    _list(f"Deleted mails of {address}", columns, cells, data, json, lambda each: operations.deleted(each, address))
+    _list(
+        f"Deleted mails of {address}", columns, cells, data, json, lambda each: operations.list_deleted(each, address)
+    )
 
 
 def _title(state: str) -> str:

@@ -46,7 +46,7 @@ class AnswerNotice:
     recipients: tuple[str, ...]
 
 
-async def send(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[AnswerNotice]:
+async def send_notice(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[AnswerNotice]:
     """Put the note into the mailboxes of all who share the address, but for its author, in the caller's transaction."""
     others = [person for person in sharers if person.enabled and person.id != answered.author.id]
     if not others:

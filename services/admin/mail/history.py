@@ -42,7 +42,7 @@ class MailHistory:
         return mail_status(self.state, [r.state for r in self.sent.recipients] if self.sent else ())
 
 
-async def load(connection: Connection, id_: int) -> MailHistory | None:
+async def load_mail_history(connection: Connection, id_: int) -> MailHistory | None:
     """The story of the mail with this id, if there is one."""
     arrived = await inbound_admin.load_detail(connection, id_)
     sent = (

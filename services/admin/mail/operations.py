@@ -46,15 +46,15 @@ class OperationResult:
     left: list[int]
 
     @classmethod
-    def of(cls, done: Collection[int], asked: Collection[int] | None) -> OperationResult:
+    def of(cls, done: Collection[int], requested: Collection[int] | None) -> OperationResult:
         """:param asked: None: all that there were."""
-        return cls(sorted(done), sorted(set(asked or ()) - set(done)))
+        return cls(sorted(done), sorted(set(requested or ()) - set(done)))
 
 
 # ---------------------------------------------------------------------------------------------- the queue
 
 
-async def queue(connection: Connection) -> list[dict[str, Any]]:
+async def list_queue(connection: Connection) -> list[dict[str, Any]]:
     """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
     found = await submissions_admin.list_submissions(connection, WAITING)
     addresses = {external.id: external.address for external in await accounts.load_externals(connection)}
@@ -113,7 +113,7 @@ async def _record_cancelled(connection: Connection, cancelled: dict[int, list[st
 # ---------------------------------------------------------------------------------------------- not fetched
 
 
-async def skipped(connection: Connection, external: External) -> list[dict[str, Any]]:
+async def list_skipped(connection: Connection, external: External) -> list[dict[str, Any]]:
     """The mails of an account that could not be fetched and stay at the provider, the oldest first."""
     return [
         {
@@ -144,7 +144,7 @@ async def fetch_again(
     return OperationResult.of(await uidl_ledger.retry_skipped(connection, external.id, ids), ids)
 
 
-async def note_skipped(
+async def record_skipped(
     connection: Connection, who: str, external: External, retries: bool, done: OperationResult
 ) -> str:
     """Write down who did either. :return: in a word."""
@@ -156,7 +156,7 @@ async def note_skipped(
 # ---------------------------------------------------------------------------------------------- parked and held
 
 
-async def parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+async def list_parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """Mails and submissions that are set apart (these, or all); ``error``: the last traceback, or why else."""
     return [
         {
@@ -207,7 +207,7 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
     return OperationResult.of([*arrived, *sent], ids)
 
 
-async def held(connection: Connection) -> list[dict[str, Any]]:
+async def list_held(connection: Connection) -> list[dict[str, Any]]:
     """Mails that nobody enabled is there to get, the oldest first."""
     return [
         {
@@ -226,7 +226,7 @@ async def held(connection: Connection) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------- what was deleted
 
 
-async def deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
+async def list_deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
     """The deleted mails of a person that are still kept. :raises Permanent: there is no such local account."""
     person = await _person(connection, address)
     return [
@@ -255,7 +255,7 @@ async def _person(connection: Connection, address: str) -> Local:
     return person
 
 
-async def restore(connection: Connection, address: str) -> Local:
+async def restore_account(connection: Connection, address: str) -> Local:
     """Bring back a removed local account with its mail.
 
     :raises Permanent: it is not removed, there is none, or its mail is purged already.
@@ -273,8 +273,8 @@ async def restore(connection: Connection, address: str) -> Local:
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
         person = replace(person, delegate_id=None)  # who shares another account by now
         await account_changes.save_local(connection, person)
-    await apply.hand_names_on(connection)
-    problems = apply.conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
+    await apply.transfer_former_names(connection)
+    problems = apply.find_conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
     if problems:
         raise AccountsError(problems)
     await inbound.release_held(connection, [person.external_id])

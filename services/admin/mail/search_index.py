@@ -28,7 +28,7 @@ from shared.store import accounts, blobs
 BATCH = 500
 SETTLED_SECONDS = 120
 """A mail is looked at when it has been routed; one that has not been after this time is looked at as it is."""
-NEWS = datetime.timedelta(days=1)
+MAX_NOTICE_AGE = datetime.timedelta(days=1)
 """Nobody is told of an answer that is older."""
 PAGE = 50
 RARE = 5_000
@@ -40,7 +40,7 @@ _TERM_CHARACTERS, _MOST_TERMS = 200, 120
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundMail:
     """A mail in a list."""
 
     id: int
@@ -238,7 +238,7 @@ async def _tell_of(
 ) -> list[AnswerNotice]:
     """Tell the others of an answer, if the account wants that, and the answer is news: a catalogue that is made anew
     tells nobody of last year."""
-    if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - NEWS:
+    if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - MAX_NOTICE_AGE:
         return []
     cursor = await connection.execute(
         """select c.external_id, c.message_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
@@ -254,7 +254,7 @@ async def _tell_of(
     answered = Answered(
         external.address, message_id, sender, subject, came_at, people[0], header_summary.read_summary(head), answer.at
     )
-    return await answer_notices.send(connection, answered, sharers[external_id])
+    return await answer_notices.send_notice(connection, answered, sharers[external_id])
 
 
 async def _note_names(
@@ -300,7 +300,7 @@ async def search(
     day: datetime.date | None = None,
     before: int | None = None,
     limit: int = PAGE,
-) -> list[Found]:
+) -> list[FoundMail]:
     """Mails with all of these words, of a day (UTC), the latest first."""
     person = await accounts.local_by_login(connection, storable(text.strip())) if "@" in text else None
     external = await accounts.external_by_address(connection, storable(text.strip())) if "@" in text else None
@@ -340,7 +340,7 @@ async def search(
         parameters,
     )
     return [
-        Found(id_, at, address, sender, subject, sent, state, mail_status(state, recipients))
+        FoundMail(id_, at, address, sender, subject, sent, state, mail_status(state, recipients))
         for id_, at, address, sender, subject, sent, state, recipients in await cursor.fetchall()
     ]
 

@@ -8,15 +8,15 @@ from services.admin.mail import search_index
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
 
-MOST = 100
+MAX_MAILS = 100
 """So many mails of an address, the latest ones, inbound and submitted each."""
 
 
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     """The history of each mail found, in the form of ``trace --json``: a mail is an inbound mail or a submission."""
     what = what.strip().removeprefix("<").removesuffix(">")
-    arrived = await inbound_admin.find_inbound(connection, what, MOST)
-    sent = await submissions_admin.find_submission(connection, what, MOST)
+    arrived = await inbound_admin.find_inbound(connection, what, MAX_MAILS)
+    sent = await submissions_admin.find_submission(connection, what, MAX_MAILS)
     history = await maillog.load_history(connection, list(arrived), list(sent))
     states = await search_index.load_states(connection, [*arrived, *sent])
     mails = []

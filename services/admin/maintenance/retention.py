@@ -39,13 +39,13 @@ FIRST_SECONDS = 300.0
 EVERY_SECONDS = 6 * 3600.0
 LEASE = "purge"
 BATCH, PAUSE_SECONDS = 500, 0.1
-WALK = 5000
+SCAN_ROWS = 5000
 """Rows of a table that are looked at in one batch, where no index finds the old ones."""
-TRACE = datetime.timedelta(days=90)
+TRACE_AGE = datetime.timedelta(days=90)
 """The history of a mail is kept for so long, or as long as deleted mail if that is longer."""
-VANISHED = datetime.timedelta(days=365)
+VANISHED_AGE = datetime.timedelta(days=365)
 """A mail that a provider has not listed for so long will not be listed again: the ledger forgets it."""
-ORPHANED = datetime.timedelta(days=1)
+ORPHAN_AGE = datetime.timedelta(days=1)
 """Bytes that nothing refers to are as old as this at least: longer than any session or transaction lasts."""
 
 log = structlog.get_logger()
@@ -133,7 +133,7 @@ class Purge:
             return Counts(secrets=await account_changes.erase_secrets(connection, kept))
 
         async def events(connection: Connection) -> Counts[str]:
-            before = now - max(TRACE, self._retention)
+            before = now - max(TRACE_AGE, self._retention)
             return Counts(events=await maillog.purge_maillog(connection, before, 10 * self._batch))
 
         async def authorship(connection: Connection) -> Counts[str]:
@@ -170,7 +170,7 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                count, after = await uidl_ledger.purge_ledger(connection, after, kept, now - VANISHED, WALK)
+                count, after = await uidl_ledger.purge_ledger(connection, after, kept, now - VANISHED_AGE, SCAN_ROWS)
             yield Counts(ledger=count)
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -178,7 +178,7 @@ class Purge:
         after: int | None = 0
         while after is not None:
             async with self._database.transaction() as connection:
-                found, after = await blobs.list_orphans(connection, after, now - ORPHANED, WALK)
+                found, after = await blobs.list_orphans(connection, after, now - ORPHAN_AGE, SCAN_ROWS)
                 gone = Counts(bytes=await blobs.purge_blobs(connection, found) if found else 0)
             yield gone
             await asyncio.sleep(PAUSE_SECONDS)

@@ -20,9 +20,9 @@ from shared.model import Alert
 RESOLVE_AFTER = datetime.timedelta(minutes=2)
 """A trouble that is over for so long is over; four times as long after each time that it came back."""
 LONGEST_RESOLVE_AFTER = datetime.timedelta(hours=4)
-FORGOTTEN = datetime.timedelta(days=1)
+FORGET_AFTER = datetime.timedelta(days=1)
 """What is over for so long counts as new when it comes back."""
-ONE_BY_ONE = 3
+MAX_SEPARATE_MAILS = 3
 """So many events of one look are a mail each; more are one mail together."""
 
 What = Literal["raised", "cleared"]
@@ -42,7 +42,7 @@ class AlertChanges:
 
     events: list[AlertEvent]
     saved: list[Alert]
-    gone: list[tuple[str, str]]
+    removed: list[tuple[str, str]]
 
 
 def decide(known: Sequence[Alert], troubles: Sequence[Problem], now: datetime.datetime) -> AlertChanges:
@@ -76,8 +76,8 @@ def _is_not_there(step: AlertChanges, alarm: Alert, now: datetime.datetime) -> N
         step.events.append(AlertEvent("cleared", calm))
     elif alarm.state == "pending" and alarm.flaps:
         step.saved.append(replace(alarm, state="calm", flaps=alarm.flaps - 1, changed_at=now))
-    elif alarm.state == "pending" or (alarm.state == "calm" and now - alarm.changed_at >= FORGOTTEN):
-        step.gone.append((alarm.kind, alarm.subject))
+    elif alarm.state == "pending" or (alarm.state == "calm" and now - alarm.changed_at >= FORGET_AFTER):
+        step.removed.append((alarm.kind, alarm.subject))
 
 
 # ---------------------------------------------------------------------------------------------- in words
@@ -85,7 +85,7 @@ def _is_not_there(step: AlertChanges, alarm: Alert, now: datetime.datetime) -> N
 
 def split_into_mails(events: Sequence[AlertEvent]) -> list[list[AlertEvent]]:
     """Which events are told in one mail."""
-    return [[event] for event in events] if len(events) <= ONE_BY_ONE else [list(events)]
+    return [[event] for event in events] if len(events) <= MAX_SEPARATE_MAILS else [list(events)]
 
 
 def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tuple[bytes, str]:
@@ -134,7 +134,7 @@ def _line(text: str, most: int = 200) -> bytes:
     return line.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").encode()
 
 
-def message(event: AlertEvent, now: datetime.datetime) -> dict[str, Any]:
+def webhook_body(event: AlertEvent, now: datetime.datetime) -> dict[str, Any]:
     """The event as the webhook gets it. ``text`` alone is what most chat programs show."""
     return {
         "event": event.what,

@@ -12,7 +12,7 @@ HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class DailyStats:
     """externals, people: accounts. hours: beginning, mails fetched, mails handed in; the oldest first.
 
     waiting: submissions to be sent, oldest: seconds. held, parked: mails.
@@ -37,7 +37,7 @@ class Day:
         return sum(sent for _, _, sent in self.hours)
 
 
-async def load_day(connection: Connection, now: datetime.datetime) -> Day:
+async def load_daily_stats(connection: Connection, now: datetime.datetime) -> DailyStats:
     """:param now: UTC."""
     externals, people = await accounts.count_accounts(connection)
     fetched = await inbound_admin.count_per_hour(connection, HOURS)
@@ -48,4 +48,4 @@ async def load_day(connection: Connection, now: datetime.datetime) -> Day:
     this = now.replace(minute=0, second=0, microsecond=0)
     hours = [this - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     rows = [(hour, fetched.get(hour, 0), sent.get(hour, 0)) for hour in hours]
-    return Day(externals, people, rows, waiting, oldest, held, parked + stuck)
+    return DailyStats(externals, people, rows, waiting, oldest, held, parked + stuck)

@@ -86,7 +86,7 @@ class SystemMetrics(Collector):
             yield GaugeMetricFamily(
                 "mailgroup_books_difference_messages",
                 "Mails that were fetched and are nowhere, or are there without having been fetched.",
-                reconciliation.difference(found),
+                reconciliation.total_difference(found),
             )
 
 
@@ -96,14 +96,14 @@ class Monitor:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._database = service.database
-        self.figures = SystemMetrics()
+        self.metrics = SystemMetrics()
         self._books_due = 0.0
         self._away_since: float | None = None
         self._away_told = False
 
     async def run(self) -> None:
         """Look until the service is to stop, and let another process go on at once."""
-        REGISTRY.register(self.figures)
+        REGISTRY.register(self.metrics)
         try:
             while True:
                 await self._check_or_alert()
@@ -114,7 +114,7 @@ class Monitor:
         except Temporary as error:
             log.warning("lease not given back", reason=str(error))
         finally:
-            REGISTRY.unregister(self.figures)
+            REGISTRY.unregister(self.metrics)
 
     async def _check_or_alert(self) -> None:
         try:
@@ -135,13 +135,13 @@ class Monitor:
             mine = await leases.take_lease(connection, LEASE, self._service.owner, LEASE_SECONDS)
         back = await self._database_is_back()
         if not mine:
-            self.figures.clear()
+            self.metrics.clear()
             return
         async with self._database.snapshot() as connection:
             facts = await problems.load_facts(connection)
-        self.figures.facts = replace(facts, externals=(), polls={}, relays={})  # a thousand accounts are not kept
+        self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # a thousand accounts are not kept
         await self._read_books()
-        found = problems.find_problems(facts, self.figures.books or ())
+        found = problems.find_problems(facts, self.metrics.books or ())
         found += await asyncio.to_thread(problems.find_in_disks, self._service.settings)
         found += await asyncio.to_thread(problems.find_in_listeners, self._service.settings)
         await self._alert(found, back)
@@ -153,7 +153,7 @@ class Monitor:
         began = time.monotonic()
         try:
             async with self._database.snapshot(READ_SECONDS) as connection:
-                self.figures.books = [
+                self.metrics.books = [
                     account
                     for account in await reconciliation.load_accounts(connection, thoroughly=True)
                     if reconciliation.describe_difference(account)
@@ -169,7 +169,7 @@ class Monitor:
             known, now = await alerts.load_alerts(connection)
             step = alert_rules.decide(known, problems.deduplicated(found), now)
             events = [*before, *step.events]
-            await alerts.save_alerts(connection, step.saved, step.gone)
+            await alerts.save_alerts(connection, step.saved, step.removed)
             letters = [
                 letter
                 for what in ("raised", "cleared")
@@ -177,8 +177,8 @@ class Monitor:
             ]
             told, announced = await self._deliver(connection, letters, now) if events else ([], [])
             if self._service.settings.alert_webhook:
-                await alerts.enqueue_posts(connection, [alert_rules.message(event, now) for event in events])
-        self.figures.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
+                await alerts.enqueue_posts(connection, [alert_rules.webhook_body(event, now) for event in events])
+        self.metrics.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
         for event in events:
             log.warning("alarm", what=event.what, kind=event.alert.kind, subject=event.alert.subject,
                         text=event.alert.text)  # fmt: skip
@@ -189,7 +189,7 @@ class Monitor:
         self, connection: Connection, letters: Iterable[Sequence[AlertEvent]], now: datetime.datetime
     ) -> tuple[list[maillog.MailEvent], list[Publication]]:
         """Put the mails into the mailbox of whom they are for: no provider has a part in it."""
-        person = await recipient(connection, self._service.settings.alert_to)
+        person = await alert_recipient(connection, self._service.settings.alert_to)
         if person is None:
             log.error("there is no local account that an alarm could go to")
             return [], []
@@ -251,7 +251,7 @@ class Monitor:
             return
         event = AlertEvent("raised", _no_database(f"PostgreSQL does not answer: {why}"))
         log.error("alarm", what="raised", kind="database", text=event.alert.text)
-        refused = await self._send(alert_rules.message(event, datetime.datetime.now(datetime.UTC)))
+        refused = await self._send(alert_rules.webhook_body(event, datetime.datetime.now(datetime.UTC)))
         if refused is not None:
             log.error("alarm not posted", kind="database", reason=refused)
         self._away_told = refused is None
@@ -271,7 +271,7 @@ def _no_database(what: str) -> Alert:
     return Alert("database", "", "raised", what, 0, now, now)
 
 
-async def recipient(connection: Connection, alert_to: str | None) -> Local | None:
+async def alert_recipient(connection: Connection, alert_to: str | None) -> Local | None:
     """Whom an alarm goes to: the person of that address; where there is none, the first local account."""
     if alert_to:
         person = await accounts.local_by_login(connection, alert_to)

@@ -70,7 +70,7 @@ async def load_accounts(connection: Connection, thoroughly: bool = False) -> lis
     ]
 
 
-def difference(books: Sequence[AccountBooks]) -> int:
+def total_difference(books: Sequence[AccountBooks]) -> int:
     """Mails that do not add up, over all accounts. Pure."""
     return sum(abs(account.difference) for account in books)
 
@@ -83,7 +83,7 @@ def describe_difference(account: AccountBooks) -> str | None:
     return f"the books differ: {account.fetched} mails were fetched, {account.books.total} are accounted for{lost}"
 
 
-def late(account: AccountBooks) -> str | None:
+def describe_late(account: AccountBooks) -> str | None:
     """What has been on its way for too long, in words. Pure."""
     if not account.books.in_flight or account.oldest <= LATE_SECONDS:
         return None

@@ -49,7 +49,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         for account in accounted:
             problems += [
                 f"{account.address}: {what}"
-                for what in (reconciliation.describe_difference(account), reconciliation.late(account))
+                for what in (reconciliation.describe_difference(account), reconciliation.describe_late(account))
                 if what
             ]
         if facts.relaying and facts.relaying_oldest > OLD_SECONDS:

@@ -135,7 +135,7 @@ async def authorize(request: Request, here: PageDep, who: Administrator, address
     """Begin to authorize an account with access tokens, or join the authorization that waits already."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    return await oauth_flow.begin(here.system, external, who.name, redirect_for(request, here))
+    return await oauth_flow.start_authorization(here.system, external, who.name, redirect_for(request, here))
 
 
 @router.get("/external-accounts/{address}/authorization", response_model=AuthorizationShown, tags=["accounts"])
@@ -162,7 +162,7 @@ async def stop_authorization(here: PageDep, who: Administrator, address: At) -> 
     """Wait for nobody any more; what was authorized before stays."""
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
-    await oauth_flow.stop(here.system, external, who.name)
+    await oauth_flow.stop_authorization(here.system, external, who.name)
     return await show_authorization(here, who, address)
 
 
@@ -170,7 +170,7 @@ async def stop_authorization(here: PageDep, who: Administrator, address: At) -> 
 async def skipped(here: PageDep, who: Reader, address: At) -> Any:
     """The mails that could not be fetched and stay at the provider, the oldest first."""
     async with here.system.database.transaction() as connection:
-        return await operations.skipped(connection, await _external(connection, address))
+        return await operations.list_skipped(connection, await _external(connection, address))
 
 
 @router.post("/external-accounts/{address}/skipped-mails/retry", response_model=DoneShown, tags=["mail"])
@@ -191,7 +191,7 @@ async def _skipped(
     async with here.system.database.transaction() as connection:
         external = await _external(connection, address)
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, chosen.ids)
-        await operations.note_skipped(connection, who.name, external, retries, done)
+        await operations.record_skipped(connection, who.name, external, retries, done)
     return done
 
 
@@ -241,7 +241,7 @@ async def remove_local(here: PageDep, who: Administrator, address: At) -> Any:
 async def restore_local(here: PageDep, who: Administrator, address: At) -> Any:
     """Bring back one that was removed, with its mail."""
     async with here.system.database.transaction() as connection:
-        person = await operations.restore(connection, here.text(address))
+        person = await operations.restore_account(connection, here.text(address))
         await audit.record_change(connection, who.name, "restored local account", person.address)
     return {"changed": [f"local account {person.address}: restored"]}
 
@@ -261,7 +261,7 @@ async def deleted(here: PageDep, who: Reader, address: At) -> Any:
     """Mail that this person deleted and that is still kept."""
     async with here.system.database.transaction() as connection:
         await _local(connection, address)
-        return await operations.deleted(connection, here.text(address))
+        return await operations.list_deleted(connection, here.text(address))
 
 
 @router.post("/local-accounts/{address}/undelete", response_model=DoneShown, tags=["mail"])
@@ -278,7 +278,7 @@ async def undelete(here: PageDep, who: Administrator, address: At, chosen: Chose
 async def export(here: PageDep, who: Administrator) -> Response:
     """The accounts file, passwords left out."""
     async with here.system.database.transaction() as connection:
-        text = documents.as_yaml(await documents.document(connection))
+        text = documents.as_yaml(await documents.build_document(connection))
     return Response(text, media_type="application/yaml")
 
 
@@ -379,7 +379,7 @@ async def resend(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
 async def queue(here: PageDep, who: Reader) -> Any:
     """What waits to be sent, the oldest first."""
     async with here.system.database.transaction() as connection:
-        return await operations.queue(connection)
+        return await operations.list_queue(connection)
 
 
 @router.post("/queue/retry", response_model=DoneShown, tags=["mail"])
@@ -401,14 +401,14 @@ async def cancel(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
 async def held(here: PageDep, who: Reader) -> Any:
     """What nobody is there to get."""
     async with here.system.database.transaction() as connection:
-        return await operations.held(connection)
+        return await operations.list_held(connection)
 
 
 @router.get("/parked", response_model=list[Parked], tags=["mail"])
 async def parked(here: PageDep, who: Reader) -> Any:
     """What is set apart until somebody decides."""
     async with here.system.database.transaction() as connection:
-        return await operations.parked(connection)
+        return await operations.list_parked(connection)
 
 
 @router.post("/parked/requeue", response_model=DoneShown, tags=["mail"])
@@ -430,7 +430,7 @@ async def discard(here: PageDep, who: Administrator, chosen: Chosen) -> Any:
 
 async def _story(connection: Connection, id_: int) -> history.MailHistory:
     """:raises NotFound: there is none."""
-    story = await history.load(connection, id_)
+    story = await history.load_mail_history(connection, id_)
     if story is None:
         raise NotFound(f"{id_}: there is no such mail")
     return story

@@ -40,12 +40,14 @@ async def act(request: Request, here: PageDep, who: Administrator, address: Path
     try:
         match form.text("do"):
             case "begin":
-                begun = await oauth_flow.begin(here.system, external, who.name, redirect_for(request, here))
+                begun = await oauth_flow.start_authorization(
+                    here.system, external, who.name, redirect_for(request, here)
+                )
                 return await here.go(who, f"{page}?run={begun.key}")
             case "bring":
                 await oauth_flow.complete_redirect(here.system, external, form.text("url"))
             case "stop":
-                await oauth_flow.stop(here.system, external, who.name)
+                await oauth_flow.stop_authorization(here.system, external, who.name)
             case _:
                 raise Permanent("Nothing was chosen to be done.")
     except (Permanent, Temporary) as error:

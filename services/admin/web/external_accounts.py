@@ -165,7 +165,7 @@ async def act_on_skipped(request: Request, here: PageDep, who: Administrator, ad
     ids, retries = form.ids(), form.text("do") == "retry"
     async with here.system.database.transaction() as connection:
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
-        await operations.note_skipped(connection, who.name, external, retries, done)
+        await operations.record_skipped(connection, who.name, external, retries, done)
     said = "are tried again" if retries else "are known to stay there"
     return await here.go(who, here.linked("/external", external.address), f"{len(done.done)} mails {said}.")
 
@@ -268,7 +268,7 @@ async def _described(here: PageContext, externals: list[External]) -> list[str]:
 
 def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
     """What was typed, with the servers of the provider that was chosen, or else of the one of the address. Pure."""
-    provider = provider_presets.of_key(key) or provider_presets.of_address(values["address"])
+    provider = provider_presets.preset_for_key(key) or provider_presets.preset_for_address(values["address"])
     domain = values["address"].rpartition("@")[2]
     if provider is None:
         guessed = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
@@ -299,7 +299,7 @@ async def _dialog(
         async with here.system.database.transaction() as connection:
             facts = await _state(connection, external)
     note = provider_presets.advice(values["pop3.host"], values["smtp.host"])
-    by_address = provider_presets.of_address(values["address"])
+    by_address = provider_presets.preset_for_address(values["address"])
     if note is None and by_address is not None:
         note = by_address.note
     return await here.page(
@@ -324,7 +324,7 @@ async def _state(connection: Connection, external: External) -> dict[str, Any]:
     relay = (await relay_status.load_status(connection, [external.id])).get(external.id)
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
-        "skipped": (await operations.skipped(connection, external))[:SKIPPED],
+        "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
         "troubles_": [line for line in (status.find_account_problem(poll), status.find_account_problem(relay)) if line],

@@ -83,7 +83,7 @@ async def restore(request: Request, here: PageDep, who: Administrator) -> Respon
     address = here.text(Form(await request.form()).text("address"))
     try:
         async with here.system.database.transaction() as connection:
-            person = await operations.restore(connection, address)
+            person = await operations.restore_account(connection, address)
             await audit.record_change(connection, who.name, "restored local account", person.address)
     except (Permanent, AccountsError) as error:
         return await here.go(who, "/local/removed", str(error))

@@ -102,7 +102,7 @@ async def raw(here: PageDep, who: Administrator, id: Id) -> Response:
 
 async def _tell(here: PageContext, id_: int) -> MailHistory:
     async with here.system.database.transaction() as connection:
-        story = await history.load(connection, id_)
+        story = await history.load_mail_history(connection, id_)
     if story is None:
         raise NotFound(f"There is no mail {id_}, or it was purged.")
     return story

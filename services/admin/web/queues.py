@@ -19,9 +19,9 @@ SHOWN = 200
 async def show(request: Request, here: PageDep, who: Reader) -> Response:
     """All three."""
     async with here.system.database.transaction() as connection:
-        queue = await operations.queue(connection)
-        held = await operations.held(connection)
-        parked = await operations.parked(connection)
+        queue = await operations.list_queue(connection)
+        held = await operations.list_held(connection)
+        parked = await operations.list_parked(connection)
         ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
         headlines = await search_index.subjects(connection, ids)
     return await here.page(

@@ -11,7 +11,7 @@ import structlog
 
 from services.admin.context import AdminContext
 from services.admin.monitoring import daily_stats, status
-from services.admin.monitoring.daily_stats import Day
+from services.admin.monitoring.daily_stats import DailyStats
 from shared.db.database import Connection
 from shared.errors import Temporary
 
@@ -32,7 +32,7 @@ class StatusCache:
 
     def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
         self.found: dict[str, Any] = {}
-        self.day: Day | None = None
+        self.day: DailyStats | None = None
         self.at = 0.0
         self.number = 0
         self._system = system
@@ -73,7 +73,7 @@ class StatusCache:
 
     async def count(self, connection: Connection) -> None:
         """Count the last day anew."""
-        self.day = await daily_stats.load_day(connection, datetime.datetime.now(datetime.UTC))
+        self.day = await daily_stats.load_daily_stats(connection, datetime.datetime.now(datetime.UTC))
 
     async def run(self) -> None:
         """Look until stopped."""

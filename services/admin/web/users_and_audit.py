@@ -114,7 +114,7 @@ async def show_file(request: Request, here: PageDep, who: Administrator) -> Resp
 async def export(here: PageDep, who: Administrator) -> Response:
     """The accounts file, passwords left out."""
     async with here.system.database.transaction() as connection:
-        text = documents.as_yaml(await documents.document(connection))
+        text = documents.as_yaml(await documents.build_document(connection))
     return Response(
         text, media_type="application/yaml", headers={"Content-Disposition": 'attachment; filename="accounts.yaml"'}
     )
