@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.admin.mail import answer_notices, search_index
+from services.admin.mail import answer_notices, indexing
 from services.admin.mail.answer_notices import Answered
 from services.admin.mail.header_summary import HeaderSummary
 from services.mailbox.worker import MailboxWorker
@@ -84,7 +84,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
 async def look(database: Database) -> list[str]:
     """The catalogue goes on, and what it sends is delivered. :return: who is told."""
     async with database.transaction() as connection:
-        step = await search_index.index_next(connection)
+        step = await indexing.index_next(connection)
     await MailboxWorker(database, 5).handle([note.inbound_id for note in step.notes])
     return sorted(address for note in step.notes for address in note.recipients)
 
@@ -141,7 +141,7 @@ async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database:
     await answer(database, "Alex")
     with pytest.raises(ZeroDivisionError):
         async with database.transaction() as connection:
-            assert (await search_index.index_next(connection)).notes
+            assert (await indexing.index_next(connection)).notes
             raise ZeroDivisionError
     assert await count(database, "select count(*) from inbound where source = 'notice'") == 0
     assert await look(database) == ["eve@local.com", "jim@local.com"]

@@ -1,8 +1,8 @@
-"""What mails are found by, which mail to everyone was answered, and names that nobody has: all SQL on the tables
+"""The console's search index, the mails to everyone and their answers, and unknown names: all SQL on the tables
 search_index, shared_mails, unknown_names, search_progress.
 
-Nothing here is on the way of a mail: the console's process reads what has come since, some hundred mails at a time, and
-writes down what people will ask for. What is lost is made again from the mails.
+services/admin/mail/indexing.py fills these tables after delivery, outside the path of a mail. All rows can be built
+again from the stored mails.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from services.admin.formatting import mail_status
-from services.admin.mail import answer_notices, header_summary
-from services.admin.mail.answer_notices import Answered, AnswerNotice
+from services.admin.mail import header_summary
 from services.admin.mail.header_summary import HeaderSummary
-from shared import routing
 from shared.db.database import Connection, storable
 from shared.mime.display_names import normalise
-from shared.model import External, Local
 from shared.store import accounts, blobs
 
 BATCH = 500
+"""Mails that are indexed in one transaction."""
 SETTLED_SECONDS = 120
-"""A mail is looked at when it has been routed; one that has not been after this time is looked at as it is."""
-MAX_NOTICE_AGE = datetime.timedelta(days=1)
-"""Nobody is told of an answer that is older."""
+"""Indexing waits for the routing of a mail at most: seconds; after that the mail is indexed without its rule."""
 PAGE = 50
+"""Rows of one page of a list."""
 RARE = 5_000
-"""Mails with a word; so many are sorted at once, where there are more the latest are soon found one by one."""
+"""Mails with the terms of a search: up to this number all are sorted; if there are more, the latest are found fast
+by the index on the id."""
 _OCTETS = 32 * 1024
+"""Octets of a header that are read for the index."""
 _RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r where r.submission_id = s.id)"
 _WORD = re.compile(r"\w+", re.UNICODE)
-_TERM_CHARACTERS, _MOST_TERMS = 200, 120
+_TERM_CHARACTERS, _MAX_TERMS = 200, 120
+_NAME_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,109 +55,84 @@ class FoundMail:
 
 @dataclass(frozen=True, slots=True)
 class SharedMail:
-    """A mail that went to everyone. author: who answered it, None: nobody has."""
+    """A mail that went to everyone who shares an external account."""
 
     mail_id: int
-    external: str
-    at: datetime.datetime
+    external: str  # address of the external account
+    at: datetime.datetime  # when it arrived
     sender: str
     subject: str
-    author: str | None
+    author: str | None  # user name of the person who answered it; None: unanswered
     answered_at: datetime.datetime | None
-    submission_id: int | None
+    submission_id: int | None  # of the answer
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownName:
-    """A name that nobody has. mails: how many were addressed so."""
+    """A name in mails to an external account that no sharer has."""
 
-    external: str
-    name: str
-    mails: int
+    external: str  # address of the external account
+    name: str  # as the latest mail writes it
+    mails: int  # number of mails that are addressed to it
     last_mail_id: int
     last_at: datetime.datetime
 
 
-def index_terms(letter: HeaderSummary, ids: Collection[str]) -> list[str]:
-    """What a mail is found by: words of its subject, addresses and names, and its ids. Pure."""
-    found: dict[str, None] = {}
-    people = [*([letter.sender] if letter.sender else []), *letter.to]
+def index_terms(summary: HeaderSummary, ids: Collection[str]) -> list[str]:
+    """Return the search terms of a mail: words of its subject, addresses and names, and its ids. Pure."""
+    terms: dict[str, None] = {}
+    people = [*([summary.sender] if summary.sender else []), *summary.to]
     for text in (*ids, *(mailbox.address for mailbox in people)):
-        found[text.casefold()] = None
-    for text in (letter.subject, *(mailbox.name or "" for mailbox in people), *(m.address for m in people)):
+        terms[text.casefold()] = None
+    for text in (summary.subject, *(mailbox.name or "" for mailbox in people), *(m.address for m in people)):
         for word in _WORD.findall(text.casefold()):
-            found[word] = None
-    return [storable(term)[:_TERM_CHARACTERS] for term in list(found)[:_MOST_TERMS]]
+            terms[word] = None
+    return [storable(term)[:_TERM_CHARACTERS] for term in list(terms)[:_MAX_TERMS]]
 
 
 def query_terms(text: str) -> list[str]:
-    """The terms of a search: addresses and ids as a whole, everything else word by word. Pure."""
-    wanted: list[str] = []
+    """Return the terms of a search text: addresses and ids as a whole, the rest split into words. Pure."""
+    terms: list[str] = []
     for part in storable(text).casefold().split():
         part = part.strip("<>,;\"'()")
-        wanted += [part[:_TERM_CHARACTERS]] if "@" in part else _WORD.findall(part)
-    return wanted
+        terms += [part[:_TERM_CHARACTERS]] if "@" in part else _WORD.findall(part)
+    return terms
 
 
-# ------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ indexing
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedBatch:
-    """What was taken in: how many mails. notes: to be announced after the commit."""
-
-    mails: int = 0
-    notes: tuple[AnswerNotice, ...] = ()
-
-
-class _Mail(NamedTuple):
-    """A mail that is taken in. sent: it was handed in here, by ``author_id``."""
+class NewMail(NamedTuple):
+    """A mail or a submission that is to be indexed."""
 
     id: int
-    sent: bool
+    sent: bool  # it is a submission
     external_id: int | None
     blob_id: int
-    at: datetime.datetime
-    rule: int | None
+    at: datetime.datetime  # when it arrived or was submitted
+    rule: int | None  # of routing; None: a submission, or not routed yet
     message_id: str | None
-    author_id: int | None
+    author_id: int | None  # the local account that submitted it
+    head: bytes  # the beginning of the mail
 
 
-async def index_next(connection: Connection) -> IndexedBatch:
-    """Take the next mails into the catalogue, in a transaction, with the notes that somebody has answered."""
+async def lock_progress(connection: Connection) -> int | None:
+    """Lock the position of the index until the end of the transaction.
+
+    :return: id of the last indexed mail; None: another process has the lock.
+    """
     cursor = await connection.execute("select up_to from search_progress for update skip locked")
     row = await cursor.fetchone()
-    if row is None:
-        return IndexedBatch()  # another console does it
-    mails = await _next(connection, int(row[0]))
-    if not mails:
-        return IndexedBatch()
-    heads = await blobs.prefixes(connection, [mail.blob_id for mail in mails], _OCTETS)
-    externals = {e.id: e for e in await accounts.load_externals(connection)}
-    sharers = await accounts.load_sharers(
-        connection, list({m.external_id for m in mails if m.external_id in externals})
-    )
-    await _write_terms(connection, mails, heads)
-    notes: list[AnswerNotice] = []
-    for mail in mails:
-        head = heads.get(mail.blob_id, b"")
-        if mail.sent:
-            for answered in await _note_answer(connection, mail, head):
-                notes += await _tell_of(connection, answered, externals, mail, head)
-        elif mail.external_id in externals:
-            await _note_names(connection, mail, externals[mail.external_id], sharers[mail.external_id], head)
-            if mail.rule == 5 and mail.message_id:
-                await connection.execute(
-                    """insert into shared_mails (mail_id, external_id, message_id, at) values (%s, %s, %s, %s)
-                       on conflict do nothing""",
-                    (mail.id, mail.external_id, mail.message_id, mail.at),
-                )
-    await connection.execute("update search_progress set up_to = %s", (mails[-1].id,))
-    return IndexedBatch(len(mails), tuple(notes))
+    return None if row is None else int(row[0])
 
 
-async def _next(connection: Connection, after: int) -> list[_Mail]:
-    """Mails after this id, up to the first that is too young: one that commits late must not be passed by."""
+async def save_progress(connection: Connection, last_id: int) -> None:
+    """Store the id of the last indexed mail."""
+    await connection.execute("update search_progress set up_to = %s", (last_id,))
+
+
+async def load_new_mails(connection: Connection, after: int) -> list[NewMail]:
+    """Load the mails after this id, up to the first one that is too young: an older id may still be uncommitted."""
     cursor = await connection.execute(
         """select id, sent, external_id, blob_id, created_at, rule, message_id, author_id,
                   settled or created_at < now() - make_interval(secs => %(settled)s) as ready,
@@ -165,33 +140,35 @@ async def _next(connection: Connection, after: int) -> list[_Mail]:
            from (
                (select id, false as sent, external_id, blob_id, created_at, rule, message_id, author_id,
                        state not in ('fetched', 'routed') as settled
-                from inbound where id > %(after)s order by id limit %(most)s)
+                from inbound where id > %(after)s order by id limit %(limit)s)
                union all
                (select id, true, external_id, blob_id, created_at, null, message_id, author_id, true
-                from submissions where id > %(after)s order by id limit %(most)s)) m
-           order by id limit %(most)s""",
-        {"after": after, "most": BATCH, "settled": SETTLED_SECONDS},
+                from submissions where id > %(after)s order by id limit %(limit)s)) m
+           order by id limit %(limit)s""",
+        {"after": after, "limit": BATCH, "settled": SETTLED_SECONDS},
     )
-    found = []
+    rows = []
     for *row, ready, old in await cursor.fetchall():
         if not (ready and old):
             break
-        found.append(_Mail(*row))
-    return found
+        rows.append(row)
+    heads = await blobs.prefixes(connection, [row[3] for row in rows], _OCTETS) if rows else {}
+    return [NewMail._make((*row, heads.get(row[3], b""))) for row in rows]
 
 
-async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Mapping[int, bytes]) -> None:
+async def write_terms(connection: Connection, mails: Sequence[NewMail]) -> None:
+    """Add these mails to the search index."""
     values = []
     for mail in mails:
-        letter = header_summary.read_summary(heads.get(mail.blob_id, b""))
+        summary = header_summary.read_summary(mail.head)
         values.append(
             {
                 "mail_id": mail.id,
                 "at": mail.at.isoformat(),
                 "external_id": mail.external_id,
-                "sender": storable(letter.author)[:300],
-                "subject": storable(letter.subject),
-                "terms": index_terms(letter, [mail.message_id] if mail.message_id else []),
+                "sender": storable(summary.author)[:300],
+                "subject": storable(summary.subject),
+                "terms": index_terms(summary, [mail.message_id] if mail.message_id else []),
             }
         )
     await connection.execute(
@@ -204,15 +181,22 @@ async def _write_terms(connection: Connection, mails: Sequence[_Mail], heads: Ma
     )
 
 
-async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list[int]:
-    """Write down what this mail is the first answer to. :return: the ids of those mails to everyone.
+async def add_shared_mail(connection: Connection, mail: NewMail) -> None:
+    """Record a mail that went to everyone who shares its external account."""
+    await connection.execute(
+        """insert into shared_mails (mail_id, external_id, message_id, at) values (%s, %s, %s, %s)
+           on conflict do nothing""",
+        (mail.id, mail.external_id, mail.message_id, mail.at),
+    )
 
-    A word to those who have the mail as well ("can you take this?") is no answer, unless one of them wrote it.
+
+async def mark_answered(connection: Connection, answer: NewMail, message_ids: Collection[str]) -> list[int]:
+    """Mark the unanswered shared mails with these Message-IDs as answered by this submission.
+
+    A mail to other sharers ("can you answer this?") is no answer, unless one of them wrote the shared mail.
+
+    :return: the ids of the mails that were marked.
     """
-    facts = routing.read_facts(head)
-    answered = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
-    if not answered:
-        return []
     cursor = await connection.execute(
         """update shared_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
            where message_id = any(%(answered)s) and answered_at is null and exists (
@@ -224,55 +208,44 @@ async def _note_answer(connection: Connection, mail: _Mail, head: bytes) -> list
                    when 'external' then r.target_id <> c.external_id
                    else l.external_id <> c.external_id or l.id = i.author_id end)
            returning mail_id""",
-        {"author": mail.author_id, "at": mail.at, "id": mail.id, "answered": [storable(id_) for id_ in answered]},
+        {
+            "author": answer.author_id,
+            "at": answer.at,
+            "id": answer.id,
+            "answered": [storable(message_id) for message_id in message_ids],
+        },
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def _tell_of(
-    connection: Connection,
-    answered_id: int,
-    externals: Mapping[int, External],
-    answer: _Mail,
-    head: bytes,
-) -> list[AnswerNotice]:
-    """Tell the others of an answer, if the account wants that, and the answer is news: a catalogue that is made anew
-    tells nobody of last year."""
-    if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - MAX_NOTICE_AGE:
-        return []
+async def load_shared_mail(connection: Connection, mail_id: int) -> tuple[int, str, str, str, datetime.datetime]:
+    """Return external account id, Message-ID, sender, subject and time of arrival of a shared mail that exists."""
     cursor = await connection.execute(
         """select c.external_id, c.message_id, coalesce(t.sender, ''), coalesce(t.subject, ''), c.at
            from shared_mails c left join search_index t using (mail_id) where c.mail_id = %s""",
-        (answered_id,),
+        (mail_id,),
     )
-    [(external_id, message_id, sender, subject, came_at)] = await cursor.fetchall()
-    external = externals.get(external_id)
-    people = await accounts.load_locals(connection, [answer.author_id])
-    if external is None or not external.answer_notes or not people:
-        return []
-    sharers = await accounts.load_sharers(connection, [external_id])
-    answered = Answered(
-        external.address, message_id, sender, subject, came_at, people[0], header_summary.read_summary(head), answer.at
-    )
-    return await answer_notices.send_notice(connection, answered, sharers[external_id])
+    [(external_id, message_id, sender, subject, at)] = await cursor.fetchall()
+    return external_id, message_id, sender, subject, at
 
 
-async def _note_names(
-    connection: Connection, mail: _Mail, external: External, sharers: list[Local], head: bytes
-) -> None:
-    for written in routing.unknown_names(routing.read_facts(head), external, sharers):
-        name = storable(normalise(written))[:200]
-        await connection.execute(
-            """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
-               values (%s, %s, %s, 1, %s, %s)
-               on conflict (external_id, name) do update set mails = unknown_names.mails + 1,
-                   shown = excluded.shown, last_mail_id = excluded.last_mail_id, last_at = excluded.last_at""",
-            (external.id, name, storable(" ".join(written.split()))[:200], mail.id, mail.at),
-        )
+async def count_unknown_name(connection: Connection, mail: NewMail, external_id: int, name: str) -> None:
+    """Count a mail that is addressed to a name that no sharer of the external account has."""
+    await connection.execute(
+        """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
+           values (%s, %s, %s, 1, %s, %s)
+           on conflict (external_id, name) do update set mails = unknown_names.mails + 1,
+               shown = excluded.shown, last_mail_id = excluded.last_mail_id, last_at = excluded.last_at""",
+        (external_id, _stored_name(name), storable(" ".join(name.split()))[:_NAME_CHARACTERS], mail.id, mail.at),
+    )
+
+
+def _stored_name(name: str) -> str:
+    return storable(normalise(name))[:_NAME_CHARACTERS]
 
 
 async def delete_purged(connection: Connection, limit: int = 10_000) -> int:
-    """Drop what is known of mails that were purged. :return: of how many."""
+    """Delete the index rows of purged mails. :return: the number of rows."""
     cursor = await connection.execute(
         """delete from search_index where mail_id in (
                select mail_id from search_index t
@@ -283,15 +256,15 @@ async def delete_purged(connection: Connection, limit: int = 10_000) -> int:
     return cursor.rowcount
 
 
-# ------------------------------------------------------------------------------------------ asking
+# ------------------------------------------------------------------------------------------ queries
 
 
 async def subjects(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Who these mails say they are from, and their subjects, by id; one that is not known yet is left out."""
+    """Return sender and subject of these mails, by id; mails that are not indexed yet are left out."""
     cursor = await connection.execute(
         "select mail_id, sender, subject from search_index where mail_id = any(%s)", (list(ids),)
     )
-    return {id_: (sender, subject) for id_, sender, subject in await cursor.fetchall()}
+    return {mail_id: (sender, subject) for mail_id, sender, subject in await cursor.fetchall()}
 
 
 async def search(
@@ -301,7 +274,11 @@ async def search(
     before: int | None = None,
     limit: int = PAGE,
 ) -> list[FoundMail]:
-    """Mails with all of these words, of a day (UTC), the latest first."""
+    """Return the mails that have all terms of the text, optionally of one day (UTC), the latest first.
+
+    The address of a local account finds the mails that the person received or sent, that of an external account all of
+    its mails.
+    """
     person = await accounts.local_by_login(connection, storable(text.strip())) if "@" in text else None
     external = await accounts.external_by_address(connection, storable(text.strip())) if "@" in text else None
     parameters: dict[str, object] = {
@@ -313,7 +290,7 @@ async def search(
         "external": external.id if external else None,
         "person": person.id if person else None,
     }
-    if person is not None:  # what they got, and what they sent
+    if person is not None:
         chosen = """select r.inbound_id as mail_id from maildrop_mails r where r.local_id = %(person)s
                 union select s.id from submissions s where s.author_id = %(person)s"""
         condition = f"t.mail_id in ({chosen})"
@@ -321,7 +298,7 @@ async def search(
         condition = "t.external_id = %(external)s"
     elif parameters["terms"]:
         condition = "t.terms @> %(terms)s::text[]"
-        rare = await _rare(connection, parameters)
+        rare = await _find_rare(connection, parameters)
         if rare is not None:
             parameters["rare"] = rare
             condition = "t.mail_id = any(%(rare)s::bigint[])"
@@ -340,8 +317,8 @@ async def search(
         parameters,
     )
     return [
-        FoundMail(id_, at, address, sender, subject, sent, state, mail_status(state, recipients))
-        for id_, at, address, sender, subject, sent, state, recipients in await cursor.fetchall()
+        FoundMail(mail_id, at, address, sender, subject, sent, state, mail_status(state, recipients))
+        for mail_id, at, address, sender, subject, sent, state, recipients in await cursor.fetchall()
     ]
 
 
@@ -353,40 +330,43 @@ async def load_states(connection: Connection, ids: Collection[int]) -> dict[int,
             where s.id is not null or i.id is not null""".encode(),
         (list(ids),),
     )
-    return {id_: (state, mail_status(state, recipients)) for id_, state, recipients in await cursor.fetchall()}
+    return {mail_id: (state, mail_status(state, recipients)) for mail_id, state, recipients in await cursor.fetchall()}
 
 
-async def _rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:
-    """The mails with these terms, if they are few: the planner knows no word's frequency, and would walk all mails."""
+async def _find_rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:
+    """Return the ids of the mails with these terms if they are few, else None.
+
+    The planner does not know the frequency of a term, and would scan all mails for a rare one.
+    """
     cursor = await connection.execute(
-        "select mail_id from search_index where terms @> %(terms)s::text[] limit %(most)s",
-        {"terms": parameters["terms"], "most": RARE + 1},
+        "select mail_id from search_index where terms @> %(terms)s::text[] limit %(limit)s",
+        {"terms": parameters["terms"], "limit": RARE + 1},
     )
-    found = [row[0] for row in await cursor.fetchall()]
-    return found if len(found) <= RARE else None
+    ids = [row[0] for row in await cursor.fetchall()]
+    return ids if len(ids) <= RARE else None
 
 
 async def unanswered(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[SharedMail]:
-    """Mails to everyone, those that nobody has answered first of all, the oldest first; or what was answered."""
-    return await _common(connection, "c.answered_at is null", "c.mail_id > %(before)s", "c.mail_id", before, limit)
+    """Return the mails to everyone that are unanswered, the oldest first."""
+    return await _list_shared(connection, "c.answered_at is null", "c.mail_id > %(before)s", "c.mail_id", before, limit)
 
 
 async def answered(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[SharedMail]:
-    """Mails to everyone that somebody has answered, the latest first."""
-    return await _common(
+    """Return the mails to everyone that are answered, the latest first."""
+    return await _list_shared(
         connection, "c.answered_at is not null", "c.mail_id < %(before)s", "c.mail_id desc", before, limit
     )
 
 
-async def _common(
-    connection: Connection, which: str, place: str, order: str, before: int | None, limit: int
+async def _list_shared(
+    connection: Connection, condition: str, page: str, order: str, before: int | None, limit: int
 ) -> list[SharedMail]:
     cursor = await connection.execute(
         f"""select c.mail_id, e.address, c.at, coalesce(t.sender, ''), coalesce(t.subject, ''), l.user_name,
                    c.answered_at, c.submission_id
             from shared_mails c join external_accounts e on e.id = c.external_id
                 left join search_index t on t.mail_id = c.mail_id left join local_accounts l on l.id = c.answered_by
-            where {which} and (%(before)s::bigint is null or {place})
+            where {condition} and (%(before)s::bigint is null or {page})
             order by {order} limit %(limit)s""".encode(),
         {"before": before, "limit": limit},
     )
@@ -394,7 +374,7 @@ async def _common(
 
 
 async def unknown_names(connection: Connection, limit: int = 200) -> list[UnknownName]:
-    """Names that nobody has, the most frequent first; those that somebody has by now are left out."""
+    """Return the names that no sharer has, the most frequent first."""
     cursor = await connection.execute(
         """select e.address, u.shown, u.mails, u.last_mail_id, u.last_at
            from unknown_names u join external_accounts e on e.id = u.external_id and e.removed_at is null
@@ -405,8 +385,8 @@ async def unknown_names(connection: Connection, limit: int = 200) -> list[Unknow
 
 
 async def forget_name(connection: Connection, external_id: int, name: str) -> None:
-    """Somebody has this name now, or it is not worth being shown."""
+    """Delete an unknown name: a person has it now, or the operator hides it."""
     await connection.execute(
         "delete from unknown_names where external_id = %s and name = %s",
-        (external_id, storable(normalise(name))[:200]),
+        (external_id, _stored_name(name)),
     )

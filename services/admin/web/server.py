@@ -15,7 +15,7 @@ import uvicorn
 from services.admin.access import users
 from services.admin.accounts import oauth_flow
 from services.admin.context import AdminContext
-from services.admin.mail import search_index
+from services.admin.mail import indexing, search_index
 from services.admin.maintenance.background import run_background
 from services.admin.web.app import build
 from services.admin.web.page_context import PageContext
@@ -97,7 +97,7 @@ async def _catalogue(service: Service) -> None:
     while not await service.wait_for_stop(CATALOGUE_SECONDS):
         try:
             async with service.database.transaction() as connection:
-                step = await search_index.index_next(connection)
+                step = await indexing.index_next(connection)
                 if rounds % FORGET_ROUNDS == 0:
                     await search_index.delete_purged(connection)
             rounds += 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from services.admin.mail import search_index
+from services.admin.mail import indexing, search_index
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
@@ -78,9 +78,9 @@ async def fill(url: str) -> None:
                    reply = '550 5.1.1 no such user'"""
             )
         async with database.transaction() as connection:
-            assert (await search_index.index_next(connection)).mails == 4
+            assert (await indexing.index_next(connection)).mails == 4
         async with database.transaction() as connection:
-            assert (await search_index.index_next(connection)).mails == 0
+            assert (await indexing.index_next(connection)).mails == 0
 
 
 @pytest.fixture(scope="module")
