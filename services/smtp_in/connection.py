@@ -23,7 +23,7 @@ from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
 from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, delivery_key, resolve
 from services.smtp_in.sender_policy import check_envelope, check_header
 from shared.auth.authenticator import Authenticator, Throttled
-from shared.db.group_commit import OutcomeUnknown
+from shared.db.group_commit import CommitOutcomeUnknown
 from shared.errors import Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import EnvelopeRecipient, Local
@@ -544,7 +544,7 @@ class SmtpConnection(CommandLoop):
             with STAGE_SECONDS.labels("submission").time():
                 taken = await self._queue.commit(handed)
         except (
-            OutcomeUnknown
+            CommitOutcomeUnknown
         ) as failure:  # neither yes nor no would be true: the client gets no answer, and tries again
             log.warning("mail perhaps committed", peer=self.peer, author=author.address, reason=str(failure))
             self.abort()

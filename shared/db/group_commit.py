@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
-class OutcomeUnknown(Temporary):
+class CommitOutcomeUnknown(Temporary):
     """The connection was lost during the commit: the items may be committed or not."""
 
 
@@ -45,7 +45,7 @@ class NotCommitted:
 class Unknown:
     """No answer to the commit arrived. A second commit here could duplicate the mails of all items."""
 
-    error: OutcomeUnknown
+    error: CommitOutcomeUnknown
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -91,7 +91,7 @@ class GroupCommit(Generic[Item, Result]):
     async def commit(self, item: Item) -> Result:
         """Queue an item and wait for its commit.
 
-        :raises OutcomeUnknown: it may be committed or not. :raises Temporary: it is not committed.
+        :raises CommitOutcomeUnknown: it may be committed or not. :raises Temporary: it is not committed.
         :raises Exception: the error of ``write`` for this item alone.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -165,7 +165,7 @@ class GroupCommit(Generic[Item, Result]):
                 commit_sent = True
         except Exception as error:  # every kind: the callers must get it
             if commit_sent and _is_answer_lost(error):
-                return Unknown(OutcomeUnknown(str(error)))
+                return Unknown(CommitOutcomeUnknown(str(error)))
             return NotCommitted(error)
         return Committed(results)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from shared.db.database import Connection, Database
-from shared.db.group_commit import GroupCommit, OutcomeUnknown
+from shared.db.group_commit import CommitOutcomeUnknown, GroupCommit
 from shared.errors import Temporary
 
 
@@ -123,7 +123,7 @@ async def test_a_commit_without_an_answer_is_not_repeated() -> None:
     async with group(transactions, table) as writer:
         failures = await results(writer.commit("a"), writer.commit("b"))
 
-    assert all(isinstance(failure, OutcomeUnknown) for failure in failures)
+    assert all(isinstance(failure, CommitOutcomeUnknown) for failure in failures)
     assert table.batches == [["a", "b"]] and not table.committed
 
 
@@ -149,7 +149,7 @@ async def test_a_statement_without_an_answer_is_not_repeated() -> None:
     async with group(transactions, table, is_single_statement=lambda _: True) as writer:
         failures = await results(writer.commit("a"), writer.commit("b"))
 
-    assert all(isinstance(failure, OutcomeUnknown) for failure in failures)
+    assert all(isinstance(failure, CommitOutcomeUnknown) for failure in failures)
     assert batches == [["a", "b"]] and not table.committed
 
 
