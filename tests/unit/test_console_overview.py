@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.admin.web.charts import top
-from services.admin.web.overview import place
+from services.admin.web.charts import scale_end
+from services.admin.web.overview import link_problem
 
 SUPPORT = "support@company.com"
 
@@ -31,9 +31,9 @@ SUPPORT = "support@company.com"
     ],
 )
 def test_what_is_wrong_leads_to_the_page_that_tells_more(problem: str, said: str, path: str) -> None:
-    assert place(problem, {SUPPORT}) == (said, path)
+    assert link_problem(problem, {SUPPORT}) == (said, path)
 
 
 @pytest.mark.parametrize(("most", "end"), [(0, 4), (4, 4), (5, 10), (11, 20), (21, 50), (99, 100), (101, 200)])
 def test_the_chart_s_scale_has_whole_numbers(most: int, end: int) -> None:
-    assert top(most) == end
+    assert scale_end(most) == end

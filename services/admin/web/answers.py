@@ -21,35 +21,35 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/answers")
-async def show(request: Request, here: PageDep, who: Reader, before: Before = None, done: bool = False) -> Response:
+async def show(request: Request, context: PageDep, user: Reader, before: Before = None, done: bool = False) -> Response:
     """What nobody has answered, the oldest first; or what was answered."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         ask = search_index.answered if done else search_index.unanswered
         found = await ask(connection, before, search_index.PAGE + 1)
     shown = found[: search_index.PAGE]
     more = shown[-1].mail_id if len(found) > len(shown) else None
-    return await here.page(request, who, "answers.html", mails=shown, more=more, before=before, done=done)
+    return await context.render_page(request, user, "answers.html", mails=shown, more=more, before=before, done=done)
 
 
 @router.get("/names")
-async def names(request: Request, here: PageDep, who: Reader) -> Response:
+async def show_names(request: Request, context: PageDep, user: Reader) -> Response:
     """Names that nobody has, and who could have them."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         found = await search_index.unknown_names(connection)
         externals = {e.address: e.id for e in await accounts.load_externals(connection)}
         sharers = await accounts.load_sharers(connection, [externals[each.external] for each in found])
     rows = [(each, sharers[externals[each.external]]) for each in found]
-    return await here.page(request, who, "names.html", rows=rows)
+    return await context.render_page(request, user, "names.html", rows=rows)
 
 
 @router.post("/names")
-async def take(request: Request, here: PageDep, who: Administrator) -> Response:
+async def assign_name(request: Request, context: PageDep, user: Administrator) -> Response:
     """Make a name an alias of a person, or forget it."""
     form = Form(await request.form())
-    name, external, to = form.text("name"), here.text(form.text("external")), here.text(form.text("to"))
+    name, external, to = form.text("name"), context.storable(form.text("external")), context.storable(form.text("to"))
     said = f"“{name}” is not shown any more."
     try:
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             account = await accounts.external_by_address(connection, external)
             if account is None:
                 raise Permanent(f"There is no external account {external}.")
@@ -57,9 +57,9 @@ async def take(request: Request, here: PageDep, who: Administrator) -> Response:
                 raise Permanent(f"Choose who is meant by “{name}”.")
             if to != NOBODY:
                 wanted = await edit.add_name(connection, to, name)
-                await here.apply(connection, wanted, who)
+                await context.apply(connection, wanted, user)
                 said = f"Mail to “{name}” goes to {wanted.local_accounts[0].user_name} from now on."
             await search_index.forget_name(connection, account.id, name)
     except (Permanent, AccountsError) as error:
         said = str(error)
-    return await here.go(who, "/names", said)
+    return await context.redirect(user, "/names", said)

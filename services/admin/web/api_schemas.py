@@ -13,7 +13,7 @@ from services.admin.accounts.file_format import Address, Name
 from shared import __version__
 
 
-class Problem(BaseModel):
+class ApiError(BaseModel):
     """What is wrong, for people. problems: a line for each mistake."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"detail": "there is no such account"}]})
@@ -21,10 +21,10 @@ class Problem(BaseModel):
     problems: list[str] | None = None
 
 
-At = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
+AddressInPath = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
+PageLimit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Entries before this id.")]
-Text = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
+ApiText = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
 _Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # as JSON's readers keep them exactly
 Ids = Annotated[list[_Whole], Field(max_length=1000, examples=[[42]])]
 
@@ -39,13 +39,13 @@ Day = Annotated[datetime.date, BeforeValidator(_date)]
 MailStatus = Annotated[str, Field(description="The state in the words for people.", examples=["delivered"])]
 
 
-class Shown(BaseModel):
+class ResponseModel(BaseModel):
     """What is answered. Fields as in the command line's JSON."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class ExternalAccount(Shown):
+class ExternalAccount(ResponseModel):
     """An external account as in the accounts file, without its password."""
 
     address: str = Field(examples=["support@company.com"])
@@ -62,7 +62,7 @@ class ExternalAccount(Shown):
     aliases: list[str]
 
 
-class LocalAccount(Shown):
+class LocalAccount(ResponseModel):
     """A local account as in the accounts file, without its password."""
 
     address: str = Field(examples=["alex@local.com"])
@@ -74,7 +74,7 @@ class LocalAccount(Shown):
     delegate: str | None
 
 
-class SkippedShown(BaseModel):
+class SkippedMailEntry(BaseModel):
     """A mail that could not be fetched and stays at the provider. next_try_at: null: it is not tried by itself."""
 
     id: int
@@ -87,7 +87,7 @@ class SkippedShown(BaseModel):
     acknowledged_at: datetime.datetime | None
 
 
-class LoginShown(BaseModel):
+class LastLoginEntry(BaseModel):
     """A mail client's last login. peer: its IP address."""
 
     protocol: Literal["pop3", "smtp"]
@@ -95,7 +95,7 @@ class LoginShown(BaseModel):
     peer: str = Field(examples=["192.168.0.17"])
 
 
-class SessionShown(BaseModel):
+class SessionEntry(BaseModel):
     """A browser that is signed in to the console."""
 
     peer: str = Field(examples=["192.168.0.17"])
@@ -104,20 +104,20 @@ class SessionShown(BaseModel):
     seen_at: datetime.datetime
 
 
-class LoginsShown(BaseModel):
+class AccountLogins(BaseModel):
     """Where a person is. last: of mail clients, up to a few minutes behind. sessions: in the console."""
 
-    last: list[LoginShown]
-    sessions: list[SessionShown]
+    last: list[LastLoginEntry]
+    sessions: list[SessionEntry]
 
 
-class Changed(BaseModel):
+class ChangeLines(BaseModel):
     """What was changed, a line each."""
 
     changed: list[str] = Field(examples=[["external account support@company.com: added"]])
 
 
-class StepShown(BaseModel):
+class ConnectionCheckStep(BaseModel):
     """A step of a test."""
 
     step: str = Field(examples=["POP3: log in"])
@@ -126,7 +126,7 @@ class StepShown(BaseModel):
     seconds: float
 
 
-class AuthorizationShown(BaseModel):
+class AuthorizationState(BaseModel):
     """How an account's authorization stands. flow, url, user_code: what the person is to do, while it waits for one.
 
     flow: device: the code is typed at that page. browser: the provider sends the browser to an address with the answer;
@@ -143,7 +143,7 @@ class AuthorizationShown(BaseModel):
     ends_at: datetime.datetime
 
 
-class Brought(BaseModel):
+class RedirectAddress(BaseModel):
     """The address to which the provider sent the browser in the end."""
 
     model_config = ConfigDict(extra="forbid")
@@ -153,7 +153,7 @@ class Brought(BaseModel):
     ]
 
 
-class Status(Shown):
+class SystemStatus(ResponseModel):
     """Whether mail flows."""
 
     version: str = Field(__version__, examples=["0.1.0"])
@@ -161,7 +161,7 @@ class Status(Shown):
     problems: list[str]
 
 
-class AuditShown(BaseModel):
+class AuditRecord(BaseModel):
     """What somebody did."""
 
     id: int
@@ -172,7 +172,7 @@ class AuditShown(BaseModel):
     detail: str
 
 
-class MailShown(BaseModel):
+class MailListEntry(BaseModel):
     """A mail in a list."""
 
     id: int
@@ -185,7 +185,7 @@ class MailShown(BaseModel):
     status: MailStatus
 
 
-class StoryShown(Shown):
+class MailDetails(ResponseModel):
     """A mail with its history. sentences: who got it, and why."""
 
     id: int
@@ -196,7 +196,7 @@ class StoryShown(Shown):
     events: list[dict[str, Any]]
 
 
-class WaitingShown(Shown):
+class QueuedSubmissionEntry(ResponseModel):
     """A submission that waits to be sent."""
 
     id: int
@@ -206,7 +206,7 @@ class WaitingShown(Shown):
     why: str | None
 
 
-class Held(Shown):
+class HeldMail(ResponseModel):
     """A mail that nobody is there to get."""
 
     id: int
@@ -215,7 +215,7 @@ class Held(Shown):
     reason: str | None
 
 
-class Parked(Shown):
+class ParkedMail(ResponseModel):
     """A mail that is set apart until somebody decides. error: the traceback of its last failure, or why else."""
 
     id: int
@@ -225,7 +225,7 @@ class Parked(Shown):
     error: str | None
 
 
-class Deleted(BaseModel):
+class DeletedMailEntry(BaseModel):
     """A deleted mail that is still kept."""
 
     id: int
@@ -233,7 +233,7 @@ class Deleted(BaseModel):
     deleted_at: str
 
 
-class Chosen(BaseModel):
+class MailSelection(BaseModel):
     """Mails, by their ids. reason: where one is needed; the author is told."""
 
     model_config = ConfigDict(extra="forbid")
@@ -241,7 +241,7 @@ class Chosen(BaseModel):
     reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$", examples=["sent by mistake"])] = ""
 
 
-class Given(BaseModel):
+class CopyRequest(BaseModel):
     """Who is to have a mail, and from whom it is taken."""
 
     model_config = ConfigDict(extra="forbid")
@@ -249,14 +249,14 @@ class Given(BaseModel):
     away_from: Address | None = None
 
 
-class NameTaken(BaseModel):
+class NewName(BaseModel):
     """A further name for a person."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name = Field(examples=["Alexander"])
 
 
-class DoneShown(BaseModel):
+class OperationOutcome(BaseModel):
     """done: to these it was done. left: no such mail in a state that allows it."""
 
     done: list[int]

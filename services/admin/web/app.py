@@ -64,7 +64,7 @@ class _Kept(StaticFiles):
         return answer
 
 
-def build(desk: PageContext) -> RequestGuard:
+def build_app(context: PageContext) -> RequestGuard:
     """The console of this desk."""
     app = FastAPI(
         title="mailgroup",
@@ -74,7 +74,7 @@ def build(desk: PageContext) -> RequestGuard:
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.desk = desk
+    app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", _Kept(directory=HERE / "static"), name="static")
@@ -106,19 +106,21 @@ async def _sign_in(request: Request, error: Exception) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return await _tell(request, 403, "Not for you", "Your account may not see or do this. Ask an administrator.")
+    return await _error_response(
+        request, 403, "Not for you", "Your account may not see or do this. Ask an administrator."
+    )
 
 
 async def _missing(request: Request, error: Exception) -> Response:
-    return await _tell(request, 404, "Not found", str(error))
+    return await _error_response(request, 404, "Not found", str(error))
 
 
 async def _conflict(request: Request, error: Exception) -> Response:
-    return await _tell(request, 409, "That did not work", str(error))
+    return await _error_response(request, 409, "That did not work", str(error))
 
 
 async def _away(request: Request, error: Exception) -> Response:
-    return await _tell(request, 503, "Not now", f"{error}. Try again in a moment.")
+    return await _error_response(request, 503, "Not now", f"{error}. Try again in a moment.")
 
 
 async def _unacceptable(request: Request, error: Exception) -> Response:
@@ -131,12 +133,14 @@ async def _invalid(request: Request, error: Exception) -> Response:
     lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
     if _is_api(request):  # what was given is not sent back: it may be a password
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
-    return await _tell(request, 422, "That does not fit", "; ".join(lines))
+    return await _error_response(request, 422, "That does not fit", "; ".join(lines))
 
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = await _tell(request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail)
+    answer = await _error_response(
+        request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail
+    )
     answer.headers.update(error.headers or {})
     if error.status_code == 405:  # of all routes with this path, not of the first one alone (RFC 9110 section 10.2.1)
         answer.headers["allow"] = ", ".join(sorted(_methods(request)))
@@ -161,16 +165,18 @@ def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
 
 async def _fault(request: Request, error: Exception) -> Response:
     log.error("a page failed", path=request.url.path, exc_info=error)
-    return await _tell(request, 500, "That did not work", "The log of the service admin tells why.")
+    return await _error_response(request, 500, "That did not work", "The log of the service admin tells why.")
 
 
-async def _tell(request: Request, status: int, title: str, text: str) -> Response:
+async def _error_response(request: Request, status: int, title: str, text: str) -> Response:
     if _is_api(request):
         return JSONResponse({"detail": text}, status)
-    desk: PageContext = request.app.state.desk
-    who = None
+    context: PageContext = request.app.state.context
+    user = None
     if status < 500:  # a database that is away cannot tell who looks
-        who = await current_user(request, desk)
-        return await desk.page(request, who, "message.html", status=status, title=title, text=text)
-    facts: dict[str, object] = {"viewer": None, "here": "", "notices": [], "troubles": 0, "problems": []}
-    return Response(desk.render("message.html", title=title, text=text, **facts), status, media_type="text/html")
+        user = await current_user(request, context)
+        return await context.render_page(request, user, "message.html", status=status, title=title, text=text)
+    facts: dict[str, object] = {"viewer": None, "path": "", "notices": [], "troubles": 0, "problems": []}
+    return Response(
+        context.render_template("message.html", title=title, text=text, **facts), status, media_type="text/html"
+    )

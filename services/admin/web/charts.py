@@ -12,20 +12,20 @@ _STEPS = (1, 2, 5)
 _LEAST = 4
 
 
-def top(most: int) -> int:
-    """The end of the scale: 4, or 1, 2 or 5 times a power of ten, at least ``most``; half of it is a whole number."""
+def scale_end(highest: int) -> int:
+    """Return the end of the scale: 4, or 1, 2 or 5 times a power of ten, at least ``highest``; half of it is whole."""
     power = 10
-    while most > _LEAST:
+    while highest > _LEAST:
         for step in _STEPS:
-            if step * power >= most:
+            if step * power >= highest:
                 return step * power
         power *= 10
     return _LEAST
 
 
-def bars(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:
+def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:
     """Two bars an hour. first, second: what they count. Told in words to who cannot see it."""
-    end = top(max((max(one, other) for _, one, other in hours), default=0))
+    end = scale_end(max((max(one, other) for _, one, other in hours), default=0))
     slot = (WIDTH - LEFT) / max(len(hours), 1)
     height = HEIGHT - FOOT - 8
     parts = []

@@ -28,26 +28,26 @@ _AUTODISCOVER = ("/autodiscover/autodiscover", "/Autodiscover/Autodiscover", "/A
 """Outlook's versions spell it differently, for a server that takes them all as the same."""
 
 
-def facts(request: Request, here: PageContext, address: str) -> tuple[ClientServers, Links]:
+def servers_and_links(request: Request, context: PageContext, address: str) -> tuple[ClientServers, Links]:
     """What the page of a person shows, for an address of theirs."""
-    return _servers(request, here), client_autoconfig.links(_base_url(request), address)
+    return _servers(request, context), client_autoconfig.links(_base_url(request), address)
 
 
 @router.get("/mail/config-v1.1.xml")
 @router.get("/.well-known/autoconfig/mail/config-v1.1.xml")
-async def thunderbird(request: Request, here: PageDep, address: Address = "") -> Response:
+async def thunderbird(request: Request, context: PageDep, address: Address = "") -> Response:
     """Without an address it holds for every local domain."""
-    domains = await _local_domains(here)
+    domains = await _local_domains(context)
     if address:
         domains = [domain for domain in domains if domain == client_autoconfig.domain_of(address)]
     if not domains:
         return _unknown()
     return Response(
-        client_autoconfig.mozilla_autoconfig(_servers(request, here), domains), media_type="application/xml"
+        client_autoconfig.mozilla_autoconfig(_servers(request, context), domains), media_type="application/xml"
     )
 
 
-async def outlook_posts(request: Request, here: PageDep) -> Response:
+async def outlook_posts(request: Request, context: PageDep) -> Response:
     """Outlook's first version: XML asks, XML answers. An error is an answer, too, so its status is 200."""
     body = b""
     async for piece in request.stream():
@@ -58,25 +58,25 @@ async def outlook_posts(request: Request, here: PageDep) -> Response:
         address = client_autoconfig.autodiscover_address(body)
     except Unanswerable as error:
         return _xml(client_autoconfig.autodiscover_error(error.code, error.message))
-    return await _outlook(request, here, address)
+    return await _outlook(request, context, address)
 
 
-async def outlook_gets(request: Request, here: PageDep, address: Address = "", email: str = "") -> Response:
+async def outlook_gets(request: Request, context: PageDep, address: Address = "", email: str = "") -> Response:
     """The same for somebody who looks with a browser, and for clients that ask so."""
     if not (address or email):
         return _xml(client_autoconfig.autodiscover_error("600", "Invalid Request"))
-    return await _outlook(request, here, address or email)
+    return await _outlook(request, context, address or email)
 
 
 async def outlook_asks_where(
     request: Request,
-    here: PageDep,
+    context: PageDep,
     protocol: Annotated[str, Query(alias="Protocol", max_length=100)] = "",
     query: Annotated[str, Query(alias="Email", max_length=1000)] = "",
     address: str = "",
 ) -> Response:
     """Outlook's second version: JSON, with the address in the path or behind the question mark, or none."""
-    if (address := address or query) and client_autoconfig.domain_of(address) not in await _local_domains(here):
+    if (address := address or query) and client_autoconfig.domain_of(address) not in await _local_domains(context):
         return _unknown()
     try:
         answer = client_autoconfig.autodiscover_v2(protocol, f"{_base_url(request)}/autodiscover/autodiscover.xml")
@@ -93,23 +93,23 @@ for _path in _AUTODISCOVER:
 
 
 @router.get("/profile")
-async def apple(request: Request, here: PageDep, address: Address) -> Response:
+async def apple(request: Request, context: PageDep, address: Address) -> Response:
     """A profile for iPhone, iPad and Mac, as a file to install."""
-    if client_autoconfig.domain_of(address) not in await _local_domains(here):
+    if client_autoconfig.domain_of(address) not in await _local_domains(context):
         return _unknown()
     return Response(
-        client_autoconfig.mobileconfig(_servers(request, here), address),
+        client_autoconfig.mobileconfig(_servers(request, context), address),
         media_type="application/x-apple-aspen-config",
         headers={"Content-Disposition": 'attachment; filename="mail.mobileconfig"'},
     )
 
 
-async def _outlook(request: Request, here: PageContext, address: str) -> Response:
-    if client_autoconfig.domain_of(address) not in await _local_domains(here):
+async def _outlook(request: Request, context: PageContext, address: str) -> Response:
+    if client_autoconfig.domain_of(address) not in await _local_domains(context):
         return Response(
             client_autoconfig.autodiscover_error("500", "The email address cannot be found."), 404, media_type=_XML
         )
-    return _xml(client_autoconfig.autodiscover(_servers(request, here), address))
+    return _xml(client_autoconfig.autodiscover(_servers(request, context), address))
 
 
 def _unknown() -> Response:
@@ -120,13 +120,13 @@ def _xml(document: bytes) -> Response:
     return Response(document, media_type=_XML)
 
 
-async def _local_domains(here: PageContext) -> list[str]:
-    async with here.system.database.statement() as connection:
+async def _local_domains(context: PageContext) -> list[str]:
+    async with context.system.database.statement() as connection:
         return await accounts.local_domains(connection)
 
 
-def _servers(request: Request, here: PageContext) -> ClientServers:
-    return client_autoconfig.servers(here.system.settings, _seen_as(request))
+def _servers(request: Request, context: PageContext) -> ClientServers:
+    return client_autoconfig.servers(context.system.settings, _seen_as(request))
 
 
 def _seen_as(request: Request) -> str | None:

@@ -96,10 +96,14 @@ _NEW: dict[str, Any] = {
 
 
 @router.get("")
-async def list_(request: Request, here: PageDep, who: Reader, after: QueryText = "", q: QueryText = "") -> Response:
+async def show_list(
+    request: Request, context: PageDep, user: Reader, after: QueryText = "", q: QueryText = ""
+) -> Response:
     """All of them, a page at a time."""
-    async with here.system.database.transaction() as connection:
-        found = await accounts.page_of_externals(connection, here.text(after), here.text(q), accounts.PAGE + 1)
+    async with context.system.database.transaction() as connection:
+        found = await accounts.page_of_externals(
+            connection, context.storable(after), context.storable(q), accounts.PAGE + 1
+        )
         page = found[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.load_poll_states(connection, ids)
@@ -116,64 +120,66 @@ async def list_(request: Request, here: PageDep, who: Reader, after: QueryText =
         for e in page
     ]
     more = page[-1].address if len(found) > len(page) else None
-    return await here.page(request, who, "externals.html", rows=rows, more=more, after=after, q=q)
+    return await context.render_page(request, user, "externals.html", rows=rows, more=more, after=after, q=q)
 
 
 @router.get("/new")
-async def new(request: Request, here: PageDep, who: Administrator) -> Response:
+async def new(request: Request, context: PageDep, user: Administrator) -> Response:
     """The empty dialog."""
-    return await _dialog(request, here, who, None, dict(_NEW))
+    return await _dialog(request, context, user, None, dict(_NEW))
 
 
 @router.post("/new")
-async def add(request: Request, here: PageDep, who: Administrator) -> Response:
+async def add(request: Request, context: PageDep, user: Administrator) -> Response:
     """Test it, fill in what the provider is known to have, or add it."""
-    return await _submit(request, here, who, None)
+    return await _submit(request, context, user, None)
 
 
 @router.get("/{address}")
-async def show(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
+async def show(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
     """The dialog of one."""
-    external = await find(here, address)
-    return await _dialog(request, here, who, external, _values(external))
+    external = await load_external(context, address)
+    return await _dialog(request, context, user, external, _values(external))
 
 
 @router.post("/{address}")
-async def change(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def change(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Test it, or save what was changed."""
-    return await _submit(request, here, who, await find(here, address))
+    return await _submit(request, context, user, await load_external(context, address))
 
 
 @router.post("/{address}/remove")
-async def remove(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Remove it, unless somebody shares it."""
-    external = await find(here, address)
+    external = await load_external(context, address)
     try:
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             lines = await edit.remove(connection, "external", external.address)
-            await audit.record_change(connection, who.name, "removed external account", external.address)
+            await audit.record_change(connection, user.name, "removed external account", external.address)
     except Permanent as error:
-        return await _dialog(request, here, who, external, _values(external), problems=[str(error)])
-    return await here.go(who, "/external", *lines)
+        return await _dialog(request, context, user, external, _values(external), problems=[str(error)])
+    return await context.redirect(user, "/external", *lines)
 
 
 @router.post("/{address}/skipped")
-async def act_on_skipped(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def act_on_skipped(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Try the mails again that could not be fetched, or say that they are known."""
-    external = await find(here, address)
+    external = await load_external(context, address)
     form = Form(await request.form())
     ids, retries = form.ids(), form.text("do") == "retry"
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
-        await operations.record_skipped(connection, who.name, external, retries, done)
+        await operations.record_skipped(connection, user.name, external, retries, done)
     said = "are tried again" if retries else "are known to stay there"
-    return await here.go(who, here.linked("/external", external.address), f"{len(done.done)} mails {said}.")
+    return await context.redirect(
+        user, context.path_to("/external", external.address), f"{len(done.done)} mails {said}."
+    )
 
 
-async def find(here: PageContext, address: str) -> External:
+async def load_external(context: PageContext, address: str) -> External:
     """:raises NotFound: there is none."""
-    async with here.system.database.transaction() as connection:
-        external = await accounts.external_by_address(connection, here.text(address))
+    async with context.system.database.transaction() as connection:
+        external = await accounts.external_by_address(connection, context.storable(address))
     if external is None:
         raise NotFound(f"There is no external account {address}.")
     return external
@@ -228,40 +234,42 @@ def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, A
     return entry
 
 
-async def _submit(request: Request, here: PageContext, who: CurrentUser, old: External | None) -> Response:
+async def _submit(request: Request, context: PageContext, user: CurrentUser, old: External | None) -> Response:
     form = Form(await request.form())
     values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
     typed, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
-    secret = form.secret(typed) or here.kept.find(who.session_id, values[kept])
+    secret = form.secret(typed) or context.kept_secrets.load(user.session_id, values[kept])
     if form.text("do") == "fill":
-        return await _dialog(request, here, who, old, _filled(values, form.text("provider")))
+        return await _dialog(request, context, user, old, _filled(values, form.text("provider")))
     try:
         wanted = edit.check_entry("external", _fields(form, secret, old))
         if form.text("do") == "test":
-            external = apply.external_of(wanted.external_accounts[0], old, here.system.vault, old.id if old else 0)
-            steps = await connection_check.check_connection(here.system, external)
-            values[kept] = here.kept.keep(who.session_id, secret)
-            return await _dialog(request, here, who, old, values, steps=steps)
-        async with here.system.database.transaction() as connection:
+            external = apply.external_of(wanted.external_accounts[0], old, context.system.vault, old.id if old else 0)
+            steps = await connection_check.check_connection(context.system, external)
+            values[kept] = context.kept_secrets.store(user.session_id, secret)
+            return await _dialog(request, context, user, old, values, steps=steps)
+        async with context.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
                 raise AccountsError([f"external account: address: {values['address']}: is there already"])
-            outcome = await here.apply(connection, wanted, who)
+            outcome = await context.apply(connection, wanted, user)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
-        values[kept] = here.kept.keep(who.session_id, secret)
-        return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
+        values[kept] = context.kept_secrets.store(user.session_id, secret)
+        return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = wanted.external_accounts[0].address
     lines = outcome.lines or ["Nothing was changed."]
-    return await here.go(who, here.linked("/external", address), *lines, *await _described(here, outcome.contacts))
+    return await context.redirect(
+        user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
+    )
 
 
-async def _described(here: PageContext, externals: list[External]) -> list[str]:
+async def _described(context: PageContext, externals: list[External]) -> list[str]:
     """What lies at the provider, if it tells soon."""
     try:
         async with asyncio.timeout(DESCRIBE_SECONDS):
-            return await connection_check.describe_maildrop(here.system, externals)
+            return await connection_check.describe_maildrop(context.system, externals)
     except TimeoutError:
         return ["The provider has not answered yet; Test tells more."]
 
@@ -285,8 +293,8 @@ def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 async def _dialog(
     request: Request,
-    here: PageContext,
-    who: CurrentUser,
+    context: PageContext,
+    user: CurrentUser,
     external: External | None,
     values: dict[str, Any],
     *,
@@ -296,15 +304,15 @@ async def _dialog(
 ) -> Response:
     facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "troubles_": []}
     if external is not None:
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             facts = await _state(connection, external)
     note = provider_presets.advice(values["pop3.host"], values["smtp.host"])
     by_address = provider_presets.preset_for_address(values["address"])
     if note is None and by_address is not None:
         note = by_address.note
-    return await here.page(
+    return await context.render_page(
         request,
-        who,
+        user,
         "external.html",
         status=422 if problems else 200,
         external=external,
@@ -314,7 +322,7 @@ async def _dialog(
         problems=problems or [],
         invalid=invalid or set(),
         providers=provider_presets.PROVIDERS,
-        authorized=external is not None and oauth_flow.is_authorized(here.system, external),
+        authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,
     )
 

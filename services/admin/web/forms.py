@@ -85,7 +85,7 @@ class KeptSecrets:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[int, str, float]] = OrderedDict()
 
-    def keep(self, session_id: int, secret: str | None) -> str:
+    def store(self, session_id: int, secret: str | None) -> str:
         """:return: what stands for it in the form; '' for none."""
         if not secret:
             return ""
@@ -95,7 +95,7 @@ class KeptSecrets:
             self._kept.popitem(last=False)
         return handle
 
-    def find(self, session_id: int, handle: str) -> str | None:
+    def load(self, session_id: int, handle: str) -> str | None:
         """The secret that this stands for, if it is still kept."""
         owner, secret, until = self._kept.get(handle, (0, "", 0.0))
         return secret if owner == session_id and until > time.monotonic() else None

@@ -55,149 +55,159 @@ CHOICES = 200
 
 
 @router.get("")
-async def list_(request: Request, here: PageDep, who: Reader, after: QueryText = "", q: QueryText = "") -> Response:
+async def show_list(
+    request: Request, context: PageDep, user: Reader, after: QueryText = "", q: QueryText = ""
+) -> Response:
     """All of them, a page at a time."""
-    async with here.system.database.transaction() as connection:
-        found = await accounts.page_of_locals(connection, here.text(after), here.text(q), limit=accounts.PAGE + 1)
+    async with context.system.database.transaction() as connection:
+        found = await accounts.page_of_locals(
+            connection, context.storable(after), context.storable(q), limit=accounts.PAGE + 1
+        )
         page = found[: accounts.PAGE]
         ids = {person.external_id for person in page}
         externals = {e.id: e.address for e in await accounts.load_externals(connection, sorted(ids))}
         removed = await accounts.removed_locals(connection, 1)
     more = page[-1].address if len(found) > len(page) else None
-    return await here.page(
-        request, who, "locals.html", people=page, externals=externals, more=more, after=after, q=q, removed=removed
+    return await context.render_page(
+        request, user, "locals.html", people=page, externals=externals, more=more, after=after, q=q, removed=removed
     )
 
 
 @router.get("/removed")
-async def removed(request: Request, here: PageDep, who: Reader) -> Response:
+async def removed(request: Request, context: PageDep, user: Reader) -> Response:
     """Those that can be brought back."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         found = await accounts.removed_locals(connection)
-    return await here.page(request, who, "removed.html", removed=found, days=here.system.settings.retention_days)
+    return await context.render_page(
+        request, user, "removed.html", removed=found, days=context.system.settings.retention_days
+    )
 
 
 @router.post("/removed")
-async def restore(request: Request, here: PageDep, who: Administrator) -> Response:
+async def restore(request: Request, context: PageDep, user: Administrator) -> Response:
     """Bring one back."""
-    address = here.text(Form(await request.form()).text("address"))
+    address = context.storable(Form(await request.form()).text("address"))
     try:
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             person = await operations.restore_account(connection, address)
-            await audit.record_change(connection, who.name, "restored local account", person.address)
+            await audit.record_change(connection, user.name, "restored local account", person.address)
     except (Permanent, AccountsError) as error:
-        return await here.go(who, "/local/removed", str(error))
+        return await context.redirect(user, "/local/removed", str(error))
     said = f"{person.address} is back, with its mail{'' if person.enabled else '; it is disabled, as it was before'}."
-    return await here.go(who, here.linked("/local", person.address), said)
+    return await context.redirect(user, context.path_to("/local", person.address), said)
 
 
 @router.get("/new")
-async def new(request: Request, here: PageDep, who: Administrator, external: QueryText = "") -> Response:
+async def new(request: Request, context: PageDep, user: Administrator, external: QueryText = "") -> Response:
     """The empty dialog."""
-    return await _dialog(request, here, who, None, _NEW | {"external": external})
+    return await _dialog(request, context, user, None, _NEW | {"external": external})
 
 
 @router.post("/new")
-async def add(request: Request, here: PageDep, who: Administrator) -> Response:
+async def add(request: Request, context: PageDep, user: Administrator) -> Response:
     """Add one."""
-    return await _submit(request, here, who, None)
+    return await _submit(request, context, user, None)
 
 
 @router.get("/{address}")
-async def show(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
+async def show(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
     """The dialog of one."""
-    person = await find(here, address)
-    return await _dialog(request, here, who, person, await _values(here, person))
+    person = await load_local(context, address)
+    return await _dialog(request, context, user, person, await _values(context, person))
 
 
 @router.post("/{address}")
-async def change(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def change(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Save what was changed."""
-    return await _submit(request, here, who, await find(here, address))
+    return await _submit(request, context, user, await load_local(context, address))
 
 
 @router.post("/{address}/sign-out")
-async def sign_out(here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def sign_out(context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """End every session of this person in the console."""
-    person = await find(here, address)
-    async with here.system.database.transaction() as connection:
+    person = await load_local(context, address)
+    async with context.system.database.transaction() as connection:
         for session in await users.list_sessions(connection, person.id):
             await users.end_session(connection, session.id)
-        await audit.record_change(connection, who.name, "signed out everywhere", person.address)
-    return await here.go(
-        who, here.linked("/local", person.address), f"{person.user_name} is signed out of the console."
+        await audit.record_change(connection, user.name, "signed out everywhere", person.address)
+    return await context.redirect(
+        user, context.path_to("/local", person.address), f"{person.user_name} is signed out of the console."
     )
 
 
 @router.post("/{address}/hand-over")
-async def hand_over(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def hand_over(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Give every mail of this person to a colleague too."""
-    person = await find(here, address)
-    to = here.text(Form(await request.form()).text("to"))
+    person = await load_local(context, address)
+    to = context.storable(Form(await request.form()).text("to"))
     try:
-        async with here.system.database.transaction(HAND_OVER_SECONDS) as connection:
+        async with context.system.database.transaction(HAND_OVER_SECONDS) as connection:
             count = await operations.copy_mailbox_to(connection, person.address, to)
             await audit.record_change(
-                connection, who.name, "handed mail over", person.address, f"{count} mails to {to}"
+                connection, user.name, "handed mail over", person.address, f"{count} mails to {to}"
             )
         said = f"{count} mails of {person.user_name} are in the mailbox of {to} now, as new mail."
     except Permanent as error:
         said = str(error)
-    return await here.go(who, here.linked("/local", person.address), said)
+    return await context.redirect(user, context.path_to("/local", person.address), said)
 
 
 @router.post("/{address}/remove")
-async def remove(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Remove one; the mail is kept for the retention time."""
-    person = await find(here, address)
-    async with here.system.database.transaction() as connection:
+    person = await load_local(context, address)
+    async with context.system.database.transaction() as connection:
         await edit.remove(connection, "local", person.address)
-        await audit.record_change(connection, who.name, "removed local account", person.address)
-    days = here.system.settings.retention_days
-    return await here.go(who, "/local", f"{person.address} is removed. Its mail is kept for {days} days.")
+        await audit.record_change(connection, user.name, "removed local account", person.address)
+    days = context.system.settings.retention_days
+    return await context.redirect(user, "/local", f"{person.address} is removed. Its mail is kept for {days} days.")
 
 
 @router.get("/{address}/deleted")
-async def deleted(request: Request, here: PageDep, who: Reader, address: PathAddress) -> Response:
+async def deleted(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
     """The mail that this person deleted and that is still kept."""
-    person = await find(here, address)
-    return await here.page(request, who, "deleted.html", person=person, **await deleted_mail(here, person))
+    person = await load_local(context, address)
+    return await context.render_page(
+        request, user, "deleted.html", person=person, **await load_deleted_mail(context, person)
+    )
 
 
 @router.post("/{address}/deleted")
-async def undelete(request: Request, here: PageDep, who: Administrator, address: PathAddress) -> Response:
+async def undelete(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Bring some of it back."""
-    person = await find(here, address)
-    back = await bring_back(here, person, Form(await request.form()).ids(), who.name)
-    return await here.go(who, f"{here.linked('/local', person.address)}/deleted", back)
+    person = await load_local(context, address)
+    back = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
+    return await context.redirect(user, f"{context.path_to('/local', person.address)}/deleted", back)
 
 
 # ------------------------------------------------------------------------------------------ with mine.py
 
 
-async def find(here: PageContext, address: str) -> Local:
+async def load_local(context: PageContext, address: str) -> Local:
     """:raises NotFound: there is none."""
-    async with here.system.database.transaction() as connection:
-        person = (await accounts.locals_by_login(connection, [here.text(address)])).get(here.text(address))
+    async with context.system.database.transaction() as connection:
+        person = (await accounts.locals_by_login(connection, [context.storable(address)])).get(
+            context.storable(address)
+        )
     if person is None:
         raise NotFound(f"There is no local account {address}.")
     return person
 
 
-async def deleted_mail(here: PageContext, person: Local) -> dict[str, Any]:
+async def load_deleted_mail(context: PageContext, person: Local) -> dict[str, Any]:
     """What the page of deleted mail shows."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         entries = await maildrops.list_latest_deleted(connection, person.id)
         found = await header_summary.load_summaries(connection, [entry.blob_id for entry in entries])
     rows = [(entry, found[entry.blob_id]) for entry in entries if entry.blob_id in found]
-    return {"rows": rows, "most": maildrops.DELETED_SHOWN, "days": here.system.settings.retention_days}
+    return {"rows": rows, "most": maildrops.DELETED_SHOWN, "days": context.system.settings.retention_days}
 
 
-async def bring_back(here: PageContext, person: Local, ids: list[int], who: str) -> str:
+async def undelete_mails(context: PageContext, person: Local, ids: list[int], user: str) -> str:
     """Undelete mails, by their inbound ids. :return: what was done, in words."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         back = (await operations.undelete(connection, person.address, ids)).done if ids else []
-        await audit.record_mails(connection, who, "brought back deleted mail", back, f"of {person.address}")
+        await audit.record_mails(connection, user, "brought back deleted mail", back, f"of {person.address}")
     if not back:
         return "Nothing was chosen that could be brought back."
     return f"{len(back)} mails are back; the mail client gets them as new mail at its next look."
@@ -206,8 +216,8 @@ async def bring_back(here: PageContext, person: Local, ids: list[int], who: str)
 # ------------------------------------------------------------------------------------------ the dialog
 
 
-async def _values(here: PageContext, person: Local) -> dict[str, Any]:
-    async with here.system.database.transaction() as connection:
+async def _values(context: PageContext, person: Local) -> dict[str, Any]:
+    async with context.system.database.transaction() as connection:
         externals = await accounts.load_externals(connection, [person.external_id])
         people = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
     entry = export.local_fields(person, externals, people)
@@ -229,37 +239,39 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
     return entry
 
 
-async def _submit(request: Request, here: PageContext, who: CurrentUser, old: Local | None) -> Response:
+async def _submit(request: Request, context: PageContext, user: CurrentUser, old: Local | None) -> Response:
     form = Form(await request.form())
     values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
-    password = form.secret("password") or here.kept.find(who.session_id, values["kept"])
+    password = form.secret("password") or context.kept_secrets.load(user.session_id, values["kept"])
     try:
         wanted = edit.check_entry("local", _fields(form, password, old))
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError([f"local account: address: {values['address']}: is there already"])
-            outcome = await here.apply(connection, wanted, who)
+            outcome = await context.apply(connection, wanted, user)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
-        values["kept"] = here.kept.keep(who.session_id, password)
-        return await _dialog(request, here, who, old, values, problems=problems, invalid=invalid)
+        values["kept"] = context.kept_secrets.store(user.session_id, password)
+        return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = wanted.local_accounts[0].address
-    return await here.go(who, here.linked("/local", address), *(outcome.lines or ["Nothing was changed."]))
+    return await context.redirect(
+        user, context.path_to("/local", address), *(outcome.lines or ["Nothing was changed."])
+    )
 
 
 async def _dialog(
     request: Request,
-    here: PageContext,
-    who: CurrentUser,
+    context: PageContext,
+    user: CurrentUser,
     person: Local | None,
     values: dict[str, Any],
     *,
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         externals = await accounts.page_of_externals(connection, limit=CHOICES + 1)
         sharers = (
             await accounts.page_of_locals(connection, external_id=person.external_id, limit=CHOICES)
@@ -270,10 +282,12 @@ async def _dialog(
         waiting = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
         sessions = await users.list_sessions(connection, person.id) if person is not None else []
         logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []
-    servers, links = client_autoconfig.facts(request, here, person.address) if person is not None else (None, None)
-    return await here.page(
+    servers, links = (
+        client_autoconfig.servers_and_links(request, context, person.address) if person is not None else (None, None)
+    )
+    return await context.render_page(
         request,
-        who,
+        user,
         "local.html",
         status=422 if problems else 200,
         person=person,

@@ -25,8 +25,8 @@ Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
 @router.get("")
 async def search(
     request: Request,
-    here: PageDep,
-    who: Reader,
+    context: PageDep,
+    user: Reader,
     q: QueryText = "",
     day: Annotated[str, Query(max_length=20)] = "",
     before: Before = None,
@@ -39,12 +39,12 @@ async def search(
         date = datetime.date.fromisoformat(day) if day else None
     except ValueError:
         date, problems = None, [f"Day: {day}: a day has the form 2026-11-30."]
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         found = await search_index.search(connection, q, date, before, search_index.PAGE + 1)
     shown = found[: search_index.PAGE]
-    return await here.page(
+    return await context.render_page(
         request,
-        who,
+        user,
         "mails.html",
         mails=shown,
         more=shown[-1].id if len(found) > len(shown) else None,
@@ -56,53 +56,55 @@ async def search(
 
 
 @router.get("/{id}")
-async def show(request: Request, here: PageDep, who: Reader, id: Id) -> Response:
+async def show(request: Request, context: PageDep, user: Reader, id: Id) -> Response:
     """One mail."""
-    story = await _tell(here, id)
-    async with here.system.database.transaction() as connection:
-        people = await accounts.page_of_locals(connection, limit=501) if who.role == "administrator" else []
-    return await here.page(request, who, "mail.html", story=story, people=people if len(people) < 501 else [])
+    story = await _load_history(context, id)
+    async with context.system.database.transaction() as connection:
+        people = await accounts.page_of_locals(connection, limit=501) if user.role == "administrator" else []
+    return await context.render_page(
+        request, user, "mail.html", story=story, people=people if len(people) < 501 else []
+    )
 
 
 @router.post("/{id}")
-async def act(request: Request, here: PageDep, who: Administrator, id: Id) -> Response:
+async def act(request: Request, context: PageDep, user: Administrator, id: Id) -> Response:
     """Give it to somebody, move it to somebody, or send it again."""
     form = Form(await request.form())
-    to, away = here.text(form.text("to")), here.text(form.text("away"))
+    to, away = context.storable(form.text("to")), context.storable(form.text("away"))
     try:
-        async with here.system.database.transaction() as connection:
+        async with context.system.database.transaction() as connection:
             if form.text("do") == "resend":
                 if not (await operations.resend(connection, [id])).done:
                     raise Permanent("There is nobody to send it to again, or it is older than five days.")
                 said = "It is sent again."
-                await audit.record_mails(connection, who.name, "sent again", [id])
+                await audit.record_mails(connection, user.name, "sent again", [id])
             else:
                 await operations.give_copy(connection, id, to, away)
                 said = (
                     f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
                 )
-                await audit.record_mails(connection, who.name, "gave a mail", [id], f"to {to}")
+                await audit.record_mails(connection, user.name, "gave a mail", [id], f"to {to}")
     except Permanent as error:
         said = str(error)
-    return await here.go(who, f"/mail/{id}", said)
+    return await context.redirect(user, f"/mail/{id}", said)
 
 
 @router.post("/{id}/raw")
-async def raw(here: PageDep, who: Administrator, id: Id) -> Response:
+async def raw(context: PageDep, user: Administrator, id: Id) -> Response:
     """The whole mail as a file; that somebody looked into it is written down first."""
-    story = await _tell(here, id)
-    async with here.system.database.transaction() as connection:
-        await audit.record_mails(connection, who.name, "looked into a mail", [id], story.summary.author)
+    story = await _load_history(context, id)
+    async with context.system.database.transaction() as connection:
+        await audit.record_mails(connection, user.name, "looked into a mail", [id], story.summary.author)
     return StreamingResponse(
-        blobs.stream(here.system.database, story.blob_id),
+        blobs.stream(context.system.database, story.blob_id),
         media_type="message/rfc822",
         headers={"Content-Disposition": f'attachment; filename="mail-{id}.eml"', "Content-Length": str(story.octets)},
     )
 
 
-async def _tell(here: PageContext, id_: int) -> MailHistory:
-    async with here.system.database.transaction() as connection:
-        story = await history.load_mail_history(connection, id_)
+async def _load_history(context: PageContext, mail_id: int) -> MailHistory:
+    async with context.system.database.transaction() as connection:
+        story = await history.load_mail_history(connection, mail_id)
     if story is None:
-        raise NotFound(f"There is no mail {id_}, or it was purged.")
+        raise NotFound(f"There is no mail {mail_id}, or it was purged.")
     return story

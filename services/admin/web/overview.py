@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from services.admin.access.users import CurrentUser
 from services.admin.web import charts
 from services.admin.web.page_context import PageContext, PageDep, Reader
-from services.admin.web.server_events import live_answer
+from services.admin.web.server_events import event_stream
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,45 +20,48 @@ _COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)
 
 
 @router.get("/")
-async def show(request: Request, here: PageDep, who: Reader) -> Response:
+async def show(request: Request, context: PageDep, user: Reader) -> Response:
     """The first page."""
-    await here.status.first()
-    day = here.status.day
+    await context.status.get_fresh()
+    day = context.status.day
     if day is not None and not (day.externals and day.people):
-        async with here.system.database.transaction() as connection:
-            await here.status.count(connection)  # it may have been added just now
-    return await here.page(request, who, "overview.html", **_facts(here, who))
+        async with context.system.database.transaction() as connection:
+            await context.status.count_day(connection)  # it may have been added just now
+    return await context.render_page(request, user, "overview.html", **_facts(context, user))
 
 
 @router.get("/live")
-async def live(request: Request, here: PageDep, who: Reader) -> Response:
+async def live(request: Request, context: PageDep, user: Reader) -> Response:
     """The part of the first page that changes, whenever it has changed (server-sent events)."""
     number = -1
 
     async def newer() -> dict[str, Any]:
         nonlocal number
-        number = await here.status.newer(number)
-        return {"html": here.render("state.html", **_facts(here, who)), "troubles": len(here.status.problems)}
+        number = await context.status.wait_for_newer(number)
+        return {
+            "html": context.render_template("state.html", **_facts(context, user)),
+            "troubles": len(context.status.problems),
+        }
 
-    return live_answer(request, here, newer)
+    return event_stream(request, context, newer)
 
 
-def place(problem: str, addresses: Collection[str]) -> tuple[str, str]:
+def link_problem(problem: str, addresses: Collection[str]) -> tuple[str, str]:
     """What is wrong, without the command that tells more, and the page that does; '' where there is none. Pure."""
     said = _COMMAND.sub("", problem)
     about = problem.partition(": ")[0]
     if about in addresses:
-        return said, PageContext.linked("/external", about)
+        return said, PageContext.path_to("/external", about)
     return said, "/queue" if said != problem else ""
 
 
-def _facts(here: PageContext, who: CurrentUser) -> dict[str, Any]:
-    day, found = here.status.day, here.status.look()
+def _facts(context: PageContext, user: CurrentUser) -> dict[str, Any]:
+    day, found = context.status.day, context.status.get_latest()
     addresses = {external["address"] for external in found.get("externals", [])}
     return {
-        "may_authorize": who.role == "administrator",
+        "may_authorize": user.role == "administrator",
         "status_": found,
-        "problems_": [place(problem, addresses) for problem in found.get("problems", [])],
+        "problems_": [link_problem(problem, addresses) for problem in found.get("problems", [])],
         "day": day,
-        "chart": charts.bars(day.hours, "fetched", "sent by us") if day is not None else "",
+        "chart": charts.bar_chart(day.hours, "fetched", "sent by us") if day is not None else "",
     }

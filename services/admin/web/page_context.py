@@ -19,7 +19,7 @@ from markupsafe import Markup
 from services.admin.access import audit, users
 from services.admin.access.sign_in import ConsoleAuthenticator
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import apply as changes
+from services.admin.accounts import apply
 from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.context import AdminContext
@@ -27,7 +27,8 @@ from services.admin.formatting import ago
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.status_cache import StatusCache
 from shared import __version__
-from shared.db.database import Connection, storable
+from shared.db import database
+from shared.db.database import Connection
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
@@ -53,7 +54,7 @@ class PageContext:
         self.stopping = stopping
         self.sign_ins = ConsoleAuthenticator(system.database, system.settings, system.passwords)
         self.status = StatusCache(system, stopping)
-        self.kept = KeptSecrets()
+        self.kept_secrets = KeptSecrets()
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -81,11 +82,11 @@ class PageContext:
         self.sign_ins.close()
         self.system.passwords.close()
 
-    def render(self, template: str, **facts: Any) -> str:
+    def render_template(self, template: str, **facts: Any) -> str:
         """A page, or a part of one."""
         return self._templates.get_template(template).render(**facts)
 
-    async def page(
+    async def render_page(
         self, request: Request, viewer: CurrentUser | None, template: str, *, status: int = 200, **facts: Any
     ) -> HTMLResponse:
         """A page for this viewer, with what is to be said on it."""
@@ -95,32 +96,32 @@ class PageContext:
                 notices = await users.pop_flash(connection, viewer.session_id)
         shown = {
             "viewer": viewer,
-            "here": request.url.path,
+            "path": request.url.path,
             "notices": notices,
             "troubles": len(self.status.problems),
             "problems": [],
         }
-        return HTMLResponse(self.render(template, **(shown | facts)), status)
+        return HTMLResponse(self.render_template(template, **(shown | facts)), status)
 
     async def apply(
-        self, connection: Connection, wanted: AccountsFile, who: CurrentUser, prune: bool = False
+        self, connection: Connection, wanted: AccountsFile, user: CurrentUser, prune: bool = False
     ) -> ApplyResult:
-        """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``changes.apply``."""
-        outcome = await changes.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
-        await audit.record_lines(connection, who.name, outcome.lines)
+        """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``apply.apply``."""
+        outcome = await apply.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
+        await audit.record_lines(connection, user.name, outcome.lines)
         return outcome
 
     @staticmethod
-    def text(given: str) -> str:
+    def storable(given: str) -> str:
         """What came in a URL, as the database takes it."""
-        return storable(given)
+        return database.storable(given)
 
     @staticmethod
-    def linked(page: str, thing: str) -> str:
+    def path_to(page: str, thing: str) -> str:
         """The path of the page of one thing."""
         return f"{page}/{_path(thing)}"
 
-    async def go(self, viewer: CurrentUser, to: str, *notices: str) -> Response:
+    async def redirect(self, viewer: CurrentUser, to: str, *notices: str) -> Response:
         """Send the browser to a page, which says these lines."""
         if notices:
             async with self.system.database.statement() as connection:
@@ -129,9 +130,9 @@ class PageContext:
 
 
 def page_context(request: Request) -> PageContext:
-    """The desk of the application."""
-    found: PageContext = request.app.state.desk
-    return found
+    """Return the context of the application."""
+    context: PageContext = request.app.state.context
+    return context
 
 
 PageDep = Annotated[PageContext, Depends(page_context)]
@@ -141,51 +142,51 @@ PathAddress = Annotated[str, PathParameter(max_length=400)]
 """Whose page is asked for."""
 
 
-async def current_user(request: Request, here: PageDep) -> CurrentUser | None:
+async def current_user(request: Request, context: PageDep) -> CurrentUser | None:
     """Who is signed in, or shows a token (a script, which asks the API)."""
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
-        async with here.system.database.statement() as connection:
+        async with context.system.database.statement() as connection:
             return await users.user_for_token(connection, shown.strip())
     token = request.cookies.get(COOKIE)
     if not token:
         return None
-    async with here.system.database.statement() as connection:
+    async with context.system.database.statement() as connection:
         return await users.user_for_session(connection, token)
 
 
-Somebody = Annotated[CurrentUser | None, Depends(current_user)]
+OptionalUser = Annotated[CurrentUser | None, Depends(current_user)]
 
 
-async def signed_in(found: Somebody) -> CurrentUser:
+async def signed_in(user: OptionalUser) -> CurrentUser:
     """Anybody who is signed in. :raises NotSignedIn:"""
-    if found is None:
+    if user is None:
         raise NotSignedIn
-    return found
+    return user
 
 
 SignedIn = Annotated[CurrentUser, Depends(signed_in)]
 
 
-async def reader(found: SignedIn) -> CurrentUser:
+async def reader(user: SignedIn) -> CurrentUser:
     """An administrator or an observer. :raises NotAllowed:"""
-    if found.role == "person":
+    if user.role == "person":
         raise NotAllowed
-    return found
+    return user
 
 
-async def administrator(found: SignedIn) -> CurrentUser:
+async def administrator(user: SignedIn) -> CurrentUser:
     """An administrator. :raises NotAllowed:"""
-    if found.role != "administrator":
+    if user.role != "administrator":
         raise NotAllowed
-    return found
+    return user
 
 
-async def person(found: SignedIn) -> CurrentUser:
+async def person(user: SignedIn) -> CurrentUser:
     """A local account. :raises NotAllowed:"""
-    if found.role != "person":
+    if user.role != "person":
         raise NotAllowed
-    return found
+    return user
 
 
 Reader = Annotated[CurrentUser, Depends(reader)]
@@ -193,22 +194,22 @@ Administrator = Annotated[CurrentUser, Depends(administrator)]
 Person = Annotated[CurrentUser, Depends(person)]
 
 
-def viewer_pages(who: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
+def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
     """The menu: groups of pages, each with its path and name."""
-    if who.role == "person":
+    if user.role == "person":
         return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
     settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
     return [
         ("", [("/", "Overview")]),
         ("Accounts", [("/external", "External accounts"), ("/local", "Local accounts"), ("/names", "Unknown names")]),
         ("Mail", [("/mail", "Find mail"), ("/answers", "Who answered"), ("/queue", "Queue and stuck mail")]),
-        ("Console", [("/audit", "Who did what"), *(settings if who.role == "administrator" else [])]),
+        ("Console", [("/audit", "Who did what"), *(settings if user.role == "administrator" else [])]),
     ]
 
 
-def home(who: CurrentUser) -> str:
+def home_page(user: CurrentUser) -> str:
     """The first page of somebody who has signed in."""
-    return "/mine" if who.role == "person" else "/"
+    return "/mine" if user.role == "person" else "/"
 
 
 # ------------------------------------------------------------------------------------------ filters of the templates

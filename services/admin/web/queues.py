@@ -16,17 +16,17 @@ SHOWN = 200
 
 
 @router.get("/queue")
-async def show(request: Request, here: PageDep, who: Reader) -> Response:
+async def show(request: Request, context: PageDep, user: Reader) -> Response:
     """All three."""
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         queue = await operations.list_queue(connection)
         held = await operations.list_held(connection)
         parked = await operations.list_parked(connection)
         ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
         headlines = await search_index.subjects(connection, ids)
-    return await here.page(
+    return await context.render_page(
         request,
-        who,
+        user,
         "queue.html",
         queue=queue[:SHOWN],
         held=held[:SHOWN],
@@ -38,7 +38,7 @@ async def show(request: Request, here: PageDep, who: Reader) -> Response:
 
 
 @router.post("/queue")
-async def act(request: Request, here: PageDep, who: Administrator) -> Response:
+async def act(request: Request, context: PageDep, user: Administrator) -> Response:
     """Try again, cancel or discard what was ticked."""
     form = Form(await request.form())
     ids, do, reason = form.ids(), form.text("do"), form.text("reason")[:500]
@@ -46,12 +46,12 @@ async def act(request: Request, here: PageDep, who: Administrator) -> Response:
     if do == "retry-all":
         ids = []
     elif not ids:
-        return await here.go(who, "/queue", "Nothing was ticked.")
+        return await context.redirect(user, "/queue", "Nothing was ticked.")
     if do == "discard" and not reason:
-        return await here.go(
-            who, "/queue", "A mail is discarded for a reason: write it into the field beside the button."
+        return await context.redirect(
+            user, "/queue", "A mail is discarded for a reason: write it into the field beside the button."
         )
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         match do:
             case "retry" | "retry-all":
                 done, said = await operations.retry(connection, ids or None), "tried now"
@@ -62,7 +62,7 @@ async def act(request: Request, here: PageDep, who: Administrator) -> Response:
             case "discard":
                 done, said = await operations.discard(connection, ids, reason), "discarded"
             case _:
-                return await here.go(who, "/queue", "Nothing was chosen to be done.")
-        await audit.record_mails(connection, who.name, said, done.done, reason)
+                return await context.redirect(user, "/queue", "Nothing was chosen to be done.")
+        await audit.record_mails(connection, user.name, said, done.done, reason)
     left = f" Left as they are: {', '.join(map(str, done.left))}." if done.left else ""
-    return await here.go(who, "/queue", f"{len(done.done)} mails: {said}.{left}")
+    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {said}.{left}")

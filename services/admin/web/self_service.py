@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 from services.admin.access import audit, users
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form
-from services.admin.web.local_accounts import bring_back, deleted_mail
+from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.model import Local
 from shared.store import account_changes, accounts, maildrops
@@ -19,21 +19,21 @@ SHORTEST = 8
 
 
 @router.get("")
-async def show(request: Request, here: PageDep, who: Person) -> Response:
+async def show(request: Request, context: PageDep, user: Person) -> Response:
     """Who they are for the gateway, the settings of their mail client, and where they are signed in."""
-    return await _page(request, here, who)
+    return await _page(request, context, user)
 
 
-async def _page(request: Request, here: PageContext, who: Person, problems: list[str] | None = None) -> Response:
-    person = await _myself(here, who)
-    async with here.system.database.transaction() as connection:
+async def _page(request: Request, context: PageContext, user: Person, problems: list[str] | None = None) -> Response:
+    person = await _myself(context, user)
+    async with context.system.database.transaction() as connection:
         external = await accounts.load_externals(connection, [person.external_id])
         drop = await maildrops.load_summary(connection, person.id)
         sessions = await users.list_sessions(connection, person.id)
-    servers, links = client_autoconfig.facts(request, here, person.address)
-    return await here.page(
+    servers, links = client_autoconfig.servers_and_links(request, context, person.address)
+    return await context.render_page(
         request,
-        who,
+        user,
         "mine.html",
         status=422 if problems else 200,
         person=person,
@@ -47,21 +47,21 @@ async def _page(request: Request, here: PageContext, who: Person, problems: list
 
 
 @router.post("/password")
-async def change_password(request: Request, here: PageDep, who: Person) -> Response:
+async def change_password(request: Request, context: PageDep, user: Person) -> Response:
     """Another password: it is in force at once, and every session of before ends."""
     form = Form(await request.form())
-    person = await _myself(here, who)
+    person = await _myself(context, user)
     peer = request.client.host if request.client else ""
-    if await here.sign_ins.verify(person.address, form.secret("old"), peer) is None:
-        return await _page(request, here, who, ["Present password: it is another one."])
+    if await context.sign_ins.verify(person.address, form.secret("old"), peer) is None:
+        return await _page(request, context, user, ["Present password: it is another one."])
     if len(form.secret("new")) < SHORTEST:
-        return await _page(request, here, who, [f"New password: at least {SHORTEST} characters are needed."])
+        return await _page(request, context, user, [f"New password: at least {SHORTEST} characters are needed."])
     if form.secret("new") != form.secret("again"):
-        return await _page(request, here, who, ["New password: the two are not the same."])
-    hashed = await here.system.passwords.hash(form.secret("new"))
-    async with here.system.database.transaction() as connection:
+        return await _page(request, context, user, ["New password: the two are not the same."])
+    hashed = await context.system.passwords.hash(form.secret("new"))
+    async with context.system.database.transaction() as connection:
         await account_changes.set_password_hash(connection, person.id, hashed)
-        await audit.record_change(connection, who.name, "changed their password", person.address)
+        await audit.record_change(connection, user.name, "changed their password", person.address)
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)
         token = await users.begin_session(connection, identity, peer, agent)
@@ -76,35 +76,37 @@ async def change_password(request: Request, here: PageDep, who: Person) -> Respo
 
 
 @router.post("/sessions")
-async def end_session(request: Request, here: PageDep, who: Person) -> Response:
+async def end_session(request: Request, context: PageDep, user: Person) -> Response:
     """Sign out somewhere else."""
     ids = Form(await request.form()).ids()
-    async with here.system.database.transaction() as connection:
-        for session in await users.list_sessions(connection, who.local_id):
+    async with context.system.database.transaction() as connection:
+        for session in await users.list_sessions(connection, user.local_id):
             if session.id in ids:
                 await users.end_session(connection, session.id)
-    return await here.go(who, "/mine", "That browser is signed out.")
+    return await context.redirect(user, "/mine", "That browser is signed out.")
 
 
 @router.get("/deleted")
-async def deleted(request: Request, here: PageDep, who: Person) -> Response:
+async def deleted(request: Request, context: PageDep, user: Person) -> Response:
     """Their deleted mail that is still kept."""
-    person = await _myself(here, who)
-    return await here.page(request, who, "deleted.html", person=person, **await deleted_mail(here, person))
+    person = await _myself(context, user)
+    return await context.render_page(
+        request, user, "deleted.html", person=person, **await load_deleted_mail(context, person)
+    )
 
 
 @router.post("/deleted")
-async def undelete(request: Request, here: PageDep, who: Person) -> Response:
+async def undelete(request: Request, context: PageDep, user: Person) -> Response:
     """Bring some of it back."""
-    person = await _myself(here, who)
-    said = await bring_back(here, person, Form(await request.form()).ids(), who.name)
-    return await here.go(who, "/mine/deleted", said)
+    person = await _myself(context, user)
+    said = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
+    return await context.redirect(user, "/mine/deleted", said)
 
 
-async def _myself(here: PageContext, who: Person) -> Local:
-    assert who.local_id is not None
-    async with here.system.database.transaction() as connection:
-        found = await accounts.load_locals(connection, [who.local_id])
+async def _myself(context: PageContext, user: Person) -> Local:
+    assert user.local_id is not None
+    async with context.system.database.transaction() as connection:
+        found = await accounts.load_locals(connection, [user.local_id])
     if not found:
         raise NotSignedIn  # removed meanwhile
     return found[0]

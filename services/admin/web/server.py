@@ -17,7 +17,7 @@ from services.admin.accounts import oauth_flow
 from services.admin.context import AdminContext
 from services.admin.mail import indexing, search_index
 from services.admin.maintenance.background import run_background
-from services.admin.web.app import build
+from services.admin.web.app import build_app
 from services.admin.web.page_context import PageContext
 from shared.amqp import publications
 from shared.auth.passwords import HashingPool
@@ -64,9 +64,9 @@ async def serve(service: Service) -> None:
         if not await _admit(service, system):
             await tending
             return
-        desk = PageContext(system, service.stopping)
-        server = _Server(_configuration(settings, build(desk)))
-        watching = asyncio.create_task(desk.status.run(), name="watch")
+        context = PageContext(system, service.stopping)
+        server = _Server(_configuration(settings, build_app(context)))
+        watching = asyncio.create_task(context.status.run(), name="watch")
         cataloguing = asyncio.create_task(_catalogue(service), name="catalogue")
         authorizing_ = asyncio.create_task(_authorize(service, system), name="authorize")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
@@ -83,7 +83,7 @@ async def serve(service: Service) -> None:
                 {authorizing_}, timeout=GRACE_SECONDS
             )  # what it has in hand others would leave for a while
             authorizing_.cancel()
-            desk.close()
+            context.close()
             if not service.stopping.is_set():
                 tending.cancel()
             await asyncio.gather(tending, return_exceptions=True)

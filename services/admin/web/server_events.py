@@ -18,21 +18,21 @@ CHECK_SECONDS = 30.0
 Newer = Callable[[], Awaitable[dict[str, Any]]]
 
 
-def live_answer(request: Request, here: PageContext, newer: Newer) -> Response:
+def event_stream(request: Request, context: PageContext, newer: Newer) -> Response:
     """Tell what ``newer`` finds whenever it is another thing than before. newer: waits for a while for something."""
     return StreamingResponse(
-        _events(request, here, newer), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        _events(request, context, newer), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
 
 
-async def _events(request: Request, here: PageContext, newer: Newer) -> AsyncIterator[str]:
+async def _events(request: Request, context: PageContext, newer: Newer) -> AsyncIterator[str]:
     told: dict[str, Any] = {}
     checked = asyncio.get_running_loop().time()
-    while not here.stopping.is_set() and not await request.is_disconnected():
+    while not context.stopping.is_set() and not await request.is_disconnected():
         found = await newer()
         if asyncio.get_running_loop().time() - checked > CHECK_SECONDS:  # a session that has ended sees nothing more
             checked = asyncio.get_running_loop().time()
-            async with here.system.database.statement() as connection:
+            async with context.system.database.statement() as connection:
                 if await users.user_for_session(connection, request.cookies.get(COOKIE, "")) is None:
                     return
         if found != told:

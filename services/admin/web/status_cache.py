@@ -31,10 +31,10 @@ class StatusCache:
     """
 
     def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
-        self.found: dict[str, Any] = {}
+        self.status: dict[str, Any] = {}
         self.day: DailyStats | None = None
-        self.at = 0.0
-        self.number = 0
+        self.gathered_at = 0.0
+        self.generation = 0
         self._system = system
         self._stopping = stopping
         self._asked_at = 0.0
@@ -44,34 +44,34 @@ class StatusCache:
     @property
     def problems(self) -> list[str]:
         """What is wrong, in words."""
-        return list(self.found.get("problems", []))
+        return list(self.status.get("problems", []))
 
-    def look(self) -> dict[str, Any]:
+    def get_latest(self) -> dict[str, Any]:
         """The latest status; it is looked at more often from now on."""
         if time.monotonic() - self._asked_at > _WATCHED_SECONDS:
             self._wake.set()
         self._asked_at = time.monotonic()
-        return self.found
+        return self.status
 
-    async def first(self) -> dict[str, Any]:
+    async def get_fresh(self) -> dict[str, Any]:
         """As ``look``; it waits for a new look where the latest one is old, or there has been none."""
-        number = self.number
-        self.look()
-        if time.time() - self.at > IDLE_SECONDS:
-            await self.newer(number)
-        return self.found
+        generation = self.generation
+        self.get_latest()
+        if time.time() - self.gathered_at > IDLE_SECONDS:
+            await self.wait_for_newer(generation)
+        return self.status
 
-    async def newer(self, number: int, seconds: float = 15.0) -> int:
+    async def wait_for_newer(self, generation: int, seconds: float = 15.0) -> int:
         """Wait for a look after the one of this number, for a while. :return: the number of the latest one."""
-        self.look()
+        self.get_latest()
         try:
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: self.number > number)
+                await self._changed.wait_for(lambda: self.generation > generation)
         except TimeoutError:
             pass
-        return self.number
+        return self.generation
 
-    async def count(self, connection: Connection) -> None:
+    async def count_day(self, connection: Connection) -> None:
         """Count the last day anew."""
         self.day = await daily_stats.load_daily_stats(connection, datetime.datetime.now(datetime.UTC))
 
@@ -81,17 +81,17 @@ class StatusCache:
             self._wake.clear()
             began = time.monotonic()
             try:
-                self.found = await status.gather(self._system)
+                self.status = await status.gather(self._system)
                 async with self._system.database.transaction() as connection:
-                    await self.count(connection)
+                    await self.count_day(connection)
             except Temporary:
                 pass  # what was found says that the database is away
             except Exception:  # whatever it is, the next look may succeed; what was found before would be no news
                 log.exception("the status cannot be told")
-                self.found = {"ok": False, "problems": ["the status cannot be told; see the log of the service admin"]}
-            self.at = time.time()
+                self.status = {"ok": False, "problems": ["the status cannot be told; see the log of the service admin"]}
+            self.gathered_at = time.time()
             async with self._changed:
-                self.number += 1
+                self.generation += 1
                 self._changed.notify_all()
             now = time.monotonic()
             idle = min(max(IDLE_SECONDS, (now - began) / IDLE_SHARE), LONGEST_SECONDS)

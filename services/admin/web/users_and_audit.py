@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from services.admin.access import audit, users
-from services.admin.accounts import export as documents
+from services.admin.accounts import export
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
 from services.admin.web.forms import Form
@@ -26,32 +26,32 @@ SHORTEST = 10
 
 @router.get("/audit")
 async def show_audit(
-    request: Request, here: PageDep, who: Reader, q: QueryText = "", before: Before = None
+    request: Request, context: PageDep, user: Reader, q: QueryText = "", before: Before = None
 ) -> Response:
     """Who did what, the latest first."""
-    async with here.system.database.transaction() as connection:
-        found = await audit.page(connection, before, here.text(q.strip()), audit.PAGE + 1)
+    async with context.system.database.transaction() as connection:
+        found = await audit.page(connection, before, context.storable(q.strip()), audit.PAGE + 1)
     shown = found[: audit.PAGE]
     more = shown[-1].id if len(found) > len(shown) else None
-    return await here.page(request, who, "audit.html", entries=shown, more=more, q=q, before=before)
+    return await context.render_page(request, user, "audit.html", entries=shown, more=more, q=q, before=before)
 
 
 @router.get("/users")
-async def show_users(request: Request, here: PageDep, who: Administrator) -> Response:
+async def show_users(request: Request, context: PageDep, user: Administrator) -> Response:
     """Who may use the console, where they are signed in, and tokens."""
-    return await _users(request, here, who)
+    return await _users(request, context, user)
 
 
 async def _users(
-    request: Request, here: PageDep, who: Administrator, problems: list[str] | None = None, token: str = ""
+    request: Request, context: PageDep, user: Administrator, problems: list[str] | None = None, token: str = ""
 ) -> Response:
-    async with here.system.database.transaction() as connection:
+    async with context.system.database.transaction() as connection:
         everyone = await users.list_users(connection)
         sessions = await users.list_sessions(connection)
         tokens = await users.list_tokens(connection)
-    return await here.page(
+    return await context.render_page(
         request,
-        who,
+        user,
         "users.html",
         status=422 if problems else 200,
         users=everyone,
@@ -63,58 +63,58 @@ async def _users(
 
 
 @router.post("/users")
-async def change_users(request: Request, here: PageDep, who: Administrator) -> Response:
+async def change_users(request: Request, context: PageDep, user: Administrator) -> Response:
     """Add, change or remove a user; end a session; make or end a token."""
     form = Form(await request.form())
-    do, name, role = form.text("do"), here.text(form.text("name")), form.text("role")
-    id_ = next(iter(form.ids()), 0)
+    do, name, role = form.text("do"), context.storable(form.text("name")), form.text("role")
+    chosen_id = next(iter(form.ids()), 0)
     try:
         hashed = None
         if do in ("add", "password"):
             if len(form.secret("password")) < SHORTEST:
                 raise Permanent(f"Password: at least {SHORTEST} characters are needed.")
-            hashed = await here.system.passwords.hash(form.secret("password"))
-        async with here.system.database.transaction() as connection:
+            hashed = await context.system.passwords.hash(form.secret("password"))
+        async with context.system.database.transaction() as connection:
             match do:
                 case "add":
                     await users.add(connection, name, role, hashed or "")
                 case "password":
-                    name = await users.set_password(connection, id_, hashed or "")
+                    name = await users.set_password(connection, chosen_id, hashed or "")
                 case "role":
-                    name = await users.set_role(connection, id_, role)
+                    name = await users.set_role(connection, chosen_id, role)
                 case "remove":
-                    name = await users.remove(connection, id_)
+                    name = await users.remove(connection, chosen_id)
                 case "end-session":
-                    await users.end_session(connection, id_)
+                    await users.end_session(connection, chosen_id)
                 case "token":
-                    token = await users.create_token(connection, name, role, who.name)
-                    await audit.record_change(connection, who.name, "made a token", name, role)
+                    token = await users.create_token(connection, name, role, user.name)
+                    await audit.record_change(connection, user.name, "made a token", name, role)
                 case "end-token":
-                    name = await users.end_token(connection, id_)
+                    name = await users.end_token(connection, chosen_id)
                 case _:
                     raise Permanent("Nothing was chosen to be done.")
             if do != "token":
                 await audit.record_change(
-                    connection, who.name, f"console: {do}", name, role if do in ("add", "role") else ""
+                    connection, user.name, f"console: {do}", name, role if do in ("add", "role") else ""
                 )
     except Permanent as error:
-        return await _users(request, here, who, [str(error)])
+        return await _users(request, context, user, [str(error)])
     if do == "token":
-        return await _users(request, here, who, token=token)
-    return await here.go(who, "/users", "Done.")
+        return await _users(request, context, user, token=token)
+    return await context.redirect(user, "/users", "Done.")
 
 
 @router.get("/accounts-file")
-async def show_file(request: Request, here: PageDep, who: Administrator) -> Response:
+async def show_file(request: Request, context: PageDep, user: Administrator) -> Response:
     """Import and export."""
-    return await here.page(request, who, "accounts_file.html", lines=None)
+    return await context.render_page(request, user, "accounts_file.html", lines=None)
 
 
 @router.get("/accounts-file/accounts.yaml")
-async def export(here: PageDep, who: Administrator) -> Response:
+async def export_file(context: PageDep, user: Administrator) -> Response:
     """The accounts file, passwords left out."""
-    async with here.system.database.transaction() as connection:
-        text = documents.as_yaml(await documents.build_document(connection))
+    async with context.system.database.transaction() as connection:
+        text = export.as_yaml(await export.build_document(connection))
     return Response(
         text, media_type="application/yaml", headers={"Content-Disposition": 'attachment; filename="accounts.yaml"'}
     )
@@ -125,29 +125,31 @@ class _Undo(Exception):
 
 
 @router.post("/accounts-file")
-async def import_(request: Request, here: PageDep, who: Administrator) -> Response:
+async def import_file(request: Request, context: PageDep, user: Administrator) -> Response:
     """Make the accounts what a file says, or only tell what that would change."""
     data = await request.form()
     form, file = Form(data), data.get("file")
     content = await file.read() if isinstance(file, UploadFile) else b""
-    kept = here.kept.find(who.session_id, form.text("kept"))
+    kept = context.kept_secrets.load(user.session_id, form.text("kept"))
     outcome = None
     try:
         if form.text("kept") and kept is None:
             raise AccountsError(["what was tried is not kept any more; choose the file once more"])
         text = kept if kept is not None else content.decode()
         wanted = read_text(text, "file", None)
-        async with here.system.database.transaction(CHANGE_SECONDS) as connection:
-            outcome = await here.apply(connection, wanted, who, form.flag("prune"))
+        async with context.system.database.transaction(CHANGE_SECONDS) as connection:
+            outcome = await context.apply(connection, wanted, user, form.flag("prune"))
             if form.text("do") != "apply":
                 raise _Undo
     except (AccountsError, UnicodeDecodeError) as error:
         lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
         lines = [line.removeprefix("file: ") for line in lines]
-        return await here.page(request, who, "accounts_file.html", status=422, problems=lines, lines=None)
+        return await context.render_page(request, user, "accounts_file.html", status=422, problems=lines, lines=None)
     except _Undo:
         assert outcome is not None
-        kept = here.kept.keep(who.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
+        kept = context.kept_secrets.store(user.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
         prune = form.flag("prune")
-        return await here.page(request, who, "accounts_file.html", lines=outcome.lines, kept=kept, prune=prune)
-    return await here.go(who, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]))
+        return await context.render_page(
+            request, user, "accounts_file.html", lines=outcome.lines, kept=kept, prune=prune
+        )
+    return await context.redirect(user, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]))

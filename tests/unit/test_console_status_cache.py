@@ -33,13 +33,13 @@ async def test_an_old_status_is_looked_at_anew_for_whoever_asks_and_a_fresh_one_
     watched = StatusCache(system, asyncio.Event())
     running = asyncio.create_task(watched.run())
     try:
-        assert await watched.first() == {"ok": True}
-        assert await watched.first() == {"ok": True}
-        assert watched.number == 1
+        assert await watched.get_fresh() == {"ok": True}
+        assert await watched.get_fresh() == {"ok": True}
+        assert watched.generation == 1
         # when nobody has asked for a while, and there were no looks
-        watched.at -= IDLE_SECONDS + 1
+        watched.gathered_at -= IDLE_SECONDS + 1
         watched._asked_at = float("-inf")
-        await watched.first()
-        assert watched.number == 2
+        await watched.get_fresh()
+        assert watched.generation == 2
     finally:
         running.cancel()
