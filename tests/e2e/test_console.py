@@ -27,7 +27,7 @@ CUSTOMER = "anna@customer.example"
 ADMIN_PASSWORD = "the console's password"
 PHONE, DESKTOP = 390, 1280
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
-"""A folder, where they are to be made anew (make screenshots)."""
+"""A folder, where they are to be written (make screenshots)."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def add_external(page: Page, system: System, address: str) -> None:
         page.get_by_label(f"{protocol} port").fill(str(port))
         page.get_by_label(f"{protocol} security").select_option("None")
     page.get_by_text("More: interval").click()
-    page.get_by_label("Look for new mail every").fill("1")
+    page.get_by_label("Check for new mail every").fill("1")
 
 
 def add_local(page: Page, name: str, external: str) -> None:

@@ -21,7 +21,7 @@ async def _away() -> Any:
     yield
 
 
-async def test_an_old_status_is_looked_at_anew_for_whoever_asks_and_a_fresh_one_is_told_at_once(
+async def test_an_old_status_is_gathered_again_for_a_request_and_a_fresh_one_is_returned_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def gather(_: AdminContext) -> dict[str, Any]:
@@ -36,7 +36,7 @@ async def test_an_old_status_is_looked_at_anew_for_whoever_asks_and_a_fresh_one_
         assert await watched.get_fresh() == {"ok": True}
         assert await watched.get_fresh() == {"ok": True}
         assert watched.generation == 1
-        # when nobody has asked for a while, and there were no looks
+        # when there was no request for a while, and no check
         watched.gathered_at -= IDLE_SECONDS + 1
         watched._asked_at = float("-inf")
         await watched.get_fresh()

@@ -1,4 +1,4 @@
-"""Mail that went to everyone: who answered it. And the names in To that nobody has."""
+"""Mail that went to everyone and its answers, and the names in To that no account has."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from shared.errors import Permanent
 from shared.store import accounts
 
 NOBODY = "nobody"
-"""No address: what is chosen to have a name shown no more."""
+"""The choice that hides a name: not an address, so it cannot be one."""
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/answers")
 async def show(request: Request, context: PageDep, user: Reader, before: Before = None, done: bool = False) -> Response:
-    """What nobody has answered, the oldest first; or what was answered."""
+    """Show the unanswered mail, the oldest first, or the answered mail."""
     async with context.system.database.transaction() as connection:
-        ask = search_index.answered if done else search_index.unanswered
-        found = await ask(connection, before, search_index.PAGE + 1)
-    shown = found[: search_index.PAGE]
-    more = shown[-1].mail_id if len(found) > len(shown) else None
+        load = search_index.answered if done else search_index.unanswered
+        mails = await load(connection, before, search_index.PAGE + 1)
+    shown = mails[: search_index.PAGE]
+    more = shown[-1].mail_id if len(mails) > len(shown) else None
     return await context.render_page(request, user, "answers.html", mails=shown, more=more, before=before, done=done)
 
 
 @router.get("/names")
 async def show_names(request: Request, context: PageDep, user: Reader) -> Response:
-    """Names that nobody has, and who could have them."""
+    """Show the names that no account has, and the accounts that could have them."""
     async with context.system.database.transaction() as connection:
-        found = await search_index.unknown_names(connection)
+        unknown = await search_index.unknown_names(connection)
         externals = {e.address: e.id for e in await accounts.load_externals(connection)}
-        sharers = await accounts.load_sharers(connection, [externals[each.external] for each in found])
-    rows = [(each, sharers[externals[each.external]]) for each in found]
+        sharers = await accounts.load_sharers(connection, [externals[each.external] for each in unknown])
+    rows = [(each, sharers[externals[each.external]]) for each in unknown]
     return await context.render_page(request, user, "names.html", rows=rows)
 
 
 @router.post("/names")
 async def assign_name(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Make a name an alias of a person, or forget it."""
+    """Make a name an alias of a local account, or hide it."""
     form = Form(await request.form())
     name, external, to = form.text("name"), context.storable(form.text("external")), context.storable(form.text("to"))
-    said = f"“{name}” is not shown any more."
+    notice = f"“{name}” is not shown any more."
     try:
         async with context.system.database.transaction() as connection:
             account = await accounts.external_by_address(connection, external)
@@ -56,10 +56,10 @@ async def assign_name(request: Request, context: PageDep, user: Administrator) -
             if not to:
                 raise Permanent(f"Choose who is meant by “{name}”.")
             if to != NOBODY:
-                wanted = await edit.add_name(connection, to, name)
-                await context.apply(connection, wanted, user)
-                said = f"Mail to “{name}” goes to {wanted.local_accounts[0].user_name} from now on."
+                requested = await edit.add_name(connection, to, name)
+                await context.apply(connection, requested, user)
+                notice = f"Mail to “{name}” goes to {requested.local_accounts[0].user_name} from now on."
             await search_index.forget_name(connection, account.id, name)
     except (Permanent, AccountsError) as error:
-        said = str(error)
-    return await context.redirect(user, "/names", said)
+        notice = str(error)
+    return await context.redirect(user, "/names", notice)

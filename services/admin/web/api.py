@@ -1,6 +1,6 @@
-"""The REST API under /api/v1: what the console does, for scripts. Forms are those of the command line's JSON.
+"""The REST API under /api/v1: the functions of the console for scripts. Fields are those of the command line's JSON.
 
-A script shows a token (``Authorization: Bearer …``); a browser that is signed in may look, too.
+A script sends a token (``Authorization: Bearer …``). A signed-in browser may call the API, too.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ from shared.model import External, Local
 from shared.store import accounts, blobs, last_logins
 
 DESCRIPTION = (
-    "Accounts, mail and the state of a mailgroup. Make a token in the console under *Users and tokens*. Times are "
-    "ISO 8601 in UTC; lists come in pages, the next one begins `after` or `before` the last entry of the one before."
+    "Accounts, mail and the status of a mailgroup. Create a token in the console under *Users and tokens*. Times are "
+    "ISO 8601 in UTC. Lists come in pages: pass the last entry of a page as `after` or `before` to get the next one."
 )
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ApiError, "description": "The request cannot be read."},
-    401: {"model": ApiError, "description": "Nobody is signed in, and no good token was shown."},
-    403: {"model": ApiError, "description": "The role of who asks does not allow it."},
-    404: {"model": ApiError, "description": "There is no such thing."},
-    409: {"model": ApiError, "description": "The state of things does not allow it."},
-    413: {"description": "More was sent than is taken."},
-    422: {"model": ApiError, "description": "Something is not as it may be; it is named."},
-    503: {"model": ApiError, "description": "The database does not answer now."},
+    400: {"model": ApiError, "description": "The request is malformed."},
+    401: {"model": ApiError, "description": "The request has neither a session nor a valid token."},
+    403: {"model": ApiError, "description": "The role of the user or token does not allow this."},
+    404: {"model": ApiError, "description": "The account or mail does not exist."},
+    409: {"model": ApiError, "description": "The current state does not allow this."},
+    413: {"description": "The request is too large."},
+    422: {"model": ApiError, "description": "A field is invalid; the answer names it."},
+    503: {"model": ApiError, "description": "The database is unavailable."},
 }
-_bearer = HTTPBearer(auto_error=False, description="A token made in the console.")
+_bearer = HTTPBearer(auto_error=False, description="A token created in the console.")
 router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(_bearer)])
 
 
@@ -78,7 +78,7 @@ router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(
 
 @router.get("/status", response_model=SystemStatus, tags=["state"])
 async def status(context: PageDep, user: Reader) -> Any:
-    """Whether mail flows: services, queues, accounts and books, and what is wrong in words."""
+    """Return the status of services, queues and accounts, the reconciliation, and the problems as texts."""
     return await context.status.get_fresh()
 
 
@@ -86,7 +86,7 @@ async def status(context: PageDep, user: Reader) -> Any:
 async def show_audit(
     context: PageDep, user: Reader, q: ApiText = "", before: Before = None, limit: PageLimit = 100
 ) -> Any:
-    """Who did what, the latest first. q: a user, an address or a mail's id."""
+    """List the audit, the latest entry first; `q` filters by user, address or id of a mail."""
     async with context.system.database.transaction() as connection:
         return await audit.page(connection, before, context.storable(q), limit)
 
@@ -98,34 +98,34 @@ async def show_audit(
 async def list_externals(
     context: PageDep, user: Reader, after: ApiText = "", q: ApiText = "", limit: PageLimit = 50
 ) -> Any:
-    """By address. q: a part of it."""
+    """List external accounts ordered by address; `q` filters by substring."""
     async with context.system.database.transaction() as connection:
-        found = await accounts.page_of_externals(connection, context.storable(after), context.storable(q), limit)
-    return [export.external_fields(external) for external in found]
+        externals = await accounts.page_of_externals(connection, context.storable(after), context.storable(q), limit)
+    return [export.external_fields(external) for external in externals]
 
 
 @router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
 async def show_external(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """One."""
+    """Return one external account."""
     async with context.system.database.transaction() as connection:
         return export.external_fields(await _external(connection, address))
 
 
 @router.put("/external-accounts", response_model=ChangeLines, tags=["accounts"])
 async def save_external(context: PageDep, user: Administrator, fields: ExternalFields) -> Any:
-    """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
+    """Add or replace an external account. Without a password the stored one stays; other fields take their default."""
     return await _save(context, user, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/external-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
 async def remove_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Remove it, unless somebody shares it."""
+    """Remove an external account, unless a local account shares it."""
     return await _remove(context, user, "external", address)
 
 
 @router.post("/external-accounts/{address}/test", response_model=list[ConnectionCheckStep], tags=["accounts"])
 async def test_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Try both directions step by step. Nothing is fetched or sent."""
+    """Test both directions step by step, without fetching or sending mail."""
     async with context.system.database.transaction() as connection:
         external = await _external(connection, address)
     steps = await connection_check.check_connection(context.system, external)
@@ -134,7 +134,7 @@ async def test_external(context: PageDep, user: Administrator, address: AddressI
 
 @router.post("/external-accounts/{address}/authorization", response_model=AuthorizationState, tags=["accounts"])
 async def authorize(request: Request, context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Begin to authorize an account with access tokens, or join the authorization that waits already."""
+    """Begin the OAuth authorization of an account, or return the pending one."""
     async with context.system.database.transaction() as connection:
         external = await _external(connection, address)
     return await oauth_flow.start_authorization(context.system, external, user.name, redirect_uri(request, context))
@@ -142,12 +142,12 @@ async def authorize(request: Request, context: PageDep, user: Administrator, add
 
 @router.get("/external-accounts/{address}/authorization", response_model=AuthorizationState, tags=["accounts"])
 async def show_authorization(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """The one that waits for a person, or how the latest one ended."""
+    """Return the pending authorization, or the result of the latest one."""
     async with context.system.database.transaction() as connection:
         external = await _external(connection, address)
     progress = await oauth_flow.load_progress(context.system, external)
     if progress is None:
-        raise NotFound(f"{address}: nobody has begun to authorize it here")
+        raise NotFound(f"{address}: there is no authorization")
     return progress
 
 
@@ -155,7 +155,7 @@ async def show_authorization(context: PageDep, user: Administrator, address: Add
 async def answer_authorization(
     context: PageDep, user: Administrator, address: AddressInPath, brought: RedirectAddress
 ) -> Any:
-    """Give the address to which the provider sent the browser, where that could not be reached."""
+    """Complete an authorization with the redirect address of the browser, if that page could not be reached."""
     async with context.system.database.transaction() as connection:
         external = await _external(connection, address)
     return await oauth_flow.complete_redirect(context.system, external, brought.url)
@@ -163,7 +163,7 @@ async def answer_authorization(
 
 @router.delete("/external-accounts/{address}/authorization", response_model=AuthorizationState, tags=["accounts"])
 async def stop_authorization(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Wait for nobody any more; what was authorized before stays."""
+    """Stop the pending authorization; an earlier one stays valid."""
     async with context.system.database.transaction() as connection:
         external = await _external(connection, address)
     await oauth_flow.stop_authorization(context.system, external, user.name)
@@ -172,14 +172,14 @@ async def stop_authorization(context: PageDep, user: Administrator, address: Add
 
 @router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedMailEntry], tags=["mail"])
 async def skipped(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """The mails that could not be fetched and stay at the provider, the oldest first."""
+    """List the skipped mails, which stay at the provider, the oldest first."""
     async with context.system.database.transaction() as connection:
         return await operations.list_skipped(connection, await _external(connection, address))
 
 
 @router.post("/external-accounts/{address}/skipped-mails/retry", response_model=OperationOutcome, tags=["mail"])
 async def retry_skipped(context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection) -> Any:
-    """Try to fetch these at once, however often that failed."""
+    """Retry these skipped mails at once, however often they failed."""
     return await _skipped(context, user, address, chosen, retries=True)
 
 
@@ -187,7 +187,7 @@ async def retry_skipped(context: PageDep, user: Administrator, address: AddressI
 async def acknowledge_skipped(
     context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection
 ) -> Any:
-    """It is known that these stay there: no problem any more."""
+    """Stop reporting these skipped mails as a problem."""
     return await _skipped(context, user, address, chosen, retries=False)
 
 
@@ -205,17 +205,17 @@ async def _skipped(
 async def list_locals(
     context: PageDep, user: Reader, after: ApiText = "", q: ApiText = "", limit: PageLimit = 50
 ) -> Any:
-    """By address. q: a part of it, or of the user name."""
+    """List local accounts ordered by address; `q` filters by substring of address or user name."""
     async with context.system.database.transaction() as connection:
-        found = await accounts.page_of_locals(connection, context.storable(after), context.storable(q), limit=limit)
-        externals = await accounts.load_externals(connection, sorted({person.external_id for person in found}))
-        delegates = await accounts.load_locals(connection, [p.delegate_id for p in found if p.delegate_id])
-    return [export.local_fields(person, externals, delegates) for person in found]
+        people = await accounts.page_of_locals(connection, context.storable(after), context.storable(q), limit=limit)
+        externals = await accounts.load_externals(connection, sorted({person.external_id for person in people}))
+        delegates = await accounts.load_locals(connection, [p.delegate_id for p in people if p.delegate_id])
+    return [export.local_fields(person, externals, delegates) for person in people]
 
 
 @router.get("/local-accounts/{address}", response_model=LocalAccount, tags=["accounts"])
 async def show_local(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """One."""
+    """Return one local account."""
     async with context.system.database.transaction() as connection:
         person = await _local(connection, address)
         externals = await accounts.load_externals(connection, [person.external_id])
@@ -225,7 +225,7 @@ async def show_local(context: PageDep, user: Reader, address: AddressInPath) -> 
 
 @router.get("/local-accounts/{address}/logins", response_model=AccountLogins, tags=["accounts"])
 async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """When this person's mail client logged in last, by POP3 and by SMTP, and who is signed in to the console so."""
+    """Return the last logins of the account by POP3 and SMTP, and its console sessions."""
     async with context.system.database.transaction() as connection:
         person = await _local(connection, address)
         last = await last_logins.load_last_logins(connection, person.id)
@@ -235,19 +235,19 @@ async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
 
 @router.put("/local-accounts", response_model=ChangeLines, tags=["accounts"])
 async def save_local(context: PageDep, user: Administrator, fields: LocalFields) -> Any:
-    """Make it what is given, added if it is not there. A password left out stays, other fields take their default."""
+    """Add or replace a local account. Without a password the stored one stays; other fields take their default."""
     return await _save(context, user, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
 
 
 @router.delete("/local-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
 async def remove_local(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Remove it; its mail is kept for the retention time."""
+    """Remove a local account; its mail is kept for the retention time."""
     return await _remove(context, user, "local", address)
 
 
 @router.post("/local-accounts/{address}/restore", response_model=ChangeLines, tags=["accounts"])
 async def restore_local(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Bring back one that was removed, with its mail."""
+    """Restore a removed local account with its mail."""
     async with context.system.database.transaction() as connection:
         person = await operations.restore_account(connection, context.storable(address))
         await audit.record_change(connection, user.name, "restored local account", person.address)
@@ -256,17 +256,17 @@ async def restore_local(context: PageDep, user: Administrator, address: AddressI
 
 @router.post("/local-accounts/{address}/names", response_model=ChangeLines, tags=["accounts"])
 async def add_name(context: PageDep, user: Administrator, address: AddressInPath, taken: NewName) -> Any:
-    """Give a person a further name, for example one that customers write and that nobody has."""
+    """Add a further name to a local account, for example one from the list of unknown names."""
     async with context.system.database.transaction() as connection:
         person = await _local(connection, address)
-        wanted = await edit.add_name(connection, person.address, taken.name)
-        outcome = await context.apply(connection, wanted, user)
+        requested = await edit.add_name(connection, person.address, taken.name)
+        outcome = await context.apply(connection, requested, user)
     return {"changed": outcome.lines}
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[DeletedMailEntry], tags=["mail"])
 async def deleted(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """Mail that this person deleted and that is still kept."""
+    """List the deleted mail of a local account that is still kept."""
     async with context.system.database.transaction() as connection:
         await _local(connection, address)
         return await operations.list_deleted(connection, context.storable(address))
@@ -274,7 +274,7 @@ async def deleted(context: PageDep, user: Reader, address: AddressInPath) -> Any
 
 @router.post("/local-accounts/{address}/undelete", response_model=OperationOutcome, tags=["mail"])
 async def undelete(context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection) -> Any:
-    """Bring some of it back, as new mail."""
+    """Undelete mails: they become new mail."""
     async with context.system.database.transaction() as connection:
         await _local(connection, address)
         done = await operations.undelete(connection, context.storable(address), chosen.ids)
@@ -284,7 +284,7 @@ async def undelete(context: PageDep, user: Administrator, address: AddressInPath
 
 @router.get("/accounts-file", tags=["accounts"], responses={200: {"content": {"application/yaml": {}}}})
 async def export_accounts(context: PageDep, user: Administrator) -> Response:
-    """The accounts file, passwords left out."""
+    """Export the accounts file without passwords."""
     async with context.system.database.transaction() as connection:
         text = export.as_yaml(await export.build_document(connection))
     return Response(text, media_type="application/yaml")
@@ -292,24 +292,24 @@ async def export_accounts(context: PageDep, user: Administrator) -> Response:
 
 async def _external(connection: Connection, address: str) -> External:
     """:raises NotFound: there is none."""
-    found = await accounts.external_by_address(connection, PageContext.storable(address))
-    if found is None:
+    external = await accounts.external_by_address(connection, PageContext.storable(address))
+    if external is None:
         raise NotFound(f"{address}: there is no such external account")
-    return found
+    return external
 
 
 async def _local(connection: Connection, address: str) -> Local:
     """:raises NotFound: there is none."""
-    found = await accounts.local_by_login(connection, PageContext.storable(address))
-    if found is None:
+    person = await accounts.local_by_login(connection, PageContext.storable(address))
+    if person is None:
         raise NotFound(f"{address}: there is no such local account")
-    return found
+    return person
 
 
 async def _save(context: PageContext, user: CurrentUser, kind: export.Kind, entry: dict[str, Any]) -> Any:
-    wanted = edit.check_entry(kind, entry)
+    requested = edit.check_entry(kind, entry)
     async with context.system.database.transaction() as connection:
-        outcome = await context.apply(connection, wanted, user)
+        outcome = await context.apply(connection, requested, user)
     return {"changed": outcome.lines}
 
 
@@ -336,14 +336,14 @@ async def search(
     before: Before = None,
     limit: PageLimit = 50,
 ) -> Any:
-    """The latest mail with all of these words in its subject, names and addresses; or of an account's address."""
+    """Search mail, the latest first: all words of `q` in subject, names and addresses; or the address of an account."""
     async with context.system.database.transaction() as connection:
         return await search_index.search(connection, q, day, before, limit)
 
 
 @router.get("/mails/{id}", response_model=MailDetails, tags=["mail"])
 async def show_mail(context: PageDep, user: Reader, id: Id) -> Any:
-    """One mail: who got it and why, and what happened when."""
+    """Return one mail with its recipients, the reasons, and its history."""
     async with context.system.database.transaction() as connection:
         story = await _story(connection, id)
         [traced] = await trace.trace(connection, str(id))
@@ -363,10 +363,10 @@ async def show_mail(context: PageDep, user: Reader, id: Id) -> Any:
     "/mails/{id}/raw",
     tags=["mail"],
     response_class=StreamingResponse,
-    responses={200: {"content": {"message/rfc822": {}}, "description": "The mail itself."}},
+    responses={200: {"content": {"message/rfc822": {}}, "description": "The mail as received (RFC 5322)."}},
 )
 async def raw(context: PageDep, user: Administrator, id: Id) -> Response:
-    """The whole mail. That it was looked into is written down."""
+    """Return the whole mail. The audit records the access."""
     async with context.system.database.transaction() as connection:
         story = await _story(connection, id)
         await audit.record_mails(connection, user.name, "looked into a mail", [id], story.summary.author)
@@ -375,7 +375,7 @@ async def raw(context: PageDep, user: Administrator, id: Id) -> Response:
 
 @router.post("/mails/{id}/give", response_model=ChangeLines, tags=["mail"])
 async def give(context: PageDep, user: Administrator, id: Id, given: CopyRequest) -> Any:
-    """Put a mail that was delivered into a person's mailbox, as new mail; and take it from another one."""
+    """Copy a delivered mail into a mailbox as new mail, and optionally remove it from another one."""
     async with context.system.database.transaction() as connection:
         await operations.give_copy(connection, id, given.to, given.away_from)
         await audit.record_mails(connection, user.name, "gave a mail", [id], f"to {given.to}")
@@ -384,26 +384,26 @@ async def give(context: PageDep, user: Administrator, id: Id, given: CopyRequest
 
 @router.post("/submissions/resend", response_model=OperationOutcome, tags=["mail"])
 async def resend(context: PageDep, user: Administrator, chosen: MailSelection) -> Any:
-    """Send submissions again to those outside who did not get them."""
+    """Send submissions again to the external recipients that did not get them."""
     return await _act(context, user, "sent again", operations.resend, chosen)
 
 
 @router.get("/queue", response_model=list[QueuedSubmissionEntry], tags=["mail"])
 async def queue(context: PageDep, user: Reader) -> Any:
-    """What waits to be sent, the oldest first."""
+    """List the submissions that wait to be sent, the oldest first."""
     async with context.system.database.transaction() as connection:
         return await operations.list_queue(connection)
 
 
 @router.post("/queue/retry", response_model=OperationOutcome, tags=["mail"])
 async def retry(context: PageDep, user: Administrator, chosen: MailSelection) -> Any:
-    """Try these now."""
+    """Try to send these submissions now."""
     return await _act(context, user, "tried now", operations.retry, chosen)
 
 
 @router.post("/queue/cancel", response_model=OperationOutcome, tags=["mail"])
 async def cancel(context: PageDep, user: Administrator, chosen: MailSelection) -> Any:
-    """End these without a further try; their authors are told."""
+    """Cancel these submissions; their authors get a failure notice."""
     async with context.system.database.transaction() as connection:
         done = await operations.cancel(connection, chosen.ids, chosen.reason or operations.CANCELLED)
         await audit.record_mails(connection, user.name, "cancelled", done.done, chosen.reason)
@@ -412,27 +412,27 @@ async def cancel(context: PageDep, user: Administrator, chosen: MailSelection) -
 
 @router.get("/held", response_model=list[HeldMail], tags=["mail"])
 async def held(context: PageDep, user: Reader) -> Any:
-    """What nobody is there to get."""
+    """List mail on hold (held): no enabled user shares the account."""
     async with context.system.database.transaction() as connection:
         return await operations.list_held(connection)
 
 
 @router.get("/parked", response_model=list[ParkedMail], tags=["mail"])
 async def parked(context: PageDep, user: Reader) -> Any:
-    """What is set apart until somebody decides."""
+    """List mail that needs attention (parked)."""
     async with context.system.database.transaction() as connection:
         return await operations.list_parked(connection)
 
 
 @router.post("/parked/requeue", response_model=OperationOutcome, tags=["mail"])
 async def requeue(context: PageDep, user: Administrator, chosen: MailSelection) -> Any:
-    """Give these another five tries."""
+    """Requeue these mails with five more tries."""
     return await _act(context, user, "given five more tries", operations.requeue, chosen)
 
 
 @router.post("/parked/discard", response_model=OperationOutcome, tags=["mail"])
 async def discard(context: PageDep, user: Administrator, chosen: MailSelection) -> Any:
-    """End parked or held mails undelivered, for a reason."""
+    """Discard mails that are parked or on hold, for a reason."""
     if not chosen.reason.strip():
         raise Permanent("reason: is needed to discard a mail")
     async with context.system.database.transaction() as connection:
@@ -456,7 +456,7 @@ async def _act(
     act: Callable[[Connection, list[int]], Awaitable[operations.OperationResult]],
     chosen: MailSelection,
 ) -> Any:
-    """For what takes nothing but the mails."""
+    """Run an operation that takes nothing but the ids of mails."""
     async with context.system.database.transaction() as connection:
         done = await act(connection, chosen.ids)
         await audit.record_mails(connection, user.name, did, done.done)

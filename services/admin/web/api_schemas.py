@@ -1,4 +1,4 @@
-"""What requests to the REST API may hold, and what it answers; /api/openapi.json is made from these."""
+"""The schemas of the REST API's requests and responses; /api/openapi.json is generated from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared import __version__
 
 
 class ApiError(BaseModel):
-    """What is wrong, for people. problems: a line for each mistake."""
+    """An error. detail: the text; problems: one line for each mistake."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"detail": "there is no such account"}]})
     detail: str
@@ -22,25 +22,25 @@ class ApiError(BaseModel):
 
 
 AddressInPath = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
-PageLimit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
-Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Entries before this id.")]
+PageLimit = Annotated[int, Query(ge=1, le=200, description="Largest number of entries.")]
+Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Return entries before this id.")]
 ApiText = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]
-_Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # as JSON's readers keep them exactly
+_Whole = Annotated[int, Field(ge=1, le=2**53 - 1)]  # the integers that JSON parsers keep exactly (RFC 8259 section 6)
 Ids = Annotated[list[_Whole], Field(max_length=1000, examples=[[42]])]
 
 
-def _date(given: object) -> object:
-    if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", given, re.ASCII):
-        raise ValueError("a day has the form 2026-11-30")  # a number would be taken for seconds
-    return given
+def _check_date(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("a day has the form 2026-11-30")  # pydantic would read a number as seconds
+    return value
 
 
-Day = Annotated[datetime.date, BeforeValidator(_date)]
+Day = Annotated[datetime.date, BeforeValidator(_check_date)]
 MailStatus = Annotated[str, Field(description="The state in the words for people.", examples=["delivered"])]
 
 
 class ResponseModel(BaseModel):
-    """What is answered. Fields as in the command line's JSON."""
+    """A response with the fields of the command line's JSON."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -75,7 +75,7 @@ class LocalAccount(ResponseModel):
 
 
 class SkippedMailEntry(BaseModel):
-    """A mail that could not be fetched and stays at the provider. next_try_at: null: it is not tried by itself."""
+    """A skipped mail, which stays at the provider. next_try_at: null: only an operator retries it."""
 
     id: int
     uidl: str
@@ -88,7 +88,7 @@ class SkippedMailEntry(BaseModel):
 
 
 class LastLoginEntry(BaseModel):
-    """A mail client's last login. peer: its IP address."""
+    """The last login of a mail client. peer: its IP address."""
 
     protocol: Literal["pop3", "smtp"]
     at: datetime.datetime
@@ -96,7 +96,7 @@ class LastLoginEntry(BaseModel):
 
 
 class SessionEntry(BaseModel):
-    """A browser that is signed in to the console."""
+    """A session of the console."""
 
     peer: str = Field(examples=["192.168.0.17"])
     agent: str
@@ -105,20 +105,20 @@ class SessionEntry(BaseModel):
 
 
 class AccountLogins(BaseModel):
-    """Where a person is. last: of mail clients, up to a few minutes behind. sessions: in the console."""
+    """Logins of a local account. last: of mail clients, written every few minutes; sessions: of the console."""
 
     last: list[LastLoginEntry]
     sessions: list[SessionEntry]
 
 
 class ChangeLines(BaseModel):
-    """What was changed, a line each."""
+    """The changes, one line each."""
 
     changed: list[str] = Field(examples=[["external account support@company.com: added"]])
 
 
 class ConnectionCheckStep(BaseModel):
-    """A step of a test."""
+    """A step of the test of an account."""
 
     step: str = Field(examples=["POP3: log in"])
     ok: bool
@@ -127,10 +127,10 @@ class ConnectionCheckStep(BaseModel):
 
 
 class AuthorizationState(BaseModel):
-    """How an account's authorization stands. flow, url, user_code: what the person is to do, while it waits for one.
+    """The state of an OAuth authorization. flow, url and user_code are set while it waits for the user's consent.
 
-    flow: device: the code is typed at that page. browser: the provider sends the browser to an address with the answer;
-    if that is not reached, it is given to `answer`. words: why it failed, or what was wrong at the latest try.
+    flow `device`: the user types the code at the page (RFC 8628). flow `browser`: the provider redirects the browser;
+    if that page is unreachable, pass its address to `answer`. words: why the authorization or the latest poll failed.
     """
 
     state: Literal["waits", "authorized", "failed"]
@@ -144,7 +144,7 @@ class AuthorizationState(BaseModel):
 
 
 class RedirectAddress(BaseModel):
-    """The address to which the provider sent the browser in the end."""
+    """The redirect address to which the provider sent the browser."""
 
     model_config = ConfigDict(extra="forbid")
     url: Annotated[
@@ -154,7 +154,7 @@ class RedirectAddress(BaseModel):
 
 
 class SystemStatus(ResponseModel):
-    """Whether mail flows."""
+    """The status of the system."""
 
     version: str = Field(__version__, examples=["0.1.0"])
     ok: bool
@@ -162,7 +162,7 @@ class SystemStatus(ResponseModel):
 
 
 class AuditRecord(BaseModel):
-    """What somebody did."""
+    """An entry of the audit."""
 
     id: int
     at: datetime.datetime
@@ -173,7 +173,7 @@ class AuditRecord(BaseModel):
 
 
 class MailListEntry(BaseModel):
-    """A mail in a list."""
+    """A mail in a list. sent: it is a submission."""
 
     id: int
     at: datetime.datetime
@@ -186,7 +186,7 @@ class MailListEntry(BaseModel):
 
 
 class MailDetails(ResponseModel):
-    """A mail with its history. sentences: who got it, and why."""
+    """A mail with its history. sentences: its recipients, and why each got it."""
 
     id: int
     message_id: str | None
@@ -197,7 +197,7 @@ class MailDetails(ResponseModel):
 
 
 class QueuedSubmissionEntry(ResponseModel):
-    """A submission that waits to be sent."""
+    """A submission that waits to be sent. why: the last error."""
 
     id: int
     author: str
@@ -207,7 +207,7 @@ class QueuedSubmissionEntry(ResponseModel):
 
 
 class HeldMail(ResponseModel):
-    """A mail that nobody is there to get."""
+    """A mail on hold (held): no enabled user shares the account."""
 
     id: int
     state: Literal["held"]
@@ -216,7 +216,7 @@ class HeldMail(ResponseModel):
 
 
 class ParkedMail(ResponseModel):
-    """A mail that is set apart until somebody decides. error: the traceback of its last failure, or why else."""
+    """A mail that needs attention (parked). error: the traceback of its last failure, or another cause."""
 
     id: int
     kind: Literal["inbound", "submission"]
@@ -234,7 +234,7 @@ class DeletedMailEntry(BaseModel):
 
 
 class MailSelection(BaseModel):
-    """Mails, by their ids. reason: where one is needed; the author is told."""
+    """Mails by their ids. reason: of a cancellation (the author's notice quotes it) or of a discard (the audit)."""
 
     model_config = ConfigDict(extra="forbid")
     ids: Ids
@@ -242,7 +242,7 @@ class MailSelection(BaseModel):
 
 
 class CopyRequest(BaseModel):
-    """Who is to have a mail, and from whom it is taken."""
+    """The account that gets a copy of a mail, and the account that loses the mail."""
 
     model_config = ConfigDict(extra="forbid")
     to: Address = Field(examples=["jim@local.com"])
@@ -250,14 +250,14 @@ class CopyRequest(BaseModel):
 
 
 class NewName(BaseModel):
-    """A further name for a person."""
+    """A further name of a local account."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name = Field(examples=["Alexander"])
 
 
 class OperationOutcome(BaseModel):
-    """done: to these it was done. left: no such mail in a state that allows it."""
+    """The result of an operation. done: changed ids; left: unknown ids, and ids whose state does not allow it."""
 
     done: list[int]
     left: list[int]

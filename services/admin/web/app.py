@@ -1,4 +1,4 @@
-"""The application: every router, and what becomes of a failure."""
+"""The application: every router, and the response to every error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from shared import __version__
 from shared.errors import Permanent, Temporary
 
 ROUTERS = (
-    client_autoconfig.router,  # its paths are those of the mail clients; /mail/{number} would take one of them
+    client_autoconfig.router,  # first: mail clients fix its paths, and /mail/{id} would match one of them
     sign_in.router,
     overview.router,
     external_accounts.router,
@@ -49,35 +49,35 @@ ROUTERS = (
     api.router,
 )
 
-_NAMES = {404: "Not found", 405: "Not allowed"}
+_TITLES = {404: "Not found", 405: "Not allowed"}
 
 log = structlog.get_logger()
 
 
-class _Kept(StaticFiles):
-    """Static files: their URLs change with them."""
+class _CachedFiles(StaticFiles):
+    """Static files. The URL of a file changes with its content, so browsers may cache it."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
-        """An answer that browsers keep for a year."""
-        answer = super().file_response(*args, **options)
-        answer.headers["cache-control"] = "public, max-age=31536000, immutable"
-        return answer
+        """Return a response that browsers cache for a year."""
+        response = super().file_response(*args, **options)
+        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return response
 
 
 def build_app(context: PageContext) -> RequestGuard:
-    """The console of this desk."""
+    """Build the application that serves the console."""
     app = FastAPI(
         title="mailgroup",
         version=__version__,
         description=api.DESCRIPTION,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # they would load scripts from elsewhere
+        docs_url=None,  # its pages load scripts from other sites
         redoc_url=None,
     )
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
-    app.mount("/static", _Kept(directory=HERE / "static"), name="static")
+    app.mount("/static", _CachedFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(NotSignedIn, _sign_in)
     app.add_exception_handler(NotAllowed, _refuse)
     app.add_exception_handler(NotFound, _missing)
@@ -131,30 +131,30 @@ async def _unacceptable(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-    if _is_api(request):  # what was given is not sent back: it may be a password
+    if _is_api(request):  # the values are not sent back: they may be passwords
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
     return await _error_response(request, 422, "That does not fit", "; ".join(lines))
 
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = await _error_response(
-        request, error.status_code, _NAMES.get(error.status_code, "That did not work"), error.detail
+    response = await _error_response(
+        request, error.status_code, _TITLES.get(error.status_code, "That did not work"), error.detail
     )
-    answer.headers.update(error.headers or {})
-    if error.status_code == 405:  # of all routes with this path, not of the first one alone (RFC 9110 section 10.2.1)
-        answer.headers["allow"] = ", ".join(sorted(_methods(request)))
-    return answer
+    response.headers.update(error.headers or {})
+    if error.status_code == 405:  # the methods of all routes with this path (RFC 9110 section 10.2.1)
+        response.headers["allow"] = ", ".join(sorted(_allowed_methods(request)))
+    return response
 
 
-def _methods(request: Request) -> set[str]:
-    whole = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
-    found: set[str] = set()
+def _allowed_methods(request: Request) -> set[str]:
+    scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    allowed: set[str] = set()
     for route in _routes(request.app.routes):
         for method in route.methods or ():
-            if route.matches(whole | {"method": method})[0] == Match.FULL:
-                found.add(method)
-    return found
+            if route.matches(scope | {"method": method})[0] == Match.FULL:
+                allowed.add(method)
+    return allowed
 
 
 def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
@@ -164,8 +164,8 @@ def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    log.error("a page failed", path=request.url.path, exc_info=error)
-    return await _error_response(request, 500, "That did not work", "The log of the service admin tells why.")
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return await _error_response(request, 500, "That did not work", "The log of the service admin has the cause.")
 
 
 async def _error_response(request: Request, status: int, title: str, text: str) -> Response:
@@ -173,7 +173,7 @@ async def _error_response(request: Request, status: int, title: str, text: str) 
         return JSONResponse({"detail": text}, status)
     context: PageContext = request.app.state.context
     user = None
-    if status < 500:  # a database that is away cannot tell who looks
+    if status < 500:  # without the database the current user is unknown
         user = await current_user(request, context)
         return await context.render_page(request, user, "message.html", status=status, title=title, text=text)
     facts: dict[str, object] = {"viewer": None, "path": "", "notices": [], "troubles": 0, "problems": []}

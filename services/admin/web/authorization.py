@@ -1,4 +1,4 @@
-"""Authorizing an external account: the code or page of its provider, and waiting until somebody has agreed there."""
+"""The page that authorizes an external account by OAuth: it shows the code or the link, and waits for the consent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from shared.model import External
 
 router = APIRouter(include_in_schema=False)
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
+"""Interval between two checks for a browser that waits: seconds; one query each."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -27,13 +28,13 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 async def show(
     request: Request, context: PageDep, user: Administrator, address: PathAddress, run: QueryText = ""
 ) -> Response:
-    """How it stands. run: the authorization that this browser looks at."""
+    """Show the state of the authorization. run: the authorization that this browser shows."""
     return await _show(request, context, user, await load_external(context, address), run)
 
 
 @router.post("/external/{address}/authorize")
 async def act(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Begin, bring the address that the browser shows in the end, or stop."""
+    """Begin or stop the authorization, or complete it with the redirect address that the browser shows."""
     external = await load_external(context, address)
     form = Form(await request.form())
     page = context.path_to("/external", external.address) + "/authorize"
@@ -57,11 +58,11 @@ async def act(request: Request, context: PageDep, user: Administrator, address: 
 async def live(
     request: Request, context: PageDep, user: Administrator, address: PathAddress, run: QueryText = ""
 ) -> Response:
-    """Tells the page when it has another thing to say."""
+    """Notify the page when the state of the authorization has changed."""
     external = await load_external(context, address)
 
     async def newer() -> dict[str, Any]:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         progress = await oauth_flow.load_progress(context.system, external)
         return {"reload": progress is None or progress.key != run or progress.state != "waits"}
 
@@ -70,22 +71,23 @@ async def live(
 
 @router.get("/authorized")
 async def receive_redirect(request: Request, context: PageDep) -> Response:
-    """Where the provider sends the browser of whoever agreed.
+    """Receive the redirect of the provider (RFC 6749 section 4.1.2).
 
-    The cookie does not come with a visit from another site, so nobody is signed in here: the answer is known by what
-    only the provider and the browser were told, and is good for nothing without what we kept for ourselves (PKCE).
+    The browser sends no cookie with a request from another site (SameSite=Strict), so no user is signed in here. The
+    ``state`` parameter identifies the request, and the code is useless without our PKCE verifier (RFC 7636).
     """
     progress = await oauth_flow.complete_any(context.system, str(request.url))
     if progress.state == "failed":
         raise Permanent(progress.words)
-    text = "You may close this page; the one where it was begun goes on."
+    text = "You may close this page; the page where you started it continues."
     return await context.render_page(request, None, "message.html", title="Authorized", text=text)
 
 
 def redirect_uri(request: Request, context: PageContext) -> str:
-    """Where a browser may bring the answer: on loopback, which is all that providers allow to programs (RFC 8252).
+    """Return the redirect URI: on loopback, the only one that providers allow to native applications (RFC 8252).
 
-    With a console elsewhere nothing answers there; the address that the browser shows then is pasted.
+    If the console runs on another machine, nothing answers there, and the user pastes the address that the browser
+    shows.
     """
     url = request.url
     port = url.port if url.hostname in _LOOPBACK and url.port else context.system.settings.admin_port
@@ -101,7 +103,7 @@ async def _show(
     problems: list[str] | None = None,
 ) -> Response:
     progress = await oauth_flow.load_progress(context.system, external)
-    lost = bool(run) and (progress is None or progress.key != run)
+    replaced = bool(run) and (progress is None or progress.key != run)
     return await context.render_page(
         request,
         user,
@@ -109,7 +111,7 @@ async def _show(
         status=409 if problems else 200,
         external=external,
         progress=progress,
-        lost=lost,
+        replaced=replaced,
         authorized=oauth_flow.is_authorized(context.system, external),
         problems=problems or [],
     )

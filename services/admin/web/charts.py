@@ -1,4 +1,4 @@
-"""A chart as SVG, drawn here. Pure."""
+"""The bar chart of the overview as SVG. Pure."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT, FOOT, LEFT = 720, 190, 22, 34
+"""Size of the chart, and of its margins for the hours and the scale: units of the viewBox."""
 _STEPS = (1, 2, 5)
-_LEAST = 4
+_MIN_END = 4
 
 
 def scale_end(highest: int) -> int:
     """Return the end of the scale: 4, or 1, 2 or 5 times a power of ten, at least ``highest``; half of it is whole."""
     power = 10
-    while highest > _LEAST:
+    while highest > _MIN_END:
         for step in _STEPS:
             if step * power >= highest:
                 return step * power
         power *= 10
-    return _LEAST
+    return _MIN_END
 
 
 def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:
-    """Two bars an hour. first, second: what they count. Told in words to who cannot see it."""
+    """Draw two bars for each hour. first, second: what they count, for the tooltips and the label of the image."""
     end = scale_end(max((max(one, other) for _, one, other in hours), default=0))
     slot = (WIDTH - LEFT) / max(len(hours), 1)
     height = HEIGHT - FOOT - 8
@@ -44,11 +45,11 @@ def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, s
                 f"{escape(name)}</title></rect>"
             )
         if hour.hour % 3 == 0:
-            between = ' class="between"' if hour.hour % 6 else ""  # left out on a phone
+            between = ' class="between"' if hour.hour % 6 else ""  # hidden on a phone
             place = x + slot / 2
             parts.append(f'<text{between} x="{place:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{hour:%H}:00</text>')
-    said = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
-    label = escape(f"Mails in the last {len(hours)} hours: {said}")
+    totals = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
+    label = escape(f"Mails in the last {len(hours)} hours: {totals}")
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )

@@ -1,6 +1,7 @@
-"""Where mail clients fetch their settings, without anybody signed in: see services/admin/accounts/client_autoconfig.py.
+"""The URLs where mail clients fetch their settings without a sign-in; services/admin/accounts/client_autoconfig.py.
 
-Every address of a local domain gets the same answer, whether it is anybody's or not; other domains get 404.
+SECURITY. Every address of a local domain gets the same response, whether the account exists or not; other domains get
+404.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ router = APIRouter(include_in_schema=False)
 
 Address = Annotated[str, Query(alias="emailaddress", max_length=1000)]
 REQUEST_OCTETS = 64 * 1024
-"""Of what Outlook posts: some hundred octets."""
+"""Limit of the body that Outlook posts: octets; real ones have some hundred."""
 
 _XML = "text/xml"
 _AUTODISCOVER = ("/autodiscover/autodiscover", "/Autodiscover/Autodiscover", "/AutoDiscover/AutoDiscover")
-"""Outlook's versions spell it differently, for a server that takes them all as the same."""
+"""The spellings of Outlook's versions: its own servers ignore case."""
 
 
 def servers_and_links(request: Request, context: PageContext, address: str) -> tuple[ClientServers, Links]:
-    """What the page of a person shows, for an address of theirs."""
+    """Return the servers and links that the page of a local account shows for one of its addresses."""
     return _servers(request, context), client_autoconfig.links(_base_url(request), address)
 
 
 @router.get("/mail/config-v1.1.xml")
 @router.get("/.well-known/autoconfig/mail/config-v1.1.xml")
 async def thunderbird(request: Request, context: PageDep, address: Address = "") -> Response:
-    """Without an address it holds for every local domain."""
+    """Return Mozilla's autoconfig file for the domain of the address; without an address, for every local domain."""
     domains = await _local_domains(context)
     if address:
         domains = [domain for domain in domains if domain == client_autoconfig.domain_of(address)]
@@ -48,12 +49,12 @@ async def thunderbird(request: Request, context: PageDep, address: Address = "")
 
 
 async def outlook_posts(request: Request, context: PageDep) -> Response:
-    """Outlook's first version: XML asks, XML answers. An error is an answer, too, so its status is 200."""
+    """Answer Autodiscover's first version: XML in request and response. An error has status 200, too."""
     body = b""
-    async for piece in request.stream():
-        body += piece
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > REQUEST_OCTETS:
-            return Response("At most 64 KiB are taken.\n", 413, media_type="text/plain")
+            return Response("The body is longer than 64 KiB.\n", 413, media_type="text/plain")
     try:
         address = client_autoconfig.autodiscover_address(body)
     except Unanswerable as error:
@@ -62,20 +63,20 @@ async def outlook_posts(request: Request, context: PageDep) -> Response:
 
 
 async def outlook_gets(request: Request, context: PageDep, address: Address = "", email: str = "") -> Response:
-    """The same for somebody who looks with a browser, and for clients that ask so."""
+    """Return the same to a browser and to clients that send a GET."""
     if not (address or email):
         return _xml(client_autoconfig.autodiscover_error("600", "Invalid Request"))
     return await _outlook(request, context, address or email)
 
 
-async def outlook_asks_where(
+async def outlook_v2(
     request: Request,
     context: PageDep,
     protocol: Annotated[str, Query(alias="Protocol", max_length=100)] = "",
     query: Annotated[str, Query(alias="Email", max_length=1000)] = "",
     address: str = "",
 ) -> Response:
-    """Outlook's second version: JSON, with the address in the path or behind the question mark, or none."""
+    """Answer Autodiscover's second version: JSON; the address is in the path or in the query, or is missing."""
     if (address := address or query) and client_autoconfig.domain_of(address) not in await _local_domains(context):
         return _unknown()
     try:
@@ -88,13 +89,13 @@ async def outlook_asks_where(
 for _path in _AUTODISCOVER:
     router.post(f"{_path}.xml")(outlook_posts)
     router.get(f"{_path}.xml")(outlook_gets)
-    router.get(f"{_path}.json")(outlook_asks_where)
-    router.get(f"{_path}.json/v1.0/{{address}}")(outlook_asks_where)
+    router.get(f"{_path}.json")(outlook_v2)
+    router.get(f"{_path}.json/v1.0/{{address}}")(outlook_v2)
 
 
 @router.get("/profile")
 async def apple(request: Request, context: PageDep, address: Address) -> Response:
-    """A profile for iPhone, iPad and Mac, as a file to install."""
+    """Return a configuration profile for iPhone, iPad and Mac, as a file to install."""
     if client_autoconfig.domain_of(address) not in await _local_domains(context):
         return _unknown()
     return Response(
@@ -126,11 +127,11 @@ async def _local_domains(context: PageContext) -> list[str]:
 
 
 def _servers(request: Request, context: PageContext) -> ClientServers:
-    return client_autoconfig.servers(context.system.settings, _seen_as(request))
+    return client_autoconfig.servers(context.system.settings, _requested_host(request))
 
 
-def _seen_as(request: Request) -> str | None:
-    """The host name that a client reached us by; None if it does not say one that can be."""
+def _requested_host(request: Request) -> str | None:
+    """Return the host name that the client connected to; None if its Host header has no valid name."""
     try:
         host = request.url.hostname or ""
     except ValueError:  # brackets without an address in them

@@ -1,4 +1,4 @@
-"""External accounts: the manual's dialog (4.1) with its Test button, and who shares the account (its ">>")."""
+"""The pages of external accounts: the manual's dialog (4.1) with its Test button, and the sharers (its ">>")."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ from shared.store import accounts, polls, relay_status
 router = APIRouter(include_in_schema=False, prefix="/external")
 
 DESCRIBE_SECONDS = 8.0
+"""Limit for the description of the maildrop after an account is saved: seconds; longer would look like a hung page."""
 SKIPPED = 200
-"""As many mails that were not fetched are shown."""
+"""Limit of the list of skipped mails: mails."""
 _TOKENS = ("google", "microsoft", "other")
-"""Ways to log in with access tokens: issuers that we know by name, and the others."""
+"""Login methods with access tokens: the issuers that we know by name, and all others."""
 LABELS = {
     "address": "Email address",
     "enabled": "Enabled",
@@ -53,10 +54,10 @@ LABELS = {
     "smtp.tls_fingerprint": "SMTP certificate",
     "smtp.auth": "SMTP needs authentication",
     "smtp.connections": "Connections at once",
-    "poll_seconds": "Look for new mail every",
-    "history": "Mail that lies there already",
+    "poll_seconds": "Check for new mail every",
+    "history": "Existing mail at the provider",
     "delete_after_days": "Delete at the provider after",
-    "delete_history": "Delete older mail, too",
+    "delete_history": "Delete existing mail, too",
     "aliases": "Further addresses",
     "oauth.client_id": "Client id",
     "oauth.client_secret": "Client secret",
@@ -99,12 +100,12 @@ _NEW: dict[str, Any] = {
 async def show_list(
     request: Request, context: PageDep, user: Reader, after: QueryText = "", q: QueryText = ""
 ) -> Response:
-    """All of them, a page at a time."""
+    """List the accounts, a page at a time."""
     async with context.system.database.transaction() as connection:
-        found = await accounts.page_of_externals(
+        matches = await accounts.page_of_externals(
             connection, context.storable(after), context.storable(q), accounts.PAGE + 1
         )
-        page = found[: accounts.PAGE]
+        page = matches[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.load_poll_states(connection, ids)
         states = await relay_status.load_status(connection, ids)
@@ -119,38 +120,38 @@ async def show_list(
         )
         for e in page
     ]
-    more = page[-1].address if len(found) > len(page) else None
+    more = page[-1].address if len(matches) > len(page) else None
     return await context.render_page(request, user, "externals.html", rows=rows, more=more, after=after, q=q)
 
 
 @router.get("/new")
 async def new(request: Request, context: PageDep, user: Administrator) -> Response:
-    """The empty dialog."""
+    """Show the empty dialog."""
     return await _dialog(request, context, user, None, dict(_NEW))
 
 
 @router.post("/new")
 async def add(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Test it, fill in what the provider is known to have, or add it."""
+    """Test the account, fill in the servers of a known provider, or add the account."""
     return await _submit(request, context, user, None)
 
 
 @router.get("/{address}")
 async def show(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
-    """The dialog of one."""
+    """Show the dialog of one account."""
     external = await load_external(context, address)
     return await _dialog(request, context, user, external, _values(external))
 
 
 @router.post("/{address}")
 async def change(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Test it, or save what was changed."""
+    """Test the account, or save the changes."""
     return await _submit(request, context, user, await load_external(context, address))
 
 
 @router.post("/{address}/remove")
 async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Remove it, unless somebody shares it."""
+    """Remove the account, unless a local account shares it."""
     external = await load_external(context, address)
     try:
         async with context.system.database.transaction() as connection:
@@ -163,21 +164,21 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
 
 @router.post("/{address}/skipped")
 async def act_on_skipped(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Try the mails again that could not be fetched, or say that they are known."""
+    """Retry the skipped mails, or acknowledge them."""
     external = await load_external(context, address)
     form = Form(await request.form())
     ids, retries = form.ids(), form.text("do") == "retry"
     async with context.system.database.transaction() as connection:
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
         await operations.record_skipped(connection, user.name, external, retries, done)
-    said = "are tried again" if retries else "are known to stay there"
+    outcome = "are tried again" if retries else "are acknowledged"
     return await context.redirect(
-        user, context.path_to("/external", external.address), f"{len(done.done)} mails {said}."
+        user, context.path_to("/external", external.address), f"{len(done.done)} mails {outcome}."
     )
 
 
 async def load_external(context: PageContext, address: str) -> External:
-    """:raises NotFound: there is none."""
+    """Return an external account by its address. :raises NotFound: it does not exist."""
     async with context.system.database.transaction() as connection:
         external = await accounts.external_by_address(connection, context.storable(address))
     if external is None:
@@ -186,23 +187,23 @@ async def load_external(context: PageContext, address: str) -> External:
 
 
 def _values(external: External) -> dict[str, Any]:
-    """What the dialog shows of an account."""
+    """Return the values of the dialog for an account."""
     values = _NEW | _flat(export.external_fields(external))
     if external.oauth is not None:
         values["method"] = external.oauth.name or "other"
     return values
 
 
-def _flat(fields: Mapping[str, Any], of: str = "") -> dict[str, Any]:
-    """Fields made of fields as those of a form. Pure."""
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested fields of the accounts file to the dotted names of the form. Pure."""
     values: dict[str, Any] = {}
     for name, value in fields.items():
-        values |= _flat(value, f"{of}{name}.") if isinstance(value, dict) else {of + name: shown(value)}
+        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: shown(value)}
     return values
 
 
 def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, Any]:
-    """What was typed, as in the accounts file. secret: the password, or the client's."""
+    """Return the typed values as an entry of the accounts file. secret: the password, or the OAuth client's secret."""
     entry: dict[str, Any] = {
         "address": form.text("address") if old is None else old.address,
         "enabled": form.flag("enabled"),
@@ -239,26 +240,28 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
-    typed, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
-    secret = form.secret(typed) or context.kept_secrets.load(user.session_id, values[kept])
+    field, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
+    secret = form.secret(field) or context.kept_secrets.load(user.session_id, values[kept])
     if form.text("do") == "fill":
         return await _dialog(request, context, user, old, _filled(values, form.text("provider")))
     try:
-        wanted = edit.check_entry("external", _fields(form, secret, old))
+        requested = edit.check_entry("external", _fields(form, secret, old))
         if form.text("do") == "test":
-            external = apply.external_of(wanted.external_accounts[0], old, context.system.vault, old.id if old else 0)
+            external = apply.external_of(
+                requested.external_accounts[0], old, context.system.vault, old.id if old else 0
+            )
             steps = await connection_check.check_connection(context.system, external)
             values[kept] = context.kept_secrets.store(user.session_id, secret)
             return await _dialog(request, context, user, old, values, steps=steps)
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
                 raise AccountsError([f"external account: address: {values['address']}: is there already"])
-            outcome = await context.apply(connection, wanted, user)
+            outcome = await context.apply(connection, requested, user)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
-    address = wanted.external_accounts[0].address
+    address = requested.external_accounts[0].address
     lines = outcome.lines or ["Nothing was changed."]
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
@@ -266,21 +269,21 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
 
 
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
-    """What lies at the provider, if it tells soon."""
+    """Describe the maildrop at the provider, if it answers in time."""
     try:
         async with asyncio.timeout(DESCRIBE_SECONDS):
             return await connection_check.describe_maildrop(context.system, externals)
     except TimeoutError:
-        return ["The provider has not answered yet; Test tells more."]
+        return ["The provider has not answered yet; use Test for details."]
 
 
 def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """What was typed, with the servers of the provider that was chosen, or else of the one of the address. Pure."""
+    """Return the typed values with the servers of the chosen provider, or of the provider of the address. Pure."""
     provider = provider_presets.preset_for_key(key) or provider_presets.preset_for_address(values["address"])
     domain = values["address"].rpartition("@")[2]
     if provider is None:
-        guessed = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
-        return values | {name: host for name, host in guessed.items() if not values[name]}
+        guess = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
+        return values | {name: host for name, host in guess.items() if not values[name]}
     filled = dict(values)
     for name, server in (("pop3", provider.pop3), ("smtp", provider.smtp)):
         filled[f"{name}.host"] = server.host if server else ""
@@ -302,10 +305,10 @@ async def _dialog(
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
-    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "troubles_": []}
+    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "account_problems": []}
     if external is not None:
         async with context.system.database.transaction() as connection:
-            facts = await _state(connection, external)
+            facts = await _load_state(connection, external)
     note = provider_presets.advice(values["pop3.host"], values["smtp.host"])
     by_address = provider_presets.preset_for_address(values["address"])
     if note is None and by_address is not None:
@@ -327,7 +330,7 @@ async def _dialog(
     )
 
 
-async def _state(connection: Connection, external: External) -> dict[str, Any]:
+async def _load_state(connection: Connection, external: External) -> dict[str, Any]:
     poll = (await polls.load_poll_states(connection, [external.id])).get(external.id)
     relay = (await relay_status.load_status(connection, [external.id])).get(external.id)
     return {
@@ -335,5 +338,7 @@ async def _state(connection: Connection, external: External) -> dict[str, Any]:
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
-        "troubles_": [line for line in (status.find_account_problem(poll), status.find_account_problem(relay)) if line],
+        "account_problems": [
+            line for line in (status.find_account_problem(poll), status.find_account_problem(relay)) if line
+        ],
     }

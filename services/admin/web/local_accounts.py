@@ -1,4 +1,4 @@
-"""Local accounts: the manual's dialog (4.2), the mail that a person deleted, and accounts that were removed."""
+"""The pages of local accounts: the manual's dialog (4.2), the deleted mail, and the removed accounts."""
 
 from __future__ import annotations
 
@@ -50,24 +50,25 @@ _NEW: dict[str, Any] = {
     "kept": "",
 }
 HAND_OVER_SECONDS = 600.0
+"""Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
 CHOICES = 200
-"""As many external accounts or people are offered in a list; of more, the address is typed."""
+"""Largest number of accounts that a list offers; with more, the user types the address."""
 
 
 @router.get("")
 async def show_list(
     request: Request, context: PageDep, user: Reader, after: QueryText = "", q: QueryText = ""
 ) -> Response:
-    """All of them, a page at a time."""
+    """List the accounts, a page at a time."""
     async with context.system.database.transaction() as connection:
-        found = await accounts.page_of_locals(
+        matches = await accounts.page_of_locals(
             connection, context.storable(after), context.storable(q), limit=accounts.PAGE + 1
         )
-        page = found[: accounts.PAGE]
+        page = matches[: accounts.PAGE]
         ids = {person.external_id for person in page}
         externals = {e.id: e.address for e in await accounts.load_externals(connection, sorted(ids))}
         removed = await accounts.removed_locals(connection, 1)
-    more = page[-1].address if len(found) > len(page) else None
+    more = page[-1].address if len(matches) > len(page) else None
     return await context.render_page(
         request, user, "locals.html", people=page, externals=externals, more=more, after=after, q=q, removed=removed
     )
@@ -75,17 +76,17 @@ async def show_list(
 
 @router.get("/removed")
 async def removed(request: Request, context: PageDep, user: Reader) -> Response:
-    """Those that can be brought back."""
+    """List the removed accounts that can be restored."""
     async with context.system.database.transaction() as connection:
-        found = await accounts.removed_locals(connection)
+        restorable = await accounts.removed_locals(connection)
     return await context.render_page(
-        request, user, "removed.html", removed=found, days=context.system.settings.retention_days
+        request, user, "removed.html", removed=restorable, days=context.system.settings.retention_days
     )
 
 
 @router.post("/removed")
 async def restore(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Bring one back."""
+    """Restore a removed account."""
     address = context.storable(Form(await request.form()).text("address"))
     try:
         async with context.system.database.transaction() as connection:
@@ -99,32 +100,32 @@ async def restore(request: Request, context: PageDep, user: Administrator) -> Re
 
 @router.get("/new")
 async def new(request: Request, context: PageDep, user: Administrator, external: QueryText = "") -> Response:
-    """The empty dialog."""
+    """Show the empty dialog."""
     return await _dialog(request, context, user, None, _NEW | {"external": external})
 
 
 @router.post("/new")
 async def add(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Add one."""
+    """Add an account."""
     return await _submit(request, context, user, None)
 
 
 @router.get("/{address}")
 async def show(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
-    """The dialog of one."""
+    """Show the dialog of one account."""
     person = await load_local(context, address)
     return await _dialog(request, context, user, person, await _values(context, person))
 
 
 @router.post("/{address}")
 async def change(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Save what was changed."""
+    """Save the changes."""
     return await _submit(request, context, user, await load_local(context, address))
 
 
 @router.post("/{address}/sign-out")
 async def sign_out(context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """End every session of this person in the console."""
+    """End every console session of this account."""
     person = await load_local(context, address)
     async with context.system.database.transaction() as connection:
         for session in await users.list_sessions(connection, person.id):
@@ -137,7 +138,7 @@ async def sign_out(context: PageDep, user: Administrator, address: PathAddress) 
 
 @router.post("/{address}/hand-over")
 async def hand_over(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Give every mail of this person to a colleague too."""
+    """Copy every mail of this account into the mailbox of a colleague."""
     person = await load_local(context, address)
     to = context.storable(Form(await request.form()).text("to"))
     try:
@@ -154,7 +155,7 @@ async def hand_over(request: Request, context: PageDep, user: Administrator, add
 
 @router.post("/{address}/remove")
 async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Remove one; the mail is kept for the retention time."""
+    """Remove an account; its mail is kept for the retention time."""
     person = await load_local(context, address)
     async with context.system.database.transaction() as connection:
         await edit.remove(connection, "local", person.address)
@@ -165,7 +166,7 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
 
 @router.get("/{address}/deleted")
 async def deleted(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
-    """The mail that this person deleted and that is still kept."""
+    """Show the deleted mail that is still kept."""
     person = await load_local(context, address)
     return await context.render_page(
         request, user, "deleted.html", person=person, **await load_deleted_mail(context, person)
@@ -174,17 +175,17 @@ async def deleted(request: Request, context: PageDep, user: Reader, address: Pat
 
 @router.post("/{address}/deleted")
 async def undelete(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Bring some of it back."""
+    """Undelete the ticked mails."""
     person = await load_local(context, address)
-    back = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
-    return await context.redirect(user, f"{context.path_to('/local', person.address)}/deleted", back)
+    notice = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
+    return await context.redirect(user, f"{context.path_to('/local', person.address)}/deleted", notice)
 
 
-# ------------------------------------------------------------------------------------------ with mine.py
+# ------------------------------------------------------------------------------------------ with self_service.py
 
 
 async def load_local(context: PageContext, address: str) -> Local:
-    """:raises NotFound: there is none."""
+    """Return a local account by its address. :raises NotFound: it does not exist."""
     async with context.system.database.transaction() as connection:
         person = (await accounts.locals_by_login(connection, [context.storable(address)])).get(
             context.storable(address)
@@ -195,22 +196,22 @@ async def load_local(context: PageContext, address: str) -> Local:
 
 
 async def load_deleted_mail(context: PageContext, person: Local) -> dict[str, Any]:
-    """What the page of deleted mail shows."""
+    """Return the facts of the page of deleted mail."""
     async with context.system.database.transaction() as connection:
         entries = await maildrops.list_latest_deleted(connection, person.id)
-        found = await header_summary.load_summaries(connection, [entry.blob_id for entry in entries])
-    rows = [(entry, found[entry.blob_id]) for entry in entries if entry.blob_id in found]
-    return {"rows": rows, "most": maildrops.DELETED_SHOWN, "days": context.system.settings.retention_days}
+        summaries = await header_summary.load_summaries(connection, [entry.blob_id for entry in entries])
+    rows = [(entry, summaries[entry.blob_id]) for entry in entries if entry.blob_id in summaries]
+    return {"rows": rows, "max_rows": maildrops.DELETED_SHOWN, "days": context.system.settings.retention_days}
 
 
 async def undelete_mails(context: PageContext, person: Local, ids: list[int], user: str) -> str:
-    """Undelete mails, by their inbound ids. :return: what was done, in words."""
+    """Undelete mails by their inbound ids. :return: the text of the result."""
     async with context.system.database.transaction() as connection:
-        back = (await operations.undelete(connection, person.address, ids)).done if ids else []
-        await audit.record_mails(connection, user, "brought back deleted mail", back, f"of {person.address}")
-    if not back:
+        undeleted = (await operations.undelete(connection, person.address, ids)).done if ids else []
+        await audit.record_mails(connection, user, "brought back deleted mail", undeleted, f"of {person.address}")
+    if not undeleted:
         return "Nothing was chosen that could be brought back."
-    return f"{len(back)} mails are back; the mail client gets them as new mail at its next look."
+    return f"{len(undeleted)} mails are back; the mail client gets them as new mail at its next check."
 
 
 # ------------------------------------------------------------------------------------------ the dialog
@@ -246,16 +247,16 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values["address"] = old.address
     password = form.secret("password") or context.kept_secrets.load(user.session_id, values["kept"])
     try:
-        wanted = edit.check_entry("local", _fields(form, password, old))
+        requested = edit.check_entry("local", _fields(form, password, old))
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError([f"local account: address: {values['address']}: is there already"])
-            outcome = await context.apply(connection, wanted, user)
+            outcome = await context.apply(connection, requested, user)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
-    address = wanted.local_accounts[0].address
+    address = requested.local_accounts[0].address
     return await context.redirect(
         user, context.path_to("/local", address), *(outcome.lines or ["Nothing was changed."])
     )
@@ -279,7 +280,7 @@ async def _dialog(
             else []
         )
         drop = await maildrops.load_summary(connection, person.id) if person is not None else None
-        waiting = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
+        held = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
         sessions = await users.list_sessions(connection, person.id) if person is not None else []
         logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []
     servers, links = (
@@ -295,7 +296,7 @@ async def _dialog(
         externals=[external.address for external in externals] if len(externals) <= CHOICES else [],
         sharers=[each for each in sharers if person is not None and each.id != person.id],
         drop=drop,
-        waiting=waiting,
+        held=held,
         sessions=sessions,
         logins=logins,
         servers=servers,

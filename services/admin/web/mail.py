@@ -1,4 +1,4 @@
-"""The mail: found by what it says, its story in sentences, and what may be done to it."""
+"""The pages that search mail, show the history of one mail, and act on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def search(
     day: Annotated[str, Query(max_length=20)] = "",
     before: Before = None,
 ) -> Response:
-    """The latest mail, or the mail that was looked for."""
+    """List the latest mail, or the mail that matches the query."""
     if q.strip().isascii() and q.strip().isdigit() and len(q.strip()) < 19:
         return RedirectResponse(f"/mail/{int(q)}", 303)
     problems = []
@@ -40,14 +40,14 @@ async def search(
     except ValueError:
         date, problems = None, [f"Day: {day}: a day has the form 2026-11-30."]
     async with context.system.database.transaction() as connection:
-        found = await search_index.search(connection, q, date, before, search_index.PAGE + 1)
-    shown = found[: search_index.PAGE]
+        mails = await search_index.search(connection, q, date, before, search_index.PAGE + 1)
+    shown = mails[: search_index.PAGE]
     return await context.render_page(
         request,
         user,
         "mails.html",
         mails=shown,
-        more=shown[-1].id if len(found) > len(shown) else None,
+        more=shown[-1].id if len(mails) > len(shown) else None,
         q=q,
         day=day,
         before=before,
@@ -57,7 +57,7 @@ async def search(
 
 @router.get("/{id}")
 async def show(request: Request, context: PageDep, user: Reader, id: Id) -> Response:
-    """One mail."""
+    """Show one mail."""
     story = await _load_history(context, id)
     async with context.system.database.transaction() as connection:
         people = await accounts.page_of_locals(connection, limit=501) if user.role == "administrator" else []
@@ -68,7 +68,7 @@ async def show(request: Request, context: PageDep, user: Reader, id: Id) -> Resp
 
 @router.post("/{id}")
 async def act(request: Request, context: PageDep, user: Administrator, id: Id) -> Response:
-    """Give it to somebody, move it to somebody, or send it again."""
+    """Copy or move a mail to another mailbox, or send a submission again."""
     form = Form(await request.form())
     to, away = context.storable(form.text("to")), context.storable(form.text("away"))
     try:
@@ -91,7 +91,7 @@ async def act(request: Request, context: PageDep, user: Administrator, id: Id) -
 
 @router.post("/{id}/raw")
 async def raw(context: PageDep, user: Administrator, id: Id) -> Response:
-    """The whole mail as a file; that somebody looked into it is written down first."""
+    """Return the whole mail as a file, after the audit has recorded the access."""
     story = await _load_history(context, id)
     async with context.system.database.transaction() as connection:
         await audit.record_mails(connection, user.name, "looked into a mail", [id], story.summary.author)

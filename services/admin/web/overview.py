@@ -1,4 +1,4 @@
-"""Is mail flowing? And, on an empty system, what is to be done first."""
+"""The overview: whether mail flows, and the first steps on an empty system."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)
 
 @router.get("/")
 async def show(request: Request, context: PageDep, user: Reader) -> Response:
-    """The first page."""
+    """Show the overview."""
     await context.status.get_fresh()
     day = context.status.day
     if day is not None and not (day.externals and day.people):
         async with context.system.database.transaction() as connection:
-            await context.status.count_day(connection)  # it may have been added just now
+            await context.status.count_day(connection)  # accounts may have been added since the last check
     return await context.render_page(request, user, "overview.html", **_facts(context, user))
 
 
 @router.get("/live")
 async def live(request: Request, context: PageDep, user: Reader) -> Response:
-    """The part of the first page that changes, whenever it has changed (server-sent events)."""
-    number = -1
+    """Send the status part of the overview whenever it has changed (server-sent events)."""
+    generation = -1
 
     async def newer() -> dict[str, Any]:
-        nonlocal number
-        number = await context.status.wait_for_newer(number)
+        nonlocal generation
+        generation = await context.status.wait_for_newer(generation)
         return {
             "html": context.render_template("state.html", **_facts(context, user)),
             "troubles": len(context.status.problems),
@@ -47,21 +47,21 @@ async def live(request: Request, context: PageDep, user: Reader) -> Response:
 
 
 def link_problem(problem: str, addresses: Collection[str]) -> tuple[str, str]:
-    """What is wrong, without the command that tells more, and the page that does; '' where there is none. Pure."""
-    said = _COMMAND.sub("", problem)
-    about = problem.partition(": ")[0]
-    if about in addresses:
-        return said, PageContext.path_to("/external", about)
-    return said, "/queue" if said != problem else ""
+    """Return a problem without the command that explains it, and the path of the page that does; '': no page. Pure."""
+    text = _COMMAND.sub("", problem)
+    subject = problem.partition(": ")[0]
+    if subject in addresses:
+        return text, PageContext.path_to("/external", subject)
+    return text, "/queue" if text != problem else ""
 
 
 def _facts(context: PageContext, user: CurrentUser) -> dict[str, Any]:
-    day, found = context.status.day, context.status.get_latest()
-    addresses = {external["address"] for external in found.get("externals", [])}
+    day, latest = context.status.day, context.status.get_latest()
+    addresses = {external["address"] for external in latest.get("externals", [])}
     return {
         "may_authorize": user.role == "administrator",
-        "status_": found,
-        "problems_": [link_problem(problem, addresses) for problem in found.get("problems", [])],
+        "system": latest,
+        "linked_problems": [link_problem(problem, addresses) for problem in latest.get("problems", [])],
         "day": day,
         "chart": charts.bar_chart(day.hours, "fetched", "sent by us") if day is not None else "",
     }

@@ -1,4 +1,4 @@
-"""What every page works with: the system, who looks, how a page is made, and what is said on the next one."""
+"""The context of every page: the system, the current user and their role, rendering, and flash messages."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ COOKIE = "mailgroup_session"
 
 
 class NotSignedIn(Exception):
-    """Nobody is signed in, or the session has ended."""
+    """The request has no session, or the session has ended."""
 
 
 class NotAllowed(Exception):
-    """Who is signed in may not see or do this."""
+    """The role of the current user does not allow this."""
 
 
 class NotFound(Exception):
-    """There is no such thing; the text says which."""
+    """The account or mail does not exist; the text names it."""
 
 
 class PageContext:
-    """One console process. stopping: set when it is to end."""
+    """The context of one console process. stopping: set when the process is to end."""
 
     def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
         self.system = system
@@ -78,51 +78,51 @@ class PageContext:
         }
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads."""
         self.sign_ins.close()
         self.system.passwords.close()
 
     def render_template(self, template: str, **facts: Any) -> str:
-        """A page, or a part of one."""
+        """Render a page, or a part of one."""
         return self._templates.get_template(template).render(**facts)
 
     async def render_page(
         self, request: Request, viewer: CurrentUser | None, template: str, *, status: int = 200, **facts: Any
     ) -> HTMLResponse:
-        """A page for this viewer, with what is to be said on it."""
+        """Render a page for this user, with their flash messages."""
         notices: list[str] = []
         if viewer is not None:
             async with self.system.database.statement() as connection:
                 notices = await users.pop_flash(connection, viewer.session_id)
-        shown = {
+        common = {
             "viewer": viewer,
             "path": request.url.path,
             "notices": notices,
             "troubles": len(self.status.problems),
             "problems": [],
         }
-        return HTMLResponse(self.render_template(template, **(shown | facts)), status)
+        return HTMLResponse(self.render_template(template, **(common | facts)), status)
 
     async def apply(
-        self, connection: Connection, wanted: AccountsFile, user: CurrentUser, prune: bool = False
+        self, connection: Connection, requested: AccountsFile, user: CurrentUser, prune: bool = False
     ) -> ApplyResult:
-        """Make the accounts what is wanted, and write down who did it. Parameters and errors as ``apply.apply``."""
-        outcome = await apply.apply(connection, wanted, self.system.vault, self.system.passwords, prune)
+        """Apply an accounts file and record the changes in the audit. Parameters and errors as ``apply.apply``."""
+        outcome = await apply.apply(connection, requested, self.system.vault, self.system.passwords, prune)
         await audit.record_lines(connection, user.name, outcome.lines)
         return outcome
 
     @staticmethod
     def storable(given: str) -> str:
-        """What came in a URL, as the database takes it."""
+        """Return a text from a URL or form as PostgreSQL can store it."""
         return database.storable(given)
 
     @staticmethod
-    def path_to(page: str, thing: str) -> str:
-        """The path of the page of one thing."""
-        return f"{page}/{_path(thing)}"
+    def path_to(page: str, address: str) -> str:
+        """Return the path of the page of one account."""
+        return f"{page}/{_path(address)}"
 
     async def redirect(self, viewer: CurrentUser, to: str, *notices: str) -> Response:
-        """Send the browser to a page, which says these lines."""
+        """Redirect the browser to a page that shows these flash messages."""
         if notices:
             async with self.system.database.statement() as connection:
                 await users.add_flash(connection, viewer.session_id, notices)
@@ -137,29 +137,29 @@ def page_context(request: Request) -> PageContext:
 
 PageDep = Annotated[PageContext, Depends(page_context)]
 QueryText = Annotated[str, Query(max_length=400)]
-"""What is looked for, or the address that a list goes on after."""
+"""A search text, or the address after which a list continues."""
 PathAddress = Annotated[str, PathParameter(max_length=400)]
-"""Whose page is asked for."""
+"""The address of the account whose page is requested."""
 
 
 async def current_user(request: Request, context: PageDep) -> CurrentUser | None:
-    """Who is signed in, or shows a token (a script, which asks the API)."""
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    """Return the user of the session cookie, or of the bearer token of a script that calls the API."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.casefold() == "bearer" and request.url.path.startswith("/api/"):
         async with context.system.database.statement() as connection:
-            return await users.user_for_token(connection, shown.strip())
-    token = request.cookies.get(COOKIE)
-    if not token:
+            return await users.user_for_token(connection, token.strip())
+    session_token = request.cookies.get(COOKIE)
+    if not session_token:
         return None
     async with context.system.database.statement() as connection:
-        return await users.user_for_session(connection, token)
+        return await users.user_for_session(connection, session_token)
 
 
 OptionalUser = Annotated[CurrentUser | None, Depends(current_user)]
 
 
 async def signed_in(user: OptionalUser) -> CurrentUser:
-    """Anybody who is signed in. :raises NotSignedIn:"""
+    """Require a signed-in user. :raises NotSignedIn:"""
     if user is None:
         raise NotSignedIn
     return user
@@ -169,21 +169,21 @@ SignedIn = Annotated[CurrentUser, Depends(signed_in)]
 
 
 async def reader(user: SignedIn) -> CurrentUser:
-    """An administrator or an observer. :raises NotAllowed:"""
+    """Require an administrator or an observer. :raises NotAllowed:"""
     if user.role == "person":
         raise NotAllowed
     return user
 
 
 async def administrator(user: SignedIn) -> CurrentUser:
-    """An administrator. :raises NotAllowed:"""
+    """Require an administrator. :raises NotAllowed:"""
     if user.role != "administrator":
         raise NotAllowed
     return user
 
 
 async def person(user: SignedIn) -> CurrentUser:
-    """A local account. :raises NotAllowed:"""
+    """Require the user of a local account. :raises NotAllowed:"""
     if user.role != "person":
         raise NotAllowed
     return user
@@ -195,7 +195,7 @@ Person = Annotated[CurrentUser, Depends(person)]
 
 
 def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The menu: groups of pages, each with its path and name."""
+    """Return the menu: groups of pages, each with its path and name."""
     if user.role == "person":
         return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
     settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
@@ -208,7 +208,7 @@ def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def home_page(user: CurrentUser) -> str:
-    """The first page of somebody who has signed in."""
+    """Return the path of the first page after the sign-in."""
     return "/mine" if user.role == "person" else "/"
 
 
@@ -216,7 +216,7 @@ def home_page(user: CurrentUser) -> str:
 
 
 def _ago(value: float | datetime.datetime | None) -> str:
-    """How long since a time, or a time span in seconds."""
+    """Format the time since a moment, or a time span in seconds."""
     if value is None:
         return "never"
     if isinstance(value, datetime.datetime):
@@ -225,7 +225,7 @@ def _ago(value: float | datetime.datetime | None) -> str:
 
 
 def _moment(at: datetime.datetime | str | None) -> Markup | str:
-    """A time as people read it, in UTC; the browser shows it in its own time where it can."""
+    """Format a time in UTC; live.js shows it in the time zone of the browser."""
     if at is None:
         return "never"
     if isinstance(at, str):
@@ -237,7 +237,7 @@ def _moment(at: datetime.datetime | str | None) -> Markup | str:
 
 
 def _octets(count: int) -> str:
-    """A size in units that people know."""
+    """Format a size with its unit."""
     for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -245,7 +245,7 @@ def _octets(count: int) -> str:
 
 
 def _browser(agent: str) -> str:
-    """What a browser calls itself, in two words."""
+    """Return the names of browser and system in a User-Agent header."""
     names = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
     systems = (
         ("iPhone", "iPhone"),
@@ -260,16 +260,16 @@ def _browser(agent: str) -> str:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    """An option of a choice whose key is what is shown."""
+    """Return an option of a select element whose value is its text."""
     return text, text
 
 
 def _path(text: str) -> str:
-    """A text as one step of a URL's path."""
+    """Escape a text as one segment of a URL's path."""
     return quote(text, safe="@")
 
 
 def _static_names() -> dict[str, str]:
-    """The URL of each static file: it changes with the file, so browsers may keep it."""
+    """Return the URL of each static file. It has a digest of the content, so browsers may cache the file."""
     files: Sequence[Path] = sorted((HERE / "static").iterdir())
     return {file.name: f"/static/{file.name}?{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in files}

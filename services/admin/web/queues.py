@@ -1,4 +1,4 @@
-"""What waits or is stuck: the queue to the providers, mail that is held, mail that is parked."""
+"""The page of the queue to the providers, of mail on hold (held) and of mail that needs attention (parked)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from services.admin.web.page_context import Administrator, PageDep, Reader
 router = APIRouter(include_in_schema=False)
 
 SHOWN = 200
+"""Limit of each list: mails; the page stays usable, and the oldest come first."""
 
 
 @router.get("/queue")
 async def show(request: Request, context: PageDep, user: Reader) -> Response:
-    """All three."""
+    """Show the three lists."""
     async with context.system.database.transaction() as connection:
         queue = await operations.list_queue(connection)
         held = await operations.list_held(connection)
@@ -39,10 +40,10 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
 
 @router.post("/queue")
 async def act(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Try again, cancel or discard what was ticked."""
+    """Retry, cancel, requeue or discard the ticked mails."""
     form = Form(await request.form())
     ids, do, reason = form.ids(), form.text("do"), form.text("reason")[:500]
-    said = ""
+    action = ""
     if do == "retry-all":
         ids = []
     elif not ids:
@@ -54,15 +55,15 @@ async def act(request: Request, context: PageDep, user: Administrator) -> Respon
     async with context.system.database.transaction() as connection:
         match do:
             case "retry" | "retry-all":
-                done, said = await operations.retry(connection, ids or None), "tried now"
+                done, action = await operations.retry(connection, ids or None), "tried now"
             case "cancel":
-                done, said = await operations.cancel(connection, ids, reason or operations.CANCELLED), "cancelled"
+                done, action = await operations.cancel(connection, ids, reason or operations.CANCELLED), "cancelled"
             case "requeue":
-                done, said = await operations.requeue(connection, ids), "given five more tries"
+                done, action = await operations.requeue(connection, ids), "given five more tries"
             case "discard":
-                done, said = await operations.discard(connection, ids, reason), "discarded"
+                done, action = await operations.discard(connection, ids, reason), "discarded"
             case _:
                 return await context.redirect(user, "/queue", "Nothing was chosen to be done.")
-        await audit.record_mails(connection, user.name, said, done.done, reason)
-    left = f" Left as they are: {', '.join(map(str, done.left))}." if done.left else ""
-    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {said}.{left}")
+        await audit.record_mails(connection, user.name, action, done.done, reason)
+    unchanged = f" Unchanged: {', '.join(map(str, done.left))}." if done.left else ""
+    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {action}.{unchanged}")

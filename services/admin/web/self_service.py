@@ -1,4 +1,4 @@
-"""What a person finds who signs in with a local account: their own account and nothing else."""
+"""The pages of a user who signs in with a local account: the own account and nothing else."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from shared.store import account_changes, accounts, maildrops
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 
-SHORTEST = 8
+MIN_CHARACTERS = 8
+"""Shortest password of a local account that its user may set: characters (NIST SP 800-63B)."""
 
 
 @router.get("")
 async def show(request: Request, context: PageDep, user: Person) -> Response:
-    """Who they are for the gateway, the settings of their mail client, and where they are signed in."""
+    """Show the account, the settings of its mail client, and its sessions."""
     return await _page(request, context, user)
 
 
@@ -48,14 +49,14 @@ async def _page(request: Request, context: PageContext, user: Person, problems: 
 
 @router.post("/password")
 async def change_password(request: Request, context: PageDep, user: Person) -> Response:
-    """Another password: it is in force at once, and every session of before ends."""
+    """Change the password: the new one is valid at once, and all earlier sessions end."""
     form = Form(await request.form())
     person = await _myself(context, user)
     peer = request.client.host if request.client else ""
     if await context.sign_ins.verify(person.address, form.secret("old"), peer) is None:
-        return await _page(request, context, user, ["Present password: it is another one."])
-    if len(form.secret("new")) < SHORTEST:
-        return await _page(request, context, user, [f"New password: at least {SHORTEST} characters are needed."])
+        return await _page(request, context, user, ["Current password: it is wrong."])
+    if len(form.secret("new")) < MIN_CHARACTERS:
+        return await _page(request, context, user, [f"New password: at least {MIN_CHARACTERS} characters are needed."])
     if form.secret("new") != form.secret("again"):
         return await _page(request, context, user, ["New password: the two are not the same."])
     hashed = await context.system.passwords.hash(form.secret("new"))
@@ -65,19 +66,19 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)
         token = await users.begin_session(connection, identity, peer, agent)
-        found = await users.user_for_session(connection, token)
-        if found is not None:
+        current = await users.user_for_session(connection, token)
+        if current is not None:
             await users.add_flash(
-                connection, found.session_id, ["Your password is changed. Type it into your mail client, too."]
+                connection, current.session_id, ["Your password is changed. Type it into your mail client, too."]
             )
-    answer = RedirectResponse("/mine", 303)
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
-    return answer
+    response = RedirectResponse("/mine", 303)
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
+    return response
 
 
 @router.post("/sessions")
 async def end_session(request: Request, context: PageDep, user: Person) -> Response:
-    """Sign out somewhere else."""
+    """End a session of another browser."""
     ids = Form(await request.form()).ids()
     async with context.system.database.transaction() as connection:
         for session in await users.list_sessions(connection, user.local_id):
@@ -88,7 +89,7 @@ async def end_session(request: Request, context: PageDep, user: Person) -> Respo
 
 @router.get("/deleted")
 async def deleted(request: Request, context: PageDep, user: Person) -> Response:
-    """Their deleted mail that is still kept."""
+    """Show the deleted mail that is still kept."""
     person = await _myself(context, user)
     return await context.render_page(
         request, user, "deleted.html", person=person, **await load_deleted_mail(context, person)
@@ -97,16 +98,16 @@ async def deleted(request: Request, context: PageDep, user: Person) -> Response:
 
 @router.post("/deleted")
 async def undelete(request: Request, context: PageDep, user: Person) -> Response:
-    """Bring some of it back."""
+    """Undelete the ticked mails."""
     person = await _myself(context, user)
-    said = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
-    return await context.redirect(user, "/mine/deleted", said)
+    notice = await undelete_mails(context, person, Form(await request.form()).ids(), user.name)
+    return await context.redirect(user, "/mine/deleted", notice)
 
 
 async def _myself(context: PageContext, user: Person) -> Local:
     assert user.local_id is not None
     async with context.system.database.transaction() as connection:
-        found = await accounts.load_locals(connection, [user.local_id])
-    if not found:
-        raise NotSignedIn  # removed meanwhile
-    return found[0]
+        people = await accounts.load_locals(connection, [user.local_id])
+    if not people:
+        raise NotSignedIn  # the account was removed during the session
+    return people[0]

@@ -1,4 +1,4 @@
-"""The process of the console: one uvicorn on the service's event loop."""
+"""The process of the console: one uvicorn server on the event loop of the service, and its background tasks."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ from shared.settings import Settings
 from shared.store import maillog
 
 GRACE_SECONDS = 5
-_AGAIN_SECONDS = 1.0
-CATALOGUE_SECONDS = 3.0
-"""Between two batches of at most catalogue.BATCH mails."""
+"""Limit for open requests and running token requests at shutdown: seconds; pages take far less."""
+_RETRY_SECONDS = 1.0
+INDEX_SECONDS = 3.0
+"""Interval between two batches of at most search_index.BATCH mails: seconds."""
 AUTHORIZE_SECONDS = 2.0
-"""Providers want to be asked every five seconds whether somebody has agreed."""
-FORGET_ROUNDS = 1200
-"""Once an hour what was purged is forgotten."""
+"""Interval between two checks for due token requests: seconds; providers allow a request every five (RFC 8628)."""
+PURGE_ROUNDS = 1200
+"""Batches between two removals of purged mail from the search index: once an hour."""
 _BACKLOG = 256
+"""Length of the queue of connections that are not accepted yet."""
 
 
 log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
-    """Stopped by the service, which has the signals."""
+    """A uvicorn server that the service stops: the service handles the signals."""
 
     async def main_loop(self) -> None:
-        """Set the date of the answers once a second; uvicorn's own loop wakes up ten times for that."""
-        while not await self.on_tick(0):  # noqa: ASYNC110  # it waits for time, not for an event
+        """Update the Date header once a second; uvicorn's own loop wakes up ten times for it."""
+        while not await self.on_tick(0):  # noqa: ASYNC110  # it waits for a time, not for an event
             await asyncio.sleep(1.0)
 
     @contextlib.contextmanager
@@ -55,69 +57,68 @@ class _Server(uvicorn.Server):
 
 
 async def serve(service: Service) -> None:
-    """Serve pages until the service is to stop. :raises Permanent: the port is taken."""
+    """Serve pages until the service stops. :raises Permanent: the port is in use."""
     settings = service.settings
     with _listen(settings) as listener:
         system = AdminContext(settings, service.database, HashingPool(), service.broker)
         await service.broker.open()
-        tending = asyncio.create_task(run_background(service), name="upkeep")
-        if not await _admit(service, system):
-            await tending
+        background = asyncio.create_task(run_background(service), name="background")
+        if not await _create_initial_admin(service, system):
+            await background
             return
         context = PageContext(system, service.stopping)
-        server = _Server(_configuration(settings, build_app(context)))
-        watching = asyncio.create_task(context.status.run(), name="watch")
-        cataloguing = asyncio.create_task(_catalogue(service), name="catalogue")
-        authorizing_ = asyncio.create_task(_authorize(service, system), name="authorize")
+        server = _Server(_uvicorn_config(settings, build_app(context)))
+        checking = asyncio.create_task(context.status.run(), name="status")
+        indexing = asyncio.create_task(_index_mail(service), name="search index")
+        authorizing = asyncio.create_task(_poll_authorizations(service, system), name="authorizations")
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="console")
         stopping = asyncio.create_task(service.stopping.wait())
         try:
-            await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             server.should_exit = True
             stopping.cancel()
-            watching.cancel()
-            cataloguing.cancel()
+            checking.cancel()
+            indexing.cancel()
             await serving
-            await asyncio.wait(
-                {authorizing_}, timeout=GRACE_SECONDS
-            )  # what it has in hand others would leave for a while
-            authorizing_.cancel()
+            # a cancelled token request would stay claimed, and other processes would wait for the end of the claim
+            await asyncio.wait({authorizing}, timeout=GRACE_SECONDS)
+            authorizing.cancel()
             context.close()
             if not service.stopping.is_set():
-                tending.cancel()
-            await asyncio.gather(tending, return_exceptions=True)
-        if watching.done() and not watching.cancelled():
-            await watching  # it ended by itself: tell why
+                background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
+        if checking.done() and not checking.cancelled():
+            await checking  # it failed: raise its error
 
 
-async def _catalogue(service: Service) -> None:
-    """Take new mail into the catalogue, a little at a time: nothing on a mail's way waits for it."""
+async def _index_mail(service: Service) -> None:
+    """Add new mail to the search index in small batches. No delivery waits for the index."""
     rounds = 0
-    while not await service.wait_for_stop(CATALOGUE_SECONDS):
+    while not await service.wait_for_stop(INDEX_SECONDS):
         try:
             async with service.database.transaction() as connection:
-                step = await indexing.index_next(connection)
-                if rounds % FORGET_ROUNDS == 0:
+                batch = await indexing.index_next(connection)
+                if rounds % PURGE_ROUNDS == 0:
                     await search_index.delete_purged(connection)
             rounds += 1
-            maillog.announce([note.event for note in step.notes])
-            service.broker.publish_behind(publications.routed((n.inbound_id, n.recipients) for n in step.notes))
+            maillog.announce([note.event for note in batch.notes])
+            service.broker.publish_behind(publications.routed((n.inbound_id, n.recipients) for n in batch.notes))
         except Temporary:
             continue
-        except Exception:  # a mail that cannot be read must not end it; the log tells which batch
-            log.exception("the catalogue does not go on")
+        except Exception:  # a mail that cannot be parsed must not end the task; the traceback shows the batch
+            log.exception("indexing failed, retrying")
 
 
-async def _authorize(service: Service, system: AdminContext) -> None:
-    """Go on with the authorizations that wait for a person, whether anybody looks at their pages or not."""
+async def _poll_authorizations(service: Service, system: AdminContext) -> None:
+    """Poll the pending OAuth authorizations, whether their pages are open or not."""
     while not await service.wait_for_stop(AUTHORIZE_SECONDS):
         try:
             await oauth_flow.poll_pending(system)
         except Temporary:
             continue
-        except Exception:  # one that cannot be gone on with must not end it
-            log.exception("authorizations do not go on")
+        except Exception:  # one authorization must not end the task for all
+            log.exception("authorization poll failed, retrying")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -125,26 +126,26 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.admin_bind else socket.AF_INET
     try:
         listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        # where there is no uvloop, an answer's body would wait 40 ms behind its header
+        # without uvloop, Nagle's algorithm would delay a body by 40 ms after its header
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
         raise Permanent(f"MAILGROUP_ADMIN_PORT {address[0]}:{address[1]}: {error.strerror}") from error
 
 
-async def _admit(service: Service, system: AdminContext) -> bool:
-    """Make sure that somebody can sign in; waits for the database. False: the service is to stop."""
+async def _create_initial_admin(service: Service, system: AdminContext) -> bool:
+    """Create the first administrator; waits for the database. :return: False: the service is to stop."""
     while True:
         try:
             async with service.database.transaction() as connection:
                 await users.create_initial_admin(connection, service.settings.admin_password, system.passwords)
                 return True
         except Temporary:
-            if await service.wait_for_stop(_AGAIN_SECONDS):
+            if await service.wait_for_stop(_RETRY_SECONDS):
                 return False
 
 
-def _configuration(settings: Settings, app: Any) -> uvicorn.Config:
+def _uvicorn_config(settings: Settings, app: Any) -> uvicorn.Config:
     def context(config: uvicorn.Config, default: object) -> ssl.SSLContext:
         return server_tls.server_context(settings)
 
@@ -164,4 +165,4 @@ def _configuration(settings: Settings, app: Any) -> uvicorn.Config:
 
 def main() -> None:
     """``python -m services.admin console``."""
-    run("admin", serve, needs_broker=False)  # it tells that the broker is away, and needs it for nothing else
+    run("admin", serve, needs_broker=False)  # it only reports that the broker is unavailable

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""The pages that sign a user in and out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/sign-in")
 async def show(request: Request, context: PageDep, user: OptionalUser, next: str = "") -> Response:
-    """The form."""
+    """Show the form."""
     if user is not None:
-        return RedirectResponse(_inside(next) or home_page(user), 303)
-    return await context.render_page(request, None, "sign_in.html", next=_inside(next), name="")
+        return RedirectResponse(_local_path(next) or home_page(user), 303)
+    return await context.render_page(request, None, "sign_in.html", next=_local_path(next), name="")
 
 
 @router.post("/sign-in")
@@ -39,16 +39,16 @@ async def sign_in(
         user, problem, status = None, f"{str(error)[0].upper()}{str(error)[1:]}.", 429
     if user is None:
         return await context.render_page(
-            request, None, "sign_in.html", status=status, next=_inside(next), name=name, problems=[problem]
+            request, None, "sign_in.html", status=status, next=_local_path(next), name=name, problems=[problem]
         )
     async with context.system.database.transaction() as connection:
         token = await users.begin_session(connection, user, peer, request.headers.get("user-agent", ""))
-        found = await users.user_for_session(connection, token)
-    # A cookie without an end goes with the browser's session. Secure wherever the browser came by TLS; on plain http,
-    # which is served on a loopback address only unless somebody says otherwise, browsers would not send it back.
-    answer = RedirectResponse(_inside(next) or (home_page(found) if found else "/"), 303)
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
-    return answer
+        current = await users.user_for_session(connection, token)
+    # A cookie without an expiry ends with the browser's session. It is Secure if the browser connected by TLS. On plain
+    # http (by default on loopback only) browsers would not send a Secure cookie back.
+    response = RedirectResponse(_local_path(next) or (home_page(current) if current else "/"), 303)
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
+    return response
 
 
 @router.post("/sign-out")
@@ -56,12 +56,12 @@ async def sign_out(context: PageDep, user: SignedIn) -> Response:
     """End the session."""
     async with context.system.database.transaction() as connection:
         await users.end_session(connection, user.session_id)
-    answer = RedirectResponse("/sign-in", 303)
-    answer.delete_cookie(COOKIE, path="/", samesite="strict", httponly=True)
-    return answer
+    response = RedirectResponse("/sign-in", 303)
+    response.delete_cookie(COOKIE, path="/", samesite="strict", httponly=True)
+    return response
 
 
-def _inside(path: str) -> str:
-    """A path of the console, or nothing: nobody is sent to another site. Pure."""
+def _local_path(path: str) -> str:
+    """Return a path of the console unchanged, and '' for an URL of another site (open redirect). Pure."""
     inside = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if inside and "\\" not in path else ""

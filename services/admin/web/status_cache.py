@@ -1,4 +1,4 @@
-"""How the system is: asked in the background, so that no page waits for it."""
+"""The cached status of the system, gathered in the background so that no page waits for it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from services.admin.monitoring.daily_stats import DailyStats
 from shared.db.database import Connection
 from shared.errors import Temporary
 
-SECONDS, IDLE_SECONDS, LONGEST_SECONDS = 4.0, 30.0, 300.0
-"""Between two looks: while somebody looks at it, and at least and at most while nobody does."""
+SECONDS, IDLE_SECONDS, MAX_IDLE_SECONDS = 4.0, 30.0, 300.0
+"""Interval between two checks: while a page shows the status; at least and at most while none does. Seconds."""
 IDLE_SHARE = 0.002
-"""Of the time: so much do looks take while nobody looks at it. Those at a large store are fewer."""
+"""Largest share of the time that checks take while no page shows the status; a large store is checked less often."""
 _WATCHED_SECONDS = 60.0
+"""Time after the last request during which a page counts as open: seconds."""
 
 log = structlog.get_logger()
 
 
 class StatusCache:
-    """The latest status. found: in the form of ``status --json``; empty until the first look is done. day: in numbers.
+    """The latest status. status: as ``status --json`` prints it; empty until the first check is done.
 
-    number: how many looks there have been.
+    day: counts of the last 24 hours. gathered_at: time of the last check, 0.0: none. generation: number of checks.
     """
 
     def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
@@ -43,18 +44,18 @@ class StatusCache:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, in words."""
+        """Return the texts of the problems."""
         return list(self.status.get("problems", []))
 
     def get_latest(self) -> dict[str, Any]:
-        """The latest status; it is looked at more often from now on."""
+        """Return the latest status without waiting. The checks are more frequent for a while."""
         if time.monotonic() - self._asked_at > _WATCHED_SECONDS:
             self._wake.set()
         self._asked_at = time.monotonic()
         return self.status
 
     async def get_fresh(self) -> dict[str, Any]:
-        """As ``look``; it waits for a new look where the latest one is old, or there has been none."""
+        """Return the latest status, after a new check if the latest one is old or missing."""
         generation = self.generation
         self.get_latest()
         if time.time() - self.gathered_at > IDLE_SECONDS:
@@ -62,7 +63,7 @@ class StatusCache:
         return self.status
 
     async def wait_for_newer(self, generation: int, seconds: float = 15.0) -> int:
-        """Wait for a look after the one of this number, for a while. :return: the number of the latest one."""
+        """Wait for a check after this generation, at most ``seconds``. :return: the latest generation."""
         self.get_latest()
         try:
             async with asyncio.timeout(seconds), self._changed:
@@ -72,29 +73,29 @@ class StatusCache:
         return self.generation
 
     async def count_day(self, connection: Connection) -> None:
-        """Count the last day anew."""
+        """Count the mail of the last 24 hours."""
         self.day = await daily_stats.load_daily_stats(connection, datetime.datetime.now(datetime.UTC))
 
     async def run(self) -> None:
-        """Look until stopped."""
+        """Check the system until the process stops."""
         while not self._stopping.is_set():
             self._wake.clear()
-            began = time.monotonic()
+            started = time.monotonic()
             try:
                 self.status = await status.gather(self._system)
                 async with self._system.database.transaction() as connection:
                     await self.count_day(connection)
             except Temporary:
-                pass  # what was found says that the database is away
-            except Exception:  # whatever it is, the next look may succeed; what was found before would be no news
-                log.exception("the status cannot be told")
-                self.status = {"ok": False, "problems": ["the status cannot be told; see the log of the service admin"]}
+                pass  # the gathered status reports that the database is unavailable
+            except Exception:  # the next check may succeed; until then an old status would mislead
+                log.exception("status check failed")
+                self.status = {"ok": False, "problems": ["the status is unknown; see the log of the service admin"]}
             self.gathered_at = time.time()
             async with self._changed:
                 self.generation += 1
                 self._changed.notify_all()
             now = time.monotonic()
-            idle = min(max(IDLE_SECONDS, (now - began) / IDLE_SHARE), LONGEST_SECONDS)
+            idle = min(max(IDLE_SECONDS, (now - started) / IDLE_SHARE), MAX_IDLE_SECONDS)
             try:
                 async with asyncio.timeout(SECONDS if now - self._asked_at < _WATCHED_SECONDS else idle):
                     await self._wake.wait()

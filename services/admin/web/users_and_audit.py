@@ -1,4 +1,4 @@
-"""The console itself: who may use it, tokens for scripts, who did what, and the accounts file."""
+"""The pages of users, tokens, the audit and the accounts file."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from shared.errors import Permanent
 router = APIRouter(include_in_schema=False)
 
 CHANGE_SECONDS = 600.0
+"""Limit of the transaction that applies an accounts file: seconds; ten thousand accounts take minutes."""
 KEPT_CHARACTERS = 100_000
-"""Of a file that was tried and may be applied then without being chosen once more."""
-SHORTEST = 10
-"""Characters of a password of the console."""
+"""Largest tried file that may be applied without a second upload: characters; larger ones are not kept in memory."""
+MIN_CHARACTERS = 10
+"""Shortest password of a console user: characters."""
 
 
 @router.get("/audit")
 async def show_audit(
     request: Request, context: PageDep, user: Reader, q: QueryText = "", before: Before = None
 ) -> Response:
-    """Who did what, the latest first."""
+    """Show the audit, the latest entry first."""
     async with context.system.database.transaction() as connection:
-        found = await audit.page(connection, before, context.storable(q.strip()), audit.PAGE + 1)
-    shown = found[: audit.PAGE]
-    more = shown[-1].id if len(found) > len(shown) else None
+        entries = await audit.page(connection, before, context.storable(q.strip()), audit.PAGE + 1)
+    shown = entries[: audit.PAGE]
+    more = shown[-1].id if len(entries) > len(shown) else None
     return await context.render_page(request, user, "audit.html", entries=shown, more=more, q=q, before=before)
 
 
 @router.get("/users")
 async def show_users(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Who may use the console, where they are signed in, and tokens."""
+    """Show the users of the console, their sessions, and the tokens."""
     return await _users(request, context, user)
 
 
@@ -64,15 +65,15 @@ async def _users(
 
 @router.post("/users")
 async def change_users(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Add, change or remove a user; end a session; make or end a token."""
+    """Add, change or remove a user; end a session; create or revoke a token."""
     form = Form(await request.form())
     do, name, role = form.text("do"), context.storable(form.text("name")), form.text("role")
     chosen_id = next(iter(form.ids()), 0)
     try:
         hashed = None
         if do in ("add", "password"):
-            if len(form.secret("password")) < SHORTEST:
-                raise Permanent(f"Password: at least {SHORTEST} characters are needed.")
+            if len(form.secret("password")) < MIN_CHARACTERS:
+                raise Permanent(f"Password: at least {MIN_CHARACTERS} characters are needed.")
             hashed = await context.system.passwords.hash(form.secret("password"))
         async with context.system.database.transaction() as connection:
             match do:
@@ -106,13 +107,13 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
 
 @router.get("/accounts-file")
 async def show_file(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Import and export."""
+    """Show the import and export of the accounts file."""
     return await context.render_page(request, user, "accounts_file.html", lines=None)
 
 
 @router.get("/accounts-file/accounts.yaml")
 async def export_file(context: PageDep, user: Administrator) -> Response:
-    """The accounts file, passwords left out."""
+    """Export the accounts file without passwords."""
     async with context.system.database.transaction() as connection:
         text = export.as_yaml(await export.build_document(connection))
     return Response(
@@ -120,13 +121,13 @@ async def export_file(context: PageDep, user: Administrator) -> Response:
     )
 
 
-class _Undo(Exception):
-    """What was tried is not to be kept."""
+class _DryRun(Exception):
+    """Rolls back the transaction of a dry run."""
 
 
 @router.post("/accounts-file")
 async def import_file(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Make the accounts what a file says, or only tell what that would change."""
+    """Apply an accounts file, or show what it would change."""
     data = await request.form()
     form, file = Form(data), data.get("file")
     content = await file.read() if isinstance(file, UploadFile) else b""
@@ -134,18 +135,18 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
     outcome = None
     try:
         if form.text("kept") and kept is None:
-            raise AccountsError(["what was tried is not kept any more; choose the file once more"])
+            raise AccountsError(["the tried file is not kept any more; choose the file once more"])
         text = kept if kept is not None else content.decode()
-        wanted = read_text(text, "file", None)
+        requested = read_text(text, "file", None)
         async with context.system.database.transaction(CHANGE_SECONDS) as connection:
-            outcome = await context.apply(connection, wanted, user, form.flag("prune"))
+            outcome = await context.apply(connection, requested, user, form.flag("prune"))
             if form.text("do") != "apply":
-                raise _Undo
+                raise _DryRun
     except (AccountsError, UnicodeDecodeError) as error:
         lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
         lines = [line.removeprefix("file: ") for line in lines]
         return await context.render_page(request, user, "accounts_file.html", status=422, problems=lines, lines=None)
-    except _Undo:
+    except _DryRun:
         assert outcome is not None
         kept = context.kept_secrets.store(user.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
         prune = form.flag("prune")

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import requests
 
-from services.admin.web import server as process
+from services.admin.web import server as console_server
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
 from tests import console, servers
@@ -32,7 +32,7 @@ SECRETS = ("secret-refresh", "first-access", "secret-device", "hush")
 def eager() -> Iterator[None]:
     """The console asks the stand-in more often than providers like to be asked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "AUTHORIZE_SECONDS", 0.05)
+        patch.setattr(console_server, "AUTHORIZE_SECONDS", 0.05)
         yield
 
 
@@ -169,7 +169,7 @@ def test_a_provider_that_is_away_meanwhile_is_asked_again(browser: Browser, stor
     server.answers = [(503, {})] * 100
     server.agreeing = True
     # then it says so, and waits longer
-    until(lambda: "did not answer well last time" in text(browser.get(PAGE)), 60)
+    until(lambda: "The last check at the provider failed" in text(browser.get(PAGE)), 60)
     # when it is back, and asked the next time
     server.answers = [GIVEN]
     with psycopg.connect(store) as connection:
@@ -194,7 +194,7 @@ def test_two_administrators_at_once_get_the_same_code_and_one_of_them_is_enough(
     assert text(browser.get(PAGE)).count("Begun by admin") == 1
 
 
-def test_a_console_that_is_started_anew_goes_on(databases: servers.Databases, server: TokenServer) -> None:
+def test_a_console_that_is_restarted_goes_on(databases: servers.Databases, server: TokenServer) -> None:
     with databases.fresh() as store:
         asyncio.run(console.make(store, {"external_accounts": [account_fields(server)]}))
         with console.running(store) as url:
@@ -209,7 +209,7 @@ def test_a_console_that_is_started_anew_goes_on(databases: servers.Databases, se
 
 
 def test_a_page_of_an_authorization_that_is_over_says_so(browser: Browser) -> None:
-    assert "is over: another one was begun" in text(browser.get(f"{PAGE}?run=earlier"))
+    assert "has ended: another one was begun" in text(browser.get(f"{PAGE}?run=earlier"))
 
 
 def test_it_can_be_stopped(browser: Browser, store: str, server: TokenServer) -> None:

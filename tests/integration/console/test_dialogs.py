@@ -101,16 +101,17 @@ def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_ta
     # given an account of which nothing has failed yet
     browser.post("/external/new", external())
     state = text(browser.get(f"/external/{SUPPORT}"))
-    assert "Last good look never" in state and "Last failed" not in state and "Connections that it takes" not in state
+    assert "Last successful check never" in state and "Last failed" not in state
+    assert "Connections that the provider allows" not in state
     # when a poll and a try to send fail, and the provider takes one connection at a time
     with psycopg.connect(store) as connection:
         connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
         connection.execute("update relay_status set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
     # then it is told when
     state = text(browser.get(f"/external/{SUPPORT}"))
-    assert "Last failed look 2026-01-02 03:04:05" in state
+    assert "Last failed check 2026-01-02 03:04:05" in state
     assert "Last failed try to send 2026-01-02 04:05:06" in state
-    assert "Connections that it takes 1 of 2" in state
+    assert "Connections that the provider allows 1 of 2" in state
 
 
 def test_no_page_shows_a_secret_again(browser: Browser) -> None:
@@ -129,7 +130,7 @@ def test_no_page_shows_a_secret_again(browser: Browser) -> None:
         ({"smtp.port": "many"}, "SMTP port: 'many': has to be a whole number", "smtp.port"),
         (
             {"poll_seconds": "0"},
-            "Look for new mail every: 0: Input should be greater",
+            "Check for new mail every: 0: Input should be greater",
             "poll_seconds",
         ),
         ({"address": "nonsense"}, "Email address: 'nonsense': an address has the form", "address"),
@@ -313,7 +314,7 @@ def test_mails_that_could_not_be_fetched_are_shown_known_and_tried_again(browser
     # when
     told = text(browser.post(f"{page}/skipped", {"do": "acknowledge", "id": str(known)}))
     # then
-    assert "1 mails are known to stay there" in told and "3 tries; known" in told
+    assert "1 mails are acknowledged" in told and "3 tries; acknowledged" in told
     assert "1 mails are tried again" in text(browser.post(f"{page}/skipped", {"do": "retry", "id": str(tried)}))
     assert stored(store, f"select acknowledged_at is not null from uidl_ledger where id = {known}") == [(True,)]
     assert stored(store, f"select next_try_at <= now() from uidl_ledger where id = {tried}") == [(True,)]

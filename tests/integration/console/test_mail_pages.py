@@ -27,7 +27,7 @@ QUESTION = b"From: Anna <anna@customer.example>\r\nTo: support@company.com\r\nSu
 BY_NAME = (
     b'From: Anna <anna@customer.example>\r\nTo: "Alex" <support@company.com>\r\nSubject: =?utf-8?q?F=C3=BCr?= Alex\r\n'
 )
-STRANGER = b'From: Bob <bob@customer.example>\r\nTo: "Alexander" <support@company.com>\r\nSubject: Hello there\r\n'
+UNKNOWN_NAME = b'From: Bob <bob@customer.example>\r\nTo: "Alexander" <support@company.com>\r\nSubject: Hello there\r\n'
 ANSWER = b"From: alex@local.com\r\nSubject: Re: Printer smokes\r\nIn-Reply-To: <q@customer.example>\r\n\r\nHi\r\n"
 BODY = b"Message-ID: <%s@customer.example>\r\n\r\nthe-body-of-%s\r\n"
 
@@ -38,7 +38,9 @@ async def fill(url: str) -> None:
     async with servers.opened(url) as database:
         externals, people = await everyone(database)
         async with database.transaction() as connection:
-            mails = [head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (STRANGER, b"s"))]
+            mails = [
+                head + BODY % (name, name) for head, name in ((QUESTION, b"q"), (BY_NAME, b"n"), (UNKNOWN_NAME, b"s"))
+            ]
             stored = await blobs.store_blobs(connection, [Content.from_bytes(mail) for mail in mails])
             rows = await inbound.add_inbound(
                 connection,
@@ -194,7 +196,7 @@ def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> Non
     waits = text(browser.get("/answers"))
     assert "Hello there" in waits
     assert "Printer smokes" not in waits
-    assert "The oldest waits for" in waits
+    assert "The oldest has waited for" in waits
 
 
 async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, database: Database) -> None:
@@ -255,7 +257,7 @@ def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Bro
     other = Browser(url)
     other.sign_in("tom@local.com", "secret")
     wrong = person.post("/mine/password", {"old": "guess", "new": "another-one", "again": "another-one"})
-    assert "it is another one" in text(wrong)
+    assert "Current password: it is wrong" in text(wrong)
     done = person.post("/mine/password", {"old": "secret", "new": "another-one", "again": "another-one"})
     assert "Your password is changed" in text(done)
     assert person.get("/mine").url.endswith("/mine")
@@ -342,11 +344,11 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
     browser.post("/accounts-file", {"do": "apply"}, files={"file": ("accounts.yaml", changed)})
     assert "poll_seconds: 77" in browser.get("/accounts-file/accounts.yaml").text
-    # and what was tried may be applied without choosing it once more, by whoever tried it
+    # and what was tried may be applied without choosing it once more, by the user who tried it
     tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", exported)})
     [kept] = re.findall(r'name="kept" value="([^"]+)"', tried.text)
-    stranger = console.signed_in(browser.url).post("/accounts-file", {"do": "apply", "kept": kept})
-    assert "choose the file once more" in text(stranger)
+    other = console.signed_in(browser.url).post("/accounts-file", {"do": "apply", "kept": kept})
+    assert "choose the file once more" in text(other)
     assert "poll_seconds 77 -> 60" in text(browser.post("/accounts-file", {"do": "apply", "kept": kept}))
     spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
     refused = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", spy)})

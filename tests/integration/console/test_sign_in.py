@@ -18,7 +18,7 @@ def browser(url: str) -> Browser:
     return Browser(url)
 
 
-def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(browser: Browser) -> None:
+def test_a_user_who_is_not_signed_in_is_asked_to_and_comes_back(browser: Browser) -> None:
     asked = browser.get("/mine?x=1")
     assert asked.url.endswith("/sign-in?next=%2Fmine%3Fx%3D1")
     assert "Password" in text(asked)

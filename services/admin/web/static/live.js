@@ -1,8 +1,8 @@
-// All of it is a convenience: every page works without it.
+// Conveniences only: every page works without this script.
 "use strict";
 
-// Times are told in UTC; here they become those of the person who looks.
-function tellTimes(root) {
+// Shows the times of the page, which are UTC, in the time zone of the browser.
+function localizeTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     if (!Number.isNaN(at.getTime())) {
@@ -11,9 +11,9 @@ function tellTimes(root) {
     }
   }
 }
-tellTimes(document);
+localizeTimes(document);
 
-// What changes by itself is renewed while it is looked at; where all of a page changes, it is loaded again.
+// Updates the live part of a page while the page is visible; reloads the page where all of it changes.
 const live = document.querySelector("[data-live]");
 if (live) {
   let source = null;
@@ -24,11 +24,11 @@ if (live) {
     } else if (!source) {
       source = new EventSource(live.dataset.live);
       source.onmessage = (event) => {
-        const found = JSON.parse(event.data);
-        if (found.reload) location.reload();
-        if (!found.html || live.contains(document.activeElement)) return; // not under somebody's hands
-        live.innerHTML = found.html;
-        tellTimes(live);
+        const update = JSON.parse(event.data);
+        if (update.reload) location.reload();
+        if (!update.html || live.contains(document.activeElement)) return; // the user is working in it
+        live.innerHTML = update.html;
+        localizeTimes(live);
       };
     }
   };
@@ -36,7 +36,7 @@ if (live) {
   listen();
 }
 
-// What takes a while says so, and is not sent twice.
+// Shows that a slow form was sent, and prevents a second submission.
 for (const form of document.querySelectorAll("form[data-busy]")) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) { event.preventDefault(); return; }
@@ -46,7 +46,7 @@ for (const form of document.querySelectorAll("form[data-busy]")) {
 }
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-// A password may be suggested; it is seen by the person who asked for it and nobody else.
+// Suggests a password, generated in the browser.
 for (const place of document.querySelectorAll(".suggests")) {
   const field = place.querySelector("input");
   const button = document.createElement("button");
