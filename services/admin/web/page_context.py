@@ -23,7 +23,7 @@ from services.admin.accounts import apply
 from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.context import AdminContext
-from services.admin.formatting import ago
+from services.admin.formatting import ago, mail_status
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.status_cache import StatusCache
 from shared import __version__
@@ -70,6 +70,7 @@ class PageContext:
             "path": _path,
             "pair": _pair,
             "browser": _browser,
+            "mail_status": mail_status,
         }
         self._templates.globals |= {
             "static": _static_names(),

@@ -239,6 +239,40 @@ def test_stuck_mail_is_listed_tried_again_and_ended_for_a_reason(browser: Browse
     assert f"discarded {id_} spam" in text(browser.get("/audit"))
 
 
+@pytest.mark.parametrize(
+    ("message_id", "state", "word"),
+    [
+        ("s@customer.example", "fetched", "waiting"),
+        ("s@customer.example", "held", "on hold"),
+        ("s@customer.example", "parked", "needs attention"),
+        ("s@customer.example", "discarded", "cancelled"),
+        ("s@customer.example", "delivered", "delivered"),
+        ("answer@local.com", "queued", "waiting"),
+        ("answer@local.com", "parked", "needs attention"),
+        ("answer@local.com", "done", "failed"),  # one of its recipients did not get it
+    ],
+)
+def test_list_page_and_api_show_the_status_of_a_mail_in_the_same_word(
+    browser: Browser, store: str, message_id: str, state: str, word: str
+) -> None:
+    id_ = id_of(store, message_id)
+    table = "submissions" if message_id.endswith("local.com") else "inbound"
+    with psycopg.connect(store) as connection:
+        connection.execute(f"update {table} set state = %s where id = %s".encode(), (state, id_))
+        connection.execute(
+            """update submission_recipients set state = case position when 0 then 'relayed' else 'failed' end
+               where submission_id = %s""",
+            (id_,),
+        )
+    [row] = [row for row in re.findall(r"<tr>.*?</tr>", browser.get("/mail").text, re.S) if f'/mail/{id_}"' in row]
+    assert f">{word}</span>" in row
+    assert f"Status {word} Account" in text(browser.get(f"/mail/{id_}"))
+    [listed] = [mail for mail in browser.get("/api/v1/mails").json() if mail["id"] == id_]
+    shown = browser.get(f"/api/v1/mails/{id_}").json()
+    assert (listed["status"], shown["status"]) == (word, word)
+    assert (listed["state"], shown["state"]) == (state, state)
+
+
 def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Browser, url: str, store: str) -> None:
     person = Browser(url)
     person.sign_in("tom@local.com", "secret")
