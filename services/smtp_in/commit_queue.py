@@ -104,7 +104,9 @@ class CommitQueue:
             self._committed,
             lambda handed: handed.submission.content.octets,
             max_octets=BATCH_OCTETS,
-            is_single_statement=lambda batch: all(submissions.fits_one_statement(handed.submission) for handed in batch),
+            is_single_statement=lambda batch: all(
+                submissions.fits_one_statement(handed.submission) for handed in batch
+            ),
         )
         self._directory = DirectoryCache(database)
         self._running: list[asyncio.Task[None]] = []

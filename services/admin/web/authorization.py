@@ -41,7 +41,9 @@ async def act(request: Request, context: PageDep, user: Administrator, address: 
     try:
         match form.text("do"):
             case "begin":
-                begun = await oauth_flow.start_authorization(context.system, external, user.name, redirect_uri(request, context))
+                begun = await oauth_flow.start_authorization(
+                    context.system, external, user.name, redirect_uri(request, context)
+                )
                 return await context.redirect(user, f"{page}?run={begun.key}")
             case "bring":
                 await oauth_flow.complete_redirect(context.system, external, form.text("url"))
