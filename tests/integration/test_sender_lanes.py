@@ -315,7 +315,7 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
     monkeypatch.setattr(outgoing_message, "load_sources", broken)
     await queue(bench, 10)
     await until_states(bench, done=9, queued=1)
-    assert await bench.rows("select message_id, faults from submissions where state = 'queued'") == [("4@many", 1)]
+    assert await bench.rows("select message_id, failures from submissions where state = 'queued'") == [("4@many", 1)]
 
 
 # ---------------------------------------------------------------------------------------------- written down together
