@@ -13,17 +13,17 @@ Tls = Literal["none", "starttls", "implicit"]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a provider's server is. tls_fingerprint: SHA-256 of the one certificate to accept, 64 hex digits."""
+    """The address of a provider's server."""
 
     host: str
     port: int
     tls: Tls
-    tls_fingerprint: str | None = None
+    tls_fingerprint: str | None = None  # SHA-256 of the only certificate to accept, 64 hex digits
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """A provider's endpoints for tokens (URLs) and the scope that mail needs. One of the last two may be missing."""
+    """The token endpoints of a provider (URLs) and the scope that mail needs. One of the last two may be missing."""
 
     token_url: str
     scope: str
@@ -33,147 +33,130 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """How access tokens for an account are got. name: of the issuer, '' if it is none that we know by name."""
+    """How an account gets its access tokens."""
 
-    name: str
+    name: str  # of a known issuer, otherwise ''
     issuer: Issuer
     client_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A mailbox at a provider (manual 4.1). Times in seconds or days as named.
-
-    password: sealed by the vault; with ``oauth`` that is a ``Grant`` of shared/provider/credentials.py. smtp_size:
-    octets that its server announces as the most that it takes; smtp_refused: of the smallest mail that it refused as
-    too large. answer_notes: its sharers are told when one of them has answered a mail to everyone.
-    """
+    """A mailbox at a provider (manual 4.1). Times in seconds or days as named."""
 
     id: int
     address: str
     enabled: bool
     login: str
-    password: bytes = field(repr=False)
+    password: bytes = field(repr=False)  # sealed by the vault; with oauth: a Grant (provider/credentials.py)
     pop3: Server
     smtp: Server
     smtp_auth: bool
-    smtp_connections: int
+    smtp_connections: int  # limit of connections at the same time
     poll_seconds: int
-    history: Literal["all", "from_now"]
-    delete_after_days: int | None
-    delete_history: bool
-    reply_to_author: bool
+    history: Literal["all", "from_now"]  # what to do with mail from before the first contact
+    delete_after_days: int | None  # None: never, 0: at once
+    delete_history: bool  # also delete mail from before the first contact
+    reply_to_author: bool  # rewrite Reply-To to the author
     aliases: tuple[str, ...]
     oauth: OAuth | None = None
-    smtp_size: int | None = field(default=None, compare=False)
-    smtp_refused: int | None = field(default=None, compare=False)
-    answer_notes: bool = False
+    smtp_size: int | None = field(default=None, compare=False)  # octets: the SIZE limit that its server announces
+    smtp_refused: int | None = field(default=None, compare=False)  # octets of the smallest mail refused as too large
+    answer_notes: bool = False  # notify the sharers when one of them has answered a mail to everyone
 
     @property
     def max_octets(self) -> int | None:
-        """Of a mail that the provider takes, as far as is known."""
+        """Limit of the size of a mail to this provider, as far as it is known."""
         known = [self.smtp_size, self.smtp_refused and self.smtp_refused - 1]
         return min((octets for octets in known if octets), default=None)
 
     @property
     def own_addresses(self) -> frozenset[str]:
-        """Its address and aliases, in lower case."""
+        """The address and the aliases, in lower case."""
         return frozenset(address.casefold() for address in (self.address, *self.aliases))
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A person (manual 4.2). aliases: further names. addresses: further local addresses. delegate_id: a local account.
-
-    former_names: user names of before, which go on finding this person until somebody else has them.
-    """
+    """A person (manual 4.2)."""
 
     id: int
     address: str
     enabled: bool
-    password_hash: str = field(repr=False)
+    password_hash: str = field(repr=False)  # argon2id, PHC string
     user_name: str
-    aliases: tuple[str, ...]
-    addresses: tuple[str, ...]
+    aliases: tuple[str, ...]  # further names
+    addresses: tuple[str, ...]  # further local addresses
     external_id: int
-    delegate_id: int | None
-    former_names: tuple[str, ...] = ()
+    delegate_id: int | None  # of a local account
+    former_names: tuple[str, ...] = ()  # earlier user names; they stay valid until another person has them
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The user name and the further and former ones, as written."""
+        """The user name, the aliases and the former names, as written."""
         return (self.user_name, *self.aliases, *self.former_names)
 
     @property
     def own_addresses(self) -> frozenset[str]:
-        """The address and the further ones, in lower case."""
+        """The main address and the further ones, in lower case."""
         return frozenset(address.casefold() for address in (self.address, *self.addresses))
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A mail that one of us sent through an external account. message_id: one of its ids, without angle brackets.
+    """A mail that a local account sent through an external account."""
 
-    recipients: of its envelope.
-    """
-
-    message_id: str
+    message_id: str  # one of its Message-IDs, without angle brackets
     external_id: int
     author_id: int
-    recipients: tuple[str, ...] = ()
+    recipients: tuple[str, ...] = ()  # of its envelope
 
 
 POLLER_DIED = "ended"
-"""Kind of an error of the account: the process that polled it died, for whatever reason."""
+"""Error kind of an account whose poll ended with the death of the process."""
 
 
 POLLER_DIED_TIMES = 5
-"""So many of them, one after the other, are no chance any more."""
+"""Number of consecutive deaths after which the account itself is taken for their cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A claimed account, as its row was then. now: the database's clock at that time. login_delay: seconds.
-
-    quiet_list: digest of a list with which there is nothing to do before quiet_until.
-    """
+    """A claimed account, as its row was when it was claimed."""
 
     external_id: int
-    owner: str
-    now: datetime.datetime
+    owner: str  # the process, a slash, and what is unique to this claim
+    now: datetime.datetime  # the database's clock at the claim
     next_poll_at: datetime.datetime
     first_contact_at: datetime.datetime | None
     last_success_at: datetime.datetime | None
     last_error_kind: str | None
-    failures: int
-    refusals: Sequence[datetime.datetime]
-    paused_at: datetime.datetime | None
-    login_delay: int | None
-    quiet_list: bytes | None = None
+    failures: int  # consecutive failed polls
+    refusals: Sequence[datetime.datetime]  # login refusals of the last hour
+    paused_at: datetime.datetime | None  # set while the credentials are refused
+    login_delay: int | None  # seconds, learnt from CAPA
+    quiet_list: bytes | None = None  # digest of a list that needs no action before quiet_until
     quiet_until: datetime.datetime | None = None
 
     @property
     def kills_process(self) -> bool:
-        """Whether polling this account seems to be what ends processes."""
+        """Whether polling this account seems to end the process."""
         return self.last_error_kind == POLLER_DIED and self.failures >= POLLER_DIED_TIMES
 
 
 @dataclass(frozen=True, slots=True)
 class PollOutcome:
-    """How a poll ended. error: None after success. kind: label of fetch_errors_total. backlog: None if not known.
-
-    quiet_list, quiet_until: as in Poll, where this poll found nothing to do.
-    """
+    """How a poll ended."""
 
     next_poll_at: datetime.datetime
     failures: int
     refusals: tuple[datetime.datetime, ...]
     paused_at: datetime.datetime | None
     login_delay: int | None
-    backlog: int | None
-    error: str | None = None
-    kind: str | None = None
-    quiet_list: bytes | None = None
+    backlog: int | None  # mails listed and not fetched; None if unknown
+    error: str | None = None  # None after success
+    kind: str | None = None  # label of fetch_errors_total
+    quiet_list: bytes | None = None  # as in Poll; None if this poll had something to do
     quiet_until: datetime.datetime | None = None
 
 
@@ -182,17 +165,17 @@ LedgerState = Literal["history", "fetched", "skipped", "deleting", "vanished", "
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A ledger row. key: its UIDL, with a number where a list repeated it. octets, sha256: of the mail as stored."""
+    """A row of the UIDL ledger."""
 
     id: int
-    key: str
+    key: str  # the UIDL, with a number if a list repeated it
     state: LedgerState
-    before: Literal["history", "fetched", "skipped"] | None
-    was_history: bool
-    octets: int | None
-    sha256: bytes | None
+    before: Literal["history", "fetched", "skipped"] | None  # the state before vanished
+    was_history: bool  # it was in the maildrop at the first contact
+    octets: int | None  # of the mail as stored
+    sha256: bytes | None  # of the mail as stored
     fetched_at: datetime.datetime | None
-    tries: int
+    tries: int  # failed fetches
     next_try_at: datetime.datetime | None
     state_at: datetime.datetime
 
@@ -202,28 +185,28 @@ AlertState = Literal["pending", "raised", "calm"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A row; the schema says what its states mean. subject: '' for the whole system."""
+    """A row of the table alerts; the schema defines the states."""
 
     kind: str
-    subject: str
+    subject: str  # '' for the whole system
     state: AlertState
-    text: str
-    flaps: int
-    changed_at: datetime.datetime
-    seen_at: datetime.datetime
+    text: str  # for people, as last seen
+    flaps: int  # how often the problem came back
+    changed_at: datetime.datetime  # of the state
+    seen_at: datetime.datetime  # when the problem was last seen
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes of a mail with their digest. octets: their count. sha256: 32 bytes."""
+    """The bytes of a mail with their digest."""
 
     body: bytes | bytearray
     octets: int
-    sha256: bytes
+    sha256: bytes  # 32 bytes
 
     @classmethod
     def from_bytes(cls, body: bytes | bytearray) -> Content:
-        """Take the digest of ``body`` (CRLF line ends)."""
+        """Compute the digest of ``body`` (CRLF line ends)."""
         return cls(body, len(body), hashlib.sha256(body).digest())
 
 
@@ -232,12 +215,9 @@ RecipientKind = Literal["relay", "local", "external"]
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeRecipient:
-    """An envelope recipient. target_id: of the local account (local) or of the external account of ours (external).
-
-    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
-    """
+    """A recipient of an envelope."""
 
     address: str
     kind: RecipientKind
-    target_id: int | None = None
-    dsn_params: str | None = None
+    target_id: int | None = None  # of the local account (local) or of our external account (external)
+    dsn_params: str | None = None  # requested notifications (shared/mime/dsn_options.py)

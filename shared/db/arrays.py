@@ -1,6 +1,6 @@
-"""Values as PostgreSQL takes many of them at once: array parameters, and rows to be inserted.
+"""Many values in one statement: array parameters, and rows to insert.
 
-psycopg makes an array parameter item by item in Python, at up to 9 µs for a text; a batch has thousands of items.
+psycopg dumps an array parameter item by item in Python, at up to 9 µs for a text; a batch has thousands of items.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from shared.db.database import Connection
 
 COPY_THRESHOLD = 16
-"""Up to so many rows go by INSERT, in one round trip; more by COPY, which needs two and costs the server far less."""
+"""Largest number of rows for INSERT, which needs one round trip. More rows go by COPY, which needs two and costs the
+server much less."""
 
 Value = int | str | bytes | None
 
 
 def array_literal(values: Iterable[Value]) -> str:
-    """An array in PostgreSQL's own notation, for a parameter that the statement casts: ``%s::bigint[]``.
+    """Format an array in PostgreSQL's notation, for a parameter that the statement casts: ``%s::bigint[]``.
 
-    Texts are to be storable: NUL and lone surrogates are refused, as in any text.
+    Texts must be storable: PostgreSQL refuses NUL and lone surrogates.
     """
     return "{" + ",".join([_item(value) for value in values]) + "}"
 
@@ -34,9 +35,9 @@ def _item(value: Value) -> str:
 async def insert_rows(
     connection: Connection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Value]]
 ) -> None:
-    """Insert rows, in their order.
+    """Insert rows in their order.
 
-    :param table: its name. :param columns: names and types; those left out take their defaults.
+    :param table: its name. :param columns: names and types; the other columns take their defaults.
     """
     names = ", ".join(columns)
     if len(rows) > COPY_THRESHOLD:

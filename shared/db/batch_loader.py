@@ -1,9 +1,8 @@
-"""Group reads: one query answers whoever waits.
+"""Batch loader: one query reads the keys of all waiting callers.
 
-A query costs a round trip and some work on both sides, whether it asks for one row or for fifty. So there is no query
-a session: a reader takes what has queued and asks for all of it. There is no timer: while one query is under way, the
-next one queues. What is asked for is always read by a query that starts afterwards, so an answer is never older than
-its question.
+A query costs a round trip and work on both sides, for one row as for fifty. Sessions therefore share queries: a reader
+takes the queued requests and reads all their keys at once. There is no timer: requests queue while a query runs. A
+request is always answered by a query that starts after it, so an answer is never older than its request.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _Request = tuple[Sequence[Key], int, asyncio.Future[dict[Key, Value]]]
 
 
 class BatchLoader(Generic[Key, Value]):
-    """Reads values of one kind by their keys, for everyone of the process."""
+    """Reads values of one kind by their keys, for all callers in the process."""
 
     def __init__(
         self,
@@ -32,24 +31,25 @@ class BatchLoader(Generic[Key, Value]):
         max_keys: int = 200,
         max_weight: int = 1024 * 1024,
     ) -> None:
-        """Reads nothing yet.
+        """Create a loader without any query.
 
-        :param read: one query; keys that it does not find are missing in its result.
-        :param readers: queries under way at once at most.
-        :param most: keys in a query, and ``heaviest``: their weight; a single wish may be more than either.
+        :param read: runs one query; its result leaves out keys that do not exist.
+        :param readers: limit of queries at the same time.
+        :param max_keys: limit of a query. :param max_weight: limit of a query. A single request may exceed both.
         """
         self._read = read
         self._readers = readers
-        self._most = max_keys
-        self._heaviest = max_weight
+        self._max_keys = max_keys
+        self._max_weight = max_weight
         self._queue: deque[_Request[Key, Value]] = deque()
         self._working: set[asyncio.Task[None]] = set()
 
     async def get(self, keys: Sequence[Key], weight: int = 1) -> dict[Key, Value]:
-        """The values of these keys; without those that are not found. :param weight: of all of them, say octets.
+        """Return the values of these keys; keys that do not exist are left out.
 
+        :param weight: of all these keys together, for example octets.
         :raises Temporary: the query failed.
-        :raises Exception: whatever ``read`` raised for these keys alone.
+        :raises Exception: the error of ``read`` for these keys alone.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[dict[Key, Value]] = loop.create_future()
@@ -60,46 +60,46 @@ class BatchLoader(Generic[Key, Value]):
         return await future
 
     async def _work(self) -> None:
-        """Work the queue off."""
+        """Answer requests until the queue is empty."""
         try:
-            while batch := self._take():
+            while batch := self._next_batch():
                 await self._answer(batch)
-        finally:  # in the same step in which the queue was seen empty: what comes next finds that nobody works
+        finally:  # without an await since the queue was empty: the next request starts another reader
             task = asyncio.current_task()
             assert task is not None
             self._working.discard(task)
 
-    def _take(self) -> list[_Request[Key, Value]]:
+    def _next_batch(self) -> list[_Request[Key, Value]]:
         batch: list[_Request[Key, Value]] = []
-        count = octets = 0
+        count = total = 0
         while self._queue:
             keys, weight, future = self._queue[0]
-            if batch and (count + len(keys) > self._most or octets + weight > self._heaviest):
+            if batch and (count + len(keys) > self._max_keys or total + weight > self._max_weight):
                 break
             self._queue.popleft()
-            if not future.done():  # who asked may be gone
+            if not future.done():  # a cancelled caller needs no answer
                 batch.append((keys, weight, future))
                 count += len(keys)
-                octets += weight
+                total += weight
         return batch
 
     async def _answer(self, batch: Sequence[_Request[Key, Value]]) -> None:
-        keys = list(dict.fromkeys(key for wish in batch for key in wish[0]))
+        keys = list(dict.fromkeys(key for request in batch for key in request[0]))
         try:
-            found = await self._read(keys)
-        except asyncio.CancelledError:  # the process ends
+            values = await self._read(keys)
+        except asyncio.CancelledError:  # the process stops
             for _, _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:  # whatever it is: who waits is to hear of it
-            if len(batch) > 1 and not isinstance(error, Temporary):  # a bad key harms nobody else
-                for wish in batch:
-                    await self._answer([wish])
+        except Exception as error:  # every kind: the callers must get it
+            if len(batch) > 1 and not isinstance(error, Temporary):  # an invalid key must harm no other request
+                for request in batch:
+                    await self._answer([request])
                 return
             for _, _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for wanted, _, future in batch:
+        for requested, _, future in batch:
             if not future.done():
-                future.set_result({key: found[key] for key in wanted if key in found})
+                future.set_result({key: values[key] for key in requested if key in values})

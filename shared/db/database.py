@@ -1,7 +1,7 @@
-"""The way to PostgreSQL: one pool a process, short transactions, failures as Temporary.
+"""Access to PostgreSQL: one pool for each process, short transactions, failures as Temporary.
 
-Every SQL statement stands in the module that owns its table; those functions take a connection and never commit.
-Who calls them opens the transaction, so what belongs together commits together.
+Every SQL statement is in the module that owns its table. The functions there take a connection and never commit; their
+caller opens the transaction, so changes that belong together commit together.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
 TRANSACTION_SECONDS = 60.0
-"""No transaction lasts longer: a server that hangs is a failed server."""
+"""Limit of a transaction, in seconds: a server that does not answer for so long counts as failed."""
 IDLE_SECONDS = 75.0
-"""So long the server lets a process do nothing within a transaction: it is stopped, or its machine is gone."""
+"""Limit that the server sets for an idle transaction, in seconds: its process is stopped, or its machine is gone."""
 
 FUTURE = "now() + interval '5 seconds'"
-"""SQL: what is said to have happened later than this happened before the server's clock was set back."""
+"""SQL: a stored time after this one is in the future. The row was written before the server's clock was set back."""
 
 
 def storable(text: str) -> str:
-    """The text as PostgreSQL takes it: without NUL and lone surrogates."""
+    """Make a text storable in PostgreSQL: replace NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 class Database:
-    """A pool of connections. ``ready`` tells whether the server answers."""
+    """A pool of connections."""
 
     def __init__(self, url: str, name: str, connections: int = 8) -> None:
-        """Opens nothing yet. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
+        """Configure the pool without opening it. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
         self._url = url
         self._options: dict[str, Any] = {
             "autocommit": True,
@@ -64,39 +64,39 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Start the pool. It connects in the background and goes on trying."""
+        """Start the pool. It connects in the background and retries until the server answers."""
         await self._pool.open(wait=False)
 
     async def close(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         await self._pool.close(timeout=2)
 
     @asynccontextmanager
     async def transaction(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
-        """A transaction: committed when the block ends, rolled back when it raises.
+        """Open a transaction: it is committed when the block ends, and rolled back when the block raises.
 
-        :raises Temporary: the server is away, refused, or took longer than ``seconds``.
+        :raises Temporary: the server is unavailable, refused the connection, or took longer than ``seconds``.
         """
         async with self.statement(seconds) as connection, connection.transaction():
             yield connection
 
     @asynccontextmanager
     async def statement(self, seconds: float | None = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
-        """A connection on which each statement is a transaction by itself: for one statement, in one round trip.
+        """Lend a connection in autocommit mode: for one statement or pipeline, in one round trip.
 
-        :param seconds: for all of it. None: it is kept, and who keeps it watches the time.
+        :param seconds: limit of the block. None: no limit; the caller limits the time itself.
         :raises Temporary: as ``transaction``; a statement that writes may have been committed then.
         """
         with _failures(seconds):
             async with asyncio.timeout(seconds), self._pool.connection() as connection:
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():  # the pool of Python 3.11 loses cancellations
+                if task is not None and task.cancelling():  # Python 3.11: the pool loses cancellations
                     raise asyncio.CancelledError
                 yield connection
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """A connection beside the pool, for what lasts as long as a session does. :raises Temporary: it ended."""
+        """Open a connection outside the pool, for a long session. :raises Temporary: the connection was lost."""
         with _failures(None):
             async with await WatchedConnection.connect(self._url, **self._options) as connection:
                 await _configure(connection)
@@ -104,13 +104,16 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
-        """A transaction that only reads; all its statements see the same moment. :raises Temporary: as above."""
+        """Open a read-only transaction whose statements all see the same snapshot. :raises Temporary: as above."""
         async with self.transaction(seconds) as connection:
             await connection.execute("set transaction isolation level repeatable read, read only")
             yield connection
 
     async def connection_error(self) -> str | None:
-        """Why the server cannot be used, in its own words or libpq's; the pool only tells that it waited in vain."""
+        """Return why the server cannot be used, as the server or libpq says it; None if it can.
+
+        The pool reports only its timeout.
+        """
         try:
             connection = await psycopg.AsyncConnection.connect(self._url, connect_timeout=5)
         except psycopg.Error as error:
@@ -119,7 +122,7 @@ class Database:
         return None
 
     async def ready(self) -> bool:
-        """Whether the server answers a query within two seconds."""
+        """Return whether the server answers a query within two seconds."""
         try:
             async with self.statement(2.0) as connection:
                 await connection.execute("select 1")
@@ -129,7 +132,7 @@ class Database:
 
 
 async def _configure(connection: Connection) -> None:
-    """How the server watches this connection from its side."""
+    """Set the server's own limits on this connection."""
     await connection.execute(
         f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
             set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"""
@@ -138,11 +141,11 @@ async def _configure(connection: Connection) -> None:
 
 @contextmanager
 def _failures(seconds: float | None) -> Iterator[None]:
-    """What goes wrong with the server, as Temporary."""
+    """Wrap the failures of the server as Temporary."""
     try:
         yield
     except psycopg.errors.ProgramLimitExceeded:
-        raise  # an OperationalError to psycopg, but waiting does not help: a value is too large for an index
+        raise  # an OperationalError, but permanent: a value is too large for an index
     except (
         psycopg.OperationalError,
         psycopg.InterfaceError,
@@ -151,7 +154,7 @@ def _failures(seconds: float | None) -> Iterator[None]:
     ) as error:
         raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
     except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
-        # An upgrade is under way, or has not been run: no mail is at fault.
+        # A migration is running or has not been run: no mail is at fault.
         raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
     except TimeoutError as error:
         raise Temporary(f"database: no answer within {seconds} s") from error

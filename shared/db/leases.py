@@ -1,4 +1,4 @@
-"""Work that one process does for the whole system, however many replicas there are (table leases)."""
+"""Leases: work that one process does for the whole system, whatever the number of replicas (table leases)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from shared.db.database import Connection
 
 
 async def take_lease(connection: Connection, name: str, owner: str, seconds: float) -> bool:
-    """Take or renew a lease for ``seconds``; False while another owner has it."""
+    """Take or renew a lease for ``seconds``. Return False while another owner has it."""
     cursor = await connection.execute(
         """insert into leases (name, owner, expires)
            values (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(seconds)s))
@@ -18,10 +18,10 @@ async def take_lease(connection: Connection, name: str, owner: str, seconds: flo
 
 
 async def end_all_leases(connection: Connection) -> None:
-    """After a restore: nobody has any."""
+    """Delete every lease, after a restore: their owners do not exist any more."""
     await connection.execute("delete from leases")
 
 
 async def release_lease(connection: Connection, name: str, owner: str) -> None:
-    """Let another process have it at once."""
+    """Release a lease, so that another process can take it at once."""
     await connection.execute("delete from leases where name = %s and owner = %s", (name, owner))

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL that wait at little cost.
 
-psycopg registers its socket with the event loop anew for each wait, and takes what has come 16 KiB at a time with a
-wait after each: for an answer of a megabyte that is more work than the rest of the query. Here the loop is told once
-about a socket, and an answer is taken as long as there is more of it.
+psycopg registers its socket with the event loop for each wait, and reads an answer in steps of 16 KiB with a wait after
+each step: for an answer of a megabyte that costs more than the rest of the query. Here the socket is registered once,
+and an answer is read as long as more of it is available.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ Row = TypeVar("Row", covariant=True)
 Value = TypeVar("Value")
 
 PIECES = 32
-"""Of an answer, taken in one turn of the event loop."""
+"""Limit of reads in one turn of the event loop, so that a large answer does not delay other tasks."""
 CANCEL_SECONDS = 5.0
+"""Limit for the server to confirm that it cancelled a query, in seconds."""
 
 
 class WatchedConnection(psycopg.AsyncConnection[Row]):
-    """psycopg's connection with another way of waiting."""
+    """psycopg's connection with a cheaper wait."""
 
     _watch: _SocketWatcher | None = None
 
@@ -38,9 +39,9 @@ class WatchedConnection(psycopg.AsyncConnection[Row]):
         interval: float = 0.1,
         timeout: float | None = None,  # noqa: ASYNC109  # the signature is psycopg's
     ) -> Value:
-        """Let one of psycopg's generators do its work whenever the socket is ready for it.
+        """Run a generator of psycopg, which continues whenever the socket is ready.
 
-        :param interval: of no use here. :param timeout: whoever has one gets psycopg's own waiting.
+        :param interval: not used. :param timeout: with a timeout, psycopg's own wait is used.
         """
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
@@ -67,7 +68,7 @@ class WatchedConnection(psycopg.AsyncConnection[Row]):
         return self._watch
 
     async def _cancel_query(self, gen: PQGen[Value]) -> None:
-        """Cancel the query under way, so that the connection can be used again; else end the connection."""
+        """Cancel the running query, so that the connection stays usable; if that fails, close the connection."""
         try:
             async with asyncio.timeout(2 * CANCEL_SECONDS):
                 with suppress(psycopg.errors.QueryCanceled):
@@ -77,55 +78,55 @@ class WatchedConnection(psycopg.AsyncConnection[Row]):
             self.pgconn.finish()
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._watch is not None:
             self._watch.end()
         await super().close()
 
 
 class _SocketWatcher:
-    """Tells when a socket is ready, by a descriptor of our own: libpq closes its own one whenever it likes."""
+    """Waits until a socket is ready, on a duplicate of its descriptor: libpq may close its own at any time."""
 
     def __init__(self, fileno: int) -> None:
         self._fileno = os.dup(fileno)
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(self._fileno, select.POLLIN)
-        self._told = False  # whether the loop tells when there is something to read
+        self._registered = False  # whether the loop watches for readable data
         self._waiter: asyncio.Future[None] | None = None
-        self._found = Ready.NONE
+        self._ready = Ready.NONE
 
     def readable(self) -> bool:
-        """Whether there is something to read now."""
+        """Return whether data can be read now."""
         return bool(self._poll.poll(0))
 
     async def ready(self, wanted: Wait) -> Ready:
-        """Wait until one of these is possible. :return: what is."""
-        if not self._told:
+        """Wait until one of the wanted operations is possible. :return: the possible ones."""
+        if not self._registered:
             self._loop.add_reader(self._fileno, self._wake, READY_R)
-            self._told = True
+            self._registered = True
         if wanted & WAIT_W:
             self._loop.add_writer(self._fileno, self._wake, READY_W)
-        self._found, self._waiter = Ready.NONE, self._loop.create_future()
+        self._ready, self._waiter = Ready.NONE, self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
             if wanted & WAIT_W:
                 self._loop.remove_writer(self._fileno)
-        return self._found
+        return self._ready
 
     def _wake(self, ready: Ready) -> None:
-        if self._waiter is None:  # something comes that nobody waits for now, the end of the connection, say
+        if self._waiter is None:  # unexpected data, for example the end of the connection
             self._loop.remove_reader(self._fileno)
-            self._told = False
+            self._registered = False
         else:
-            self._found = ready
+            self._ready = ready
             if not self._waiter.done():
                 self._waiter.set_result(None)
 
     def end(self) -> None:
-        """Watch no longer. May be called again."""
+        """Stop watching and close the descriptor. A second call does nothing."""
         if self._fileno >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._fileno)
