@@ -57,7 +57,7 @@ class External:
     history: Literal["all", "from_now"]  # what to do with mail from before the first contact
     delete_after_days: int | None  # None: never, 0: at once
     delete_history: bool  # also delete mail from before the first contact
-    reply_to_author: bool  # rewrite Reply-To to the author
+    reply_to_author: bool  # route an answer without a known name to the author
     aliases: tuple[str, ...]
     oauth: OAuth | None = None
     smtp_size: int | None = field(default=None, compare=False)  # octets: the SIZE limit that its server announces

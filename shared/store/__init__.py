@@ -1,1 +1,1 @@
-"""Tables that more than one service uses: one module a table, all SQL on it."""
+"""The tables that more than one service uses: one module for each table, with all SQL on it."""

@@ -1,7 +1,7 @@
 """Changes of external and local accounts, and all SQL that writes them (tables external_accounts, local_accounts).
 
-With shared/store/accounts.py, which reads them, the owner of these tables. Each change tells all services, by a
-trigger.
+It owns these tables together with shared/store/accounts.py, which reads them. A trigger gives each change a new version
+of the accounts, which all services compare.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.store.accounts import load_externals, load_locals
 
 
 async def lock_for_change(connection: Connection) -> None:
-    """One change of accounts at a time, so that what was checked still holds when it commits."""
+    """Allow one change of accounts at a time, so that checked conditions still hold at its commit."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup accounts'))")
 
 
@@ -61,12 +61,12 @@ _LEARNT = ("smtp_size", "smtp_refused", "smtp_refused_at")
 
 
 async def learn_size(connection: Connection, external_id: int, octets: int | None) -> None:
-    """What the account's SMTP server announces as the most that it takes; None: nothing."""
+    """Store the SIZE limit that the account's SMTP server announces; None: it announces no limit."""
     await connection.execute("update external_accounts set smtp_size = %s where id = %s", (octets, external_id))
 
 
 async def learn_refused(connection: Connection, external_id: int, octets: int) -> None:
-    """The provider refused a mail of so many octets as too large."""
+    """Store that the provider refused a mail of this size as too large."""
     await connection.execute(
         "update external_accounts set smtp_refused = least(smtp_refused, %s), smtp_refused_at = now() where id = %s",
         (octets, external_id),
@@ -74,13 +74,13 @@ async def learn_refused(connection: Connection, external_id: int, octets: int) -
 
 
 async def forget_size(connection: Connection, external_id: int) -> None:
-    """What was learnt of the size of mails may be wrong by now."""
+    """Forget the learnt size limits of an account, which may have changed."""
     nothing = ", ".join(f"{name} = null" for name in _LEARNT)
     await connection.execute(f"update external_accounts set {nothing} where id = %s", (external_id,))
 
 
 async def forget_refused(connection: Connection) -> None:
-    """… and is after a week."""
+    """Forget refusals for size that are older than a week."""
     await connection.execute(
         """update external_accounts set smtp_refused = null, smtp_refused_at = null
            where smtp_refused_at < now() - interval '7 days'"""
@@ -93,7 +93,7 @@ async def save_password(connection: Connection, external_id: int, password: byte
 
 
 async def replace_password(connection: Connection, external_id: int, old: bytes, new: bytes) -> bool:
-    """Store ``new`` if ``old`` is still there; whether it was."""
+    """Store ``new`` if ``old`` is still stored. :return: whether it was."""
     cursor = await connection.execute(
         "update external_accounts set password = %s where id = %s and password = %s", (new, external_id, old)
     )
@@ -101,7 +101,7 @@ async def replace_password(connection: Connection, external_id: int, old: bytes,
 
 
 async def restore_external(connection: Connection, address: str) -> External | None:
-    """Bring back the external account of this address that was removed last, with its ledger. None if there is none."""
+    """Restore the latest removed external account of this address, with its ledger. None: there is none."""
     ids = await _restore_row(connection, "external", address)
     return (await load_externals(connection, ids))[0] if ids else None
 
@@ -130,14 +130,14 @@ async def save_local(connection: Connection, local: Local) -> int:
 
 
 async def set_password_hash(connection: Connection, local_id: int, password_hash: str) -> None:
-    """Another password of a local account."""
+    """Store another password hash of a local account."""
     await connection.execute(
         "update local_accounts set password_hash = %s where id = %s and removed_at is null", (password_hash, local_id)
     )
 
 
 async def restore_local(connection: Connection, address: str) -> Local | None:
-    """Bring back the local account of this address that was removed last, as it was. None if there is none."""
+    """Restore the latest removed local account of this address, as it was. None: there is none."""
     ids = await _restore_row(connection, "local", address)
     return (await load_locals(connection, ids))[0] if ids else None
 
@@ -146,7 +146,7 @@ async def restore_local(connection: Connection, address: str) -> Local | None:
 
 
 async def _restore_row(connection: Connection, kind: Literal["external", "local"], address: str) -> list[int]:
-    """The id of the account of this address that was removed last; it is removed no more. Empty if there is none."""
+    """Clear the removal of the latest removed account of this address. :return: its id, or nothing."""
     cursor = await connection.execute(
         f"""update {kind}_accounts set removed_at = null where id = (
                 select id from {kind}_accounts where lower(address) = lower(%s) and removed_at is not null
@@ -167,40 +167,41 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
     cursor = await connection.execute(statement.encode(), values)
     row = await cursor.fetchone()
     if row is None:
-        raise Permanent(f"{table}: row {values['id']} is gone")
+        raise Permanent(f"{table}: row {values['id']} does not exist")
     return int(row[0])
 
 
-async def remove_account(connection: Connection, kind: Literal["external", "local"], id_: int) -> None:
+async def remove_account(connection: Connection, kind: Literal["external", "local"], account_id: int) -> None:
     """Hide an account; its mail is kept for the retention time."""
-    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (id_,))
+    await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (account_id,))
     if kind == "local":
-        await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (id_,))
+        await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (account_id,))
 
 
 async def list_removed_locals(connection: Connection, before: datetime.datetime) -> list[int]:
-    """Local accounts that were removed before this time."""
+    """List the local accounts that were removed before this time."""
     cursor = await connection.execute("select id from local_accounts where removed_at < %s order by id", (before,))
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
 async def erase_secrets(connection: Connection, before: datetime.datetime) -> int:
-    """Erase the passwords of accounts that were removed before this time; who adds an external one anew names it anew.
+    """Erase the passwords of accounts that were removed before this time. A restored external account needs its
+    password again.
 
-    :return: of how many.
+    :return: the number of accounts.
     """
     cursor = await connection.execute(
         """select 1 from external_accounts where removed_at < %(before)s and password <> ''
            union all select 1 from local_accounts where removed_at < %(before)s and password_hash <> ''""",
         {"before": before},
     )
-    found = len(await cursor.fetchall())
-    if found:  # each of these tells all services that accounts changed
+    count = len(await cursor.fetchall())
+    if count:  # each update renews the version, so that all services read the accounts again
         await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
         await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
-    return found
+    return count
 
 
 async def renew_version(connection: Connection) -> None:
-    """After a restore: what anybody read before is another state."""
+    """Change the version of the accounts after a restore: cached accounts are from another state."""
     await connection.execute("update accounts_version set version = gen_random_uuid()")

@@ -1,9 +1,9 @@
 """External and local accounts (manual chapter 4), and all SQL that reads them.
 
-Their tables are external_accounts and local_accounts; what writes these is shared/store/account_changes.py.
+Their tables are external_accounts and local_accounts; shared/store/account_changes.py writes them.
 
-Every service reads them afresh where it decides something, or asks whether they are still what it read (``version``):
-a change is in force when its commit returns.
+A service reads the accounts where it decides, or compares the version of its cached accounts (``load_version``).
+Therefore a change is in force when its commit returns.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addr
 
 
 def _external(row: Row) -> External:
-    id_, address, enabled, login, password, *servers = row[:13]
+    external_id, address, enabled, login, password, *servers = row[:13]
     auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes = row[13:]
     return External(
-        id_,
+        external_id,
         address,
         enabled,
         login,
@@ -53,9 +53,9 @@ def _external(row: Row) -> External:
 
 
 def _local(row: Row) -> Local:
-    id_, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
+    local_id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
     return Local(
-        id_,
+        local_id,
         address,
         enabled,
         password_hash,
@@ -69,7 +69,7 @@ def _local(row: Row) -> Local:
 
 
 async def load_version(connection: Connection) -> str:
-    """Of all accounts together: another one after every change. To be read before the accounts that it stands for."""
+    """Return the version of all accounts, which every change renews. Read it before the accounts that it describes."""
     cursor = await connection.execute("select version::text from accounts_version")
     row = await cursor.fetchone()
     assert row is not None, "the table accounts_version has one row"
@@ -77,28 +77,28 @@ async def load_version(connection: Connection) -> str:
 
 
 async def load_externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
-    """External accounts that are not removed, by address; only those with these ids, if any are given."""
+    """Load the external accounts that are not removed, ordered by address; only these ids, if any are given."""
     return [_external(row) async for row in await _rows(connection, _EXTERNAL, ids)]
 
 
 async def load_locals(
     connection: Connection, ids: Sequence[int] | None = None, known: Mapping[int, Local] | None = None
 ) -> list[Local]:
-    """Local accounts that are not removed, by address; only those with these ids, if any are given.
+    """Load the local accounts that are not removed, ordered by address; only these ids, if any are given.
 
-    :param known: accounts that the caller has, by id. One that has not changed is not made anew: there may be ten
-        thousand, and they would take their memory twice.
+    :param known: accounts of the caller by id. An unchanged one is returned as the same object: ten thousand accounts
+        would otherwise be in memory twice.
     """
-    found = []
+    result = []
     async for row in await _rows(connection, _LOCAL, ids):
         local = _local(row)
         before = known.get(local.id) if known else None
-        found.append(before if before == local else local)
-    return found
+        result.append(before if before == local else local)
+    return result
 
 
 async def _rows(connection: Connection, select: str, ids: Sequence[int] | None) -> AsyncCursor[Row]:
-    """Two statements: one with a condition for both cases is planned anew each time, or reads every account."""
+    """Run one of two statements: a single one for both cases would be planned at each call, or read every account."""
     if ids is None:
         cursor = await connection.execute(f"{select} where removed_at is null order by address")
     else:
@@ -115,7 +115,7 @@ PAGE = 50
 async def page_of_externals(
     connection: Connection, after: str = "", search: str = "", limit: int = PAGE
 ) -> list[External]:
-    """External accounts whose address comes after this one, by address; with ``search`` in it."""
+    """List the external accounts after this address, ordered by address; ``search`` filters by substring."""
     cursor = await connection.execute(
         f"""{_EXTERNAL} where removed_at is null and lower(address) > lower(%(after)s)
                 and (%(search)s = '' or strpos(lower(address), lower(%(search)s)) > 0)
@@ -128,7 +128,7 @@ async def page_of_externals(
 async def page_of_locals(
     connection: Connection, after: str = "", search: str = "", external_id: int | None = None, limit: int = PAGE
 ) -> list[Local]:
-    """As ``page_of_externals``; only sharers of an external account, if one is given. Names are searched, too."""
+    """As ``page_of_externals``; only sharers of an external account, if one is given. Also searches user names."""
     cursor = await connection.execute(
         f"""{_LOCAL} where removed_at is null and lower(address) > lower(%(after)s)
                 and (%(search)s = '' or strpos(lower(address || ' ' || user_name), lower(%(search)s)) > 0)
@@ -140,7 +140,7 @@ async def page_of_locals(
 
 
 async def external_by_address(connection: Connection, address: str) -> External | None:
-    """The external account of this address, in any case of letters."""
+    """Find the external account of this address, in any case of letters."""
     cursor = await connection.execute(
         f"{_EXTERNAL} where removed_at is null and lower(address) = lower(%s)", (address,)
     )
@@ -149,7 +149,7 @@ async def external_by_address(connection: Connection, address: str) -> External 
 
 
 async def count_accounts(connection: Connection) -> tuple[int, int]:
-    """How many external and local accounts there are."""
+    """Count the external and the local accounts."""
     cursor = await connection.execute(
         """select (select count(*) from external_accounts where removed_at is null),
                   (select count(*) from local_accounts where removed_at is null)"""
@@ -159,7 +159,7 @@ async def count_accounts(connection: Connection) -> tuple[int, int]:
 
 
 async def count_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, int]:
-    """How many local accounts share each of these external accounts."""
+    """Count the local accounts that share each of these external accounts."""
     cursor = await connection.execute(
         """select external_id, count(*) from local_accounts where removed_at is null and external_id = any(%s)
            group by external_id""",
@@ -169,7 +169,7 @@ async def count_sharers(connection: Connection, external_ids: Sequence[int]) -> 
 
 
 async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tuple[Local, datetime.datetime]]:
-    """Local accounts that were removed and whose mailbox is still there, with the time; the latest first."""
+    """List the removed local accounts that still have a mailbox, with the time of removal; the latest first."""
     cursor = await connection.execute(
         f"""{_LOCAL.replace(" from local_accounts", ", removed_at from local_accounts")} l
             where removed_at is not null and exists (select from maildrops m where m.local_id = l.id)
@@ -180,26 +180,26 @@ async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tupl
 
 
 async def load_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, list[Local]]:
-    """For each external account its sharers, enabled or not, by address."""
+    """Load the sharers of each external account, enabled or not, ordered by address."""
     cursor = await connection.execute(
         f"{_LOCAL} where removed_at is null and external_id = any(%s) order by address", (list(external_ids),)
     )
-    found: dict[int, list[Local]] = {external_id: [] for external_id in external_ids}
+    sharers: dict[int, list[Local]] = {external_id: [] for external_id in external_ids}
     for row in await cursor.fetchall():
         local = _local(row)
-        found[local.external_id].append(local)
-    return found
+        sharers[local.external_id].append(local)
+    return sharers
 
 
 async def first_local(connection: Connection) -> Local | None:
-    """The local account that was made first, of those that are enabled."""
+    """Return the enabled local account that was created first."""
     cursor = await connection.execute(f"{_LOCAL} where removed_at is null and enabled order by id limit 1")
     row = await cursor.fetchone()
     return None if row is None else _local(row)
 
 
 async def local_domains(connection: Connection) -> list[str]:
-    """The domains of all local addresses, in lower case, sorted."""
+    """Return the domains of all local addresses, in lower case, sorted."""
     cursor = await connection.execute(
         """select distinct lower(substring(address from '[^@]*$')) as domain
            from (select unnest(address || addresses) from local_accounts where removed_at is null) as every (address)
@@ -209,17 +209,17 @@ async def local_domains(connection: Connection) -> list[str]:
 
 
 async def local_by_login(connection: Connection, address: str) -> Local | None:
-    """The local account that logs in with this address (the main one or a further one), in any case of letters."""
+    """Find the local account that logs in with this address (main or further), in any case of letters."""
     return (await locals_by_login(connection, [address])).get(address)
 
 
 async def locals_by_login(connection: Connection, addresses: Sequence[str]) -> dict[str, Local]:
-    """As ``local_by_login`` for each of these addresses; a key is one as it was given, if it is anybody's."""
+    """As ``local_by_login`` for several addresses. The keys are the given addresses that belong to an account."""
     return {asked: local for asked, (local, _) in (await load_logins(connection, addresses, "null")).items()}
 
 
 async def load_logins(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
-    """As ``locals_by_login``, each with one thing more. :param more: an expression of SQL about the account ``l``."""
+    """As ``locals_by_login``, each with one more value. :param more: an SQL expression about the account ``l``."""
     cursor = await connection.execute(
         f"""select g.asked, {more}, l.* from unnest(%s::text[]) g (asked), lateral (
                 {_LOCAL} where removed_at is null and lower(address) = lower(g.asked)
@@ -235,8 +235,10 @@ async def load_logins(connection: Connection, addresses: Sequence[str], more: st
 async def locals_by_address(
     connection: Connection, addresses: Collection[str], since: float
 ) -> list[tuple[Local, float | None]]:
-    """The local accounts that have, or had within the last ``since`` seconds, one of these addresses (the main one or a
-    further one), in any case of letters. With each, for how many seconds it has been removed: the removed ones first.
+    """Find the local accounts that have one of these addresses (main or further), or had it within the last ``since``
+    seconds; in any case of letters.
+
+    :return: each with the seconds since its removal, None if it is not removed; the removed ones first.
     """
     cursor = await connection.execute(
         f"""{_LOCAL.replace(" from", ", extract(epoch from now() - removed_at)::float8 from")}
@@ -250,17 +252,17 @@ async def locals_by_address(
 
 
 async def valid_logins(connection: Connection, logins: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Those of these logins (account id, password hash) whose account is still there, enabled, with that password."""
+    """Return the logins (account id, password hash) whose account still exists, is enabled and has this password."""
     cursor = await connection.execute(
         """select l.id, l.password_hash
            from unnest(%s::bigint[], %s::text[]) as g (id, password_hash)
            join local_accounts l on l.id = g.id and l.password_hash = g.password_hash
            where l.enabled and l.removed_at is null""",
-        ([id_ for id_, _ in logins], [password_hash for _, password_hash in logins]),
+        ([local_id for local_id, _ in logins], [password_hash for _, password_hash in logins]),
     )
     return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
 
 
 LOGIN_IS_VALID = """(select l.enabled and l.removed_at is null and l.password_hash = {password_hash}
     from local_accounts l where l.id = {id})"""
-"""``valid_logins`` as a condition of a larger statement."""
+"""SQL: ``valid_logins`` as a condition of a larger statement."""

@@ -1,6 +1,7 @@
-"""What is wrong and who was told of it, and all SQL on it (tables alerts, alert_posts).
+"""Alerts and their notifications, and all SQL on them (tables alerts, alert_posts).
 
-The state stands in the database, so a trouble is told once, whichever process sees it and however often it starts.
+The state is in the database, so each problem is notified once, whichever process detects it and however often that
+restarts.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from shared.model import Alert
 
 @dataclass(frozen=True, slots=True)
 class AlertPost:
-    """A message for the webhook that is due. age: seconds."""
+    """A due message for the webhook."""
 
     id: int
     body: dict[str, Any]
     tries: int
-    age: float
+    age: float  # seconds
 
 
 async def load_alerts(connection: Connection) -> tuple[list[Alert], datetime.datetime]:
-    """Every row, locked until the transaction ends; and the database's time."""
+    """Load and lock all alerts until the transaction ends, and return the database's time."""
     cursor = await connection.execute(
         "select kind, subject, state, text, flaps, changed_at, seen_at from alerts order by kind, subject for update"
     )
@@ -39,7 +40,7 @@ async def load_alerts(connection: Connection) -> tuple[list[Alert], datetime.dat
 
 
 async def list_raised(connection: Connection) -> list[Alert]:
-    """What is wrong now and was told, the latest first."""
+    """List the alerts that were notified and are not resolved, the latest first."""
     cursor = await connection.execute(
         """select kind, subject, state, text, flaps, changed_at, seen_at from alerts
            where state = 'raised' order by changed_at desc, kind, subject"""
@@ -48,7 +49,7 @@ async def list_raised(connection: Connection) -> list[Alert]:
 
 
 async def save_alerts(connection: Connection, alarms: Sequence[Alert], gone: Collection[tuple[str, str]]) -> None:
-    """Write rows, and delete those of these kinds and subjects."""
+    """Write these alerts, and delete those of the kinds and subjects in ``gone``."""
     if alarms:
         await connection.execute(
             """insert into alerts (kind, subject, state, text, flaps, changed_at, seen_at)
@@ -78,13 +79,13 @@ async def save_alerts(connection: Connection, alarms: Sequence[Alert], gone: Col
 
 
 async def enqueue_posts(connection: Connection, bodies: Sequence[dict[str, Any]]) -> None:
-    """What is to be posted."""
+    """Queue messages for the webhook."""
     for body in bodies:
         await connection.execute("insert into alert_posts (body) values (%s)", (Jsonb(body),))
 
 
 async def list_due_posts(connection: Connection, limit: int = 20) -> list[AlertPost]:
-    """What is to be posted now, the oldest first."""
+    """List the due messages, the oldest first."""
     cursor = await connection.execute(
         """select id, body, tries, extract(epoch from now() - created_at)::float8 from alert_posts
            where next_try_at <= now() order by id limit %s""",
@@ -94,17 +95,17 @@ async def list_due_posts(connection: Connection, limit: int = 20) -> list[AlertP
 
 
 async def delete_post(connection: Connection, post_id: int) -> None:
-    """It was, or never will be."""
+    """Delete a message: it was posted, or never will be."""
     await connection.execute("delete from alert_posts where id = %s", (post_id,))
 
 
 async def drop_posts(connection: Connection) -> None:
-    """After a restore: what was to be posted then is news no more."""
+    """Delete all messages after a restore: they are outdated."""
     await connection.execute("delete from alert_posts")
 
 
 async def postpone_post(connection: Connection, post_id: int, seconds: float) -> None:
-    """It failed; it is due again after so long."""
+    """Schedule a failed message again in ``seconds``."""
     await connection.execute(
         "update alert_posts set tries = tries + 1, next_try_at = now() + make_interval(secs => %s) where id = %s",
         (seconds, post_id),

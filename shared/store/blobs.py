@@ -1,8 +1,8 @@
-"""The store of bytes: a mail's bytes, once, and all SQL on them (tables blobs, blob_chunks).
+"""The bytes of mails, each stored once, and all SQL on them (tables blobs, blob_chunks).
 
-The first 256 KiB of a mail (``head``) stand in its row, the rest in pieces of 1 MiB, so most mails are one row, the
-header is at hand without the body, and a mail of 50 MB is written and read in bounded memory.
-Bytes are stored with CRLF line ends and without dot-stuffing.
+The row of a mail has its first 256 KiB (``head``); the rest is stored in chunks of 1 MiB. Most mails are therefore one
+row, the header can be read without the body, and a mail of 50 MB is written and read in bounded memory. Bytes are
+stored with CRLF line ends and without dot-stuffing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from shared.errors import Permanent
 from shared.model import Content
 
 HEAD_OCTETS = 256 * 1024
+"""Limit of the head: octets; most mails are smaller."""
 CHUNK_OCTETS = 1024 * 1024
+"""Size of a chunk: octets, which bounds the memory of a reader."""
 _SLICE_OCTETS = 128 * 1024
+"""Size of a slice of a read: octets; see ``read_span``."""
 
 
 async def store_blobs(connection: Connection, contents: Sequence[Content]) -> list[int]:
-    """Insert mails and return their ids, in the same order."""
+    """Insert mails and return their ids in the same order."""
     if not contents:
         return []
     cursor = await connection.execute(
@@ -38,16 +41,16 @@ async def store_blobs(connection: Connection, contents: Sequence[Content]) -> li
 
 FROM_NEW = """insert into blobs (id, octets, sha256, head) overriding system value
     select blob_id, octets, sha256, head from new"""
-"""Inserts the rows of mails as a part of a larger statement, which has them as ``new``."""
+"""SQL: inserts the rows of the mails in ``new``, as a part of a larger statement."""
 
 
 def is_whole(content: Content) -> bool:
-    """Whether the mail is one row: nothing of it is left for ``store_rest``."""
+    """Return whether the mail is one row, without chunks for ``store_chunks``."""
     return content.octets <= HEAD_OCTETS
 
 
 def head(content: Content) -> bytes:
-    """What of the mail stands in its row."""
+    """Return the part of the mail that is stored in its row."""
     return bytes(memoryview(content.body)[:HEAD_OCTETS])
 
 
@@ -70,14 +73,14 @@ def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
 
 
 async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
-    """The first 256 KiB of each mail (the whole of a smaller one). Ids that are gone are left out."""
+    """Load the first 256 KiB of each mail (the whole of a smaller one). Missing ids are left out."""
     cursor = connection.cursor(binary=True)
     await cursor.execute("select id, head from blobs where id = any(%s)", (list(ids),))
     return dict(await cursor.fetchall())
 
 
 async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> dict[int, bytes]:
-    """The first ``octets`` of each mail, at most 256 KiB; only those are read from the disk."""
+    """Load the first ``octets`` of each mail, at most 256 KiB; only these are read from the disk."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         "select id, substring(head from 1 for %s::int) from blobs where id = any(%s::bigint[])",
@@ -87,7 +90,7 @@ async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> d
 
 
 async def second_chunk(connection: Connection, blob_id: int) -> bytes:
-    """What follows the head, up to 1 MiB; nothing if the head is the whole mail."""
+    """Load what follows the head, up to 1 MiB; empty if the head is the whole mail."""
     cursor = connection.cursor(binary=True)
     await cursor.execute("select bytes from blob_chunks where blob_id = %s and position = 0", (blob_id,))
     row = await cursor.fetchone()
@@ -95,10 +98,10 @@ async def second_chunk(connection: Connection, blob_id: int) -> bytes:
 
 
 async def stream(database: Database, blob_id: int) -> AsyncIterator[bytes]:
-    """The bytes of a mail, piece by piece (256 KiB, then 1 MiB each); every piece in a transaction of its own.
+    """Read a mail in pieces (256 KiB, then 1 MiB each), each piece in a transaction of its own.
 
-    :raises Permanent: there is no such mail.
-    :raises Temporary: the database is away.
+    :raises Permanent: the mail does not exist.
+    :raises Temporary: the database is unavailable.
     """
     async with database.transaction() as connection:
         cursor = connection.cursor(binary=True)
@@ -106,10 +109,10 @@ async def stream(database: Database, blob_id: int) -> AsyncIterator[bytes]:
         row = await cursor.fetchone()
     if row is None:
         raise Permanent(f"the bytes of blob {blob_id} are gone")
-    left = int(row[0]) - len(row[1])
+    remaining = int(row[0]) - len(row[1])
     yield bytes(row[1])
     position = 0
-    while left > 0:
+    while remaining > 0:
         async with database.transaction() as connection:
             cursor = connection.cursor(binary=True)
             await cursor.execute(
@@ -117,14 +120,16 @@ async def stream(database: Database, blob_id: int) -> AsyncIterator[bytes]:
             )
             chunk = await cursor.fetchone()
         if chunk is None:
-            raise Permanent(f"piece {position} of blob {blob_id} is gone")
-        left -= len(chunk[0])
+            raise Permanent(f"chunk {position} of blob {blob_id} is missing")
+        remaining -= len(chunk[0])
         position += 1
         yield bytes(chunk[0])
 
 
 def _locate(start: int, length: int) -> tuple[int | None, int, int]:
-    """Where bytes from ``start`` on stand: position of the piece (None: the head), offset in it, how many at most."""
+    """Find the bytes from ``start`` on: position of the chunk (None: the head), offset in it, and their number
+    there.
+    """
     if start < HEAD_OCTETS:
         return None, start, min(length, HEAD_OCTETS - start)
     position, offset = divmod(start - HEAD_OCTETS, CHUNK_OCTETS)
@@ -132,40 +137,41 @@ def _locate(start: int, length: int) -> tuple[int | None, int, int]:
 
 
 async def read_span(connection: Connection, blob_id: int, start: int, length: int) -> bytes:
-    """Up to ``length`` bytes of a mail from ``start`` on: fewer at the end of a stored piece, none at the mail's end.
+    """Read up to ``length`` bytes of a mail from ``start`` on: fewer at the end of a stored piece, none at the end of
+    the mail.
 
-    :raises Permanent: there is no such mail, or a piece of it is missing.
+    :raises Permanent: the mail does not exist, or a chunk of it is missing.
     """
     position, offset, count = _locate(start, length)
     place = "blobs where id = %(id)s"
     if position is not None:
         place = "blob_chunks where blob_id = %(id)s and position = %(position)s"
     cursor = connection.cursor(binary=True)
-    # In slices: for a value of megabytes the server takes memory from the kernel anew every time, at twice the cost.
+    # In slices: for a value of megabytes the server allocates memory from the kernel each time, at twice the cost.
     await cursor.execute(
         f"""select g.first, substring({"head" if position is None else "bytes"} from g.first + 1
                                       for least(%(slice)s, %(end)s - g.first))
             from generate_series(%(offset)s::int, %(end)s::int - 1, %(slice)s::int) g (first), {place}""",
         {"id": blob_id, "position": position, "offset": offset, "end": offset + count, "slice": _SLICE_OCTETS},
     )
-    found = b"".join([part for _, part in sorted(await cursor.fetchall())])
-    if not found:
+    span = b"".join([part for _, part in sorted(await cursor.fetchall())])
+    if not span:
         cursor = await connection.execute("select octets from blobs where id = %s", (blob_id,))
         row = await cursor.fetchone()
         if row is None:
             raise Permanent(f"the bytes of blob {blob_id} are gone")
         if start < int(row[0]):
             raise Permanent(f"bytes of blob {blob_id} from {start} on are missing")
-    return found
+    return span
 
 
 # ---------------------------------------------------------------------------------------------- purging
 
 
 async def purge_blobs(connection: Connection, ids: Sequence[int]) -> int:
-    """Delete those of these bytes that nothing refers to; a reference that appears meanwhile forbids it (foreign keys).
+    """Delete those of these mails that nothing refers to; the foreign keys prevent it if a reference appears meanwhile.
 
-    :return: of how many mails.
+    :return: the number of mails.
     """
     cursor = await connection.execute(
         f"delete from blobs m where id = any(%s::bigint[]) and {_UNREFERENCED}", (array_literal(ids),)
@@ -176,9 +182,9 @@ async def purge_blobs(connection: Connection, ids: Sequence[int]) -> int:
 async def list_orphans(
     connection: Connection, after: int, before: datetime.datetime, limit: int
 ) -> tuple[list[int], int | None]:
-    """Bytes stored before this time that nothing refers to, among the next ``limit`` mails after this id.
+    """List the mails stored before this time that nothing refers to, among the next ``limit`` mails after this id.
 
-    :return: their ids; and the id to go on after, None at the end.
+    :return: their ids; and the id to continue after, None at the end.
     """
     cursor = await connection.execute(
         f"""select max(id), array_agg(id) filter (where created_at < %s and {_UNREFERENCED})
@@ -191,4 +197,4 @@ async def list_orphans(
 
 _UNREFERENCED = """not exists (select from inbound i where i.blob_id = m.id)
     and not exists (select from submissions s where s.blob_id = m.id)"""
-"""A mailbox refers to the mail (``inbound``) whose bytes these are."""
+"""SQL: no row refers to the mail ``m``. Mailboxes refer to ``inbound``, which refers to the bytes."""

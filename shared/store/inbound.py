@@ -1,11 +1,11 @@
-"""Mails on their way into mailboxes, and who is to get them (tables inbound, deliveries).
+"""Mails on their way into mailboxes, and their recipients (tables inbound, deliveries).
 
-The states and their transitions stand in the schema. Rows are made by the fetcher (from a provider's maildrop) and the
-sender (local recipients, mail to an address of ours, notices); the router decides, the mailbox service finishes. What
-the operator sees of them and does with them is the SQL of shared/store/inbound_admin.py.
+The schema defines the states and their transitions. The fetcher inserts rows for mail from providers; the sender
+inserts rows for local recipients, mail to an address of ours, and notices. The router decides, and the mailbox service
+delivers. The operator's SQL is in shared/store/inbound_admin.py.
 
-Statements on given mails say ``state || '' = …``: so PostgreSQL looks the mails up and does not read the index of the
-open ones, which seems short to a plan made in quiet times and is as long as the backlog.
+Statements on given mails say ``state || '' = …``. PostgreSQL then finds the mails by id and does not read the index of
+open mails: a plan made in quiet times expects that index to be short, but it is as long as the backlog.
 """
 
 from __future__ import annotations
@@ -21,59 +21,56 @@ from shared.errors import MAX_FAILURES
 from shared.store import poison
 
 SWEEP_LIMIT = 1000
+"""Limit of mails in one sweep: it bounds the transaction."""
 SWEEP_AGAIN_SECONDS = 30.0
-"""A mail that was swept and is still unfinished is swept again after this time."""
+"""Interval after which a swept mail that is still unfinished is swept again, in seconds."""
 REMOVED = "held: its recipient's account was removed before the delivery"
+"""Reason of a mail that is held because its recipient's account was removed."""
 LOOP = "router: mail loop"
-"""The origin of those that too many servers have passed on, none of which has failed."""
+"""Origin of mails that too many servers have passed on. None of them has failed here."""
 REQUEUED = "requeued by the operator"
+"""Reason of a mail that the operator requeued."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A mail to be delivered; blob_id: its bytes. message_id: its Message-ID without angle brackets.
-
-    recipients: (local id, reason) where they are known already; then it needs no router.
-    """
+    """A mail to insert. With known recipients it needs no router."""
 
     source: Literal["fetched", "submitted", "local", "notice"]
-    blob_id: int
+    blob_id: int  # its bytes
     external_id: int | None = None
-    message_id: str | None = None
+    message_id: str | None = None  # its Message-ID without angle brackets
     author_id: int | None = None
     submission_id: int | None = None
-    recipients: tuple[tuple[int, str], ...] = ()
+    recipients: tuple[tuple[int, str], ...] = ()  # (local id, reason), where they are known
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedMail:
-    """A mail that waits for the router (state fetched). requeued: the operator wants it to go on, whatever it is."""
+    """A mail that waits for the router (state fetched)."""
 
     id: int
     source: str
     external_id: int | None
     author_id: int | None
     blob_id: int
-    requeued: bool
+    requeued: bool  # the operator wants it routed, even in a mail loop
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingResult:
-    """What the router decided about a mail. recipients: (local id, rule, reason). rule: None for mail that is held."""
+    """The router's decision on a mail."""
 
     id: int
-    recipients: tuple[tuple[int, int, str], ...]
-    rule: int | None
+    recipients: tuple[tuple[int, int, str], ...]  # (local id, rule, reason)
+    rule: int | None  # None for held mail
     reason: str
     own_copy: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedMail:
-    """Copies of one mail that are to be delivered for one reason. local_ids, addresses: whose they are.
-
-    gone: their accounts were removed, or disabled, since that was decided.
-    """
+    """The copies of one mail that have the same reason."""
 
     inbound_id: int
     blob_id: int
@@ -82,9 +79,9 @@ class RoutedMail:
     external: str | None
     rule: int | None
     reason: str
-    gone: bool
-    local_ids: Sequence[int]
-    addresses: Sequence[str]
+    gone: bool  # their accounts were removed or disabled after the decision
+    local_ids: Sequence[int]  # of the recipients
+    addresses: Sequence[str]  # of the recipients
 
 
 _ARRIVAL_COLUMNS = {
@@ -112,7 +109,7 @@ async def add_inbound(connection: Connection, arrivals: Sequence[Arrival]) -> li
         _ARRIVAL_COLUMNS,
         [
             (
-                id_,
+                inbound_id,
                 a.source,
                 a.external_id,
                 a.blob_id,
@@ -122,19 +119,23 @@ async def add_inbound(connection: Connection, arrivals: Sequence[Arrival]) -> li
                 "routed" if a.recipients else "fetched",
                 a.recipients[0][1] if a.recipients else None,
             )
-            for id_, a in zip(ids, arrivals, strict=True)
+            for inbound_id, a in zip(ids, arrivals, strict=True)
         ],
     )
-    decided = [(id_, local, reason) for id_, a in zip(ids, arrivals, strict=True) for local, reason in a.recipients]
-    await _decide(connection, [(id_, local, None, reason) for id_, local, reason in decided])
+    decided = [
+        (inbound_id, local, None, reason)
+        for inbound_id, a in zip(ids, arrivals, strict=True)
+        for local, reason in a.recipients
+    ]
+    await _decide(connection, decided)
     return ids
 
 
 async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | None, str]]) -> None:
-    """Rows of deliveries; those who get a mail for the same reason travel together."""
+    """Insert deliveries; recipients of a mail with the same reason share one parameter."""
     people: dict[tuple[int, int | None, str], list[int]] = {}
-    for id_, local, rule, reason in rows:
-        people.setdefault((id_, rule, reason), []).append(local)
+    for inbound_id, local, rule, reason in rows:
+        people.setdefault((inbound_id, rule, reason), []).append(local)
     if people:
         await connection.execute(
             """insert into deliveries (inbound_id, local_id, rule, reason)
@@ -143,7 +144,7 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
                on conflict (inbound_id, local_id) do nothing""",
             [
                 *(array_literal(column) for column in zip(*people, strict=True)),
-                array_literal(array_literal(locals_) for locals_ in people.values()),
+                array_literal(array_literal(local_ids) for local_ids in people.values()),
             ],
         )
 
@@ -152,7 +153,7 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
 
 
 async def load_fetched(connection: Connection, ids: Sequence[int]) -> list[FetchedMail]:
-    """Those of the mails that still wait for the router, locked until the transaction ends, in order of id."""
+    """Load and lock those of these mails that still wait for the router, in order of id."""
     cursor = await connection.execute(
         """select id, source, external_id, author_id, blob_id, reason is not distinct from %s from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
@@ -162,7 +163,7 @@ async def load_fetched(connection: Connection, ids: Sequence[int]) -> list[Fetch
 
 
 async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResult]) -> None:
-    """Write decisions: deliveries and state routed, or state held where there is nobody."""
+    """Write decisions: deliveries and state routed, or state held for a mail without recipients."""
     await _decide(connection, ((v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients))
     await connection.execute(
         """update inbound set state = v.state, rule = v.rule, reason = v.reason, own_copy = v.own_copy,
@@ -184,7 +185,7 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
 
 
 async def load_routed(connection: Connection, ids: Sequence[int]) -> list[RoutedMail]:
-    """The copies of these mails that are not delivered yet; the mails are locked until the transaction ends."""
+    """Load the undelivered copies of these mails, and lock the mails until the transaction ends."""
     await connection.execute(
         "select 1 from inbound where id = any(%s::bigint[]) and state || '' = 'routed' order by id for update",
         (array_literal(ids),),
@@ -210,15 +211,15 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
 async def record_delivered(
     connection: Connection, delivered: Sequence[RoutedMail], returned: Sequence[RoutedMail], ids: Sequence[int]
 ) -> None:
-    """Settle the mails' states, and give copies back whose account is removed.
+    """Record delivered copies, and return the mails of copies whose account is removed.
 
-    A mail that is delivered says so for its copies; those of a mail that is not are marked one by one.
+    The state of a delivered mail covers all its copies. The copies of an unfinished mail are marked one by one.
 
-    A mail of an external account with such a copy goes back to the router (state fetched). One that was sent to a local
-    address is nobody else's: it is held, its copy kept, until that account is back. The others are delivered, unless a
-    router decided about them only after ``pending`` looked.
+    A mail of an external account with such a copy goes back to the router (state fetched). A mail to a local address
+    concerns nobody else: it is held with its copy until the account is back. The others are delivered, unless a router
+    decided on them only after ``load_routed``.
     """
-    decided_anew = [p for p in returned if p.external is not None]
+    to_router = [p for p in returned if p.external is not None]
     kept = [p for p in returned if p.external is None]
     unfinished = {p.inbound_id for p in returned}
     if marked := [(p.inbound_id, local) for p in delivered if p.inbound_id in unfinished for local in p.local_ids]:
@@ -227,19 +228,19 @@ async def record_delivered(
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
             [array_literal(column) for column in zip(*marked, strict=True)],
         )
-    if decided_anew:
+    if to_router:
         await connection.execute(
             """delete from deliveries using unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
                where deliveries.inbound_id = v.inbound_id and deliveries.local_id = v.local_id""",
             [
                 array_literal(column)
-                for column in zip(*((p.inbound_id, local) for p in decided_anew for local in p.local_ids), strict=True)
+                for column in zip(*((p.inbound_id, local) for p in to_router for local in p.local_ids), strict=True)
             ],
         )
         await connection.execute(
             """update inbound set state = 'fetched', state_at = now(), swept_at = null
                where id = any(%s) and state = 'routed'""",
-            ([p.inbound_id for p in decided_anew],),
+            ([p.inbound_id for p in to_router],),
         )
     if kept:
         await connection.execute(
@@ -258,25 +259,25 @@ async def record_delivered(
 # ---------------------------------------------------------------------------------------------- sweeps and faults
 
 
-_STAGES = {"fetched": "router", "routed": "mailbox"}  # which stage waits for mails in a state
+_STAGES = {"fetched": "router", "routed": "mailbox"}  # the stage that works on mails in this state
 
 
 async def list_overdue(
     connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float
 ) -> list[tuple[int, str, tuple[str, ...]]]:
-    """Mails that wait in a state past the grace period, at most SWEEP_LIMIT, marked as swept now.
+    """List the mails in a state past the grace period, at most SWEEP_LIMIT, and record the sweep.
 
     :return: (id, address of the external account or '', addresses of the recipients).
     """
-    await connection.execute(  # else what is in this state since before the clock was set back would wait for long
+    await connection.execute(  # a mail from before the clock was set back would otherwise wait long
         f"update inbound set state_at = now() where state = %s and state_at > {FUTURE}", (state,)
     )
-    unsuspected = poison.NOT_POISON.format(id="id", stage=_STAGES[state])
+    not_poison = poison.NOT_POISON.format(id="id", stage=_STAGES[state])
     cursor = await connection.execute(
         f"""with late as (
                select id from inbound where state = %s and state_at < now() - make_interval(secs => %s)
                  and (swept_at is null or swept_at < now() - make_interval(secs => %s) or swept_at > now())
-                 and {unsuspected}
+                 and {not_poison}
                order by state_at limit %s for update skip locked)
            update inbound i set swept_at = now() from late where i.id = late.id
            returning i.id,
@@ -289,20 +290,20 @@ async def list_overdue(
 
 
 async def count_failure(connection: Connection, row: int, origin: str, trace: str, failures: int = 1) -> bool:
-    """Count faults of ours on this mail; whether it is parked now."""
+    """Count failures of ours on this mail. :return: whether it is parked now."""
     cursor = await connection.execute(
         """update inbound set failures = failures + %(failures)s, error = %(error)s, origin = %(origin)s,
                   swept_at = now(),
-                  state = case when failures + %(failures)s >= %(most)s then 'parked' else state end, state_at = now()
+                  state = case when failures + %(failures)s >= %(max)s then 'parked' else state end, state_at = now()
            where id = %(id)s and state in ('fetched', 'routed') returning state = 'parked'""",
-        {"failures": failures, "error": storable(trace), "origin": origin, "most": MAX_FAILURES, "id": row},
+        {"failures": failures, "error": storable(trace), "origin": origin, "max": MAX_FAILURES, "id": row},
     )
-    found = await cursor.fetchone()
-    return bool(found and found[0])
+    updated = await cursor.fetchone()
+    return bool(updated and updated[0])
 
 
 async def park_looping(connection: Connection, rows: Sequence[int], origin: str, reason: str) -> None:
-    """Set mails that wait for the router apart, without a try: nothing that they could be repeated for is wrong."""
+    """Park mails that wait for the router, without further tries: a retry cannot end a mail loop."""
     await connection.execute(
         """update inbound set state = 'parked', error = %s, origin = %s, state_at = now()
            where id = any(%s::bigint[]) and state || '' = 'fetched'""",
@@ -311,7 +312,7 @@ async def park_looping(connection: Connection, rows: Sequence[int], origin: str,
 
 
 async def release_held(connection: Connection, external_ids: Sequence[int]) -> list[int]:
-    """Held mail of these external accounts goes to the router again. :return: its ids."""
+    """Send held mail of these external accounts to the router again. :return: its ids."""
     cursor = await connection.execute(
         """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
            where state = 'held' and external_id = any(%s) returning id""",
@@ -321,9 +322,10 @@ async def release_held(connection: Connection, external_ids: Sequence[int]) -> l
 
 
 async def route_again(connection: Connection) -> None:
-    """Held mail that somebody is there for goes on, at most SWEEP_LIMIT at a time.
+    """Release held mail that has recipients now, at most SWEEP_LIMIT at a time.
 
-    ``release`` tells of a change at once, but a router that read the accounts just before it holds the mail just after.
+    ``release_held`` acts on a change at once, but a router that read the accounts before the change may hold the mail
+    after it.
     """
     await connection.execute(
         """with free as (

@@ -1,7 +1,7 @@
-"""What became of the mails that came, for the operator: to see, to decide, and to forget (tables inbound, deliveries).
+"""Inbound mail for the operator: lists, decisions and purges (tables inbound, deliveries).
 
-With shared/store/inbound.py, which has the SQL of their way into mailboxes, the owner of these tables, and alone of
-purged_mails.
+It owns these tables together with shared/store/inbound.py, which has the SQL of their way into mailboxes. The table
+purged_mails is its own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from shared.store.inbound import LOOP, REQUEUED
 
 @dataclass(frozen=True, slots=True)
 class InboundCounts:
-    """Where the mails (not copies) are that were fetched for an external account, those that are purged by now too.
+    """The mails (not copies) fetched for an external account, by their state; purged mails included."""
 
-    delivered: into a mailbox, or discarded by the operator.
-    """
-
-    delivered: int = 0
+    delivered: int = 0  # into a mailbox, or discarded by the operator
     held: int = 0
     parked: int = 0
     own_copies: int = 0
@@ -34,12 +31,12 @@ class InboundCounts:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all these mails."""
         return self.delivered + self.held + self.parked + self.own_copies + self.in_flight
 
 
 async def count_inbound(connection: Connection) -> dict[int, InboundCounts]:
-    """The books of every external account that has any, by its id. They are read from an index alone."""
+    """Count the inbound mails of each external account, by its id. Only an index is read."""
     cursor = await connection.execute(
         """select external_id, state, own_copy, count(*) from inbound where source = 'fetched' group by 1, 2, 3
            union all
@@ -65,10 +62,10 @@ _BOOKED = {
 
 
 async def count_lost(connection: Connection) -> dict[int, int]:
-    """How many mails that were fetched count as delivered and are in nobody's mailbox, by id of the external account.
+    """Count the fetched mails that are delivered but in no mailbox, by id of the external account.
 
-    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last of them. This reads all that
-    was delivered.
+    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last one. This reads all
+    delivered mails.
     """
     cursor = await connection.execute(
         """select external_id, count(*) from inbound i
@@ -79,8 +76,9 @@ async def count_lost(connection: Connection) -> dict[int, int]:
 
 
 async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
-    """Seconds since the mail on its way that waits longest came into its state, by id of its external account, None
-    for mail between local accounts."""
+    """Return for how many seconds the oldest mail in flight has been in its state, by id of its external account; None
+    is mail between local accounts.
+    """
     cursor = await connection.execute(
         """select external_id, extract(epoch from now() - min(state_at))::float8 from inbound
            where state in ('fetched', 'routed') group by external_id"""
@@ -89,7 +87,7 @@ async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
 
 
 async def count_problems(connection: Connection) -> tuple[int, int, int]:
-    """How many mails are held, how many are parked, and how many of these for a mail loop."""
+    """Count the held mails, the parked mails, and those parked for a mail loop."""
     cursor = await connection.execute(
         """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked'),
                count(*) filter (where state = 'parked' and origin = %s)
@@ -101,7 +99,7 @@ async def count_problems(connection: Connection) -> tuple[int, int, int]:
 
 
 async def count_held(connection: Connection, external_id: int) -> int:
-    """How many mails of an external account are held."""
+    """Count the held mails of an external account."""
     cursor = await connection.execute(
         "select count(*) from inbound where state = 'held' and external_id = %s", (external_id,)
     )
@@ -110,7 +108,7 @@ async def count_held(connection: Connection, external_id: int) -> int:
 
 
 async def count_per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
-    """How many mails were fetched in each of the last hours; hours without any are left out."""
+    """Count the mails fetched in each of the last hours; hours without mail are left out."""
     cursor = await connection.execute(
         """select date_trunc('hour', created_at), count(*) from inbound
            where created_at > now() - make_interval(hours => %s) and source = 'fetched' group by 1""",
@@ -124,7 +122,7 @@ async def count_per_hour(connection: Connection, hours: int = 24) -> dict[dateti
 
 @dataclass(frozen=True, slots=True)
 class ListedInbound:
-    """A mail as the operator sees it. state_at: when it came into its state. error: a traceback."""
+    """A mail as shown to the operator."""
 
     id: int
     source: str
@@ -134,15 +132,15 @@ class ListedInbound:
     reason: str | None
     failures: int
     origin: str | None
-    error: str | None
-    state_at: datetime.datetime
+    error: str | None  # a traceback
+    state_at: datetime.datetime  # when it entered its state
     blob_id: int
 
 
 async def list_inbound(
     connection: Connection, state: Literal["held", "parked"], ids: Sequence[int] | None = None, limit: int = 1000
 ) -> list[ListedInbound]:
-    """Mails that are held or parked, the oldest first."""
+    """List held or parked mails, the oldest first."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.message_id, i.state, i.reason, i.failures, i.origin, i.error, i.state_at,
                   i.blob_id
@@ -155,7 +153,7 @@ async def list_inbound(
 
 
 async def find_inbound(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
-    """Mails of which ``what`` is the id, the Message-ID, or the address of an account or a recipient; the newest ones.
+    """Find mails by id, Message-ID, or the address of an account or a recipient; the newest ones.
 
     :return: id to Message-ID, in order of id.
     """
@@ -174,7 +172,7 @@ async def find_inbound(connection: Connection, what: str, limit: int = 100) -> d
 
 @dataclass(frozen=True, slots=True)
 class InboundDetail:
-    """A mail and what became of it. created_at: when it came. blob_id: its bytes. octets: of the whole mail."""
+    """A mail with its state."""
 
     id: int
     source: str
@@ -187,39 +185,39 @@ class InboundDetail:
     error: str | None
     origin: str | None
     submission_id: int | None
-    blob_id: int
-    octets: int
-    created_at: datetime.datetime
+    blob_id: int  # its bytes
+    octets: int  # of the whole mail
+    created_at: datetime.datetime  # when it arrived
 
 
 @dataclass(frozen=True, slots=True)
 class Copyholder:
-    """Who was to get a mail, and why. done_at: when it was delivered. there: it lies in the mailbox, not deleted."""
+    """A recipient of a mail, with the reason."""
 
     local_id: int
     address: str
     user_name: str
     rule: int | None
     reason: str
-    done_at: datetime.datetime | None
-    there: bool
+    done_at: datetime.datetime | None  # when it was delivered
+    there: bool  # it is in the mailbox, not deleted
 
 
-async def load_detail(connection: Connection, id_: int) -> InboundDetail | None:
-    """One mail."""
+async def load_detail(connection: Connection, inbound_id: int) -> InboundDetail | None:
+    """Load one mail."""
     cursor = await connection.execute(
         """select i.id, i.source, e.address, i.message_id, i.state, i.rule, i.reason, i.own_copy, i.error, i.origin,
                   i.submission_id, i.blob_id, m.octets, i.created_at
            from inbound i join blobs m on m.id = i.blob_id left join external_accounts e on e.id = i.external_id
            where i.id = %s""",
-        (id_,),
+        (inbound_id,),
     )
     row = await cursor.fetchone()
     return None if row is None else InboundDetail(*row)
 
 
-async def list_holders(connection: Connection, id_: int) -> list[Copyholder]:
-    """Everyone whom a mail was or will be delivered to, by address."""
+async def list_holders(connection: Connection, inbound_id: int) -> list[Copyholder]:
+    """List all recipients of a mail, ordered by address."""
     cursor = await connection.execute(
         """select d.local_id, l.address, l.user_name, d.rule, d.reason,
                   coalesce(d.done_at, case i.state when 'delivered' then i.state_at end),
@@ -227,19 +225,19 @@ async def list_holders(connection: Connection, id_: int) -> list[Copyholder]:
            from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
                left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
            where d.inbound_id = %s order by l.address""",
-        (id_,),
+        (inbound_id,),
     )
     return [Copyholder(*row) for row in await cursor.fetchall()]
 
 
-# ---------------------------------------------------------------------------------------------- the operator's hands
+# ---------------------------------------------------------------------------------------------- operations
 
 
 async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Give parked mails another five tries. :return: the ids of those that were parked.
 
-    One with copies to be delivered was parked by the mailbox service. Another one is to be decided, even if some have
-    their copies already: it came back to the router since an account was removed.
+    A mail with undelivered copies was parked by the mailbox service. Any other mail goes to the router, even if some
+    recipients have their copies: it came back to the router after an account was removed.
     """
     cursor = await connection.execute(
         """update inbound i set failures = 0, error = null, origin = null, swept_at = null,
@@ -256,7 +254,7 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
 
 
 async def discard(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
-    """End parked or held mails undelivered. :return: the ids of those that were."""
+    """Discard parked or held mails. :return: the ids of those that were."""
     cursor = await connection.execute(
         """update inbound set state = 'discarded', reason = %s, state_at = now()
            where id = any(%s) and state in ('parked', 'held') returning id""",
@@ -265,12 +263,12 @@ async def discard(connection: Connection, ids: Sequence[int], reason: str) -> li
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def add_holder(connection: Connection, id_: int, local_id: int, reason: str) -> None:
-    """Write down that somebody has a copy by the operator's hand."""
+async def add_holder(connection: Connection, inbound_id: int, local_id: int, reason: str) -> None:
+    """Record a copy that the operator gave to a person."""
     await connection.execute(
         """insert into deliveries (inbound_id, local_id, reason, done_at) values (%s, %s, %s, now())
            on conflict (inbound_id, local_id) do update set done_at = coalesce(deliveries.done_at, now())""",
-        (id_, local_id, reason),
+        (inbound_id, local_id, reason),
     )
 
 
@@ -287,7 +285,7 @@ async def add_holders(connection: Connection, ids: Collection[int], local_id: in
 
 
 async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Forget those of these mails that are done with and of which no copy is left; the books go on counting them.
+    """Delete those of these mails that are finished and have no copy left; their counts move to purged_mails.
 
     :return: the ids of their bytes.
     """
@@ -309,7 +307,7 @@ async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]
 
 
 async def list_discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
-    """Mails that the operator ended before this time."""
+    """List the mails that the operator discarded before this time."""
     cursor = await connection.execute(
         "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
     )
@@ -320,5 +318,7 @@ async def list_discarded(connection: Connection, before: datetime.datetime, limi
 
 
 async def reserve_id_gap(connection: Connection) -> None:
-    """After a restore: ids that were given since the backup are not given to other mails; queues and logs know them."""
+    """Skip ids after a restore: those assigned since the backup are in queues and logs, and must not name other
+    mails.
+    """
     await connection.execute("select setval('mail_ids', nextval('mail_ids') + 10000000)")

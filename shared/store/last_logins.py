@@ -1,7 +1,7 @@
-"""When a person's mail client logged in last, and all SQL on it (table last_logins).
+"""The last login of each person's mail client, and all SQL on it (table last_logins).
 
-No login waits for it: a process remembers who logged in, and writes that down every few minutes, by one statement for
-all of them. What a process that is killed had not written yet is lost; the next login tells as much.
+No login waits for it: a process remembers the logins, and writes them every few minutes in one statement. A killed
+process loses the logins that it had not written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from shared.errors import Temporary
 Protocol = Literal["pop3", "smtp"]
 
 WRITE_SECONDS = 180.0
-"""Clients poll more often than that: each of them is a row every so many seconds, however often it comes."""
+"""Interval of writes, in seconds. Clients poll more often, so this bounds the writes for each account."""
 STATEMENT_SECONDS = 30.0
+"""Limit of a periodic write, in seconds."""
 LAST_SECONDS = 5.0
-"""For what is written when a process ends."""
+"""Limit of the write at the end of the process, in seconds."""
 PEERS = "array(select peer from last_logins where local_id = l.id)"
-"""Where an account's last logins came from, for ``accounts.logins``."""
+"""SQL for ``accounts.load_logins``: the addresses of the account's last logins."""
 
 log = structlog.get_logger()
 
@@ -42,26 +43,26 @@ class LastLogin:
 
 
 class LastLogins:
-    """What one process saw and has not written yet: no more than the latest login of each account."""
+    """The logins that this process has not written: only the latest one of each account."""
 
     def __init__(self, database: Database, protocol: Protocol, clock: Callable[[], float] = time.monotonic) -> None:
         """:param clock: monotonic seconds."""
         self._database = database
         self._protocol: Protocol = protocol
         self._clock = clock
-        self._seen: dict[int, tuple[float, str]] = {}  # local id -> time by the clock, peer
+        self._seen: dict[int, tuple[float, str]] = {}  # local id: time by the clock, peer
 
     def remember(self, local_id: int, peer: str) -> None:
-        """Somebody has logged in."""
+        """Remember a login for the next write."""
         self._seen[local_id] = (self._clock(), peer)
 
     async def run(self, stop_within: Callable[[float], Awaitable[bool]]) -> None:
-        """Write periodically. :param stop_within: waits for seconds; returns True as soon as the process is to stop."""
+        """Write periodically. :param stop_within: waits for seconds; returns True as soon as the process must stop."""
         while not await stop_within(WRITE_SECONDS):
             await self.write()
 
     async def write(self, seconds: float = STATEMENT_SECONDS) -> None:
-        """Write down what was seen; nothing is asked of the database if that is nothing. It never fails."""
+        """Write the remembered logins; without any, no statement is run. It never fails."""
         seen, self._seen = self._seen, {}
         if not seen:
             return
@@ -75,18 +76,20 @@ class LastLogins:
             raise
         except Temporary as error:
             self._keep(seen)
-            log.warning("last logins not written", protocol=self._protocol, reason=str(error))
-        except Exception:  # a login is worth more than its being remembered
+            log.warning(
+                "last logins not written, retrying at the next write", protocol=self._protocol, error=str(error)
+            )
+        except Exception:  # a failure here must not end the service
             log.exception("last logins lost", protocol=self._protocol, accounts=len(rows))
 
     def _keep(self, seen: dict[int, tuple[float, str]]) -> None:
-        self._seen = seen | self._seen  # who came meanwhile came later
+        self._seen = seen | self._seen  # logins since then are later
 
 
 async def record_logins(connection: Connection, protocol: Protocol, rows: Sequence[tuple[int, float, str]]) -> None:
-    """Write down logins: of which account, how many seconds ago, from where. The database's clock counts for all.
+    """Write logins: account id, seconds ago, peer. Their times are by the database's clock.
 
-    Accounts that are gone are passed by. Rows are locked in the order of ids, so replicas do not lock each other out.
+    Missing accounts are skipped. Rows are locked in order of id, so replicas cannot deadlock.
     """
     ordered = sorted(rows)
     await connection.execute(
@@ -107,7 +110,7 @@ async def record_logins(connection: Connection, protocol: Protocol, rows: Sequen
 
 
 async def load_last_logins(connection: Connection, local_id: int) -> list[LastLogin]:
-    """The last login of an account by each protocol that it ever came by, as far as they are written."""
+    """Load the last login of an account by each protocol, as far as it is written."""
     cursor = await connection.execute(
         "select protocol, at, peer from last_logins where local_id = %s order by protocol", (local_id,)
     )
