@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.admin.accounts.apply import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check
+from services.admin.accounts.plan import find_conflicts
 from shared.model import Local
 from tests.company import local
 from tests.system import System, until

@@ -134,7 +134,7 @@ async def test_with_nobody_enabled_a_mail_is_held_and_delivered_as_soon_as_someb
     assert await deliver(database, rows) == []
     assert await states(database) == ["held"]
     lines = await apply(database, document | {"local_accounts": [local("Alex")]})
-    assert "1 held mails go to the router again" in lines
+    assert "1 mails on hold are routed again" in lines
     swept = await RouterWorker(database, 5).sweep()
     await deliver(database, ids(swept))
     assert len(await mailbox_of(database, "alex@local.com")) == 1

@@ -1,20 +1,25 @@
-"""Making the accounts what they are to be: compared with what is there, checked as a whole, saved in one transaction.
+"""Changes of accounts: plan (pure comparison with the stored accounts), then execute in one transaction, then check.
 
-Every way to change an account (``apply``, ``external``, ``local``) ends here, so every way has the same rules.
+Every way to change an account (``apply``, ``external``, ``local``, console, REST) ends here: all have the same rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
-from services.admin.accounts.public_domains import PUBLIC_DOMAINS
+from services.admin.accounts.plan import (
+    AccountsPlan,
+    build_local,
+    describe_change,
+    find_conflicts,
+    plan_changes,
+)
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.mime.addresses import fold_address
 from shared.mime.display_names import normalise
 from shared.model import External, Issuer, Local, OAuth, Server
 from shared.provider.credentials import Grant
@@ -23,181 +28,131 @@ from shared.provider.vault import Vault
 from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete_after_days", "delete_history")
-"""The fields that decide about what lies at the provider."""
+"""Fields that decide what is fetched from the provider and deleted there."""
 
 
 @dataclass(slots=True)
 class ApplyResult:
-    """What was changed: lines for people, and the external accounts that are new or are fetched in another way."""
+    """The result of a change."""
 
-    lines: list[str] = field(default_factory=list)
-    contacts: list[External] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # what was changed, for people
+    contacts: list[External] = field(default_factory=list)  # external accounts that are fetched in another way now
 
 
 async def apply(
     connection: Connection, wanted: AccountsFile, vault: Vault, passwords: HashingPool, prune: bool = False
 ) -> ApplyResult:
-    """Make the accounts what the file says; ``prune`` removes those that it does not name.
+    """Make the stored accounts what the file says, in the caller's transaction.
 
-    Runs in the caller's transaction. :raises AccountsError: nothing is changed then.
+    :param prune: remove the accounts that the file does not name.
+    :raises AccountsError: the file breaks a rule; the caller has to roll back.
     """
     await account_changes.lock_for_change(connection)
-    outcome = ApplyResult()
-    problems: list[str] = []
-    externals = {external.address.casefold(): external for external in await accounts.load_externals(connection)}
-    locals_ = {local.address.casefold(): local for local in await accounts.load_locals(connection)}
-    problems += _repeated(wanted) + _without_password(wanted, externals, locals_)
-    if problems:
-        raise AccountsError(problems)
-    # Before anything is written: hashing takes long, and what is written is locked, for the pollers and senders too.
-    hashes = {
-        person.address.casefold(): await _password_hash(person, locals_.get(person.address.casefold()), passwords)
-        for person in wanted.local_accounts
-    }
-
-    for fields_ in wanted.external_accounts:
-        externals[fields_.address.casefold()] = await _save_external(
-            connection, fields_, externals.get(fields_.address.casefold()), vault, outcome
-        )
-    named = {fields_.address.casefold() for fields_ in wanted.external_accounts}
-    leaving = {key for key in externals if prune and key not in named}
-    staying = {person.address.casefold() for person in wanted.local_accounts}
-    for key in [key for key in locals_ if prune and key not in staying]:
-        await account_changes.remove_account(connection, "local", locals_[key].id)
-        outcome.lines.append(
-            f"local account {locals_.pop(key).address}: removed; its mail is kept for the retention "
-            "time ('local restore' brings it back)"
-        )
-    for person in wanted.local_accounts:
-        external = externals.get(person.external.casefold())
-        if external is None or person.external.casefold() in leaving:
-            problems.append(
-                f"local account {person.address}: external: {person.external!r}: there is no such external "
-                f"account; there are {', '.join(sorted(e.address for e in externals.values())) or 'none'}"
-            )
-            continue
-        key = person.address.casefold()
-        locals_[key] = await _save_local(connection, person, locals_.get(key), external, hashes[key], outcome)
-    for key in leaving:
-        await account_changes.remove_account(connection, "external", externals[key].id)
-        outcome.lines.append(f"external account {externals.pop(key).address}: removed")
-    if problems:
-        raise AccountsError(problems)
-    await _save_delegates(connection, wanted.local_accounts, locals_, outcome)
+    externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
+    plan = plan_changes(wanted, externals, people, prune)
+    # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
+    hashes = [await _password_hash(entry, old, passwords) for entry, old in plan.save_locals]
+    execution = _Execution(connection, vault, externals, people)
+    await execution.run(plan, hashes)
     await transfer_former_names(connection)
+    await check_conflicts(connection)
+    released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
+    if released:
+        execution.result.lines.append(f"{len(released)} mails on hold are routed again")
+    return execution.result
+
+
+class _Execution:
+    """The writes of a plan. ``externals`` and ``people`` are the accounts by address, as they are stored by now."""
+
+    def __init__(
+        self, connection: Connection, vault: Vault, externals: Sequence[External], people: Sequence[Local]
+    ) -> None:
+        self.result = ApplyResult()
+        self.externals = {external.address.casefold(): external for external in externals}
+        self.people = {person.address.casefold(): person for person in people}
+        self._connection = connection
+        self._vault = vault
+
+    async def run(self, plan: AccountsPlan, hashes: Sequence[str]) -> None:
+        """Execute all steps. :param hashes: the password hash of each local account that is saved."""
+        for entry, stored in plan.save_externals:
+            await self._save_external(entry, stored)
+        for person in plan.remove_locals:
+            await account_changes.remove_account(self._connection, "local", person.id)
+            del self.people[person.address.casefold()]
+            self.result.lines.append(
+                f"local account {person.address}: removed; its mail is kept for the retention time ('local restore' "
+                "brings it back)"
+            )
+        for (fields, old), password_hash in zip(plan.save_locals, hashes, strict=True):
+            await self._save_local(fields, old, password_hash)
+        for external in plan.remove_externals:
+            await account_changes.remove_account(self._connection, "external", external.id)
+            del self.externals[external.address.casefold()]
+            self.result.lines.append(f"external account {external.address}: removed")
+        for fields, _ in plan.save_locals:
+            await self._save_delegate(fields)
+
+    async def _save_external(self, wanted: ExternalFields, old: External | None) -> None:
+        # A removed account that is added again keeps its ledger: no mail is delivered twice, and held mail is found.
+        before = old or await account_changes.restore_external(self._connection, wanted.address)
+        new = external_of(wanted, old, self._vault, before.id if before else 0)
+        if new == old:
+            return
+        new = replace(new, id=await account_changes.save_external(self._connection, new))
+        self.externals[wanted.address.casefold()] = new
+        # The change may have corrected the login or the server: try both directions now.
+        await polls.poll_now(self._connection, new.id)
+        if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
+            await polls.forget_maildrop(self._connection, new.id)
+        await relay_status.unpause(self._connection, new.id)
+        self.result.lines.append(f"external account {new.address}: {describe_change(old, new)}")
+        if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
+            self.result.contacts.append(new)
+
+    async def _save_local(self, wanted: LocalFields, old: Local | None, password_hash: str) -> None:
+        external = self.externals[wanted.external.casefold()]
+        new = build_local(wanted, old, external.id, password_hash)
+        if new == old:
+            return
+        new = replace(new, id=await account_changes.save_local(self._connection, new))
+        self.people[wanted.address.casefold()] = new
+        if old is None:
+            await maildrops.create_maildrop(self._connection, new.id)
+        self.result.lines.append(f"local account {new.address}: {describe_change(old, new, external.address)}")
+
+    async def _save_delegate(self, wanted: LocalFields) -> None:
+        """Store the delegate after all accounts are stored, since it may be a new account."""
+        person = self.people[wanted.address.casefold()]
+        delegate = None if wanted.delegate is None else self.people[wanted.delegate.casefold()]
+        new = replace(person, delegate_id=delegate.id if delegate else None)
+        if new != person:
+            await account_changes.save_local(self._connection, new)
+            self.people[wanted.address.casefold()] = new
+            shown = delegate.address if delegate else "none"
+            self.result.lines.append(f"local account {new.address}: delegate {shown}")
+
+
+async def check_conflicts(connection: Connection) -> None:
+    """:raises AccountsError: the stored accounts together break a rule."""
     problems = find_conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
     if problems:
         raise AccountsError(problems)
-    released = await inbound.release_held(connection, [external.id for external in externals.values()])
-    if released:
-        outcome.lines.append(f"{len(released)} held mails go to the router again")
-    return outcome
 
 
-def find_conflicts(externals: Sequence[External], locals_: Sequence[Local]) -> list[str]:
-    """What must not be, looking at all accounts together; a line each, none if all is well. Pure."""
-    problems = []
-    owners: dict[str, str] = {}
-    claims = [(f"external account {e.address}", (e.address, *e.aliases)) for e in externals]
-    claims += [(f"local account {p.address}", (p.address, *p.addresses)) for p in locals_]
-    for label, own in claims:
-        for address in own:
-            other = owners.setdefault(fold_address(address), label)
-            if other != label:
-                problems.append(f"{label}: address {address!r}: is an address of {other} already")
-    by_id = {external.id: external for external in externals}
-    names: dict[tuple[int, str], Local] = {}
-    people = {local.id: local for local in locals_}
-    for local in locals_:
-        if local.external_id not in by_id:
-            problems.append(f"local account {local.address}: external: its external account is removed; name another")
-        for address in (local.address, *local.addresses):
-            domain = address.rpartition("@")[2].casefold()
-            if domain in PUBLIC_DOMAINS:
-                problems.append(
-                    f"local account {local.address}: address {address!r}: {domain} is a public mail "
-                    "provider's domain; mail to everyone there would stay here. Use one of your own, "
-                    "for example local.com"
-                )
-        for name in (local.user_name, *local.aliases):
-            other_ = names.setdefault((local.external_id, normalise(name)), local)
-            if other_ is not local:
-                problems.append(
-                    f"local account {local.address}: user_name or aliases: {name!r}: {other_.address} has "
-                    "this name in the same share; a name may belong to one person only"
-                )
-        delegate = people.get(local.delegate_id or 0)
-        if local.delegate_id is not None and (
-            delegate is None or delegate.id == local.id or delegate.external_id != local.external_id
-        ):
-            problems.append(
-                f"local account {local.address}: delegate: has to be another local account that shares "
-                "the same external account"
-            )
-    return problems
+def external_of(wanted: ExternalFields, old: External | None, vault: Vault, account_id: int) -> External:
+    """Return the external account with these fields.
 
-
-def _without_password(
-    wanted: AccountsFile, externals: Mapping[str, External], locals_: Mapping[str, Local]
-) -> list[str]:
-    problems = []
-    for fields_ in wanted.external_accounts:
-        old = externals.get(fields_.address.casefold())
-        stored = old is not None and old.oauth is None
-        if fields_.password is None and fields_.oauth is None and not stored:
-            problems.append(f"external account {fields_.address}: password: is missing, and none is stored")
-    for person in wanted.local_accounts:
-        if person.address.casefold() not in locals_ and not (person.password or person.password_hash):
-            problems.append(f"local account {person.address}: password: is missing, and none is stored")
-    return problems
-
-
-def _repeated(wanted: AccountsFile) -> list[str]:
-    problems = []
-    groups: Mapping[str, Sequence[ExternalFields | LocalFields]] = {
-        "external_accounts": wanted.external_accounts,
-        "local_accounts": wanted.local_accounts,
-    }
-    for group, entries in groups.items():
-        seen: set[str] = set()
-        for entry in entries:
-            if entry.address.casefold() in seen:
-                problems.append(f"{group}: address {entry.address!r}: is given twice")
-            seen.add(entry.address.casefold())
-    return problems
-
-
-async def _save_external(
-    connection: Connection, wanted: ExternalFields, old: External | None, vault: Vault, outcome: ApplyResult
-) -> External:
-    # Added anew, it goes on with its ledger: nothing that was fetched before is delivered again, held mail is found.
-    before = old or await account_changes.restore_external(connection, wanted.address)
-    new = external_of(wanted, old, vault, before.id if before else 0)
-    if new == old:
-        return new
-    new = replace(new, id=await account_changes.save_external(connection, new))
-    # Whatever was wrong with the login or the server may be mended now: both directions are tried at once.
-    await polls.poll_now(connection, new.id)
-    if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
-        await polls.forget_maildrop(connection, new.id)
-    await relay_status.unpause(connection, new.id)
-    outcome.lines.append(f"external account {new.address}: {_difference(old, new)}")
-    if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
-        outcome.contacts.append(new)
-    return new
-
-
-def external_of(wanted: ExternalFields, old: External | None, vault: Vault, id_: int) -> External:
-    """The account that these fields make. old: as it is stored, where a secret that is not given comes from.
-
-    :param id_: 0 for one that is not there yet. :raises AccountsError: there is no secret.
+    :param old: as it is stored; a secret that is not given is taken from there. :param account_id: 0 for a new account.
+    :raises AccountsError: there is no secret.
     """
     oauth = _oauth(wanted)
     if wanted.password is None and oauth is None and (old is None or old.oauth is not None):
         raise AccountsError([f"external account {wanted.address}: password: is missing, and none is stored"])
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
     return External(
-        id_,
+        account_id,
         wanted.address,
         wanted.enabled,
         wanted.login,
@@ -228,7 +183,7 @@ def _oauth(wanted: ExternalFields) -> OAuth | None:
 
 
 def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, vault: Vault) -> bytes:
-    """What is to be sealed for the account; as it is if nothing changes. Another client or issuer has no grant yet."""
+    """Return the sealed secret, the stored one if nothing changes. A new client or issuer has no grant yet."""
     if oauth is None or wanted.oauth is None:
         if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
             return vault.seal(wanted.password)
@@ -245,14 +200,14 @@ def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, v
 def _grant(vault: Vault, sealed: bytes) -> Grant | None:
     try:
         return Grant.open(vault, sealed)
-    except Permanent:  # sealed under a lost key: somebody has to authorize the account again
+    except Permanent:  # sealed under a lost key: the account has to be authorized again
         return None
 
 
 def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
     try:
         return vault.open(sealed) == password
-    except Exception:  # sealed under a lost key: whatever it was, it is replaced
+    except Exception:  # sealed under a lost key: the new password replaces it
         return False
 
 
@@ -265,50 +220,8 @@ async def _password_hash(wanted: LocalFields, old: Local | None, passwords: Hash
     return old.password_hash
 
 
-async def _save_local(
-    connection: Connection,
-    wanted: LocalFields,
-    old: Local | None,
-    external: External,
-    password_hash: str,
-    outcome: ApplyResult,
-) -> Local:
-    former = _former_names(old, wanted.user_name)
-    # An exported file lists former names among the aliases, the one that is used again too.
-    known = {normalise(name) for name in (wanted.user_name, *former)}
-    aliases = tuple(name for name in wanted.aliases if normalise(name) not in known)
-    new = Local(
-        old.id if old else 0,
-        wanted.address,
-        wanted.enabled,
-        password_hash,
-        wanted.user_name,
-        aliases,
-        tuple(wanted.addresses),
-        external.id,
-        old.delegate_id if old else None,
-        former,
-    )
-    if new == old:
-        return new
-    new = replace(new, id=await account_changes.save_local(connection, new))
-    if old is None:
-        await maildrops.create_maildrop(connection, new.id)
-    outcome.lines.append(f"local account {new.address}: {_difference(old, new, external.address)}")
-    return new
-
-
-def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
-    """The names that a person had before, with the present one if it is given up now; customers go on writing to it."""
-    if old is None:
-        return ()
-    names = {normalise(name): name for name in (*old.former_names, old.user_name)}
-    names.pop(normalise(user_name), None)
-    return tuple(names.values())
-
-
 async def transfer_former_names(connection: Connection) -> None:
-    """A former name that somebody else of the share has now is theirs alone."""
+    """Remove the former names that another sharer of the same external account uses now."""
     everyone = await accounts.load_locals(connection)
     owners = {(p.external_id, normalise(name)): p.id for p in everyone for name in (p.user_name, *p.aliases)}
     for person in everyone:
@@ -319,48 +232,3 @@ async def transfer_former_names(connection: Connection) -> None:
         )
         if kept != person.former_names:
             await account_changes.save_local(connection, replace(person, former_names=kept))
-
-
-async def _save_delegates(
-    connection: Connection, wanted: Sequence[LocalFields], locals_: dict[str, Local], outcome: ApplyResult
-) -> None:
-    """After all accounts are saved, since a delegate may be new itself."""
-    for person in wanted:
-        local = locals_[person.address.casefold()]
-        delegate = locals_.get((person.delegate or "").casefold())
-        if person.delegate is not None and delegate is None:
-            raise AccountsError(
-                [f"local account {person.address}: delegate: {person.delegate!r}: there is no such local account"]
-            )
-        new = replace(local, delegate_id=delegate.id if delegate else None)
-        if new != local:
-            await account_changes.save_local(connection, new)
-            locals_[person.address.casefold()] = new
-            outcome.lines.append(f"local account {new.address}: delegate {delegate.address if delegate else 'none'}")
-
-
-def _difference(old: External | Local | None, new: External | Local, external: str = "") -> str:
-    """In words, with the fields' names of the accounts file. external: the address of a person's new one."""
-    if old is None:
-        return "added"
-    changed = []
-    for name in (f.name for f in fields(new) if f.name != "id" and getattr(old, f.name) != getattr(new, f.name)):
-        if name in ("password", "password_hash"):
-            changed.append("password")
-        elif name == "external_id":
-            changed.append(f"external -> {external}")
-        else:
-            before, now = _shown(getattr(old, name)), _shown(getattr(new, name))
-            changed.append(f"{name.replace('smtp_', 'smtp.')} {before} -> {now}")
-    return "changed " + ", ".join(changed)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Server):
-        pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
-        return f"{value.host}:{value.port}/{value.tls}{pinned}"
-    if isinstance(value, OAuth):
-        return f"{value.name or value.issuer.token_url} (client {value.client_id})"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

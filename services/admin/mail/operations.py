@@ -12,7 +12,6 @@ from typing import Any
 
 from services.admin.access import audit
 from services.admin.accounts import apply
-from services.admin.accounts.errors import AccountsError
 from services.admin.formatting import mail_status
 from services.admin.monitoring.status import find_account_problem, iso
 from shared.db.database import Connection
@@ -274,9 +273,7 @@ async def restore_account(connection: Connection, address: str) -> Local:
         person = replace(person, delegate_id=None)  # who shares another account by now
         await account_changes.save_local(connection, person)
     await apply.transfer_former_names(connection)
-    problems = apply.find_conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
-    if problems:
-        raise AccountsError(problems)
+    await apply.check_conflicts(connection)
     await inbound.release_held(connection, [person.external_id])
     return person
 
