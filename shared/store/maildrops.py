@@ -1,8 +1,8 @@
-"""Mailboxes: who holds which mail, and all SQL on them (tables maildrops, maildrop_mails).
+"""Mailboxes and their mails, and all SQL on them (tables maildrops, maildrop_mails).
 
-Whoever changes a mailbox locks its maildrops row first and counts its version up by one. So versions are in the order
-of commits, a row tells by its version when it last changed, and a reader that knows one version gets all that is newer
-in one query. Numbers (``uid``) are drawn under the same lock: later mail has the higher uid.
+Each writer of a mailbox locks its row in maildrops first and increments its version. Versions are therefore in the
+order of commits, a row records the version at which it last changed, and a reader that knows a version gets all later
+changes in one query. Uids are assigned under the same lock: later mail has the higher uid.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from shared.errors import Permanent
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A mail that goes into mailboxes. octets: of the whole mail. as_deleted: it is stored as already deleted."""
+    """A mail to put into mailboxes."""
 
     local_ids: Sequence[int]
     inbound_id: int
     blob_id: int
-    octets: int
-    as_deleted: bool = False
+    octets: int  # of the whole mail
+    as_deleted: bool = False  # store it as already deleted
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a row of a mailbox stands now. id: of the row. octets: of the whole mail. deleted: it is a tombstone."""
+    """The state of a row of a mailbox."""
 
-    id: int
+    id: int  # of the row
     blob_id: int
     uid: int
-    octets: int
-    deleted: bool
+    octets: int  # of the whole mail
+    deleted: bool  # it is a tombstone
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The rows that changed after some version, by uid. version: the mailbox's, which these rows lead to."""
+    """The rows that changed after a version, ordered by uid."""
 
     uidl_prefix: str
-    version: int
+    version: int  # of the mailbox with these changes
     rows: Sequence[Change]
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The mails of a mailbox at a version of it, by uid; a column each for what Change has."""
+    """The mails of a mailbox at a version, ordered by uid; one array for each field of Change."""
 
     uidl_prefix: str
     version: int
@@ -64,23 +64,23 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class MaildropEntry:
-    """A row of a mailbox as the operator sees it. deleted_at: None while the mail is there."""
+    """A row of a mailbox as shown to the operator."""
 
     id: int
     inbound_id: int
     blob_id: int
     uidl: str
     octets: int
-    deleted_at: datetime | None
+    deleted_at: datetime | None  # None while the mail is there
 
 
 def uidl(uidl_prefix: str, uid: int) -> str:
-    """The unique id of a mail (RFC 1939, UIDL): at most 70 printable characters, never used twice."""
+    """Format the unique id of a mail (RFC 1939, UIDL): at most 70 printable characters, never used twice."""
     return f"{uidl_prefix}{uid:x}"
 
 
 async def create_maildrop(connection: Connection, local_id: int) -> None:
-    """Make the empty mailbox of a new local account; none is made if it has one."""
+    """Create the mailbox of a new local account, unless it exists."""
     await connection.execute(
         "insert into maildrops (local_id, uidl_prefix) values (%s, %s) on conflict do nothing",
         (local_id, secrets.token_hex(8)),
@@ -88,22 +88,22 @@ async def create_maildrop(connection: Connection, local_id: int) -> None:
 
 
 async def _lock(connection: Connection, local_ids: Collection[int]) -> None:
-    """Lock mailboxes, always in the same order, and count their versions up by one.
+    """Lock mailboxes, always in the same order, and increment their versions.
 
     :raises Permanent: an account has no mailbox.
     """
-    wanted = sorted(set(local_ids))
+    ids = sorted(set(local_ids))
     cursor = await connection.execute(
-        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (wanted,)
+        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (ids,)
     )
-    missing = set(wanted) - {row[0] for row in await cursor.fetchall()}
+    missing = set(ids) - {row[0] for row in await cursor.fetchall()}
     if missing:
         raise Permanent(f"no mailbox for local account {', '.join(map(str, sorted(missing)))}")
-    await connection.execute("update maildrops set version = version + 1 where local_id = any(%s)", (wanted,))
+    await connection.execute("update maildrops set version = version + 1 where local_id = any(%s)", (ids,))
 
 
 async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
-    """Put mails into mailboxes, in this order. What was put there before is left as it is, deleted or not.
+    """Put mails into mailboxes, in this order. A copy that exists already stays as it is, deleted or not.
 
     :raises Permanent: an account has no mailbox.
     """
@@ -129,20 +129,20 @@ async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
 
 
 async def load_versions(connection: Connection, local_ids: Sequence[int]) -> dict[int, int]:
-    """The version of each mailbox: it stays the same as long as the mailbox does. Accounts without one are left out."""
+    """Return the version of each mailbox; it changes with every change. Accounts without a mailbox are left out."""
     cursor = connection.cursor(binary=True)
     await cursor.execute("select local_id, version from maildrops where local_id = any(%s)", (list(local_ids),))
     return dict(await cursor.fetchall())
 
 
 async def load_contents(connection: Connection, local_id: int) -> Contents:
-    """Every mail of a mailbox that is not deleted.
+    """Load all mails of a mailbox that are not deleted.
 
     :raises Permanent: the account has no mailbox.
     """
     cursor = connection.cursor(binary=True)
-    # One statement, so that the version and the rows are of the same moment; and one row with a column of numbers in a
-    # value each, since a row a mail costs twenty times the memory and five times the time.
+    # One statement, so that the version and the rows are from the same snapshot. One row with an array for each column:
+    # a row for each mail takes twenty times the memory and five times the time.
     await cursor.execute(
         """select m.uidl_prefix, m.version, a.*
            from maildrops m, lateral (
@@ -160,7 +160,7 @@ async def load_contents(connection: Connection, local_id: int) -> Contents:
 
 
 def _numbers(octets: bytes | None) -> array[int]:
-    """From PostgreSQL's form of bigints, one after the other."""
+    """Parse concatenated bigints in PostgreSQL's binary format."""
     numbers = array("q", octets or b"")
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -168,28 +168,28 @@ def _numbers(octets: bytes | None) -> array[int]:
 
 
 async def load_changes(connection: Connection, local_id: int, since_version: int, max_rows: int) -> Changes | None:
-    """What changed in a mailbox after a version of 1 or more; None if that is more than ``most`` rows.
+    """Load the changes of a mailbox after a version of 1 or more; None if they are more than ``max_rows`` rows.
 
     :raises Permanent: the account has no mailbox.
     """
     cursor = connection.cursor(binary=True)
-    # One statement, so that the version and the rows are of the same moment.
+    # One statement, so that the version and the rows are from the same snapshot.
     await cursor.execute(
         """select m.uidl_prefix, m.version, r.id, r.blob_id, r.uid, r.octets, r.deleted_at is not null
            from maildrops m left join maildrop_mails r on r.local_id = m.local_id and r.version > %s
            where m.local_id = %s order by r.uid limit %s""",
         (since_version, local_id, max_rows + 1),
     )
-    found = await cursor.fetchall()
-    if not found:
+    result = await cursor.fetchall()
+    if not result:
         raise Permanent(f"no mailbox for local account {local_id}")
-    uidl_prefix, version = found[0][:2]
-    rows = [Change(*row[2:]) for row in found if row[2] is not None]
+    uidl_prefix, version = result[0][:2]
+    rows = [Change(*row[2:]) for row in result if row[2] is not None]
     return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 
 
 async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
-    """Delete mails from a mailbox: all of them or, if it fails, none. What is deleted already stays as it is.
+    """Delete mails from a mailbox: all of them or, on failure, none. Deleted mails stay as they are.
 
     :returns: the inbound ids of the mails that this call deleted.
     :raises Permanent: the account has no mailbox.
@@ -206,9 +206,9 @@ async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int
 
 
 async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
-    """Bring deleted mails back, under new uids: mail clients that have seen the old UIDL take them as new mail.
+    """Restore deleted mails under new uids: mail clients that know the old UIDL download them as new mail.
 
-    :returns: the inbound ids of the mails that came back; what was not deleted is left as it is.
+    :returns: the inbound ids of the restored mails; mails that were not deleted are skipped.
     :raises Permanent: the account has no mailbox.
     """
     await _lock(connection, [local_id])
@@ -223,7 +223,7 @@ async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]
 
 
 async def list_mails(connection: Connection, local_id: int, deleted: bool = False) -> list[MaildropEntry]:
-    """The mails of a mailbox in the order of its listing; with ``deleted``, the tombstones among them."""
+    """List the mails of a mailbox in the order of its listing; with ``deleted``, tombstones too."""
     cursor = await connection.execute(
         """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
@@ -236,10 +236,11 @@ async def list_mails(connection: Connection, local_id: int, deleted: bool = Fals
 
 
 DELETED_SHOWN = 500
+"""Limit of tombstones in a list."""
 
 
 async def list_latest_deleted(connection: Connection, local_id: int, limit: int = DELETED_SHOWN) -> list[MaildropEntry]:
-    """The tombstones of a mailbox that are still kept, what was deleted last first."""
+    """List the tombstones of a mailbox, the latest deletion first."""
     cursor = await connection.execute(
         """select r.id, r.inbound_id, r.blob_id, m.uidl_prefix, r.uid, r.octets, r.deleted_at
            from maildrop_mails r join maildrops m using (local_id)
@@ -253,16 +254,16 @@ async def list_latest_deleted(connection: Connection, local_id: int, limit: int 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A mailbox in numbers. latest: when a mail came last. deleted: tombstones that are still kept."""
+    """The size of a mailbox."""
 
     mails: int
     octets: int
-    latest: datetime | None
-    deleted: int
+    latest: datetime | None  # the latest delivery
+    deleted: int  # tombstones that are still kept
 
 
 async def load_summary(connection: Connection, local_id: int) -> Summary:
-    """How much is in a mailbox."""
+    """Count the mails and octets in a mailbox."""
     cursor = await connection.execute(
         """select count(*) filter (where deleted_at is null),
                   coalesce(sum(octets) filter (where deleted_at is null), 0)::bigint, max(delivered_at),
@@ -275,7 +276,7 @@ async def load_summary(connection: Connection, local_id: int) -> Summary:
 
 
 async def row_ids(connection: Connection, local_id: int, inbound_ids: Sequence[int]) -> list[int]:
-    """The rows of these mails in a mailbox."""
+    """Return the row ids of these mails in a mailbox."""
     cursor = await connection.execute(
         "select id from maildrop_mails where local_id = %s and inbound_id = any(%s)", (local_id, list(inbound_ids))
     )
@@ -283,14 +284,15 @@ async def row_ids(connection: Connection, local_id: int, inbound_ids: Sequence[i
 
 
 async def mark_as_new(connection: Connection, local_id: int, inbound_id: int) -> None:
-    """Make a mail of a mailbox new mail for its clients, also if it was deleted."""
+    """Make a mail of a mailbox new for its clients, even if it was deleted."""
     rows = await row_ids(connection, local_id, [inbound_id])
     await tombstone(connection, local_id, rows)
     await undelete(connection, local_id, rows)
 
 
 async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int]:
-    """Put every mail of a mailbox that is not deleted into another one too. :return: the inbound ids of the new ones.
+    """Copy every mail of a mailbox that is not deleted into another mailbox. :return: the inbound ids of the new
+    copies.
 
     :raises Permanent: an account has no mailbox.
     """
@@ -310,9 +312,9 @@ async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int
 
 
 async def purge_tombstones(connection: Connection, before: datetime, limit: int) -> list[int]:
-    """Forget copies that were deleted before this time. :returns: the inbound id of each.
+    """Purge copies that were deleted before this time. :returns: the inbound id of each.
 
-    A session that still shows one began before it was deleted, and no session lasts as long as mail is kept.
+    A session that still shows one began before its deletion, and no session lasts as long as tombstones are kept.
     """
     cursor = await connection.execute(
         """delete from maildrop_mails where id in (
@@ -324,7 +326,7 @@ async def purge_tombstones(connection: Connection, before: datetime, limit: int)
 
 
 async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limit: int) -> list[int]:
-    """Forget the copies in these mailboxes, and a mailbox when it is empty. :returns: the inbound id of each copy."""
+    """Purge the copies in these mailboxes, and each mailbox once it is empty. :returns: the inbound id of each copy."""
     cursor = await connection.execute(
         """delete from maildrop_mails where id in (
                select id from maildrop_mails where local_id = any(%s) limit %s for update skip locked)
@@ -341,5 +343,7 @@ async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limi
 
 
 async def reserve_uid_gap(connection: Connection) -> None:
-    """After a restore: mail clients know UIDLs that were given since the backup, and would take new mail for old."""
+    """Skip uids after a restore: mail clients know UIDLs from after the backup, and would ignore new mail under
+    them.
+    """
     await connection.execute("select setval('maildrop_uids', nextval('maildrop_uids') + 1000000000)")

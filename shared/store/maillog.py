@@ -1,13 +1,13 @@
-"""What happens to a mail, told once: a row of its trace, a line in the log, a counter.
+"""The history of each mail: an event is a row in the table maillog, a line in the log, and a count in the metrics.
 
-A stage makes its events, records them in the transaction that they tell of (``record``) and announces them after the
-commit (``announce``), so the trace never tells of what was rolled back. No password and no body gets here.
+A stage records its events in the transaction that they describe (``record_events``) and announces them after the commit
+(``announce``), so the history has no event that was rolled back. Passwords and bodies are never recorded.
 """
 
 from __future__ import annotations
 
+import collections
 import datetime
-from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -30,31 +30,29 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class MailEvent:
-    """One thing that happened to one mail.
+    """An event of a mail.
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
     failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted.
-    external: address of the external account. who: address of the person or recipient it concerns, or those of several
-    (``people``). reply: the other side's answer, or the reason.
     """
 
     event: str
     inbound_id: int | None = None
     submission_id: int | None = None
-    external: str | None = None
-    who: str | None = None
+    external: str | None = None  # address of the external account
+    who: str | None = None  # address of the person or recipient, or several (join_addresses)
     rule: int | None = None
-    reply: str | None = None
+    reply: str | None = None  # the other side's answer, or the reason
 
 
 _BETWEEN = ", "
-"""Addresses; no account's address has a comma."""
+"""Separates addresses; no account's address contains a comma."""
 _COPIES = ("delivered", "own_copy")
-"""Each is told of every copy of a mail, and kept once for those that have the same reason."""
+"""Events that are announced for each copy of a mail, and stored once for all copies with the same reason."""
 
 
 def join_addresses(addresses: Sequence[str]) -> str | None:
-    """Several people as ``Event.who``."""
+    """Join the addresses of several people for ``MailEvent.who``."""
     return _BETWEEN.join(addresses) or None
 
 
@@ -71,7 +69,7 @@ _COLUMNS = {
 
 
 async def record_events(connection: Connection, events: Sequence[MailEvent]) -> None:
-    """Write the trace rows, in the caller's transaction."""
+    """Insert the events in the caller's transaction."""
     await arrays.insert_rows(
         connection,
         "maillog",
@@ -93,15 +91,15 @@ async def record_events(connection: Connection, events: Sequence[MailEvent]) -> 
 
 SUBMITTED_FROM_NEW = """insert into maillog (event, submission_id, external, who, reply)
     select 'submitted', id, traced_external, traced_who, traced_reply from new where traced"""
-"""``record`` of ``submitted`` as a part of a larger statement, which has the submissions as ``new``."""
+"""SQL: inserts the event of each submission in ``new``, as a part of a larger statement."""
 
 
 def announce(events: Sequence[MailEvent]) -> None:
-    """Log and count, after the commit: a line an event."""
+    """Log and count events after their commit."""
     if not events:
         return
     log.info("mails", lines=[_fields(event) for event in events])
-    counts: Counts[tuple[str, str | None, int | None]] = Counts()
+    counts: collections.Counter[tuple[str, str | None, int | None]] = collections.Counter()
     for e in events:
         counts[e.event, e.external, e.rule] += len(_each(e))
     for (event, external, rule), count in counts.items():
@@ -119,12 +117,14 @@ def announce(events: Sequence[MailEvent]) -> None:
 
 
 def _each(event: MailEvent) -> Sequence[str | None]:
-    """Whom an event is told of one by one."""
+    """Split an event of several copies into the addresses of its recipients."""
     return event.who.split(_BETWEEN) if event.who and event.event in _COPIES else [event.who]
 
 
 def _fields(event: MailEvent) -> dict[str, object]:
-    """One ``trace_id`` goes with a mail from the fetch to the delivery, and from the submission to the relay."""
+    """Return the fields for the log. One ``trace_id`` follows a mail from fetch to delivery, or from submission to
+    relay.
+    """
     fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
     fields["trace_id"] = event.submission_id or event.inbound_id
     return fields
@@ -133,15 +133,15 @@ def _fields(event: MailEvent) -> dict[str, object]:
 async def load_history(
     connection: Connection, inbound: Sequence[int], submissions: Sequence[int]
 ) -> list[tuple[str, MailEvent]]:
-    """The events of these mails in order, each with its time (ISO 8601, UTC); those of copies one by one."""
+    """Load the events of these mails in order, each with its time (ISO 8601, UTC); one event for each copy."""
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                   event, inbound_id, submission_id, external, who, rule, reply
            from maillog where inbound_id = any(%s) or submission_id = any(%s) order by id""",
         (list(inbound), list(submissions)),
     )
-    found = [(str(row[0]), MailEvent(*row[1:])) for row in await cursor.fetchall()]
-    return [(at, replace(event, who=who)) for at, event in found for who in _each(event)]
+    events = [(str(row[0]), MailEvent(*row[1:])) for row in await cursor.fetchall()]
+    return [(at, replace(event, who=who)) for at, event in events for who in _each(event)]
 
 
 RECORD_HELD = """insert into maillog (event, submission_id, external, who, reply)
@@ -149,11 +149,11 @@ RECORD_HELD = """insert into maillog (event, submission_id, external, who, reply
     from unnest(%(events)s::text[], %(event_ids)s::bigint[], %(externals)s::text[], %(who)s::text[], %(said)s::text[])
             with ordinality as new (event, id, external, who, reply, place) join held using (id)
     order by place"""
-"""``record`` as a part of a larger statement: events of submissions, of those that it has as ``held``."""
+"""SQL: inserts the events of the submissions in ``held``, as a part of a larger statement."""
 
 
 def held_parameters(events: Sequence[MailEvent]) -> dict[str, str]:
-    """The parameters of ``RECORD_HELD``."""
+    """Return the parameters of ``RECORD_HELD``."""
     return {
         "events": arrays.array_literal(event.event for event in events),
         "event_ids": arrays.array_literal(event.submission_id for event in events),
@@ -164,7 +164,7 @@ def held_parameters(events: Sequence[MailEvent]) -> dict[str, str]:
 
 
 async def purge_maillog(connection: Connection, before: datetime.datetime, limit: int) -> int:
-    """Forget what happened before this time, the oldest first. :return: how many events."""
+    """Delete events before this time, the oldest first. :return: their number."""
     cursor = await connection.execute(
         """delete from maillog where id in (
                select id from (select id, at from maillog order by id limit %s) oldest where at < %s)""",

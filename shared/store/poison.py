@@ -1,11 +1,12 @@
-"""Mails that may have ended the process which had them in hand: all SQL on the table poison.
+"""Poison messages: mails that may have crashed the process that handled them; all SQL on the table poison.
 
-An exception tells whose fault it was; a crash, a kill for want of memory, or a stall that a probe ended tells nothing.
-So what comes back after a death is noted before it is handled once more, with others; what was noted at the next death
-is tried alone, each try counted and committed before it begins. Only what survives is cleared, so a kill from outside
-costs a mail that was alone at that moment one count until its next try, and others nothing.
+An exception shows which mail failed. A crash, a kill for lack of memory, or a stall that a probe ended does not. A mail
+that is redelivered after a crash is therefore marked before it is handled again with others. A mail that was marked at
+the crash before is handled in isolation, and each such try is counted and committed before it begins. Only a mail whose
+handling the process survives is cleared. A kill from outside costs an isolated mail one count until its next try, and
+the others nothing.
 
-A suspect is left out where its stage looks for work of its own accord (``UNSUSPECTED``).
+Where its stage searches for work (``NOT_POISON``), a suspect is left out.
 """
 
 from __future__ import annotations
@@ -17,40 +18,40 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection
 
 MAX_CRASHES = 5
-"""A mail that was alone in hand at so many crashes is parked."""
+"""Number of crashes in isolation after which a mail is parked."""
 RETRY_SECONDS = 30.0
-"""Between two tries of a suspect, so that what is innocent has its way meanwhile."""
+"""Pause between two tries of a suspect, in seconds, so that innocent mail is handled meanwhile."""
 
 NOT_POISON = "{id} <> all (array(select poison.id from poison where poison.stage = '{stage}'))"
-"""SQL: whether the mail ``{id}`` is no suspect of this stage. The array is made once a statement."""
+"""SQL: whether the mail ``{id}`` is no suspect of this stage. The array is computed once for each statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A mail to be tried alone. crashes: of earlier tries."""
+    """A mail to handle in isolation."""
 
     id: int
-    crashes: int
+    crashes: int  # of earlier tries
 
     @property
     def exhausted(self) -> bool:
-        """Whether it is to be parked instead."""
+        """Whether to park it instead of another try."""
         return self.crashes >= MAX_CRASHES
 
     @property
     def reason(self) -> str:
-        """In place of a traceback."""
+        """The text that replaces a traceback."""
         return (
-            f"Each of the {self.crashes} times that this mail was handled alone, that ended the process: a crash, a "
-            "kill for want of memory, or a stall that a probe ended. There is no traceback; the service's log and the "
-            "kernel's may tell more."
+            f"The process ended each of the {self.crashes} times that it handled this mail in isolation: by a crash, a "
+            "kill for lack of memory, or a probe that ended a stall. There is no traceback; the log of the service and "
+            "the kernel's log may contain more."
         )
 
 
 async def mark_redelivered(connection: Connection, stage: str, ids: Collection[int]) -> set[int]:
-    """Note mails that came back after a death, before they are handled with others.
+    """Mark mails that were redelivered after a crash, before they are handled with others.
 
-    :return: those that were noted before: they are not to be handled with others, their turn alone comes.
+    :return: those that were marked before: they must not be handled with others, but in isolation.
     """
     cursor = await connection.execute(
         """with known as (
@@ -67,7 +68,7 @@ async def mark_redelivered(connection: Connection, stage: str, ids: Collection[i
 
 
 async def add_suspects(connection: Connection, stage: str, ids: Collection[int]) -> None:
-    """These are to be tried alone at once."""
+    """Mark mails for an immediate try in isolation."""
     await connection.execute(
         "insert into poison (stage, id) select %s, unnest(%s::bigint[]) on conflict do nothing",
         (stage, array_literal(sorted(ids))),
@@ -75,7 +76,7 @@ async def add_suspects(connection: Connection, stage: str, ids: Collection[int])
 
 
 async def claim_suspect(connection: Connection, stage: str) -> Suspect | None:
-    """The next one that is due, its try counted: to be committed before it begins."""
+    """Claim the next due suspect and count its try; the caller commits before the try begins."""
     cursor = await connection.execute(
         """with due as materialized (
                select id from poison where stage = %(stage)s
@@ -90,14 +91,14 @@ async def claim_suspect(connection: Connection, stage: str) -> Suspect | None:
 
 
 async def restore_count(connection: Connection, stage: str, suspect: Suspect) -> None:
-    """Its try came to nothing, and was survived."""
+    """Restore the count of a suspect whose try failed temporarily: the process survived it."""
     await connection.execute(
         "update poison set crashes = %s where stage = %s and id = %s", (suspect.crashes, stage, suspect.id)
     )
 
 
 async def clear_suspects(connection: Connection, stage: str, ids: Collection[int]) -> None:
-    """These were handled, or parked."""
+    """Unmark mails that were handled or parked."""
     await connection.execute(
         "delete from poison where stage = %s and id = any(%s::bigint[])", (stage, array_literal(sorted(ids)))
     )

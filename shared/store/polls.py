@@ -1,7 +1,7 @@
-"""How polling each external account goes, and all SQL on it (table polls).
+"""The state of polling each external account, and all SQL on it (table polls).
 
-An account is polled by one process at a time: ``claim`` gives it to an owner until the lease expires, and whatever
-that owner commits calls ``hold`` in the same transaction, which fails if somebody else has the account by then.
+One process at a time polls an account: ``claim_due`` gives it to an owner until the lease expires. Each transaction of
+that owner calls ``renew_lease``, which fails if another process has the account by then.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ from shared.errors import Temporary
 from shared.model import POLLER_DIED, Poll, PollOutcome
 
 LEASE_SECONDS = 15.0
-"""After so long without a sign of life of its owner an account may be polled by another process."""
+"""Lease of an account: seconds without renewal after which another process may poll it."""
 
 
 class LeaseLost(Temporary):
-    """Another process polls this account by now: nothing more may be written for it."""
+    """Another process polls this account: this one must write nothing more for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollState:
-    """How polling an account goes, for people. backlog: mails listed and not yet fetched.
-
-    skipped: mails that could not be fetched, but for those of which somebody said that this is known.
-    first_contact_at: None before the provider's list was seen for the first time.
-    """
+    """The state of polling an account, for people."""
 
     external_id: int
     last_success_at: datetime.datetime | None
@@ -40,15 +36,15 @@ class PollState:
     failures: int
     paused_at: datetime.datetime | None
     next_poll_at: datetime.datetime
-    backlog: int | None
-    skipped: int
-    first_contact_at: datetime.datetime | None
+    backlog: int | None  # mails listed and not fetched
+    skipped: int  # mails that could not be fetched and are not acknowledged
+    first_contact_at: datetime.datetime | None  # None before the first list
 
 
 async def poll_now(connection: Connection, external_id: int) -> None:
-    """The account was changed or tested: poll it at once, whatever failed before.
+    """Make an account due at once after a change or test, whatever failed before.
 
-    A poll that is under way with the old settings does not count: ``finish`` sees that next_poll_at was touched.
+    A running poll with the old settings does not count: ``record_outcome`` sees that next_poll_at was changed.
     """
     await connection.execute(
         """update polls set paused_at = null, refusals = '{}', failures = 0, next_poll_at = clock_timestamp(),
@@ -59,25 +55,27 @@ async def poll_now(connection: Connection, external_id: int) -> None:
 
 
 async def forget_maildrop(connection: Connection, external_id: int) -> None:
-    """The account points at another maildrop now: what lies there is history, unless the ledger knows some of it."""
+    """Forget the first contact of an account that points at another maildrop: its mail is history, unless the ledger
+    knows it.
+    """
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
 async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tuple[list[Poll], float | None]:
-    """Take up to ``most`` accounts that are due and not being polled, those first that are due longest.
+    """Claim up to ``max_accounts`` accounts that are due and not being polled, the longest due first.
 
-    It is one statement: one round trip, and a transaction by itself where none is open. What is due is an array: so
-    PostgreSQL looks those rows up and does not read all of them.
+    It is one statement: one round trip, and a transaction by itself where none is open. The due accounts are an array,
+    so that PostgreSQL finds these rows by id and does not read all of them.
 
-    :param owner: the process, a slash, and what is unique to this call, so that a claim of before is never taken for
+    :param owner: the process, a slash, and what is unique to this call, so that an earlier claim is never taken for
         this one.
-    :return: what was taken; seconds until the next other one is due or its lease expires, None if there is none.
+    :return: the claimed accounts; seconds until the next other account is due or its lease expires, None without one.
     """
     cursor = await connection.execute(
         """with due as materialized (
                select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now()
                order by greatest(next_poll_at, lease_expires) limit %s for update skip locked),
-           taken as (
+           claimed as (
                update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
                where p.external_id = any(array(select external_id from due))
                returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
@@ -85,8 +83,8 @@ async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tu
                          p.quiet_until)
            select (select extract(epoch from greatest(next_poll_at, lease_expires) - now())::float8 from polls
                    where active and external_id not in (select external_id from due)
-                   order by greatest(next_poll_at, lease_expires) limit 1), taken.*
-           from (values (true)) as always left join taken on true""",
+                   order by greatest(next_poll_at, lease_expires) limit 1), claimed.*
+           from (values (true)) as always left join claimed on true""",
         (max_accounts, owner, LEASE_SECONDS),
     )
     rows = await cursor.fetchall()
@@ -94,7 +92,7 @@ async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tu
 
 
 async def renew_lease(connection: Connection, poll: Poll) -> None:
-    """Renew the lease; to be called first in every transaction of a poll. The maildrop counts as quiet no more.
+    """Renew the lease; every transaction of a poll calls this first. The digest of the list is cleared.
 
     :raises LeaseLost: another owner has the account, or it was removed or disabled.
     """
@@ -104,11 +102,11 @@ async def renew_lease(connection: Connection, poll: Poll) -> None:
         (LEASE_SECONDS, poll.external_id, poll.owner),
     )
     if cursor.rowcount != 1:
-        raise LeaseLost("the account is polled by another process by now, or was disabled")
+        raise LeaseLost("another process polls the account now, or the account was disabled")
 
 
 async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcome) -> None:
-    """Record how the poll ended and give the account back; nothing if the lease was lost."""
+    """Record the outcome of a poll and release the account; nothing if the lease was lost."""
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
                   quiet_list = case when next_poll_at = %(seen)s then %(quiet_list)s::bytea end,
@@ -145,9 +143,9 @@ async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcom
 
 
 async def record_first_contact(connection: Connection, poll: Poll) -> datetime.datetime:
-    """First contact: from now on it is known what lay there. :return: this time.
+    """Record the first contact: the mail that is there now is known from now on. :return: its time.
 
-    :raises LeaseLost: the account is gone.
+    :raises LeaseLost: the account does not exist any more.
     """
     cursor = await connection.execute(
         "update polls set first_contact_at = now() where external_id = %s returning first_contact_at",
@@ -155,18 +153,18 @@ async def record_first_contact(connection: Connection, poll: Poll) -> datetime.d
     )
     row = await cursor.fetchone()
     if row is None:
-        raise LeaseLost("the account has no poll any more")
-    found: datetime.datetime = row[0]
-    return found
+        raise LeaseLost("the account does not exist any more")
+    first_contact_at: datetime.datetime = row[0]
+    return first_contact_at
 
 
 async def count_fetched(connection: Connection, external_id: int, mails: int) -> None:
-    """So many more mails were fetched; for the books."""
+    """Add to the count of fetched mails, which the reconciliation compares."""
     await connection.execute("update polls set fetched = fetched + %s where external_id = %s", (mails, external_id))
 
 
 async def release_lease(connection: Connection, poll: Poll) -> None:
-    """Give the account back without a result, due as before."""
+    """Release an account without an outcome; its due time stays."""
     await connection.execute(
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
         (poll.external_id, poll.owner),
@@ -174,13 +172,13 @@ async def release_lease(connection: Connection, poll: Poll) -> None:
 
 
 async def load_fetched_counts(connection: Connection) -> dict[int, int]:
-    """How many mails were ever fetched, by id of the external account."""
+    """Return how many mails were ever fetched, by id of the external account."""
     cursor = await connection.execute("select external_id, fetched from polls")
     return dict(await cursor.fetchall())
 
 
 async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
-    """Which processes hold accounts and are not there, ``owner`` left out."""
+    """List the processes other than ``owner`` that have accounts and hold no liveness lock."""
     process = "split_part(owner, '/', 1)"
     cursor = await connection.execute(
         f"""select distinct {process} from polls
@@ -191,10 +189,10 @@ async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
 
 
 async def free_leases(connection: Connection, gone: Collection[str]) -> int:
-    """Give back the accounts of processes that are gone, due as before. Returns how many that were.
+    """Release the accounts of dead processes; their due times stay. :return: the number of accounts.
 
-    An account whose poll ends the process each time waits longer and longer, up to a minute, so that others have their
-    polls between. Its next poll that ends otherwise makes that good.
+    An account whose poll ends the process each time waits longer each time, up to a minute, so that others are polled
+    between. Its next poll with another outcome resets this.
     """
     cursor = await connection.execute(
         """update polls set owner = null, lease_expires = null, last_error_at = now(), last_error_kind = %(kind)s,
@@ -211,7 +209,7 @@ async def free_leases(connection: Connection, gone: Collection[str]) -> int:
 
 
 async def fix_clock_jump(connection: Connection) -> int:
-    """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
+    """Make accounts due whose time was set before the clock was set back. :return: their number."""
     cursor = await connection.execute(
         f"""update polls set next_poll_at = now()
             where next_poll_at > now() and greatest(last_success_at, last_error_at) > {FUTURE} and owner is null"""
@@ -220,7 +218,7 @@ async def fix_clock_jump(connection: Connection) -> int:
 
 
 async def load_poll_states(connection: Connection, external_ids: Sequence[int] | None = None) -> dict[int, PollState]:
-    """How polling goes, by id of the external account; only these, if any are given."""
+    """Load the states of polling, by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, last_success_at, last_error, last_error_kind, last_error_at, failures, paused_at,
                   next_poll_at, backlog,
@@ -234,7 +232,7 @@ async def load_poll_states(connection: Connection, external_ids: Sequence[int] |
 
 
 async def poll_all_now(connection: Connection) -> None:
-    """After a restore: nobody polls, and every list is compared again."""
+    """Release all accounts and make them due after a restore; every list is compared again."""
     await connection.execute(
         "update polls set owner = null, lease_expires = null, quiet_list = null, next_poll_at = now()"
     )

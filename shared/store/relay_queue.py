@@ -1,9 +1,9 @@
-"""What is queued for the providers: claimed, sent, settled.
+"""The queue of mails to relay: claims, marks and results.
 
-A group is the recipients of a submission that wait to be relayed. A sender claims it for a while, renews the claim, and
-settles its recipients one by one. How often, and whether at all, depends on the account (shared/store/relay_status.py).
-With shared/store/submissions.py the owner of the tables submissions and submission_recipients. Times are by the
-database's clock.
+A queued mail is a submission with the recipients that wait to be relayed. A sender claims it for a time, renews the
+lease, and records a result for each recipient. The account's state (shared/store/relay_status.py) decides how many
+mails are sent at the same time. This module owns the tables submissions and submission_recipients together with
+shared/store/submissions.py. Times are by the database's clock.
 """
 
 from __future__ import annotations
@@ -19,29 +19,22 @@ from shared.store import blobs, maillog, poison
 from shared.store.maillog import MailEvent
 
 STAGE = "relay"
-"""What relaying is called where a mail is suspected of ending the process (shared/store/poison.py)."""
+"""Name of the relay as a stage in shared/store/poison.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedRecipient:
-    """A recipient that waits to be relayed. reply: the provider's last one about it.
-
-    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
-    """
+    """A recipient that waits to be relayed."""
 
     position: int
     address: str
-    reply: str | None
-    dsn_params: str | None = None
+    reply: str | None  # the provider's last reply about it
+    dsn_params: str | None = None  # requested notifications (shared/mime/dsn_options.py)
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedMail:
-    """The waiting recipients of one submission, with what is known of its author at this moment.
-
-    octets: of the mail. author_addresses: the local account's further ones. age: seconds since it was submitted.
-    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
-    """
+    """The waiting recipients of one submission, with the author's current data."""
 
     id: int
     author_id: int
@@ -53,22 +46,22 @@ class QueuedMail:
     smtputf8: bool
     tries: int
     uncertain: bool
-    age: float
-    octets: int
+    age: float  # seconds since submission
+    octets: int  # of the mail
     author_address: str
     author_name: str
-    author_addresses: tuple[str, ...]
-    dsn_params: str | None
+    author_addresses: tuple[str, ...]  # the author's further addresses
+    dsn_params: str | None  # requested notifications (shared/mime/dsn_options.py)
     recipients: tuple[QueuedRecipient, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientResult:
-    """What became of one recipient. reply: the provider's, or the reason."""
+    """The result of one recipient."""
 
     position: int
     state: Literal["relayed", "failed", "waiting"]
-    reply: str
+    reply: str  # of the provider, or the reason
 
 
 _QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
@@ -99,17 +92,17 @@ def _by_id(row: Row) -> int:
     return int(row[0])
 
 
-async def load_queued_mail(connection: Connection, id_: int) -> QueuedMail | None:
-    """This submission, if it is queued."""
+async def load_queued_mail(connection: Connection, submission_id: int) -> QueuedMail | None:
+    """Load this submission, if it is queued."""
     cursor = await connection.execute(
-        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (id_,)
+        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (submission_id,)
     )
-    found = await _queued_mails(connection, await cursor.fetchall())
-    return found[0] if found else None
+    mails = await _queued_mails(connection, await cursor.fetchall())
+    return mails[0] if mails else None
 
 
 async def load_queued_mails(connection: Connection, ids: Sequence[int]) -> list[QueuedMail]:
-    """These submissions, in whatever state they are."""
+    """Load these submissions in any state."""
     cursor = await connection.execute(
         f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
     )
@@ -117,7 +110,7 @@ async def load_queued_mails(connection: Connection, ids: Sequence[int]) -> list[
 
 
 async def list_due_accounts(connection: Connection) -> list[int]:
-    """External accounts that may be tried now and have something to relay."""
+    """List the external accounts that may be tried now and have mail to relay."""
     cursor = await connection.execute(
         f"""select external_id from relay_status r where r.next_try_at <= now() and exists (
                select from submissions s
@@ -129,14 +122,11 @@ async def list_due_accounts(connection: Connection) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """groups: taken. lanes: how many of the account's groups this owner may have on the wire now.
+    """The result of a claim."""
 
-    more: others may be due that were not taken.
-    """
-
-    mails: list[QueuedMail]
-    lanes: int
-    more: bool
+    mails: list[QueuedMail]  # the claimed ones
+    lanes: int  # limit of this owner's mails of the account on the wire now
+    more: bool  # other mails may be due
 
 
 async def claim(
@@ -151,15 +141,15 @@ async def claim(
     ahead_octets: int = 0,
     in_hand: Collection[int] = (),
 ) -> Claimed:
-    """Take due groups of an account for ``seconds``, the longest due first: one for each free lane, and some ahead.
+    """Claim due mails of an account for ``seconds``, the longest due first: one for each free lane, and some ahead.
 
-    at_once: how many groups of the account may be on the wire, over all senders. What others have claimed counts as
-    being there, so nobody has to say which of its groups is. While the account fails to connect, or its credentials
-    are refused, it is one group only: a careful try.
-    busy: lanes of the owner that have a group. ahead: so many more are taken, to be at hand when a lane is free; of
-    those, up to ``ahead_octets`` are to be held in memory.
-    in_hand: what the owner is working on still. If its claim on one of them ran out, taking that one anew would make
-    the lost claim look good, and the mail would be sent twice.
+    :param at_once: limit of mails of the account on the wire, over all senders. Each claim of another sender counts as
+        one of them. While the account fails to connect or its credentials are refused, the limit is one mail: a careful
+        try.
+    :param busy: lanes of the owner that have a mail.
+    :param ahead: claims in advance, for lanes that become free. :param ahead_octets: memory limit for these.
+    :param in_hand: mails on which the owner still works. If the lease of one of them expired, another claim on it would
+        make the lost claim valid, and the mail would be sent twice.
     """
     cursor = await connection.execute(
         """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
@@ -169,7 +159,7 @@ async def claim(
     relay = await cursor.fetchone()
     if relay is None or not relay[0]:
         return Claimed([], 0, False)
-    cursor = await connection.execute(  # behind the lock: it sees what others claimed before us
+    cursor = await connection.execute(  # after the lock, to see the claims that others committed before
         """select count(*) from submissions where external_id = %s and state in ('claimed', 'sent_unanswered')
                and claim_expires > now() and claim_owner <> %s""",
         (external_id, owner),
@@ -208,12 +198,12 @@ async def claim(
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)
     if not rows:
-        return Claimed([], lanes, free == 0)  # perhaps the first one was too large to be held
+        return Claimed([], lanes, free == 0)  # the first mail may exceed the memory limit
     seen = int(rows[0][-1])
-    groups = [
+    mails = [
         QueuedMail(*(*row[:-2], tuple(QueuedRecipient(*recipient) for recipient in row[-2] or ()))) for row in rows
     ]
-    return Claimed(groups, lanes, seen == wanted or seen > len(rows))
+    return Claimed(mails, lanes, seen == wanted or seen > len(rows))
 
 
 # In order of id, so that two transactions that lock several claims never wait for each other.
@@ -341,7 +331,7 @@ async def _set_recipients(connection: Connection, submission_id: int, outcomes: 
 
 
 async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
-    """Who holds claims and is not there, ``owner`` left out."""
+    """List the owners of claims other than ``owner`` that hold no liveness lock."""
     cursor = await connection.execute(
         f"""select distinct claim_owner from submissions
             where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
@@ -354,8 +344,10 @@ async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
 async def list_orphaned_claims(
     connection: Connection, gone: Collection[str] = (), limit: int = 1000
 ) -> list[tuple[QueuedMail, bool]]:
-    """Claims that ran out, or whose owner is one of ``gone``, locked; with each, whether it was sent without an
-    answer."""
+    """List and lock the claims that expired or whose owner is in ``gone``.
+
+    :return: each mail with whether it was sent without an answer.
+    """
     cursor = await connection.execute(
         f"""select {_QUEUED_MAIL}, s.state = 'sent_unanswered' from {_QUEUED_MAIL_TABLES}
             where s.state in ('claimed', 'sent_unanswered')
@@ -364,12 +356,12 @@ async def list_orphaned_claims(
         (array_literal(gone), limit),
     )
     rows = await cursor.fetchall()
-    groups = await _queued_mails(connection, [row[:-1] for row in rows])
-    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
+    mails = await _queued_mails(connection, [row[:-1] for row in rows])
+    return [(mail, row[-1]) for mail, row in zip(mails, rows, strict=True)]
 
 
 async def release_claims(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
-    """Give claims back as they were; with ``owner``, only that one's."""
+    """Release claims, of ``owner`` alone if it is given; the mails are queued as before."""
     await connection.execute(
         """with held as materialized (
                select id from submissions where id = any(%(ids)s::bigint[]) and state = 'claimed'
@@ -382,7 +374,7 @@ async def release_claims(connection: Connection, ids: Sequence[int], owner: str 
 
 
 async def send_again(connection: Connection, submission_id: int) -> None:
-    """Queue a mail that was sent without an answer, its sender being gone, and mark it."""
+    """Queue a mail whose sender died after sending it without an answer, and mark it as uncertain."""
     await connection.execute(
         """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
                uncertain = true, next_try_at = now()
@@ -392,7 +384,7 @@ async def send_again(connection: Connection, submission_id: int) -> None:
 
 
 async def fix_clock_jump(connection: Connection) -> int:
-    """Make due what would wait for a time that was meant before the clock was set back. Returns how many."""
+    """Make mails due whose time was set before the clock was set back. :return: their number."""
     cursor = await connection.execute(
         f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
             where state in ('submitted', 'queued') and state_at > {FUTURE}"""
@@ -401,9 +393,10 @@ async def fix_clock_jump(connection: Connection) -> int:
 
 
 async def list_expired(connection: Connection, seconds: float, limit: int = 100) -> list[QueuedMail]:
-    """Queued submissions older than ``seconds``, locked.
+    """List and lock the queued submissions that are older than ``seconds``.
 
-    None of an account that is paused, which bounces nothing, and none that is due: once the pause is over, it is tried.
+    Mails of a paused account are left out, since a pause bounces nothing. Due mails are left out, since they are tried
+    first.
     """
     cursor = await connection.execute(
         f"""select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES}
@@ -417,7 +410,7 @@ async def list_expired(connection: Connection, seconds: float, limit: int = 100)
 
 
 async def expire(connection: Connection, submission_id: int, outcomes: Sequence[RecipientResult]) -> None:
-    """End a queued submission (locked by ``too_old``) without a further try."""
+    """End a queued submission that ``list_expired`` has locked, without a further try."""
     await _set_recipients(connection, submission_id, outcomes)
     await connection.execute(
         "update submissions set state = 'done', state_at = now() where id = %s and state = 'queued'", (submission_id,)
@@ -425,8 +418,9 @@ async def expire(connection: Connection, submission_id: int, outcomes: Sequence[
 
 
 async def claim_delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[QueuedMail]:
-    """Queued submissions whose author is due a notice of delay: ``first`` seconds after submission, then every
-    ``then`` seconds. They are marked as noticed."""
+    """List the queued submissions whose author is due a notice of delay, and record the notice: ``first`` seconds after
+    submission, then every ``then`` seconds.
+    """
     cursor = await connection.execute(
         f"""with late as (
                 select id from submissions where state = 'queued'
@@ -441,8 +435,10 @@ async def claim_delayed(connection: Connection, first: float, then: float, limit
 
 
 async def claim_cancelled(connection: Connection, limit: int = 100) -> list[tuple[QueuedMail, str]]:
-    """Submissions that the operator ended and whose authors are to be told, with the reason; they are marked as told.
-    ``recipients`` are those who will not get it."""
+    """List the submissions that the operator cancelled and whose authors are not notified yet, and record the notice.
+
+    :return: each with the reason; its ``recipients`` are those that will not get it.
+    """
     cursor = await connection.execute(
         f"""with ended as (
                 select id, cancelled as reason from submissions where cancelled is not null
@@ -452,12 +448,12 @@ async def claim_cancelled(connection: Connection, limit: int = 100) -> list[tupl
         (limit,),
     )
     rows = sorted(await cursor.fetchall(), key=_by_id)
-    groups = await _queued_mails(connection, [row[:-1] for row in rows], "cancelled")
-    return [(group, row[-1]) for group, row in zip(groups, rows, strict=True)]
+    mails = await _queued_mails(connection, [row[:-1] for row in rows], "cancelled")
+    return [(mail, row[-1]) for mail, row in zip(mails, rows, strict=True)]
 
 
 async def measure_backlog(connection: Connection) -> tuple[int, float]:
-    """How many submissions wait to be relayed or are being relayed, and the age of the oldest in seconds."""
+    """Count the submissions that are queued or being relayed, and return the age of the oldest one in seconds."""
     cursor = await connection.execute(
         """select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8
            from submissions where state in ('queued', 'claimed', 'sent_unanswered')"""

@@ -1,4 +1,4 @@
-"""How relaying through each external account goes, and all SQL on it (table relay_status).
+"""The state of relaying through each external account, and all SQL on it (table relay_status).
 
 Times are by the database's clock.
 """
@@ -14,10 +14,10 @@ from shared.db.database import FUTURE, Connection, storable
 
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
-    """How relaying through an account goes. failures: to connect or log in, one after the other. Times: UTC."""
+    """The state of relaying through an account. Times: UTC."""
 
     external_id: int
-    failures: int
+    failures: int  # consecutive failures to connect or log in
     next_try_at: datetime.datetime
     paused_at: datetime.datetime | None
     connections_limit: int | None
@@ -28,7 +28,7 @@ class RelayStatus:
 
 
 async def ensure_rows(connection: Connection, submission_ids: Collection[int]) -> None:
-    """The accounts that these submissions leave by are relayed through, from now on if they were not before."""
+    """Insert missing rows for the accounts of these submissions."""
     await connection.execute(
         """insert into relay_status (external_id) select distinct external_id from submissions where id = any(%s)
            on conflict (external_id) do nothing""",
@@ -37,7 +37,7 @@ async def ensure_rows(connection: Connection, submission_ids: Collection[int]) -
 
 
 async def load_status(connection: Connection, external_ids: Collection[int] | None = None) -> dict[int, RelayStatus]:
-    """By id of the external account; only these, if any are given."""
+    """Load the states by id of the external account; only these, if any are given."""
     cursor = await connection.execute(
         """select external_id, failures, next_try_at, paused_at, connections_limit, last_success_at, last_error,
                   last_error_kind, last_error_at
@@ -48,7 +48,7 @@ async def load_status(connection: Connection, external_ids: Collection[int] | No
 
 
 async def record_success(connection: Connection, external_id: int) -> bool:
-    """The provider took a login: no back-off, no pause. Whether there was one."""
+    """Record a successful login: it ends backoff and pause. :return: whether there was one."""
     cursor = await connection.execute(
         """with before as (select external_id, failures > 0 or paused_at is not null as troubled
                            from relay_status where external_id = %s for update)
@@ -63,7 +63,7 @@ async def record_success(connection: Connection, external_id: int) -> bool:
 async def record_failure(
     connection: Connection, external_id: int, kind: str, error: str, delay: float, *, pause: bool = False
 ) -> None:
-    """The provider cannot be reached, or refuses our login (``pause``): no try for ``delay`` seconds."""
+    """Record that the provider is unreachable, or refuses the login (``pause``): no try for ``delay`` seconds."""
     await connection.execute(
         """update relay_status set failures = failures + 1, last_error = %s, last_error_kind = %s,
                last_error_at = now(),
@@ -75,7 +75,7 @@ async def record_failure(
 
 
 async def lower_connections(connection: Connection, external_id: int, limit: int) -> None:
-    """The provider takes no more connections than ``limit`` at once."""
+    """Lower the limit of connections to this provider."""
     await connection.execute(
         """update relay_status set connections_limit = least(coalesce(connections_limit, %(limit)s), %(limit)s)
            where external_id = %(id)s""",
@@ -84,12 +84,12 @@ async def lower_connections(connection: Connection, external_id: int, limit: int
 
 
 async def lift_limits(connection: Connection) -> None:
-    """Try all the connections of each account again."""
+    """Reset the lowered limits of connections of all accounts."""
     await connection.execute("update relay_status set connections_limit = null where connections_limit is not null")
 
 
 async def unpause(connection: Connection, external_id: int) -> None:
-    """The account is new, was changed, or tested: try at once, with all its connections."""
+    """End backoff, pause and lowered limit of an account that is new, changed or tested."""
     await connection.execute(
         """insert into relay_status (external_id) values (%s) on conflict (external_id) do update
            set paused_at = null, failures = 0, next_try_at = now(), connections_limit = null""",
@@ -98,14 +98,14 @@ async def unpause(connection: Connection, external_id: int) -> None:
 
 
 async def skip_backoff(connection: Connection, external_ids: Collection[int]) -> None:
-    """The operator wants what waits to be sent: no back-off; a pause stays."""
+    """End the backoff of these accounts at the operator's request; a pause stays."""
     await connection.execute(
         "update relay_status set next_try_at = now(), failures = 0 where external_id = any(%s)", (sorted(external_ids),)
     )
 
 
 async def fix_clock_jump(connection: Connection) -> int:
-    """Make accounts due that would wait for a time that was meant before the clock was set back. How many those are."""
+    """Make accounts due whose time was set before the clock was set back. :return: their number."""
     cursor = await connection.execute(
         f"""update relay_status set next_try_at = now()
             where next_try_at > now() and greatest(last_success_at, last_error_at) > {FUTURE}"""

@@ -1,4 +1,4 @@
-"""Who sent what: ids of mails that we sent, with their authors, and all SQL on them (table sent_mail)."""
+"""Message-IDs of sent mail with their authors, and all SQL on them (table sent_mail)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from shared.db.database import Connection
 from shared.model import Sent
 
 AUTHORSHIP_YEARS = 5
+"""Age up to which the author of a Message-ID is known, in years."""
 
 
 async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
-    """Record who sent what: (message_id, external_id, author_id, submission_id). An id keeps its first author."""
+    """Record authors: (message_id, external_id, author_id, submission_id). A Message-ID keeps its first author."""
     first: dict[tuple[str, int], tuple[int, int]] = {}
     for message_id, external_id, author_id, submission_id in rows:
         first.setdefault((message_id, external_id), (author_id, submission_id))
@@ -35,11 +36,11 @@ FROM_NEW = """insert into sent_mail (message_id, external_id, author_id, submiss
     select distinct on (message_id, external_id) message_id, external_id, author_id, id from new
     order by message_id, external_id, place
     on conflict (message_id, external_id) do nothing"""
-"""``add`` as a part of a larger statement, which has the submissions as ``new``; in the same order."""
+"""SQL: ``add_sent`` for the submissions in ``new``, as a part of a larger statement; in the same order."""
 
 
 async def add_further(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
-    """Record ids that a provider gave to mails of ours: (id known here, further id, id of the external account)."""
+    """Record Message-IDs that a provider gave to our mails: (id known here, further id, id of the external account)."""
     if further:
         rows = sorted(further)
         await connection.execute(
@@ -53,7 +54,7 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
 
 
 async def find_sent(connection: Connection, message_ids: Collection[str]) -> dict[str, list[Sent]]:
-    """For each of these ids that we sent within five years: by whom and through which account, the earliest first."""
+    """Find the mails with these Message-IDs that we sent within AUTHORSHIP_YEARS, the earliest first."""
     if not message_ids:
         return {}
     cursor = await connection.execute(
@@ -64,14 +65,14 @@ async def find_sent(connection: Connection, message_ids: Collection[str]) -> dic
            order by a.recorded_at, a.submission_id""",
         (array_literal(set(message_ids)), AUTHORSHIP_YEARS),
     )
-    found: dict[str, list[Sent]] = {}
+    sent: dict[str, list[Sent]] = {}
     for message_id, external_id, author_id, recipients in await cursor.fetchall():
-        found.setdefault(message_id, []).append(Sent(message_id, external_id, author_id, tuple(recipients)))
-    return found
+        sent.setdefault(message_id, []).append(Sent(message_id, external_id, author_id, tuple(recipients)))
+    return sent
 
 
 async def purge_authorship(connection: Connection, before: datetime.datetime, limit: int) -> int:
-    """Forget who sent what before this time. :return: how many ids."""
+    """Delete authors recorded before this time. :return: the number of Message-IDs."""
     cursor = await connection.execute(
         """delete from sent_mail where (message_id, external_id) in (
                select message_id, external_id from sent_mail where recorded_at < %s limit %s)""",

@@ -1,8 +1,8 @@
-"""Mails handed in by local accounts: taking them, and handing them over.
+"""Submissions of local accounts: their record, and their way to the sender.
 
-With shared/store/relay_queue.py, which has the SQL of what is queued for a provider, and
-shared/store/submissions_admin.py, which has the operator's, the owner of the tables submissions and
-submission_recipients. Times are by the database's clock; addresses stay as written and compare lower-case.
+It owns the tables submissions and submission_recipients together with shared/store/relay_queue.py (the queue to the
+providers) and shared/store/submissions_admin.py (the operator). Times are by the database's clock. Addresses are stored
+as written and compared in lower case.
 """
 
 from __future__ import annotations
@@ -20,23 +20,19 @@ from shared.store import accounts, blobs, maillog, poison, relay_status, sent_ma
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A mail as taken from a mail client. envelope_from: '' for ``<>``. message_id: Message-ID without its brackets.
-
-    password_hash: of the login that handed it in; None: whoever did is not asked for. event: for its trace.
-    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py).
-    """
+    """A mail as submitted by a mail client."""
 
     author_id: int
     external_id: int
     content: Content
-    envelope_from: str
-    message_id: str
+    envelope_from: str  # '' for <>
+    message_id: str  # Message-ID without its brackets
     body_8bit: bool
     smtputf8: bool
     recipients: tuple[EnvelopeRecipient, ...]
-    password_hash: str | None = None
-    event: maillog.MailEvent | None = None
-    dsn_params: str | None = None
+    password_hash: str | None = None  # of the login that submitted it; None: do not check
+    event: maillog.MailEvent | None = None  # for its history
+    dsn_params: str | None = None  # requested notifications (shared/mime/dsn_options.py)
 
 
 # One statement with one part for each table. As a transaction of five inserts in a pipeline it needs two more round
@@ -84,12 +80,12 @@ _RECORD = f"""
 
 
 async def record_submissions(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
-    """Store bytes, envelopes, authorship and trace; each submission is then ``submitted``. Returns their ids, in order.
+    """Store bytes, envelopes, authors and events; each submission is then ``submitted``. :return: their ids, in order.
 
-    None: nothing of it is stored, for its author was disabled or removed, or has another password meanwhile.
-    The author of a Message-ID is recorded here, before the mail can leave, so that no answer overtakes it. An id that
-    is known already keeps its first author.
-    Where every mail ``fits_one_statement`` this is one statement; otherwise it needs a transaction.
+    None in place of an id: nothing is stored, because the author was disabled or removed, or has another password. The
+    author of a Message-ID is recorded here, before the mail can leave, so that no answer arrives earlier. A known
+    Message-ID keeps its first author. If every mail ``fits_one_statement``, this is one statement; otherwise it needs a
+    transaction.
     """
     if not submissions:
         return []
@@ -102,20 +98,20 @@ async def record_submissions(connection: Connection, submissions: Sequence[Submi
             [blobs.head(content) for content in contents],
         ),
     )
-    found = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
+    stored = {int(row[0]) - 1: (int(row[1]), int(row[2])) for row in await cursor.fetchall()}
     await blobs.store_chunks(
-        connection, [blob_id for _, blob_id in found.values()], [contents[place] for place in found]
+        connection, [blob_id for _, blob_id in stored.values()], [contents[place] for place in stored]
     )
-    return [found[place][0] if place in found else None for place in range(len(submissions))]
+    return [stored[place][0] if place in stored else None for place in range(len(submissions))]
 
 
 def fits_one_statement(submission: Submission) -> bool:
-    """Whether ``record`` stores all of it by its one statement."""
+    """Return whether one statement of ``record_submissions`` stores the whole submission."""
     return blobs.is_whole(submission.content)
 
 
 def _given(submission: Submission) -> dict[str, object]:
-    """What ``_RECORD`` reads of it, but for the bytes."""
+    """Return the submission as ``_RECORD`` reads it, without the bytes."""
     event = submission.event
     return {
         "author_id": submission.author_id,
@@ -143,12 +139,12 @@ def _given(submission: Submission) -> dict[str, object]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ handing over
+# ------------------------------------------------------------------------------------------------ for the sender
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSubmission:
-    """A submission in state ``submitted``, locked, with the recipients that wait inside."""
+    """A locked submission in state ``submitted``, with the waiting recipients that are delivered inside."""
 
     id: int
     author_id: int
@@ -159,7 +155,7 @@ class OpenSubmission:
 
 
 async def load_submitted(connection: Connection, ids: Sequence[int]) -> list[OpenSubmission]:
-    """Those of these submissions that wait to be handed over, locked; what another one took or finished is left out."""
+    """Load and lock those of these submissions that are still ``submitted``."""
     cursor = await connection.execute(
         """select id, author_id, external_id, blob_id, message_id from submissions
            where id = any(%s) and state = 'submitted' order by id for update""",
@@ -178,7 +174,7 @@ async def load_submitted(connection: Connection, ids: Sequence[int]) -> list[Ope
 
 
 async def enqueue_for_relay(connection: Connection, ids: Sequence[int]) -> None:
-    """The recipients inside are delivered; what is to be relayed is queued, the rest done."""
+    """Record that the recipients inside are delivered, and queue the mails that have recipients to relay."""
     await connection.execute(
         """update submission_recipients set state = 'delivered', settled_at = now()
            where submission_id = any(%s) and kind <> 'relay' and state = 'waiting'""",
@@ -195,11 +191,11 @@ async def enqueue_for_relay(connection: Connection, ids: Sequence[int]) -> None:
 
 
 async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
-    """Those of these submissions that their author handed in before, byte for byte and to one of the same people: a
-    client that got no answer tries again. With each, the other one.
+    """Find the submissions that their author submitted before, with the same bytes and a common recipient: a client
+    that got no answer tries again. :return: each with the id of the other one.
 
-    They may be committed in another order than that of their ids, so one that was handed over already counts, too; and
-    a clock may have been set between them, so their times do not.
+    Their commits may be in another order than their ids, so one that was handed over already counts too. The clock may
+    have been set between them, so their times are not compared.
     """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join blobs m on m.id = s.blob_id
@@ -216,9 +212,9 @@ async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[in
 
 
 async def list_overdue(connection: Connection, grace: float, limit: int = 1000) -> list[tuple[int, str]]:
-    """Submissions that wait longer than ``grace`` seconds to be handed over: (id, address of the external account).
+    """List the submissions that have waited longer than ``grace`` seconds: (id, address of the external account).
 
-    They are marked, so the next sweep comes back to them only after another ``grace`` seconds.
+    The sweep is recorded; the next sweep returns them only after another ``grace`` seconds.
     """
     cursor = await connection.execute(
         f"""with late as (
@@ -237,7 +233,7 @@ async def list_overdue(connection: Connection, grace: float, limit: int = 1000) 
 async def count_failure(
     connection: Connection, submission_id: int, origin: str, traceback: str, failures: int = 1
 ) -> bool:
-    """Count failures of our own on this submission; whether it is parked now. A claim on it ends."""
+    """Count failures of ours on this submission and end its claim. :return: whether it is parked now."""
     cursor = await connection.execute(
         """update submissions set failures = failures + %s, error = %s, origin = %s, state_at = now(),
                claim_owner = null, claim_expires = null, next_try_at = now() + interval '1 minute',

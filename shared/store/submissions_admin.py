@@ -1,7 +1,7 @@
-"""What became of the mails that were handed in, for the operator: to see, to decide, and to forget.
+"""Submissions for the operator: lists, decisions and purges.
 
-With shared/store/submissions.py and shared/store/relay_queue.py the owner of the tables submissions and
-submission_recipients.
+It owns the tables submissions and submission_recipients together with shared/store/submissions.py and
+shared/store/relay_queue.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shared.model import RecipientKind
 from shared.store import relay_status
 
 RESTORE = "restore"
-"""The origin of those that a restore parked, none of which has failed."""
+"""Origin of submissions that a restore parked. None of them has failed."""
 
 
 # ---------------------------------------------------------------------------------------------- mails
@@ -33,10 +33,7 @@ class ListedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class ListedSubmission:
-    """A submission as shown to the operator. age: seconds. next_try_at: UTC; of a submission that waits for one.
-
-    state_at: when it came into its state.
-    """
+    """A submission as shown to the operator."""
 
     id: int
     message_id: str
@@ -45,18 +42,18 @@ class ListedSubmission:
     state: str
     tries: int
     uncertain: bool
-    age: float
-    next_try_at: datetime.datetime | None
+    age: float  # seconds
+    next_try_at: datetime.datetime | None  # UTC; only of a queued submission
     error: str | None
     origin: str | None
-    state_at: datetime.datetime
+    state_at: datetime.datetime  # when it entered its state
     recipients: tuple[ListedRecipient, ...]
 
 
 async def list_submissions(
     connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None, limit: int = 1000
 ) -> list[ListedSubmission]:
-    """Submissions in these states (all that are not done, if none are given), the oldest first."""
+    """List submissions in these states (if none are given: all that are not done), the oldest first."""
     cursor = await connection.execute(
         """select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
@@ -84,8 +81,7 @@ async def list_submissions(
 
 
 async def find_submission(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
-    """Submissions of which ``what`` is the id, a Message-ID, or the address of author, account or recipient;
-    the newest ones.
+    """Find submissions by id, Message-ID, or the address of author, account or recipient; the newest ones.
 
     :return: id to Message-ID, in order of id.
     """
@@ -104,12 +100,14 @@ async def find_submission(connection: Connection, what: str, limit: int = 100) -
     return {int(row[0]): str(row[1]) for row in sorted(await cursor.fetchall())}
 
 
-async def content_of_submission(connection: Connection, id_: int) -> tuple[int, int, datetime.datetime] | None:
-    """The id of a submission's bytes, their octets, and when it was taken."""
+async def content_of_submission(
+    connection: Connection, submission_id: int
+) -> tuple[int, int, datetime.datetime] | None:
+    """Return the id of a submission's bytes, their octets, and the time of submission."""
     cursor = await connection.execute(
         """select s.blob_id, m.octets, s.created_at from submissions s join blobs m on m.id = s.blob_id
            where s.id = %s""",
-        (id_,),
+        (submission_id,),
     )
     row = await cursor.fetchone()
     return None if row is None else (int(row[0]), int(row[1]), row[2])
@@ -119,7 +117,7 @@ async def content_of_submission(connection: Connection, id_: int) -> tuple[int, 
 
 
 async def count_parked(connection: Connection) -> tuple[int, int]:
-    """How many are parked, and how many of these by a restore."""
+    """Count the parked submissions, and those of them that a restore parked."""
     cursor = await connection.execute(
         "select count(*), count(*) filter (where origin = %s) from submissions where state = 'parked'", (RESTORE,)
     )
@@ -128,7 +126,7 @@ async def count_parked(connection: Connection) -> tuple[int, int]:
 
 
 async def oldest_submitted(connection: Connection) -> float:
-    """Seconds since the one that waits longest for a sender to take it up came into that state; 0 if none waits."""
+    """Return for how many seconds the oldest submission has waited for a sender; 0 if none waits."""
     cursor = await connection.execute(
         """select coalesce(extract(epoch from now() - min(state_at)), 0)::float8 from submissions
            where state = 'submitted'"""
@@ -138,7 +136,7 @@ async def oldest_submitted(connection: Connection) -> float:
 
 
 async def count_per_hour(connection: Connection, hours: int = 24) -> dict[datetime.datetime, int]:
-    """How many mails were handed in in each of the last hours; hours without any are left out."""
+    """Count the submissions in each of the last hours; hours without any are left out."""
     cursor = await connection.execute(
         """select date_trunc('hour', created_at), count(*) from submissions
            where created_at > now() - make_interval(hours => %s) group by 1""",
@@ -147,11 +145,11 @@ async def count_per_hour(connection: Connection, hours: int = 24) -> dict[dateti
     return {row[0]: int(row[1]) for row in await cursor.fetchall()}
 
 
-# ---------------------------------------------------------------------------------------------- the operator's hands
+# ---------------------------------------------------------------------------------------------- operations
 
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> list[int]:
-    """Try queued submissions (these, or all) now, and their accounts too. Returns the ids of those that will be."""
+    """Make queued submissions (these, or all) and their accounts due now. :return: the ids of these submissions."""
     cursor = await connection.execute(
         """update submissions set next_try_at = now()
            where state = 'queued' and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id, external_id""",
@@ -163,10 +161,9 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
 
 
 async def cancel(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
-    """End queued or parked submissions without a further try; the sender then tells their authors the reason.
+    """Cancel queued or parked submissions; the sender then notifies their authors of the reason.
 
-    Returns for each that was cancelled the addresses that will not get it. One that is being sent right now is left
-    out.
+    :return: for each cancelled submission the addresses that will not get it. One that is being sent now is left out.
     """
     cursor = await connection.execute(
         """update submissions set state = 'done', state_at = now(), cancelled = %s
@@ -185,7 +182,7 @@ async def cancel(connection: Connection, ids: Collection[int], reason: str) -> d
 
 
 async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
-    """Give parked submissions another five tries. Returns the ids of those that were parked."""
+    """Give parked submissions another five tries. :return: the ids of those that were parked."""
     cursor = await connection.execute(
         """update submissions s set failures = 0, error = null, origin = null, state_at = now(), swept_at = null,
                next_try_at = now(), state = case when exists (
@@ -199,11 +196,11 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
 
 
 RESENT_DAYS = 5
-"""Older ones would be given up at once."""
+"""Age limit of ``resend``, in days: the queue would expire an older submission at once."""
 
 
 async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
-    """Send to those recipients again who did not get it, at once; of submissions that are done and not too old.
+    """Send submissions that are done and not too old again, at once, to the recipients that did not get them.
 
     :return: the ids of those that are queued again.
     """
@@ -214,13 +211,13 @@ async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
                          and r.state in ('failed', 'cancelled')) returning id""",
         (sorted(ids), RESENT_DAYS),
     )
-    found = sorted(int(row[0]) for row in await cursor.fetchall())
+    requeued = sorted(int(row[0]) for row in await cursor.fetchall())
     await connection.execute(
         """update submission_recipients set state = 'waiting', settled_at = null
            where submission_id = any(%s) and kind = 'relay' and state in ('failed', 'cancelled')""",
-        (found,),
+        (requeued,),
     )
-    return found
+    return requeued
 
 
 # ---------------------------------------------------------------------------------------------- purging
@@ -229,9 +226,9 @@ async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
 async def purge_submissions(
     connection: Connection, after: int, before: datetime.datetime, limit: int
 ) -> tuple[list[int], int | None]:
-    """Forget those that were done before this time, among the next ``limit`` after this id; authorship stays.
+    """Delete submissions that were done before this time, among the next ``limit`` after this id; authors are kept.
 
-    :return: the ids of their bytes; and the id to go on after, None where younger ones begin.
+    :return: the ids of their bytes; and the id to continue after, None where newer submissions begin.
     """
     cursor = await connection.execute(
         """with next as materialized (
@@ -253,7 +250,7 @@ async def purge_submissions(
 
 
 async def park_restored(connection: Connection, reason: str) -> list[int]:
-    """Park what was still to be relayed when a backup was made: it may have been relayed since. :return: the ids."""
+    """Park the unfinished relays of a restored backup: they may have been relayed since. :return: the ids."""
     cursor = await connection.execute(
         """update submissions s set state = 'parked', error = %s, origin = %s, uncertain = true,
                state_at = now(), claim_owner = null, claim_expires = null, swept_at = null
@@ -266,7 +263,7 @@ async def park_restored(connection: Connection, reason: str) -> list[int]:
 
 
 async def requeue_restored(connection: Connection) -> list[int]:
-    """Let it be relayed again, marked as perhaps the second time. :return: the ids."""
+    """Queue the unfinished relays of a restored backup, marked as uncertain. :return: the ids."""
     cursor = await connection.execute(
         """update submissions set uncertain = true, claim_owner = null, claim_expires = null, state_at = now(),
                state = case state when 'submitted' then state else 'queued' end, next_try_at = now()

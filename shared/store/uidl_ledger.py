@@ -1,6 +1,6 @@
-"""The ledger: what we know of each mail at a provider, and all SQL on it (table uidl_ledger).
+"""The ledger of each mail at a provider, and all SQL on it (table uidl_ledger).
 
-What a poll writes here stands in a transaction in which it holds its account (``polls.hold``).
+A poll writes here only in a transaction that renews its lease (``polls.renew_lease``).
 """
 
 from __future__ import annotations
@@ -17,32 +17,31 @@ from shared.store import polls
 
 @dataclass(frozen=True, slots=True)
 class FetchedNow:
-    """A mail that is committed here. row: its ledger row if it has one. inbound_id: None for one that is only
-    renumbered. deleting: its DELE comes next. superseded: the history row that its new UIDL has already."""
+    """A mail whose bytes are committed in this transaction."""
 
-    row: int | None
+    row: int | None  # id of its ledger row, if it has one
     key: str
     octets: int
     sha256: bytes
-    inbound_id: int | None
-    deleting: bool
-    superseded: int | None = None
+    inbound_id: int | None  # None: only renumbered
+    deleting: bool  # its DELE is sent next
+    superseded: int | None = None  # the history row that has its new UIDL already
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedNow:
-    """A mail that stays upstream. next_try_at: None to try it only when the size limit has grown."""
+    """A mail that stays at the provider."""
 
     row: int | None
     key: str
     octets: int | None
     reason: str
     tries: int
-    next_try_at: datetime.datetime | None
+    next_try_at: datetime.datetime | None  # None: try again only when the size limit has grown
 
 
 async def record_first_contact(connection: Connection, poll: Poll, keys: Sequence[str]) -> datetime.datetime:
-    """First contact: what the maildrop holds now is history. Returns its time."""
+    """Record the first contact: the present mail of the maildrop is history. :return: its time."""
     first_contact_at = await polls.record_first_contact(connection, poll)
     await connection.execute(
         """insert into uidl_ledger (external_id, uidl, state, was_history)
@@ -53,7 +52,7 @@ async def record_first_contact(connection: Connection, poll: Poll, keys: Sequenc
 
 
 async def load_entries(connection: Connection, external_id: int) -> list[LedgerEntry]:
-    """Every row of an account but the closed ones."""
+    """Load every row of an account except the closed ones."""
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         """select id, uidl, state, before, was_history, octets, sha256, fetched_at, tries, next_try_at, state_at
@@ -64,8 +63,11 @@ async def load_entries(connection: Connection, external_id: int) -> list[LedgerE
 
 
 async def detach_uidls(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
-    """Their UIDLs are other mails by now: the account points at another maildrop, or UIDLs tell only places in a list.
-    The keys get a blank, which no UIDL holds; the bytes stay known, for mail that is still there."""
+    """Detach rows whose UIDLs name other mails by now: the account points at another maildrop, or its UIDLs are
+    positions in a list.
+
+    A blank is added to the keys, which no UIDL contains; the bytes stay known, for mail that is still there.
+    """
     await connection.execute(
         """update uidl_ledger set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
                   before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
@@ -75,7 +77,7 @@ async def detach_uidls(connection: Connection, rows: Sequence[LedgerEntry]) -> N
 
 
 async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
-    """They are gone, and we did not delete them."""
+    """Record that mails are missing from the list although we did not delete them."""
     await connection.execute(
         """update uidl_ledger set before = state, state = 'vanished', state_at = now()
            where id = any(%s) and state in ('history', 'fetched', 'skipped')""",
@@ -84,7 +86,7 @@ async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -
 
 
 async def record_reappeared(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
-    """Vanished mails that are listed again under their UIDL."""
+    """Record that vanished mails are listed again under their UIDL."""
     await connection.execute(
         """update uidl_ledger set state = before, before = null, state_at = now()
            where id = any(%s) and state = 'vanished'""",
@@ -93,7 +95,7 @@ async def record_reappeared(connection: Connection, rows: Sequence[LedgerEntry])
 
 
 async def record_closed(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
-    """We deleted them and they are gone."""
+    """Record that mails which we deleted are missing from the list."""
     await connection.execute(
         "update uidl_ledger set state = 'closed', state_at = now() where id = any(%s) and state = 'deleting'",
         ([row.id for row in rows],),
@@ -101,7 +103,7 @@ async def record_closed(connection: Connection, rows: Sequence[LedgerEntry]) -> 
 
 
 async def record_deleting(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
-    """Their DELE comes next."""
+    """Record that the DELE of these mails is sent next."""
     await connection.execute(
         "update uidl_ledger set state = 'deleting', state_at = now() where id = any(%s) and state = 'fetched'",
         ([row.id for row in rows],),
@@ -109,7 +111,7 @@ async def record_deleting(connection: Connection, rows: Sequence[LedgerEntry]) -
 
 
 async def record_renumbered_history(connection: Connection, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
-    """Vanished mails of the first contact that are listed under new keys."""
+    """Record that vanished mails of the first contact are listed under new keys."""
     await connection.execute(
         """update uidl_ledger u set uidl = n.uidl, state = 'history', before = null, state_at = now()
            from unnest(%s::bigint[], %s::text[]) n (id, uidl) where u.id = n.id and u.state = 'vanished'""",
@@ -118,9 +120,9 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[FetchedNow]) -> None:
-    """Mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
+    """Record mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
 
-    Those that are not only renumbered are counted for the books.
+    All but the renumbered ones are counted for the reconciliation.
     """
     new = sum(mail.inbound_id is not None for mail in mails)
     if new:
@@ -143,7 +145,7 @@ async def record_fetched(connection: Connection, external_id: int, mails: Sequen
         )
     changed = [mail for mail in mails if mail.row is not None]
     superseded = [mail for mail in changed if mail.superseded is not None]
-    if superseded:  # what stood there when we came to this maildrop stays history, whatever it was before
+    if superseded:  # a mail from before the first contact stays history, whatever it was before
         await connection.execute(
             "delete from uidl_ledger where id = any(%s)", ([mail.superseded for mail in superseded],)
         )
@@ -175,7 +177,7 @@ def _state(mail: FetchedNow) -> LedgerState:
 
 
 async def record_skipped(connection: Connection, external_id: int, mail: SkippedNow) -> None:
-    """A mail that could not be fetched or stored."""
+    """Record a mail that could not be fetched or stored."""
     if mail.row is None:
         await connection.execute(
             """insert into uidl_ledger (external_id, uidl, state, octets, reason, tries, next_try_at)
@@ -193,7 +195,7 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
 
 @dataclass(frozen=True, slots=True)
 class SkippedMail:
-    """A mail that stays at the provider, for people. next_try_at: None if it is not tried by itself any more."""
+    """A mail that stays at the provider, for people."""
 
     id: int
     external: str
@@ -201,13 +203,13 @@ class SkippedMail:
     octets: int | None
     reason: str
     tries: int
-    next_try_at: datetime.datetime | None
+    next_try_at: datetime.datetime | None  # None: no automatic retry
     since: datetime.datetime
     acknowledged_at: datetime.datetime | None
 
 
 async def list_skipped(connection: Connection, external_id: int) -> list[SkippedMail]:
-    """The mails of an account that could not be fetched, the oldest first."""
+    """List the skipped mails of an account, the oldest first."""
     cursor = await connection.execute(
         """select u.id, e.address, u.uidl, u.octets, coalesce(u.reason, ''), u.tries, u.next_try_at, u.first_seen_at,
                   u.acknowledged_at
@@ -219,7 +221,7 @@ async def list_skipped(connection: Connection, external_id: int) -> list[Skipped
 
 
 async def count_unacknowledged(connection: Connection) -> int:
-    """How many mails could not be fetched, and nobody has said that this is known."""
+    """Count the skipped mails that nobody has acknowledged."""
     cursor = await connection.execute(
         """select count(*) from uidl_ledger u join external_accounts e on e.id = u.external_id
            where u.state = 'skipped' and u.acknowledged_at is null and e.enabled and e.removed_at is null"""
@@ -231,7 +233,7 @@ async def count_unacknowledged(connection: Connection) -> int:
 async def acknowledge_skipped(
     connection: Connection, external_id: int, ids: Collection[int] | None = None
 ) -> list[int]:
-    """These skipped mails, or all, are known to stay where they are. Returns which of them were not before."""
+    """Acknowledge these skipped mails, or all. :return: the ids of the newly acknowledged ones."""
     cursor = await connection.execute(
         """update uidl_ledger set acknowledged_at = now()
            where external_id = %(external)s and state = 'skipped' and acknowledged_at is null
@@ -242,26 +244,26 @@ async def acknowledge_skipped(
 
 
 async def retry_skipped(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
-    """Try these skipped mails, or all, at once, however often they failed. Returns which they are."""
+    """Retry these skipped mails, or all, at once, however often they failed. :return: their ids."""
     cursor = await connection.execute(
         """update uidl_ledger set tries = 0, next_try_at = now(), acknowledged_at = null
            where external_id = %(external)s and state = 'skipped'
                and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
         {"external": external_id, "ids": None if ids is None else list(ids)},
     )
-    found = [int(row[0]) for row in await cursor.fetchall()]
-    if found:
+    ids_retried = [int(row[0]) for row in await cursor.fetchall()]
+    if ids_retried:
         await polls.poll_now(connection, external_id)
-    return found
+    return ids_retried
 
 
 async def purge_ledger(
     connection: Connection, after: int, closed_before: datetime.datetime, vanished_before: datetime.datetime, limit: int
 ) -> tuple[int, int | None]:
-    """Forget mails that we deleted and that are gone, and those that vanished so long ago that no provider will list
-    them again, among the next ``limit`` rows after this id.
+    """Delete closed rows, and rows that vanished so long ago that no provider will list them again, among the next
+    ``limit`` rows after this id.
 
-    :return: how many; and the id to go on after, None at the end.
+    :return: their number; and the id to continue after, None at the end.
     """
     cursor = await connection.execute(
         """with next as materialized (

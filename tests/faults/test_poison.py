@@ -78,7 +78,7 @@ def test_a_mail_that_ends_its_process_is_parked_alone_after_five_deaths_of_its_o
     # until those are parked, each with what it did
     until(lambda: len(parked(system)) == len(deadly))
     for each in parked(system):
-        assert "Each of the 5 times that this mail was handled alone, that ended the process" in each["error"]
+        assert "The process ended each of the 5 times that it handled this mail in isolation" in each["error"]
     assert {(each["origin"], token_of(each)) for each in parked(system)} == {
         ("router: router", "poison-router"),
         ("mailbox: mailbox", "poison-mailbox"),
