@@ -1,4 +1,4 @@
-"""What the service admin does by the clock for the whole system: it looks for what is wrong, and purges what is old."""
+"""The periodic work of the service admin for the whole system: monitoring and retention."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from shared.runtime.process import Service
 
 
 async def run_background(service: Service) -> None:
-    """Do it until the service is to stop."""
+    """Run both until the service is to stop."""
     await asyncio.gather(Monitor(service).run(), run_retention(service))

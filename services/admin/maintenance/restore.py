@@ -1,7 +1,8 @@
-"""From a backup to a system that can be started: the database, the key, and what must not be taken for the present.
+"""Restore of a backup: the database, the key, and the state that the time since the backup has made wrong.
 
-A backup tells of the past. Mail that was fetched since is fetched again if the provider still has it. What was to be
-relayed then may have been relayed since: it is held until the operator says otherwise, so nobody gets it twice unseen.
+Mail that was fetched after the backup is fetched again if the provider still has it. Submissions that waited to be
+relayed may have been relayed after the backup: they are parked until the operator decides, so none is sent twice
+unnoticed.
 """
 
 from __future__ import annotations
@@ -29,25 +30,26 @@ from shared.store.maillog import MailEvent
 
 _NEW = "mailgroup_restored"
 _START_SECONDS = 120.0
+"""Time limit for the start of PostgreSQL: seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was done. queue: ids of submissions that were to be relayed. held: they are parked. key: it was there."""
+    """The result of a restore."""
 
-    made_at: str
-    queue: list[int]
-    held: bool
-    key: bool
+    made_at: str  # time of the backup
+    queue: list[int]  # ids of the submissions that waited to be relayed
+    held: bool  # they are parked
+    key: bool  # the backup contained the key, or the settings have it
 
 
 def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, say: Callable[[str], None]) -> Restored:
-    """Make a data folder, or the database that the settings name, what it was when the backup was made.
+    """Restore a data folder, or the database that the settings name, to the state of the backup.
 
-    What is there is given up only when all of the backup is in its place.
+    An old database is dropped only after the backup is loaded completely.
 
-    :param replace: there may be a database and a key already. :param send_queue: relay again what was waiting then.
-    :raises Permanent: the file is no backup, a system runs there, or there is one and it is not to be replaced.
+    :param replace: replace an existing database and key. :param send_queue: relay the waiting submissions again.
+    :raises Permanent: the file is no backup, a system runs there, or one exists and is not to be replaced.
     """
     if is_up(settings.data.absolute()):
         raise Permanent(f"{settings.data}: a mailgroup runs on this data folder; stop it first")
@@ -60,12 +62,12 @@ def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, 
         if backup.key is not None and settings.secret_key is None:
             write_private(settings.data / "secret.key", backup.key + "\n")
         elif backup.key is not None and backup.key != settings.secret_key:
-            say("MAILGROUP_SECRET_KEY is not the key of the backup, and stays: name that one behind it as well")
+            say("MAILGROUP_SECRET_KEY is not the key of the backup: add the key of the backup behind it")
         return Restored(backup.made_at, queue, not send_queue, backup.key is not None)
 
 
 def prepare_loaded(settings: Settings, *, send_queue: bool) -> Restored:
-    """The same for a database that pg_restore has filled. Nothing else may use it meanwhile.
+    """Do the same for a database that pg_restore has filled. No other process may use it meanwhile.
 
     :raises Permanent: the settings name no database, or it is empty.
     """
@@ -84,7 +86,7 @@ def prepare_loaded(settings: Settings, *, send_queue: bool) -> Restored:
 
 @contextmanager
 def _target(settings: Settings, replace: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """The URL of an empty database; it takes the place of the old one when the block ends well."""
+    """Yield the URL of an empty database; when the block succeeds, this database replaces the old one."""
     if settings.database_url is not None:
         if not _is_empty(settings.database_url):
             raise Permanent("the database that MAILGROUP_DATABASE_URL names is not empty; name an empty one")
@@ -94,7 +96,7 @@ def _target(settings: Settings, replace: bool, say: Callable[[str], None]) -> It
     with locked(data):
         key = data / "secret.key"
         if key.exists() and not replace:
-            raise Permanent(f"{data}: there is a system already; --replace gives it up for the one in the backup")
+            raise Permanent(f"{data}: a system exists already; --replace replaces it by the one in the backup")
         server = servers.prepare(data, postgres=True, rabbitmq=False).postgres
         assert server is not None
         with _running(server, data, say):
@@ -129,7 +131,7 @@ def _is_empty(url: str) -> bool:
 
 
 async def prepare_restored(url: str, made_at: str, send_queue: bool) -> list[int]:
-    """Let a restored database be the present; what was to be relayed is held, or marked. :return: its ids."""
+    """Adapt a restored database to the present: park the waiting submissions, or mark them. :return: their ids."""
     of = f" of {made_at}" if made_at else ""
     reason = f"restored from a backup{of}: it may have been relayed since; 'parked requeue' sends it, perhaps again"
     database = Database(url, "restore", connections=2)

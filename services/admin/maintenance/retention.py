@@ -1,7 +1,7 @@
-"""Forgets what is older than it is kept: deleted mail, what was sent, bytes that nothing refers to, old traces.
+"""Retention: purges deleted mail, submissions, unreferenced bytes and old traces after their retention time.
 
-In small batches with pauses between them, so nobody waits for it; by one process at a time, by a lease. What goes
-together goes in one transaction: the last copy of a mail, the mail, and its bytes.
+One process at a time purges, by a lease, in small batches with pauses, so it blocks no other work. One transaction
+purges what belongs together: the last copy of a mail, the mail, and its bytes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,25 @@ from shared.store import (
 )
 
 PURGED = Counter(
-    "mailgroup_purged_total", "Rows that were older than they are kept.", ["kind"]
+    "mailgroup_purged_total", "Rows that were purged after their retention time.", ["kind"]
 )  # copies, mails, bytes, submissions, mailboxes, secrets, ledger, events, authors
 
 FIRST_SECONDS = 300.0
-"""After the start; then every EVERY_SECONDS."""
+"""Seconds from the start of the process to the first purge."""
 EVERY_SECONDS = 6 * 3600.0
+"""Seconds between two purges."""
 LEASE = "purge"
+"""Name of the lease in the database."""
 BATCH, PAUSE_SECONDS = 500, 0.1
+"""Rows that one transaction purges, at most, and the pause after it."""
 SCAN_ROWS = 5000
-"""Rows of a table that are looked at in one batch, where no index finds the old ones."""
+"""Rows that one transaction scans of a table without an index on the age."""
 TRACE_AGE = datetime.timedelta(days=90)
-"""The history of a mail is kept for so long, or as long as deleted mail if that is longer."""
+"""Retention of the history of a mail; longer if deleted mail is kept longer."""
 VANISHED_AGE = datetime.timedelta(days=365)
-"""A mail that a provider has not listed for so long will not be listed again: the ledger forgets it."""
+"""Time after which the ledger entry of a mail that the provider no longer lists is deleted."""
 ORPHAN_AGE = datetime.timedelta(days=1)
-"""Bytes that nothing refers to are as old as this at least: longer than any session or transaction lasts."""
+"""Least age of unreferenced bytes that are purged: longer than any session or transaction lasts."""
 
 log = structlog.get_logger()
 
@@ -54,11 +57,11 @@ Batch = Callable[[Connection], Awaitable[Counts[str]]]
 
 
 async def database_time(connection: Connection) -> datetime.datetime:
-    """What the database's clock says."""
+    """Return the time of the database's clock."""
     cursor = await connection.execute("select now()")
     [now] = await cursor.fetchone() or (datetime.datetime.now(datetime.UTC),)
-    found: datetime.datetime = now
-    return found
+    result: datetime.datetime = now
+    return result
 
 
 async def run_retention(service: Service) -> None:
@@ -73,20 +76,20 @@ async def run_retention(service: Service) -> None:
             if mine:
                 await Purge(service.database, days, service.stopping).run()
         except Temporary as error:
-            log.warning("waiting", stage="purge", reason=str(error))
+            log.warning("purge postponed, database unavailable", error=str(error))
             pause = FIRST_SECONDS
-        except Exception:  # a fault here is no reason to end the console and the alarms
+        except Exception:  # a fault here must not end the console and the monitor
             FAILURES.labels("purge", "fault").inc()
             log.exception("purge failed")
     try:
         async with service.database.transaction(5.0) as connection:
             await leases.release_lease(connection, LEASE, service.owner)
     except Temporary as error:
-        log.warning("lease not given back", reason=str(error))
+        log.warning("purge lease not released", error=str(error))
 
 
 class Purge:
-    """One pass over everything."""
+    """One pass over all tables."""
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class Purge:
         clock: Callable[[Connection], Awaitable[datetime.datetime]] = database_time,
         batch: int = BATCH,
     ) -> None:
-        """:param retention_days: deleted mail, removed accounts and what was sent are kept for so long."""
+        """:param retention_days: how long deleted mail, removed accounts and submissions are kept."""
         self._database = database
         self._retention = datetime.timedelta(days=retention_days)
         self._stopping = stopping
@@ -104,7 +107,8 @@ class Purge:
         self._batch = batch
 
     async def run(self) -> Counts[str]:
-        """How many rows of each kind are gone. :raises Temporary: the database is away; what was committed is gone."""
+        """Purge. :return: the number of rows by kind. :raises Temporary: the database is unavailable; committed batches
+        stay purged."""
         async with self._database.transaction() as connection:
             now = await self._clock(connection)
         kept = now - self._retention
@@ -115,7 +119,7 @@ class Purge:
                 PURGED.labels(kind).inc(count)
             if self._stopping.is_set():
                 break
-        log.info("purged", **total)
+        log.info("purge finished", **total)
         return total
 
     async def _steps(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
@@ -148,7 +152,7 @@ class Purge:
                 yield gone
 
     async def _until_nothing(self, step: Batch) -> AsyncIterator[Counts[str]]:
-        """Batch after batch, until one finds nothing."""
+        """Repeat the batch until it purges nothing."""
         while True:
             async with self._database.transaction() as connection:
                 gone = await step(connection)
@@ -185,7 +189,7 @@ class Purge:
 
 
 async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
-    """Copies of these mails are gone: so is a mail whose last one it was, and its bytes."""
+    """Count purged copies of these mails, and purge the mails without any copy and their bytes."""
     gone = Counts(copies=len(inbound_ids))
     gone.update(await _mails(connection, sorted(set(inbound_ids))))
     return gone

@@ -1,8 +1,8 @@
-"""When a trouble is told, and when its end; and in which words. Pure.
+"""The rules and the texts of alerts: when a problem is reported, and when its end. Pure.
 
-A trouble is told when it has lasted for a while, and its end when it has been over for a while. What comes back soon
-has to be over for longer each time before that counts as the end, so what comes and goes is told a few times a
-day and not every minute.
+A problem is reported when it has lasted for a while, its end when it has been over for a while. Flap suppression: after
+each recurrence a problem must be over four times longer before its end is reported, so a flapping problem sends a few
+alerts a day.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from shared.mime import headers
 from shared.model import Alert
 
 RESOLVE_AFTER = datetime.timedelta(minutes=2)
-"""A trouble that is over for so long is over; four times as long after each time that it came back."""
+"""Time without the problem before its end is reported; four times longer after each recurrence."""
 LONGEST_RESOLVE_AFTER = datetime.timedelta(hours=4)
+"""Limit of that time."""
 FORGET_AFTER = datetime.timedelta(days=1)
-"""What is over for so long counts as new when it comes back."""
+"""Time after the end of a problem after which its recurrences are forgotten."""
 MAX_SEPARATE_MAILS = 3
-"""So many events of one look are a mail each; more are one mail together."""
+"""Events of one check that are sent as a mail each; more events are sent in one mail."""
 
 What = Literal["raised", "cleared"]
 
 
 @dataclass(frozen=True, slots=True)
 class AlertEvent:
-    """Something to be told: a trouble is there, or is over."""
+    """A report: a problem began, or it is over."""
 
     what: What
     alert: Alert
@@ -38,58 +39,63 @@ class AlertEvent:
 
 @dataclass(frozen=True, slots=True)
 class AlertChanges:
-    """What follows from one look. saved: rows to be written. gone: kinds and subjects of rows to be deleted."""
+    """The result of one check."""
 
-    events: list[AlertEvent]
-    saved: list[Alert]
-    removed: list[tuple[str, str]]
+    events: list[AlertEvent]  # to be reported
+    saved: list[Alert]  # rows to be written
+    removed: list[tuple[str, str]]  # kind and subject of the rows to be deleted
 
 
-def decide(known: Sequence[Alert], troubles: Sequence[Problem], now: datetime.datetime) -> AlertChanges:
-    """Compare what was known with what is wrong now; ``troubles`` has one of each kind and subject."""
-    step = AlertChanges([], [], [])
-    present = {(trouble.kind, trouble.subject): trouble for trouble in troubles}
-    for alarm in known:
-        trouble = present.pop((alarm.kind, alarm.subject), None)
-        if trouble is not None:
-            _is_there(step, replace(alarm, text=trouble.text, seen_at=now), trouble, now)
+def decide(known: Sequence[Alert], problems: Sequence[Problem], now: datetime.datetime) -> AlertChanges:
+    """Compare the stored alerts with the problems of now. :param problems: one of each kind and subject."""
+    changes = AlertChanges([], [], [])
+    present = {(problem.kind, problem.subject): problem for problem in problems}
+    for alert in known:
+        problem = present.pop((alert.kind, alert.subject), None)
+        if problem is not None:
+            _record_present(changes, replace(alert, text=problem.text, seen_at=now), problem, now)
         else:
-            _is_not_there(step, alarm, now)
-    for trouble in present.values():
-        _is_there(step, Alert(trouble.kind, trouble.subject, "pending", trouble.text, 0, now, now), trouble, now)
-    return step
+            _record_absent(changes, alert, now)
+    for problem in present.values():
+        _record_present(
+            changes, Alert(problem.kind, problem.subject, "pending", problem.text, 0, now, now), problem, now
+        )
+    return changes
 
 
-def _is_there(step: AlertChanges, alarm: Alert, trouble: Problem, now: datetime.datetime) -> None:
-    if alarm.state == "calm":
-        alarm = replace(alarm, state="pending", flaps=alarm.flaps + 1, changed_at=now)
-    if alarm.state == "pending" and now - alarm.changed_at >= datetime.timedelta(seconds=trouble.min_duration):
-        alarm = replace(alarm, state="raised", changed_at=now)
-        step.events.append(AlertEvent("raised", alarm))
-    step.saved.append(alarm)
+def _record_present(changes: AlertChanges, alert: Alert, problem: Problem, now: datetime.datetime) -> None:
+    if alert.state == "calm":
+        alert = replace(alert, state="pending", flaps=alert.flaps + 1, changed_at=now)
+    if alert.state == "pending" and now - alert.changed_at >= datetime.timedelta(seconds=problem.min_duration):
+        alert = replace(alert, state="raised", changed_at=now)
+        changes.events.append(AlertEvent("raised", alert))
+    changes.saved.append(alert)
 
 
-def _is_not_there(step: AlertChanges, alarm: Alert, now: datetime.datetime) -> None:
-    if alarm.state == "raised" and now - alarm.seen_at >= min(RESOLVE_AFTER * 4**alarm.flaps, LONGEST_RESOLVE_AFTER):
-        calm = replace(alarm, state="calm", changed_at=now)
-        step.saved.append(calm)
-        step.events.append(AlertEvent("cleared", calm))
-    elif alarm.state == "pending" and alarm.flaps:
-        step.saved.append(replace(alarm, state="calm", flaps=alarm.flaps - 1, changed_at=now))
-    elif alarm.state == "pending" or (alarm.state == "calm" and now - alarm.changed_at >= FORGET_AFTER):
-        step.removed.append((alarm.kind, alarm.subject))
+def _record_absent(changes: AlertChanges, alert: Alert, now: datetime.datetime) -> None:
+    if alert.state == "raised" and now - alert.seen_at >= min(RESOLVE_AFTER * 4**alert.flaps, LONGEST_RESOLVE_AFTER):
+        calm = replace(alert, state="calm", changed_at=now)
+        changes.saved.append(calm)
+        changes.events.append(AlertEvent("cleared", calm))
+    elif alert.state == "pending" and alert.flaps:
+        changes.saved.append(replace(alert, state="calm", flaps=alert.flaps - 1, changed_at=now))
+    elif alert.state == "pending" or (alert.state == "calm" and now - alert.changed_at >= FORGET_AFTER):
+        changes.removed.append((alert.kind, alert.subject))
 
 
-# ---------------------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------------------- texts
 
 
 def split_into_mails(events: Sequence[AlertEvent]) -> list[list[AlertEvent]]:
-    """Which events are told in one mail."""
+    """Group the events by the mail that reports them."""
     return [[event] for event in events] if len(events) <= MAX_SEPARATE_MAILS else [list(events)]
 
 
 def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tuple[bytes, str]:
-    """The mail that tells of these events, and its Message-ID without angle brackets. :param to: a local address."""
+    """Return the mail that reports these events, and its Message-ID without angle brackets.
+
+    :param to: a local address.
+    """
     domain = to.rpartition("@")[2]
     message_id = email.utils.make_msgid("alarm", domain).strip("<>")
     lines = []
@@ -98,7 +104,7 @@ def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tu
         if event.what == "raised":
             lines += ["", KINDS.get(event.alert.kind, "")]
         lines += [""]
-    lines += ["'mailgroup status' tells how everything is now.", ""]
+    lines += ["'mailgroup status' shows the present state of the system.", ""]
     subject = f"[mailgroup] {_subject(events)}"
     head = [
         b"From: " + headers.format_mailbox("mailgroup", f"mailer-daemon@{domain}"),
@@ -128,14 +134,14 @@ def _subject(events: Sequence[AlertEvent]) -> str:
     )
 
 
-def _line(text: str, most: int = 200) -> bytes:
-    """One line; control characters become blanks, so nothing can begin another one."""
+def _line(text: str, max_octets: int = 200) -> bytes:
+    """Return the text as one line: control characters become blanks, so no text can add a header."""
     line = "".join(character if character.isprintable() else " " for character in text)
-    return line.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").encode()
+    return line.encode("utf-8", "replace")[:max_octets].decode("utf-8", "ignore").encode()
 
 
 def webhook_body(event: AlertEvent, now: datetime.datetime) -> dict[str, Any]:
-    """The event as the webhook gets it. ``text`` alone is what most chat programs show."""
+    """Return the JSON body that the webhook receives. Most chat programs show ``text`` alone."""
     return {
         "event": event.what,
         "kind": event.alert.kind,

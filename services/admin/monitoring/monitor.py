@@ -1,7 +1,7 @@
-"""Looks at the whole system for as long as the service runs: metrics of what there is once, and alarms.
+"""The monitor checks the whole system every few seconds: it exports the metrics that exist once, and sends alerts.
 
-One process does it, however many there are: it holds a lease. Alarms go by local delivery to a person, and to the
-webhook. While the database is away neither mail nor memory of what was told can be had: the webhook and the log tell.
+One process at a time monitors: the holder of a lease. An alert is a mail, delivered locally to a person, and a post to
+the webhook. While the database is unavailable, alerts go to the webhook and the log alone.
 """
 
 from __future__ import annotations
@@ -37,61 +37,61 @@ from shared.store.alerts import AlertPost
 from shared.store.inbound import Arrival
 
 CHECK_SECONDS = 15.0
+"""Seconds between two checks."""
 LEASE, LEASE_SECONDS = "watch", 60.0
+"""Name of the lease in the database, and seconds after which another process may take it."""
 READ_SECONDS = 300.0
+"""Time limit of the statements that read the books: seconds."""
 BOOKS_SECONDS = 60.0
-"""Between two thorough looks at the books, or so long that they take no more than BOOKS_SHARE of the time."""
+"""Seconds between two thorough checks of the books, at least; longer if they take more than BOOKS_SHARE of the time."""
 BOOKS_SHARE = 0.002
 RETRY_SECONDS = (10.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-"""Between tries to post to the webhook, the last one for ever."""
+"""Seconds between tries to post to the webhook; the last value repeats."""
 POST_DAYS = 1.0
-"""Older posts are news no more."""
+"""Days after which a post that fails is dropped."""
 AWAY_SECONDS = 60.0
-"""A database that is away for so long is told."""
+"""Seconds without the database after which an alert is sent."""
 
 log = structlog.get_logger()
 
 
 class SystemMetrics(Collector):
-    """What there is once in the whole system; shown by the process that watches, and by no other.
-
-    facts: without accounts. books: those that are wrong.
-    """
+    """The metrics that exist once in the whole system; only the process that monitors exports them."""
 
     def __init__(self) -> None:
-        self.facts: SystemFacts | None = None
-        self.books: Sequence[AccountBooks] | None = None
-        self.raised: Counter[str] = Counter()
+        self.facts: SystemFacts | None = None  # without accounts
+        self.books: Sequence[AccountBooks] | None = None  # those that have a difference
+        self.raised: Counter[str] = Counter()  # raised alerts by kind
 
     def clear(self) -> None:
-        """Another process watches."""
+        """Export nothing: another process monitors."""
         self.facts = self.books = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """As the metrics page shows them."""
-        facts, found = self.facts, self.books
+        """Return the metrics for the metrics page."""
+        facts, books = self.facts, self.books
         if facts is not None:
             for name, what, value in (
                 ("mailgroup_relay_queue_messages", "Submissions in the relay queue.", facts.relaying),
                 ("mailgroup_relay_oldest_seconds", "Age of the oldest of them.", facts.relaying_oldest),
-                ("mailgroup_held_messages", "Mails that nobody enabled is there to get.", facts.held),
-                ("mailgroup_parked_messages", "Mails that are set apart until somebody decides.", facts.parked),
+                ("mailgroup_held_messages", "Mails on hold: no enabled user shares the account.", facts.held),
+                ("mailgroup_parked_messages", "Mails that need attention (parked).", facts.parked),
             ):
                 yield GaugeMetricFamily(name, what, value)
-            raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alarms that stand.", labels=["kind"])
+            raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alerts that are raised.", labels=["kind"])
             for kind in KINDS:
                 raised.add_metric([kind], self.raised[kind])
             yield raised
-        if found is not None:
+        if books is not None:
             yield GaugeMetricFamily(
                 "mailgroup_books_difference_messages",
-                "Mails that were fetched and are nowhere, or are there without having been fetched.",
-                reconciliation.total_difference(found),
+                "Fetched mails that are missing, and mails that were never fetched.",
+                reconciliation.total_difference(books),
             )
 
 
 class Monitor:
-    """The repeated look."""
+    """Checks the system repeatedly."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -99,10 +99,10 @@ class Monitor:
         self.metrics = SystemMetrics()
         self._books_due = 0.0
         self._away_since: float | None = None
-        self._away_told = False
+        self._away_reported = False
 
     async def run(self) -> None:
-        """Look until the service is to stop, and let another process go on at once."""
+        """Check until the service is to stop, then return the lease, so another process continues at once."""
         REGISTRY.register(self.metrics)
         try:
             while True:
@@ -112,7 +112,7 @@ class Monitor:
             async with self._database.transaction(5.0) as connection:
                 await leases.release_lease(connection, LEASE, self._service.owner)
         except Temporary as error:
-            log.warning("lease not given back", reason=str(error))
+            log.warning("monitor lease not released", error=str(error))
         finally:
             REGISTRY.unregister(self.metrics)
 
@@ -120,16 +120,16 @@ class Monitor:
         try:
             await self.check()
         except Temporary as error:
-            log.warning("waiting", stage="watch", reason=str(error))
+            log.warning("system check postponed, database unavailable", error=str(error))
             await self._database_is_away(str(error))
-        except Exception:  # the next look may go well, and nobody else would alarm
+        except Exception:  # the next check may succeed, and no other process would send alerts
             FAILURES.labels("watch", "fault").inc()
-            log.exception("watch failed")
+            log.exception("system check failed")
 
     async def check(self) -> None:
-        """Look once, tell what is to be told, and post what is due; nothing where another process does.
+        """Check once, send alerts, and post to the webhook; do nothing if another process monitors.
 
-        :raises Temporary: the database is away.
+        :raises Temporary: the database is unavailable.
         """
         async with self._database.transaction() as connection:
             mine = await leases.take_lease(connection, LEASE, self._service.owner, LEASE_SECONDS)
@@ -139,7 +139,7 @@ class Monitor:
             return
         async with self._database.snapshot() as connection:
             facts = await problems.load_facts(connection)
-        self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # a thousand accounts are not kept
+        self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # do not keep a thousand accounts
         await self._read_books()
         found = problems.find_problems(facts, self.metrics.books or ())
         found += await asyncio.to_thread(problems.find_in_disks, self._service.settings)
@@ -158,55 +158,55 @@ class Monitor:
                     for account in await reconciliation.load_accounts(connection, thoroughly=True)
                     if reconciliation.describe_difference(account)
                 ]
-        except Temporary as error:  # alarms do not wait for it
-            log.warning("the books could not be read", reason=str(error))
+        except Temporary as error:  # the other alerts do not wait for the books
+            log.warning("reading the books failed", error=str(error))
         now = time.monotonic()
         self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
 
     async def _alert(self, found: Sequence[Problem], before: Sequence[AlertEvent]) -> None:
-        """Compare with what was known, and tell what changed: state, mails and posts are committed together."""
+        """Compare with the stored alerts, and report the changes: state, mails and posts are committed together."""
         async with self._database.transaction() as connection:
             known, now = await alerts.load_alerts(connection)
-            step = alert_rules.decide(known, problems.deduplicated(found), now)
-            events = [*before, *step.events]
-            await alerts.save_alerts(connection, step.saved, step.removed)
-            letters = [
-                letter
+            changes = alert_rules.decide(known, problems.deduplicated(found), now)
+            events = [*before, *changes.events]
+            await alerts.save_alerts(connection, changes.saved, changes.removed)
+            mails = [
+                mail
                 for what in ("raised", "cleared")
-                for letter in alert_rules.split_into_mails([event for event in events if event.what == what])
+                for mail in alert_rules.split_into_mails([event for event in events if event.what == what])
             ]
-            told, announced = await self._deliver(connection, letters, now) if events else ([], [])
+            delivered, announced = await self._deliver(connection, mails, now) if events else ([], [])
             if self._service.settings.alert_webhook:
                 await alerts.enqueue_posts(connection, [alert_rules.webhook_body(event, now) for event in events])
-        self.metrics.raised = Counter(alarm.kind for alarm in step.saved if alarm.state == "raised")
+        self.metrics.raised = Counter(alert.kind for alert in changes.saved if alert.state == "raised")
         for event in events:
-            log.warning("alarm", what=event.what, kind=event.alert.kind, subject=event.alert.subject,
+            log.warning("alert sent", what=event.what, kind=event.alert.kind, subject=event.alert.subject,
                         text=event.alert.text)  # fmt: skip
-        maillog.announce(told)
+        maillog.announce(delivered)
         self._service.broker.publish_behind(announced)
 
     async def _deliver(
-        self, connection: Connection, letters: Iterable[Sequence[AlertEvent]], now: datetime.datetime
+        self, connection: Connection, mails: Iterable[Sequence[AlertEvent]], now: datetime.datetime
     ) -> tuple[list[maillog.MailEvent], list[Publication]]:
-        """Put the mails into the mailbox of whom they are for: no provider has a part in it."""
+        """Deliver the mails locally to the person who receives alerts: no provider is involved."""
         person = await alert_recipient(connection, self._service.settings.alert_to)
         if person is None:
-            log.error("there is no local account that an alarm could go to")
+            log.error("alert mail not sent, no local account exists")
             return [], []
-        told: list[maillog.MailEvent] = []
-        for letter in letters:
-            body, message_id = alert_rules.compose(letter, person.address, now)
+        events: list[maillog.MailEvent] = []
+        for mail in mails:
+            body, message_id = alert_rules.compose(mail, person.address, now)
             [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(body)])
             arrival = Arrival("notice", blob_id, message_id=message_id, recipients=((person.id, "an alarm"),))
             [inbound_id] = await inbound.add_inbound(connection, [arrival])
-            told.append(maillog.MailEvent("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))
-        await maillog.record_events(connection, told)
-        return told, publications.routed((event.inbound_id or 0, [person.address]) for event in told)
+            events.append(maillog.MailEvent("noticed", inbound_id=inbound_id, who=person.address, reply="an alarm"))
+        await maillog.record_events(connection, events)
+        return events, publications.routed((event.inbound_id or 0, [person.address]) for event in events)
 
     # ------------------------------------------------------------------------------------------ the webhook
 
     async def _post(self) -> None:
-        """Post what is due, in order; a webhook that does not answer is asked again later."""
+        """Send the due posts in order, until one fails; a failed post is retried later."""
         async with self._database.transaction() as connection:
             due = await alerts.list_due_posts(connection)
         for post in due:
@@ -221,15 +221,18 @@ class Monitor:
                 return
 
     async def _post_one(self, post: AlertPost) -> bool:
-        """Whether it is done with: posted, or never to be."""
-        why = await self._send(post.body)
-        if why is None:
+        """Send one post. :return: whether it is finished: accepted, or too old for another try."""
+        refused = await self._send(post.body)
+        if refused is None:
             return True
-        log.error("alarm not posted", kind=post.body.get("kind"), tries=post.tries + 1, reason=why)
+        log.error("webhook post failed", kind=post.body.get("kind"), tries=post.tries + 1, error=refused)
         return post.age > POST_DAYS * 86_400
 
     async def _send(self, body: object) -> str | None:
-        """Why the webhook did not take it; None if it did. The operator named it, so it may be on any host and port."""
+        """Post to the webhook. The operator chose it, so any host and port is allowed.
+
+        :return: why the webhook refused the post; None if it accepted.
+        """
         url = self._service.settings.alert_webhook
         if not url:
             return None
@@ -243,23 +246,23 @@ class Monitor:
 
     # ------------------------------------------------------------------------------------------ no database
 
-    async def _database_is_away(self, why: str) -> None:
+    async def _database_is_away(self, error: str) -> None:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-        if self._away_told or now - self._away_since < AWAY_SECONDS:
+        if self._away_reported or now - self._away_since < AWAY_SECONDS:
             return
-        event = AlertEvent("raised", _no_database(f"PostgreSQL does not answer: {why}"))
-        log.error("alarm", what="raised", kind="database", text=event.alert.text)
+        event = AlertEvent("raised", _no_database(f"PostgreSQL does not answer: {error}"))
+        log.error("alert sent without the database", what="raised", kind="database", text=event.alert.text)
         refused = await self._send(alert_rules.webhook_body(event, datetime.datetime.now(datetime.UTC)))
         if refused is not None:
-            log.error("alarm not posted", kind="database", reason=refused)
-        self._away_told = refused is None
+            log.error("webhook post about the database failed", error=refused)
+        self._away_reported = refused is None
 
     async def _database_is_back(self) -> list[AlertEvent]:
-        """What is to be told of the time without it."""
+        """Return the event that reports the end of a time without the database, if it was long."""
         since = self._away_since
-        self._away_since, self._away_told = None, False
+        self._away_since, self._away_reported = None, False
         if since is None or time.monotonic() - since < AWAY_SECONDS:
             return []
         minutes = (time.monotonic() - since) / 60
@@ -272,10 +275,10 @@ def _no_database(what: str) -> Alert:
 
 
 async def alert_recipient(connection: Connection, alert_to: str | None) -> Local | None:
-    """Whom an alarm goes to: the person of that address; where there is none, the first local account."""
+    """Return the person who receives alerts: the local account of this address, else the first local account."""
     if alert_to:
         person = await accounts.local_by_login(connection, alert_to)
         if person is not None and person.enabled:
             return person
-        log.error("MAILGROUP_ALERT_TO is no enabled local account; the first one gets the alarms", alert_to=alert_to)
+        log.error("MAILGROUP_ALERT_TO not usable, alerts go to the first local account", alert_to=alert_to)
     return await accounts.first_local(connection)

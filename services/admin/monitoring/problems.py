@@ -1,4 +1,4 @@
-"""What is wrong that a person has to hear of: facts from the database and the machine, and what they mean."""
+"""The problems that are reported to a person: facts from the database and the machine, and what they mean."""
 
 from __future__ import annotations
 
@@ -22,37 +22,33 @@ from shared.store.polls import PollState
 from shared.store.relay_status import RelayStatus
 
 STALE_SECONDS = 900.0
-"""Nothing polled for longer than this is a trouble."""
+"""Seconds without a successful poll that are a problem."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
-"""A disk with less free than either is nearly full."""
+"""A disk is nearly full below either limit: share of its size; octets."""
 LISTENING_SERVICES = ("pop3_out", "smtp_in")
+"""The services that show a certificate to mail clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemFacts:
-    """How the system is, by its database. late: seconds of the oldest mail on its way, by id of the external account,
-    None for mail between local accounts. unhanded: seconds of the oldest submission that nobody took up.
-
-    parked: of whatever reason, restored and looping among them.
-    relaying, relaying_oldest: mails in the relay queue, and the age of the oldest.
-    """
+    """The state of the system, from its database."""
 
     now: datetime.datetime
     externals: Sequence[External]
-    polls: dict[int, PollState]
-    relays: dict[int, RelayStatus]
-    held: int
-    parked: int
-    restored: int
-    looping: int
-    late: dict[int | None, float]
-    unhanded: float
-    relaying: int
-    relaying_oldest: float
+    polls: dict[int, PollState]  # by id of the external account
+    relays: dict[int, RelayStatus]  # by id of the external account
+    held: int  # mails
+    parked: int  # mails, restored and looping included
+    restored: int  # mails that a restore parked
+    looping: int  # mails that are parked for a mail loop
+    late: dict[int | None, float]  # seconds of the oldest mail in flight, by external account; None: local mail
+    unhanded: float  # seconds of the oldest submission that no sender has claimed
+    relaying: int  # submissions in the relay queue
+    relaying_oldest: float  # seconds of the oldest of them
 
 
 async def load_facts(connection: Connection) -> SystemFacts:
-    """The facts of this moment; cheap, however many mails there are."""
+    """Load the facts of this moment; the cost does not depend on the number of mails."""
     held, parked, looping = await inbound_admin.count_problems(connection)
     stuck, restored = await submissions_admin.count_parked(connection)
     waiting, oldest = await relay_queue.measure_backlog(connection)
@@ -73,8 +69,8 @@ async def load_facts(connection: Connection) -> SystemFacts:
 
 
 def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) -> list[Problem]:
-    """What is wrong. :param accounted: the books, as they were read last. Pure."""
-    found = [trouble for external in facts.externals if external.enabled for trouble in _of(external, facts)]
+    """Return the problems that these facts show. :param accounted: the books, as they were read last. Pure."""
+    found = [p for external in facts.externals if external.enabled for p in _find_in_account(external, facts)]
     if facts.held:
         found.append(Problem("held", "", describe_held(facts.held)))
     found += find_parked(facts)
@@ -87,10 +83,10 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
     for external_id, seconds in facts.late.items():
         if seconds > LATE_SECONDS:
             of = addresses.get(external_id or 0, "")
-            found.append(Problem("late", of, f"{of or 'mail inside'}: in flight for {seconds / 60:.0f} minutes"))
+            found.append(Problem("late", of, f"{of or 'local mail'}: in flight for {seconds / 60:.0f} minutes"))
     if facts.unhanded > LATE_SECONDS:
         found.append(
-            Problem("late", "submissions", f"a submission is taken up by no sender for {facts.unhanded / 60:.0f} min")
+            Problem("late", "submissions", f"no sender has claimed a submission for {facts.unhanded / 60:.0f} min")
         )
     return found
 
@@ -112,8 +108,8 @@ def find_parked(facts: SystemFacts) -> list[Problem]:
     ]
 
 
-def _of(external: External, facts: SystemFacts) -> list[Problem]:
-    """What is wrong with an account's two directions. Pure."""
+def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
+    """Return the problems of an account's two directions. Pure."""
     poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
     kind = "grant" if external.oauth is not None else "login"
     found = [
@@ -136,7 +132,7 @@ def _of(external: External, facts: SystemFacts) -> list[Problem]:
 
 
 def find_in_disks(settings: Settings) -> list[Problem]:
-    """What is wrong with the disks, as far as this process sees them: of the data folder and the servers in it."""
+    """Return the problems of the disks that this process sees: those of the data folder and of the servers in it."""
     found = []
     disks: dict[int, Path] = {}
     for folder in (settings.data, settings.data / "postgres", settings.data / "rabbitmq"):
@@ -153,12 +149,12 @@ def find_in_disks(settings: Settings) -> list[Problem]:
 
 
 def is_nearly_full(free: int, total: int) -> bool:
-    """Whether a disk with so many octets free is nearly full. Pure."""
+    """Return whether a disk with this number of free octets is nearly full. Pure."""
     return free < max(DISK_OCTETS, int(DISK_SHARE * total))
 
 
 def find_in_listeners(settings: Settings) -> list[Problem]:
-    """What is wrong with the certificates that mail clients are shown, as their services tell."""
+    """Return the problems of the certificates that mail clients see, from the metrics of the services."""
     return [
         Problem("certificate", name, f"service {name}: {problem}")
         for name in LISTENING_SERVICES
@@ -166,11 +162,11 @@ def find_in_listeners(settings: Settings) -> list[Problem]:
     ]
 
 
-def deduplicated(troubles: Sequence[Problem]) -> list[Problem]:
-    """One of each kind and subject, the one that says that it is to be told soonest. Pure."""
+def deduplicated(problems: Sequence[Problem]) -> list[Problem]:
+    """Keep one problem of each kind and subject, with the shortest minimum duration. Pure."""
     found: dict[tuple[str, str], Problem] = {}
-    for trouble in troubles:
-        key = (trouble.kind, trouble.subject)
+    for problem in problems:
+        key = (problem.kind, problem.subject)
         old = found.get(key)
-        found[key] = trouble if old is None else replace(old, min_duration=min(old.min_duration, trouble.min_duration))
+        found[key] = problem if old is None else replace(old, min_duration=min(old.min_duration, problem.min_duration))
     return list(found.values())

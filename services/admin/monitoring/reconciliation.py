@@ -1,7 +1,7 @@
-"""The books: of every mail that was fetched it is known where it is, and what does not add up is told.
+"""The books: every fetched mail is accounted for, and a difference is reported.
 
-The ledger counts what it fetched (``polls.fetched``), in the transaction of the bytes; the other side counts the rows
-that are there now, and what was purged of them. Neither is made from the other, so whatever takes a mail away shows.
+One side is the number of fetched mails (``polls.fetched``), counted in the transaction that stores them. The other side
+counts the stored and the purged mails. The two sides are counted independently, so a lost mail shows as a difference.
 """
 
 from __future__ import annotations
@@ -14,29 +14,26 @@ from shared.store import accounts, inbound_admin, polls
 from shared.store.inbound_admin import InboundCounts
 
 LATE_SECONDS = 600.0
-"""Mail in flight for longer than this is a problem."""
+"""Seconds in flight after which a mail is a problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountBooks:
-    """The books of an external account. fetched: mails, as the ledger counted them. oldest: seconds in flight.
-
-    lost: mails that count as delivered and are in nobody's mailbox; 0 where nobody looked.
-    """
+    """The books of an external account."""
 
     address: str
-    fetched: int
+    fetched: int  # mails, as the fetcher counted them
     books: InboundCounts
-    oldest: float
-    lost: int
+    oldest: float  # seconds of the oldest mail in flight
+    lost: int  # mails that count as delivered but are in no mailbox; 0 if not checked
 
     @property
     def difference(self) -> int:
-        """Mails that were fetched and are nowhere; less than none: mails that nobody fetched."""
+        """Number of fetched mails that are missing; negative: mails that were never fetched."""
         return self.fetched - self.books.total + self.lost
 
     def shown(self) -> dict[str, int]:
-        """In the form of ``status --json``."""
+        """The books in the form of ``status --json``."""
         books = self.books
         return {
             "fetched": self.fetched,
@@ -49,10 +46,10 @@ class AccountBooks:
 
 
 async def load_accounts(connection: Connection, thoroughly: bool = False) -> list[AccountBooks]:
-    """The books of all external accounts that are not removed, by address. Needs a connection that sees one moment
-    (``Database.snapshot``).
+    """Load the books of all external accounts that are not removed, by address.
 
-    :param thoroughly: look for each mail in the mailboxes, which takes about a second for a million mails.
+    :param connection: one snapshot of the database (``Database.snapshot``).
+    :param thoroughly: check each mail in the mailboxes, which takes about a second for a million mails.
     """
     fetched = await polls.load_fetched_counts(connection)
     found = await inbound_admin.count_inbound(connection)
@@ -71,20 +68,20 @@ async def load_accounts(connection: Connection, thoroughly: bool = False) -> lis
 
 
 def total_difference(books: Sequence[AccountBooks]) -> int:
-    """Mails that do not add up, over all accounts. Pure."""
+    """Return the sum of the differences of all accounts, each without its sign. Pure."""
     return sum(abs(account.difference) for account in books)
 
 
 def describe_difference(account: AccountBooks) -> str | None:
-    """What does not add up, in words. Pure."""
+    """Describe the difference of an account's books; None if there is none. Pure."""
     if account.difference == 0:
         return None
-    lost = f"; {account.lost} of them count as delivered and are in nobody's mailbox" if account.lost else ""
+    lost = f"; {account.lost} of them count as delivered and are in no mailbox" if account.lost else ""
     return f"the books differ: {account.fetched} mails were fetched, {account.books.total} are accounted for{lost}"
 
 
 def describe_late(account: AccountBooks) -> str | None:
-    """What has been on its way for too long, in words. Pure."""
+    """Describe mail that has been in flight for too long; None if there is none. Pure."""
     if not account.books.in_flight or account.oldest <= LATE_SECONDS:
         return None
     return f"{account.books.in_flight} mails in flight, the oldest for {account.oldest / 60:.0f} minutes"

@@ -1,4 +1,4 @@
-"""Is mail flowing? Gathers what an operator wants to know and says in words what is wrong."""
+"""The status of the system: services, queues, accounts, books, and the problems as texts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import time
 from typing import Any
 
 from services.admin.context import AdminContext
-from services.admin.monitoring import problems as troubles
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
-from services.admin.monitoring.problems import STALE_SECONDS
+from services.admin.monitoring.problems import (
+    STALE_SECONDS,
+    describe_held,
+    find_in_disks,
+    find_parked,
+    load_facts,
+)
 from shared import __version__
 from shared.amqp import topology
 from shared.errors import Permanent, Temporary
@@ -22,13 +27,13 @@ from shared.store.polls import PollState
 from shared.store.relay_status import RelayStatus
 
 OLD_SECONDS = 4 * 3600.0
-"""A mail that waits for longer to be relayed is a problem."""
+"""Seconds in the relay queue after which a submission is a problem."""
 CONNECT_SECONDS, CONNECTED_SECONDS = 10.0, 2.0
-"""For the broker: where a connection has to be made, and where one is kept."""
+"""Seconds to wait for the broker: for a new connection, and for one that the process keeps."""
 
 
 async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, Any]:
-    """The whole status in the form of ``status --json``. :param thoroughly: as ``books.read``."""
+    """Return the status in the form of ``status --json``. :param thoroughly: as ``reconciliation.load_accounts``."""
     problems: list[str] = []
     services, unacked = await _services(system.settings, problems)
     problems += [f"service {service['name']}: {service.pop('why')}" for service in services if not service["ready"]]
@@ -37,15 +42,15 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
     accounted: list[reconciliation.AccountBooks] = []
     try:
         async with system.database.snapshot(30) as connection:
-            facts = await troubles.load_facts(connection)
+            facts = await load_facts(connection)
             accounted = await reconciliation.load_accounts(connection, thoroughly)
         for external in facts.externals:
             poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
             externals.append(_external(external, poll, relay, facts.now, problems))
             _unreadable(system, external, problems)
         if facts.held:
-            problems.append(f"{troubles.describe_held(facts.held)} (held list)")
-        problems += [f"{trouble.text} (parked list)" for trouble in troubles.find_parked(facts)]
+            problems.append(f"{describe_held(facts.held)} (held list)")
+        problems += [f"{problem.text} (parked list)" for problem in find_parked(facts)]
         for account in accounted:
             problems += [
                 f"{account.address}: {what}"
@@ -59,7 +64,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             )
     except Temporary as error:
         problems.append(await system.database.connection_error() or str(error))
-    problems += [trouble.text for trouble in troubles.find_in_disks(system.settings)]
+    problems += [problem.text for problem in find_in_disks(system.settings)]
     return {
         "version": __version__,
         "ok": not problems,
@@ -74,7 +79,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
 def _external(
     external: External, poll: PollState | None, relay: RelayStatus | None, now: datetime.datetime, problems: list[str]
 ) -> dict[str, Any]:
-    """One account's line; what is wrong with it is added to ``problems``. Pure."""
+    """Return the entry of one account, and add its problems to ``problems``. Pure."""
     last_success = poll.last_success_at if poll else None
     error = _latest_error(poll, relay)
     if external.enabled:
@@ -100,12 +105,12 @@ def _external(
 
 
 def _latest_error(poll: PollState | None, relay: RelayStatus | None) -> str | None:
-    """What is wrong now, fetching first."""
+    """Return the present errors of both directions, fetching first."""
     return "; ".join(error for error in (find_account_problem(poll), find_account_problem(relay)) if error) or None
 
 
 def find_account_problem(direction: PollState | RelayStatus | None) -> str | None:
-    """What is wrong with one direction of an account now: an error that no success followed. Pure."""
+    """Return the present error of one direction of an account, that is one without a later success. Pure."""
     if direction is None or not direction.last_error or not (direction.failures or direction.paused_at):
         return None
     paused = " (paused: one try an hour)" if direction.paused_at and "paused" not in direction.last_error else ""
@@ -120,7 +125,7 @@ def _unreadable(system: AdminContext, external: External, problems: list[str]) -
 
 
 def iso(at: datetime.datetime | None) -> str | None:
-    """ISO 8601 in UTC, to the millisecond."""
+    """Format a time as ISO 8601 in UTC, to the millisecond."""
     if at is None:
         return None
     return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -151,9 +156,9 @@ async def _queues(system: AdminContext, unacked: dict[str, int], problems: list[
                 )
                 if queue.name == topology.DEAD_LETTERS:
                     if ready:
-                        problems.append(f"{ready} stray messages in the queue {queue.name}")
+                        problems.append(f"{ready} dead-lettered messages in the queue {queue.name}")
                 elif not consumers:
-                    problems.append(f"queue {queue.name}: nobody consumes it")
+                    problems.append(f"queue {queue.name}: it has no consumer")
     except (Temporary, Permanent) as error:
         problems.append(str(error))
     return queues
