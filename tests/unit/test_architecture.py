@@ -1,8 +1,11 @@
-"""ARCHITECTURE.md names every service, queue, table and shared module, and nothing that is gone."""
+"""ARCHITECTURE.md names every service, queue, table and shared module, and nothing that is gone; unique class names."""
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", [*SERVICES, *(queue.name for queue in topology.QUEUES), *TABLES])
 def test_it_names_every_service_queue_and_table(name: str) -> None:
-    assert re.search(rf"\b{name}\b", TEXT)
+    assert re.search(rf"\b{re.escape(name)}\b", TEXT)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -64,3 +67,29 @@ def test_every_service_says_what_it_does(service: str) -> None:
     text = (ROOT / "services" / service / "__init__.py").read_text(encoding="utf-8")
     for paragraph in ("Summary:", "Consumes:", "Publishes:", "Tables:", "Security:", "On failure:"):
         assert paragraph in text, f"services/{service}/__init__.py has no paragraph {paragraph}"
+
+
+def test_no_paragraph_is_longer_than_six_lines() -> None:
+    blocks = re.split(r"\n\s*\n", re.sub(r"```.*?```", "", TEXT, flags=re.S))
+    items = [item for block in blocks for item in re.split(r"\n(?=- |\d\. )", block) if not item.startswith("|")]
+    assert [item for item in items if item.count("\n") >= 6] == []
+
+
+def test_no_two_public_classes_of_the_product_have_the_same_name() -> None:
+    places = defaultdict(list)
+    for folder in ("shared", "services", "deploy"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 200
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_every_contract_of_layers_is_exhaustive() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layered = [contract for contract in contracts if contract["type"] == "layers"]
+    assert {container for contract in layered for container in contract["containers"]} == {"shared", "services.admin"}
+    assert [contract["name"] for contract in layered if not contract["exhaustive"]] == []
