@@ -1,19 +1,18 @@
-"""The project's benchmark: mailgroup beside the programs that do the same work, on one machine, in turn.
+"""Benchmarks of mailgroup and of programs that do the same work, on one machine, alternately.
 
-``make bench`` runs all of it; ``./mailgroup bench --list`` tells what can be run alone. Who looks for ...
-- what is measured, and with which goals: benchmarks.py, and the module of each group of works (serving.py,
-  submission.py, pipeline.py, relay.py, latency.py, fanout.py, scaling.py, idle.py).
-- what it is measured against: baselines.py (Dovecot, Postfix, smtp-sink), fetchers.py (mpop, fetchmail with maildrop).
-- the gateway under test: gateway.py, started as ``up`` does; environment.py holds all that runs, each part from when it
-  is first asked for.
-- the load: pop3_load.py, smtp_load.py, delay.py, each a process of its own (processes.py); smtp_target.py; mails.py.
-- a store that has grown: fill.py.
-- how figures become lines: table.py (ratios of pairs, goals met or not), results.py (RESULTS.md), machine.py.
-- processor time: processes.py (measured, cpu_seconds). Two checkouts in turn: paired.py, paired_side.py.
+``make bench`` runs all benchmarks; ``./mailgroup bench --list`` lists those that can be run alone.
+- benchmarks.py: the list. The module of each group (serving.py, submission.py, pipeline.py, relay.py, latency.py,
+  fanout.py, scaling.py, idle.py) has its measurements and goals.
+- baselines.py (Dovecot, Postfix, smtp-sink), fetchers.py (mpop, fetchmail with maildrop): the programs to compare with.
+- gateway.py: the gateway under test, started as by ``up``. environment.py: all servers, each started on its first use.
+- pop3_load.py, smtp_load.py, delay.py: the load, each in its own process (processes.py); smtp_target.py; mails.py.
+- fill.py: a large database.
+- table.py (ratios of pairs, goals), results.py (RESULTS.md), machine.py: the report.
+- processes.py (measured, cpu_seconds): processor time. paired.py, paired_side.py: two checkouts alternately.
 
-It is no test: nothing fails because a machine is slow. A mail that is missing or wrong ends it (Wrong).
+A slow machine makes no benchmark fail. A missing or wrong mail ends the run (Wrong).
 """
 
 
 class Wrong(Exception):
-    """A mail is missing, too many or not the same: a figure would mean nothing."""
+    """A mail is missing, duplicate or changed, so that the figure would be meaningless."""

@@ -1,8 +1,8 @@
-"""The programs that mailgroup is compared with, as Debian ships them: Dovecot, Postfix, and Postfix's smtp-sink.
+"""The programs that mailgroup is compared with, as packaged by Debian: Dovecot, Postfix, and Postfix's smtp-sink.
 
-They are configured to be fast at the work that is measured, with the durability that they have by default: Dovecot as
-its manual's high-performance mode, with a cheap password scheme and a cache of logins; Postfix with queue and SASL on
-this machine and no lookups. All listen on the loopback interface only. Servers that change their user need root.
+They are configured for speed, with their default durability: Dovecot in its manual's high-performance mode, with a
+cheap password scheme and a login cache; Postfix with queue and SASL on this machine and without lookups. All listen on
+the loopback interface only. Servers that change their user need root.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USERS = 16
 """Users of each kind, u0 to u15 (mails of 10 KB) and l0 to l15 (large mails)."""
 
 _START_SECONDS = 30.0
-# A program that changes its identity as it runs is forgotten by the kernel, which was to end it together with us.
+# A program that changes its user loses its parent-death signal (prctl(2)): this shell forwards the signal.
 _PASS_ON_TERM = ("sh", "-c", """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child""", "sh")
 _NEEDED = {
     "dovecot-pop3d": "/usr/lib/dovecot/pop3",
@@ -43,7 +43,7 @@ _NEEDED = {
 
 
 def require() -> None:
-    """:raises Permanent: we are not root, or Debian packages are missing: says which."""
+    """Check what the benchmarks need. :raises Permanent: this is not root, or it names the missing Debian packages."""
     if os.geteuid() != 0:
         raise Permanent("the benchmark needs root: Dovecot, Postfix, mpop and fetchmail run as users of their own")
     missing = [package for package, file in _NEEDED.items() if not Path(file).exists()]
@@ -52,7 +52,7 @@ def require() -> None:
 
 
 class Baseline(ABC):
-    """A server that runs while it is open as a context. folder: its own, reachable for its users."""
+    """A server that runs while it is open as a context. folder: of its files; its users must be able to reach it."""
 
     name = ""
     greeting = b""
@@ -65,11 +65,11 @@ class Baseline(ABC):
 
     @abstractmethod
     def program(self) -> Program:
-        """What to start; it stays in the foreground."""
+        """Return the program to start, in the foreground."""
 
     @property
     def pid(self) -> int:
-        """Of the process that the others descend from."""
+        """Id of the server's first process, the ancestor of the others."""
         assert self._process is not None
         return self._process.child.pid
 
@@ -84,12 +84,12 @@ class Baseline(ABC):
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it; what it has stored stays."""
+        """Stop it; its files stay."""
         if self._process is not None:
             self._process.stop()
 
     def restart(self) -> None:
-        """Stop and start it: nothing is in its memory."""
+        """Stop and start it, which empties its memory."""
         self.stop()
         self.start()
 
@@ -104,7 +104,7 @@ class Baseline(ABC):
 
 
 class Dovecot(Baseline):
-    """POP3 with Maildirs, and the check of passwords for Postfix. Users: see ``USERS``, and those that works name."""
+    """POP3 with Maildirs, and the authentication for Postfix. Users: see ``USERS``, and those of single benchmarks."""
 
     name = "dovecot"
     greeting = b"+OK"
@@ -121,12 +121,12 @@ class Dovecot(Baseline):
         (folder / "dovecot.conf").write_text(text, encoding="utf-8")
 
     def maildir(self, user: str) -> Path:
-        """Where a user's mails lie."""
+        """Return the Maildir of a user."""
         return self.folder / "mail" / user / "Maildir"
 
     @property
     def auth_socket(self) -> Path:
-        """Where Postfix asks about logins."""
+        """Socket at which Postfix verifies logins."""
         return self.folder / "run" / "auth-client"
 
     def program(self) -> Program:
@@ -137,7 +137,7 @@ class Dovecot(Baseline):
 
 
 class Postfix(Baseline):
-    """SMTP intake into the hold queue: durable, and nothing goes on until ``release``."""
+    """SMTP reception into the hold queue: durable, and nothing is relayed until ``release``."""
 
     name = "postfix"
     greeting = b"220"
@@ -168,21 +168,21 @@ class Postfix(Baseline):
         )  # fmt: skip
 
     def held(self) -> list[Path]:
-        """The files of the mails in the hold queue."""
+        """Return the files of the mails in the hold queue."""
         return [entry for entry in (self._queue / "hold").rglob("*") if entry.is_file()]
 
     def clear(self) -> None:
-        """Forget what is held."""
+        """Delete the mails in the hold queue."""
         for file in self.held():
             file.unlink()
 
     def release(self) -> None:
-        """Let what is held go on, at once."""
+        """Release the mails in the hold queue, and flush the queue."""
         for words in (["postsuper", "-c", str(self._etc), "-H", "ALL"], ["postqueue", "-c", str(self._etc), "-f"]):
             subprocess.run(words, check=True, stderr=subprocess.DEVNULL, env={"PATH": PATH})
 
     def is_empty(self) -> bool:
-        """Whether no mail is in any queue."""
+        """Return whether all queues are empty."""
         for name in ("hold", "incoming", "active", "deferred"):
             for _, _, files in os.walk(self._queue / name):
                 if files:
@@ -191,7 +191,7 @@ class Postfix(Baseline):
 
 
 class Sink(Baseline):
-    """A server that takes every mail and drops it, counting."""
+    """An SMTP server that accepts, counts and drops every mail."""
 
     name = "smtp-sink"
     greeting = b"220"
@@ -201,7 +201,7 @@ class Sink(Baseline):
         return Program("smtp-sink", (*_PASS_ON_TERM, *words), {"PATH": PATH}, self.folder, 42, stop_seconds=2)
 
     def count(self) -> int:
-        """How many mails it has taken since it started."""
+        """Return the number of mails accepted since its start."""
         with (self.folder / "out").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
             found = re.findall(rb"mesg=(\d+)\r", file.read())
@@ -209,12 +209,12 @@ class Sink(Baseline):
 
 
 def used(*anchors: Baseline) -> dict[str, float]:
-    """Processor seconds so far of the processes of each, by name."""
+    """Return the processor seconds of each server's processes so far, by name."""
     return processor_seconds({anchor.name: anchor.pid for anchor in anchors})
 
 
 def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -> None:
-    """Wait for something that nobody tells of. :raises Temporary: it does not come."""
+    """Poll until a condition is true. :raises Temporary: not within this time."""
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline:

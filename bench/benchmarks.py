@@ -1,4 +1,4 @@
-"""All works, in the order in which they run."""
+"""All benchmarks, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.table import Line
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """name: on the command line. group: a name for several. run: with the number of pairs."""
+    """One benchmark."""
 
-    name: str
-    group: str
+    name: str  # on the command line
+    group: str  # a name for several benchmarks
     title: str
-    run: Callable[[Environment, int], list[Line]]
+    run: Callable[[Environment, int], list[Line]]  # with the number of pairs
 
 
 BENCHMARKS: Sequence[Benchmark] = (
@@ -40,9 +40,9 @@ BENCHMARKS: Sequence[Benchmark] = (
 )
 
 
-def chosen(names: Sequence[str]) -> list[Benchmark]:
-    """The works of these names or groups; all for none. :raises ValueError: there is no such one."""
+def select_benchmarks(names: Sequence[str]) -> list[Benchmark]:
+    """Return the benchmarks of these names or groups; all if there are no names. :raises ValueError: unknown name."""
     for name in names:
-        if not any(name in (work.name, work.group) for work in BENCHMARKS):
-            raise ValueError(f"there is no work {name!r}; there are {', '.join(work.name for work in BENCHMARKS)}")
-    return [work for work in BENCHMARKS if not names or work.name in names or work.group in names]
+        if not any(name in (each.name, each.group) for each in BENCHMARKS):
+            raise ValueError(f"there is no benchmark {name!r}; there are {', '.join(each.name for each in BENCHMARKS)}")
+    return [each for each in BENCHMARKS if not names or each.name in names or each.group in names]

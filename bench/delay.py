@@ -1,7 +1,7 @@
-"""A distance of so many milliseconds in front of a server: ``python -m bench.delay LISTEN_PORT PORT ROUND_TRIP``.
+"""A TCP proxy that adds a round-trip time (ms) to a server: ``python -m bench.delay LISTEN_PORT PORT ROUND_TRIP``.
 
-A TCP proxy that holds back every octet for half a round trip each way, and never limits the rate. Not every kernel can
-delay packets of the loopback interface.
+It delays every octet by half a round trip in each direction, and does not limit the rate. A proxy is used because not
+every kernel can delay packets of the loopback interface.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import uvloop
 
 
 class Side(asyncio.Protocol):
-    """One end of a connection; the other one is its peer."""
+    """One end of a connection; its peer is the other one."""
 
     def __init__(self, target: int, delay: float, peer: Side | None = None) -> None:
-        """:param target: port of the server. :param delay: seconds one way. :param peer: None for who connected."""
+        """:param target: port of the server. :param delay: seconds one way. :param peer: None for the client's end."""
         self._target, self._delay, self._peer = target, delay, peer
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -49,7 +49,7 @@ class Side(asyncio.Protocol):
 
 
 async def serve(listen: int, target: int, round_trip: float) -> None:
-    """For ever. :param round_trip: in milliseconds."""
+    """Serve until cancelled. :param round_trip: milliseconds."""
     server = await asyncio.get_running_loop().create_server(
         lambda: Side(target, round_trip / 2000), "127.0.0.1", listen, backlog=512
     )

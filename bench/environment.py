@@ -1,4 +1,4 @@
-"""All that runs during a benchmark. Each part is started when a work first asks for it, and stopped at the end."""
+"""All servers of a benchmark. Each one is started on its first use, and stopped at the end."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bench.processes import Run, beside, command
 from deploy.machine import ports
 
 OWN = "own@company.example"
-"""The external account of all people that only read or submit mail; what they send goes to the sink."""
+"""The external account of all people that only read or submit mail; their mail is relayed to the sink."""
 ROUND_TRIP = 20
-"""Milliseconds to a provider that is far away."""
+"""Round-trip time to a distant provider: milliseconds."""
 
 
 class Environment:
-    """A context manager. folder: for the data of both sides. filled: the kinds of mailboxes that are full already."""
+    """A context manager; stops all servers at its end."""
 
     def __init__(self, folder: Path, lock: Path | None = None) -> None:
-        """:param lock: a file that is locked while something is measured."""
+        """:param folder: for the data of both sides. :param lock: a file that is locked during measurements."""
         self.folder = folder
         self._lock = lock
-        self.filled: set[str] = set()
+        self.filled: set[str] = set()  # the kinds of mailboxes that are filled already
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -39,7 +39,7 @@ class Environment:
 
     @cached_property
     def gateway(self) -> Gateway:
-        """mailgroup, with USERS people u0 … and as many l0 …"""
+        """mailgroup, with the people u0 … and l0 …, USERS of each kind."""
         gateway = self._stack.enter_context(Gateway(self.folder / "gateway"))
         people = [person(f"{kind}{number}", OWN) for kind in "ul" for number in range(USERS)]
         gateway.add([external(OWN, smtp_port=self.sink.port)], [*people, person("big", OWN)])
@@ -47,22 +47,22 @@ class Environment:
 
     @cached_property
     def dovecot(self) -> Dovecot:
-        """The anchor of POP3, the provider of all fetchers, and who checks passwords for Postfix."""
+        """The anchor of POP3, the provider of all fetchers, and the authentication server of Postfix."""
         return self._stack.enter_context(Dovecot(self.folder / "dovecot"))
 
     @cached_property
     def postfix(self) -> Postfix:
-        """The anchor of SMTP; released mail goes to the sink."""
+        """The anchor of SMTP; it relays released mail to the sink."""
         return self._stack.enter_context(Postfix(self.folder / "postfix", self.sink.port, self.dovecot.auth_socket))
 
     @cached_property
     def sink(self) -> Sink:
-        """The provider that all mail is relayed to."""
+        """The provider's SMTP server for all relayed mail."""
         return self._stack.enter_context(Sink(self.folder / "sink"))
 
     @contextmanager
     def far(self, port: int) -> Iterator[int]:
-        """A port that leads to another one, ROUND_TRIP away."""
+        """Provide a port that forwards to another one with ROUND_TRIP."""
         (far,) = ports.choose(1, f"{self.folder}{port}", PORTS)
         with beside("delay", [*command("delay"), str(far), str(port), str(ROUND_TRIP)], self.folder):
             deadline = time.monotonic() + 10
@@ -71,17 +71,17 @@ class Environment:
             yield far
 
     def alternate(self, pairs: int, *sides: Callable[[], Run]) -> list[list[Run]]:
-        """Let the sides work in turn. :return: the runs of each side."""
+        """Run the sides alternately. :return: the runs of each side."""
         runs: list[list[Run]] = [[] for _ in sides]
         with self.turn():
             for _ in range(pairs):
-                for side, found in zip(sides, runs, strict=True):
-                    found.append(side())
+                for side, side_runs in zip(sides, runs, strict=True):
+                    side_runs.append(side())
         return runs
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the lock, if there is one: who else measures on this machine waits."""
+        """Hold the lock, if there is one, so that other measurements on this machine wait."""
         if self._lock is None:
             yield
             return

@@ -1,4 +1,4 @@
-"""A mail that twenty people share, beside one that is for one person: its bytes are stored once."""
+"""Delivery of a mail to twenty people compared with one person; its bytes are stored once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from bench.table import Goal, Line
 
 SHARERS = 20
 SINGLE_MAILS = 50
-"""One after the other."""
+"""Mails that are sent one after the other."""
 _STORED = "select count(*) from blobs"
 
 
-def sharers(stand: Environment, pairs: int) -> list[Line]:
-    """Many mails, from the moment when the poll is due until all sharers can read all of them; and a mail by itself."""
-    fill_source(stand)
-    one, twenty = stand.alternate(pairs, partial(_share, stand, 1), partial(_share, stand, SHARERS))
-    alone, among = stand.alternate(pairs, partial(_share_single, stand, 1), partial(_share_single, stand, SHARERS))
+def sharers(environment: Environment, pairs: int) -> list[Line]:
+    """Measure many mails, from the due time of the poll until all sharers can read all of them, and single mails."""
+    fill_source(environment)
+    one, twenty = environment.alternate(pairs, partial(_share, environment, 1), partial(_share, environment, SHARERS))
+    alone, among = environment.alternate(
+        pairs, partial(_share_single, environment, 1), partial(_share_single, environment, SHARERS)
+    )
     return [
         Line(
             f"{SOME} mails of 10 KB to {SHARERS} sharers, beside 1 sharer; stored once",
@@ -45,15 +47,15 @@ def sharers(stand: Environment, pairs: int) -> list[Line]:
     ]
 
 
-def _share(stand: Environment, count: int) -> Run:
-    before = stand.gateway.value(_STORED)
-    run = deliver(stand.gateway, stand.dovecot.port, "some", SOME, count)
-    if (stored := stand.gateway.value(_STORED) - before) != SOME:
+def _share(environment: Environment, count: int) -> Run:
+    before = environment.gateway.value(_STORED)
+    run = deliver(environment.gateway, environment.dovecot.port, "some", SOME, count)
+    if (stored := environment.gateway.value(_STORED) - before) != SOME:
         raise Wrong(f"the bytes of {SOME} mails to {count} people are stored {stored} times")
     return run
 
 
-def _share_single(stand: Environment, count: int) -> Run:
-    """On a system that has nothing else to do. session: median seconds of a mail."""
-    found = asyncio.run(fetch(stand.gateway, SINGLE_MAILS, count))
-    return Run(len(found), sum(found), session=statistics.median(found))
+def _share_single(environment: Environment, count: int) -> Run:
+    """Measure single mails on an idle system. session: median seconds of a mail."""
+    seconds = asyncio.run(fetch(environment.gateway, SINGLE_MAILS, count))
+    return Run(len(seconds), sum(seconds), session=statistics.median(seconds))

@@ -1,6 +1,6 @@
-"""The fetchers that mailgroup is compared with: mpop with pipelining, and fetchmail that hands each mail to maildrop.
+"""The fetchers that mailgroup is compared with: mpop with pipelining, and fetchmail with maildrop as its MDA.
 
-Both run as the user ``mail``, read one whole maildrop by POP3, leave it there, and deliver into a Maildir.
+Both run as the user ``mail``, read a whole maildrop by POP3, delete nothing, and deliver into a Maildir.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LONGEST_SECONDS = 170.0
 
 
 def fetch(tool: Fetcher, folder: Path, port: int, user: str, mails: int) -> Run:
-    """Fetch and deliver a maildrop of so many mails.
+    """Fetch and deliver a maildrop of ``mails`` mails.
 
-    :param folder: is emptied. :raises Wrong: mails are missing.
+    :param folder: is emptied first. :raises Wrong: mails are missing.
     """
     shutil.rmtree(folder, ignore_errors=True)
     maildir = folder / "Maildir"
@@ -53,7 +53,7 @@ def fetch(tool: Fetcher, folder: Path, port: int, user: str, mails: int) -> Run:
 
 
 def _used(tool: Fetcher) -> dict[str, float]:
-    """Processor seconds so far of the programs that we ran to their end; fetchmail runs maildrop, and waits for it."""
+    """Return the processor seconds of all ended child processes; fetchmail waits for maildrop, which is included."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {{"mpop": "mpop", "fetchmail": "fetchmail, maildrop"}[tool]: ended.ru_utime + ended.ru_stime}
 

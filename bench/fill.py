@@ -1,7 +1,7 @@
-"""A store that has grown: accounts and mails put into the tables directly, in minutes instead of hours.
+"""Fills a large database: writes accounts and mails into the tables directly, in minutes instead of hours.
 
-Every mail has what a fetched and delivered one leaves: bytes (few of them), ledger, decision, copy and trace. Only for
-an empty system that nobody uses meanwhile: ids are counted on from the first one.
+Every mail has the rows of a fetched and delivered one: bytes (few), UIDL ledger, routing decision, copy and mail log.
+The system must be empty and unused, as ids are computed from the first one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from shared.provider.vault import Vault
 from tests.company import HASH, KEY
 
 _STEPS = (
-    # The table whose ids are used further on, or none; how many rows it gets; the statement.
+    # The table whose ids later statements use, or none; the number of its rows; the statement.
     (
         "external_accounts",
         "externals",
@@ -102,9 +102,9 @@ def fill(
     connection: psycopg.Connection, mails: int, people: int, externals: int, login: str, pop3_port: int,
     poll_seconds: int,
 ) -> None:  # fmt: skip
-    """Local accounts grown0@bench.local … share the external accounts grown0@provider.example …, and the mails.
+    """Write the local accounts grown0@bench.local …, which share the accounts grown0@provider.example …, and the mails.
 
-    :param connection: one that commits each statement. :param login: of all external accounts; they are disabled.
+    :param connection: commits each statement. :param login: of all external accounts, which are disabled.
     """
     numbers: dict[str, object] = {
         "mails": mails,
@@ -116,7 +116,9 @@ def fill(
         "hash": HASH,
         "password": Vault(KEY).seal("secret"),
     }
-    connection.execute("set session_replication_role = replica")  # no foreign key is looked up: they all lead somewhere
+    connection.execute(
+        "set session_replication_role = replica"
+    )  # skips the checks of foreign keys, which are all valid
     for table, count, sql in _STEPS:
         connection.execute(sql.encode(), numbers)
         if table:

@@ -1,6 +1,6 @@
-"""mailgroup as it runs in an installation: all that ``up`` starts, with real PostgreSQL and RabbitMQ on their defaults.
+"""mailgroup as in an installation: everything that ``up`` starts, with PostgreSQL and RabbitMQ in their defaults.
 
-What has to be there before a measurement (accounts, mailboxes full of mail) is put there by the code of the project.
+The project's own code creates the accounts and mailboxes that a measurement needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.company import HASH, KEY
 
 DOMAIN = "bench.local"
 _SESSIONS = 2000
-"""Allowed from one address, as in Dovecot's configuration: all load comes from this machine."""
+"""Limits the connections from one address, as in Dovecot's configuration: all load comes from this machine."""
 _READY_SECONDS = 60.0
 _BATCH_MAILS, _BATCH_OCTETS = 1_000, 32 * 1024 * 1024
 _FAR = 86_400
@@ -44,7 +44,10 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """A context manager. settings: where its services are. connection: to its database, one transaction a statement."""
+    """A context manager; the gateway runs while it is open.
+
+    settings: those in force, with its ports. connection: to its database, with one transaction a statement.
+    """
 
     def __init__(self, folder: Path) -> None:
         """:param folder: for its data; PostgreSQL's user must be able to reach it."""
@@ -82,11 +85,11 @@ class Gateway:
         return {name: pid for name, pid in self.pids().items() if name in SERVICES}
 
     def used(self) -> dict[str, float]:
-        """Processor seconds so far of the services and servers, by name, but for what ``connection`` asks."""
+        """Return the processor seconds of services and servers so far, by name, without those of ``connection``."""
         return processor_seconds(self.pids(), without=self.connection.info.backend_pid)
 
     def stop(self, service: str) -> None:
-        """Stop a service; it stays so until ``start``."""
+        """Stop a service until ``start``."""
         self._instance.stop_program(service)
 
     def start(self, service: str) -> None:
@@ -106,7 +109,7 @@ class Gateway:
             await_until(lambda: ports.greets(self.settings.pop3_port, b"+OK"), _READY_SECONDS)
 
     def restart(self, service: str) -> None:
-        """Stop and start a service: nothing is in its memory."""
+        """Stop and start a service, which empties its memory."""
         self.stop(service)
         self.start(service)
 
@@ -118,17 +121,17 @@ class Gateway:
         return None if row is None else row[0]
 
     def await_value(self, wanted: object, sql: str, *parameters: object, seconds: float = 120.0) -> float:
-        """Ask the database until it answers so. :return: when it did (Unix time). :raises Temporary: never."""
+        """Query the database until the value is ``wanted``. :return: Unix time. :raises Temporary: it never is."""
         deadline = time.monotonic() + seconds
-        while (found := self.value(sql, *parameters)) != wanted:
+        while (value := self.value(sql, *parameters)) != wanted:
             if time.monotonic() > deadline:
-                raise Temporary(f"{found!r} instead of {wanted!r} after {seconds:g} s: {sql}")
+                raise Temporary(f"{value!r} instead of {wanted!r} after {seconds:g} s: {sql}")
             time.sleep(0.01)
         return time.time()
 
     def settle(self) -> None:
-        """Have done now what would be done later, in the middle of a measurement: the database's upkeep, and the
-        console's catalogue, which takes in some hundred mails at a time."""
+        """Do the background work now that would otherwise disturb a measurement: vacuum, checkpoint, and the console's
+        search index, which adds some hundred mails at a time."""
         self.connection.execute("update search_progress set up_to = (select last_value from mail_ids)")
         self.connection.execute("vacuum analyze")
         self.connection.execute("checkpoint")
@@ -144,9 +147,9 @@ class Gateway:
     ) -> float:
         """Add accounts, as ``apply`` does.
 
-        :param due_in: seconds until the external accounts are polled first; None: in a day. :param apart: seconds from
-            one account's poll to the next one's.
-        :return: when the last one is due (Unix time).
+        :param due_in: seconds until the first poll of the external accounts; None: a day. :param apart: seconds between
+            the polls of two accounts.
+        :return: due time of the last poll (Unix time).
         """
         document = {"external_accounts": list(externals), "local_accounts": list(people)}
 
@@ -195,7 +198,7 @@ class Gateway:
         return asyncio.run(opened())
 
     def fill(self, address: str, bodies: Iterable[bytes]) -> None:
-        """Put mails into a mailbox, past the queues, with all rows that a delivery leaves but the trace."""
+        """Deliver mails to a mailbox without the queues, with all rows of a delivery but the mail log."""
 
         async def put(database: Database, batch: list[bytes]) -> None:
             async with database.transaction() as connection:
@@ -224,7 +227,7 @@ class Gateway:
 
 
 def external(address: str, pop3_port: int = 1, smtp_port: int = 1, **fields: Any) -> dict[str, Any]:
-    """An external account at servers of this machine, as in the accounts file; polled once a day."""
+    """Return an external account at servers of this machine, as in the accounts file; polled once a day."""
     return {
         "address": address,
         "password": PASSWORD,
@@ -235,7 +238,7 @@ def external(address: str, pop3_port: int = 1, smtp_port: int = 1, **fields: Any
 
 
 def person(name: str, of: str, **fields: Any) -> dict[str, Any]:
-    """A local account, as in the accounts file, ``name@bench.local``; of: the address that it shares."""
+    """Return the local account ``name@bench.local``, as in the accounts file. of: the external address it shares."""
     return {
         "address": f"{name}@{DOMAIN}",
         "user_name": name,

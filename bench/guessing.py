@@ -2,11 +2,11 @@
 
     python -m bench.guessing --rounds 2
 
-The addresses guess at one account, at 150 accounts, or at the 24 of those who log in honestly. Each round starts
-pop3_out anew, so nothing is in its memory, and lets them all come at once: logins are *cold* in the first two seconds,
-*with them* in the same instant, *steady* when all of them have failed before. Who logs in is *remembered* (the password
-was verified a moment ago), *known* (came in from this address, before the restart), or *never seen* (from there). Times
-are from opening the connection to the answer to PASS.
+The addresses guess at one account, at 150 accounts, or at the 24 accounts of honest users. Each round restarts
+pop3_out, which empties its memory, and starts all guessers at once. Logins are *cold* in the first two seconds, *with
+them* in the same instant, *steady* after all guessers have failed before. A user is *remembered* (the password was
+verified a moment ago), *known* (logged in from this address before the restart), or *never seen* (from this address).
+Times are from opening the connection to the reply to PASS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EACH = 6
 COLD_SECONDS, STEADY_AFTER_SECONDS, STEADY_SECONDS = 2.0, 5.0, 8.0
 ONE, MANY, THEIRS = "one account", f"{GUESSERS} accounts", "their own accounts"
 VICTIMS = 4 * EACH
-"""Accounts that are guessed at while their owners log in: two kinds of them in two phases."""
+"""Accounts under attack whose owners log in: two kinds of users in two phases."""
 _LONGEST_SECONDS = 60.0
 
 Kind = tuple[str, str]
@@ -43,15 +43,15 @@ Kind = tuple[str, str]
 
 @dataclass(slots=True)
 class Round:
-    """What is measured. seconds: of honest logins. guesses: that were checked."""
+    """The measurements of a round."""
 
     port: int
-    seconds: dict[Kind, list[float]] = field(default_factory=lambda: defaultdict(list))
-    guesses: int = 0
+    seconds: dict[Kind, list[float]] = field(default_factory=lambda: defaultdict(list))  # of honest logins
+    guesses: int = 0  # whose passwords were checked
 
 
 async def attempt(port: int, source: str, name: str, password: str) -> AsyncGenerator[bytes, None]:
-    """Log in over one connection, again and again while the server lets it; the answers to PASS."""
+    """Log in over one connection until the server closes it; yield the replies to PASS."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     try:
         await reader.readline()
@@ -67,7 +67,7 @@ async def attempt(port: int, source: str, name: str, password: str) -> AsyncGene
 
 
 async def log_in(found: Round, kind: Kind, name: str, source: str, at: float = 0.0) -> None:
-    """An honest login. :param at: seconds from now. :raises Wrong: it is refused."""
+    """Log in as an honest user. :param at: seconds from now. :raises Wrong: the login is refused."""
     if at:
         await asyncio.sleep(at)
     began = time.perf_counter()
@@ -91,12 +91,12 @@ async def guess(found: Round, name: str, source: str) -> None:
 
 
 def known_at(number: int) -> str:
-    """The address of somebody who is known."""
+    """Return the address of a known user."""
     return f"127.1.0.{number + 1}"
 
 
 async def meet(port: int) -> None:
-    """Let all who are to be known log in from their addresses."""
+    """Log in all known users from their addresses."""
     found = Round(port)
     for phase in ("cold", "steady"):
         for name, number in (*owners("known", phase, MANY), *owners("known", phase, THEIRS)):
@@ -104,7 +104,7 @@ async def meet(port: int) -> None:
 
 
 def owners(seen: str, phase: str, at: str) -> list[tuple[str, int]]:
-    """Whose honest logins are measured: their names, and numbers that tell their addresses."""
+    """Return the honest users of a measurement: names, and the numbers in their addresses."""
     first = (
         ("known", "never seen", "remembered").index(seen) * 3 + ("cold", "steady", "with them").index(phase)
     ) * EACH
@@ -115,7 +115,7 @@ def owners(seen: str, phase: str, at: str) -> list[tuple[str, int]]:
 
 
 async def measure(found: Round, at: str, number: int) -> None:
-    """One round. :param number: of the round; no two have the same one."""
+    """Measure one round. :param number: of the round, unique."""
     kinds = ("known", "never seen") if at == THEIRS else ("remembered", "known", "never seen")
     for phase in ("cold", "steady") if at != THEIRS else ():
         for name, owner in owners("remembered", phase, at):
@@ -127,14 +127,14 @@ async def measure(found: Round, at: str, number: int) -> None:
     }[at]
     guessers = [(targets[n % len(targets)], f"127.{10 + n}.{number}.{n + 1}") for n in range(GUESSERS)]
 
-    def stranger(owner: int) -> str:
+    def new_address(owner: int) -> str:
         return f"127.2.{number}.{owner + 1}"
 
     def honest(phase: str, seconds: float) -> list[asyncio.Task[None]]:
-        """One after the other, the kinds in turn."""
+        """Start logins one after the other, alternating between the kinds."""
         turns = zip(*(owners(seen, phase, at) for seen in kinds), strict=True)
         logins = [
-            (seen, name, stranger(owner) if seen == "never seen" else known_at(owner))
+            (seen, name, new_address(owner) if seen == "never seen" else known_at(owner))
             for turn in turns
             for seen, (name, owner) in zip(kinds, turn, strict=True)
         ]
@@ -149,7 +149,7 @@ async def measure(found: Round, at: str, number: int) -> None:
         attack.append(asyncio.create_task(guess(found, name, source)))
         if amid and place % (GUESSERS // EACH) == GUESSERS // EACH // 2:
             name, owner = amid.pop()
-            together.append(asyncio.create_task(log_in(found, ("never seen", "with them"), name, stranger(owner))))
+            together.append(asyncio.create_task(log_in(found, ("never seen", "with them"), name, new_address(owner))))
     try:
         began = time.monotonic()
         await asyncio.gather(*together, *honest("cold", COLD_SECONDS))
@@ -166,13 +166,13 @@ async def measure(found: Round, at: str, number: int) -> None:
         await asyncio.gather(*attack, return_exceptions=True)
 
 
-def told(seconds: Sequence[float]) -> str:
-    """Median / most."""
+def median_and_max(seconds: Sequence[float]) -> str:
+    """Return median and maximum as text."""
     return f"{statistics.median(seconds):.2f} / {max(seconds):.2f} s" if seconds else ""
 
 
 def main() -> None:
-    """Command line."""
+    """Read the command line and run all rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -194,7 +194,10 @@ def main() -> None:
                     gateway.restart("pop3_out")
                     runner.run(measure(found, at, place * rounds + number))
                 for seen in ("remembered", "known", "never seen"):
-                    cells = [told(found.seconds.get((seen, phase), ())) for phase in ("cold", "with them", "steady")]
+                    cells = [
+                        median_and_max(found.seconds.get((seen, phase), ()))
+                        for phase in ("cold", "with them", "steady")
+                    ]
                     if any(cells):
                         print(f"| {at} | {seen} | {' | '.join(cells)} |", flush=True)
 

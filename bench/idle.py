@@ -1,4 +1,4 @@
-"""What the whole system takes while there is nothing to do but polling."""
+"""Measures the memory and processor time of the whole system while it only polls."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _POLL_SECONDS = 60
 _MEBI = 2**20
 
 
-def idle(stand: Environment, pairs: int) -> list[Line]:
-    """All services, started anew, with the manual's company: two accounts polled every minute, four people.
+def idle(environment: Environment, pairs: int) -> list[Line]:
+    """Measure all services after a restart, with the manual's company: two accounts polled every minute, four people.
 
-    It is no comparison, so it is measured once.
+    There is nothing to compare with, so it is measured once.
     """
-    fill_source(stand)
-    gateway = stand.gateway
+    fill_source(environment)
+    gateway = environment.gateway
     accounts = ["support@idle.example", "sales@idle.example"]
     people = [person(name, accounts[number // 2]) for number, name in enumerate(("alex", "jim", "kim", "tom"))]
-    port = stand.dovecot.port
+    port = environment.dovecot.port
     gateway.add(
         [external(name, port, poll_seconds=_POLL_SECONDS, login="few", history="from_now") for name in accounts],
         people,
@@ -35,7 +35,7 @@ def idle(stand: Environment, pairs: int) -> list[Line]:
     for service in gateway.services():
         gateway.restart(service)
     time.sleep(_SETTLE_SECONDS)
-    with stand.turn():
+    with environment.turn():
         services = gateway.services()
         servers = {name: pid for name, pid in gateway.pids().items() if name not in services}
         before = {name: _used(pid) for name, pid in (services | servers).items()}

@@ -1,7 +1,7 @@
-"""How long a mail takes on an idle system: each one is sent when the one before has arrived, after a pause.
+"""Measures the latency of a mail on an idle system: each one is sent a pause after the one before has arrived.
 
 Median and 99th percentile of: from a client's final dot to its 250; from that dot to the provider's 250; from the
-fetcher's RETR to the commit that puts the mail into the mailbox, where the next POP3 session sees it.
+fetcher's RETR to the commit that delivers the mail, which the next POP3 session sees.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from tests.scripted_pop3 import ScriptedPop3
 
 MAILS, OCTETS = 250, 4_096
 _ACCOUNTS = 5
-"""Fetched from: each is polled once a second, one after the other, and finds one mail. More of them would be polled two
-at a time."""
+"""Accounts to fetch from: each is polled once a second, one after the other, and finds one mail. Polls of more accounts
+would overlap."""
 _PAUSE_SECONDS = 0.05
 _LONGEST_SECONDS = 30.0
 _LOOK_SECONDS = 0.001
 _runs = itertools.count(1)
 
 
-def latency(stand: Environment, pairs: int) -> list[Line]:
-    """It is no comparison, so it is measured once, with enough mails for a percentile."""
-    with stand.turn(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        accepted, relayed = runner.run(_submit(stand.gateway))
-        delivered = runner.run(fetch(stand.gateway, MAILS, 1))
+def latency(environment: Environment, pairs: int) -> list[Line]:
+    """Measure once, as there is nothing to compare with, with enough mails for a percentile."""
+    with environment.turn(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        accepted, relayed = runner.run(_submit(environment.gateway))
+        delivered = runner.run(fetch(environment.gateway, MAILS, 1))
     return [
         line
         for work, seconds, median, most in (
@@ -58,12 +58,12 @@ def latency(stand: Environment, pairs: int) -> list[Line]:
 
 
 def _percentile(seconds: list[float], share: float) -> float:
-    """In milliseconds."""
+    """Return a percentile in milliseconds. :param share: from 0 to 1."""
     return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1e3
 
 
 async def _submit(gateway: Gateway) -> tuple[list[float], list[float]]:
-    """Seconds from each final dot to our 250, and to the provider's."""
+    """Return the seconds from each final dot to the gateway's 250, and to the provider's."""
     taken: dict[str, float] = {}
     changed = asyncio.Event()
     server = await asyncio.get_running_loop().create_server(lambda: Target(taken, changed), "127.0.0.1", 0)
@@ -103,7 +103,7 @@ async def _submit(gateway: Gateway) -> tuple[list[float], list[float]]:
 
 
 class _Source(ScriptedPop3):
-    """A provider that remembers when it was asked for a mail."""
+    """A provider that records the time of the last RETR."""
 
     asked = 0.0
 
@@ -114,7 +114,7 @@ class _Source(ScriptedPop3):
 
 
 async def fetch(gateway: Gateway, mails: int, sharers: int) -> list[float]:
-    """Seconds from each RETR to the mail's place in the mailboxes of all who share the account."""
+    """Return the seconds from each RETR to the delivery to all sharers of the account."""
     each, run = mails // _ACCOUNTS, next(_runs)
     async with AsyncExitStack() as stack:
         sources = [_Source() for _ in range(_ACCOUNTS)]
@@ -141,8 +141,10 @@ async def fetch(gateway: Gateway, mails: int, sharers: int) -> list[float]:
 
 
 async def _follow(url: str, source: _Source, readers: list[str], mails: int) -> list[float]:
-    """Put one mail after the other into a maildrop, and wait until all have it; the database is only asked after its
-    RETR."""
+    """Put one mail after the other into a maildrop, and wait until all readers have it.
+
+    The database is queried only after the mail's RETR.
+    """
     found = []
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         for number in range(mails):
@@ -175,4 +177,4 @@ def _check(gateway: Gateway, reader: str, mails: int) -> None:
     bodies = [b"\r\n".join(session.retr(number + 1)[1]) + b"\r\n" for number in range(session.stat()[0])]
     session.quit()
     if bodies != [mail(OCTETS, number) for number in range(mails)]:
-        raise Wrong(f"{reader} reads {len(bodies)} mails instead of the {mails} that lay at the provider")
+        raise Wrong(f"{reader} reads {len(bodies)} mails instead of the {mails} at the provider, or other ones")

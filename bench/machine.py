@@ -1,4 +1,4 @@
-"""The facts about a machine and its programs, without which figures say nothing."""
+"""The facts about the machine and its programs that the figures depend on."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _PACKAGES = {
 
 
 GOALS_COUNT_BELOW = 100e-6
-"""Seconds that a fsync takes: on slower machines both sides wait for the disk, and ratios tell of it."""
+"""Limits the duration of an fsync: seconds; on slower machines both sides wait for the disk, and so do the ratios."""
 _WRITES, _WRITE_OCTETS = 200, 8_192
-"""The octets: a page of PostgreSQL's WAL."""
+"""Number and size of the writes that are measured; the size is a page of PostgreSQL's WAL."""
 
 
 def fsync_seconds(folder: Path) -> float:
-    """What a fsync takes in this folder after a small write over old octets, as into a WAL file; the median of many."""
-    found = []
+    """Return the median duration of an fsync in this folder after a small overwrite, as in a WAL file."""
+    seconds = []
     with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         for _ in range(_WRITES + 1):
             os.pwrite(file.fileno(), b"x" * _WRITE_OCTETS, 0)
             began = time.perf_counter()
             os.fsync(file.fileno())
-            found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])  # the first one also makes the file longer
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])  # the first one also extends the file
 
 
 def words(fsync: float) -> str:
-    """:param fsync: seconds."""
+    """Return the duration of an fsync as text. :param fsync: seconds."""
     return f"{fsync * 1e6:,.0f} µs" + ("" if fsync < GOALS_COUNT_BELOW else " (no goal counts on such a machine)")
 
 
 def facts(gateway: Gateway, folder: Path, fsync: float) -> dict[str, str]:
-    """By name.
+    """Return the facts by name.
 
-    :param gateway: a running one. :param folder: where the data of both sides lie. :param fsync: seconds of one.
+    :param gateway: must run. :param folder: with the data of both sides. :param fsync: its duration in seconds.
     """
     settings = {
         name: str(gateway.value(f"show {name}")) for name in ("fsync", "synchronous_commit", "full_page_writes")
@@ -68,7 +68,7 @@ def facts(gateway: Gateway, folder: Path, fsync: float) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Model of the CPU."""
+    """Return the model of the CPU."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     return found.group(1).strip() if found else platform.machine()
 

@@ -1,4 +1,4 @@
-"""The mails that are measured, and Maildirs full of them."""
+"""Generates the mails of the measurements, and Maildirs with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 ADDRESS = "support@company.com"
-"""Whom the mails are addressed to, by the name of Alex."""
+"""Recipient address of the mails, with the display name Alex."""
 
 _LINE_OCTETS = 76
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -24,9 +24,9 @@ def mail(
     author: str = "Sender Name <sender@example.net>",
     message_id: str | None = None,
 ) -> bytes:
-    """A mail of exactly so many octets, with CRLF line ends; the same one for the same number. No line has a dot first.
+    """Return a mail of exactly ``octets``, with CRLF line ends; equal for equal numbers. No line begins with a dot.
 
-    :param octets: at least 700. :param message_id: without angle brackets; None: one of its own.
+    :param octets: at least 700. :param message_id: without angle brackets; None: a unique one.
     """
     chance = random.Random(number)
     message_id = message_id or f"{number}.{chance.getrandbits(32):08x}@example.net"
@@ -53,7 +53,7 @@ def mail(
 
 
 def fill_maildir(maildir: Path, count: int, octets: int) -> None:
-    """Make a Maildir with mails 0 to ``count - 1`` as a delivery agent leaves it: LF line ends, sizes in the names."""
+    """Write a Maildir with mails 0 to ``count - 1`` as a delivery agent does: LF line ends, sizes in the names."""
     owner = pwd.getpwnam("mail")
     shutil.rmtree(maildir, ignore_errors=True)
     for folder in ("", "cur", "new", "tmp"):

@@ -1,8 +1,8 @@
-"""Processor time per mail of two checkouts, in turn (A B A B …): ``python -m bench.paired --base CHECKOUT [WORK ...]``.
+"""Compares processor time per mail of two checkouts, in pairs: ``python -m bench.paired --base CHECKOUT [WORK ...]``.
 
-Each checkout's services run with its own code, and do the same works (bench/paired_side.py). Wall time tells little on
-a machine that others use, processor time of pairs does. A first pair, in which users log in for the first time, is not
-counted. Needs root, as bench does.
+The services of each checkout run with their own code, and do the same work (bench/paired_side.py). On a shared machine
+the processor times of pairs are meaningful, wall time is not. The first pair, with the users' first logins, does not
+count. Needs root, as bench does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STOP_SECONDS = 120.0
 
 
 class Side:
-    """A context manager: the process that works with a checkout."""
+    """A context manager: the process that runs a checkout's services."""
 
     def __init__(self, checkout: Path) -> None:
         self._checkout = checkout
@@ -52,7 +52,7 @@ class Side:
         self._child.wait(_STOP_SECONDS)
 
     def run(self, work: str) -> Run:
-        """Do a work once. :raises Temporary: the process ended."""
+        """Run a benchmark once. :raises Temporary: the process ended."""
         begin = self._ask(work)
         run = measured(self._counted, partial(processor_seconds, begin["pids"], begin["without"]))
         self._write("go on")
@@ -77,7 +77,7 @@ class Side:
 
 
 def compared(base: Sequence[Run], ours: Sequence[Run]) -> list[tuple[str, ...]]:
-    """Rows of a table: the whole, and each process, with the median of the pairs' ratios."""
+    """Return the rows of a table: all processes together, and each one, with the median of the pairs' ratios."""
     before, after = [[cost_of(run) for run in runs] for runs in (base, ours)]
     rows: list[tuple[str, ...]] = [("process", "base, ms", "this, ms", "ratio")]
     for costs in (before, after):
@@ -92,15 +92,15 @@ def compared(base: Sequence[Run], ours: Sequence[Run]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Read the command line and go."""
+    """Read the command line and run the pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
     parser.add_argument("--base", type=Path, required=True, help="the other checkout")
     parser.add_argument("--rounds", type=int, default=5)
     wanted = parser.parse_args()
     if unknown := set(wanted.works) - set(BENCHMARKS):
-        parser.error(f"there is no work {', '.join(sorted(unknown))}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped
     try:
         baselines.require()
         with ExitStack() as stack:

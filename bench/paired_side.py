@@ -1,8 +1,8 @@
-"""One side of bench.paired: the services of the checkout that is the working directory, with its own modules.
+"""One side of bench.paired: the services of the checkout in the working directory, with its own modules.
 
-It reads the name of a work from standard input, does it, and answers with two lines of JSON: before the part that is
-measured, with the processes, and behind it, with the number of mails. After each it waits for a line. Names that only
-some checkouts have are looked for.
+It reads the name of a benchmark from standard input, runs it, and prints two lines of JSON: the processes, before the
+measured part, and the number of mails, after it. After each line it waits for a line of input. For names that differ
+between checkouts it tries several.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 
 def module(*names: str) -> Any:
-    """The first of these that the checkout has."""
+    """Import the first of these modules that the checkout has."""
     return importlib.import_module(next(name for name in names if Path(*name.split(".")).with_suffix(".py").exists()))
 
 
@@ -41,7 +41,7 @@ servers = module("bench.baselines", "bench.anchors")
 
 
 def settle(gateway: Any) -> None:
-    """Do now what would be done later; and the console's catalogue, which takes mails in some seconds later, rests."""
+    """Do the background work now, and stop the console's search index, which adds mails some seconds later."""
     gateway.settle()
     progress = _table(gateway, "search_progress", "catalogued")
     gateway.connection.execute(f"update {progress} set up_to = 9223372036854775807")
@@ -49,7 +49,7 @@ def settle(gateway: Any) -> None:
 
 @contextmanager
 def counted(gateway: Any, mails: int) -> Iterator[None]:
-    """The part of a work that is measured."""
+    """Enclose the measured part of a benchmark."""
     _say(pids=gateway.pids(), without=gateway.connection.info.backend_pid)
     yield
     _say(items=mails)
@@ -61,13 +61,13 @@ def _say(**words: object) -> None:
         raise SystemExit
 
 
-def pipeline(stand: Any) -> None:
-    """From the provider's maildrop to readable."""
-    fill_source(stand)
-    gateway, name = stand.gateway, f"source{next(_numbers)}"
+def pipeline(environment: Any) -> None:
+    """Fetch and deliver a maildrop."""
+    fill_source(environment)
+    gateway, name = environment.gateway, f"source{next(_numbers)}"
     account, reader = f"{name}@provider.example", f"{name}@{DOMAIN}"
     settle(gateway)
-    fields = external(account, stand.dovecot.port, login="source", aliases=[ADDRESS])
+    fields = external(account, environment.dovecot.port, login="source", aliases=[ADDRESS])
     due = gateway.add([fields], [person(name, account, user_name="Alex")], DUE_IN)
     time.sleep(max(0.0, due - time.time() - BEFORE))
     with counted(gateway, MAILS):
@@ -81,43 +81,45 @@ def pipeline(stand: Any) -> None:
     gateway.remove([account], [reader])
 
 
-def submission(stand: Any) -> None:
-    """4 KB, 16 sessions, without the sender."""
-    stand.gateway.stop("sender")
-    settle(stand.gateway)
-    with counted(stand.gateway, SUBMITTED):
-        _submit(stand.gateway, "u{i}@" + DOMAIN, mails=SUBMITTED, octets=4096, concurrency=16, users=servers.USERS)
-    stand.gateway.start("sender")
-    drain(stand.gateway)
+def submission(environment: Any) -> None:
+    """Submit mails of 4 KB in 16 sessions, without the sender."""
+    environment.gateway.stop("sender")
+    settle(environment.gateway)
+    with counted(environment.gateway, SUBMITTED):
+        _submit(
+            environment.gateway, "u{i}@" + DOMAIN, mails=SUBMITTED, octets=4096, concurrency=16, users=servers.USERS
+        )
+    environment.gateway.start("sender")
+    drain(environment.gateway)
 
 
-def relay(stand: Any) -> None:
-    """10 KB over 20 connections, all waiting already but one."""
-    gateway, name = stand.gateway, f"author{next(_numbers)}"
+def relay(environment: Any) -> None:
+    """Relay mails of 10 KB over 20 connections; all but one are queued before."""
+    gateway, name = environment.gateway, f"author{next(_numbers)}"
     account, author = f"{name}@provider.example", f"{name}@{DOMAIN}"
-    gateway.add([external(account, smtp_port=stand.sink.port)], [person(name, account)])
+    gateway.add([external(account, smtp_port=environment.sink.port)], [person(name, account)])
     _resume(gateway, account, "1 day")
     _submit(gateway, author, mails=RELAYED - 1, octets=OCTETS, concurrency=8)
     gateway.await_value(RELAYED - 1, "select count(*) from submissions where state = 'queued'")
     settle(gateway)
-    before = stand.sink.count()
+    before = environment.sink.count()
     with counted(gateway, RELAYED):
         _resume(gateway, account, "0 seconds")
         with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:
             smtp.login(author, servers.PASSWORD)
             smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
-        servers.await_until(lambda: stand.sink.count() - before >= RELAYED, LONGEST_SECONDS)
+        servers.await_until(lambda: environment.sink.count() - before >= RELAYED, LONGEST_SECONDS)
         drain(gateway)
     gateway.remove([account], [author])
 
 
-def retr(stand: Any) -> None:
-    """10 KB, 16 sessions, by a server that has just started."""
-    gateway, users = stand.gateway, range(servers.USERS)
-    if "u" not in stand.filled:
+def retr(environment: Any) -> None:
+    """Read mails of 10 KB in 16 sessions from a server that was just started."""
+    gateway, users = environment.gateway, range(servers.USERS)
+    if "u" not in environment.filled:
         for number in users:
             gateway.fill(f"u{number}@{DOMAIN}", (mail(OCTETS, each) for each in range(READ)))
-        stand.filled.add("u")
+        environment.filled.add("u")
     gateway.restart("pop3_out")
     load = partial(
         generate, "pop3_load", port=gateway.settings.pop3_port, user="u{i}@" + DOMAIN, users=len(users),
@@ -136,7 +138,7 @@ def _submit(gateway: Any, author: str, **options: int) -> None:
 
 
 def _table(gateway: Any, *names: str) -> str:
-    """The first of these tables that the checkout's schema has."""
+    """Return the first of these tables that the checkout's schema has."""
     return next(name for name in names if gateway.value("select to_regclass(%s)", name) is not None)
 
 
@@ -150,13 +152,13 @@ def _resume(gateway: Any, account: str, within: str) -> None:
 
 
 def main() -> None:
-    """Benchmark until standard input ends."""
+    """Run benchmarks until standard input ends."""
     works: dict[str, Callable[[Any], None]] = {w.__name__: w for w in (pipeline, submission, relay, retr)}
     found = module("bench.environment", "bench.stand")
-    environment = getattr(found, "Environment", None) or found.Stand
-    with scratch() as folder, environment(folder) as stand:
+    environment_class = getattr(found, "Environment", None) or found.Stand
+    with scratch() as folder, environment_class(folder) as environment:
         for line in sys.stdin:
-            works[line.strip()](stand)
+            works[line.strip()](environment)
 
 
 if __name__ == "__main__":

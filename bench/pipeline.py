@@ -1,7 +1,7 @@
-"""From the provider's maildrop to readable by POP3: all of fetcher, router, mailbox, beside mpop and fetchmail.
+"""Measures fetcher, router and mailbox together, from the provider's maildrop to readable, beside mpop and fetchmail.
 
-All read the same maildrop of the same Dovecot. The time of ours counts from the moment when the poll is due until all
-mails are in the mailbox; then they are read by POP3 and compared with what lies at the provider.
+All read the same maildrop of the same Dovecot. The time of mailgroup counts from the due time of the poll until all
+mails are in the mailbox; then they are read by POP3 and compared with those at the provider.
 """
 
 from __future__ import annotations
@@ -20,47 +20,51 @@ from bench.fetchers import fetch
 from bench.gateway import Gateway, external, person
 from bench.mails import ADDRESS, fill_maildir, mail
 from bench.processes import Run, measured
-from bench.table import Goal, Line, of_runs
+from bench.table import Goal, Line, rate_line
 
 OCTETS = 10_240
 MAILS, SOME, FEW = 2_000, 500, 200
-"""In the maildrops ``source``, ``some`` and ``few``. fetchmail gets the last: it is slow, and a rate needs no more."""
+"""Mails in the maildrops ``source``, ``some`` and ``few``. The slow fetchmail reads the last: enough for its rate."""
 _DUE_IN, _BEFORE = 1.5, 0.2
-"""Seconds from the addition of an account to its poll, and from the begin of the measurement."""
+"""Seconds from adding an account to its poll, and from the start of the measurement to this poll."""
 _ARRIVED = """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
               where l.address = %s and l.removed_at is null"""
 _numbers = itertools.count(1)
 
 
-def pipeline(stand: Environment, pairs: int) -> list[Line]:
-    """Beside the provider, and at a distance."""
-    fill_source(stand)
-    lines = near(stand, pairs, stand.dovecot.port, "", 2, 12)
-    with stand.far(stand.dovecot.port) as port:
-        return lines + near(stand, pairs, port, f", {ROUND_TRIP} ms away", 1.5, 50)
+def pipeline(environment: Environment, pairs: int) -> list[Line]:
+    """Measure with a near and a distant provider."""
+    fill_source(environment)
+    lines = near(environment, pairs, environment.dovecot.port, "", 2, 12)
+    with environment.far(environment.dovecot.port) as port:
+        return lines + near(environment, pairs, port, f", {ROUND_TRIP} ms away", 1.5, 50)
 
 
-def fill_source(stand: Environment) -> None:
-    """The maildrops that are fetched, once."""
-    if "source" not in stand.filled:
+def fill_source(environment: Environment) -> None:
+    """Fill the maildrops to fetch, once."""
+    if "source" not in environment.filled:
         for user, mails in (("source", MAILS), ("some", SOME), ("few", FEW)):
-            fill_maildir(stand.dovecot.maildir(user), mails, OCTETS)
-            fetch("mpop", stand.folder / "fetched", stand.dovecot.port, user, mails)  # makes Dovecot's index files
-        stand.filled.add("source")
+            fill_maildir(environment.dovecot.maildir(user), mails, OCTETS)
+            fetch(
+                "mpop", environment.folder / "fetched", environment.dovecot.port, user, mails
+            )  # makes Dovecot's index files
+        environment.filled.add("source")
 
 
-def near(stand: Environment, pairs: int, port: int, where: str, than_mpop: float, than_fetchmail: float) -> list[Line]:
-    """All three in turn. :param port: of the provider. :param where: words for it."""
-    folder = stand.folder / "fetched"
-    mpop, ours, fetchmail = stand.alternate(
+def near(
+    environment: Environment, pairs: int, port: int, where: str, than_mpop: float, than_fetchmail: float
+) -> list[Line]:
+    """Run all three alternately. :param port: of the provider. :param where: text for the title."""
+    folder = environment.folder / "fetched"
+    mpop, ours, fetchmail = environment.alternate(
         pairs,
         partial(fetch, "mpop", folder, port, "source", MAILS),
-        partial(deliver, stand.gateway, port, "source", MAILS),
+        partial(deliver, environment.gateway, port, "source", MAILS),
         partial(fetch, "fetchmail", folder, port, "few", FEW),
     )
     return [
-        of_runs(f"2,000 mails of 10 KB{where}", ours, mpop, Goal("≥", than_mpop), "mails/s", "mpop"),
-        of_runs(
+        rate_line(f"2,000 mails of 10 KB{where}", ours, mpop, Goal("≥", than_mpop), "mails/s", "mpop"),
+        rate_line(
             f"the same beside fetchmail with maildrop, {FEW} mails{where}",
             ours,
             fetchmail,
@@ -74,7 +78,7 @@ def near(stand: Environment, pairs: int, port: int, where: str, than_mpop: float
 def deliver(gateway: Gateway, port: int, login: str, mails: int, sharers: int = 1) -> Run:
     """Fetch a maildrop for a new account and deliver it to its sharers.
 
-    :raises Wrong: what can be read by POP3 is not what lies at the provider.
+    :raises Wrong: the mails that POP3 returns are not those at the provider.
     """
     number = next(_numbers)
     address = f"source{number}@provider.example"
@@ -102,4 +106,4 @@ def compare(gateway: Gateway, address: str, mails: int) -> None:
     )
     session.quit()
     if found != Counter(hashlib.sha256(mail(OCTETS, number)).digest() for number in range(mails)):
-        raise Wrong(f"what {address} reads by POP3 is not what lies at the provider: {found.total()} mails")
+        raise Wrong(f"{address} reads other mails by POP3 than those at the provider: {found.total()} mails")

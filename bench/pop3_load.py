@@ -1,9 +1,9 @@
-"""Load on a POP3 server, from a process of its own: sessions of mail clients, as cheap as they can be made.
+"""Load generator for a POP3 server: sessions of mail clients, with as little work as possible.
 
-``retr`` logs in, asks STAT and reads every mail of the mailbox; ``poll`` logs in, asks STAT and UIDL; ``login`` logs in
-and leaves; ``idle`` holds its sessions until standard input ends. Each session is a connection of its own. It prints a
-line of JSON: items (mails, or sessions), octets, seconds, cpu (its own share of one core) and the median seconds of a
-session. It ends with an error when a mail or an octet is missing.
+``retr`` logs in, sends STAT and reads every mail of the mailbox; ``poll`` logs in and sends STAT and UIDL; ``login``
+logs in and quits; ``idle`` keeps its sessions open until standard input ends. Each session is a connection. The program
+prints a line of JSON: items (mails or sessions), octets, seconds, cpu (its share of one core) and the median seconds of
+a session. It exits with an error if a mail or an octet is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUFFER_OCTETS = 256 * 1024
 
 
 class Client(asyncio.BufferedProtocol):
-    """A session. It looks at as few octets as it can: at the beginning and the end of what comes."""
+    """A session. It examines only the beginning and the end of the received octets."""
 
     def __init__(self) -> None:
         self.octets = 0
@@ -43,13 +43,13 @@ class Client(asyncio.BufferedProtocol):
         return self._buffer
 
     def expect(self, replies: int = 1, lines: bool = False) -> asyncio.Future[bytes]:
-        """So many replies; ``lines``: each ends with a line of a dot. The result is the first one's status line."""
+        """Expect this number of replies. :param lines: multi-line ones. :return: the first one's status line."""
         self._missing, self._lines, self.first, self._tail = replies, lines, b"", b""
         self._answered = asyncio.get_running_loop().create_future()
         return self._answered
 
     def ask(self, command: bytes, replies: int = 1, lines: bool = False) -> asyncio.Future[bytes]:
-        """Send a command (several, if pipelined); as ``expect``."""
+        """Send a command, or several pipelined ones; the rest as ``expect``."""
         answered = self.expect(replies, lines)
         if self._transport is not None:
             self._transport.write(command)
@@ -82,11 +82,11 @@ class Client(asyncio.BufferedProtocol):
         if self.first.startswith(b"+OK"):
             answered.set_result(self.first[: self.first.index(b"\n") + 1])
         else:
-            answered.set_exception(ConnectionError(f"the server says {self.first!r}"))
+            answered.set_exception(ConnectionError(f"the server replied {self.first!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(ConnectionError(f"cut off: {exc}"))
+            self._answered.set_exception(ConnectionError(f"connection lost: {exc}"))
 
     def close(self) -> None:
         """End the connection."""
@@ -95,7 +95,7 @@ class Client(asyncio.BufferedProtocol):
 
 
 async def log_in(wanted: argparse.Namespace, index: int) -> Client:
-    """A session of the user of this index."""
+    """Open a session of the user of this index."""
     client = Client()
     greeted = client.expect()
     await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", wanted.port)
@@ -118,7 +118,7 @@ async def read(client: Client, wanted: argparse.Namespace, count: int) -> None:
 
 
 async def session(wanted: argparse.Namespace, index: int) -> tuple[int, int]:
-    """One session; items, and octets that came."""
+    """Run one session. :return: items, and received octets."""
     client, items = await log_in(wanted, index), 1
     if wanted.mode != "login":
         count = int((await client.ask(b"STAT\r\n")).split()[1])
@@ -138,7 +138,7 @@ async def session(wanted: argparse.Namespace, index: int) -> tuple[int, int]:
 
 
 async def load(wanted: argparse.Namespace) -> dict[str, Any]:
-    """All sessions, so many at a time."""
+    """Run all sessions, ``--concurrency`` at a time."""
     items = octets = 0
     lasted: list[float] = []
 
@@ -160,7 +160,7 @@ async def load(wanted: argparse.Namespace) -> dict[str, Any]:
 
 
 async def idle(wanted: argparse.Namespace) -> None:
-    """Hold the sessions until standard input ends."""
+    """Keep the sessions open until standard input ends."""
     clients = [await log_in(wanted, index) for index in range(wanted.sessions)]
     print(json.dumps({"items": len(clients)}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -169,21 +169,21 @@ async def idle(wanted: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line and go."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["retr", "poll", "login", "idle"])
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--user", required=True, help="{i} in it is the number of the user, from 0")
-    parser.add_argument("--users", type=int, default=1, help="how many users there are")
+    parser.add_argument("--user", required=True, help="{i} is replaced by the number of the user, from 0")
+    parser.add_argument("--users", type=int, default=1, help="number of users")
     parser.add_argument("--password", required=True)
-    parser.add_argument("--sessions", type=int, default=1, help="in all; session N is of user N modulo --users")
-    parser.add_argument("--concurrency", type=int, default=1, help="how many sessions at a time")
-    parser.add_argument("--pipeline", type=int, default=1, help="RETRs that are sent at once")
-    parser.add_argument("--mails", type=int, default=0, help="how many are in each mailbox")
-    parser.add_argument("--octets", type=int, default=0, help="of each mail")
+    parser.add_argument("--sessions", type=int, default=1, help="number of sessions; N is of user N modulo --users")
+    parser.add_argument("--concurrency", type=int, default=1, help="sessions at a time")
+    parser.add_argument("--pipeline", type=int, default=1, help="RETR commands sent together")
+    parser.add_argument("--mails", type=int, default=0, help="mails in each mailbox")
+    parser.add_argument("--octets", type=int, default=0, help="octets of each mail")
     wanted = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 65_536), limit))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if wanted.mode == "idle":
             runner.run(idle(wanted))

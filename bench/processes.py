@@ -1,4 +1,4 @@
-"""Processes: load generators that run beside us, and what any process uses, as the kernel tells."""
+"""Runs load generators in processes, and measures the processor time and memory of processes."""
 
 from __future__ import annotations
 
@@ -21,27 +21,23 @@ PROC = Path("/proc")
 _LONGEST_SECONDS = 300.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2
-"""Of the kernel's posix-timers: the clock counts processor time in nanoseconds."""
+"""Kernel constant (posix-timers.h): the clock counts processor time in nanoseconds."""
 _QUIET_SECONDS, _QUIET_SHARE, _LONGEST_TAIL_SECONDS = 0.2, 0.05, 5.0
-"""A side has done its work when it uses less than this share of one core for so long; it is waited for no longer than
-the last of them."""
+"""A side is quiet when it has used less than the share (of one core) for the first time (seconds); the last value
+limits the wait for this: seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a side did once. items: mails or sessions. cpu: of the generator, as a share of one core; None: it has none.
+    """One run of one side."""
 
-    session: median seconds of a session, where there are sessions. processor: seconds of a core that the side's
-    processes used, by name.
-    """
-
-    items: int
+    items: int  # mails or sessions
     seconds: float
-    cpu: float | None = None
+    cpu: float | None = None  # the generator's share of one core; None: no generator
     octets: int = 0
-    session: float = 0.0
-    latencies: tuple[float, ...] = ()
-    processor: Mapping[str, float] = field(default_factory=dict)
+    session: float = 0.0  # median seconds of a session, if there are sessions
+    latencies: tuple[float, ...] = ()  # seconds
+    processor: Mapping[str, float] = field(default_factory=dict)  # seconds of a core by process name
 
     @property
     def rate(self) -> float:
@@ -50,9 +46,9 @@ class Run:
 
 
 def generate(module: str, *words: str, **options: object) -> Run:
-    """Run a load generator of ours to its end.
+    """Run a load generator to its end.
 
-    :raises Wrong: it found something wrong, in its words.
+    :raises Wrong: it found an error, with its message.
     """
     done = subprocess.run(
         command(module, *words, **options),
@@ -72,7 +68,7 @@ def generate(module: str, *words: str, **options: object) -> Run:
 
 
 def command(module: str, *words: str, **options: object) -> list[str]:
-    """The command line of a generator; an option that is True has no value."""
+    """Return the command line of a generator; an option that is True has no value."""
     found = [sys.executable, "-m", f"bench.{module}", *words]
     for name, value in options.items():
         found.append(f"--{name.replace('_', '-')}")
@@ -83,7 +79,7 @@ def command(module: str, *words: str, **options: object) -> list[str]:
 
 @contextmanager
 def beside(name: str, arguments: Sequence[str], folder: Path) -> Iterator[Process]:
-    """A process that runs while the block lasts; its output is in ``folder/NAME.out``."""
+    """Run a process during the block; its output is in ``folder/NAME.out``."""
     program = Program(name, tuple(arguments), None, ROOT, 50, stop_seconds=5)
     process = program.start(folder / f"{name}.out")
     try:
@@ -94,9 +90,9 @@ def beside(name: str, arguments: Sequence[str], folder: Path) -> Iterator[Proces
 
 @contextmanager
 def holding(module: str, *words: str, **options: object) -> Iterator[None]:
-    """A generator that says when it is ready, and then lasts as long as the block.
+    """Run a generator, from its report that it is ready to the end of the block.
 
-    :raises Wrong: it does not get ready, in its words.
+    :raises Wrong: it does not become ready, with its message.
     """
     child = subprocess.Popen(
         command(module, *words, **options), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -115,9 +111,9 @@ def holding(module: str, *words: str, **options: object) -> Iterator[None]:
 
 
 def measured(work: Callable[[], Run], used: Callable[[], Mapping[str, float]]) -> Run:
-    """Do the work, and tell the processor time of it: until the side is quiet, for some of it comes behind the answers.
+    """Do the work and measure its processor time until the side is quiet, as some work follows the replies.
 
-    :param used: seconds so far, by name, of all processes of the side.
+    :param used: returns the seconds so far, by name, of all processes of the side.
     """
     before = used()
     run = work()
@@ -131,7 +127,7 @@ def measured(work: Callable[[], Run], used: Callable[[], Mapping[str, float]]) -
 
 
 def processor_seconds(roots: Mapping[str, int], without: int | None = None) -> dict[str, float]:
-    """Seconds of a core that each of these processes and all that descend from it have used so far.
+    """Return the seconds of a core that each of these processes has used so far, with its descendants.
 
     :param without: a process that does not count.
     """
@@ -140,7 +136,7 @@ def processor_seconds(roots: Mapping[str, int], without: int | None = None) -> d
 
 
 def tree(root: int, children: Mapping[int, Sequence[int]] | None = None) -> list[int]:
-    """A process and all that descend from it. :param children: of all processes; None: as they are now."""
+    """Return a process and its descendants. :param children: of all processes; None: the current ones."""
     children = _children() if children is None else children
     found, waiting = [], [root]
     while waiting:
@@ -159,12 +155,12 @@ def _children() -> dict[int, list[int]]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on (proc(5)). :raises OSError: it has ended."""
+    """Return the fields of /proc/PID/stat from the third on (proc(5)). :raises OSError: the process has ended."""
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def memory(pids: Iterable[int]) -> int:
-    """Octets of memory of these processes, shared pages divided among those that share them (PSS)."""
+    """Return the memory of these processes in octets, with shared pages divided among their users (PSS)."""
     kilobytes = 0
     for pid in pids:
         with suppress(OSError):
@@ -175,10 +171,10 @@ def memory(pids: Iterable[int]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Seconds of a core that these processes have used so far, with their threads and children that have ended.
+    """Return the seconds of a core that these processes have used so far, with their ended threads and children.
 
-    Own time is utime + stime, from the process's clock (clock_getcpuclockid(3)): /proc/PID/stat rounds each to 10 ms,
-    which is a large part of what a process does in a run. Children that were waited for are cutime + cstime.
+    The time of the process itself comes from its clock (clock_getcpuclockid(3)): /proc/PID/stat rounds to 10 ms, which
+    is much for a short run. The time of children that were waited for is cutime + cstime.
     """
     seconds = 0.0
     for pid in pids:

@@ -1,8 +1,8 @@
-"""Relaying to the provider, beside Postfix: mails that wait are released at once, over at most 20 connections.
+"""Measures relaying to the provider, beside Postfix: queued mails are released together, over at most 20 connections.
 
-On our side they wait because the account backs off until tomorrow; then it is resumed, as by the operator, and one more
-mail is submitted, which tells the sender. The time counts from the release until smtp-sink has taken every mail and
-the queue is empty.
+In mailgroup they are queued because the account backs off for a day; then its back-off is ended, and one more mail is
+submitted, which wakes the sender. The time counts from the release until smtp-sink has accepted every mail and the
+queue is empty.
 """
 
 from __future__ import annotations
@@ -19,35 +19,39 @@ from bench.gateway import DOMAIN, external, person
 from bench.mails import mail
 from bench.processes import Run, generate, measured
 from bench.submission import drain
-from bench.table import Goal, Line, of_runs
+from bench.table import Goal, Line, rate_line
 from deploy.machine.programs import PATH
 
 MAILS, FAR_MAILS, OCTETS = 1_000, 600, 10_240
 _DRAIN_SECONDS = 120.0
 
 
-def relay(stand: Environment, pairs: int) -> list[Line]:
-    """Beside the provider, and at a distance."""
-    lines = [_in_turn(stand, pairs, stand.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 2.5)]
-    with stand.far(stand.sink.port) as port:
-        lines.append(_in_turn(stand, pairs, port, "far", FAR_MAILS, f"the same, {ROUND_TRIP} ms away", 1.5))
+def relay(environment: Environment, pairs: int) -> list[Line]:
+    """Measure with a near and a distant provider."""
+    lines = [
+        _in_turn(
+            environment, pairs, environment.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 2.5
+        )
+    ]
+    with environment.far(environment.sink.port) as port:
+        lines.append(_in_turn(environment, pairs, port, "far", FAR_MAILS, f"the same, {ROUND_TRIP} ms away", 1.5))
     return lines
 
 
-def _in_turn(stand: Environment, pairs: int, port: int, name: str, mails: int, work: str, goal: float) -> Line:
+def _in_turn(environment: Environment, pairs: int, port: int, name: str, mails: int, work: str, goal: float) -> Line:
     account, author = f"{name}@provider.example", f"{name}-author"
-    stand.gateway.add([external(account, smtp_port=port)], [person(author, account)])
-    with Postfix(stand.folder / f"postfix-{name}", port) as postfix:
-        anchor, ours = stand.alternate(
+    environment.gateway.add([external(account, smtp_port=port)], [person(author, account)])
+    with Postfix(environment.folder / f"postfix-{name}", port) as postfix:
+        anchor, ours = environment.alternate(
             pairs,
-            partial(_by_postfix, stand, postfix, mails),
-            partial(_by_us, stand, account, f"{author}@{DOMAIN}", mails),
+            partial(_by_postfix, environment, postfix, mails),
+            partial(_by_us, environment, account, f"{author}@{DOMAIN}", mails),
         )
-    stand.gateway.remove([account], [f"{author}@{DOMAIN}"])
-    return of_runs(work, ours, anchor, Goal("≥", goal), "mails/s", "Postfix")
+    environment.gateway.remove([account], [f"{author}@{DOMAIN}"])
+    return rate_line(work, ours, anchor, Goal("≥", goal), "mails/s", "Postfix")
 
 
-def _by_postfix(stand: Environment, postfix: Postfix, mails: int) -> Run:
+def _by_postfix(environment: Environment, postfix: Postfix, mails: int) -> Run:
     subprocess.run(
         ["smtp-source", "-d", "-s", "8", "-m", str(mails), "-l", str(OCTETS), "-f", "a@bench.example",
          "-t", "b@example.net", f"127.0.0.1:{postfix.port}"],
@@ -55,21 +59,21 @@ def _by_postfix(stand: Environment, postfix: Postfix, mails: int) -> Run:
     )  # fmt: skip
     if (found := len(postfix.held())) != mails:
         raise Wrong(f"{found} of {mails} mails are in Postfix's queue")
-    before = stand.sink.count()
+    before = environment.sink.count()
 
     def work() -> Run:
         began = time.perf_counter()
         postfix.release()
-        await_until(lambda: stand.sink.count() - before >= mails and postfix.is_empty(), _DRAIN_SECONDS)
+        await_until(lambda: environment.sink.count() - before >= mails and postfix.is_empty(), _DRAIN_SECONDS)
         return Run(mails, time.perf_counter() - began)
 
     run = measured(work, partial(used, postfix))
-    _check(stand, before, mails)
+    _check(environment, before, mails)
     return run
 
 
-def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
-    gateway = stand.gateway
+def _by_us(environment: Environment, account: str, author: str, mails: int) -> Run:
+    gateway = environment.gateway
     drain(gateway)
     gateway.connection.execute(
         """update relay_status set next_try_at = now() + interval '1 day' from external_accounts e
@@ -87,7 +91,7 @@ def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
         concurrency=8,
     )
     gateway.await_value(mails - 1, "select count(*) from submissions where state = 'queued'")
-    before = stand.sink.count()
+    before = environment.sink.count()
 
     def work() -> Run:
         began = time.perf_counter()
@@ -96,18 +100,20 @@ def _by_us(stand: Environment, account: str, author: str, mails: int) -> Run:
                where e.id = external_id and e.address = %s""",
             (account,),
         )
-        with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:  # at once: a process needs time to start
+        with smtplib.SMTP(
+            "127.0.0.1", gateway.settings.smtp_port
+        ) as smtp:  # in this process, as a new one needs time to start
             smtp.login(author, PASSWORD)
             smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
-        await_until(lambda: stand.sink.count() - before >= mails, _DRAIN_SECONDS)
+        await_until(lambda: environment.sink.count() - before >= mails, _DRAIN_SECONDS)
         drain(gateway)
         return Run(mails, time.perf_counter() - began)
 
     run = measured(work, gateway.used)
-    _check(stand, before, mails)
+    _check(environment, before, mails)
     return run
 
 
-def _check(stand: Environment, before: int, mails: int) -> None:
-    if (found := stand.sink.count() - before) != mails:
+def _check(environment: Environment, before: int, mails: int) -> None:
+    if (found := environment.sink.count() - before) != mails:
         raise Wrong(f"{found} mails were relayed instead of {mails}")

@@ -1,7 +1,7 @@
-"""Whether a store that has grown makes anything slower or larger: two systems side by side, one small and one large.
+"""Compares a small and a large database: speed and memory of two systems, filled by fill.py, that work alternately.
 
-The same work is done in both in turn. They are filled by fill.py. What a poll costs is the time of cores that fetcher
-and PostgreSQL use for it, while both systems poll equally often: a few accounts often, many seldom.
+The cost of a poll is the processor time of fetcher and PostgreSQL, while both systems poll equally often: the small one
+few accounts often, the large one many accounts rarely.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from bench.table import Goal, Line
 READ_MAILS, SENT_MAILS, SENT_OCTETS = 1_000, 800, 4_096
 _POLLS_A_SECOND = 10
 _SPREAD_SECONDS, _POLLED_SECONDS = 4.0, 20.0
-"""What it takes to spread the polls of many accounts anew is none of a poll's cost."""
+"""Wait before the measurement and its duration: seconds; spreading the polls of many accounts is no cost of a poll."""
 _POLLED_MAILS = 20
 _MEBI = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a store. polled: the user at the provider whose maildrop all its external accounts poll."""
+    """The size of a database."""
 
     mails: int
     people: int
     externals: int
-    polled: str
+    polled: str  # user at the provider whose maildrop all external accounts poll
 
 
 SMALL, LARGE = Size(1_000, 10, 10, "polled10"), Size(1_000_000, 10_000, 1_000, "polled1000")
 
 
 class System:
-    """One of the two, with an account that sends, and a mailbox that is read."""
+    """One of the two systems, with an account that sends and a mailbox that is read."""
 
-    def __init__(self, stand: Environment, stack: ExitStack, size: Size) -> None:
+    def __init__(self, environment: Environment, stack: ExitStack, size: Size) -> None:
         self.size = size
-        self.gateway = stack.enter_context(Gateway(stand.folder / f"gateway-{size.mails}"))
+        self.gateway = stack.enter_context(Gateway(environment.folder / f"gateway-{size.mails}"))
         fill(
-            self.gateway.connection, size.mails, size.people, size.externals, size.polled, stand.dovecot.port,
+            self.gateway.connection, size.mails, size.people, size.externals, size.polled, environment.dovecot.port,
             size.externals // _POLLS_A_SECOND,
         )  # fmt: skip
         account = "sends@provider.example"
         self.gateway.add(
-            [external(account, smtp_port=stand.sink.port)], [person("reader", account), person("author", account)]
+            [external(account, smtp_port=environment.sink.port)], [person("reader", account), person("author", account)]
         )
         self.gateway.fill(f"reader@{DOMAIN}", (mail(OCTETS, number) for number in range(READ_MAILS)))
         self._meet_provider()
         self.gateway.settle()
 
     def fetch(self, port: int) -> Run:
-        """From the provider's maildrop to readable."""
+        """Fetch and deliver a maildrop."""
         return deliver(self.gateway, port, "some", SOME)
 
     def read(self) -> Run:
-        """RETR by POP3, for the first time."""
+        """Read the mailbox by POP3, from a server that was just started."""
         self.gateway.restart("pop3_out")
         load = partial(
             generate, "pop3_load", port=self.gateway.settings.pop3_port, user=f"reader@{DOMAIN}", password=PASSWORD
@@ -75,7 +75,7 @@ class System:
         return measured(partial(load, "retr", mails=READ_MAILS, octets=OCTETS), self.gateway.used)
 
     def submit(self) -> Run:
-        """By SMTP, 16 sessions."""
+        """Submit mails in 16 SMTP sessions."""
         author = f"author@{DOMAIN}"
         load = partial(
             generate, "smtp_load", port=self.gateway.settings.smtp_port, user=author, sender=author, password=PASSWORD,
@@ -86,8 +86,8 @@ class System:
         return run
 
     def _meet_provider(self) -> None:
-        """The first polls of all external accounts, to which what lies there is history, and the second ones, which
-        find that there is nothing to do: as it is with accounts that have been there for a while."""
+        """Poll all external accounts twice: the first poll records the mails there as history, the second finds no new
+        one, as with accounts that have existed for a while."""
         self._enable(True)
         for _ in range(2):
             began = self.gateway.value("select clock_timestamp()")
@@ -109,7 +109,7 @@ class System:
         )
 
     def start_polling(self) -> None:
-        """Every external account, their polls spread over the interval."""
+        """Enable every external account, with polls spread over the interval."""
         self._enable(True)
         self.gateway.connection.execute(
             """update polls set next_poll_at = now() + random() * make_interval(secs => e.poll_seconds)
@@ -117,34 +117,34 @@ class System:
         )
 
     def stop_polling(self) -> None:
-        """Until ``start_polling``."""
+        """Disable every external account until ``start_polling``."""
         self._enable(False)
 
     def cpu(self) -> float:
-        """Seconds of cores that fetcher and PostgreSQL have used so far."""
+        """Return the seconds of cores that fetcher and PostgreSQL have used so far."""
         pids = self.gateway.pids()
         return cpu_seconds(tree(pids["fetcher"]) + tree(pids["postgres"]))
 
 
-def growth(stand: Environment, pairs: int) -> list[Line]:
-    """Figures of the large system, beside those of the small one as the anchor."""
-    fill_source(stand)
+def growth(environment: Environment, pairs: int) -> list[Line]:
+    """Measure the large system, with the small one as the anchor."""
+    fill_source(environment)
     for size in (SMALL, LARGE):
-        fill_maildir(stand.dovecot.maildir(size.polled), _POLLED_MAILS, OCTETS)
+        fill_maildir(environment.dovecot.maildir(size.polled), _POLLED_MAILS, OCTETS)
     with ExitStack() as stack:
-        small, large = System(stand, stack, SMALL), System(stand, stack, LARGE)
+        small, large = System(environment, stack, SMALL), System(environment, stack, LARGE)
         words = f"{SMALL.mails:,} → {LARGE.mails:,} mails, {SMALL.people} → {LARGE.people:,} people"
         lines = []
         for work, one, other in (
             (
                 f"from the provider's maildrop to readable; {words}",
-                partial(small.fetch, stand.dovecot.port),
-                partial(large.fetch, stand.dovecot.port),
+                partial(small.fetch, environment.dovecot.port),
+                partial(large.fetch, environment.dovecot.port),
             ),
             ("RETR of 10 KB, 1 session; the same", small.read, large.read),
             ("submission of 4 KB, 16 sessions; the same", small.submit, large.submit),
         ):
-            before, after = stand.alternate(pairs, one, other)
+            before, after = environment.alternate(pairs, one, other)
             lines.append(
                 Line(
                     work,
@@ -157,13 +157,13 @@ def growth(stand: Environment, pairs: int) -> list[Line]:
                     (after, before),
                 )
             )
-        lines.append(_polls(stand, pairs, small, large))
+        lines.append(_polls(environment, pairs, small, large))
         return lines + _memory(small, large)
 
 
-def _polls(stand: Environment, pairs: int, small: System, large: System) -> Line:
-    """Each system polls while the other one does not."""
-    before, after = stand.alternate(pairs, partial(_poll, stand, small), partial(_poll, stand, large))
+def _polls(environment: Environment, pairs: int, small: System, large: System) -> Line:
+    """Measure the polls of one system while the other one does not poll."""
+    before, after = environment.alternate(pairs, partial(_poll, environment, small), partial(_poll, environment, large))
     return Line(
         f"cores' time of a poll; {SMALL.externals} → {LARGE.externals:,} external accounts, {_POLLS_A_SECOND} polls/s",
         tuple(1e3 / run.rate for run in after),
@@ -174,13 +174,13 @@ def _polls(stand: Environment, pairs: int, small: System, large: System) -> Line
     )
 
 
-def _poll(stand: Environment, system: System) -> Run:
-    """items: polls; seconds: those of cores."""
+def _poll(environment: Environment, system: System) -> Run:
+    """Measure the polls of a system. items: polls; seconds: of cores."""
     system.start_polling()
     time.sleep(_SPREAD_SECONDS)
-    polls, used = _logins(stand, system), system.cpu()
+    polls, used = _logins(environment, system), system.cpu()
     time.sleep(_POLLED_SECONDS)
-    polls, used = _logins(stand, system) - polls, system.cpu() - used
+    polls, used = _logins(environment, system) - polls, system.cpu() - used
     system.stop_polling()
     time.sleep(1.0)
     if polls < _POLLED_SECONDS * _POLLS_A_SECOND / 2:
@@ -188,14 +188,14 @@ def _poll(stand: Environment, system: System) -> Run:
     return Run(polls, used)
 
 
-def _logins(stand: Environment, system: System) -> int:
-    """As the provider's log tells."""
-    log = (stand.dovecot.folder / "dovecot.log").read_text(encoding="utf-8", errors="replace")
+def _logins(environment: Environment, system: System) -> int:
+    """Count the logins in the provider's log."""
+    log = (environment.dovecot.folder / "dovecot.log").read_text(encoding="utf-8", errors="replace")
     return log.count(f"Login: user=<{system.size.polled}>")
 
 
 def _memory(small: System, large: System) -> list[Line]:
-    """Of each service, after the same work; in the POP3 server a hundredth of the people have polled too."""
+    """Measure the memory of each service after the same work; 1 % of the people have also polled by POP3."""
     for system in (small, large):
         people = max(1, system.size.people // 100)
         generate(

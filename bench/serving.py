@@ -1,8 +1,8 @@
-"""POP3: reading mail and polling, beside Dovecot.
+"""Measures reading and polling by POP3, beside Dovecot.
 
-Every mail is read for the first time: both servers start anew before each reading, so nothing is left in their memory,
-and their users have logged in once since, as mail clients do every few minutes. Both sides' bytes are in the memory of
-the kernel, as they are where mail is read soon after it came; Dovecot's index files were made by one pass before.
+Every mail is read for the first time: both servers restart before each run, which empties their memory, and their users
+have logged in once since then, as mail clients do every few minutes. The files of both sides are in the kernel's page
+cache, as for mail that is read soon after its arrival; an earlier pass has created Dovecot's index files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.environment import Environment
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
 from bench.processes import Run, generate, holding, measured, memory, tree
-from bench.table import Goal, Line, of_runs
+from bench.table import Goal, Line, rate_line
 
 MAILS, OCTETS = 1_000, 10_240
 LARGE_MAILS, LARGE_OCTETS = 6, 5 * 1024 * 1024
@@ -24,27 +24,27 @@ _ALONE_SESSIONS = 3
 _POLLS = {"ours": 6_000, "anchor": 1_000}
 
 
-def _ready(stand: Environment, kind: str) -> None:
+def _ready(environment: Environment, kind: str) -> None:
     """Fill the mailboxes of a kind of users on both sides, once."""
-    if kind in stand.filled:
+    if kind in environment.filled:
         return
     count, octets = {"u": (MAILS, OCTETS), "l": (LARGE_MAILS, LARGE_OCTETS), "big": (BIG_MAILS, BIG_OCTETS)}[kind]
     users = [kind] if kind == "big" else [f"{kind}{number}" for number in range(USERS)]
     for user in users:
-        fill_maildir(stand.dovecot.maildir(user), count, octets)
-        stand.gateway.fill(f"{user}@{DOMAIN}", (mail(octets, number) for number in range(count)))
-    stand.gateway.settle()
-    _load(stand, "anchor", "retr", kind, count, octets, sessions=len(users), concurrency=min(4, len(users)))
-    stand.filled.add(kind)
+        fill_maildir(environment.dovecot.maildir(user), count, octets)
+        environment.gateway.fill(f"{user}@{DOMAIN}", (mail(octets, number) for number in range(count)))
+    environment.gateway.settle()
+    _load(environment, "anchor", "retr", kind, count, octets, sessions=len(users), concurrency=min(4, len(users)))
+    environment.filled.add(kind)
 
 
-def _load(stand: Environment, side: str, mode: str, kind: str, mails: int, octets: int, **options: object) -> Run:
+def _load(environment: Environment, side: str, mode: str, kind: str, mails: int, octets: int, **options: object) -> Run:
     name = "big" if kind == "big" else kind + "{i}"
     load = partial(
         generate,
         "pop3_load",
         mode,
-        port=stand.gateway.settings.pop3_port if side == "ours" else stand.dovecot.port,
+        port=environment.gateway.settings.pop3_port if side == "ours" else environment.dovecot.port,
         user=f"{name}@{DOMAIN}" if side == "ours" else name,
         users=1 if kind == "big" else USERS,
         password=PASSWORD,
@@ -54,43 +54,43 @@ def _load(stand: Environment, side: str, mode: str, kind: str, mails: int, octet
     )
     if mode == "login":
         return load()
-    return measured(load, stand.gateway.used if side == "ours" else partial(used, stand.dovecot))
+    return measured(load, environment.gateway.used if side == "ours" else partial(used, environment.dovecot))
 
 
-def _start_anew(stand: Environment, side: str, kind: str, logins: int) -> None:
-    """A fresh server, to which its users have logged in once."""
+def _restart(environment: Environment, side: str, kind: str, logins: int) -> None:
+    """Restart a server, and log its users in once."""
     if side == "ours":
-        stand.gateway.restart("pop3_out")
+        environment.gateway.restart("pop3_out")
     else:
-        stand.dovecot.restart()
-    _load(stand, side, "login", kind, 0, 0, sessions=logins, concurrency=min(4, logins))
+        environment.dovecot.restart()
+    _load(environment, side, "login", kind, 0, 0, sessions=logins, concurrency=min(4, logins))
 
 
-def _read(stand: Environment, kind: str, mails: int, octets: int, side: str, options: dict[str, int]) -> Run:
-    _start_anew(stand, side, kind, options["sessions"])
-    return _load(stand, side, "retr", kind, mails, octets, **options)
+def _read(environment: Environment, kind: str, mails: int, octets: int, side: str, options: dict[str, int]) -> Run:
+    _restart(environment, side, kind, options["sessions"])
+    return _load(environment, side, "retr", kind, mails, octets, **options)
 
 
-def retr(stand: Environment, pairs: int) -> list[Line]:
-    """Mails of 10 KB."""
-    _ready(stand, "u")
+def retr(environment: Environment, pairs: int) -> list[Line]:
+    """Read mails of 10 KB."""
+    _ready(environment, "u")
     lines = []
     for work, goal, options in (
         ("1,000 mails of 10 KB each, 16 sessions", 1.25, {"sessions": 16, "concurrency": 16}),
         ("the same, 1 session", 1.5, {"sessions": _ALONE_SESSIONS, "concurrency": 1}),
         ("the same, 16 sessions, 50 RETR pipelined", 0.75, {"sessions": 16, "concurrency": 16, "pipeline": 50}),
     ):
-        read = partial(_read, stand, "u", MAILS, OCTETS, options=options)
-        anchor, ours = stand.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
-        lines.append(of_runs(work, ours, anchor, Goal("≥", goal), "mails/s", "Dovecot"))
+        read = partial(_read, environment, "u", MAILS, OCTETS, options=options)
+        anchor, ours = environment.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
+        lines.append(rate_line(work, ours, anchor, Goal("≥", goal), "mails/s", "Dovecot"))
     return lines
 
 
-def retr_large(stand: Environment, pairs: int) -> list[Line]:
-    """Mails of 5 MB."""
-    _ready(stand, "l")
-    read = partial(_read, stand, "l", LARGE_MAILS, LARGE_OCTETS, options={"sessions": 16, "concurrency": 16})
-    anchor, ours = stand.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
+def retr_large(environment: Environment, pairs: int) -> list[Line]:
+    """Read mails of 5 MB."""
+    _ready(environment, "l")
+    read = partial(_read, environment, "l", LARGE_MAILS, LARGE_OCTETS, options={"sessions": 16, "concurrency": 16})
+    anchor, ours = environment.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
     return [
         Line(
             "RETR of mails of 5 MB, 16 sessions",
@@ -105,31 +105,33 @@ def retr_large(stand: Environment, pairs: int) -> list[Line]:
     ]
 
 
-def poll(stand: Environment, pairs: int) -> list[Line]:
-    """Polls that find nothing new, of clients that polled before."""
-    _ready(stand, "u")
+def poll(environment: Environment, pairs: int) -> list[Line]:
+    """Poll without new mail, by clients that have polled before."""
+    _ready(environment, "u")
     for side in ("ours", "anchor"):
-        _start_anew(stand, side, "u", USERS)
+        _restart(environment, side, "u", USERS)
 
     def work(side: str) -> Run:
-        return _load(stand, side, "poll", "u", MAILS, OCTETS, sessions=_POLLS[side], concurrency=16)
+        return _load(environment, side, "poll", "u", MAILS, OCTETS, sessions=_POLLS[side], concurrency=16)
 
-    anchor, ours = stand.alternate(pairs, partial(work, "anchor"), partial(work, "ours"))
+    anchor, ours = environment.alternate(pairs, partial(work, "anchor"), partial(work, "ours"))
     return [
-        of_runs("login, STAT, UIDL, QUIT on 1,000 mails, 16 sessions", ours, anchor, Goal("≥", 3), "polls/s", "Dovecot")
+        rate_line(
+            "login, STAT, UIDL, QUIT on 1,000 mails, 16 sessions", ours, anchor, Goal("≥", 3), "polls/s", "Dovecot"
+        )
     ]
 
 
-def poll_large(stand: Environment, pairs: int) -> list[Line]:
-    """Polls of a large mailbox."""
-    _ready(stand, "big")
+def poll_large(environment: Environment, pairs: int) -> list[Line]:
+    """Poll a large mailbox."""
+    _ready(environment, "big")
     for side in ("ours", "anchor"):
-        _start_anew(stand, side, "big", 1)
+        _restart(environment, side, "big", 1)
 
     def work(side: str) -> Run:
-        return _load(stand, side, "poll", "big", BIG_MAILS, BIG_OCTETS, sessions=3)
+        return _load(environment, side, "poll", "big", BIG_MAILS, BIG_OCTETS, sessions=3)
 
-    anchor, ours = stand.alternate(pairs, partial(work, "anchor"), partial(work, "ours"))
+    anchor, ours = environment.alternate(pairs, partial(work, "anchor"), partial(work, "ours"))
     return [
         Line(
             "login, STAT, UIDL, QUIT on 100,000 mails",
@@ -143,25 +145,25 @@ def poll_large(stand: Environment, pairs: int) -> list[Line]:
     ]
 
 
-def idle_sessions(stand: Environment, pairs: int) -> list[Line]:
-    """Memory of sessions that are open and silent. It is no matter of speed, so one pair will do."""
-    _ready(stand, "u")
-    ours, anchor = _held(stand, "ours") / 1000, _held(stand, "anchor") / 1000
+def idle_sessions(environment: Environment, pairs: int) -> list[Line]:
+    """Measure the memory of idle sessions, once, as it hardly varies."""
+    _ready(environment, "u")
+    ours, anchor = _held(environment, "ours") / 1000, _held(environment, "anchor") / 1000
     return [
         Line(f"{IDLE_SESSIONS} idle sessions, each", (ours,), "kB", Goal("≤", 20, "kB")),
         Line("the same, beside Dovecot", (ours,), "kB", Goal("≤", 1 / 40), (anchor,), "Dovecot"),
     ]
 
 
-def _held(stand: Environment, side: str) -> float:
-    """Octets that a silent session takes, in all processes of the server."""
-    _start_anew(stand, side, "u", USERS)
-    root = stand.gateway.pids()["pop3_out"] if side == "ours" else stand.dovecot.pid
+def _held(environment: Environment, side: str) -> float:
+    """Return the memory of an idle session in octets, over all processes of the server."""
+    _restart(environment, side, "u", USERS)
+    root = environment.gateway.pids()["pop3_out"] if side == "ours" else environment.dovecot.pid
     before = memory(tree(root))
     with holding(
         "pop3_load",
         "idle",
-        port=stand.gateway.settings.pop3_port if side == "ours" else stand.dovecot.port,
+        port=environment.gateway.settings.pop3_port if side == "ours" else environment.dovecot.port,
         user="u{i}" + (f"@{DOMAIN}" if side == "ours" else ""),
         users=USERS,
         password=PASSWORD,

@@ -1,8 +1,8 @@
-"""Load on an SMTP server, from a process of its own: EHLO, AUTH PLAIN, some mails, QUIT, in many sessions at a time.
+"""Load generator for an SMTP server: EHLO, AUTH PLAIN, some mails, QUIT, in many sessions at a time.
 
-It prints a line of JSON: items (mails that were answered with 250), seconds, cpu (its own share of one core), and the
-latencies of each mail's final dot in seconds, from writing it to its answer. It ends with an error when anything is
-refused. Each mail has a Message-ID of its own.
+It prints a line of JSON: items (mails with the reply 250), seconds, cpu (its share of one core), and for each mail the
+seconds from writing its final dot to the reply. It exits with an error if the server refuses anything. Each mail has a
+unique Message-ID.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(ConnectionError(f"cut off: {exc}"))
+            self._answered.set_exception(ConnectionError(f"connection lost: {exc}"))
 
     async def reply(self, wanted: bytes, what: bytes = b"the connection") -> None:
-        """The next reply. :raises ConnectionError: its code begins with another digit."""
+        """Wait for the next reply. :raises ConnectionError: it does not begin with ``wanted``."""
         if not self._replies:
             self._answered = asyncio.get_running_loop().create_future()
-            found = await self._answered
+            reply = await self._answered
         else:
-            found = self._replies.pop(0)
-        if not found.startswith(wanted):
-            raise ConnectionError(f"to {what!r} the server says {found!r}")
+            reply = self._replies.pop(0)
+        if not reply.startswith(wanted):
+            raise ConnectionError(f"the server replied to {what!r} with {reply!r}")
 
     async def ask(self, command: bytes, wanted: bytes) -> None:
-        """Send a command; as ``reply``."""
+        """Send a command and wait for its reply, as ``reply``."""
         assert self._transport is not None
         self._transport.write(command)
         await self.reply(wanted, command[:60])
@@ -65,7 +65,7 @@ class Client(asyncio.Protocol):
 
 
 async def load(wanted: argparse.Namespace) -> dict[str, Any]:
-    """All mails, in so many sessions at a time."""
+    """Send all mails, in ``--concurrency`` sessions at a time."""
     identity = f"{0:012d}.{secrets.token_hex(4)}@bench.example"
     left = wanted.mails
     numbers = iter(range(wanted.mails))
@@ -108,20 +108,20 @@ async def load(wanted: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the command line and go."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--user", required=True, help="{i} in it is the number of the user, from 0")
-    parser.add_argument("--users", type=int, default=1, help="how many users there are")
+    parser.add_argument("--user", required=True, help="{i} is replaced by the number of the user, from 0")
+    parser.add_argument("--users", type=int, default=1, help="number of users")
     parser.add_argument("--password", required=True)
     parser.add_argument("--sender", required=True, help="envelope sender; {i} as in --user")
     parser.add_argument("--recipient", default="someone@example.net")
     parser.add_argument("--mails", type=int, required=True)
-    parser.add_argument("--octets", type=int, required=True, help="of each mail")
-    parser.add_argument("--concurrency", type=int, default=1, help="how many sessions at a time")
+    parser.add_argument("--octets", type=int, required=True, help="octets of each mail")
+    parser.add_argument("--concurrency", type=int, default=1, help="sessions at a time")
     parser.add_argument("--per-session", type=int, default=10, help="mails in a session")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each mail")
-    parser.add_argument("--latencies", action="store_true", help="print them")
+    parser.add_argument("--latencies", action="store_true", help="print the latencies")
     wanted = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(json.dumps(runner.run(load(wanted))))

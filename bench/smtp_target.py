@@ -1,4 +1,4 @@
-"""A provider's SMTP server that remembers when it took each mail."""
+"""An SMTP server of a provider that records when it accepted each mail."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ _REPLIES = {
 
 
 class Target(asyncio.Protocol):
-    """One connection. taken: when each mail was answered with 250 (``time.perf_counter``), by Message-ID."""
+    """One connection."""
 
     def __init__(self, taken: dict[str, float], changed: asyncio.Event) -> None:
-        """:param changed: is set when a mail was taken."""
+        """:param taken: gets the time of each mail's 250 (``time.perf_counter``), by Message-ID. :param changed: is set
+        after each mail.
+        """
         self._taken, self._changed = taken, changed
         self._rest = b""
         self._body: bytes | None = None

@@ -1,11 +1,12 @@
-"""Half an hour at 20 mails a second: does any process of ours grow, in memory or in open files?
+"""Runs half an hour at 20 mails a second, and checks that no service grows in memory or open files.
 
     python -m bench.soak --minutes 30 --rate 20
 
-The whole system as ``up`` runs it, with a provider of real Dovecot and Postfix. Half of the mails lie in the provider's
-maildrops, are fetched, deleted there, delivered, read by POP3 and deleted; half are submitted and relayed. Every ten
-seconds the memory (PSS) and the open files of each process are written down. At the end all mails have to be where they
-belong, each once. It writes ``bench/SOAK.md`` and ``bench/SOAK.svg``; exit status 1 if something grows or is missing.
+The whole system runs as with ``up``, with a provider of real Dovecot and Postfix. Half of the mails are in the
+provider's maildrops, are fetched, deleted there, delivered, read by POP3 and deleted; half are submitted and relayed.
+Every ten seconds the memory (PSS) and the open files of each process are recorded. At the end every mail must have
+arrived exactly once. It writes ``bench/SOAK.md`` and ``bench/SOAK.svg``; the exit status is 1 if a service grows or a
+mail is missing.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ FOLDER = Path(__file__).parent
 SAMPLE_SECONDS = 10.0
 READ_SECONDS = 5.0
 SESSION_MAILS = 100
-"""Submitted over one connection."""
+"""Mails that are submitted over one connection."""
 CUSTOMER = "anna@customer.example"
 TEAMS = {"support@company.com": ("Alex", "Jim"), "sales@company.com": ("Kim", "Tom")}
 MEMORY_GROWTH, FILES_GROWTH = 0.05, 5
-"""Allowed from the second quarter of the time to the last one: a share of the memory (and 2 MiB), and open files."""
+"""Limits the growth from the second quarter of the time to the last one: share of the memory (beyond 2 MiB), files."""
 SLACK_OCTETS = 2 * 1024 * 1024
 MIB = 1024 * 1024
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#17becf", "#bcbd22")
@@ -48,16 +49,16 @@ COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a process had at a moment. at: seconds from the start. octets: PSS. files: open ones."""
+    """A sample of one process."""
 
-    at: float
-    octets: int
-    files: int
+    at: float  # seconds from the start
+    octets: int  # PSS
+    files: int  # open files
 
 
 @dataclass(slots=True)
 class Load:
-    """What was offered and what was found, by the mails' tokens."""
+    """The mails that were sent and received, by their tokens."""
 
     offered: dict[str, str] = field(default_factory=dict)
     read: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -66,7 +67,7 @@ class Load:
 
 
 def mail(token: str, to: str) -> bytes:
-    """About 4 KB."""
+    """Return a mail of about 4 KB."""
     return (
         f"From: {CUSTOMER}\r\nTo: {to}\r\nSubject: {token}\r\nMessage-ID: <{token}@soak.example>\r\n\r\n"
         + "A line of some length, so that the mail has a size.\r\n" * 75
@@ -77,18 +78,18 @@ def mail(token: str, to: str) -> bytes:
 
 
 def each(seconds: float, stop: threading.Event, work: Callable[[int], None], load: Load) -> None:
-    """Do it at a steady pace until stopped; what is late is made up for."""
+    """Do the work at a steady rate until stopped; after a delay, catch up."""
     began, number = time.monotonic(), 0
     while not stop.wait(max(0.0, began + number * seconds - time.monotonic())):
         try:
             work(number)
-        except Exception as error:  # the mail counts as missing, and the reason is told
+        except Exception as error:  # the mail counts as missing, and the report names the error
             load.failures.append(f"{work.__name__}: {error!r}")
         number += 1
 
 
 class Clients:
-    """Who offers, submits and reads."""
+    """The customers and mail clients that send and read."""
 
     def __init__(self, system: System, load: Load) -> None:
         self._system = system
@@ -97,7 +98,7 @@ class Clients:
         self._sent = 0
 
     def offer(self, number: int) -> None:
-        """A mail to one person, into the provider's maildrop."""
+        """Put a mail to one person into the provider's maildrop."""
         address = list(TEAMS)[number % 2]
         name = TEAMS[address][number // 2 % 2]
         token = f"in-{number}"
@@ -105,7 +106,7 @@ class Clients:
         self._load.offered[token] = f"{name.lower()}@local.com"
 
     def submit(self, number: int) -> None:
-        """A mail from Alex to the customer."""
+        """Submit a mail from Alex to the customer."""
         if self._smtp is None or self._sent >= SESSION_MAILS:
             if self._smtp is not None:
                 self._smtp.quit()
@@ -115,76 +116,76 @@ class Clients:
         body = mail(token, CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: alex@local.com")
         try:
             self._smtp.sendmail("alex@local.com", [CUSTOMER], body)
-        except Exception:  # whatever it is: the next mail takes a new connection
+        except Exception:  # after any error the next mail uses a new connection
             self._smtp = None
             raise
         self._sent += 1
         self._load.submitted.add(token)
 
     def read(self, number: int) -> None:
-        """Everybody fetches what is there, and deletes it."""
+        """Read and delete the mails of everybody."""
         for name in (name for team in TEAMS.values() for name in team):
             address = f"{name.lower()}@local.com"
             session = poplib.POP3("127.0.0.1", self._system.settings.pop3_port, timeout=60)
             session.user(address)
             session.pass_(PASSWORD)
-            found = []
+            tokens = []
             for position in range(1, session.stat()[0] + 1):
                 for line in session.retr(position)[1][:20]:
                     if line.startswith(b"Subject: "):
-                        found.append(line[9:].decode())
+                        tokens.append(line[9:].decode())
                 session.dele(position)
             session.quit()
-            self._load.read.update((token, address) for token in found)
+            self._load.read.update((token, address) for token in tokens)
 
 
-# ---------------------------------------------------------------------------------------------- watching
+# ---------------------------------------------------------------------------------------------- samples
 
 
-def sample(system: System, at: float, found: dict[str, list[Sample]]) -> None:
-    """Add what each process has now; a server with its children."""
+def sample(system: System, at: float, samples: dict[str, list[Sample]]) -> None:
+    """Add a sample of each process; a server counts with its children."""
     for name, pid in system.instance.pids().items():
         pids = [pid] if name in SERVICES else tree(pid)
-        found.setdefault(name, []).append(Sample(at, memory(pids), sum(map(open_files, pids))))
+        samples.setdefault(name, []).append(Sample(at, memory(pids), sum(map(open_files, pids))))
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process has."""
+    """Return the number of open descriptors of a process."""
     with suppress(OSError):
         return len(os.listdir(PROC / str(pid) / "fd"))
     return 0
 
 
 def quarters(values: Sequence[float]) -> tuple[float, float]:
-    """The medians of the second and of the last quarter of the time. The first one is for warming up. Pure."""
+    """Return the medians of the second and of the last quarter of the time; the first one is the warm-up. Pure."""
     step = max(1, len(values) // 4)
     return statistics.median(values[step : 2 * step] or values), statistics.median(values[-step:])
 
 
 def grows(samples: Sequence[Sample]) -> bool:
-    """Whether a process has more at the end than it may. Pure."""
+    """Return whether a process has grown beyond the limits. Pure."""
     before, after = quarters([each.octets for each in samples])
     files_before, files_after = quarters([each.files for each in samples])
     return after > before * (1 + MEMORY_GROWTH) + SLACK_OCTETS or files_after > files_before + FILES_GROWTH
 
 
-# ---------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------- report
 
 
-def report(found: dict[str, list[Sample]], lines: Sequence[str]) -> str:
-    """The page. Pure."""
+def report(by_process: dict[str, list[Sample]], lines: Sequence[str]) -> str:
+    """Return the text of SOAK.md. Pure."""
     rows = ["| process | PSS, second quarter | last quarter | open files, second quarter | last quarter | verdict |"]
     rows.append("| --- | --- | --- | --- | --- | --- |")
-    for name, samples in found.items():
-        memory_ = " | ".join(f"{value / MIB:.1f} MiB" for value in quarters([each.octets for each in samples]))
+    for name, samples in by_process.items():
+        megabytes = " | ".join(f"{value / MIB:.1f} MiB" for value in quarters([each.octets for each in samples]))
         files = " | ".join(f"{value:.0f}" for value in quarters([each.files for each in samples]))
         verdict = "**grows**" if grows(samples) else "flat"
-        rows.append(f"| {name} | {memory_} | {files} | {verdict if name in SERVICES else 'a server: not judged'} |")
+        rows.append(f"| {name} | {megabytes} | {files} | {verdict if name in SERVICES else 'a server: not judged'} |")
     return "\n".join(["# Soak", "", *lines, "", *rows, "", "![memory and open files](SOAK.svg)", ""])
 
 
 def draw(found: dict[str, list[Sample]]) -> str:
-    """A picture of it: memory above, open files below. Pure."""
+    """Draw the samples as SVG: memory above, open files below. Pure."""
     width, height, left, gap = 900, 260, 60, 50
     end = max((each.at for samples in found.values() for each in samples), default=1.0) or 1.0
     parts = [
@@ -216,7 +217,7 @@ def draw(found: dict[str, list[Sample]]) -> str:
 
 
 def missing(system: System, load: Load) -> list[str]:
-    """What is not where it belongs, or there twice, in words."""
+    """Return descriptions of mails that are missing, duplicate or misdirected, and of failures."""
     expected = Counter(load.offered.items())
     relayed = Counter(
         found[1].decode()
@@ -235,7 +236,7 @@ def missing(system: System, load: Load) -> list[str]:
 
 
 def soak(system: System, minutes: float, rate: float) -> tuple[dict[str, list[Sample]], Load]:
-    """Put the load on, and watch."""
+    """Run the load and take samples. :return: samples by process, and the mails."""
     system.provider.add_mailbox(CUSTOMER, PASSWORD)
     company = system.company()
     for account in company["external_accounts"]:
@@ -267,7 +268,7 @@ def soak(system: System, minutes: float, rate: float) -> tuple[dict[str, list[Sa
 
 
 def main() -> int:
-    """Run it, write it down, and say whether all is well."""
+    """Run the test, write the report, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=20.0, help="mails a second, in and out together")
@@ -287,7 +288,7 @@ def main() -> int:
         f"{len(load.offered)} mails in and {len(load.submitted)} out in {seconds / 60:g} minutes, "
         f"{mails / seconds:.1f} a second. {verdict}",
         "",
-        f"Where they belong, each once: {'all' if not problems else '; '.join(problems)}.",
+        f"Arrived exactly once: {'all' if not problems else '; '.join(problems)}.",
         "",
         f"Books: {books}.",
         "",

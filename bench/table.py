@@ -1,4 +1,4 @@
-"""Figures become lines: ratios of the pairs of a run, their median and spread, and whether a goal is met. Pure."""
+"""Makes the lines of a report from figures: ratios of pairs, their median and spread, goals that are met. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Literal
 from bench.processes import Run
 
 BUSY = 0.9
-"""A generator that uses more of its core than this may be the limit of what it measures."""
+"""Share of a core above which the generator itself may limit the figure."""
 
 COLUMNS = ("work", "goal", "mailgroup", "anchor", "ratio", "verdict", "generator")
 COST_COLUMNS = ("work", "mailgroup", "its processes", "anchor", "its programs", "ratio")
 COSTS = "Processor time per mail, or per poll where polls are counted, ms:"
 _NAMED = 0.01
-"""Share of the whole above which a process is named by itself."""
+"""Share of the total above which a process is listed separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is wanted of a ratio, or of the figure itself if ``unit`` is given."""
+    """The goal for a ratio, or for the figure itself if ``unit`` is given."""
 
     relation: Literal["≥", "≤"]
     value: float
@@ -31,34 +31,31 @@ class Goal:
         return f"{self.relation} {self.value:g} {self.unit or '×'}"
 
     def verdict(self, figure: float) -> str:
-        """``met``, or by how much it is missed."""
+        """Return ``met``, or the reached share of the goal."""
         reached = figure / self.value if self.relation == "≥" else self.value / figure if figure else 1.0
         return "met" if reached >= 1 else f"{reached:.0%} of it" if self.relation == "≥" else f"{1 / reached:.2f} of it"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one work came to. ours, anchor: a figure a pair, in ``unit``; no anchor: ours alone is judged.
-
-    cpu: the largest share of a core that a generator used. runs: ours and the anchor's, if processor time is told.
-    """
+    """The result of one measurement."""
 
     work: str
-    ours: tuple[float, ...]
+    ours: tuple[float, ...]  # one figure for each pair
     unit: str
     goal: Goal | None = None
-    anchor: tuple[float, ...] = ()
+    anchor: tuple[float, ...] = ()  # one figure for each pair; empty: the goal applies to ours alone
     anchor_name: str = ""
-    cpu: float | None = None
-    runs: tuple[Sequence[Run], Sequence[Run]] = ((), ())
+    cpu: float | None = None  # the largest share of a core that a generator used
+    runs: tuple[Sequence[Run], Sequence[Run]] = ((), ())  # ours and the anchor's, to report processor time
 
     @property
     def ratios(self) -> list[float]:
-        """Ours to the anchor's, pair by pair."""
+        """The ratios of ours to the anchor's, by pair."""
         return [ours / anchor for ours, anchor in zip(self.ours, self.anchor, strict=True)] if self.anchor else []
 
     def cells(self) -> tuple[str, ...]:
-        """As texts, in the order of COLUMNS."""
+        """Return the texts in the order of COLUMNS."""
         judged = self.ratios if self.ratios and not (self.goal and self.goal.unit) else list(self.ours)
         anchor = f"{number(statistics.median(self.anchor))} {self.unit} ({self.anchor_name})" if self.anchor else ""
         return (
@@ -72,7 +69,7 @@ class Line:
         )
 
     def costs(self) -> tuple[str, ...]:
-        """Processor time as texts, in the order of COST_COLUMNS; nothing if it was not measured."""
+        """Return processor times as texts in the order of COST_COLUMNS; empty if they were not measured."""
         ours, anchor = ([cost_of(run) for run in runs] for runs in self.runs)
         if not ours or not all(ours):
             return ()
@@ -84,37 +81,38 @@ class Line:
 
 
 def cost_of(run: Run) -> dict[str, float]:
-    """Milliseconds of a core that an item took, by process."""
+    """Return the milliseconds of a core for each item, by process."""
     return {name: seconds * 1e3 / run.items for name, seconds in run.processor.items()}
 
 
 def medians(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each name, the largest first."""
-    found = {name: statistics.median(cost.get(name, 0.0) for cost in costs) for name in {n for c in costs for n in c}}
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    """Return the median of each name, the largest first."""
+    names = {name for cost in costs for name in cost}
+    by_name = {name: statistics.median(cost.get(name, 0.0) for cost in costs) for name in names}
+    return dict(sorted(by_name.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _shares(costs: Sequence[Mapping[str, float]]) -> str:
-    found = medians(costs)
-    named = {name: cost for name, cost in found.items() if cost >= _NAMED * sum(found.values())}
-    rest = {name: cost for name, cost in found.items() if name not in named}
+    by_name = medians(costs)
+    named = {name: cost for name, cost in by_name.items() if cost >= _NAMED * sum(by_name.values())}
+    rest = {name: cost for name, cost in by_name.items() if name not in named}
     if len(rest) > 1:
         rest = {"others": sum(rest.values())}
     return ", ".join(f"{name} {number(cost)}" for name, cost in (named | rest).items())
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """As a table that is as wide as it needs: a terminal may wrap its lines, a file should not."""
+    """Return the rows as an aligned table of any width: a terminal may wrap its lines, a file must not."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def of_runs(
+def rate_line(
     work: str, ours: Sequence[Run], anchor: Sequence[Run], goal: Goal | None, unit: str = "/s", anchor_name: str = ""
 ) -> Line:
-    """A line of rates."""
+    """Return a line of rates."""
     busy = [run.cpu for run in (*ours, *anchor) if run.cpu is not None]
     return Line(
         work,
@@ -129,13 +127,13 @@ def of_runs(
 
 
 def number(value: float) -> str:
-    """With three digits that mean something."""
+    """Return a number with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median [least..most]; of one value, that."""
+    """Return ``median [min..max]`` as text; of one value, this value."""
     middle = number(statistics.median(values))
     return middle if len(values) == 1 else f"{middle} [{number(min(values))}..{number(max(values))}]"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bench import machine, mails, results
-from bench.benchmarks import BENCHMARKS, chosen
+from bench.benchmarks import BENCHMARKS, select_benchmarks
 from bench.paired import compared
 from bench.processes import Run, cpu_seconds, measured, processor_seconds, tree
-from bench.table import COLUMNS, COST_COLUMNS, COSTS, Goal, Line, number, of_runs, spread
+from bench.table import COLUMNS, COST_COLUMNS, COSTS, Goal, Line, number, rate_line, spread
 
 BURN = """
 import sys, time
@@ -29,7 +29,7 @@ BURNT, TICK = 0.3, 1 / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_ratio_is_taken_pair_by_pair() -> None:
-    line = of_runs("read", [Run(100, 1), Run(300, 1)], [Run(100, 1), Run(100, 1)], Goal("≥", 2), "/s", "C")
+    line = rate_line("read", [Run(100, 1), Run(300, 1)], [Run(100, 1), Run(100, 1)], Goal("≥", 2), "/s", "C")
     assert line.ratios == [1, 3]
     assert dict(zip(COLUMNS, line.cells(), strict=True))["ratio"] == "2.00 [1.00..3.00]"
 
@@ -55,11 +55,11 @@ def test_a_goal_with_a_unit_is_about_our_figure_and_not_about_the_ratio() -> Non
 
 def test_a_generator_that_has_no_time_left_is_pointed_out() -> None:
     runs = [Run(1, 1, cpu=0.4), Run(1, 1, cpu=0.97)]
-    assert of_runs("read", runs, [], None).cells()[-1] == "0.97 (the limit?)"
+    assert rate_line("read", runs, [], None).cells()[-1] == "0.97 (the limit?)"
 
 
 def test_a_side_without_a_generator_counts_for_nothing() -> None:
-    assert of_runs("fetch", [Run(1, 1)], [Run(1, 1)], None).cells()[-1] == ""
+    assert rate_line("fetch", [Run(1, 1)], [Run(1, 1)], None).cells()[-1] == ""
 
 
 def test_figures_have_three_digits_that_mean_something() -> None:
@@ -91,11 +91,11 @@ def test_merging_again_changes_nothing() -> None:
 
 
 def test_works_are_chosen_by_name_or_group_and_a_wrong_name_is_told() -> None:
-    assert [work.name for work in chosen(["relay", "poll"])] == ["poll", "relay"]
-    assert {work.group for work in chosen(["serving"])} == {"serving"}
-    assert chosen([]) == list(BENCHMARKS)
+    assert [work.name for work in select_benchmarks(["relay", "poll"])] == ["poll", "relay"]
+    assert {work.group for work in select_benchmarks(["serving"])} == {"serving"}
+    assert select_benchmarks([]) == list(BENCHMARKS)
     with pytest.raises(ValueError, match="'relays'"):
-        chosen(["relays"])
+        select_benchmarks(["relays"])
 
 
 @pytest.mark.parametrize("octets", [*range(700, 860), 4096, 10_240, 51_200])
@@ -173,7 +173,7 @@ def test_a_work_that_is_done_by_a_program_that_ends_costs_its_time() -> None:
 def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None:
     ours = [Run(100, 1, processor={"router": 0.1, "postgres": 0.3, "epmd": 0.001, "admin": 0.003})] * 3
     anchor = [Run(10, 1, processor={"mpop": 0.08, "dovecot": 0.0001})] * 3
-    line = of_runs("fetch", ours, anchor, None, "mails/s", "mpop")
+    line = rate_line("fetch", ours, anchor, None, "mails/s", "mpop")
     assert dict(zip(COST_COLUMNS, line.costs(), strict=True)) == {
         "work": "fetch",
         "mailgroup": "4.04 [4.04..4.04]",
@@ -186,7 +186,7 @@ def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None
 
 
 def test_processor_time_that_was_not_measured_is_not_told() -> None:
-    line = of_runs("fetch", [Run(1, 1)], [Run(1, 1)], None)
+    line = rate_line("fetch", [Run(1, 1)], [Run(1, 1)], None)
     assert line.costs() == () and COSTS not in results.section("a", "W", "now", [line])
 
 
