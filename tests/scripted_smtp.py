@@ -1,4 +1,4 @@
-"""An SMTP server that does what a test tells it: a provider that refuses, hangs, hangs up, or works."""
+"""An SMTP server with scripted replies: a provider that refuses, hangs, disconnects, or works."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 HANG = "(hang)"
-"""Instead of a reply: nothing, for ever."""
+"""Send no reply, for ever."""
 CLOSE = "(close)"
-"""Instead of a reply: the end of the connection."""
+"""End the connection instead of a reply."""
 SWALLOW = "(swallow)"
-"""Instead of the reply to a final dot: the mail is taken, and the connection ends."""
+"""Accept the mail, and end the connection instead of the reply to the final dot."""
 PIPELINING = "250-scripted\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN"
-"""To EHLO: commands may come in groups."""
+"""Reply to EHLO of a server with PIPELINING (RFC 2920)."""
 DSN = "250-scripted\r\n250-PIPELINING\r\n250-DSN\r\n250 AUTH PLAIN LOGIN"
-"""To EHLO: the server tells itself what becomes of a mail."""
+"""Reply to EHLO of a server with DSN (RFC 3461)."""
 
 _DEFAULTS = {
     "GREETING": "220 ready",
@@ -36,63 +36,56 @@ _DEFAULTS = {
 
 @dataclass(slots=True)
 class Taken:
-    """A mail that was answered 250. raw: as it came over the wire, without the final dot. mail: unstuffed."""
+    """A mail that was accepted with 250."""
 
     sender: str
     recipients: list[str]
-    raw: bytes
+    raw: bytes  # as received, without the final dot
 
     @property
     def mail(self) -> bytes:
-        """With the doubled dots undone (RFC 5321 4.5.2)."""
+        """The mail without dot-stuffing (RFC 5321 4.5.2)."""
         return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in self.raw.split(b"\r\n"))
 
 
 @dataclass(slots=True)
 class ScriptedSmtp:
-    """port: on 127.0.0.1. taken: in order. lines: every command line, of all connections. logins: AUTH PLAIN, decoded.
+    """The script, and what the server has received. GREETING and END (the final dot) count as commands."""
 
-    answers: by command (GREETING and END, after the final dot, too), used up one by one before the standing ones.
-    gates: a command waits for its gate before it is answered. room: so many connections at once, 421 for more.
-    mails_at_once: between the answers to DATA and END. discards: mails are counted and not kept. pause: seconds between
-    two reads of a mail. hangs_up: behind each mail. early: said when 100,000 octets of a mail are there; then nothing
-    more is read.
-    """
-
-    port: int = 0
-    taken: list[Taken] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    logins: list[str] = field(default_factory=list)
+    port: int = 0  # on 127.0.0.1
+    taken: list[Taken] = field(default_factory=list)  # accepted mails, in order
+    lines: list[str] = field(default_factory=list)  # every command line of all connections
+    logins: list[str] = field(default_factory=list)  # AUTH PLAIN, decoded
     connections: int = 0
-    at_once: int = 0
+    at_once: int = 0  # open connections
     most_at_once: int = 0
-    mails_at_once: int = 0
+    mails_at_once: int = 0  # between the replies to DATA and END
     most_mails_at_once: int = 0
     octets_seen: int = 0
-    room: int = 1000
-    discards: bool = False
-    pause: float = 0.0
-    early: str = ""
-    hangs_up: bool = False
-    gates: dict[str, asyncio.Event] = field(default_factory=dict)
-    answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
-    standing: dict[str, str] = field(default_factory=lambda: dict(_DEFAULTS))
-    by_recipient: dict[str, str] = field(default_factory=dict)
+    room: int = 1000  # limit of open connections, 421 for more
+    discards: bool = False  # count mails without storing them
+    pause: float = 0.0  # seconds between two reads of a mail
+    early: str = ""  # reply after 100,000 octets of a mail; then nothing more is read
+    hangs_up: bool = False  # end the connection after each mail
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)  # by command: the reply waits for the event
+    answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))  # next replies
+    standing: dict[str, str] = field(default_factory=lambda: dict(_DEFAULTS))  # replies after those
+    by_recipient: dict[str, str] = field(default_factory=dict)  # replies to RCPT by address
 
     def say(self, verb: str, *replies: str) -> None:
-        """Answer the next commands of this kind so."""
+        """Set the replies to the next commands of this kind."""
         self.answers[verb].extend(replies)
 
     def always(self, verb: str, reply: str | None) -> None:
-        """Answer every command of this kind so; None: as a working server."""
+        """Set the reply to every command of this kind; None: the reply of a working server."""
         self.standing[verb] = _DEFAULTS[verb] if reply is None else reply
 
     def said(self, verb: str) -> list[str]:
-        """The command lines of this kind."""
+        """Return the command lines of this kind."""
         return [line for line in self.lines if line.upper().startswith(verb)]
 
     async def _reply(self, writer: asyncio.StreamWriter, verb: str, recipient: str = "") -> int:
-        """Send the reply and return its code. :raises ConnectionError: the script says so."""
+        """Send the reply and return its code. :raises ConnectionError: the script ends the connection."""
         if verb in self.gates:
             await self.gates[verb].wait()
         queue = self.answers[verb]
@@ -109,7 +102,7 @@ class ScriptedSmtp:
         return code
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve one connection."""
         self.connections += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -186,18 +179,18 @@ class ScriptedSmtp:
 
 
 class _Reader:
-    """A stream into which octets can be put back: those of the commands that came behind a mail."""
+    """A stream into which octets can be put back: the pipelined commands behind a mail."""
 
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self._stream = stream
         self._rest = b""
 
     def put_back(self, octets: bytes) -> None:
-        """Let them be read again."""
+        """Put octets back to the start."""
         self._rest = octets + self._rest
 
     async def some(self) -> bytes:
-        """Whatever is there. :raises ConnectionError: nothing comes any more."""
+        """Return the next octets. :raises ConnectionError: the connection has ended."""
         piece, self._rest = self._rest, b""
         piece = piece or await self._stream.read(65536)
         if not piece:
@@ -205,11 +198,11 @@ class _Reader:
         return piece
 
     async def until(self, end: bytes) -> bytes:
-        """Up to and with ``end``."""
+        """Return the octets up to and including ``end``."""
         while end not in self._rest:
             self._rest += await self._stream.read(65536) or self._gone()
-        found, _, self._rest = self._rest.partition(end)
-        return found + end
+        line, _, self._rest = self._rest.partition(end)
+        return line + end
 
     def _gone(self) -> bytes:
         raise ConnectionError("the client went away")
@@ -217,7 +210,7 @@ class _Reader:
 
 @asynccontextmanager
 async def scripted_smtp(port: int = 0) -> AsyncIterator[ScriptedSmtp]:
-    """A running server, on a port of its own."""
+    """Run a server on a free port, or on this one."""
     script = ScriptedSmtp()
     tasks: set[asyncio.Task[None]] = set()
 

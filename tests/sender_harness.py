@@ -1,4 +1,4 @@
-"""A sender in the test's own process, on a database of its own, with the manual's company; its envelopes are caught."""
+"""A sender in the test's process, with its own database and the manual's company; its publications are collected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ a body\r
 
 
 class SenderHarness:
-    """publications: what the broker would have got. externals by address, people by user name."""
+    """A sender without a broker, and what the tests need to use it."""
 
     def __init__(self, database_url: str) -> None:
         self.service = Service(
@@ -51,9 +51,9 @@ class SenderHarness:
             ),
         )
         self.database: Database = self.service.database
-        self.publications: list[Publication] = []
-        self.externals: dict[str, External] = {}
-        self.people: dict[str, Local] = {}
+        self.publications: list[Publication] = []  # in place of the broker
+        self.externals: dict[str, External] = {}  # by address
+        self.people: dict[str, Local] = {}  # by user name
         self.relaying = OutboundDelivery(
             self.database,
             Credentials(self.database, Vault(company.KEY), True),
@@ -65,7 +65,7 @@ class SenderHarness:
         self.upkeep = SenderBackground(self.service, self.relaying)
 
     async def accounts(self, ports: dict[str, int], local_fields: dict[str, Any] | None = None, **smtp: Any) -> None:
-        """The manual's company; the external accounts' SMTP servers are on these ports of 127.0.0.1."""
+        """Create the manual's company. :param ports: of the external accounts' SMTP servers on 127.0.0.1."""
         server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2} | smtp
         await company.apply(
             self.database,
@@ -89,7 +89,7 @@ class SenderHarness:
         self.externals, self.people = await company.everyone(self.database)
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Ask the database, or change it."""
+        """Execute a statement and return its rows."""
         async with self.database.transaction() as connection:
             cursor = await connection.execute(sql.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
@@ -105,20 +105,23 @@ class SenderHarness:
         dsn_params: str | None = None,
         dsn_params_of: dict[str, str] | None = None,
     ) -> int:
-        """Hand a mail in as smtp_in does, and let the stage take it. Returns the submission's id.
+        """Submit a mail as smtp_in does, and handle it. Returns the submission's id.
 
-        :param dsn_params: what is to be told about its delivery. :param dsn_params_of: the same of recipients.
+        :param dsn_params: RET and ENVID. :param dsn_params_of: NOTIFY and ORCPT by recipient.
         """
         person = self.people[author]
-        locals_ = {local.address: local.id for local in self.people.values()}
-        ours = {address: external.id for address, external in self.externals.items()}
+        local_ids = {local.address: local.id for local in self.people.values()}
+        external_ids = {address: external.id for address, external in self.externals.items()}
 
         def kind(address: str) -> RecipientKind:
-            return "local" if address in locals_ else "external" if address in ours else "relay"
+            return "local" if address in local_ids else "external" if address in external_ids else "relay"
 
         recipients = tuple(
             EnvelopeRecipient(
-                address, kind(address), locals_.get(address) or ours.get(address), (dsn_params_of or {}).get(address)
+                address,
+                kind(address),
+                local_ids.get(address) or external_ids.get(address),
+                (dsn_params_of or {}).get(address),
             )
             for address in to
         )
@@ -144,26 +147,26 @@ class SenderHarness:
         return submission_id
 
     async def listed(self, submission_id: int) -> ListedSubmission:
-        """A submission as the operator sees it."""
+        """Return a submission as the administrator sees it."""
         async with self.database.transaction() as connection:
-            [found] = await submissions_admin.list_submissions(connection, ids=[submission_id])
-        return found
+            [submission] = await submissions_admin.list_submissions(connection, ids=[submission_id])
+        return submission
 
     async def until(self, submission_id: int, **wanted: object) -> ListedSubmission:
-        """Wait until a submission is listed like this."""
+        """Wait until a submission has these values."""
 
-        async def so() -> bool:
-            found = await self.listed(submission_id)
-            return all(getattr(found, name) == value for name, value in wanted.items())
+        async def has_values() -> bool:
+            submission = await self.listed(submission_id)
+            return all(getattr(submission, name) == value for name, value in wanted.items())
 
         try:
-            await until(so)
+            await until(has_values)
         except TimeoutError as error:
-            raise AssertionError(f"never so: {wanted}, but {await self.listed(submission_id)}") from error
+            raise AssertionError(f"never {wanted}, but {await self.listed(submission_id)}") from error
         return await self.listed(submission_id)
 
     async def events(self, submission_id: int) -> list[tuple[str, str | None]]:
-        """What happened to it: event, and who it concerned."""
+        """Return the events of a submission, each with its address."""
         return [
             (row[0], row[1])
             for row in await self.rows(
@@ -172,7 +175,7 @@ class SenderHarness:
         ]
 
     async def notices(self, name: str) -> list[bytes]:
-        """What notices a person was sent."""
+        """Return the notices in a person's mailbox."""
         return [
             bytes(row[0])
             for row in await self.rows(
@@ -184,14 +187,14 @@ class SenderHarness:
         ]
 
     async def make_due(self) -> None:
-        """Let every back-off end now."""
+        """End every back-off now."""
         await self.rows("update submissions set next_try_at = now()")
         await self.rows("update relay_status set next_try_at = now()")
 
 
 @asynccontextmanager
 async def sending(database_url: str) -> AsyncIterator[SenderHarness]:
-    """A sender that works, without a broker."""
+    """Run a sender without a broker."""
     bench = SenderHarness(database_url)
     await bench.database.open()
     work = asyncio.create_task(run_background(bench.service, bench.relaying))
@@ -205,5 +208,5 @@ async def sending(database_url: str) -> AsyncIterator[SenderHarness]:
 
 
 def replies(found: ListedSubmission) -> Sequence[tuple[str, str | None]]:
-    """State and reply of each recipient."""
+    """Return state and reply of each recipient."""
     return [(recipient.state, recipient.reply) for recipient in found.recipients]

@@ -126,7 +126,7 @@ async def test_handing_over_twice_delivers_once(bench: SenderHarness) -> None:
     assert await bench.rows("select count(*)::int from inbound") == [(1,)]
 
 
-async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_resubmitted_mail_is_sent_and_reported(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
     first = await bench.submit(ANN, message_id="one@local.com")
     again = await bench.submit(ANN, message_id="one@local.com")
@@ -139,7 +139,7 @@ async def test_a_mail_that_is_handed_in_again_is_sent_and_told_of(bench: SenderH
     assert told == {first: False, again: True, hidden: False}
 
 
-async def test_of_a_mail_that_is_handed_in_twice_one_is_told_of_whichever_is_committed_first(
+async def test_one_of_two_submissions_of_a_mail_is_reported_whichever_is_committed_first(
     bench: SenderHarness,
 ) -> None:
     first, again = [await bench.submit(ANN, message_id="one@local.com") for _ in range(2)]
@@ -196,7 +196,7 @@ async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
     assert ("noticed", "alex@local.com") in await bench.events(id_)
 
 
-async def test_who_asked_for_no_notice_gets_none(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_recipient_without_notify_causes_no_notice(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")
     # when Alex wants to hear of Bob alone, and for Cat of nothing but success
@@ -231,7 +231,7 @@ async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small
     assert b"text/rfc822-headers" in other and len(other) < 10_000
 
 
-async def test_success_is_told_where_the_provider_does_not_tell_it(
+async def test_the_author_is_notified_of_success_where_the_provider_sends_no_notice(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("RCPT", None)
@@ -248,9 +248,7 @@ async def test_success_is_told_where_the_provider_does_not_tell_it(
     assert [who for event, who in await bench.events(id_) if event == "noticed"] == ["alex@local.com"] * 2
 
 
-async def test_a_provider_that_tells_it_itself_is_passed_what_was_asked(
-    bench: SenderHarness, provider: ScriptedSmtp
-) -> None:
+async def test_a_provider_with_dsn_gets_the_dsn_parameters(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.always("EHLO", DSN)
     id_ = await bench.submit(
         ANN,
@@ -419,7 +417,7 @@ async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: s
         stuck = [await bench.submit(ANN) for _ in range(5)]
         # when Kim writes
         id_ = await bench.submit(ANN, author="Kim")
-        # then hers is relayed while Alex's wait, two of them in hand
+        # then hers is relayed while Alex's wait, two of them claimed
         await bench.until(id_, state="done")
         states = sorted([(await bench.listed(other)).state for other in stuck])
         assert states == ["claimed"] * 2 + ["queued"] * 3
@@ -553,7 +551,7 @@ async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
     assert await bench.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
 
 
-async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_knows(
+async def test_after_a_second_time_without_a_reply_the_author_is_notified_of_the_unknown_outcome(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("END", CLOSE)
@@ -564,7 +562,7 @@ async def test_a_second_time_without_an_answer_the_author_is_told_that_nobody_kn
 
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
-async def test_what_a_dead_sender_held_is_taken_up(
+async def test_claims_of_a_dead_sender_are_taken_over(
     bench: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
 ) -> None:
     # given a claim of a sender that is gone
@@ -605,7 +603,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
 async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given a mail in hand
+    # given a claimed mail
     provider.gates["DATA"] = asyncio.Event()
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="claimed")
@@ -627,7 +625,7 @@ async def test_the_state_is_committed_before_the_final_dot(bench: SenderHarness,
     await bench.until(id_, state="done", uncertain=False)
 
 
-async def test_stopping_gives_back_what_has_not_been_sent(database_url: str) -> None:
+async def test_stopping_releases_mails_that_are_not_sent(database_url: str) -> None:
     async with scripted_smtp() as provider:
         async with sending(database_url) as bench:
             await bench.accounts({SUPPORT: provider.port})

@@ -196,9 +196,7 @@ async def test_421_instead_of_the_final_answer_delays_only_that_mail(
     assert await bench.rows("select tries, uncertain from submissions where state = 'queued'") == [(1, False)]
 
 
-async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
-    bench: SenderHarness, provider: ScriptedSmtp
-) -> None:
+async def test_a_refused_mail_does_not_disturb_the_pipelined_one(bench: SenderHarness, provider: ScriptedSmtp) -> None:
     await bench.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, "554 5.7.1 spam")
     await queue(bench, 30)
@@ -207,7 +205,7 @@ async def test_a_refused_mail_does_not_disturb_the_one_announced_behind_it(
     assert len(await bench.notices("Alex")) == 1
 
 
-async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_another_lane(
+async def test_a_mail_pipelined_behind_one_without_a_reply_is_sent_by_another_lane(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
@@ -217,7 +215,7 @@ async def test_a_mail_announced_behind_one_that_gets_no_answer_is_sent_by_anothe
     assert max(copies(provider).values()) == 1
 
 
-async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_kept(
+async def test_behind_a_slow_reply_nothing_is_pipelined_and_the_connection_is_kept(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
@@ -229,7 +227,7 @@ async def test_behind_a_slow_answer_nothing_is_announced_and_the_connection_is_k
     assert (copies(provider), provider.connections) == (once_each(30), 1)
 
 
-async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
+async def test_a_mail_that_cannot_be_pipelined_does_not_harm_the_one_before_it(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a mail in the middle whose recipient would be two commands
@@ -245,7 +243,7 @@ async def test_a_mail_that_cannot_be_announced_does_not_harm_the_one_before_it(
 # ---------------------------------------------------------------------------------------------- claimed ahead
 
 
-async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
+async def test_prefetched_mails_are_released_when_no_lane_takes_them(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that answers some mails, and then no lane any more
@@ -268,7 +266,7 @@ async def test_what_is_claimed_ahead_is_given_back_when_no_lane_comes_to_it(
     await until(given_back)
 
 
-async def test_stopping_gives_back_what_is_claimed_ahead(database_url: str, provider: ScriptedSmtp) -> None:
+async def test_stopping_releases_prefetched_mails(database_url: str, provider: ScriptedSmtp) -> None:
     async with sending(database_url) as bench:
         await bench.accounts({SUPPORT: provider.port}, connections=1)
         provider.say("END", *["250 ok"] * 20, HANG)
@@ -409,7 +407,7 @@ async def test_claims_of_a_sender_that_is_there_are_left_alone(
     assert copies(provider) == once_each(1)
 
 
-async def test_a_database_that_cuts_everyone_off_during_group_commits_loses_and_repeats_nothing(
+async def test_a_database_that_disconnects_everyone_during_group_commits_loses_and_repeats_nothing(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given mails without an answer, and others that stand before their bodies
@@ -453,7 +451,7 @@ async def _cut_off(bench: SenderHarness) -> None:
         )
 
 
-async def test_what_breaks_one_settlement_of_a_batch_parks_only_that_mail(
+async def test_an_error_at_one_result_of_a_batch_parks_only_that_mail(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notify = outcomes._notify

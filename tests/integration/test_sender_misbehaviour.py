@@ -200,7 +200,7 @@ async def _relay(bench: SenderHarness, address: str) -> RelayStatus:
         return (await relay_status.load_status(connection))[bench.externals[address].id]
 
 
-async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pauses_where_a_person_is_wanted(
+async def test_a_rejection_of_the_account_bounces_nothing_and_pauses_where_an_administrator_must_act(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given
@@ -241,7 +241,7 @@ async def test_what_a_provider_has_against_the_account_bounces_nothing_and_pause
         ("250-x\r\n250 HELP", "RCPT", "552 5.2.3 too large for this one", None),
     ],
 )
-async def test_how_large_a_mail_the_provider_takes_is_learnt(
+async def test_the_size_limit_of_the_provider_is_stored(
     bench: SenderHarness, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
 ) -> None:
     # given
@@ -261,7 +261,9 @@ async def test_how_large_a_mail_the_provider_takes_is_learnt(
     assert await account(bench) == bench.externals[SUPPORT]
 
 
-async def test_the_login_for_gmails_recent_mode_is_none_of_smtp(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_the_prefix_of_gmails_recent_mode_is_not_used_for_smtp(
+    bench: SenderHarness, provider: ScriptedSmtp
+) -> None:
     await bench.rows("update external_accounts set login = 'recent:support@company.com'")
     id_ = await bench.submit(ANN)
     await bench.until(id_, state="done")

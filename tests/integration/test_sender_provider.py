@@ -102,7 +102,7 @@ async def test_a_working_account_passes_the_test_and_sends_nothing(
     assert len(provider.mail_of(SUPPORT)) == before
 
 
-async def test_what_is_wrong_is_said_clearly(bench: SenderHarness, provider: DemoProvider) -> None:
+async def test_each_error_is_named_clearly(bench: SenderHarness, provider: DemoProvider) -> None:
     plain = await account(bench, provider.smtp_port)
     with pytest.raises(AuthFailed, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
         await probe_smtp(plain, Credential(SUPPORT, "wrong"), True, 10)
@@ -122,15 +122,15 @@ async def test_what_is_wrong_is_said_clearly(bench: SenderHarness, provider: Dem
         await probe_smtp(_at(plain, provider.pop3_port, "none"), Credential(SUPPORT, "secret"), True, 10)
 
 
-async def test_a_stranger_behind_the_port_is_not_quoted(bench: SenderHarness) -> None:
-    async with scripted_smtp() as stranger:
-        external = await account(bench, stranger.port)
+async def test_the_text_of_a_foreign_server_is_not_quoted(bench: SenderHarness) -> None:
+    async with scripted_smtp() as foreign:
+        external = await account(bench, foreign.port)
         for greeting in ("SSH-2.0-OpenSSH_9.2p1", "554 inner-host.corp says no", "220-inner-host\r\nrubbish"):
-            stranger.answers["GREETING"].append(greeting)
+            foreign.answers["GREETING"].append(greeting)
             with pytest.raises(Temporary) as caught:
                 await probe_smtp(external, Credential(SUPPORT, "secret"), True, 5)
             assert "inner" not in str(caught.value) and "SSH" not in str(caught.value)
-        stranger.say("GREETING", HANG)
+        foreign.say("GREETING", HANG)
         with pytest.raises(Temporary, match="did not answer within 1 s"):
             await probe_smtp(external, Credential(SUPPORT, "secret"), True, 1)
 

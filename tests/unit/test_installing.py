@@ -135,7 +135,7 @@ def test_an_upgrade_without_a_service_says_what_to_do(machine: Machine) -> None:
         installing.upgrade(machine, lambda data: data, lambda _: None)
 
 
-def test_a_program_that_fails_is_named_with_what_it_said(machine: Machine) -> None:
+def test_a_program_that_fails_is_named_with_its_output(machine: Machine) -> None:
     def run(command: Sequence[str]) -> None:
         installing.run(["sh", "-c", "echo no such group >&2; exit 3"])
 

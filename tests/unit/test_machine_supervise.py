@@ -15,7 +15,7 @@ def parsed(*programs: Program, data: Path = Path("/data")) -> RawConfigParser:
     return parser
 
 
-def test_no_number_of_deaths_makes_it_give_up() -> None:
+def test_no_number_of_restarts_makes_it_stop() -> None:
     # startsecs = 0 is what keeps supervisord from counting early deaths
     section = parsed(service("router"))["program:router"]
     assert (section["startsecs"], section["autorestart"]) == ("0", "true")

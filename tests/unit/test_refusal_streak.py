@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.amqp.broker import FORGOTTEN_SECONDS, REFUSING_SECONDS, RefusalStreak
 
 
-def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> None:
+def test_a_broker_that_has_refused_everything_for_a_while_is_unusable() -> None:
     refusals = RefusalStreak()
     refusals.add(100.0)
     assert not refusals.is_lasting(100.0 + REFUSING_SECONDS - 0.1)
@@ -13,7 +13,7 @@ def test_a_broker_is_of_no_use_once_it_has_refused_everything_for_a_while() -> N
     assert refusals.is_lasting(100.0 + REFUSING_SECONDS)
 
 
-def test_one_message_that_it_takes_ends_that() -> None:
+def test_one_accepted_message_ends_the_streak() -> None:
     refusals = RefusalStreak()
     refusals.add(100.0)
     refusals.reset()
@@ -21,7 +21,7 @@ def test_one_message_that_it_takes_ends_that() -> None:
     assert not refusals.is_lasting(106.0)
 
 
-def test_refusals_of_long_ago_say_nothing() -> None:
+def test_old_refusals_do_not_count() -> None:
     refusals = RefusalStreak()
     refusals.add(100.0)
     later = 100.0 + FORGOTTEN_SECONDS + 1

@@ -20,7 +20,7 @@ def rcpt(*replies: str) -> dict[int, Reply]:
     return {n: Reply(int(reply[:3]), reply[4:]) for n, reply in enumerate(replies)}
 
 
-def test_each_recipient_is_settled_by_its_own_reply() -> None:
+def test_each_recipient_has_the_result_of_its_own_reply() -> None:
     # given one taken, one unknown, one greylisted
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown", "450 4.2.0 greylisted"), OK)
     verdict = classify((ANN, BOB, CAT), replies)
@@ -42,11 +42,11 @@ def test_each_recipient_is_settled_by_its_own_reply() -> None:
         (Reply(354, "odd"), "waiting"),
     ],
 )
-def test_the_reply_to_the_mail_settles_whoever_was_accepted(final: Reply, state: str) -> None:
+def test_the_reply_to_the_mail_decides_for_accepted_recipients(final: Reply, state: str) -> None:
     assert states(Replies(rcpt("250 ok", "251 ok", "550 no"), final)) == [state, state, "failed"]
 
 
-def test_a_refused_sender_settles_everyone() -> None:
+def test_a_refused_sender_decides_for_all_recipients() -> None:
     assert states(Replies({}, Reply(550, "5.7.1 not you"))) == ["failed"] * 3
     assert states(Replies({}, Reply(451, "4.7.1 slowly"))) == ["waiting"] * 3
 
@@ -62,7 +62,7 @@ def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
     # given nobody taken, or a mail that was refused for now
     nobody = classify((ANN,), Replies(rcpt("452 4.5.3 too many")))
     later = classify((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
-    # then nothing goes round in circles, and nobody fails
+    # then there is no loop, and no recipient fails
     assert (nobody.retry_now, nobody.count_try) == (False, True)
     assert (later.retry_now, later.count_try) == (False, True)
     assert [o.state for o in later.outcomes] == ["waiting", "waiting"]
@@ -74,11 +74,11 @@ def test_another_452_is_a_refusal_for_now(full: str) -> None:
     assert (verdict.retry_now, verdict.count_try) == (False, True)
 
 
-def test_a_full_mailbox_is_no_crowd() -> None:
+def test_a_full_mailbox_does_not_mean_too_many_recipients() -> None:
     assert states(Replies(rcpt("250 ok", "552 5.2.2 mailbox full", "250 ok"), OK)) == ["relayed", "failed", "relayed"]
 
 
-def test_an_interrupted_mail_settles_only_refusals() -> None:
+def test_after_an_interruption_only_refusals_are_final() -> None:
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown"))
     verdict = classify_interrupted((ANN, BOB, CAT), replies, "connection lost", unanswered=True)
     assert [(o.state, o.reply) for o in verdict.outcomes] == [
@@ -89,6 +89,6 @@ def test_an_interrupted_mail_settles_only_refusals() -> None:
     assert verdict.unanswered
 
 
-def test_an_id_in_the_final_reply_is_a_further_id_of_the_mail() -> None:
+def test_an_id_in_the_final_reply_is_a_message_id_of_the_provider() -> None:
     reply = "250 2.0.0 OK <New.Id@provider.example> [Hostname=x] for <Ann@customer.org> <no> <a b@c>"
     assert provider_message_ids(reply, {"ann@customer.org"}) == ["New.Id@provider.example"]

@@ -38,7 +38,7 @@ def leaves(header: bytes, message_id: str = "m@local") -> bytes:
         # an address that is written in another way is the same one
         (b"From: alex@local.com.", b'From: "Alex" <support@company.com>'),
         (b"From: help@company.com.", b'From: "Alex" <help@company.com>'),
-        # whoever writes as the external account is still named: only that makes answers reach the author
+        # an author who writes as the external account is named as well: only so do replies reach the author
         (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
         (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
         (b"From: help@company.com", b'From: "Alex" <help@company.com>'),

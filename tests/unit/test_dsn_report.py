@@ -79,9 +79,7 @@ anything = st.text(alphabet=st.sampled_from("a\r\n\0\t: @.ü\u2028\ud800-"), max
 
 
 @given(anything, anything, anything, st.binary(max_size=60))
-def test_nothing_that_strangers_write_begins_a_line_or_a_part(
-    address: str, reply: str, author: str, header: bytes
-) -> None:
+def test_no_text_from_outside_begins_a_line_or_a_part(address: str, reply: str, author: str, header: bytes) -> None:
     # given any text where there should be addresses and replies
     body = build_report(
         "failed", Original(f"{author}@local.com", header, NOW), [RecipientStatus(address, "5.0.0", reply)], NOW
