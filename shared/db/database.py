@@ -82,7 +82,7 @@ class Database:
 
     @asynccontextmanager
     async def statement(self, seconds: float | None = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
-        """Lend a connection in autocommit mode: for one statement or pipeline, in one round trip.
+        """Lend a connection in autocommit mode: for one statement, in one round trip.
 
         :param seconds: limit of the block. None: no limit; the caller limits the time itself.
         :raises Temporary: as ``transaction``; a statement that writes may have been committed then.

@@ -70,8 +70,8 @@ class GroupCommit(Generic[Item, Result]):
             raise.
         :param weight: returns the octets of an item.
         :param max_items: limit of a batch. :param max_octets: limit of a batch with more than one item.
-        :param is_single_statement: whether ``write`` writes these items by one statement or one pipeline. The server
-            commits that by itself, in one round trip instead of three.
+        :param is_single_statement: whether ``write`` writes these items by one statement. The server commits it by
+            itself, in one round trip instead of three.
         :param gather: wait before a batch as long as each turn of the event loop queues more items. A busy process
             makes fewer commits; an idle one commits without delay.
         """

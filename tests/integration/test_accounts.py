@@ -1,4 +1,4 @@
-"""Accounts in a real database: apply is idempotent, whole or not at all, and refuses what must not be."""
+"""Accounts in a real database: apply is idempotent and atomic, and refuses invalid accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many values at once: PostgreSQL gets exactly what was given, by either way."""
+"""shared/db/arrays.py: PostgreSQL gets exactly the given values, by INSERT and by COPY."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's clock set back: what was to happen at a time of before happens now, and not hours later."""
+"""The server's clock is set back: what was due at an earlier time happens now, and not hours later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When mail clients logged in last: remembered without the database, written for many at once, the latest time wins."""
+"""shared/store/last_logins.py: logins are remembered, written in one statement, and the latest time wins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HERE, THERE = "192.0.2.1", "2001:db8::7"
 
 
 class Clock:
-    """Monotonic seconds that stand still."""
+    """A monotonic clock that the test sets."""
 
     now = 1000.0
 
@@ -174,7 +174,7 @@ async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_
 
 
 async def until_waiting(logins: Authenticator, waiting: int, busy: int, checked: list[str]) -> None:
-    """Until so many wait for their check, while so many are checked."""
+    """Wait until so many logins wait for their check, while so many are checked."""
     async with asyncio.timeout(60):
         while (len(logins._pool._waiting), len(checked)) != (waiting, busy):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

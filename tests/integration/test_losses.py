@@ -1,4 +1,4 @@
-"""Ways in which a mail could be lost, doubled or stuck: two at work at once, a removal in between, odd faults."""
+"""Ways to lose, duplicate or block a mail: concurrent workers, a removal in between, rare failures."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from services.pop3_out import mailbox_store as store_module
+from services.pop3_out import mailbox_store
 from services.pop3_out.mailbox_store import DatabaseStore
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
@@ -108,9 +108,9 @@ async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
     assert await store.load_snapshot(people["alex"].id) is held
 
 
-async def test_a_mailbox_with_many_changes_is_read_anew(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mailbox_with_many_changes_is_read_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a store that brings snapshots up to date by two rows at most
-    monkeypatch.setattr(store_module, "MAX_CHANGES", 2)
+    monkeypatch.setattr(mailbox_store, "CHANGES", 2)
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     await add_mails(database, alex, b"1\r\n")
@@ -120,11 +120,11 @@ async def test_a_mailbox_with_many_changes_is_read_anew(database: Database, monk
         await add_mails(database, alex, *bodies)
         found = await store.load_snapshot(alex.id)
         # then it is what is there
-        anew = await DatabaseStore(database).load_snapshot(alex.id)
+        fresh = await DatabaseStore(database).snapshot(alex.id)
         assert (found.version, list(found.rows), list(found.octets)) == (
-            anew.version,
-            list(anew.rows),
-            list(anew.octets),
+            fresh.version,
+            list(fresh.rows),
+            list(fresh.octets),
         )
     assert list(found.octets) == [3, 4, 5, 6, 6, 6]
     await store.delete_mails(alex, list(found.rows)[1:])
@@ -256,12 +256,12 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
             seen.append(len(await store.load_snapshot(people[0].id)))
 
     await asyncio.gather(look(), *(deliver(number) for number in range(60)))
-    # then everyone has all of them, and what was brought up to date equals what is read anew
+    # then everyone has all of them, and what was brought up to date equals what is read afresh
     for local in people:
         kept = await store.load_snapshot(local.id)
-        anew = await DatabaseStore(database).load_snapshot(local.id)
+        fresh = await DatabaseStore(database).snapshot(local.id)
         assert len(kept) == 60
-        assert (kept.rows, kept.uids) == (anew.rows, anew.uids)
+        assert (kept.rows, kept.uids) == (fresh.rows, fresh.uids)
     assert seen == sorted(seen)
 
 

@@ -1,4 +1,4 @@
-"""services/admin/monitoring/reconciliation.py: the books balance, and show when a mail is taken away."""
+"""services/admin/monitoring/reconciliation.py: the counts agree, and differ when a mail is removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mail(number: int = 0) -> bytes:
 
 
 async def delivered(database: Database, count: int) -> list[int]:
-    """So many mails of support@company.com, in the mailboxes of Alex and Jim; their ids."""
+    """Deliver mails of support@company.com to Alex and Jim; their ids."""
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(count)])
@@ -37,7 +37,7 @@ async def delivered(database: Database, count: int) -> list[int]:
 
 
 async def support(database: Database) -> AccountBooks:
-    """The books of support@company.com; those of the other account balance."""
+    """The counts of support@company.com; those of the other account agree."""
     async with database.snapshot() as connection:
         sales, found = await reconciliation.load_accounts(connection, thoroughly=True)
     assert (sales.address, reconciliation.describe_difference(sales)) == (SALES, None)
@@ -45,7 +45,7 @@ async def support(database: Database) -> AccountBooks:
 
 
 async def change(database: Database, sql: str, *parameters: object) -> None:
-    """Behind the system's back."""
+    """Change the database without the system."""
     async with database.transaction() as connection:
         await connection.execute(sql.encode(), parameters)
 

@@ -1,4 +1,4 @@
-"""shared/db/group_commit.py, over a database that only begins and ends transactions."""
+"""shared/db/group_commit.py on a database that only begins and ends transactions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from shared.errors import Temporary
 
 
 class Transactions:
-    """Counts them. gate: commits wait for it. away: no transaction begins. torn: no commit is answered."""
+    """Counts transactions.
+
+    gate: commits wait for it. away: no transaction begins. torn: no commit is answered.
+    """
 
     def __init__(self) -> None:
         self.count = self.statements = 0
@@ -25,7 +28,7 @@ class Transactions:
 
     @asynccontextmanager
     async def transaction(self, seconds: float = 60.0) -> AsyncIterator[Connection]:
-        """One more."""
+        """Begin and commit a transaction."""
         if self.away:
             raise Temporary("away")
         self.count += 1
@@ -36,18 +39,18 @@ class Transactions:
 
     @asynccontextmanager
     async def statement(self, seconds: float = 60.0) -> AsyncIterator[Connection]:
-        """One that is a transaction by itself."""
+        """A statement that is a transaction by itself."""
         self.statements += 1
         async with self.transaction():
             yield cast(Connection, None)
 
     async def ready(self) -> bool:
-        """Whether one could begin."""
+        """Whether a transaction could begin."""
         return not self.away
 
 
 class Table:
-    """What was written, batch by batch; "bad" cannot be."""
+    """Collects the written batches; the item "bad" cannot be written."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -61,13 +64,13 @@ class Table:
         return [item.upper() for item in items]
 
     def note(self, results: Sequence[str]) -> None:
-        """A batch is committed."""
+        """Record a committed batch."""
         self.committed += results
 
 
 @asynccontextmanager
 async def group(transactions: Transactions, table: Table, **options: Any) -> AsyncIterator[GroupCommit[str, str]]:
-    """A writer that runs."""
+    """Run a writer."""
     group: GroupCommit[str, str] = GroupCommit(cast(Database, transactions), table.write, table.note, len, **options)
     writer = asyncio.create_task(group.run())
     yield group
@@ -77,7 +80,7 @@ async def group(transactions: Transactions, table: Table, **options: Any) -> Asy
 
 
 async def results(*commits: Any) -> list[Any]:
-    """What each commit returned or raised."""
+    """Return what each commit returned or raised."""
     return await asyncio.gather(*commits, return_exceptions=True)
 
 
@@ -161,7 +164,7 @@ async def test_a_bad_item_in_one_statement_harms_no_other() -> None:
     assert (one, two) == ("A", "B") and isinstance(bad, ValueError)
 
 
-async def test_who_goes_away_takes_nothing_back() -> None:
+async def test_an_item_is_committed_although_its_caller_is_cancelled() -> None:
     transactions, table = Transactions(), Table()
     transactions.gate.clear()
     async with group(transactions, table) as writer:

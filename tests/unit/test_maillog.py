@@ -1,4 +1,4 @@
-"""What the log says of each mail."""
+"""shared/store/maillog.py: the log lines of each mail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.store.maillog import MailEvent
 
 
 class Log:
-    """Keeps the lines."""
+    """Collects the lines."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def test_one_trace_id_goes_with_a_mail_from_the_fetch_to_the_delivery_and_from_t
     ]
 
 
-def test_copies_that_are_told_of_together_count_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_in_one_event_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     monkeypatch.setattr(maillog, "log", log)
     before = maillog.DELIVERED._value.get()

@@ -1,4 +1,4 @@
-"""Group reads: who is answered by which query, and what becomes of failures."""
+"""shared/db/batch_loader.py: which query answers which request, and how failures are distributed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.errors import Temporary
 
 
 class Table:
-    """Squares of numbers; each query waits until it is let through."""
+    """Squares of numbers; each query waits at the gate."""
 
     def __init__(self) -> None:
         self.queries: list[list[int]] = []
@@ -32,12 +32,12 @@ class Table:
 async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
     # given one query under way
     table = Table()
-    reading: BatchLoader[int, int] = BatchLoader(table.read)
-    asked = [asyncio.create_task(reading.get([1]))]
+    loader: BatchLoader[int, int] = BatchLoader(table.read)
+    asked = [asyncio.create_task(loader.get([1]))]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     # when others ask, one of them for the same
-    asked += [asyncio.create_task(reading.get(keys)) for keys in ([1], [2, 3], [3, 7])]
+    asked += [asyncio.create_task(loader.get(keys)) for keys in ([1], [2, 3], [3, 7])]
     await asyncio.sleep(0)
     table.gate.set()
     # then each gets its own, from one query that started after they asked
@@ -48,16 +48,16 @@ async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
 async def test_a_query_is_no_heavier_than_allowed() -> None:
     table = Table()
     table.gate.set()
-    reading: BatchLoader[int, int] = BatchLoader(table.read, max_keys=3, max_weight=100)
+    loader: BatchLoader[int, int] = BatchLoader(table.read, max_keys=3, max_weight=100)
     asks = [([1, 2, 3, 4], 10), ([5], 60), ([6], 60), ([8], 500), ([9], 1)]
-    await asyncio.gather(*(reading.get(keys, weight) for keys, weight in asks))
+    await asyncio.gather(*(loader.get(keys, weight) for keys, weight in asks))
     assert table.queries == [[1, 2, 3, 4], [5], [6], [8], [9]]
 
 
 async def test_only_so_many_queries_are_under_way() -> None:
     table = Table()
-    reading: BatchLoader[int, int] = BatchLoader(table.read, readers=2, max_keys=1)
-    asked = [asyncio.create_task(reading.get([key])) for key in range(5)]
+    loader: BatchLoader[int, int] = BatchLoader(table.read, readers=2, max_keys=1)
+    asked = [asyncio.create_task(loader.get([key])) for key in range(5)]
     await asyncio.sleep(0.01)
     assert len(table.queries) == 2
     table.gate.set()
@@ -68,8 +68,8 @@ async def test_only_so_many_queries_are_under_way() -> None:
 async def test_a_key_that_cannot_be_read_harms_nobody_else() -> None:
     table = Table()
     table.gate.set()
-    reading: BatchLoader[int, int] = BatchLoader(table.read)
-    one, bad, two = await asyncio.gather(*(reading.get([key]) for key in (1, 13, 2)), return_exceptions=True)
+    loader: BatchLoader[int, int] = BatchLoader(table.read)
+    one, bad, two = await asyncio.gather(*(loader.get([key]) for key in (1, 13, 2)), return_exceptions=True)
     assert (one, two) == ({1: 1}, {2: 4})
     assert isinstance(bad, ValueError)
 
@@ -78,38 +78,38 @@ async def test_a_failure_reaches_everyone_who_waits_and_the_next_query_works() -
     table = Table()
     table.gate.set()
     table.failure = Temporary("away")
-    reading: BatchLoader[int, int] = BatchLoader(table.read)
+    loader: BatchLoader[int, int] = BatchLoader(table.read)
     assert all(
         isinstance(found, Temporary)
-        for found in await asyncio.gather(*(reading.get([key]) for key in range(4)), return_exceptions=True)
+        for found in await asyncio.gather(*(loader.get([key]) for key in range(4)), return_exceptions=True)
     )
     assert len(table.queries) == 1
     table.failure = None
-    assert await reading.get([3]) == {3: 9}
+    assert await loader.get([3]) == {3: 9}
 
 
 async def test_nobody_is_left_waiting_when_a_reader_ends_as_another_asks() -> None:
     # given askers that ask again in the very step in which they are answered
     table = Table()
     table.gate.set()
-    reading: BatchLoader[int, int] = BatchLoader(table.read)
+    loader: BatchLoader[int, int] = BatchLoader(table.read)
 
     async def ask(key: int) -> None:
         for _ in range(200):
             async with asyncio.timeout(30):
-                assert await reading.get([key]) == {key: key * key}
+                assert await loader.get([key]) == {key: key * key}
             for _ in range(key % 4):
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(ask(key) for key in (1, 2, 3, 4)))
 
 
-async def test_who_is_gone_is_not_read_for() -> None:
+async def test_the_keys_of_a_cancelled_caller_are_not_read() -> None:
     table = Table()
-    reading: BatchLoader[int, int] = BatchLoader(table.read)
-    first, gone, last = (asyncio.create_task(reading.get([key])) for key in (1, 2, 3))
+    loader: BatchLoader[int, int] = BatchLoader(table.read)
+    first, gone, last = (asyncio.create_task(loader.get([key])) for key in (1, 2, 3))
     await asyncio.sleep(0.01)
-    asked = [asyncio.create_task(reading.get([key])) for key in (4, 5)]
+    asked = [asyncio.create_task(loader.get([key])) for key in (4, 5)]
     await asyncio.sleep(0.01)
     asked[0].cancel()
     await asyncio.sleep(0.01)

@@ -35,12 +35,12 @@ async def value(connection: WatchedConnection[Row], sql: str, *parameters: objec
 
 
 async def end(url: str, connection: WatchedConnection[Row]) -> None:
-    """Let the server end a connection."""
+    """Let the server close a connection."""
     async with connected(url) as other:
         assert await value(other, "select pg_terminate_backend(%s)", connection.info.backend_pid)
 
 
-async def test_what_is_larger_than_any_buffer_goes_and_comes_whole(database_url: str) -> None:
+async def test_a_value_larger_than_any_buffer_is_sent_and_received_whole(database_url: str) -> None:
     octets = os.urandom(LARGE)
     async with connected(database_url) as connection:
         assert await value(connection, "select %b::bytea", octets) == octets
@@ -80,7 +80,7 @@ async def test_an_answer_that_is_cancelled_half_way_does_not_come_to_the_next_qu
             assert await value(connection, "select 42") == 42
 
 
-async def test_who_waits_hears_of_the_end_of_the_connection(database_url: str) -> None:
+async def test_a_waiting_query_fails_when_the_connection_ends(database_url: str) -> None:
     async with connected(database_url) as connection:
         asked = asyncio.create_task(value(connection, "select pg_sleep(30)"))
         await asyncio.sleep(0.2)
@@ -106,7 +106,7 @@ async def test_no_descriptor_is_left_open(database_url: str) -> None:
     for _ in range(20):
         async with connected(database_url) as connection:
             await value(connection, "select 1")
-    # also not by one that nobody closes, as the pool does with those that broke
+    # not even by a connection that is never closed, as the pool does with broken ones
     forgotten: WatchedConnection[Row] = await WatchedConnection.connect(database_url, autocommit=True)
     await value(forgotten, "select 1")
     await end(database_url, forgotten)
