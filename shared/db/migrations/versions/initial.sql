@@ -1,4 +1,4 @@
--- The whole schema, table by table in the order of a mail's way. Tables are named after the Python modules that own
+-- The whole schema; the tables are in the order in which a mail passes them. Tables are named after the Python modules that own
 -- them: the comment above each table names the one module that writes it. Each state column lists its transitions.
 -- Times are timestamptz by the database's clock. Addresses are stored as written and compared in lower case.
 
@@ -81,8 +81,8 @@ create trigger local_accounts_changed after insert or update or delete or trunca
 
 -- Owner: services/admin/accounts/oauth_requests.py
 -- An external account's OAuth consent that waits for a person at the provider's page, or how the latest one ended.
--- The row is shared by all administrators, and any process of the console continues it.
--- state: waits -> authorized | failed   the grant was stored in the same transaction | words say why
+-- All administrators share the row, and any process of the console continues the consent.
+-- state: waits -> authorized | failed   the grant was stored in the same transaction | words give the reason
 --        authorized | failed -> waits   requested again, under another key
 create table oauth_requests (
     external_id  bigint primary key references external_accounts (id) on delete cascade,
@@ -122,7 +122,7 @@ create table blobs (
 alter table blobs alter column head set storage external;
 
 -- Owner: shared/store/blobs.py
--- What follows the head, in chunks of 1 MiB; a mail of up to 256 KiB has none.
+-- The bytes after the head, in chunks of 1 MiB; a mail of up to 256 KiB has none.
 create table blob_chunks (
     blob_id   bigint not null references blobs on delete cascade,
     position  integer not null,                      -- 0, 1, 2 …
@@ -137,7 +137,7 @@ create sequence mail_ids;
 -- ---------------------------------------------------------------------------------------------- fetching
 
 -- Owner: shared/store/polls.py
--- How polling an external account goes; one row an account, kept by the trigger below.
+-- The state of polling an external account; one row for each account, kept by the trigger below.
 create table polls (
     external_id       bigint primary key references external_accounts,
     active            boolean not null default true, -- the account is enabled and not removed
@@ -155,14 +155,14 @@ create table polls (
     login_delay       integer,                       -- seconds, learnt from CAPA
     backlog           bigint,                        -- mails listed and not yet fetched, at the last poll
     fetched           bigint not null default 0,     -- mails ever fetched, counted with the ledger's rows
-    -- A list that is the same as when there was nothing to do is not compared with the ledger, which may have
-    -- 100,000 rows. Every transaction of a poll that may write the ledger clears the digest first.
+    -- An unchanged list that needed no action is not compared with the ledger, which may have 100,000 rows. Each
+    -- transaction of a poll that may write the ledger clears the digest first.
     quiet_list        bytea,                         -- digest of the list, and of what else the decision depends on
     quiet_until       timestamptz                    -- a retry or a deletion falls due then; at most an hour ahead
 );
 create index polls_due on polls (greatest(next_poll_at, lease_expires)) where active;
 
--- The fetcher looks for due accounts up to twenty times a second: it reads those rows alone, so a row says itself
+-- The fetcher polls for due accounts up to twenty times a second and reads only this table: each row therefore records
 -- whether its account is polled.
 create function keep_poll() returns trigger language plpgsql as $$
 begin
@@ -244,7 +244,7 @@ create table submission_recipients (
 );
 
 -- Owner: shared/store/relay_status.py
--- How relaying through an external account goes; one row an account.
+-- The state of relaying through an external account; one row for each account.
 create table relay_status (
     external_id        bigint primary key references external_accounts,
     failures           integer not null default 0,   -- failures to connect or log in, one after the other
@@ -258,7 +258,7 @@ create table relay_status (
 );
 
 -- Owner: shared/store/sent_mail.py
--- Message-IDs that we sent, with their authors: what an answer refers to. The earliest row of an id names its author.
+-- Message-IDs of sent mail with their authors; answers refer to them. The earliest row of a Message-ID names its author.
 -- Authorship outlives the submission; a submission's number is never reused, so it is no foreign key.
 create table sent_mail (
     message_id     text not null,
@@ -314,8 +314,8 @@ create index inbound_discarded on inbound (state_at) where state = 'discarded';
 create index inbound_created on inbound using brin (created_at) with (pages_per_range = 32, autosummarize = on);
 
 -- Owner: shared/store/inbound.py
--- The router's decision, a row a recipient. done_at stays null where the mail is delivered: its state covers all
--- copies. It is set only while some recipients of a mail have their copies and others wait.
+-- The router's decision, one row for each recipient. done_at stays null where the mail is delivered, because its state
+-- covers all copies. It is set only while some recipients of a mail have their copies and others wait.
 create table deliveries (
     inbound_id  bigint not null references inbound on delete cascade,
     local_id    bigint not null references local_accounts,
@@ -371,8 +371,8 @@ create index uidl_ledger_skipped on uidl_ledger (external_id) where state = 'ski
 -- ---------------------------------------------------------------------------------------------- mailboxes
 
 -- Owner: shared/store/maildrops.py
--- One row a local account, made with it. version counts changes: every writer of a mailbox locks this row first, so
--- versions are in the order of commits and a reader asks for what is newer than what it has.
+-- One row for each local account, created with it. version counts changes: each writer of a mailbox locks this row first,
+-- so versions are in the order of commits, and a reader loads the changes after the version that it has.
 create table maildrops (
     local_id     bigint primary key references local_accounts,
     uidl_prefix  text not null,                      -- first part of each UIDL: a mailbox made again never repeats one
@@ -402,7 +402,7 @@ create index maildrop_mails_deleted on maildrop_mails (deleted_at) where deleted
 -- ---------------------------------------------------------------------------------------------- every stage
 
 -- Owner: shared/store/maillog.py
--- The history of every mail, a row an event, written in the transaction of that event.
+-- The history of each mail: one row for each event, written in the transaction of that event.
 create table maillog (
     id             bigint generated always as identity primary key,
     at             timestamptz not null default now(),
@@ -418,9 +418,8 @@ create index maillog_inbound on maillog (inbound_id) where inbound_id is not nul
 create index maillog_submission on maillog (submission_id) where submission_id is not null;
 
 -- Owner: shared/store/poison.py
--- Mails that a process was working on when it crashed, and which may be poison messages. A mail's ordinary way writes
--- nothing here. id: of inbound or submissions, whichever the stage works on; the row of a mail that has left the
--- stage is dropped when its turn comes.
+-- Mails that a process handled when it crashed, and which may be poison messages. Without a crash, no row is written.
+-- id: of inbound or submissions, by the stage. The row of a mail that has left the stage is deleted at its next try.
 create table poison (
     stage        text not null,                      -- router, mailbox, sender; relay: of a message to be written
     id           bigint not null,
@@ -432,7 +431,7 @@ create table poison (
 -- ---------------------------------------------------------------------------------------------- operation
 
 -- Owner: shared/db/leases.py
--- Work that one process does for the whole system, its owner and its end; renewed while it is done.
+-- Work that one process does for the whole system, with its owner and the end of the lease, which the owner renews.
 create table leases (
     name     text primary key,
     owner    text not null,
@@ -440,7 +439,7 @@ create table leases (
 );
 
 -- Owner: shared/store/alerts.py
--- A problem that exists or existed lately; a row for each kind and subject ('' for the whole system).
+-- A problem that exists or existed recently; one row for each kind and subject ('' for the whole system).
 -- state: pending -> raised      it has lasted for a while; a notification is sent
 --        raised -> calm         it is resolved, and has been for a while; a notification is sent
 --        calm -> raised         it is back: another flap
@@ -457,7 +456,7 @@ create table alerts (
 );
 
 -- Owner: shared/store/alerts.py
--- What is to be posted to ALERT_WEBHOOK, until it is.
+-- Messages that wait to be posted to ALERT_WEBHOOK.
 create table alert_posts (
     id           bigint generated always as identity primary key,
     body         jsonb not null,
@@ -502,7 +501,7 @@ create index console_sessions_user on console_sessions (user_id);
 create index console_sessions_local on console_sessions (local_id);
 
 -- Owner: services/admin/access/users.py
--- What scripts show instead of a password; only a digest is stored.
+-- API tokens, which scripts send instead of a password; only a digest is stored.
 create table api_tokens (
     id            bigint generated always as identity primary key,
     name          text not null,
@@ -514,8 +513,8 @@ create table api_tokens (
 );
 
 -- Owner: services/admin/access/audit.py
--- What people changed, by the console, the API or the command line, in the transaction of that change; and whose mail
--- they read. Nothing changes or deletes a row.
+-- Changes by people through the console, the API or the command line, recorded in the transaction of the change; and
+-- whose mail they read. No row is ever changed or deleted.
 create table audit (
     id      bigint generated always as identity primary key,
     at      timestamptz not null default now(),
@@ -528,7 +527,7 @@ create index audit_target on audit (lower(target), id);
 create index audit_who on audit (lower(who), id);
 
 -- Owner: services/admin/mail/search_index.py, which writes it after delivery, some hundred mails at a time
--- What a mail is found by: one row for an inbound mail or a submission; their ids come from one sequence.
+-- The search index: one row for each inbound mail or submission; their ids come from one sequence.
 create table search_index (
     mail_id      bigint primary key,
     at           timestamptz not null,               -- when it came
@@ -542,14 +541,14 @@ create index search_index_external on search_index (external_id, mail_id);
 create index search_index_at on search_index using brin (at);
 
 -- Owner: services/admin/mail/search_index.py
--- One row: every mail up to this id is in the index.
+-- One row: the index contains all mails up to this id.
 create table search_progress (
     up_to  bigint not null
 );
 insert into search_progress values (0);
 
 -- Owner: services/admin/mail/search_index.py
--- Mails that went to everyone who shares an account, until somebody has answered; only an answer changes a row.
+-- Mails that all sharers of an account received, and the answer to each; only an answer changes a row.
 create table shared_mails (
     mail_id        bigint primary key references inbound on delete cascade,
     external_id    bigint not null references external_accounts,
@@ -563,11 +562,11 @@ create index shared_mails_open on shared_mails (external_id, mail_id) where answ
 create index shared_mails_message_id on shared_mails (message_id);
 
 -- Owner: services/admin/mail/search_index.py
--- Names beside an external address that nobody who shares it has.
+-- Names in mails to an external address that none of its sharers has.
 create table unknown_names (
     external_id   bigint not null references external_accounts,
     name          text not null,                     -- as names are compared
-    shown         text not null,                     -- as it was written last
+    shown         text not null,                     -- as written last
     mails         bigint not null,
     last_mail_id  bigint not null,
     last_at       timestamptz not null,
