@@ -242,7 +242,7 @@ def _octets(count: int) -> str:
     for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
         if count >= size:
             return f"{count / size:.1f} {unit}"
-    return f"{count} octets"
+    return f"{count} bytes"
 
 
 def _browser(agent: str) -> str:

@@ -26,16 +26,13 @@ log = structlog.get_logger()
 
 
 class StatusCache:
-    """The latest status. status: as ``status --json`` prints it; empty until the first check is done.
-
-    day: counts of the last 24 hours. gathered_at: time of the last check, 0.0: none. generation: number of checks.
-    """
+    """The latest status of the system, checked in the background."""
 
     def __init__(self, system: AdminContext, stopping: asyncio.Event) -> None:
-        self.status: dict[str, Any] = {}
-        self.day: DailyStats | None = None
-        self.gathered_at = 0.0
-        self.generation = 0
+        self.status: dict[str, Any] = {}  # as ``status --json`` prints it; empty until the first check is done
+        self.day: DailyStats | None = None  # counts of the last 24 hours
+        self.gathered_at = 0.0  # time of the last check, seconds since the epoch; 0.0: none
+        self.generation = 0  # number of checks
         self._system = system
         self._stopping = stopping
         self._asked_at = 0.0
