@@ -111,12 +111,12 @@ def _index() -> dict[str, str]:
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
-    found = {"UV_SYSTEM_CERTS": "true"}
+    variables = {"UV_SYSTEM_CERTS": "true"}
     for line in listed.stdout.splitlines():
         name, _, value = line.partition("=")
         if name.endswith(".index-url"):
-            found["UV_DEFAULT_INDEX"] = ast.literal_eval(value)
-    return found
+            variables["UV_DEFAULT_INDEX"] = ast.literal_eval(value)
+    return variables
 
 
 if __name__ == "__main__":

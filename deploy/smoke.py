@@ -188,10 +188,10 @@ def status() -> str:
         capture_output=True,
         text=True,
     )
-    found: dict[str, Any] = (
+    status: dict[str, Any] = (
         json.loads(done.stdout) if done.stdout.startswith("{") else {"ok": False, "problems": [done.stderr]}
     )
-    return "" if found["ok"] else "; ".join(found["problems"])
+    return "" if status["ok"] else "; ".join(status["problems"])
 
 
 def kill_each(books: Books) -> None:

@@ -33,9 +33,9 @@ _PATTERN = re.compile("|".join(rf"\b{word.replace(' ', _BETWEEN)}\b" for word in
 
 def refused(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line number, from 1, and the word of each place in a text with a refused word."""
-    for found in _PATTERN.finditer(text):
-        word = re.sub(_BETWEEN, " ", found[0]).lower()
-        yield text.count("\n", 0, found.start()) + 1, word
+    for match in _PATTERN.finditer(text):
+        word = re.sub(_BETWEEN, " ", match[0]).lower()
+        yield text.count("\n", 0, match.start()) + 1, word
 
 
 def files(root: Path) -> Iterator[Path]:

@@ -66,9 +66,9 @@ def write(file: Path, url: str, key: str | None, now: str) -> int:
 
 
 def _member(name: str, octets: int) -> tarfile.TarInfo:
-    found = tarfile.TarInfo(name)
-    found.size, found.mode, found.mtime = octets, 0o600, int(time.time())
-    return found
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = octets, 0o600, int(time.time())
+    return member
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
@@ -126,8 +126,8 @@ def opened(file: Path) -> Iterator[Backup]:
 
 
 def _text(archive: tarfile.TarFile, name: str) -> str:
-    found = archive.extractfile(name)
-    return found.read().decode() if found is not None else ""
+    member = archive.extractfile(name)
+    return member.read().decode() if member is not None else ""
 
 
 def load(backup: Backup, url: str) -> None:
@@ -150,9 +150,9 @@ def load(backup: Backup, url: str) -> None:
 
 def _program(name: str) -> str:
     """Return the newest installed version: an older one cannot read a newer server."""
-    found = [path for path in _INSTALLED.glob(f"*/bin/{name}") if re.fullmatch(r"\d+", path.parent.parent.name)]
-    if found:
-        return str(max(found, key=lambda path: int(path.parent.parent.name)))
+    paths = [path for path in _INSTALLED.glob(f"*/bin/{name}") if re.fullmatch(r"\d+", path.parent.parent.name)]
+    if paths:
+        return str(max(paths, key=lambda path: int(path.parent.parent.name)))
     other = shutil.which(name)
     if other is None:
         raise Permanent(f"{name} is not installed; install the package postgresql-client")

@@ -63,10 +63,10 @@ def version_in(text: str) -> tuple[int, int]:
 
     :raises Permanent: the output has no version.
     """
-    found = re.match(r"(\d+)\.(\d+)", text)
-    if found is None:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    if match is None:
         raise Permanent(f"dovecot --version says {text!r}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _until_2_3(server: Pop3Server) -> list[str]:

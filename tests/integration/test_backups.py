@@ -19,8 +19,7 @@ from deploy.machine.postgres import Postgres
 from services.admin.cli.app import app
 from services.admin.mail import operations
 from services.admin.maintenance import restore
-from services.admin.monitoring import problems as troubles
-from services.admin.monitoring import reconciliation
+from services.admin.monitoring import problems, reconciliation
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from services.sender.submission_worker import SubmissionWorker
@@ -175,7 +174,7 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
                 listed = await maildrops.list_mails(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
                 stuck = await operations.list_parked(connection)
-                problems = [trouble.text for trouble in troubles.find_parked(await troubles.load_facts(connection))]
+                texts = [problem.text for problem in problems.find_parked(await problems.load_facts(connection))]
                 assert [
                     book.difference for book in await reconciliation.load_accounts(connection, thoroughly=True)
                 ] == [0, 0]
@@ -184,9 +183,9 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
         # what was to be relayed is held, and says why
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
-        assert problems == [
-            "1 mails need attention: processing failed five times",
-            "2 mails need attention: restored from a backup, they may have been relayed since",
+        assert texts == [
+            "1 mails are parked after failing here",
+            "2 mails are parked by a restore from a backup: they may have been relayed since",
         ]
         # one is sent when the operator says so
         async with scripted_smtp() as provider, sending(url) as bench:

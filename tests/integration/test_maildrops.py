@@ -120,7 +120,7 @@ async def test_a_mailbox_with_many_changes_is_read_again(database: Database, mon
         await add_mails(database, alex, *bodies)
         found = await store.load_snapshot(alex.id)
         # then it is what is there
-        fresh = await DatabaseStore(database).snapshot(alex.id)
+        fresh = await DatabaseStore(database).load_snapshot(alex.id)
         assert (found.version, list(found.rows), list(found.octets)) == (
             fresh.version,
             list(fresh.rows),
@@ -259,7 +259,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_
     # then everyone has all of them, and what was brought up to date equals what is read afresh
     for local in people:
         kept = await store.load_snapshot(local.id)
-        fresh = await DatabaseStore(database).snapshot(local.id)
+        fresh = await DatabaseStore(database).load_snapshot(local.id)
         assert len(kept) == 60
         assert (kept.rows, kept.uids) == (fresh.rows, fresh.uids)
     assert seen == sorted(seen)

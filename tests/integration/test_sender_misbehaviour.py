@@ -13,8 +13,7 @@ import pytest
 from services.admin.monitoring.status import find_account_problem
 from services.sender import delivery, retry_policy, smtp_transaction
 from shared.model import External
-from shared.provider import smtp_client as smtp_session
-from shared.provider import smtp_connect
+from shared.provider import smtp_client, smtp_connect
 from shared.store import accounts, relay_status
 from shared.store.relay_status import RelayStatus
 from tests import company
@@ -46,11 +45,11 @@ async def bench(
 def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Wait so long for a provider, in place of minutes."""
     monkeypatch.setattr(smtp_connect, "connect", partial(_connect, seconds=seconds))
-    monkeypatch.setattr(smtp_session.SmtpClient.reply, "__defaults__", (seconds,))
-    monkeypatch.setattr(smtp_session.SmtpClient.command, "__defaults__", (seconds,))
+    monkeypatch.setattr(smtp_client.SmtpClient.reply, "__defaults__", (seconds,))
+    monkeypatch.setattr(smtp_client.SmtpClient.command, "__defaults__", (seconds,))
     monkeypatch.setattr(smtp_transaction, "DATA_SECONDS", seconds)
     for name in ("DATA_SECONDS", "BLOCK_SECONDS", "ANSWER_SECONDS"):
-        monkeypatch.setattr(smtp_session, name, seconds)
+        monkeypatch.setattr(smtp_client, name, seconds)
 
 
 async def account(bench: SenderHarness) -> External:
