@@ -78,12 +78,12 @@ class OutboundDelivery:
         self._database = database
         self._owner = owner
         self._publish = publish
-        self._queues: dict[int, AccountQueue] = {}
-        self._starting: dict[int, asyncio.Task[None]] = {}
-        self._schedule_again: set[int] = set()
-        self._recording: set[asyncio.Task[None]] = set()
+        self._queues: dict[int, AccountQueue] = {}  # by external account
+        self._starting: dict[int, asyncio.Task[None]] = {}  # claims in progress, by external account
+        self._schedule_again: set[int] = set()  # accounts that were scheduled during their claim
+        self._recording: set[asyncio.Task[None]] = set()  # results that are being written
         self._awaiting_reply: set[asyncio.Task[Any]] = set()  # lanes that wait for the reply to a final dot
-        self._sizes: dict[int, int | None] = {}
+        self._sizes: dict[int, int | None] = {}  # SIZE as announced, by external account; None: no limit
         self._stopping = False
 
     def announce(self, after: PostCommit) -> None:

@@ -1,4 +1,4 @@
-"""Backup and restore: mail in every stage, an empty broker, a lost key, and what must not be done twice."""
+"""Backup and restore: mail in every stage, an empty broker, a lost key, and mail that must not be sent twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mail(subject: str) -> bytes:
 
 @contextmanager
 def restored(postgres: Postgres, file: Path, send_queue: bool = False) -> Iterator[str]:
-    """A new database, made what it was."""
+    """Restore a backup into a new database."""
     name = "restored"
     postgres.create(name, template="template0")
     try:
@@ -69,7 +69,7 @@ async def subjects(database: Database, address: str) -> list[str]:
 
 
 async def until_holds(database: Database, address: str, count: int) -> None:
-    """Wait until so many mails lie in a mailbox."""
+    """Wait until a mailbox has this number of mails."""
 
     async def so() -> bool:
         return len(await mailbox_of(database, address)) >= count
@@ -78,7 +78,7 @@ async def until_holds(database: Database, address: str, count: int) -> None:
 
 
 async def in_every_stage(bench: SenderHarness) -> None:
-    """Mails fetched, routed, delivered, held and parked; submissions taken, waiting, and sent without an answer."""
+    """Write mails in the states fetched, routed, delivered, held and parked, and submissions in each state."""
     externals, _ = await everyone(bench.database)
     rows = await arrive(
         bench.database, externals[SUPPORT].id, [mail(s) for s in ("fetched", "routed", "delivered", "parked")]
@@ -111,7 +111,7 @@ async def in_every_stage(bench: SenderHarness) -> None:
 
 @asynccontextmanager
 async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
-    """Router, mailbox and the sender's stage on a broker that knows nothing."""
+    """Run router, mailbox and submission worker on an empty broker."""
     settings = Settings(database_url=url, broker_url=broker_url, sweep_grace_seconds=0.5)
     running = []
     for name in ("router", "mailbox", "sender"):
@@ -206,7 +206,7 @@ def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_u
 
 
 async def back_up_a_queue(database_url: str, file: Path) -> int:
-    """A backup with a mail that waits for a provider; the submission's id."""
+    """Make a backup with a mail that waits for a provider, and return the submission's id."""
     async with scripted_smtp() as provider, sending(database_url) as bench:
         await bench.accounts({SUPPORT: provider.port})
         provider.always("RCPT", "451 4.3.0 later")

@@ -1,4 +1,4 @@
-"""deploy/machine: `up` as a process of its own, with a data folder that only root may enter."""
+"""deploy/machine: `up` in its own process, with a data folder that only root may enter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ sys.exit(up(settings, lambda running: say("READY"), say, ("router", "mailbox")))
 
 
 class Up:
-    """One `up` in a process of its own, with two of the services."""
+    """An `up` in its own process, with two of the services."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -81,7 +81,7 @@ class Up:
 
 
 def until(holds: Callable[[], bool], seconds: float) -> float:
-    """How long it took until this held."""
+    """Return the seconds until the condition was true."""
     started = time.monotonic()
     while not holds():
         assert time.monotonic() - started < seconds, f"not within {seconds:g} s"
@@ -91,7 +91,7 @@ def until(holds: Callable[[], bool], seconds: float) -> float:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Up]:
-    """An `up` whose data folder no other user can reach."""
+    """Run an `up` whose data folder no other user can reach."""
     parent = Path(tempfile.mkdtemp(prefix="mailgroup-test-"))  # mode 0700
     data = parent / "data"
     data.mkdir(mode=0o700)

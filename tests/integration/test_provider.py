@@ -1,4 +1,4 @@
-"""The stand-in provider itself: what the other tests take for granted."""
+"""deploy/machine/dovecot_postfix.py: the properties of the stand-in provider that other tests rely on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Subject:  odd   spacing \r
 
 @pytest.fixture(scope="module")
 def boxes(provider: DemoProvider) -> DemoProvider:
-    """The provider with a company's mailbox and a customer's."""
+    """Run the provider with the mailboxes of a company and a customer."""
     provider.add_mailbox("desk@company.test", "secret")
     provider.add_mailbox("ann@customer.test", "other")
     return provider

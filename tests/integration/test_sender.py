@@ -1,4 +1,4 @@
-"""The sender against a real PostgreSQL and a provider that does what the test tells it."""
+"""The sender with a real PostgreSQL and a scripted provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many lanes of one account: mails announced in groups of commands, claimed ahead, and written down together."""
+"""Many lanes of one account: pipelined commands, prefetched mails, and results that are committed together."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Send
 
 
 async def queue(bench: SenderHarness, count: int, *to: str) -> list[int]:
-    """Mails that are all due at once."""
+    """Queue mails that are due at the same time."""
     await bench.rows("update external_accounts set enabled = false")
     ids = [await bench.submit(*(to or (ANN,)), message_id=f"{number}@many") for number in range(count)]
     await bench.rows("update external_accounts set enabled = true")
@@ -65,7 +65,7 @@ async def until_states(bench: SenderHarness, **wanted: int) -> None:
 
 
 def copies(provider: ScriptedSmtp) -> Counter[bytes]:
-    """How often each mail was taken, by its Message-ID."""
+    """Return how often the provider accepted each mail, by Message-ID."""
     return Counter(taken.mail.partition(b"Message-ID: <")[2].partition(b">")[0] for taken in provider.taken)
 
 

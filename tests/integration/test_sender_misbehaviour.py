@@ -1,4 +1,4 @@
-"""Providers that do to the sender what providers do: nothing lost, nothing twice, nothing stuck in silence."""
+"""Misbehaving providers: the sender loses and repeats no mail, and reports each one that is stuck."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def bench(
 
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Wait so long for a provider, in place of minutes."""
+    """Set the timeouts for a provider's replies to seconds instead of minutes."""
     monkeypatch.setattr(smtp_connect, "connect", partial(_connect, seconds=seconds))
     monkeypatch.setattr(smtp_client.SmtpClient.reply, "__defaults__", (seconds,))
     monkeypatch.setattr(smtp_client.SmtpClient.command, "__defaults__", (seconds,))
@@ -144,7 +144,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
 
 
 async def _share_out(bench: SenderHarness, providers: list[ScriptedSmtp]) -> None:
-    """An account at each provider, and a person who has it."""
+    """Create an account at each provider, and a person who has it."""
     server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2}
     numbered = list(enumerate(providers))
     await company.apply(

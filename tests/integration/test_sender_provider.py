@@ -1,4 +1,4 @@
-"""The sender against a real Postfix: every TLS mode, AUTH, and what the Test button says."""
+"""The sender with a real Postfix: every TLS mode, AUTH, and the connection test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _names = itertools.count(1)
 
 @pytest.fixture
 def customer(provider: DemoProvider) -> str:
-    """A fresh mailbox of somebody outside."""
+    """Create a new mailbox of a customer."""
     address = f"customer{next(_names)}@send.test"
     provider.add_mailbox(address, "secret")
     return address

@@ -24,7 +24,7 @@ def burn():
     while time.process_time() - began < 0.3:
         pass
 """
-"""As the process's own clock counts, so a slow machine only takes longer for it."""
+"""Counts the process's own clock, so that it uses the same processor time on a slow machine."""
 BURNT, TICK = 0.3, 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -111,7 +111,7 @@ def test_mails_of_different_numbers_differ() -> None:
 
 @contextmanager
 def waiting(code: str) -> Iterator[int]:
-    """The id of a Python process that has done this, and waits."""
+    """Run a Python process that executes this code and waits; yield its id."""
     code = f"import subprocess, threading\n{BURN}\nBURN = {BURN!r}\n{code}\nprint(flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None

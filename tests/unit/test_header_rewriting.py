@@ -1,4 +1,4 @@
-"""The header of a mail that leaves (services/sender/header_rewriting.py)."""
+"""services/sender/header_rewriting.py: the header of an outgoing mail."""
 
 from __future__ import annotations
 

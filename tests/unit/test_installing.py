@@ -1,4 +1,4 @@
-"""mailgroup as a service: which files are made, and in which order an upgrade does things."""
+"""deploy/machine/installing.py: the files of the service, and the order of the steps of an upgrade."""
 
 from __future__ import annotations
 

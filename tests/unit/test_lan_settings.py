@@ -1,4 +1,4 @@
-"""The settings of ``up --lan``."""
+"""deploy/machine/lan_settings.py: the settings of ``up --lan``."""
 
 from __future__ import annotations
 

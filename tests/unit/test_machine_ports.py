@@ -1,4 +1,4 @@
-"""deploy/machine/ports.py: which ports are free, and what is said about those that are not."""
+"""deploy/machine/ports.py: the choice of free ports, and the errors about ports in use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.errors import Permanent
 
 @pytest.fixture
 def listener() -> socket.socket:
-    """A socket that listens on some port of the loopback address."""
+    """Provide a socket that listens on a port of the loopback address."""
     return socket.create_server(("127.0.0.1", 0))
 
 

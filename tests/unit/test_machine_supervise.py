@@ -1,4 +1,4 @@
-"""deploy/machine/supervise.py: the configuration that supervisord gets."""
+"""deploy/machine/supervise.py: the configuration of supervisord."""
 
 from __future__ import annotations
 

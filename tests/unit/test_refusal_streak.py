@@ -1,4 +1,4 @@
-"""A broker that answers and refuses every message."""
+"""shared/amqp/broker.py: a broker that refuses every message (RefusalStreak)."""
 
 from __future__ import annotations
 

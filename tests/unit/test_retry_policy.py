@@ -1,4 +1,4 @@
-"""When a mail is tried again (services/sender/retry_policy.py)."""
+"""services/sender/retry_policy.py: the times of retries."""
 
 from __future__ import annotations
 

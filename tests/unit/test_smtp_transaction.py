@@ -1,4 +1,4 @@
-"""What a provider's replies mean for each recipient (services/sender/smtp_transaction.py)."""
+"""services/sender/smtp_transaction.py: the classification of a provider's replies for each recipient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/soak.py: what counts as growing."""
+"""bench/soak.py: the growth of a process."""
 
 from __future__ import annotations
 
