@@ -1,4 +1,4 @@
-"""How long an honest login takes while 150 addresses guess passwords by POP3, on the real services.
+"""Measures honest POP3 logins on the real services, while 150 addresses guess passwords.
 
     python -m bench.guessing --rounds 2
 

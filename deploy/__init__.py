@@ -1,1 +1,1 @@
-"""What brings the services onto machines."""
+"""Deployment: containers, Kubernetes, one machine without containers, monitoring; and checks of the checkout."""
