@@ -6,7 +6,7 @@ from shared.runtime.queue_worker import run_worker
 
 
 async def serve(service: Service) -> None:
-    """Deliver until the service is to stop."""
+    """Deliver mail until the service is to stop."""
     await run_worker(service, MailboxWorker(service.database, service.settings.sweep_grace_seconds))
 
 

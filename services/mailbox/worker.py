@@ -1,4 +1,4 @@
-"""The mailbox service's stage: one transaction and a constant number of queries for a batch of mails."""
+"""Queue worker of the mailbox service: one transaction and a constant number of queries per batch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Database
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import inbound, maildrops, maillog
 from shared.store.maildrops import Copy
 
 
 class MailboxWorker:
-    """Delivers what is in state routed."""
+    """Delivers mails in state routed."""
 
     name = "mailbox"
     queue = topology.MAILBOX
@@ -21,18 +22,22 @@ class MailboxWorker:
     def __init__(self, database: Database, grace_seconds: float) -> None:
         self._database = database
         self._grace = grace_seconds
+        self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
     async def handle(self, ids: Sequence[int]) -> list[Publication]:
-        """Deliver the copies of these mails that are not delivered yet."""
+        """Deliver the undelivered copies of these mails."""
         async with self._database.transaction() as connection:
             copies = await inbound.load_routed(connection, ids)
-            here = [copy for copy in copies if not copy.gone]
-            gone = [copy for copy in copies if copy.gone]
+            deliverable = [copy for copy in copies if not copy.gone]
+            returned = [copy for copy in copies if copy.gone]
             await maildrops.deliver(
                 connection,
-                [Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy) for copy in here],
+                [
+                    Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy)
+                    for copy in deliverable
+                ],
             )
-            await inbound.record_delivered(connection, here, gone, ids)
+            await inbound.record_delivered(connection, deliverable, returned, ids)
             events = [
                 maillog.MailEvent(
                     "own_copy" if copy.own_copy else "delivered",
@@ -42,7 +47,7 @@ class MailboxWorker:
                     rule=copy.rule,
                     reply=copy.reason,
                 )
-                for copy in here
+                for copy in deliverable
             ]
             events += [
                 maillog.MailEvent(
@@ -52,24 +57,16 @@ class MailboxWorker:
                     who=address,
                     reply="the account was removed or disabled before the delivery",
                 )
-                for copy in gone
+                for copy in returned
                 for address in copy.addresses
             ]
             await maillog.record_events(connection, events)
         maillog.announce(events)
-        back = {copy.inbound_id: copy.external for copy in gone if copy.external is not None}
-        return publications.fetched(back.items())
-
-    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
-        """Count faults of this mail; park it at the fifth."""
-        async with self._database.transaction() as connection:
-            parked = await inbound.count_failure(connection, row, origin, trace, failures)
-            events = [maillog.MailEvent("parked", inbound_id=row, reply=origin)] if parked else []
-            await maillog.record_events(connection, events)
-        maillog.announce(events)
+        for_router = {copy.inbound_id: copy.external for copy in returned if copy.external is not None}
+        return publications.fetched(for_router.items())
 
     async def sweep(self) -> list[Publication]:
-        """Mails that wait for their delivery and whose message was lost."""
+        """Return publications for mails that are overdue for delivery: their message was lost."""
         async with self._database.transaction() as connection:
-            late = await inbound.list_overdue(connection, "routed", self._grace)
-        return publications.routed((row, recipients) for row, _, recipients in late)
+            overdue = await inbound.list_overdue(connection, "routed", self._grace)
+        return publications.routed((row, recipients) for row, _, recipients in overdue)

@@ -1,15 +1,15 @@
-"""Decides who gets a fetched mail.
+"""Decides which people get a fetched mail.
 
-Summary: reads the header of each mail and the accounts as they are now, and writes down the recipients with the rule
-that chose each (``shared.routing.decide``, a pure function).
+Summary: reads the header of each mail and the current accounts, and records the recipients with the rule that chose
+each (``shared.routing.decide``, a pure function).
 
 Consumes: queue ``router`` (``fetched.<external>``).
 Publishes: ``routed.<local>`` for the mailbox service.
 Tables: reads external_accounts, local_accounts, blobs, sent_mail; writes inbound (state), deliveries, poison,
 events.
-Security: works on headers that anyone on the Internet may write. They are data: bounded in size and time, never part of
-SQL; what cannot be read goes to everyone who shares the account.
-On failure: a mail that fails here five times by itself is parked with its traceback, and so is one that five times ends
-the process, handled alone; the others go on. Nobody enabled to share the account: the mail is held, shown in
-``status``, and routed as soon as somebody is.
+Security: parses headers that anyone on the Internet may write. They are data: limited in size and time, never part of
+SQL; mail with an unreadable header goes to everyone who shares the account.
+On failure: a mail that fails here five times is parked with its traceback; so is a mail that crashes the process five
+times while it is handled alone. Other mails continue. If no enabled user shares the account, the mail is held, shown in
+``status``, and routed as soon as a user shares it.
 """

@@ -6,7 +6,7 @@ from shared.runtime.queue_worker import run_worker
 
 
 async def serve(service: Service) -> None:
-    """Route until the service is to stop."""
+    """Route mail until the service is to stop."""
     await run_worker(service, RouterWorker(service.database, service.settings.sweep_grace_seconds))
 
 

@@ -1,4 +1,4 @@
-"""The router's stage: one transaction and a constant number of queries for a batch of mails."""
+"""Queue worker of the router: one transaction and a constant number of queries per batch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
 from shared.mime.headers import MAX_HOPS, header_end
 from shared.model import External, Local, Sent
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
-LOOP_REASON = f"a mail loop: more than {MAX_HOPS} servers have passed it on (Received)"
-BEGINNING_OCTETS = 8192
-"""Of each mail so much is read at first."""
+LOOP_REASON = f"mail loop: more than {MAX_HOPS} servers have relayed the mail (Received fields)"
+PREFIX_OCTETS = 8192
+"""Size of the first read of a mail: octets; few headers are longer."""
 SLOW_SECONDS = 0.005
-"""A strange header takes 0.2 s, and two hundred of them without a pause would end the connections."""
+"""Parse time of one header after which other tasks get a turn: seconds. An unusual header takes 0.2 s, and 200 of them
+without a pause would let the connections time out."""
 
 
 class RouterWorker:
-    """Routes what is in state fetched."""
+    """Routes mails in state fetched."""
 
     name = "router"
     queue = topology.ROUTER
@@ -32,9 +34,10 @@ class RouterWorker:
     def __init__(self, database: Database, grace_seconds: float) -> None:
         self._database = database
         self._grace = grace_seconds
+        self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
     async def handle(self, ids: Sequence[int]) -> list[Publication]:
-        """Decide about these mails; those that are decided already are passed over."""
+        """Decide the recipients of these mails; skip mails that are already routed."""
         async with self._database.transaction() as connection:
             mails = await inbound.load_fetched(connection, ids)
             if not mails:
@@ -47,11 +50,11 @@ class RouterWorker:
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.load_externals(connection, external_ids)}
             sharers = await accounts.load_sharers(connection, external_ids)
-            asked = {message_id for fact in facts.values() for message_id in routing.referenced_ids(fact)}
-            known = await sent_mail.find_sent(connection, sorted(asked))
-            decisions = [_decide(mail, facts[mail.id], externals, sharers, known) for mail in mails]
-            verdicts = [_result(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
-            await inbound.write_decisions(connection, verdicts)
+            referenced = {message_id for fact in facts.values() for message_id in routing.referenced_ids(fact)}
+            sent = await sent_mail.find_sent(connection, sorted(referenced))
+            decisions = [_decide(mail, facts[mail.id], externals, sharers, sent) for mail in mails]
+            results = [_result(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
+            await inbound.write_decisions(connection, results)
             await sent_mail.add_further(
                 connection,
                 {
@@ -61,42 +64,35 @@ class RouterWorker:
                 },
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
-            events = _events(mails, verdicts, externals, addresses)
+            events = _events(mails, results, externals, addresses)
             events += [maillog.MailEvent("parked", inbound_id=id_, reply=LOOP_REASON) for id_ in looping]
             await maillog.record_events(connection, events)
         maillog.announce(events)
         return publications.routed(
-            (verdict.id, [addresses[local_id] for local_id, *_ in verdict.recipients]) for verdict in verdicts
+            (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
         )
 
-    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
-        """Count faults of this mail; park it at the fifth."""
-        async with self._database.transaction() as connection:
-            parked = await inbound.count_failure(connection, row, origin, trace, failures)
-            events = [maillog.MailEvent("parked", inbound_id=row, reply=origin)] if parked else []
-            await maillog.record_events(connection, events)
-        maillog.announce(events)
-
     async def sweep(self) -> list[Publication]:
-        """Mails that wait for the router and whose message was lost."""
+        """Return publications for mails that are overdue for routing: their message was lost."""
         async with self._database.transaction() as connection:
             await inbound.route_again(connection)
-            late = await inbound.list_overdue(connection, "fetched", self._grace)
-        return publications.fetched((row, external) for row, external, _ in late)
+            overdue = await inbound.list_overdue(connection, "fetched", self._grace)
+        return publications.fetched((row, external) for row, external, _ in overdue)
 
 
 async def _load_facts(connection: Connection, mails: Sequence[FetchedMail]) -> dict[int, routing.HeaderFacts]:
-    """The facts of each mail, by its id. Few mails have more header than BEGINNING_OCTETS, or tell in their body what
-    they report on; of those as much is read as routing wants."""
-    beginnings = await blobs.prefixes(connection, [mail.blob_id for mail in mails], BEGINNING_OCTETS)
+    """Read the facts of each mail, by its id.
+
+    A second, longer read follows for mails whose header exceeds PREFIX_OCTETS, and for notices, whose body names the
+    mail that they report on.
+    """
+    prefixes = await blobs.prefixes(connection, [mail.blob_id for mail in mails], PREFIX_OCTETS)
     facts = {}
     longer = []
     for mail in mails:
-        beginning = beginnings[mail.blob_id]
-        facts[mail.id] = await _facts(beginning)
-        if len(beginning) == BEGINNING_OCTETS and (
-            facts[mail.id].is_notice or header_end(beginning) == BEGINNING_OCTETS
-        ):
+        prefix = prefixes[mail.blob_id]
+        facts[mail.id] = await _facts(prefix)
+        if len(prefix) == PREFIX_OCTETS and (facts[mail.id].is_notice or header_end(prefix) == PREFIX_OCTETS):
             longer.append(mail)
     if longer:
         heads = await blobs.heads(connection, [mail.blob_id for mail in longer])
@@ -105,9 +101,9 @@ async def _load_facts(connection: Connection, mails: Sequence[FetchedMail]) -> d
 
 
 async def _facts(head: bytes) -> routing.HeaderFacts:
-    began = time.monotonic()
+    started = time.monotonic()
     facts = routing.read_facts(head)
-    if time.monotonic() - began > SLOW_SECONDS:
+    if time.monotonic() - started > SLOW_SECONDS:
         await asyncio.sleep(0)
     return facts
 
@@ -117,14 +113,14 @@ def _decide(
     facts: routing.HeaderFacts,
     externals: Mapping[int, External],
     sharers: Mapping[int, Sequence[Local]],
-    known: Mapping[str, Sequence[Sent]],
+    sent: Mapping[str, Sequence[Sent]],
 ) -> routing.Decision:
     if mail.external_id is None:
         return routing.Decision((), 5, inbound.REMOVED, held=True)
     external = externals.get(mail.external_id)
     if external is None:
         return routing.Decision((), 5, "held: the external account was removed", held=True)
-    return routing.decide(facts, external, sharers[external.id], known, mail.source, mail.author_id)
+    return routing.decide(facts, external, sharers[external.id], sent, mail.source, mail.author_id)
 
 
 def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
@@ -134,23 +130,23 @@ def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
 
 def _events(
     mails: Sequence[FetchedMail],
-    verdicts: Sequence[RoutingResult],
+    results: Sequence[RoutingResult],
     externals: Mapping[int, External],
     addresses: Mapping[int, str],
 ) -> list[maillog.MailEvent]:
     events = []
-    for mail, verdict in zip(mails, verdicts, strict=True):
+    for mail, result in zip(mails, results, strict=True):
         external = externals.get(mail.external_id or 0)
         address = external.address if external else None
         events.append(
             maillog.MailEvent(
-                "routed" if verdict.recipients else "held",
+                "routed" if result.recipients else "held",
                 inbound_id=mail.id,
                 submission_id=None,
                 external=address,
-                who=maillog.join_addresses([addresses[recipient[0]] for recipient in verdict.recipients]),
-                rule=verdict.rule,
-                reply=verdict.reason,
+                who=maillog.join_addresses([addresses[recipient[0]] for recipient in result.recipients]),
+                rule=result.rule,
+                reply=result.reason,
             )
         )
     return events

@@ -1,4 +1,7 @@
-"""The sender's stage: what was submitted is delivered inside, and queued for relaying. A constant number of queries."""
+"""Queue worker of the sender: delivers submissions to inside recipients and enqueues the rest for relay.
+
+Each batch takes one transaction and a constant number of queries.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from services.sender import outcomes
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Database
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import accounts, inbound, maillog, submissions
 from shared.store.inbound import Arrival
 from shared.store.submissions import OpenSubmission
 
 
 class SubmissionWorker:
-    """Hands over what is in state submitted."""
+    """Processes submissions in state submitted."""
 
     name = "sender"
     queue = topology.SENDER
@@ -24,10 +28,11 @@ class SubmissionWorker:
         """:param wake: called with the id of each external account that has something to relay."""
         self._database = database
         self._grace = grace_seconds
+        self.count_failure = FailureCounter(database, submissions.count_failure, "submission_id")
         self._wake = wake
 
     async def handle(self, ids: Sequence[int]) -> list[Publication]:
-        """Hand these submissions over; those that were handed over already are passed over."""
+        """Deliver these submissions inside and enqueue them for relay; skip those that are already processed."""
         async with self._database.transaction() as connection:
             mails = await submissions.load_submitted(connection, ids)
             if not mails:
@@ -43,59 +48,53 @@ class SubmissionWorker:
             externals = {
                 external.id: external.address
                 for external in await accounts.load_externals(
-                    connection, sorted({a.external_id for a in arrivals if a.external_id is not None})
+                    connection, sorted({arrival.external_id for arrival in arrivals if arrival.external_id is not None})
                 )
             }
             await submissions.enqueue_for_relay(connection, [mail.id for mail in mails])
-            repeated = await submissions.find_duplicates(connection, [mail.id for mail in mails])
-            doubts = [
+            earlier_ids = await submissions.find_duplicates(connection, [mail.id for mail in mails])
+            duplicates = [
                 maillog.MailEvent(
                     "uncertain",
-                    submission_id=id_,
-                    reply=f"handed in before as {earlier}: its client seems to have got no answer",
+                    submission_id=submission_id,
+                    reply=f"submitted before as {earlier}: the client probably received no reply",
                 )
-                for id_, earlier in repeated.items()
+                for submission_id, earlier in earlier_ids.items()
             ]
-            await maillog.record_events(connection, doubts)
-            told = await outcomes.notify_deliveries(
+            await maillog.record_events(connection, duplicates)
+            notices = await outcomes.notify_deliveries(
                 connection, {mail.id: mail.inside_recipients for mail in mails if mail.inside_recipients}
             )
-        maillog.announce([*doubts, *told.events])
+        maillog.announce([*duplicates, *notices.events])
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
-        placed = list(zip(inbound_ids, arrivals, strict=True))
+        stored = list(zip(inbound_ids, arrivals, strict=True))
         return [
-            *told.publications,
+            *notices.publications,
             *publications.fetched(
-                (id_, externals.get(a.external_id, "")) for id_, a in placed if a.external_id is not None
+                (inbound_id, externals.get(arrival.external_id, ""))
+                for inbound_id, arrival in stored
+                if arrival.external_id is not None
             ),
-            # Who was removed meanwhile has no address: the mailbox service then sends the mail back to the router.
+            # A user who was removed meanwhile has no address: the mailbox service returns the mail to the router.
             *publications.routed(
-                (id_, [people.get(local_id, "removed") for local_id, _ in a.recipients])
-                for id_, a in placed
-                if a.external_id is None
+                (inbound_id, [people.get(local_id, "removed") for local_id, _ in arrival.recipients])
+                for inbound_id, arrival in stored
+                if arrival.external_id is None
             ),
         ]
 
-    async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
-        """Count faults of this submission; park it at the fifth."""
-        async with self._database.transaction() as connection:
-            parked = await submissions.count_failure(connection, row, origin, trace, failures)
-            events = [maillog.MailEvent("parked", submission_id=row, reply=origin)] if parked else []
-            await maillog.record_events(connection, events)
-        maillog.announce(events)
-
     async def sweep(self) -> list[Publication]:
-        """Submissions that wait to be handed over and whose message was lost."""
+        """Return publications for submissions that are overdue: their message was lost."""
         async with self._database.transaction() as connection:
-            late = await submissions.list_overdue(connection, self._grace)
-        return publications.submitted(late)
+            overdue = await submissions.list_overdue(connection, self._grace)
+        return publications.submitted(overdue)
 
 
 def inside_arrivals(mail: OpenSubmission) -> list[Arrival]:
-    """What a submission puts inside: one mail for its local recipients, one for each account of ours that it names.
+    """Return the inside mails of a submission: one for its local recipients, one per external account it is sent to.
 
-    Unrewritten: colleagues see each other's local addresses.
+    Their headers are not rewritten: colleagues see each other's local addresses.
     """
     people = {
         recipient.target_id: f"sent to {recipient.address}"
