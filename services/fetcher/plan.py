@@ -1,9 +1,9 @@
-"""What is to be done with a maildrop: pure decisions from its list and our ledger.
+"""Decides what one session does with a maildrop: pure decisions from the provider's list and our ledger.
 
-A mail is known by its key: its UIDL, with a number behind it where a list repeats one. UIDLs hold no blanks, so a
-repeated one never takes the key of another. Such a key, and a UIDL that just counts the mails, tells a mail's place in
-the list, and the next mail slips into it when one goes. So these are believed only as long as the last known one of
-them is the mail that it was: whatever goes before it moves it.
+A mail is identified by its key: its UIDL, plus a number where the list repeats the UIDL. UIDLs contain no blanks, so
+the key of a repeated one never equals the key of another mail. Such a key, and a UIDL that only counts the mails,
+identifies a position in the list: when a mail is deleted, the next mail moves into its position. These keys are trusted
+only while the last known one still identifies the same mail: a deletion before that mail moves it.
 """
 
 from __future__ import annotations
@@ -11,114 +11,105 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.model import External, LedgerEntry, Poll
+from shared.model import External, LedgerEntry, LedgerState, Poll
 
 MAX_TRIES = 10
-"""A mail that cannot be fetched is tried so often; then it stays skipped."""
+"""Limit of attempts to fetch a mail; then it stays skipped."""
 NOTICE_TRIES = 3
-"""At this try its recipients are told: one failure may be the network's."""
-QUIET = datetime.timedelta(hours=1)
-"""At least so often a list is compared with the ledger, even if it stays the same."""
+"""Attempt after which the recipients get a notice: a single failure may be the network's."""
+UNCHANGED_TRUST = datetime.timedelta(hours=1)
+"""Longest time without a comparison of list and ledger while the list stays the same."""
 _RETRY_MINUTES = (0, 0, 10, 60, 240)
 _RETRY_LONGEST = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedMail:
-    """A mail in the provider's list. repeated: another one has the same UIDL, or it has none."""
+    """A mail in the provider's list."""
 
     number: int
     key: str
-    repeated: bool
+    repeated: bool  # another mail has the same UIDL, or this mail has none
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderList:
-    """The provider's list. complete: it is known to be whole; only then does what is absent count as gone.
-
-    placed: mails, in order, whose keys tell only their places among each other.
-    """
+    """The provider's list of mails."""
 
     mails: tuple[ListedMail, ...]
-    complete: bool
-    position_keyed: tuple[tuple[ListedMail, ...], ...] = ()
+    complete: bool  # the list is known to be complete; only then is an absent mail gone
+    position_keyed: tuple[tuple[ListedMail, ...], ...] = ()  # groups, in order, whose keys identify positions only
 
     @classmethod
     def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> ProviderList:
-        """From numbers and UIDLs: a distinct key for each mail, in the order of numbers."""
+        """Build the list from numbers and UIDLs: a distinct key for each mail, ordered by number."""
         ordered = sorted(mails)
         copies = Counter(uidl for _, uidl in ordered)
         seen: Counter[str] = Counter()
         listed = []
-        placed: dict[str, list[ListedMail]] = {}
+        repeated: dict[str, list[ListedMail]] = {}
         for number, uidl in ordered:
             seen[uidl] += 1
             key = uidl if seen[uidl] == 1 else f"{uidl} {seen[uidl]}"
             mail = ListedMail(number, key, copies[uidl] > 1 or not uidl)
             listed.append(mail)
             if mail.repeated:
-                placed.setdefault(uidl, []).append(mail)
+                repeated.setdefault(uidl, []).append(mail)
         if all(uidl == str(number) for number, uidl in ordered):
             return cls(tuple(listed), complete, (tuple(listed),) if listed else ())
-        return cls(tuple(listed), complete, tuple(map(tuple, placed.values())))
+        return cls(tuple(listed), complete, tuple(map(tuple, repeated.values())))
 
 
 @dataclass(frozen=True, slots=True)
 class FetchItem:
-    """A mail to be fetched. row: its ledger row, None if it is unknown."""
+    """A mail to fetch, with its ledger row; None if the mail is unknown."""
 
     mail: ListedMail
     row: LedgerEntry | None = None
 
     @property
     def tries(self) -> int:
-        """How often it has failed."""
+        """Number of failed attempts."""
         return self.row.tries if self.row else 0
 
     @property
     def was_history(self) -> bool:
-        """Whether it stood there at first contact."""
+        """Whether the mail was in the maildrop at first contact."""
         return self.row is not None and self.row.was_history
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one session has to do.
+    """Work of one session. Every row is as loaded, unless its comment says otherwise."""
 
-    fetch: in order. vanished, reappeared, closed: ledger rows that change their state now. delete: known mails to be
-    deleted upstream; those not yet in state 'deleting' get there first. missing: every row, as it stands after this,
-    of a mail that is known under no listed UIDL and that we did not delete: unknown mails may be those, renumbered.
-    lost_history: the rows of mails of the first contact that vanished since the last whole poll, for the same purpose.
-    """
-
-    fetch: tuple[FetchItem, ...] = ()
-    vanished: tuple[LedgerEntry, ...] = ()
-    reappeared: tuple[LedgerEntry, ...] = ()
-    closed: tuple[LedgerEntry, ...] = ()
-    delete: tuple[tuple[ListedMail, LedgerEntry], ...] = ()
-    missing: tuple[LedgerEntry, ...] = ()
-    lost_history: tuple[LedgerEntry, ...] = ()
+    fetch: tuple[FetchItem, ...] = ()  # mails to fetch, in this order
+    vanished: tuple[LedgerEntry, ...] = ()  # rows that become 'vanished' now
+    reappeared: tuple[LedgerEntry, ...] = ()  # vanished rows that are listed again
+    closed: tuple[LedgerEntry, ...] = ()  # rows that become 'closed' now: our deletion took effect
+    delete: tuple[tuple[ListedMail, LedgerEntry], ...] = ()  # mails to delete upstream; rows become 'deleting' first
+    missing: tuple[LedgerEntry, ...] = ()  # vanished rows, new ones included: unknown mails may be those, renumbered
+    lost_history: tuple[LedgerEntry, ...] = ()  # mails of the first contact, vanished since the last complete poll
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do, and nothing to be written down."""
+        """Whether there is nothing to do and nothing to record."""
         return not (self.fetch or self.vanished or self.reappeared or self.closed or self.delete)
 
 
 @dataclass(frozen=True, slots=True)
 class UnchangedList:
-    """With the list of this digest there is nothing to do before ``until``, unless the ledger changes."""
+    """A list that needs no work before ``until``, unless the ledger changes."""
 
-    digest: bytes
+    digest: bytes  # from plan_digest
     until: datetime.datetime
 
 
 def plan_digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
-    """What ``decide`` depends on, but for the ledger and the time. listed: digest of the list."""
+    """Return a digest of all input of ``decide`` except ledger and time. :param listed: digest of the list."""
     return hashlib.sha256(
         repr(
             (
@@ -135,87 +126,127 @@ def plan_digest(listed: bytes, account: External, limit: int, poll: Poll) -> byt
 def unchanged_until(
     maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, now: datetime.datetime
 ) -> datetime.datetime:
-    """Until when an empty plan stays empty if neither list nor ledger changes; QUIET at the most."""
+    """Return until when an empty plan stays empty if list and ledger stay the same; UNCHANGED_TRUST at most."""
     listed = {mail.key: mail for mail in maildrop.mails}
-    due = [now + QUIET]
+    due = [now + UNCHANGED_TRUST]
     for row in ledger:
         mail = listed.get(row.key)
         if mail is None:
             continue
         if row.state == "skipped" and row.tries < MAX_TRIES and row.next_try_at is not None:
             due.append(row.next_try_at)
-        deleted_at = deletion_time(row.was_history, row.fetched_at, account)
-        if row.state == "fetched" and not mail.repeated and deleted_at is not None:
-            due.append(deleted_at)
+        delete_at = deletion_time(row.was_history, row.fetched_at, account)
+        if row.state == "fetched" and not mail.repeated and delete_at is not None:
+            due.append(delete_at)
     return min(due)
 
 
 def preexisting_keys(maildrop: ProviderList, ledger: Iterable[LedgerEntry]) -> list[str]:
-    """The keys of what stands in a maildrop at first contact.
+    """Return the keys of the mails in a maildrop at first contact.
 
-    Nothing if the ledger knows some of it: then the account was pointed at the same maildrop under another name, and
-    what is unknown came since.
+    Empty if the ledger knows one of them: then the account was pointed at the same maildrop under another name, and
+    unknown mails have arrived since.
     """
     keys = [mail.key for mail in maildrop.mails]
     return keys if {row.key for row in ledger}.isdisjoint(keys) else []
 
 
-def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, limit: int, poll: Poll) -> Plan:
-    """Compare the list with the ledger (its rows in every state but 'closed').
+@dataclass(slots=True)
+class _ListedWork:
+    """Collects the work for listed mails: one method per ledger state, chosen by ``_LISTED``."""
 
-    :param limit: octets of the largest mail to be fetched. :param poll: for its time, and that of the last whole poll.
+    account: External
+    limit: int  # octets of the largest mail to fetch
+    now: datetime.datetime
+    new: list[FetchItem] = field(default_factory=list)
+    preexisting: list[FetchItem] = field(default_factory=list)
+    retries: list[FetchItem] = field(default_factory=list)
+    reappeared: list[LedgerEntry] = field(default_factory=list)
+    delete: list[tuple[ListedMail, LedgerEntry]] = field(default_factory=list)
+
+    def add(self, mail: ListedMail, row: LedgerEntry | None) -> None:
+        if row is None:
+            self.new.append(FetchItem(mail))
+        else:
+            _LISTED[row.state](self, mail, row)
+
+    def add_history(self, mail: ListedMail, row: LedgerEntry) -> None:
+        if self.account.history == "all":
+            self.preexisting.append(FetchItem(mail, row))
+
+    def add_fetched(self, mail: ListedMail, row: LedgerEntry) -> None:
+        if not mail.repeated and is_deletion_due(row.was_history, row.fetched_at, self.account, self.now):
+            self.delete.append((mail, row))
+
+    def add_skipped(self, mail: ListedMail, row: LedgerEntry) -> None:
+        if is_retry_due(row, self.limit, self.now):
+            self.retries.append(FetchItem(mail, row))
+
+    def add_vanished(self, mail: ListedMail, row: LedgerEntry) -> None:
+        """Handle the mail as in its state before."""
+        self.reappeared.append(row)
+        self.add(mail, replace(row, state=row.before or "fetched"))
+
+    def ignore(self, mail: ListedMail, row: LedgerEntry) -> None:
+        """Closed rows are not loaded; one needs no work."""
+
+
+_LISTED: Mapping[LedgerState, Callable[[_ListedWork, ListedMail, LedgerEntry], None]] = {
+    "history": _ListedWork.add_history,
+    "fetched": _ListedWork.add_fetched,
+    "skipped": _ListedWork.add_skipped,
+    "deleting": _ListedWork.add_fetched,  # deleted again: the last QUIT had no effect
+    "vanished": _ListedWork.add_vanished,
+    "closed": _ListedWork.ignore,
+}
+"""What to do with a listed mail, by the state of its row."""
+
+_VANISHES: Mapping[LedgerState, Literal["history", "fetched", "skipped"]] = {
+    "history": "history",
+    "fetched": "fetched",
+    "skipped": "skipped",
+}
+"""States in which a row becomes 'vanished' when its mail is absent from a complete list; the value is ``before``."""
+
+
+def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: External, limit: int, poll: Poll) -> Plan:
+    """Compare the list with the ledger (its rows in every state except 'closed').
+
+    :param limit: octets of the largest mail to fetch. :param poll: for its time, and that of the last complete poll.
     """
     rows = {row.key: row for row in ledger}
-    new: list[FetchItem] = []
-    again: list[FetchItem] = []
-    old: list[FetchItem] = []
-    reappeared: list[LedgerEntry] = []
-    delete: list[tuple[ListedMail, LedgerEntry]] = []
+    work = _ListedWork(account, limit, poll.now)
     for mail in maildrop.mails:
-        row = rows.pop(mail.key, None)
-        if row is not None and row.state == "vanished":
-            reappeared.append(row)
-            row = replace(row, state=row.before or "fetched")
-        if row is None:
-            new.append(FetchItem(mail))
-        elif row.state == "history" and account.history == "all":
-            old.append(FetchItem(mail, row))
-        elif row.state == "skipped" and is_retry_due(row, limit, poll.now):
-            again.append(FetchItem(mail, row))
-        elif (
-            row.state in ("fetched", "deleting")
-            and not mail.repeated
-            and is_deletion_due(row.was_history, row.fetched_at, account, poll.now)
-        ):
-            delete.append((mail, row))
-    gone = list(rows.values()) if maildrop.complete else []
-    vanished = tuple(row for row in gone if row.state in ("history", "fetched", "skipped"))
-    # a poll that was cut short leaves rows behind that vanished in it: they count until a whole one has succeeded
-    before = [row for row in rows.values() if row.state == "vanished"]
-    lost = [
-        row
-        for row in before
-        if row.before == "history" and (poll.last_success_at is None or row.state_at > poll.last_success_at)
-    ]
+        work.add(mail, rows.get(mail.key))
+    listed = {mail.key for mail in maildrop.mails}
+    absent = [row for row in rows.values() if row.key not in listed]
+    gone = absent if maildrop.complete else []
+    vanished = tuple(row for row in gone if row.state in _VANISHES)
+    # Rows that vanished in an interrupted poll count until a complete poll has succeeded.
+    before = [row for row in absent if row.state == "vanished"]
     return Plan(
-        fetch=(*new, *old, *again),
+        fetch=(*work.new, *work.preexisting, *work.retries),
         vanished=vanished,
-        reappeared=tuple(reappeared),
+        reappeared=tuple(work.reappeared),
         closed=tuple(row for row in gone if row.state == "deleting"),
-        delete=tuple(delete),
-        missing=(*before, *(replace(row, state="vanished", before=_before(row)) for row in vanished)),
-        lost_history=(*lost, *(row for row in vanished if row.state == "history")),
+        delete=tuple(work.delete),
+        missing=(*before, *(replace(row, state="vanished", before=_VANISHES[row.state]) for row in vanished)),
+        lost_history=(
+            *(row for row in before if row.before == "history" and _is_recent(row, poll)),
+            *(row for row in vanished if row.state == "history"),
+        ),
     )
 
 
-def _before(row: LedgerEntry) -> Literal["history", "fetched", "skipped"]:
-    return row.state if row.state in ("history", "skipped") else "fetched"
+def _is_recent(row: LedgerEntry, poll: Poll) -> bool:
+    """Whether the row vanished since the last complete poll."""
+    return poll.last_success_at is None or row.state_at > poll.last_success_at
 
 
 def is_deletion_due(
     was_history: bool, fetched_at: datetime.datetime | None, account: External, now: datetime.datetime
 ) -> bool:
-    """Whether a mail that we fetched is due to be deleted upstream."""
+    """Whether a fetched mail is due for deletion upstream."""
     due = deletion_time(was_history, fetched_at, account)
     return due is not None and due <= now
 
@@ -223,23 +254,23 @@ def is_deletion_due(
 def deletion_time(
     was_history: bool, fetched_at: datetime.datetime | None, account: External
 ) -> datetime.datetime | None:
-    """When a mail that we fetched is to be deleted upstream; None for never."""
+    """Return when a fetched mail is to be deleted upstream; None for never."""
     if account.delete_after_days is None or fetched_at is None or (was_history and not account.delete_history):
         return None
     return fetched_at + datetime.timedelta(days=account.delete_after_days)
 
 
 def is_retry_due(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
-    """Whether a skipped mail is to be tried again now."""
+    """Whether to try a skipped mail again now."""
     if row.tries >= MAX_TRIES:
         return False
-    if row.next_try_at is None:  # it was too large
+    if row.next_try_at is None:  # the mail was too large
         return row.octets is not None and row.octets <= limit
     return row.next_try_at <= now
 
 
 def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:
-    """When a mail that has failed ``tries`` times is tried again: in the next polls, then ever more seldom."""
+    """Return when to retry a mail that has failed ``tries`` times: in the next polls, then after longer pauses."""
     if tries > len(_RETRY_MINUTES):
         return now + _RETRY_LONGEST
     return now + datetime.timedelta(minutes=_RETRY_MINUTES[tries - 1])
@@ -247,33 +278,30 @@ def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:
 
 @dataclass(slots=True)
 class RenumberedMails:
-    """Finds mails that we know under UIDLs that vanished, each at most once, so that copies are counted.
+    """Finds known mails whose old UIDLs have vanished. Each row matches once, so that copies are counted."""
 
-    by_bytes: rows by digest and length. by_size: skipped rows by length, which have no digest.
-    """
-
-    by_bytes: dict[tuple[bytes, int], deque[LedgerEntry]] = field(default_factory=dict)
-    by_size: dict[int, deque[LedgerEntry]] = field(default_factory=dict)
+    by_bytes: dict[tuple[bytes, int], deque[LedgerEntry]] = field(default_factory=dict)  # by SHA-256 and octets
+    by_size: dict[int, deque[LedgerEntry]] = field(default_factory=dict)  # skipped rows without digest, by octets
 
     @classmethod
     def of(cls, vanished: Iterable[LedgerEntry]) -> RenumberedMails:
-        """From the rows that are in state 'vanished'."""
-        found = cls()
+        """Build the index from rows in state 'vanished'."""
+        index = cls()
         for row in vanished:
             if row.sha256 is not None and row.octets is not None:
-                found.by_bytes.setdefault((row.sha256, row.octets), deque()).append(row)
+                index.by_bytes.setdefault((row.sha256, row.octets), deque()).append(row)
             elif row.before == "skipped" and row.octets is not None:
-                found.by_size.setdefault(row.octets, deque()).append(row)
-        return found
+                index.by_size.setdefault(row.octets, deque()).append(row)
+        return index
 
     def take_match(self, sha256: bytes, octets: int) -> LedgerEntry | None:
-        """The row of a mail with these bytes."""
-        return _take(self.by_bytes.get((sha256, octets)))
+        """Remove and return the row of a mail with these bytes."""
+        return _take_row(self.by_bytes.get((sha256, octets)))
 
     def take_skipped(self, octets: int) -> LedgerEntry | None:
-        """The row of a mail that was skipped as too large, with this size."""
-        return _take(self.by_size.get(octets))
+        """Remove and return the row of a mail of this size that was skipped as too large."""
+        return _take_row(self.by_size.get(octets))
 
 
-def _take(rows: deque[LedgerEntry] | None) -> LedgerEntry | None:
+def _take_row(rows: deque[LedgerEntry] | None) -> LedgerEntry | None:
     return rows.popleft() if rows else None
