@@ -1,4 +1,4 @@
-"""Accounts that are due -> Polling -> ``fetched.<external>``."""
+"""Due accounts -> Polling -> ``fetched.<external>``."""
 
 from services.fetcher.scheduler import serve
 from shared.provider.credentials import Credentials
@@ -8,7 +8,7 @@ from shared.runtime.process import Service, run
 
 
 async def work(service: Service) -> None:
-    """Poll until the service is to stop."""
+    """Poll accounts until the service is to stop."""
     settings = service.settings
     await serve(service, Credentials(service.database, Vault.from_settings(settings), settings.allow_private_upstream))
 

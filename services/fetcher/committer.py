@@ -1,8 +1,8 @@
-"""Commits what was fetched: bytes, ledger, inbound rows and trace in one transaction, then the envelopes.
+"""Commits fetched mails: bytes, ledger, inbound rows and trace in one transaction; then publishes them.
 
-Mails are gathered into batches bounded by number and octets. While one batch is being committed the next one is being
-read. A batch that fails for another reason than the database's absence is committed mail by mail, and the one at fault
-is skipped.
+Mails are collected into batches limited by number and octets. The next batch is read while the previous one is being
+committed. A batch that fails for any reason other than an unavailable database is committed mail by mail, and the
+failing mail is skipped.
 """
 
 from __future__ import annotations
@@ -26,34 +26,30 @@ from shared.store.blobs import HEAD_OCTETS
 from shared.store.maillog import MailEvent
 
 BATCH_MAILS = 200
+"""Limit of mails in one transaction: bounds its duration."""
 BATCH_OCTETS = 4 * 1024 * 1024
+"""Limit of mail bytes after which a batch is committed: bounds memory; one mail may be larger."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedBytes:
-    """A mail that was read. renumbered: the vanished mail that it is, if its bytes are known.
+    """A mail that was read."""
 
-    room: octets of the budget that it takes until it is committed.
-    """
-
-    want: FetchItem
+    item: FetchItem
     content: Content
-    renumbered: LedgerEntry | None
-    room: int = 0
+    renumbered: LedgerEntry | None  # row of the vanished mail with the same bytes, if known
+    reserved: int = 0  # octets of the memory budget, released after the commit
 
     def header(self) -> bytes:
-        """Its header, or as much of it as the first 256 KiB hold."""
+        """Return the header, or its part in the first 256 KiB."""
         head = bytes(memoryview(self.content.body)[:HEAD_OCTETS])
         return head[: header_end(head)]
 
 
 class Committer:
-    """What one session commits. deleting: mails that are to be deleted upstream at once, now that they are committed.
-
-    lost: a mail was read, and is not kept: the provider has to go on listing it.
-    """
+    """Commits the mails of one session."""
 
     def __init__(self, service: Service, account: External, poll: Poll, share: MemoryShare) -> None:
         self._service = service
@@ -63,25 +59,25 @@ class Committer:
         self._mails: list[FetchedBytes] = []
         self._octets = 0
         self._committing: asyncio.Task[None] | None = None
-        self.deleting: list[FetchItem] = []
-        self.lost = False
+        self.deleting: list[FetchItem] = []  # committed mails to delete upstream in this session
+        self.lost_mail = False  # a mail was read and not stored: the provider has to keep listing it
 
     async def add(self, mail: FetchedBytes) -> None:
-        """Take a mail; a full batch is committed behind, a big one before this returns."""
+        """Add a mail. A full batch is committed in the background; a batch with a large mail before this returns."""
         self._mails.append(mail)
         self._octets += mail.content.octets
         if len(self._mails) >= BATCH_MAILS or self._octets >= BATCH_OCTETS:
             await self._commit_behind()
             if mail.content.octets >= BATCH_OCTETS:
-                await self._finish()  # or two big ones would be held at a time
+                await self._finish()  # otherwise two large mails would be in memory
 
     async def close(self) -> None:
-        """Commit the rest; when this returns all that was added is committed or skipped."""
+        """Commit the rest. When this returns, every added mail is committed or skipped."""
         await self._commit_behind()
         await self._finish()
 
     async def abandon(self) -> None:
-        """Forget what is not being committed yet, and wait for what is."""
+        """Drop the current batch, cancel the running commit and wait for its end."""
         self._mails = []
         if self._committing is not None:
             self._committing.cancel()
@@ -102,16 +98,19 @@ class Committer:
         try:
             await self._commit_all(mails)
         finally:
-            self._share.free(sum(mail.room for mail in mails))
+            self._share.free(sum(mail.reserved for mail in mails))
 
     async def _commit_all(self, mails: list[FetchedBytes]) -> None:
         try:
             await self._store(mails)
         except Temporary:
             raise
-        except Exception as error:  # whatever it is: one of these mails may be at fault, the others are not
+        except Exception as error:  # one of these mails causes a fault of ours, the others do not
             log.warning(
-                "batch failed, going mail by mail", external=self._account.address, mails=len(mails), reason=repr(error)
+                "batch failed, storing mails singly",
+                external=self._account.address,
+                mails=len(mails),
+                error=repr(error),
             )
             for mail in mails:
                 await self._store_one(mail)
@@ -121,23 +120,23 @@ class Committer:
             await self._store([mail])
         except Temporary:
             raise
-        except Exception as error:  # whatever is wrong with this mail, it stays at the provider, and the next ones come
-            log.exception("mail cannot be stored", external=self._account.address, uidl=mail.want.mail.key)
-            self.lost = True
+        except Exception as error:  # a fault of ours with this mail: it stays at the provider, the next ones continue
+            log.exception("mail not stored", external=self._account.address, uidl=mail.item.mail.key, error=repr(error))
+            self.lost_mail = True
             await self.skip(
-                mail.want, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
+                mail.item, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
             )
 
     async def _store(self, mails: Sequence[FetchedBytes]) -> None:
         new = [mail for mail in mails if mail.renumbered is None]
         known = [mail for mail in mails if mail.renumbered is not None]
         deleting = [
-            mail.want
+            mail.item
             for mail in new
-            if not mail.want.mail.repeated
-            and is_deletion_due(mail.want.was_history, self._poll.now, self._account, self._poll.now)
+            if not mail.item.mail.repeated
+            and is_deletion_due(mail.item.was_history, self._poll.now, self._account, self._poll.now)
         ]
-        at_once = {want.mail.key for want in deleting}
+        at_once = {item.mail.key for item in deleting}
         async with self._service.database.transaction() as connection:
             await polls.renew_lease(connection, self._poll)
             stored = await blobs.store_blobs(connection, [mail.content for mail in new])
@@ -149,7 +148,7 @@ class Committer:
                 ],
             )
             entries = [
-                _entry(mail, inbound_id, mail.want.mail.key in at_once)
+                _entry(mail, inbound_id, mail.item.mail.key in at_once)
                 for mail, inbound_id in zip(new, arrived, strict=True)
             ]
             entries += [_entry(mail, None, False) for mail in known]
@@ -159,45 +158,50 @@ class Committer:
                 MailEvent(
                     "renumbered",
                     external=self._account.address,
-                    reply=f"UIDL {mail.renumbered.key} is {mail.want.mail.key} now",
+                    reply=f"UIDL {mail.renumbered.key} is {mail.item.mail.key} now",
                 )
                 for mail in known
                 if mail.renumbered is not None
             ]
             await maillog.record_events(connection, events)
         maillog.announce(events)
-        self._service.broker.publish_behind(publications.fetched((id_, self._account.address) for id_ in arrived))
+        self._service.broker.publish_behind(
+            publications.fetched((inbound_id, self._account.address) for inbound_id in arrived)
+        )
         self.deleting += deleting
 
     def _message_id(self, mail: FetchedBytes) -> str | None:
-        """None also where looking may be deadly: the router, which looks next, parks the one mail that is to blame."""
+        """Parse the Message-ID. None where parsing may crash the process: the router, which parses next, isolates and
+        parks the poison message."""
         return None if self._poll.kills_process else _message_id(mail.header())
 
     async def skip_large(
-        self, want: FetchItem, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
+        self, item: FetchItem, reason: str, octets: int, header: bytes | None, renumbered: LedgerEntry | None
     ) -> None:
-        """Leave a mail upstream until the size limit grows, write that down and tell its recipients once.
+        """Record that a mail stays upstream until the size limit grows; send its recipients one notice.
 
         :param renumbered: the vanished row of this mail, if it was skipped under another UIDL before.
         """
-        row = renumbered or want.row
-        told = renumbered is not None or (
+        row = renumbered or item.row
+        notified = renumbered is not None or (
             row is not None and row.state == "skipped" and (row.next_try_at is None or row.tries >= NOTICE_TRIES)
         )
         await self._skip(
-            uidl_ledger.SkippedNow(row.id if row else None, want.mail.key, octets, reason, 0, None), header, not told
+            uidl_ledger.SkippedNow(row.id if row else None, item.mail.key, octets, reason, 0, None),
+            header,
+            not notified,
         )
 
-    async def skip(self, want: FetchItem, reason: str, octets: int | None, header: bytes | None) -> None:
-        """Leave a mail upstream for now, write that down, and tell its recipients when it seems to stay so.
+    async def skip(self, item: FetchItem, reason: str, octets: int | None, header: bytes | None) -> None:
+        """Record a failed attempt; the mail stays upstream. Send its recipients a notice at attempt NOTICE_TRIES.
 
-        :param header: of the mail, if the provider showed it.
+        :param header: of the mail, if the provider sent it.
         """
-        tries = min(want.tries + 1, MAX_TRIES)
+        tries = min(item.tries + 1, MAX_TRIES)
         await self._skip(
             uidl_ledger.SkippedNow(
-                want.row.id if want.row else None,
-                want.mail.key,
+                item.row.id if item.row else None,
+                item.mail.key,
                 octets,
                 reason,
                 tries,
@@ -207,13 +211,13 @@ class Committer:
             tries == NOTICE_TRIES,
         )
 
-    async def _skip(self, skipped: uidl_ledger.SkippedNow, header: bytes | None, told: bool) -> None:
+    async def _skip(self, skipped: uidl_ledger.SkippedNow, header: bytes | None, with_notice: bool) -> None:
         address, reason = self._account.address, skipped.reason
         events: list[MailEvent] = []
         async with self._service.database.transaction() as connection:
             await polls.renew_lease(connection, self._poll)
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
-            if told:
+            if with_notice:
                 notice, message_id = failure_notices.compose_notice(
                     address, header, skipped.octets, reason, self._poll.now
                 )
@@ -224,22 +228,22 @@ class Committer:
                 events.append(MailEvent("skipped", inbound_id, external=address, reply=reason))
                 await maillog.record_events(connection, events)
         maillog.announce(events)
-        log.warning("mail not fetched", external=address, uidl=skipped.key, reason=reason, tries=skipped.tries)
+        log.warning("mail not fetched", external=address, uidl=skipped.key, error=reason, tries=skipped.tries)
         self._service.broker.publish_behind(
             publications.fetched((event.inbound_id, address) for event in events if event.inbound_id)
         )
 
 
 def _entry(mail: FetchedBytes, inbound_id: int | None, deleting: bool) -> uidl_ledger.FetchedNow:
-    """What the ledger is to say of a mail: the row under its UIDL, or that of the UIDL which it had before."""
-    content, key = mail.content, mail.want.mail.key
-    row = mail.want.row.id if mail.want.row else None
+    """Return the ledger change for a mail: of the row under its UIDL, or of the row under its old UIDL."""
+    content, key = mail.content, mail.item.mail.key
+    row = mail.item.row.id if mail.item.row else None
     if mail.renumbered is None:
         return uidl_ledger.FetchedNow(row, key, content.octets, content.sha256, inbound_id, deleting)
     return uidl_ledger.FetchedNow(mail.renumbered.id, key, content.octets, content.sha256, None, False, superseded=row)
 
 
 def _message_id(header: bytes) -> str | None:
-    found = [id_ for value in values(header, "message-id") for id_ in message_ids(value)]
-    # PostgreSQL takes neither NUL nor lone surrogates
-    return found[0].replace("\0", "").encode("utf-8", "replace").decode() if found else None
+    ids = [message_id for value in values(header, "message-id") for message_id in message_ids(value)]
+    # PostgreSQL accepts neither NUL nor lone surrogates
+    return ids[0].replace("\0", "").encode("utf-8", "replace").decode() if ids else None

@@ -1,4 +1,4 @@
-"""What the people are told about a mail that could not be fetched: a short mail made of its header. Pure."""
+"""Builds the notice to the recipients of a mail that could not be fetched, from that mail's header. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import quopri
 from shared.mime import encoded_words
 from shared.mime.headers import field_text, fields, format_mailbox, values
 
-FIELDS_OCTETS = 32 * 1024
-"""Address fields of the original are taken over up to this length together."""
-SHOWN = 300
+COPIED_OCTETS = 32 * 1024
+"""Limit of all address fields copied from the original: octets."""
+SHOWN_CHARACTERS = 300
+"""Limit of a field value shown in the text: characters."""
 _ROUTING = ("to", "cc", "in-reply-to", "references")
 _CRLF = b"\r\n"
 
@@ -19,12 +20,12 @@ _CRLF = b"\r\n"
 def compose_notice(
     account: str, header: bytes | None, octets: int | None, reason: str, now: datetime.datetime
 ) -> tuple[bytes, str]:
-    """The notice, and its Message-ID without angle brackets.
+    """Return the notice and its Message-ID without angle brackets.
 
-    It carries the original's To, Cc, In-Reply-To and References, so the router finds the same people. It comes from the
-    account's own address: an answer to it reaches colleagues and no stranger.
+    The notice copies the original's To, Cc, In-Reply-To and References, so the router finds the same recipients. Its
+    sender is the account's own address: a reply reaches colleagues and nobody outside.
 
-    :param header: of the original, if the provider showed it. :param octets: its size, if known.
+    :param header: of the original, if the provider sent it. :param octets: size of the original, if known.
     """
     message_id = email.utils.make_msgid("skipped", account.rpartition("@")[2] or "mailgroup")
     original = _kept_fields(header or b"")
@@ -63,21 +64,21 @@ def compose_notice(
 
 
 def _kept_fields(header: bytes) -> list[bytes]:
-    """The raw fields that decide who gets a mail, each without its last line end."""
+    """Return the raw fields that decide the routing, each without its last line end."""
     kept = []
-    room = FIELDS_OCTETS
+    remaining = COPIED_OCTETS
     for field in fields(header):
         raw = header[field.start : field.end].rstrip(b"\r\n")
-        if field.key in _ROUTING and len(raw) <= room:
+        if field.key in _ROUTING and len(raw) <= remaining:
             kept.append(raw)
-            room -= len(raw)
+            remaining -= len(raw)
     return kept
 
 
 def _shown(header: bytes | None, name: str) -> str:
-    found = values(header or b"", name)
-    text = field_text(found[0]) if found else ""
-    return "".join(c if c.isprintable() else " " for c in text)[:SHOWN] or "(none)"
+    all_values = values(header or b"", name)
+    text = field_text(all_values[0]) if all_values else ""
+    return "".join(c if c.isprintable() else " " for c in text)[:SHOWN_CHARACTERS] or "(none)"
 
 
 def _subject(original: str) -> bytes:
@@ -88,13 +89,13 @@ def _subject(original: str) -> bytes:
 
 
 def first_received_date(header: bytes) -> datetime.datetime | None:
-    """When the provider took the mail: the date of the first Received field (RFC 5321 section 4.4)."""
-    found = values(header, "received")
-    if not found:
+    """Return when the provider received the mail: the date of the first Received field (RFC 5321 section 4.4)."""
+    received = values(header, "received")
+    if not received:
         return None
-    text = found[0][-200:].rpartition(b";")[2].decode("latin-1")
+    text = received[0][-200:].rpartition(b";")[2].decode("latin-1")
     try:
         date = email.utils.parsedate_to_datetime(" ".join(text.split()))
-    except Exception:  # the parser raises whatever a strange date makes it stumble over
+    except Exception:  # the parser raises many exception types for malformed dates
         return None
     return date if date.tzinfo is not None else date.replace(tzinfo=datetime.UTC)

@@ -1,8 +1,8 @@
-"""How much of large mails this process holds at once, whoever's they are.
+"""Limits the memory of one process for large mails being read or committed, for all accounts together.
 
-Many accounts may get mails of 50 MB at the same time. Each of these takes room as it grows, and one that finds none
-waits, its provider with it; so mails come in one after the other instead of all at once. One at a time may go beyond,
-or mails that wait for each other would wait for ever; and one that stands still does not keep that place.
+Many accounts may receive mails of 50 MB at the same time. Each mail reserves memory while it grows; a mail that gets
+none waits, and its provider waits with it. Large mails then arrive one after the other. One mail at a time may exceed
+the limit, as mails that wait for each other would never finish; a mail that does not grow loses that exception.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 
 PATIENCE_SECONDS = 10.0
-"""Who has the place of the one that may go beyond, and does not grow for so long, loses it to who wants to."""
+"""Timeout of the exception: seconds; if its holder reads nothing for this long, another mail may exceed the limit."""
 
 
 class MemoryBudget:
-    """:ivar held: octets that are taken now."""
+    """The limit of one process. :ivar held: octets reserved now."""
 
     def __init__(self, octets: int) -> None:
-        """:param octets: to be held together; with the one mail that may go beyond them, that is the most."""
+        """:param octets: limit of all reservations; only one mail at a time may exceed it."""
         self.held = 0
         self._octets = octets
         self._first: MemoryShare | None = None
@@ -25,7 +25,7 @@ class MemoryBudget:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def take(self, share: MemoryShare, octets: int) -> None:
-        """Wait until there is room."""
+        """Wait until ``octets`` are available, then reserve them."""
         loop = asyncio.get_running_loop()
         while self.is_short(octets) and self._first not in (None, share):
             left = self._since + PATIENCE_SECONDS - loop.time()
@@ -39,11 +39,11 @@ class MemoryBudget:
         self.held += octets
 
     def is_short(self, octets: int) -> bool:
-        """Whether so much more is more than there is."""
+        """Whether ``octets`` more would exceed the limit."""
         return self.held + octets > self._octets
 
     def give(self, share: MemoryShare, octets: int) -> None:
-        """There is room again: mails of this share are done with."""
+        """Release octets of this share and wake the mails that wait."""
         self.held -= octets
         if self._first is share:
             self._first = None
@@ -54,36 +54,36 @@ class MemoryBudget:
 
 
 class MemoryShare:
-    """What one poll takes of the budget: for the mail that is being read, and for those that are not committed yet."""
+    """The reservations of one poll: for the mail being read, and for mails not committed yet."""
 
     def __init__(self, budget: MemoryBudget) -> None:
-        """Takes nothing yet."""
+        """Reserve nothing yet."""
         self._budget = budget
         self._reading = 0
         self._kept = 0
 
     def waits(self, octets: int) -> bool:
-        """Whether there is no room for so much now."""
+        """Whether a reservation of ``octets`` would have to wait now."""
         return self._budget.is_short(octets)
 
     async def grow(self, octets: int) -> None:
-        """The mail that is being read is to grow so much."""
+        """Reserve octets for the mail being read; wait until they are available."""
         await self._budget.take(self, octets)
         self._reading += octets
 
     def keep(self) -> int:
-        """It is read. What it took is to be given back by ``free``."""
+        """Finish the mail being read. Returns its reserved octets, to be released by ``free``."""
         taken, self._reading = self._reading, 0
         self._kept += taken
         return taken
 
     def free(self, octets: int) -> None:
-        """Mails that took so much are committed, or given up."""
+        """Release the octets of mails that are committed or dropped."""
         if octets:
             self._kept -= octets
             self._budget.give(self, octets)
 
     def close(self) -> None:
-        """The poll has ended."""
+        """Release everything: the poll has ended."""
         self._budget.give(self, self._reading + self._kept)
         self._reading = self._kept = 0

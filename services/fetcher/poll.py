@@ -1,8 +1,8 @@
-"""One poll of one account: sessions of some hundred mails, each planned afresh from the provider's list and the ledger.
+"""Polls one account: sessions of some hundred mails, each planned from the provider's current list and the ledger.
 
-The order in ``_session_as`` is the promise: bytes and ledger are committed, then DELE, then QUIT. Some providers
-(Gmail) count whatever was read before a QUIT as fetched and list it no more: a session that read a mail and could not
-keep it ends without.
+``_session_as`` guarantees the order: commit bytes and ledger, then DELE, then QUIT. Gmail marks every mail that was
+read as fetched at QUIT and no longer lists it: if a mail that was read could not be stored, the session ends without
+QUIT.
 """
 
 from __future__ import annotations
@@ -43,40 +43,37 @@ from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
 
 SESSION_MAILS = 500
-"""After so many mails QUIT and log in again, so that deletions take effect and a cut costs little."""
+"""Limit of mails in one session; then QUIT and log in again, so that deletions take effect and a lost connection costs
+little."""
 SESSION_SECONDS = 5.0
-"""Where nothing is deleted, QUIT does nothing but cost round trips: then a session that is quicker than this goes on
-beyond those mails. New mail, which the next session finds first, waits no longer."""
-MOST_MAILS = 5_000
-"""… but to no more than these."""
+"""A session without deletions that is faster than this continues beyond SESSION_MAILS, as QUIT would only cost round
+trips. New mail, which the next session finds first, waits no longer than this."""
+MAX_SESSION_MAILS = 5_000
+"""Limit of mails in such a longer session."""
 HEADER_OCTETS = 1024 * 1024
-SAMPLES = 3
-"""Mails that are read to tell one maildrop from another."""
-REFUSED_IN_A_ROW = 3
-"""So many refusals up to the end of a session are no fault of the mails: the provider hands out nothing any more."""
+"""Limit of a header: octets; the rest is ignored."""
+SAMPLE_MAILS = 3
+"""Mails that are read to distinguish one maildrop from another."""
+MAX_REFUSED = 3
+"""Refused mails in a row up to the end of a session from which on the provider, not the mails, is at fault."""
 SIZE_TOLERANCE = 2
-"""Providers guess sizes, some by far: beyond so many times the limit a mail counts as too large without being read."""
+"""Providers guess sizes, some badly: a mail whose announced size exceeds this multiple of the limit is too large and is
+not read."""
 
 log = structlog.get_logger()
 
 
 class RefusedRetr(NamedTuple):
-    """A mail that the provider refuses to hand out. octets, header: of it, as far as they are known."""
+    """A mail whose RETR the provider refused."""
 
-    want: FetchItem
+    item: FetchItem
     reply: str
-    octets: int | None
-    header: bytes | None
+    octets: int | None  # None if unknown
+    header: bytes | None  # None if TOP did not show it
 
 
 class Polling:
-    """A poll under way. login_delay: seconds, as the server announced.
-
-    backlog: mails still to be fetched, None before it is known. more: it ended well with mails left to fetch.
-    in_hand: mails are being fetched or deleted, so that ending it now would waste what was done.
-    quiet: its last session had nothing to do, and so it will be for some time. complaints: what the provider did wrong
-    that did not end the poll.
-    """
+    """A running poll. The public attributes are its results, as far as they are known."""
 
     def __init__(
         self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: MemoryBudget
@@ -88,31 +85,31 @@ class Polling:
         self._poll = poll
         self._limit = service.settings.max_message_bytes
         self._first_contact = poll.first_contact_at
-        self._suspects: set[int] = set()
+        self._without_header: set[int] = set()
         self._lost_history: deque[LedgerEntry] = deque()
         self._renumbered = RenumberedMails()
         self._refused: list[RefusedRetr] = []
-        self._share_ends = 0.0
-        # a server that announces PIPELINING and stumbles over it is asked one thing at a time
-        self._careful = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
-        self.login_delay = poll.login_delay
-        self.backlog: int | None = None
-        self.more = False
-        self.transferring = False
-        self.quiet: UnchangedList | None = None
-        self.complaints: list[str] = []
+        self._session_ends = 0.0
+        # For a server that announces PIPELINING and fails with it: one command at a time.
+        self._without_pipelining = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
+        self.login_delay = poll.login_delay  # seconds, as announced by the server
+        self.backlog: int | None = None  # mails still to fetch; None before the first list
+        self.more = False  # the poll succeeded, with mails left to fetch
+        self.transferring = False  # mails are being fetched or deleted: cancelling now would waste work
+        self.unchanged: UnchangedList | None = None  # the last session had nothing to do
+        self.complaints: list[str] = []  # errors of the provider that did not end the poll
 
     async def run(self) -> None:
-        """Fetch all that is there.
+        """Fetch all mail of the maildrop.
 
-        :raises Temporary: with a ``kind``, or because of the database. :raises Permanent: with a ``kind``.
+        :raises Temporary: with a ``kind``, or without one for the database. :raises Permanent: with a ``kind``.
         """
         try:
             while await self._session():
                 if self.login_delay or self._service.stopping.is_set():
                     self.more = True
                     break
-                self._careful = False
+                self._without_pipelining = False
         finally:
             self._share.close()
         if self.complaints:
@@ -121,14 +118,14 @@ class Polling:
             )
 
     async def _session(self) -> bool:
-        """Log in, fetch, delete, QUIT. Returns whether there is more to fetch."""
+        """Log in, fetch, delete, QUIT. Returns whether mail is left to fetch."""
         credential = await self._credential()
         try:
             return await self._session_as(credential)
         except LoginRefused:
             if not credential.token:
                 raise
-            self._credentials.discard_token(self._account)  # the provider may have ended it before its time
+            self._credentials.discard_token(self._account)  # the provider may have revoked the token before it expired
             return await self._session_as(await self._credential())
 
     async def _session_as(self, credential: Credential) -> bool:
@@ -136,78 +133,81 @@ class Polling:
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
             self.login_delay = client.capabilities.login_delay or self.login_delay
-            if self._careful:
+            if self._without_pipelining:
                 client.disable_pipelining()
             reply = await client.fetch_list_reply()
-            if self._is_quiet(reply.digest):
+            if self._is_unchanged(reply.digest):
                 self.backlog = 0
                 await client.quit()
                 return False
             listing = reply.parse()
             if not listing.complete:
                 self.complaints.append(
-                    f"the list of mails is not whole: STAT counts {reply.count}, {len(listing.mails)} are listed well"
+                    f"the list of mails is incomplete: STAT counts {reply.count}, {len(listing.mails)} are listed"
                 )
             maildrop = ProviderList.of(listing.mails, listing.complete)
-            strangers = await self._find_reused_uidls(client, maildrop)
-            plan = await self._compare(maildrop, strangers, reply.digest)
+            reused = await self._find_reused_uidls(client, maildrop)
+            plan = await self._compare(maildrop, reused, reply.digest)
             self.transferring = bool(plan.fetch or plan.delete)
-            intake = Committer(self._service, account, self._poll, self._share)
+            committer = Committer(self._service, account, self._poll, self._share)
             handled = 0
             if plan.fetch:
                 try:
-                    handled = await self._fetch(client, plan, intake)
+                    handled = await self._fetch(client, plan, committer)
                 finally:
-                    await intake.abandon()
-            if not intake.lost:
-                numbers = [mail.number for mail, _ in plan.delete] + [want.mail.number for want in intake.deleting]
+                    await committer.abandon()
+            if not committer.lost_mail:
+                numbers = [mail.number for mail, _ in plan.delete] + [item.mail.number for item in committer.deleting]
                 await self._finish(client, numbers)
             self.transferring = False
             return handled > 0 and self.backlog != 0
 
     async def _finish(self, client: Pop3Client, numbers: Sequence[int]) -> None:
-        """DELE these, and QUIT: only now they are gone.
+        """DELE these mails, then QUIT, which deletes them.
 
-        :raises Temporary: nobody knows whether they are.
+        :raises Temporary: the connection ended; the mails may be deleted or not.
         """
         refused = await client.delete(numbers) if numbers else []
         if refused:
             self.complaints.append(f"the provider refuses to delete {len(refused)} mails (DELE)")
         try:
-            gone = await client.quit()
+            deleted = await client.quit()
         except Unreachable as error:
             if numbers:
                 raise
-            log.info("no goodbye", external=self._account.address, reason=str(error))
+            log.info("QUIT failed", external=self._account.address, error=str(error))
         else:
-            if numbers and not gone:
-                self.complaints.append(f"the provider says that it did not delete {len(numbers)} mails (QUIT)")
+            if numbers and not deleted:
+                self.complaints.append(f"the provider did not delete {len(numbers)} mails (QUIT)")
 
     async def _credential(self) -> Credential:
-        """:raises Refused: nobody has authorized the account. :raises Temporary, Permanent: with a ``kind``."""
+        """Get the credential. :raises LoginRefused: the account is not authorized. :raises Temporary, Permanent: with
+        a ``kind``."""
         try:
             return await self._credentials.credential_for(self._account)
         except Unauthorized as error:
             raise LoginRefused(str(error), "AUTH") from error
 
-    def _is_quiet(self, listed: bytes) -> bool:
-        """Whether there was nothing to do with this list before, and neither ledger nor time has changed that.
+    def _is_unchanged(self, listed: bytes) -> bool:
+        """Whether a session with this list had nothing to do, and neither ledger nor time has changed since.
 
-        Asked in the first session of a poll: the ones before may have changed the ledger.
+        Always False after the first session of a poll, which may have changed the ledger.
         """
-        poll, self.quiet = self._poll, None
+        poll, self.unchanged = self._poll, None
         if self.backlog is not None or poll.quiet_list is None or poll.quiet_until is None:
             return False
         if poll.first_contact_at is None or poll.now >= poll.quiet_until:
             return False
         if plan_digest(listed, self._account, self._limit, poll) != poll.quiet_list:
             return False
-        self.quiet = UnchangedList(poll.quiet_list, poll.quiet_until)
+        self.unchanged = UnchangedList(poll.quiet_list, poll.quiet_until)
         return True
 
     async def _find_reused_uidls(self, client: Pop3Client, maildrop: ProviderList) -> list[LedgerEntry]:
-        """What we know under UIDLs that are other mails here. Without this mail would count as fetched, and be deleted
-        upstream, that nobody here ever saw. Some of the mails are read to tell."""
+        """Return the rows whose UIDLs identify other mails now; some mails are read to find out.
+
+        Without this check a new mail under an old UIDL would count as fetched, and be deleted upstream unread.
+        """
         if self._first_contact is not None and not maildrop.position_keyed:
             return []
         async with self._service.database.transaction() as connection:
@@ -219,23 +219,23 @@ class Polling:
     async def _find_moved(
         self, client: Pop3Client, maildrop: ProviderList, rows: dict[str, LedgerEntry]
     ) -> list[LedgerEntry]:
-        """Where UIDLs tell only places in the list: all of them, if the last known one is another mail than it was."""
-        last: dict[int, tuple[LedgerEntry, tuple[ListedMail, ...]]] = {}
+        """Return all known rows of each position-keyed group whose last known UIDL identifies another mail now."""
+        last_known: dict[int, tuple[LedgerEntry, tuple[ListedMail, ...]]] = {}
         for mails in maildrop.position_keyed:
             known = [(mail, rows[mail.key]) for mail in mails if mail.key in rows and self._can_verify(rows[mail.key])]
             if known:
-                last[known[-1][0].number] = known[-1][1], mails
+                last_known[known[-1][0].number] = known[-1][1], mails
         moved: list[LedgerEntry] = []
-        async for got in client.retrieve([RetrRequest(number, 0) for number in last], self._limit):
-            row, mails = last[got.number]
+        async for got in client.retrieve([RetrRequest(number, 0) for number in last_known], self._limit):
+            row, mails = last_known[got.number]
             if got.body is not None and not self._same_mail(row, got.body, got):
                 moved += [rows[mail.key] for mail in mails if mail.key in rows]
         if moved:
-            log.warning("UIDLs moved on to other mails", external=self._account.address, mails=len(moved))
+            log.warning("UIDLs reused for other mails", external=self._account.address, mails=len(moved))
         return moved
 
     def _can_verify(self, row: LedgerEntry) -> bool:
-        """Whether it can be told if a mail is the one of this row: by its bytes, or by its age."""
+        """Whether a mail can be compared with this row: by its bytes, or by its age."""
         return row.sha256 is not None or (row.state == "history" and self._account.history == "from_now")
 
     def _same_mail(self, row: LedgerEntry, body: bytearray, got: Retrieved) -> bool:
@@ -245,18 +245,18 @@ class Polling:
         return received is None or self._first_contact is None or received < self._first_contact
 
     async def _is_foreign(self, client: Pop3Client, maildrop: ProviderList, known: dict[str, LedgerEntry]) -> bool:
-        """Whether this is another maildrop than the one that we know: many servers just count, each maildrop from 1.
+        """Whether this is another maildrop than the one in the ledger: many servers number each maildrop from 1.
 
-        Asked at a first contact, which comes again when the account is pointed elsewhere.
+        Checked at first contact, which is repeated when the account's server or login changes.
         """
         rows = {key: row for key, row in known.items() if row.sha256 is not None}
-        met = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
-        if not met:
+        known_here = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
+        if not known_here:
             return False
         sizes = await client.fetch_sizes()
-        samples = sorted(met, key=lambda number: sizes.get(number, 0))[:SAMPLES]
+        samples = sorted(known_here, key=lambda number: sizes.get(number, 0))[:SAMPLE_MAILS]
         equal = [
-            (got.sha256, got.octets) == (met[got.number].sha256, met[got.number].octets)
+            (got.sha256, got.octets) == (known_here[got.number].sha256, known_here[got.number].octets)
             async for got in client.retrieve(
                 [RetrRequest(number, sizes.get(number, 0)) for number in samples], self._limit
             )
@@ -264,21 +264,21 @@ class Polling:
         ]
         return bool(equal) and not any(equal)
 
-    async def _compare(self, maildrop: ProviderList, strangers: Sequence[LedgerEntry], listed: bytes) -> Plan:
-        """Plan the session and write down what the list tells.
+    async def _compare(self, maildrop: ProviderList, reused: Sequence[LedgerEntry], listed: bytes) -> Plan:
+        """Plan the session and record the state changes that the list shows.
 
-        :param strangers: known under UIDLs that are other mails here. :param listed: digest of the list.
+        :param reused: rows whose UIDLs identify other mails now. :param listed: digest of the list.
         """
         account, poll = self._account, self._poll
         async with self._service.database.transaction() as connection:
             await polls.renew_lease(connection, poll)
-            if strangers:
-                await uidl_ledger.detach_uidls(connection, strangers)
+            if reused:
+                await uidl_ledger.detach_uidls(connection, reused)
             if self._first_contact is None:
                 if account.history == "from_now" and not maildrop.complete:
                     raise ProtocolError(
-                        f"{host_port(account.pop3)}: the list of mails is not whole, so it cannot be told which "
-                        "mails are there already"
+                        f"{host_port(account.pop3)}: the list of mails is incomplete, so the mails from before the "
+                        "first contact are unknown"
                     )
                 self._first_contact = await uidl_ledger.record_first_contact(
                     connection, poll, preexisting_keys(maildrop, await uidl_ledger.load_entries(connection, account.id))
@@ -294,52 +294,53 @@ class Polling:
                 if rows:
                     await record(connection, rows)
         if plan.is_empty:
-            met = replace(poll, first_contact_at=self._first_contact)
-            self.quiet = UnchangedList(
-                plan_digest(listed, account, self._limit, met), unchanged_until(maildrop, known, account, poll.now)
+            next_poll = replace(poll, first_contact_at=self._first_contact)
+            self.unchanged = UnchangedList(
+                plan_digest(listed, account, self._limit, next_poll),
+                unchanged_until(maildrop, known, account, poll.now),
             )
         self.backlog = len(plan.fetch)
-        self._suspects = set()
+        self._without_header = set()
         self._lost_history = deque(plan.lost_history)
         self._renumbered = RenumberedMails.of(plan.missing)
         return plan
 
-    async def _fetch(self, client: Pop3Client, plan: Plan, intake: Committer) -> int:
-        """Fetch a session's share of the plan. Returns how many mails are done with."""
-        left = len(plan.fetch)
+    async def _fetch(self, client: Pop3Client, plan: Plan, committer: Committer) -> int:
+        """Fetch one session's part of the plan. Returns how many mails are finished."""
+        total = len(plan.fetch)
         deletes = bool(plan.delete) or self._account.delete_after_days == 0
-        most_mails = SESSION_MAILS if deletes or self._lost_history else MOST_MAILS
-        self._share_ends = time.monotonic() + SESSION_SECONDS
-        wants: list[FetchItem] = []
-        taken = 0
-        while taken < left and len(wants) < most_mails and not self._stops(client):
-            chunk = plan.fetch[taken : taken + most_mails - len(wants)]
-            wants += await self._skip_preexisting(client, chunk, intake)
-            taken += len(chunk)
+        max_mails = SESSION_MAILS if deletes or self._lost_history else MAX_SESSION_MAILS
+        self._session_ends = time.monotonic() + SESSION_SECONDS
+        items: list[FetchItem] = []
+        examined = 0
+        while examined < total and len(items) < max_mails and not self._stops(client):
+            chunk = plan.fetch[examined : examined + max_mails - len(items)]
+            items += await self._skip_preexisting(client, chunk, committer)
+            examined += len(chunk)
         sizes = await client.fetch_sizes()
-        most = SIZE_TOLERANCE * self._limit
-        fitting = [want for want in wants if sizes.get(want.mail.number, 0) <= most]
-        large = [(want, sizes[want.mail.number]) for want in wants if sizes.get(want.mail.number, 0) > most]
-        plain = [want for want in fitting if want.tries < NOTICE_TRIES - 1]
-        last_chance = [want for want in fitting if want.tries >= NOTICE_TRIES - 1]
-        done = taken - len(wants)
-        done += await self._retrieve(client, plain, sizes, intake, {})
-        headers = await self._headers(client, [want for want, _ in large], intake)
-        for want, octets in large:
-            await self._skip_large(intake, want, octets, headers.get(want.mail.number))
+        max_octets = SIZE_TOLERANCE * self._limit
+        fitting = [item for item in items if sizes.get(item.mail.number, 0) <= max_octets]
+        large = [(item, sizes[item.mail.number]) for item in items if sizes.get(item.mail.number, 0) > max_octets]
+        plain = [item for item in fitting if item.tries < NOTICE_TRIES - 1]
+        last_chance = [item for item in fitting if item.tries >= NOTICE_TRIES - 1]
+        done = examined - len(items)
+        done += await self._retrieve(client, plain, sizes, committer, {})
+        headers = await self._headers(client, [item for item, _ in large], committer)
+        for item, octets in large:
+            await self._skip_large(committer, item, octets, headers.get(item.mail.number))
         done += len(large)
-        for want in last_chance:  # one by one: a mail that ends each session is blamed alone
+        for item in last_chance:  # one at a time: a mail that ends every session is counted alone
             if self._stops(client, done):
                 break
-            headers = await self._headers(client, [want], intake)
-            done += await self._retrieve(client, [want], sizes, intake, headers)
-        await self._sort_out_refused(intake)
-        self.backlog = left - done
+            headers = await self._headers(client, [item], committer)
+            done += await self._retrieve(client, [item], sizes, committer, headers)
+        await self._count_all_refused(committer)
+        self.backlog = total - done
         return done
 
     def _stops(self, client: Pop3Client, done: int = 0) -> bool:
-        """Whether no further mail is to be asked for in this session, which has fetched ``done`` mails."""
-        long = done >= SESSION_MAILS and time.monotonic() > self._share_ends
+        """Whether to request no further mail in this session, which has fetched ``done`` mails."""
+        long = done >= SESSION_MAILS and time.monotonic() > self._session_ends
         return long or self._service.stopping.is_set() or client.past_half_time
 
     # ------------------------------------------------------------------------------------------ mails
@@ -347,155 +348,159 @@ class Polling:
     async def _retrieve(
         self,
         client: Pop3Client,
-        wants: Sequence[FetchItem],
+        items: Sequence[FetchItem],
         sizes: dict[int, int],
-        intake: Committer,
+        committer: Committer,
         headers: dict[int, bytes],
     ) -> int:
-        """RETR these and commit them. Returns how many are done with: committed, skipped or known.
+        """RETR these mails and commit them. Returns how many are finished: committed, skipped or known.
 
-        :param headers: what TOP showed of them, for the notices.
+        :param headers: from TOP, by number, for the notices.
         """
-        by_number = {want.mail.number: want for want in wants}
-        asked = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
+        by_number = {item.mail.number: item for item in items}
+        requests = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
         done = 0
 
         def stop() -> bool:
-            return self._stops(client, len(asked) - len(by_number))
+            return self._stops(client, len(requests) - len(by_number))
 
         try:
-            async for got in client.retrieve(asked, self._limit, stop, self._room(intake)):
-                room = self._share.keep()
-                want = by_number.pop(got.number)
+            async for got in client.retrieve(requests, self._limit, stop, self._reserve_memory(committer)):
+                reserved = self._share.keep()
+                item = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
-                    octets = sizes.get(want.mail.number)
-                    self._refused.append(RefusedRetr(want, got.refusal, octets, headers.get(want.mail.number)))
+                    octets = sizes.get(got.number)
+                    self._refused.append(RefusedRetr(item, got.refusal, octets, headers.get(got.number)))
                     continue
-                await self._count_refused(intake, self._refused)
+                await self._count_refused(committer, self._refused)
                 if got.body is None:
-                    intake.lost = True
-                    await self._skip_large(intake, want, got.octets, headers.get(got.number) or _header(got.head))
-                elif not await self._is_old(want, got):
+                    committer.lost_mail = True
+                    await self._skip_large(committer, item, got.octets, headers.get(got.number) or _header(got.head))
+                elif not await self._is_preexisting(item, got):
                     content = Content(got.body, got.octets, got.sha256)
-                    met = want.row is None or want.row.state == "history"  # for the first time
-                    known = self._renumbered.take_match(got.sha256, got.octets) if met else None
-                    await intake.add(FetchedBytes(want, content, known, room))
-                    room = 0
+                    first_read = item.row is None or item.row.state == "history"
+                    renumbered = self._renumbered.take_match(got.sha256, got.octets) if first_read else None
+                    await committer.add(FetchedBytes(item, content, renumbered, reserved))
+                    reserved = 0
                     del content
-                self._share.free(room)
-                del got  # or this mail would be held while the next one is read
+                self._share.free(reserved)
+                del got  # otherwise this mail stays in memory while the next one is read
         except Temporary as error:
             if client.reading in by_number:
-                await self._count_try(intake, by_number[client.reading], error, sizes, headers)
+                await self._count_try(committer, by_number[client.reading], error, sizes, headers)
             raise
-        await intake.close()
+        await committer.close()
         return done
 
-    def _room(self, intake: Committer) -> ReserveMemory:
-        """What a large mail waits for. Meanwhile nothing is held up that was read before it."""
+    def _reserve_memory(self, committer: Committer) -> ReserveMemory:
+        """Return the function that a large mail awaits for memory; the mails read before are committed meanwhile."""
 
-        async def grow(octets: int) -> None:
+        async def reserve(octets: int) -> None:
             if self._share.waits(octets):
-                await intake.close()
+                await committer.close()
             await self._share.grow(octets)
 
-        return grow
+        return reserve
 
-    async def _sort_out_refused(self, intake: Committer) -> None:
-        """:raises Busy: the provider handed out nothing any more; one mail is blamed all the same, so that in the end
-        it is told of."""
+    async def _count_all_refused(self, committer: Committer) -> None:
+        """Count the refused mails of this session.
+
+        :raises ServerBusy: the provider refused all mails at the end. One is counted nevertheless, so that its
+            recipients get a notice in the end.
+        """
         refused = self._refused
-        if len(refused) < REFUSED_IN_A_ROW:
-            await self._count_refused(intake, refused)
+        if len(refused) < MAX_REFUSED:
+            await self._count_refused(committer, refused)
             return
-        await self._count_refused(intake, refused[:1])
-        raise ServerBusy(f"{host_port(self._account.pop3)}: the provider hands out no mails now: {refused[-1].reply}")
+        await self._count_refused(committer, refused[:1])
+        raise ServerBusy(f"{host_port(self._account.pop3)}: the provider refuses every mail now: {refused[-1].reply}")
 
-    async def _count_refused(self, intake: Committer, refused: Sequence[RefusedRetr]) -> None:
-        for want, reply, octets, header in refused:
-            await intake.skip(want, f"the provider refuses to hand it out: {reply}", octets, header)
+    async def _count_refused(self, committer: Committer, refused: Sequence[RefusedRetr]) -> None:
+        for item, reply, octets, header in refused:
+            await committer.skip(item, f"the provider refuses to hand it out: {reply}", octets, header)
         self._refused = []
 
     async def _count_try(
-        self, intake: Committer, want: FetchItem, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
+        self, committer: Committer, item: FetchItem, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
     ) -> None:
-        """The session ended while this mail was read: keep the others, and do not let this one end every session."""
+        """Commit the other mails after a session ended during this mail; count the attempt, so attempts are limited."""
         try:
-            await intake.close()
-            number = want.mail.number
+            await committer.close()
+            number = item.mail.number
             if isinstance(error, ReplyTooLong):
-                await self._skip_large(intake, want, error.octets, headers.get(number))
+                await self._skip_large(committer, item, error.octets, headers.get(number))
             else:
                 reason = f"the session ended while it was read: {error}"
-                await intake.skip(want, reason, sizes.get(number), headers.get(number))
-        except Temporary as away:
-            log.warning("not committed", external=self._account.address, reason=str(away))
+                await committer.skip(item, reason, sizes.get(number), headers.get(number))
+        except Temporary as unavailable:
+            log.warning("fetched mails not committed", external=self._account.address, error=str(unavailable))
 
-    async def _skip_large(self, intake: Committer, want: FetchItem, octets: int, header: bytes | None) -> None:
-        known = self._renumbered.take_skipped(octets) if want.row is None else None
+    async def _skip_large(self, committer: Committer, item: FetchItem, octets: int, header: bytes | None) -> None:
+        renumbered = self._renumbered.take_skipped(octets) if item.row is None else None
         reason = f"it is larger than the {self._limit} octets that are allowed"
-        await intake.skip_large(want, reason, octets, header, known)
+        await committer.skip_large(item, reason, octets, header, renumbered)
 
-    async def _headers(self, client: Pop3Client, wants: Sequence[FetchItem], intake: Committer) -> dict[int, bytes]:
-        """The headers of these mails by number, as far as TOP shows them."""
-        by_number = {want.mail.number: want for want in wants}
-        found: dict[int, bytes] = {}
+    async def _headers(self, client: Pop3Client, items: Sequence[FetchItem], committer: Committer) -> dict[int, bytes]:
+        """Return the headers of these mails by number, as far as TOP shows them."""
+        by_number = {item.mail.number: item for item in items}
+        headers: dict[int, bytes] = {}
         try:
             async for got in client.fetch_headers(list(by_number), HEADER_OCTETS):
                 if got.body is not None:
-                    found[got.number] = bytes(got.body)
+                    headers[got.number] = bytes(got.body)
         except Temporary as error:
             if client.reading in by_number:
-                await self._count_try(intake, by_number[client.reading], error, {}, {})
+                await self._count_try(committer, by_number[client.reading], error, {}, {})
             raise
-        return found
+        return headers
 
     # ------------------------------------------------------------------------------------------ renumbered history
 
     async def _skip_preexisting(
-        self, client: Pop3Client, wants: Sequence[FetchItem], intake: Committer
+        self, client: Pop3Client, items: Sequence[FetchItem], committer: Committer
     ) -> list[FetchItem]:
-        """Those that are to be fetched: all but mails of the first contact that stand under new UIDLs now.
+        """Return the items to fetch: all except mails of the first contact that have new UIDLs now.
 
-        Their bytes were never fetched, so age tells them apart: as many as vanished, if they came before we did.
+        Their bytes were never fetched, so their age identifies them: as many as vanished, if they are older than the
+        first contact.
         """
-        unknown = [want for want in wants if want.row is None]
+        unknown = [item for item in items if item.row is None]
         if not self._lost_history or not unknown:
-            return list(wants)
-        headers = await self._headers(client, unknown, intake)
-        old: dict[str, LedgerEntry] = {}
-        for want in unknown:
-            header = headers.get(want.mail.number)
+            return list(items)
+        headers = await self._headers(client, unknown, committer)
+        preexisting: dict[str, LedgerEntry] = {}
+        for item in unknown:
+            header = headers.get(item.mail.number)
             if header is None:
-                self._suspects.add(want.mail.number)  # no TOP: RETR will show
+                self._without_header.add(item.mail.number)  # no TOP: checked after RETR
             elif self._lost_history and self._predates(header):
-                old[want.mail.key] = self._lost_history.popleft()
-        await self._record_old([(row, key) for key, row in old.items()])
-        return [want for want in wants if want.mail.key not in old]
+                preexisting[item.mail.key] = self._lost_history.popleft()
+        await self._record_preexisting([(row, key) for key, row in preexisting.items()])
+        return [item for item in items if item.mail.key not in preexisting]
 
-    async def _is_old(self, want: FetchItem, got: Retrieved) -> bool:
-        """The same for a mail that was fetched since the server knows no TOP."""
-        if got.number not in self._suspects or not self._lost_history or got.body is None:
+    async def _is_preexisting(self, item: FetchItem, got: Retrieved) -> bool:
+        """Whether a fetched mail, whose header TOP did not show, is a renumbered mail of the first contact."""
+        if got.number not in self._without_header or not self._lost_history or got.body is None:
             return False
         if not self._predates(_header(got.body)):
             return False
-        await self._record_old([(self._lost_history.popleft(), want.mail.key)])
+        await self._record_preexisting([(self._lost_history.popleft(), item.mail.key)])
         return True
 
     def _predates(self, header: bytes) -> bool:
         received = failure_notices.first_received_date(header)
         return received is not None and self._first_contact is not None and received < self._first_contact
 
-    async def _record_old(self, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
+    async def _record_preexisting(self, pairs: Sequence[tuple[LedgerEntry, str]]) -> None:
         if pairs:
             async with self._service.database.transaction() as connection:
                 await polls.renew_lease(connection, self._poll)
                 await uidl_ledger.record_renumbered_history(connection, pairs)
-            log.info("renumbered mails of the first contact", external=self._account.address, mails=len(pairs))
+            log.info("mails of the first contact renumbered", external=self._account.address, mails=len(pairs))
 
 
 def _header(body: bytearray | bytes) -> bytes:
-    """The header of a mail, or as much of it as is looked at."""
+    """Return the header of a mail, up to HEADER_OCTETS."""
     head = bytes(memoryview(body)[:HEADER_OCTETS])
     return head[: header_end(head)]

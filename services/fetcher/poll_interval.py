@@ -1,4 +1,4 @@
-"""When an account is polled next, and when it is paused: pure decisions."""
+"""Decides when an account is polled next and when it is paused: pure decisions."""
 
 from __future__ import annotations
 
@@ -10,75 +10,73 @@ from shared.model import External, Poll, PollOutcome
 from shared.net.dial import Unreachable
 from shared.provider.pop3_errors import LoginRefused, ServerBusy
 
-REFUSALS = 3
-"""So many plain refusals within REFUSALS_WITHIN pause an account."""
+MAX_REFUSALS = 3
+"""Login refusals without a response code, within REFUSALS_WITHIN, that pause an account."""
 REFUSALS_WITHIN = datetime.timedelta(hours=1)
-PAUSE = datetime.timedelta(hours=1)
-"""Between two careful tries of a paused account."""
-BACK_OFF_SECONDS = 60.0
-"""The longest back-off, unless the account's own interval is longer."""
-LOGIN_DELAY_LONGEST = 3600
-"""Seconds between logins at most that are learnt from a server that refuses them and announces no LOGIN-DELAY."""
-AWAY_SECONDS = 8.0
-"""… where nothing answers at all: asking again costs nobody anything, and mail flows soon after it is back."""
-OURS_SECONDS = 3.0
-"""The longest back-off after a failure of the database, which says nothing about the provider."""
-_MOST_DOUBLINGS = 10
+PAUSED_INTERVAL = datetime.timedelta(hours=1)
+"""Interval of the single login attempts of a paused account."""
+BACKOFF_SECONDS = 60.0
+"""Upper limit of the backoff, unless the account's own interval is longer."""
+MAX_LOGIN_DELAY_SECONDS = 3600
+"""Upper limit of the login delay learnt from a server that refuses with [LOGIN-DELAY] and announces none."""
+UNREACHABLE_BACKOFF_SECONDS = 8.0
+"""Upper limit of the backoff while no server answers: an attempt costs no one anything, and mail flows again soon."""
+DATABASE_BACKOFF_SECONDS = 3.0
+"""Upper limit of the backoff after a failure of the database, which is no fault of the provider."""
+_MAX_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """How the poll went. started, ended: by the database's clock. login_delay: seconds, as the server announced.
+    """Times and figures of one poll."""
 
-    more: it ended well, but there is more to fetch.
-    """
-
-    started: datetime.datetime
-    ended: datetime.datetime
-    login_delay: int | None
-    backlog: int | None
-    more: bool = False
+    started: datetime.datetime  # by the database's clock
+    ended: datetime.datetime  # by the database's clock
+    login_delay: int | None  # seconds, as announced by the server
+    backlog: int | None  # mails still to fetch; None if unknown
+    more: bool = False  # the poll succeeded, with mails left to fetch
 
 
-def after_success(account: External, course: PollResult) -> PollOutcome:
-    """The interval counts from the start of a poll, LOGIN-DELAY (RFC 2449 section 6.5) from its end."""
-    due = course.started + datetime.timedelta(seconds=0 if course.more else account.poll_seconds)
-    due = max(due, course.ended + datetime.timedelta(seconds=course.login_delay or 0))
-    return PollOutcome(due, 0, (), None, course.login_delay, course.backlog)
+def after_success(account: External, result: PollResult) -> PollOutcome:
+    """Schedule the next poll: the interval counts from the start of this poll, LOGIN-DELAY (RFC 2449 section 6.5) from
+    its end."""
+    due = result.started + datetime.timedelta(seconds=0 if result.more else account.poll_seconds)
+    due = max(due, result.ended + datetime.timedelta(seconds=result.login_delay or 0))
+    return PollOutcome(due, 0, (), None, result.login_delay, result.backlog)
 
 
-def after_failure(account: External, poll: Poll, course: PollResult, error: Exception, jitter: float) -> PollOutcome:
-    """Back off, doubling; after refused credentials pause.
+def after_failure(account: External, poll: Poll, result: PollResult, error: Exception, jitter: float) -> PollOutcome:
+    """Schedule the next poll with exponential backoff; pause the account after refused credentials.
 
-    :param jitter: from 0 to 1, spreads the accounts of one provider.
+    :param jitter: from 0 to 1; spreads the polls of one provider's accounts.
     """
     failures = poll.failures + 1
     if isinstance(error, Temporary) and not hasattr(error, "kind"):
-        longest = OURS_SECONDS
+        max_seconds = DATABASE_BACKOFF_SECONDS
     else:
-        least = AWAY_SECONDS if isinstance(error, Unreachable) else BACK_OFF_SECONDS
-        longest = max(least, float(account.poll_seconds))
-    seconds = min(longest, account.poll_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)) * (0.75 + 0.25 * jitter)
-    login_delay = course.login_delay
+        backoff = UNREACHABLE_BACKOFF_SECONDS if isinstance(error, Unreachable) else BACKOFF_SECONDS
+        max_seconds = max(backoff, float(account.poll_seconds))
+    seconds = min(max_seconds, account.poll_seconds * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)) * (0.75 + 0.25 * jitter)
+    login_delay = result.login_delay
     if isinstance(error, ServerBusy) and error.code == "LOGIN-DELAY":
-        told = max(2 * (poll.login_delay or 0), account.poll_seconds, int(BACK_OFF_SECONDS))
-        login_delay = max(login_delay or 0, min(told, LOGIN_DELAY_LONGEST))
-    due = course.ended + datetime.timedelta(seconds=max(seconds, login_delay or 0))
-    refusals = tuple(at for at in poll.refusals if at > course.ended - REFUSALS_WITHIN)
+        learnt = max(2 * (poll.login_delay or 0), account.poll_seconds, int(BACKOFF_SECONDS))
+        login_delay = max(login_delay or 0, min(learnt, MAX_LOGIN_DELAY_SECONDS))
+    due = result.ended + datetime.timedelta(seconds=max(seconds, login_delay or 0))
+    refusals = tuple(at for at in poll.refusals if at > result.ended - REFUSALS_WITHIN)
     paused_at = poll.paused_at
     text = str(error) or type(error).__name__
     if isinstance(error, LoginRefused):
-        refusals = (*refusals, course.ended)
-        if paused_at is None and (error.code == "AUTH" or len(refusals) >= REFUSALS):
-            paused_at = course.ended
+        refusals = (*refusals, result.ended)
+        if paused_at is None and (error.code == "AUTH" or len(refusals) >= MAX_REFUSALS):
+            paused_at = result.ended
         if paused_at is not None:
-            due = course.ended + PAUSE
-            text += "; paused: tried once an hour, and at once when the account is changed or tested"
+            due = result.ended + PAUSED_INTERVAL
+            text += "; paused: retried once an hour, and at once when the account is changed or tested"
     return PollOutcome(
-        due, failures, refusals[-REFUSALS:], paused_at, login_delay, course.backlog, text, kind_of(error)
+        due, failures, refusals[-MAX_REFUSALS:], paused_at, login_delay, result.backlog, text, kind_of(error)
     )
 
 
 def kind_of(error: Exception) -> str:
-    """The label of fetch_errors_total: refused, unreachable, tls, timeout, protocol, policy, busy, internal."""
+    """Return the label of fetch_errors_total: refused, unreachable, tls, timeout, protocol, policy, busy, internal."""
     return str(getattr(error, "kind", "internal"))

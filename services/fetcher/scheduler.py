@@ -177,8 +177,8 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     if failure is None:
         LAST_SUCCESS.labels(account.address).set_to_current_time()
         outcome = after_success(account, result)
-        if polling.quiet is not None:
-            outcome = replace(outcome, quiet_list=polling.quiet.digest, quiet_until=polling.quiet.until)
+        if polling.unchanged is not None:
+            outcome = replace(outcome, quiet_list=polling.unchanged.digest, quiet_until=polling.unchanged.until)
     else:
         ERRORS.labels(account.address, kind_of(failure)).inc()
         outcome = after_failure(account, poll, result, failure, random.random())

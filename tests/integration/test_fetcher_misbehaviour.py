@@ -108,10 +108,12 @@ TABLE = [
     ),
     Misbehaviour("counts nothing", {"STAT": say(b"+OK many\r\n")}, "protocol", "STAT: no count"),
     Misbehaviour("counts to infinity", {"STAT": say(b"+OK " + b"9" * 50 + b" 1\r\n")}, "protocol", "STAT: no count"),
-    Misbehaviour("lists noise", {"UIDL": _list(b"\x00\xff", b"x y z", b"-1 a", b"2 two")}, "protocol", "not whole", 1),
+    Misbehaviour(
+        "lists noise", {"UIDL": _list(b"\x00\xff", b"x y z", b"-1 a", b"2 two")}, "protocol", "is incomplete", 1
+    ),
     Misbehaviour("lists too few", {"UIDL": _list(b"2 two")}, "protocol", "STAT counts 3, 1 are", 1),
     Misbehaviour(
-        "lists one twice", {"UIDL": _list(b"1 one", b"1 x", b"2 two", b"3 three")}, "protocol", "not whole", 3
+        "lists one twice", {"UIDL": _list(b"1 one", b"1 x", b"2 two", b"3 three")}, "protocol", "is incomplete", 3
     ),
     Misbehaviour("measures noise", {"LIST": _list(b"1 x", b"\xff", b"2")}, None, gets=3),
     Misbehaviour("refuses to measure", {"LIST": say(b"-ERR no\r\n")}, None, gets=3),
