@@ -1,4 +1,4 @@
-"""A fetcher that runs in the test's own process, on a database of its own, its envelopes caught."""
+"""Runs a fetcher in the test's process with a private database; its publications are collected."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.polling import until
 
 @dataclass
 class FetcherHarness:
-    """A fetcher on a database of its own. published: the envelopes it sent."""
+    """A running fetcher with a private database."""
 
     service: Service
     database: Database
     vault: Vault
-    published: list[Publication] = field(default_factory=list)
+    published: list[Publication] = field(default_factory=list)  # instead of sent to a broker
 
     def publish(self, publications: Sequence[Publication]) -> None:
-        """In the place of the broker."""
+        """Collect publications instead of sending them."""
         self.published += publications
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -38,7 +38,7 @@ class FetcherHarness:
             return await cursor.fetchall() if cursor.description else []
 
     async def add(self, address: str, port: int, **changes: object) -> int:
-        """An external account at 127.0.0.1; every column may be given."""
+        """Add an external account at 127.0.0.1; ``changes`` replaces any column."""
         columns: dict[str, object] = {
             "address": address,
             "login": address,
@@ -63,7 +63,7 @@ class FetcherHarness:
         return int(id_)
 
     async def bodies(self, external_id: int) -> list[bytes]:
-        """The bytes of what was fetched for an account, in the order of arrival."""
+        """Return the bytes of the mails fetched for an account, in the order of arrival."""
         found = await self.rows(
             """select m.head from inbound i join blobs m on m.id = i.blob_id
                where i.external_id = %s and i.source = 'fetched' order by i.id""",
@@ -78,7 +78,7 @@ class FetcherHarness:
         ]
 
     async def states(self, external_id: int) -> dict[str, int]:
-        """How many ledger rows there are in each state."""
+        """Count the ledger rows by state."""
         return dict(
             await self.rows(
                 "select state, count(*)::int from uidl_ledger where external_id = %s group by state", external_id
@@ -86,9 +86,9 @@ class FetcherHarness:
         )
 
     async def poll(self, external_id: int) -> polls.PollState:
-        """Make the account due, and wait until a poll that began after that has ended."""
+        """Make the account due; wait until a poll that began afterwards has ended."""
         busy = await self._owner(external_id)
-        if busy is not None:  # it may have seen the list before the test changed it
+        if busy is not None:  # the running poll may have read the list before the test changed it
 
             async def over() -> bool:
                 return await self._owner(external_id) != busy
@@ -103,7 +103,7 @@ class FetcherHarness:
         return str(found[0][0]) if found and found[0][0] is not None else None
 
     async def polled(self, external_id: int) -> polls.PollState:
-        """Wait until one more poll that begins now or later has ended."""
+        """Wait until a poll that begins now or later has ended."""
         [[start]] = await self.rows("select clock_timestamp()")
 
         async def ended() -> bool:
@@ -119,7 +119,7 @@ class FetcherHarness:
 
 @asynccontextmanager
 async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherHarness]:
-    """A fetcher that runs in this process; its envelopes are caught instead of sent."""
+    """Run a fetcher in this process; collect its publications instead of sending them."""
     key = new_key()
     service = Service(
         "fetcher",

@@ -1,4 +1,4 @@
-"""A POP3 server that behaves as a test tells it to: well by default, badly where an answer is given for a command."""
+"""A scripted POP3 server: correct by default; a test gives other answers for single commands."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from shared.model import Server, Tls
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Raw bytes, pieces sent one after the other; then the connection stays silent (hang) or is closed (cut)."""
+    """An answer in raw bytes."""
 
-    pieces: tuple[bytes, ...] = ()
-    hang: bool = False
-    cut: bool = False
+    pieces: tuple[bytes, ...] = ()  # sent one after the other
+    hang: bool = False  # then send nothing more
+    cut: bool = False  # then close the connection
 
 
 def say(*pieces: bytes) -> Answer:
-    """Send this and go on."""
+    """Send these pieces and continue."""
     return Answer(pieces)
 
 
 def cut(*pieces: bytes) -> Answer:
-    """Send this and close the connection."""
+    """Send these pieces and close the connection."""
     return Answer(pieces, cut=True)
 
 
 def hang(*pieces: bytes) -> Answer:
-    """Send this and never anything more."""
+    """Send these pieces and nothing more."""
     return Answer(pieces, hang=True)
 
 
 def stuff(mail: bytes) -> bytes:
-    """A mail as RETR sends it, with the final dot (RFC 1939 section 3)."""
+    """Return a mail as RETR sends it, with the final dot (RFC 1939 section 3)."""
     lines = mail.split(b"\r\n")
     if lines[-1] == b"":
         lines.pop()
@@ -46,28 +46,24 @@ def stuff(mail: bytes) -> bytes:
 
 @dataclass
 class ScriptedPop3:
-    """Mails by UIDL in order. answers: by whole command ("RETR 2") or verb ("CAPA"), and "greeting".
+    """A server with one maildrop. Attributes may change while the server is running."""
 
-    commands: all that clients said. sessions: how many connections there were. name: the UIDL of a mail, from its
-    number and its own. knows_uidl: or else UIDL is refused. pops: what was read before a QUIT is listed no more.
-    """
-
-    mails: dict[str, bytes] = field(default_factory=dict)
-    capabilities: tuple[str, ...] | None = ("PIPELINING", "UIDL", "TOP", "USER")
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    mails: dict[str, bytes] = field(default_factory=dict)  # by UIDL, in order
+    capabilities: tuple[str, ...] | None = ("PIPELINING", "UIDL", "TOP", "USER")  # None: CAPA is refused
+    answers: Mapping[str, Answer] = field(default_factory=dict)  # by command ("RETR 2"), verb ("CAPA"), or "greeting"
     password: str = "secret"
     context: ssl.SSLContext | None = None
-    implicit: bool = False
-    name: Callable[[int, str], str] = lambda number, uidl: uidl
-    knows_uidl: bool = True
-    pops: bool = False
-    commands: list[str] = field(default_factory=list)
-    sessions: int = 0
+    implicit: bool = False  # TLS from the first byte
+    name: Callable[[int, str], str] = lambda number, uidl: uidl  # returns the listed UIDL of a mail
+    knows_uidl: bool = True  # False: UIDL is refused
+    pops: bool = False  # mails that were read are no longer listed after QUIT
+    commands: list[str] = field(default_factory=list)  # all commands of all clients
+    sessions: int = 0  # number of connections
     port: int = 0
     _sessions: set[asyncio.Task[object]] = field(default_factory=set)
 
     def server(self, tls: Tls = "none", fingerprint: str | None = None, host: str = "127.0.0.1") -> Server:
-        """Where it is, as an account says it."""
+        """Return the server's address as an account has it."""
         return Server(host, self.port, tls, fingerprint)
 
     @asynccontextmanager

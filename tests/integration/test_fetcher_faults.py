@@ -1,4 +1,4 @@
-"""The fetcher against providers that misbehave, and against its own sudden ends; a real PostgreSQL below."""
+"""The fetcher against failing providers and against its own crashes, on a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Providers that do to the fetcher what providers do: nothing lost, nothing twice, nothing stuck in silence."""
+"""The fetcher against misbehaving providers: no mail lost, none delivered twice, every failure reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 def wait_for_providers(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Each time so long, in place of a minute."""
+    """Set the timeouts of the POP3 client to ``seconds`` instead of a minute."""
     patient = partial(pop3_client.open_session, connect_seconds=seconds, read_seconds=seconds)
     monkeypatch.setattr(poll, "open_session", patient)
     monkeypatch.setattr(pop3_client, "CONNECT_SECONDS", seconds)
@@ -48,24 +48,20 @@ def wait_for_providers(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Misbehaviour:
-    """What a provider of the mails one, two and three does, and what is said of it. gets: how many arrive all the same.
-
-    kind: of the failed polls. words: of the error, or of why mails are skipped. skipped: mails of which it is said that
-    they could not be fetched; then the poll goes well in the end.
-    """
+    """What a provider with the mails one, two and three does wrong, and what the fetcher reports."""
 
     name: str
     answers: Mapping[str, Answer]
-    kind: str | None
-    words: str = ""
-    gets: int = 0
-    skipped: int = 0
+    kind: str | None  # of the failed polls
+    words: str = ""  # part of the error, or of the reason of skipped mails
+    gets: int = 0  # mails that arrive nevertheless
+    skipped: int = 0  # mails reported as not fetched; then the poll succeeds in the end
     tls: Tls = "none"
     capabilities: tuple[str, ...] | None = ("PIPELINING", "UIDL", "TOP", "USER")
 
     @property
     def deletes(self) -> int | None:
-        """At once, but where the list stays the same whatever is deleted."""
+        """delete_after_days: at once; never where the scripted list stays the same after a deletion."""
         return None if "UIDL" in self.answers else 0
 
 
@@ -241,7 +237,7 @@ async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_ot
 
 
 async def _wait_for(bench: FetcherHarness, account: int, row: Misbehaviour) -> str | None:
-    """What is not as the table says, in the end."""
+    """Return what differs from the table in the end; empty if nothing does."""
     try:
         await until(lambda: _shows(bench, account, row), 60.0)
     except TimeoutError:
@@ -252,7 +248,7 @@ async def _wait_for(bench: FetcherHarness, account: int, row: Misbehaviour) -> s
 
 
 async def _end(bench: FetcherHarness, account: int) -> tuple[list[str], str | None]:
-    """What has arrived, and what is wrong, after two more polls."""
+    """Return the subjects that arrived and the account's problem, after two more polls."""
     await bench.poll(account)
     polled = await bench.poll(account)
     return sorted(await bench.subjects(account)), find_account_problem(polled)

@@ -80,7 +80,7 @@ async def test_of_a_mail_that_goes_back_to_the_router_it_is_known_who_has_it(dat
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
     # when Jim gets it
     back = await MailboxWorker(database, 5).handle([row])
-    # then it is to be decided anew, and Jim's copy counts as delivered already
+    # then it is routed again, and Jim's copy counts as delivered already
     assert ids(back) == [row]
     async with database.transaction() as connection:
         holders = await inbound_admin.list_holders(connection, row)

@@ -1,4 +1,4 @@
-"""What is fetched, kept and deleted: the decisions, without any server."""
+"""services/fetcher/plan.py and poll_interval.py: which mails are fetched, kept and deleted, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The POP3 client against servers that behave, and against servers that do not."""
+"""shared/provider/pop3_client.py against correct and against misbehaving servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of a stage on a real broker: batches, poison, strays, temporary failures, sweeps."""
+"""shared/runtime/queue_worker.py on a real broker: batches, failing mails, foreign messages, retries, sweeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.polling import until
 
 
 class Recorder:
-    """A stage that writes down what it is asked. poison: rows that always fail. away: temporary failures to come."""
+    """A queue worker that records its calls."""
 
     name = "recorder"
     queue = topology.ROUTER
@@ -27,23 +27,23 @@ class Recorder:
 
     def __init__(self) -> None:
         self.handled: Counter[int] = Counter()
-        self.blamed: Counter[int] = Counter()
-        self.poison: set[int] = set()
-        self.away = 0
+        self.counted: Counter[int] = Counter()  # failures by row
+        self.failing: set[int] = set()  # rows that always fail
+        self.temporary = 0  # temporary failures to raise
         self.overdue: list[int] = []
 
     async def handle(self, ids: Sequence[int]) -> list[Publication]:
-        if self.away:
-            self.away -= 1
-            raise Temporary("the database is away")
-        if self.poison & set(ids):
+        if self.temporary:
+            self.temporary -= 1
+            raise Temporary("database unavailable")
+        if self.failing & set(ids):
             raise ZeroDivisionError("boom")
         self.handled.update(ids)
         return []
 
     async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         assert "ZeroDivisionError: boom" in trace
-        self.blamed[row] += failures
+        self.counted[row] += failures
 
     async def sweep(self) -> list[Publication]:
         swept, self.overdue = self.overdue, []
@@ -55,8 +55,8 @@ def fetched(row: int) -> Publication:
 
 
 @pytest.fixture
-async def stage(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recorder, Broker]]:
-    """A running stage and its broker."""
+async def worker(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recorder, Broker]]:
+    """A running queue worker and its broker."""
     recorder = Recorder()
     service = Service("test", Settings(database_url=database_url, broker_url=broker_url))
     running = asyncio.create_task(run_worker(service, recorder))
@@ -69,54 +69,60 @@ async def stage(broker_url: str, database_url: str) -> AsyncIterator[tuple[Recor
     await service.broker.close()
 
 
-async def test_everything_in_the_queue_is_handled_once_and_acknowledged(stage: tuple[Recorder, Broker]) -> None:
-    recorder, broker = stage
+async def test_everything_in_the_queue_is_handled_once_and_acknowledged(
+    worker: tuple[Recorder, Broker],
+) -> None:
+    recorder, broker = worker
     await broker.publish([fetched(row) for row in range(300)])
     await until(lambda: len(recorder.handled) == 300)
     assert set(recorder.handled.values()) == {1}
 
 
-async def test_a_message_may_stand_for_more_rows_than_a_batch_takes(stage: tuple[Recorder, Broker]) -> None:
-    recorder, broker = stage
+async def test_a_message_may_name_more_rows_than_a_batch_holds(worker: tuple[Recorder, Broker]) -> None:
+    recorder, broker = worker
     body = FetchedItem(id=1, more_ids=tuple(range(2, 121)), external="support@company.com").to_json()
-    recorder.poison = {7}
+    recorder.failing = {7}
 
     await broker.publish([Publication("fetched.support@company.com", body)])
 
-    await until(lambda: len(recorder.handled) == 119 and recorder.blamed[7] == 1)
+    await until(lambda: len(recorder.handled) == 119 and recorder.counted[7] == 1)
     assert set(recorder.handled.values()) == {1}
 
 
-async def test_a_mail_that_fails_is_blamed_alone_and_its_neighbours_are_handled(stage: tuple[Recorder, Broker]) -> None:
-    recorder, broker = stage
-    recorder.poison = {7, 19}
+async def test_a_failure_is_counted_for_the_failing_mail_alone_and_its_neighbours_are_handled(
+    worker: tuple[Recorder, Broker],
+) -> None:
+    recorder, broker = worker
+    recorder.failing = {7, 19}
     await broker.publish([fetched(row) for row in range(30)])
     await until(lambda: len(recorder.handled) == 28)
-    assert set(recorder.blamed) == {7, 19}
+    assert set(recorder.counted) == {7, 19}
 
 
-async def test_a_temporary_failure_blames_nobody_and_is_tried_again(stage: tuple[Recorder, Broker]) -> None:
-    recorder, broker = stage
-    recorder.away = 3
+async def test_a_temporary_failure_is_counted_for_no_mail_and_is_retried(
+    worker: tuple[Recorder, Broker],
+) -> None:
+    recorder, broker = worker
+    recorder.temporary = 3
     await broker.publish([fetched(1)])
     await until(lambda: recorder.handled[1])
-    assert not recorder.blamed
+    assert not recorder.counted
 
 
-async def test_a_message_that_is_no_envelope_goes_to_the_dead_letters_and_harms_nobody(
-    stage: tuple[Recorder, Broker],
+async def test_a_message_without_a_payload_becomes_a_dead_letter_and_the_others_are_handled(
+    worker: tuple[Recorder, Broker],
 ) -> None:
-    recorder, broker = stage
-    await broker.publish([fetched(1), Publication("fetched.x", b"no envelope"), fetched(2)])
+    recorder, broker = worker
+    await broker.publish([fetched(1), Publication("fetched.x", b"no payload"), fetched(2)])
     await until(lambda: len(recorder.handled) == 2)
 
-    async def parked() -> bool:
+    async def dead_lettered() -> bool:
         return (await broker.queue_depth(topology.DEAD_LETTERS))[0] == 1
 
-    await until(parked)
+    await until(dead_lettered)
 
 
-async def test_an_idle_stage_sweeps_what_is_overdue(stage: tuple[Recorder, Broker]) -> None:
-    recorder, _ = stage
+async def test_an_idle_worker_sweeps_overdue_rows(worker: tuple[Recorder, Broker]) -> None:
+    recorder, _ = worker
     recorder.overdue = [4, 5]
     await until(lambda: recorder.handled[4] and recorder.handled[5])

@@ -1,4 +1,4 @@
-"""The notice about a mail that could not be fetched."""
+"""services/fetcher/failure_notices.py: the notice about a mail that could not be fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""services/fetcher/memory_budget.py: large mails of many accounts share what may be held at once."""
+"""services/fetcher/memory_budget.py: large mails of many accounts share one memory limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.fetcher.memory_budget import MemoryBudget, MemoryShare
 
 
 async def read(share: MemoryShare, steps: int, most: list[int], whole: MemoryBudget) -> None:
-    """A mail that grows step by step, is committed, and is forgotten."""
+    """Simulate a mail that grows step by step, is committed and released."""
     for _ in range(steps):
         await share.grow(1)
         most.append(whole.held)

@@ -1,4 +1,4 @@
-"""A process that is stopped in the middle of a transaction holds up nobody for ever."""
+"""shared/db/database.py: a process that stops during a transaction does not block the others."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from shared.db.database import Database
 from shared.errors import Temporary
 
 
-async def test_locks_of_a_process_that_is_stopped_are_let_go(
+async def test_locks_of_a_process_that_stops_in_a_transaction_are_released(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given one that holds a lock and does nothing more
+    # given a process that holds a lock and does nothing more
     monkeypatch.setattr(shared.db.database, "IDLE_SECONDS", 1.0)
     stopped = Database(database_url, "stopped")
     await stopped.open()
     with pytest.raises(Temporary):
         async with stopped.transaction() as connection:
             await connection.execute("lock table polls in access exclusive mode")
-            # then another one gets it a moment later
-            async with asyncio.timeout(10), database.transaction() as other:
-                await other.execute("select * from polls for update")
-            # and this one learns that it has lost it
+            # then another process gets the lock a moment later
+            async with asyncio.timeout(10), database.transaction() as second:
+                await second.execute("select * from polls for update")
+            # and the first process gets an error
             await connection.execute("select 1")
     await stopped.close()
