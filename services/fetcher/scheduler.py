@@ -47,7 +47,7 @@ MEASURE_SECONDS = 15.0
 MAX_POLLS = 64
 """Limit of concurrent polls in one process."""
 LARGE_MAILS = 2
-"""Memory limit of one process for mails being read or committed: so many mails of the largest allowed size. One more
+"""Memory limit of one process for mails being read or committed: this many mails of the largest allowed size. One more
 may exceed the limit (``memory_budget``)."""
 LONGEST_WAIT_SECONDS = 0.5
 """Upper limit of the pause between two checks for due accounts: an account that becomes due is polled this soon."""

@@ -65,7 +65,7 @@ class RouterWorker:
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _events(mails, results, externals, addresses)
-            events += [maillog.MailEvent("parked", inbound_id=id_, reply=LOOP_REASON) for id_ in looping]
+            events += [maillog.MailEvent("parked", inbound_id=mail_id, reply=LOOP_REASON) for mail_id in looping]
             await maillog.record_events(connection, events)
         maillog.announce(events)
         return publications.routed(

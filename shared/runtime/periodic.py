@@ -26,7 +26,7 @@ async def run_periodically(
 
     :param event: log event of a failed call: a warning for Temporary, an error with its traceback for the rest.
     :param first_pause: seconds to wait before the first call.
-    :param wait_for_stop: waits for so many seconds; returns True as soon as the process is to stop.
+    :param wait_for_stop: waits up to the given seconds; returns True as soon as the process is to stop.
     """
     pause = first_pause
     while True:

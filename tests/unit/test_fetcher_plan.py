@@ -354,7 +354,7 @@ ROWS = st.builds(
     st.booleans(),
     st.floats(0, 1),
 )
-def test_a_quiet_maildrop_stays_so_until_the_time_that_was_told(
+def test_a_quiet_maildrop_stays_so_until_the_returned_time(
     rows: list[LedgerEntry], listed: set[int], complete: bool, days: int | None, history_too: bool, later: float
 ) -> None:
     mine = account(delete_after_days=days, delete_history=history_too, history="from_now")
