@@ -1,4 +1,4 @@
-"""What travels through the broker: small frozen types, as JSON. The bytes of a mail stay in the database."""
+"""Payloads of the broker messages: small frozen types, as JSON. The bytes of a mail stay in the database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.errors import Permanent
 
 
 class WorkItem(BaseModel):
-    """Work: the id of the row that is to be worked on, and those of others where one message stands for several."""
+    """The rows that a stage has to process: one id, and ``more_ids`` if one message announces several rows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -19,28 +19,28 @@ class WorkItem(BaseModel):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Of all rows that are to be worked on."""
+        """The ids of all rows to process."""
         return self.id, *self.more_ids
 
     def to_json(self) -> bytes:
-        """As the body of a broker message."""
+        """Return the body of a broker message."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
 
 class FetchedItem(WorkItem):
-    """Mails that wait for the router. ids: inbound.id. external: address of the external account."""
+    """Mails that wait for the router. ids: inbound.id. external: the address of the external account."""
 
     external: str
 
 
 class RoutedItem(WorkItem):
-    """Mails that all go to these people. ids: inbound.id. recipients: addresses of local accounts."""
+    """Mails that all go to the same recipients. ids: inbound.id. recipients: addresses of local accounts."""
 
     recipients: tuple[str, ...]
 
 
 class SubmittedItem(WorkItem):
-    """Submissions that wait for the sender. ids: submissions.id. external: address of their authors' account."""
+    """Submissions that wait for the sender. ids: submissions.id. external: the address of their authors' account."""
 
     external: str
 
@@ -49,10 +49,7 @@ E = TypeVar("E", bound=WorkItem)
 
 
 def read_payload(kind: type[E], body: bytes) -> E:
-    """Read a work item from a message's body.
-
-    :raises Permanent: it is none of this kind.
-    """
+    """Read a work item from a message's body. :raises Permanent: the body is not a work item of this kind."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Which envelope goes out under which routing keys: the one place that joins envelopes.py and topology.py.
+"""Builds the broker messages of each stage: payloads.py gives the body, topology.py the routing keys.
 
-What one transaction committed travels together, as far as it goes the same way: a message costs the broker and both
-stages as much for one mail as for fifty.
+Mails that one transaction committed share a message if they have the same routing keys: a message costs the broker and
+both stages as much for one mail as for fifty.
 """
 
 from __future__ import annotations
@@ -14,54 +14,60 @@ from shared.amqp.payloads import FetchedItem, RoutedItem, SubmittedItem
 from shared.amqp.topology import FETCHED, ROUTED, SUBMITTED, routing_key
 
 RECIPIENTS_A_MESSAGE = 100
-"""A message's header has to fit a frame of 128 KiB; a mail to more people is announced in several messages."""
+"""Recipients of one message: the header has to fit a frame of 128 KiB; further recipients get further messages."""
 MAILS_A_MESSAGE = 50
+"""Mails of one message."""
 
-_Way = TypeVar("_Way", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def fetched(mails: Iterable[tuple[int, str]]) -> list[Publication]:
-    """Mails for the router: inbound.id, each with the address of its external account."""
+    """Build messages for the router. :param mails: pairs of inbound.id and the address of the external account."""
     return [
         Publication(
-            routing_key(FETCHED, external or "none"), FetchedItem(id=id_, more_ids=others, external=external).to_json()
+            routing_key(FETCHED, external or "none"),
+            FetchedItem(id=first_id, more_ids=more_ids, external=external).to_json(),
         )
-        for external, id_, others in _together(mails)
+        for external, first_id, more_ids in _grouped(mails)
     ]
 
 
 def routed(mails: Iterable[tuple[int, Sequence[str]]]) -> list[Publication]:
-    """Mails for the mailbox service: inbound.id, each with its recipients' addresses.
+    """Build messages for the mailbox service. :param mails: pairs of inbound.id and the recipients' addresses.
 
-    The first recipient's key and the others as copies: so anyone may bind a queue to one person's mail, while the
-    service's queue gets it once.
+    The first recipient's key is the routing key, the others are copies (the CC header). A queue can thus be bound to
+    the mail of one person, and the service's own queue gets the message once.
     """
     publications = []
-    for recipients, id_, others in _together((id_, tuple(recipients)) for id_, recipients in mails):
+    for recipients, first_id, more_ids in _grouped((row_id, tuple(recipients)) for row_id, recipients in mails):
         for start in range(0, len(recipients), RECIPIENTS_A_MESSAGE):
             part = recipients[start : start + RECIPIENTS_A_MESSAGE]
-            first, *copies = [routing_key(ROUTED, address) for address in part]
-            body = RoutedItem(id=id_, more_ids=others, recipients=part).to_json()
-            publications.append(Publication(first, body, tuple(copies)))
+            key, *copies = [routing_key(ROUTED, address) for address in part]
+            body = RoutedItem(id=first_id, more_ids=more_ids, recipients=part).to_json()
+            publications.append(Publication(key, body, tuple(copies)))
     return publications
 
 
 def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
-    """Submissions for the sender: submissions.id, each with the address of its author's external account."""
+    """Build messages for the sender.
+
+    :param submissions: pairs of submissions.id and the address of the author's external account.
+    """
     return [
         Publication(
-            routing_key(SUBMITTED, external), SubmittedItem(id=id_, more_ids=others, external=external).to_json()
+            routing_key(SUBMITTED, external),
+            SubmittedItem(id=first_id, more_ids=more_ids, external=external).to_json(),
         )
-        for external, id_, others in _together(submissions)
+        for external, first_id, more_ids in _grouped(submissions)
     ]
 
 
-def _together(mails: Iterable[tuple[int, _Way]]) -> Iterator[tuple[_Way, int, tuple[int, ...]]]:
-    """Those that go the same way, in portions: the way, an id, and further ids."""
-    by_way: dict[_Way, list[int]] = {}
-    for id_, way in mails:
-        by_way.setdefault(way, []).append(id_)
-    for way, ids in by_way.items():
+def _grouped(mails: Iterable[tuple[int, _Key]]) -> Iterator[tuple[_Key, int, tuple[int, ...]]]:
+    """Group ids by key, MAILS_A_MESSAGE at most: the key, the first id, and further ids."""
+    by_key: dict[_Key, list[int]] = {}
+    for row_id, key in mails:
+        by_key.setdefault(key, []).append(row_id)
+    for key, ids in by_key.items():
         for start in range(0, len(ids), MAILS_A_MESSAGE):
-            first, *others = ids[start : start + MAILS_A_MESSAGE]
-            yield way, first, tuple(others)
+            first_id, *more_ids = ids[start : start + MAILS_A_MESSAGE]
+            yield key, first_id, tuple(more_ids)

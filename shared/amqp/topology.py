@@ -1,12 +1,12 @@
-"""The whole wiring of the broker on one page.
+"""Exchanges, queues and routing keys: the whole wiring of the broker on one page.
 
     fetcher  ──fetched.<external>──▶ queue router ──▶ router  ──routed.<local>──▶ queue mailbox ──▶ mailbox
     smtp_in  ──submitted.<external>▶ queue sender ──▶ sender  ──routed.<local>──▶ queue mailbox
                                                       sender  ──fetched.<external>▶ queue router
     rejected by a consumer ──▶ exchange mail.dead ──▶ queue mail.dead-letters
 
-Messages are envelopes (shared/amqp/payloads.py): ids and addresses, never bytes of a mail. The database is the truth; a
-message that is lost is published again by the sweep of the stage that waits for it.
+A message holds ids and addresses (shared/amqp/payloads.py), never bytes of a mail. The database is the truth: the sweep
+of the stage that waits for a lost message publishes it again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ROUTED = "routed"
 SUBMITTED = "submitted"
 
 DELIVERY_LIMIT = 1_000_000
-"""Of the quorum queues. In practice none: tries are counted in the database, for the mail at fault alone, and RabbitMQ
-4 would otherwise take innocent mail out of the queue after 20 deaths of a consumer."""
+"""x-delivery-limit of the quorum queues, effectively unlimited. We count the attempts of each mail in the database;
+RabbitMQ 4's default (20) would dead-letter healthy messages that were delivered together with a bad one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +48,5 @@ QUEUES = (
 
 
 def routing_key(stage: str, address: str) -> str:
-    """The routing key of a stage (FETCHED, ROUTED, SUBMITTED) for an address; at most 255 octets."""
+    """Return the routing key of a stage (FETCHED, ROUTED, SUBMITTED) for an address: at most 255 octets."""
     return f"{stage}.{address.casefold()}"
