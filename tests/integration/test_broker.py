@@ -59,8 +59,31 @@ async def test_a_message_with_copies_reaches_the_queue_once(broker: Broker) -> N
 
 async def test_a_message_that_no_queue_takes_is_an_error_and_not_lost_in_silence(broker: Broker) -> None:
     await connected(broker)
-    with pytest.raises(Temporary, match="no queue takes nowhere"):
+    with pytest.raises(Temporary, match="no queue accepts nowhere"):
         await broker.publish([fetched(1), Publication("nowhere", b"2")])
+
+
+@pytest.mark.parametrize(
+    "too_large",
+    [
+        Publication("fetched." + "k" * 255, b"1"),
+        Publication("fetched.support@company.com", b"1", ("routed." + "c" * 200,) * 1000),
+    ],
+)
+async def test_a_message_that_fits_into_no_frame_fails_and_those_after_it_are_confirmed(
+    broker: Broker, too_large: Publication
+) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+    with pytest.raises(Temporary):
+        await broker.publish([fetched(1), too_large, fetched(2)])
+    await broker.publish([fetched(3)])
+    async with asyncio.timeout(20):
+        got: list[bytes] = []
+        while len(got) < 2:
+            got += [delivery.body for delivery in await consumer.batch(10)]
+    assert got == [b"1", b"3"]
+    assert broker.ready
 
 
 async def test_publishing_without_a_connection_fails_at_once(broker: Broker) -> None:

@@ -299,13 +299,13 @@ async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of
 ) -> None:
     ends: list[Callable[[object, object], None]] = []
 
-    connection = shared.amqp.broker._Connection
+    connection = AsyncioConnection
 
     def connecting(*parameters: Any, **named: Any) -> AsyncioConnection:
         ends.append(named["on_close_callback"])
         return connection(*parameters, **named)
 
-    monkeypatch.setattr(shared.amqp.broker, "_Connection", connecting)
+    monkeypatch.setattr(shared.amqp.broker, "AsyncioConnection", connecting)
     broker = Broker(broker_url, "test")
     await broker.open()
     try:
