@@ -126,7 +126,7 @@ async def test_a_line_of_thirty_megabytes_is_read() -> None:
         (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Pop3ConnectionLost, "ended the connection"),
         (cut(), Pop3ConnectionLost, "ended the connection"),
         (hang(b"+OK\r\nSubject"), ConnectTimeout, "no answer within"),
-        (say(b"SSH-2.0-OpenSSH_9.2\r\n"), ProtocolError, "that is no answer of a POP3 server"),
+        (say(b"SSH-2.0-OpenSSH_9.2\r\n"), ProtocolError, "the reply is not a POP3 reply"),
         (hang(b"y" * 10_000), ProtocolError, "a reply line of more than"),
     ],
 )
@@ -344,7 +344,7 @@ async def test_an_access_token_is_sent_on_a_line_of_its_own() -> None:
 
 
 async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.provider.pop3_client._TOGETHER", ("127.0.0.1",))
+    monkeypatch.setattr("shared.provider.pop3_client._INITIAL_RESPONSE_HOSTS", ("127.0.0.1",))
     script = ScriptedPop3(answers={f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(TOKEN)
