@@ -1,16 +1,19 @@
-"""Logins of mail clients by POP3 and SMTP: the password check, its memory and its brakes.
+"""Checks the logins of mail clients (POP3 and SMTP): password check, cache of verified passwords, throttling.
 
-The account is read afresh at every login, so a disabled account or a changed password is refused at once. A password
-that was verified is remembered for minutes, as a hash under a key that this process made up and that covers the stored
-hash: mail clients log in every few minutes and would cost 30 ms of a core each time.
+Every login reads the account from the database, so a disabled account or a changed password is refused at once. A
+verified password is cached for minutes, as a keyed hash over the password and the stored hash; the key is random for
+each process. Mail clients log in every few minutes, and each check would cost 30 ms of a core.
 
-While others guess, a login takes under a second wherever it can be told from a guess. One that is remembered does not
-wait. One from where the account came in last (the table of last logins tells all processes) goes before all that are
-not. One from elsewhere goes before whoever failed, and of the others before all that came earlier; at an account that
-is guessed at it needs the next token, which takes about a second. Only one from elsewhere that comes in the same
-instant as guesses from many addresses, of which none has failed yet, waits among them: with 150 of them for up to three
-seconds (docs/standards.md). How long an answer takes tells whether an account exists to those alone who share the
-address of its last login.
+While an attacker guesses, a login takes less than a second wherever it can be distinguished from a guess:
+
+- A cached login does not wait.
+- A login from an address of the account's last logins (a table that all processes share) precedes all others.
+- A login from another address precedes clients that failed, and of the others those that came earlier. At an account
+  that is being guessed, the login needs the next token, which takes about a second.
+- Only a login from another address that arrives together with guesses from many addresses, none of which has failed
+  yet, waits among them: with 150 guesses up to three seconds (docs/standards.md).
+
+The response time shows whether an account exists only to clients that share the address of its last login.
 """
 
 from __future__ import annotations
@@ -40,14 +43,18 @@ LOGINS = Counter(
     "mailgroup_logins_total", "Logins of mail clients.", ["service", "result"]
 )  # ok, refused (wrong, unknown or disabled), throttled
 
-REMEMBERED_SECONDS = 600.0
-REMEMBERED = 10_000
+CACHE_SECONDS = 600.0
+"""Lifetime of a verified password in the cache: seconds after its last use."""
+CACHE_SIZE = 10_000
+"""Verified passwords in the cache; the least recently used ones leave it first."""
 WAIT_SECONDS = 30.0
-"""How long a login waits for its turn when somebody guesses."""
+"""Time limit for a login's turn while guesses are throttled: seconds."""
 READ_SECONDS = 20.0
-"""For a look at accounts: many logins may wait for one."""
+"""Time limit for reading accounts: seconds; many logins may wait for one statement."""
 ADDRESS_OCTETS = 320
+"""Longest address: octets (RFC 5321 section 4.5.3.1: 64, an @ and 255)."""
 PASSWORD_OCTETS = 1024
+"""Longest password that is checked: octets."""
 
 _PRIVATE = tuple(
     map(
@@ -69,7 +76,7 @@ log = structlog.get_logger()
 
 
 class Throttled(Exception):
-    """Too many wrong passwords came from there: answer a temporary failure and end the connection."""
+    """Too many wrong passwords: reply with a temporary failure and close the connection."""
 
 
 def plaintext_allowed(settings: Settings, peer_ip: str) -> bool:
@@ -101,7 +108,7 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
         last: LastLogins | None = None,
     ) -> None:
-        """:param service: label of the metric. :param clock: monotonic seconds. :param last: is told of each login."""
+        """:param service: label of the metric. :param clock: monotonic seconds. :param last: records each login."""
         self.settings = settings
         self._database = database
         self._service = service
@@ -111,14 +118,14 @@ class Authenticator:
         self._accounts: BatchLoader[str, tuple[Local, Sequence[str]]] = BatchLoader(self._read, readers=2)
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()  # digest -> good until
+        self._cache: OrderedDict[bytes, float] = OrderedDict()  # digest -> expiry
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
-        """The account that logs in so, or None: wrong password, unknown address or disabled account.
+        """Return the account; None for a wrong password, an unknown address or a disabled account.
 
         :param peer: the client's IP address.
-        :raises Temporary: the database is away.
-        :raises Throttled: the client has to wait, and did so in vain.
+        :raises Temporary: the database is unavailable.
+        :raises Throttled: the login waited for its turn, and the time limit passed.
         """
         with STAGE_SECONDS.labels(f"{self._service}_login").time():
             local = await self._verify(address, password, peer)
@@ -128,7 +135,7 @@ class Authenticator:
 
     async def _verify(self, address: str, password: str, peer: str) -> Local | None:
         local, peers = await self._account(address)
-        if local is not None and local.enabled and self._recall(local, password):
+        if local is not None and local.enabled and self._is_cached(local, password):
             self._count("ok", address, peer)
             return local
         account = str(local.id) if local is not None else address.casefold()[:ADDRESS_OCTETS]
@@ -140,30 +147,30 @@ class Authenticator:
         except TimeoutError:
             self._count("throttled", address, peer)
             raise Throttled("too many failed logins, try again later") from None
-        # From here on the tokens are spent unless the password is right, also if the client goes away meanwhile.
-        sane = len(password.encode("utf-8", "surrogatepass")) <= PASSWORD_OCTETS
-        right = await self._pool.matches(
-            local.password_hash if local is not None and sane else None,
+        # From here on the tokens are spent unless the password is right, even if the client disconnects meanwhile.
+        checkable = len(password.encode("utf-8", "surrogatepass")) <= PASSWORD_OCTETS
+        matches = await self._pool.matches(
+            local.password_hash if local is not None and checkable else None,
             password,
             (self._throttle.penalty(network, account), not _is_private(peer)),
         )
-        if local is None or not right or not local.enabled:
+        if local is None or not matches or not local.enabled:
             self._throttle.record_failure(network, account)
             self._count("refused", address, peer)
             return None
         self._throttle.record_success(network, account)
-        self._remember(local, password)
+        self._store(local, password)
         self._count("ok", address, peer)
         return local
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Release the threads."""
         self._pool.close()
 
     async def _account(self, address: str) -> tuple[Local | None, Sequence[str]]:
-        """Who has this address, and from where he came in last."""
+        """Return the account with this address and the client addresses of its last logins."""
         if "\0" in address or len(address.encode("utf-8", "surrogatepass")) > ADDRESS_OCTETS or not _encodable(address):
-            return None, ()  # PostgreSQL takes neither NUL nor lone surrogates; no account has such an address
+            return None, ()  # PostgreSQL accepts neither NUL nor lone surrogates
         return (await self._accounts.get([address])).get(address, (None, ()))
 
     async def _read(self, addresses: Sequence[str]) -> dict[str, tuple[Local, Sequence[str]]]:
@@ -178,23 +185,23 @@ class Authenticator:
             digest.update(len(octets).to_bytes(8, "big") + octets)
         return digest.digest()
 
-    def _recall(self, local: Local, password: str) -> bool:
+    def _is_cached(self, local: Local, password: str) -> bool:
         digest = self._digest(local, password)
-        if self._remembered.get(digest, 0.0) <= self._clock():
+        if self._cache.get(digest, 0.0) <= self._clock():
             return False
-        self._remember(local, password)
+        self._store(local, password)
         return True
 
-    def _remember(self, local: Local, password: str) -> None:
+    def _store(self, local: Local, password: str) -> None:
         digest = self._digest(local, password)
-        self._remembered[digest] = self._clock() + REMEMBERED_SECONDS
-        self._remembered.move_to_end(digest)
-        while len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        self._cache[digest] = self._clock() + CACHE_SECONDS
+        self._cache.move_to_end(digest)
+        while len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
 
     def _count(self, result: str, address: str, peer: str) -> None:
         LOGINS.labels(self._service, result).inc()
-        if result != "ok":  # what has no @ may be a password that was typed into the wrong field
+        if result != "ok":  # a name without @ may be a password in the wrong field
             log.warning(
                 "login " + result,
                 service=self._service,

@@ -1,7 +1,7 @@
-"""Passwords of local accounts: argon2id with two passes over 19 MiB (OWASP's parameters), about 30 ms of one core.
+"""Hashes passwords of local accounts: argon2id with two passes over 19 MiB (OWASP's parameters), 30 ms of one core.
 
-A check never runs on the event loop: a small pool of threads does it (the C code lets go of the GIL), and its size
-bounds the memory and the cores that logins can take, however many clients come at once.
+A small thread pool runs the checks, not the event loop (the C code releases the GIL). The size of the pool limits the
+memory and the cores that logins use, however many clients connect.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from argon2 import PasswordHasher, Type
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 Priority = tuple[int, ...]
-"""Where somebody stands in the line: the lowest first."""
+"""Order of waiting checks: the lowest first."""
 
 THREADS = 2
-# OWASP's parameters with less memory are faster by half, two at a time. But hashes that are stored would stay as slow
-# as they are, and who has one could be told from who is unknown.
+"""Checks at the same time; each uses a core and 19 MiB."""
+# OWASP's parameters with less memory take half of the time. But stored hashes would stay as slow as they are, and the
+# response time would show which accounts exist.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
 _DECOY = "$argon2id$v=19$m=19456,t=2,p=1$vL1y5YWVxPtOZtRIKWCumQ$iztQBmtC3WpTYLFFNlFVNUBm96x+27nNhZmwxV25LSQ"
-"""Of a password that nobody knows: what is checked for a user who does not exist."""
+"""The hash of an unknown password, checked for an account that does not exist."""
 
 
 def hash_password(password: str) -> str:
-    """Hash a password, as a PHC string. Blocks for about 30 ms: for commands, not for an event loop."""
+    """Hash a password as a PHC string. Blocks for about 30 ms: for commands, not for an event loop."""
     return _HASHER.hash(_octets(password))
 
 
 def matches(stored: str, password: str) -> bool:
-    """Whether this is the password. Blocks for about 30 ms. A stored text that is no hash matches nothing."""
+    """Whether the password matches the hash. Blocks for about 30 ms. A stored text that is not a hash never matches."""
     try:
         return _HASHER.verify(stored, _octets(password))
     except (Argon2Error, InvalidHashError):
@@ -43,39 +44,39 @@ def _octets(password: str) -> bytes:
 
 
 class HashingPool:
-    """Hashes and checks passwords beside the event loop, at most ``threads`` at a time; the rest wait.
+    """Hashes and checks passwords in threads, at most ``threads`` at a time.
 
-    The lowest rank is next, and of equals who came last: a crowd that waits holds up nobody who comes after it.
+    Waiting checks run by priority, then last in, first out: a crowd of guessers cannot delay a later client.
     """
 
     def __init__(self, threads: int = THREADS) -> None:
-        """Starts its threads when they are needed."""
+        """Starts the threads when they are needed."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._idle = threads
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap
         self._count = 0
 
     async def hash(self, password: str) -> str:
-        """Hash a password, as a PHC string."""
+        """Hash a password as a PHC string."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
 
     async def matches(self, stored: str | None, password: str, priority: Priority = (0,)) -> bool:
-        """Whether this is the password. None (there is no such user) costs the same and matches nothing."""
+        """Whether the password matches. None (no such account) takes the same time and never matches."""
         checked = _DECOY if stored is None else stored
         return await self._in_turn(priority, lambda: matches(checked, password)) and stored is not None
 
-    async def _in_turn(self, rank: Priority, work: Callable[[], bool]) -> bool:
+    async def _in_turn(self, priority: Priority, work: Callable[[], bool]) -> bool:
         loop = asyncio.get_running_loop()
         if self._idle:
             self._idle -= 1
         else:
             turn: asyncio.Future[None] = loop.create_future()
             self._count += 1
-            heapq.heappush(self._waiting, (rank, -self._count, turn))
+            heapq.heappush(self._waiting, (priority, -self._count, turn))
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
+                if turn.done() and not turn.cancelled():  # the turn came during the cancellation
                     self._next()
                 raise
         try:
@@ -92,5 +93,5 @@ class HashingPool:
         self._idle += 1
 
     def close(self) -> None:
-        """Let go of the threads; what runs ends by itself."""
+        """Release the threads; running checks end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,1 +1,1 @@
-"""Header octets: addresses, encoded-words, display names, reading of bounces, RFC 3461 options. Pure."""
+"""Header octets: addresses, encoded-words, display names, bounces, DSN options; dot-stuffing. Pure."""

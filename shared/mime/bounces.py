@@ -1,7 +1,7 @@
-"""What a failure notice or an auto-reply reports on: the ids of the mail that it was sent about.
+"""Reads which mails a bounce or an auto-reply refers to: their Message-IDs.
 
-Read are multipart/report (RFC 6522) with the returned mail or header in it, disposition notifications (RFC 8098), and
-as plain text what older servers send. Nothing is believed: an id counts only if it is of a mail that we sent.
+Supported are multipart/report (RFC 6522) with the returned mail or header, disposition notifications (RFC 8098), and
+the plain text of older servers. The ids are not trusted: an id counts only if we sent a mail with it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from shared.mime.headers import Field, fields, header_end, message_ids
 
 IDS = 20
-"""No more ids of one notice are read."""
-_PARTS = 200
-_DEPTH = 3
+"""Message-IDs that are read from one bounce."""
+_PARTS = 200  # parts of one mail
+_DEPTH = 3  # levels of nested multiparts
 _RETURNED = frozenset({"message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"})
 _FACTS = frozenset(
     {
@@ -33,7 +33,7 @@ _ID_LINE = re.compile(
 
 
 def is_notice(header: dict[str, list[bytes]]) -> bool:
-    """Whether a mail with these fields (raw values by lower-case name) was sent by a machine about another mail."""
+    """Whether a program sent this mail about another mail. :param header: raw values by lower-case field name."""
 
     def first(name: str) -> bytes:
         return b" ".join(header.get(name, [b""])[0].split()).lower()
@@ -50,9 +50,9 @@ def is_notice(header: dict[str, list[bytes]]) -> bool:
 
 
 def reported_ids(message: bytes) -> list[str]:
-    """Ids of the mails that this notice carries or names, the returned ones first; [] if it has none.
+    """Return the Message-IDs of the mails that this notice contains (first) or names; [] if there are none.
 
-    :param message: header and body, or as much of it as there is.
+    :param message: header and body, or their beginning.
     """
     end = header_end(message)
     parts: list[tuple[str, bytes]] = []
@@ -73,18 +73,18 @@ def reported_ids(message: bytes) -> list[str]:
 
 
 def _ids(header: bytes, *names: str) -> list[str]:
-    found = (field for field in fields(header.lstrip(b"\r\n")) if field.key in names)
-    return [id_ for field in found for id_ in message_ids(field.value)[:1]]
+    matching = (field for field in fields(header.lstrip(b"\r\n")) if field.key in names)
+    return [message_id for field in matching for message_id in message_ids(field.value)[:1]]
 
 
 def _collect(header: list[Field], body: bytes, parts: list[tuple[str, bytes]], depth: int) -> None:
-    """Add the leaves of this entity to ``parts``, as (type, decoded body); a returned mail is a leaf."""
+    """Append the leaf parts of this entity to ``parts`` as (type, decoded body); a returned mail is a leaf."""
     kind, encoding, boundary = "text/plain", b"", b""
     for field in header:
         if field.key == "content-type":
             kind = field.value.partition(b";")[0].strip().lower().decode("latin-1")
-            found = _BOUNDARY.search(field.value)
-            boundary = (found[1] or found[2] or b"").strip() if found else b""
+            match = _BOUNDARY.search(field.value)
+            boundary = (match[1] or match[2] or b"").strip() if match else b""
         elif field.key == "content-transfer-encoding":
             encoding = field.value.strip().lower()
     if not kind.startswith("multipart/") or not boundary or depth == 0:

@@ -1,4 +1,4 @@
-"""People's names as routing compares them: whole, and equal if they look equal."""
+"""Normalises display names for routing, which compares whole names: names that look equal are equal. Pure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from functools import lru_cache
 from shared.mime import encoded_words
 
 LONGEST = 1000
-"""Longer names, in characters, are compared as written: nobody has one, and Unicode's normal forms are slow on them."""
-REMEMBERED = 2000
-"""Names whose form is remembered: those of the people who share an account are compared with every mail's."""
+"""Longest name that is normalised: characters; Unicode's normal forms are slow on longer texts."""
+CACHE_SIZE = 2000
+"""Cached names: every mail is compared with the names of the people who share its account."""
 _ROUNDS = 50
 _QUOTES = ('"', "'")
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def normalise(name: str) -> str:
-    """The form in which two names are equal if they are the same name.
+    """Return a name in the form for comparison.
 
-    Encoded-words are read (in quotes too), then NFKC, casefold, no format characters (category Cf: zero-width, bidi
-    marks, BOM), white space collapsed, one pair of outer quotes stripped. Any string will do, lone surrogates too.
+    Steps: decode encoded-words (in quotes too), NFKC, casefold, remove format characters (category Cf: zero-width, bidi
+    marks, BOM), collapse white space, strip one pair of outer quotes. Accepts any string, lone surrogates too.
     """
     if len(name) > LONGEST:
         return name
     folded = name
-    for _ in range(_ROUNDS):  # once more as long as it changes: a step may make work for one before it
+    for _ in range(_ROUNDS):  # repeat while the name changes: a step may enable an earlier one
         before, folded = folded, _fold(folded)
         if folded == before or len(folded) > LONGEST:
             break

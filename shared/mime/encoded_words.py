@@ -1,7 +1,7 @@
-"""Encoded-words (RFC 2047): text beyond ASCII in header fields. Read tolerantly, written strictly; never raises.
+"""Decodes and encodes encoded-words (RFC 2047): text beyond ASCII in header fields. Never raises.
 
-Names in mail come from everybody's software: words with blanks in them, characters cut in two between words, labels
-that promise too little. What cannot be decoded stays as the text that it is.
+Decoding is tolerant, because names come from all kinds of software: words with blanks, characters split between two
+words, wrong charset labels. A word that cannot be decoded stays as it is. Encoding is strict.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 _T = TypeVar("_T", str, bytes)
 
-# Up to three bare question marks in the payload are forgiven; a bound keeps the search linear.
+# Up to three bare question marks in the payload are accepted; this limit keeps the search linear.
 _WORD = re.compile(r"=\?([^?\s]{1,60})\?([bBqQ])\?([^?\r\n]*(?:\?(?!=)[^?\r\n]*){0,3})\?=")
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
@@ -22,8 +22,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 section 5 (3)
 
-# Labels are looked up here and never by codecs.lookup, which imports a module for each name it does not know.
-# The second half says what senders mean by a label: the larger set that contains it.
+# Charset labels are resolved here and never by codecs.lookup, which imports a module for each unknown name.
+# The second half maps a label to the larger charset that senders mean.
 _CODECS = {name: name for name in {*aliases.values(), "koi8_u", "koi8_t", "cp874", "cp1125", "iso8859_8"}} | aliases
 _CODECS = {
     name: codec
@@ -84,7 +84,7 @@ _CODECS |= {  # Windows' character sets go by all of these
 
 
 def read_text(raw: bytes) -> str:
-    """Bytes of a header as text: UTF-8 (RFC 6532), else what Western software means by 8 bits. No surrogates."""
+    """Decode header octets: UTF-8 (RFC 6532), else cp1252 as Western software uses it. No surrogates."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -92,14 +92,14 @@ def read_text(raw: bytes) -> str:
 
 
 def decode(text: str) -> str:
-    """``text`` with its encoded-words read. White space between two of them goes (RFC 2047 section 6.2).
+    """Decode the encoded-words in ``text``, without the white space between two of them (RFC 2047 section 6.2).
 
-    Control characters in what an encoded-word holds become blanks: no line end comes out of it.
+    Control characters in a decoded word become blanks, so the result has no new line end.
     """
     if "=?" not in text:
         return text
     done: list[str] = []
-    pending: list[bytes] = []  # octets of neighbours in one character set: some senders cut characters in two
+    pending: list[bytes] = []  # octets of adjacent words in one charset: some senders split a character
     codec: str | None = None
     position = 0
     for word in _WORD.finditer(text):
@@ -128,7 +128,7 @@ def _octets(encoding: str, payload: str) -> bytes | None:
     if encoding in "qQ":
         return _Q_OCTET.sub(lambda octet: bytes((int(octet[1], 16),)), raw.replace(b"_", b" "))
     digits = _NOT_BASE64.sub(b"", raw)
-    digits = digits[:-1] if len(digits) % 4 == 1 else digits  # cut off in the middle of a group
+    digits = digits[:-1] if len(digits) % 4 == 1 else digits  # truncated group
     try:
         return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
     except binascii.Error:
@@ -141,9 +141,9 @@ def _characters(octets: bytes, codec: str) -> str:
 
 
 def encode(text: str, first: int = 75, further: int = 75) -> list[str]:
-    """``text`` as encoded-words for a phrase: at most ``first`` characters the first, ``further`` (<= 75) each other.
+    """Encode ``text`` for a phrase: the first encoded-word has at most ``first`` characters, the others ``further``.
 
-    In UTF-8, as Q or B, whichever is shorter; no character is cut in two (RFC 2047 section 5).
+    UTF-8, as Q or B, whichever is shorter; no character is split (RFC 2047 section 5). :param further: 75 at most.
     """
     octets = [character.encode("utf-8", "replace") for character in text]
     as_q = ["".join(_q(octet) for octet in character) for character in octets]
@@ -161,11 +161,11 @@ def _q(octet: int) -> str:
 
 def _pieces(characters: list[_T], first: int, further: int) -> list[list[_T]]:
     pieces: list[list[_T]] = [[]]
-    room = first
+    available = first
     for character in characters:
-        if pieces[-1] and len(character) > room:
+        if pieces[-1] and len(character) > available:
             pieces.append([])
-            room = further
+            available = further
         pieces[-1].append(character)
-        room -= len(character)
+        available -= len(character)
     return pieces

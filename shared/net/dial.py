@@ -1,8 +1,8 @@
-"""The way to a provider's servers: which addresses may be reached, and which certificates are trusted.
+"""Connects to a provider's servers: checks addresses and ports, verifies certificates.
 
-Who may type a host name into an account could otherwise make this machine talk to anything it can reach. So a private
-address needs the operator's permission, a public one is reached on mail ports only, a name is resolved once and the
-address that was judged is the one that is connected to, and what a stranger's server says is never shown in full.
+Otherwise a user who enters a host name into an account could make this machine connect to anything in its network
+(SSRF). A private address therefore needs the operator's permission, and a public one is reached on mail ports only. The
+name is resolved once, and only the checked address is used. What an unknown server says is never shown in full.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""
 
 ProgressCallback = Callable[[str, str], None]
-"""Is told of each step that is done, as it is done: which one, and what was found."""
+"""Called after each completed step with the step's name and its result."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -35,19 +35,19 @@ _Target = tuple[int, tuple[Any, ...]]  # address family, socket address
 
 
 class Unreachable(Temporary):
-    """The name does not resolve, or nothing answers there."""
+    """The name does not resolve, or no server answers."""
 
     kind: ClassVar[str] = "unreachable"
 
 
 class ConnectTimeout(Unreachable):
-    """No answer within the time given."""
+    """No reply within the time limit."""
 
     kind: ClassVar[str] = "timeout"
 
 
 class TlsError(Temporary):
-    """TLS failed: a certificate that is not trusted, a protocol too old, or no TLS where it is demanded."""
+    """TLS failed: an untrusted certificate, an old protocol version, or no TLS where the account demands it."""
 
     kind: ClassVar[str] = "tls"
 
@@ -59,16 +59,16 @@ class AddressNotAllowed(Permanent):
 
 
 def no_progress(step: str, found: str) -> None:
-    """Nobody listens."""
+    """Ignore the step."""
 
 
 def host_port(server: Server) -> str:
-    """Host and port, as shown to people."""
+    """Return host and port for texts."""
     return f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
 
 
 def is_private(address: str) -> bool:
-    """Whether an IP address is no public unicast one. IPv4 inside IPv6 is judged as itself."""
+    """Whether an IP address is not public unicast. An IPv4 address inside an IPv6 one counts as itself."""
     found: _Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
@@ -82,9 +82,9 @@ def is_private(address: str) -> bool:
 def why_forbidden(
     server: Server, address: str, allow_private: PrivateHosts, ports: frozenset[int] = MAIL_PORTS
 ) -> str | None:
-    """Why ``address``, which the server's name stands for, may not be reached; None if it may.
+    """Return why ``address``, to which the server's name resolved, is not allowed; None if it is allowed.
 
-    :param ports: that may be reached on a public host.
+    :param ports: allowed ports of a public host.
     """
     if is_private(address):
         if allow_private is True or (allow_private and server.host.lower() in allow_private):
@@ -106,11 +106,11 @@ async def connect_socket(
     ports: frozenset[int] = MAIL_PORTS,
     progress: ProgressCallback = no_progress,
 ) -> socket.socket:
-    """A connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
+    """Return a connected, non-blocking TCP socket. The name is resolved once; its addresses are tried in order.
 
-    :param ports: that may be reached on a public host. :param told: of the steps resolved and connected.
-    :raises Unreachable: (Temporary) unknown name, refused, no route; ``Late`` after ``seconds``.
-    :raises Forbidden: (Permanent) every address it stands for is forbidden.
+    :param ports: allowed ports of a public host. :param progress: called for the steps resolved and connected.
+    :raises Unreachable: (Temporary) unknown name, refused, no route; ``ConnectTimeout`` after ``seconds``.
+    :raises AddressNotAllowed: (Permanent) no address of the name is allowed.
     """
     try:
         async with asyncio.timeout(seconds) as deadline:
@@ -120,9 +120,9 @@ async def connect_socket(
             if not allowed:
                 raise AddressNotAllowed(verdicts[0] or f"{host_port(server)}: no address")
             progress("resolved", ", ".join(dict.fromkeys(str(target[1][0]) for target in allowed)))
-            found = await _connect_first(server, allowed, deadline)
-            progress("connected", f"{found.getpeername()[0]} port {server.port}")
-            return found
+            connection = await _connect_first(server, allowed, deadline)
+            progress("connected", f"{connection.getpeername()[0]} port {server.port}")
+            return connection
     except TimeoutError as error:
         raise ConnectTimeout(
             f"{host_port(server)}: no connection within {seconds:g} s; check host, port, firewall"
@@ -132,15 +132,15 @@ async def connect_socket(
 async def _connect_first(server: Server, targets: list[_Target], deadline: asyncio.Timeout) -> socket.socket:
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
-    for left, (family, address) in zip(range(len(targets), 0, -1), targets, strict=True):
+    for remaining, (family, address) in zip(range(len(targets), 0, -1), targets, strict=True):
         ends = deadline.when()
-        share = (ends - loop.time()) / left if ends is not None else None
+        share = (ends - loop.time()) / remaining if ends is not None else None
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if left == 1:  # the last one has all the time that is left
+            if remaining == 1:  # the last target gets all the remaining time
                 await loop.sock_connect(connection, address)
             else:
                 async with asyncio.timeout(share):
@@ -160,47 +160,47 @@ async def _connect_first(server: Server, targets: list[_Target], deadline: async
 def _reason(failure: OSError) -> str:
     if isinstance(failure, TimeoutError) and failure.errno is None:
         return "no answer"
-    # uvloop and asyncio word the same error differently
+    # uvloop and asyncio give different texts for the same error
     return os.strerror(failure.errno).lower() if failure.errno else type(failure).__name__
 
 
 async def _resolve(server: Server) -> list[_Target]:
-    """The addresses that the host's name stands for, in the resolver's order.
+    """Return the addresses of the host's name, in the resolver's order.
 
-    A thread of its own for each question: a name server that hangs then neither uses up a pool that other accounts
-    need nor holds up the end of the process.
+    Each query has its own thread. A name server that does not answer thus neither blocks a pool that other accounts
+    need nor delays the end of the process.
     """
     host = server.host.strip("[]")
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[_Target]] = loop.create_future()
 
-    def settle(found: list[_Target], failure: Exception | None) -> None:
+    def set_answer(targets: list[_Target], failure: Exception | None) -> None:
         if answer.done():
             return
         if failure is not None:
             answer.set_exception(failure)
         else:
-            answer.set_result(found)
+            answer.set_result(targets)
 
-    def ask() -> None:
-        found: list[_Target] = []
+    def ask_resolver() -> None:
+        targets: list[_Target] = []
         failure: Exception | None = None
         try:
-            found = [
+            targets = [
                 (int(entry[0]), entry[4]) for entry in socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
             ]
-        except (OSError, UnicodeError) as error:  # UnicodeError: a label that is no IDNA
+        except (OSError, UnicodeError) as error:  # UnicodeError: an invalid IDNA label
             failure = error
         try:
-            loop.call_soon_threadsafe(settle, found, failure)
-        except RuntimeError:  # the loop has ended meanwhile: nobody waits
+            loop.call_soon_threadsafe(set_answer, targets, failure)
+        except RuntimeError:  # the event loop has ended meanwhile
             return
 
     try:
-        if _is_literal(host):  # never leaves the machine
-            ask()
+        if _is_literal(host):  # needs no name server
+            ask_resolver()
         else:
-            threading.Thread(target=ask, name="resolve", daemon=True).start()
+            threading.Thread(target=ask_resolver, name="resolve", daemon=True).start()
         return await answer
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"{host_port(server)}: no such host; check the host's name") from error
@@ -215,14 +215,16 @@ def _is_literal(host: str) -> bool:
 
 
 def client_context(server: Server) -> ssl.SSLContext:
-    """TLS 1.2 or newer. The certificate is checked with the host name against the system's authorities, or, with a
-    pinned fingerprint, not at all: then ``check_fingerprint`` has to be called after the handshake."""
+    """Return a context for TLS 1.2 or newer that verifies certificate and host name against the system's authorities.
+
+    With a pinned fingerprint the context verifies nothing: call ``check_fingerprint`` after the handshake.
+    """
     return _context(server.tls_fingerprint is not None)
 
 
 @lru_cache(maxsize=2)
 def _context(pinned: bool) -> ssl.SSLContext:
-    # reading the authorities takes 20 ms: too long for every connection
+    # cached: reading the authorities takes 20 ms
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if pinned:
@@ -232,24 +234,24 @@ def _context(pinned: bool) -> ssl.SSLContext:
 
 
 def describe_tls(secured: ssl.SSLObject | None) -> str:
-    """What was agreed on, in words; the certificate was checked, or is the pinned one."""
+    """Describe the TLS session in words; its certificate was verified or is the pinned one."""
     if secured is None:
         return "no TLS"
-    shown: dict[str, Any] = secured.getpeercert() or {}  # typeshed does not tell one field's type from another's
+    shown: dict[str, Any] = secured.getpeercert() or {}  # typeshed has one type for all fields
     names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     until = f", valid until {shown['notAfter']}" if "notAfter" in shown else ", which is the pinned one"
     return f"{secured.version()}; the certificate is for {', '.join(names[:3]) or 'this server'}{until}"
 
 
 def fingerprint(der: bytes) -> str:
-    """SHA-256 of a certificate, 64 hex digits."""
+    """Return the SHA-256 of a certificate as 64 hex digits."""
     return hashlib.sha256(der).hexdigest()
 
 
 def check_fingerprint(server: Server, der: bytes | None) -> None:
-    """Nothing if no certificate is pinned. der: what the server presented.
+    """Check the certificate that the server presented against the pinned one, if there is one.
 
-    :raises Untrusted: it is another certificate than the pinned one.
+    :raises TlsError: the certificate is not the pinned one.
     """
     if server.tls_fingerprint is None:
         return
@@ -263,7 +265,7 @@ def check_fingerprint(server: Server, der: bytes | None) -> None:
 
 
 def explain_tls(server: Server, error: Exception) -> TlsError:
-    """What went wrong in a handshake, in words that name what to change; to be raised from ``error``."""
+    """Describe a failed handshake and what to change; to be raised from ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
             f"{host_port(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "

@@ -1,6 +1,7 @@
-"""One request to a web server of others, by the rules of ``shared/net/dial.py``: an OAuth issuer's, the operator's own.
+"""Sends one request to a foreign web server (OAuth issuer, webhook) by the rules of ``shared/net/dial.py``.
 
-The name is resolved once and the address that was judged is used; certificates are checked; no redirection is followed.
+The host name is resolved once, and only the checked address is used. Certificates are verified, and redirections are
+not followed.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from shared.net import dial
 from shared.settings import PrivateHosts
 
 SECONDS = 20.0
+"""Time limit for the connection, and for each read: seconds."""
 REPLY_OCTETS = 256 * 1024
+"""Octets of the response body that are read."""
 HTTPS_PORT = 443
 
 
 def server_of(url: str) -> Server:
-    """Where a URL leads. :raises Permanent: it is none of http or https."""
+    """Return the server of a URL. :raises Permanent: not an http or https URL."""
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         parts, port = urlsplit(""), None
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise Permanent(f"{url[:200]!r}: an https URL is needed")
@@ -43,10 +46,10 @@ async def post(
     allow_private: PrivateHosts,
     ports: frozenset[int] = frozenset({HTTPS_PORT}),
 ) -> tuple[int, bytes]:
-    """POST something; status and body of the answer. By plain http private addresses only.
+    """Send a POST request; return status and body of the response. Plain http is allowed to private addresses only.
 
-    :param ports: that may be reached on a public host.
-    :raises Temporary: no answer in time. :raises Permanent: the URL is no good, or its address is not allowed.
+    :param ports: allowed ports of a public host.
+    :raises Temporary: no response in time. :raises Permanent: the URL is invalid, or its address is not allowed.
     """
     server = server_of(url)
     parts = urlsplit(url)
@@ -55,16 +58,16 @@ async def post(
         sock.close()
         raise Permanent(f"{url[:200]!r}: a public host is reached by https only")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with sock.dup() as other:
+    with sock.dup() as duplicate:
         try:
             async with asyncio.timeout(2 * SECONDS):
-                # in a thread: http.client waits, and this happens seldom
+                # in a thread: http.client blocks, and requests are rare
                 return await asyncio.to_thread(_post, sock, server, path, body, headers)
         except TimeoutError as error:
-            raise dial.ConnectTimeout(f"{dial.host_port(server)}: the answer takes too long") from error
+            raise dial.ConnectTimeout(f"{dial.host_port(server)}: the response takes too long") from error
         finally:
-            with suppress(OSError):  # a server that drips on and on would keep the thread
-                other.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # a server that sends octet by octet would keep the thread busy
+                duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _post(sock: socket.socket, server: Server, path: str, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -80,7 +83,7 @@ def _post(sock: socket.socket, server: Server, path: str, body: str, headers: Ma
     except ssl.SSLError as error:
         raise dial.explain_tls(server, error) from error
     except (OSError, http.client.HTTPException) as error:
-        raise dial.Unreachable(f"{dial.host_port(server)}: no answer to the request") from error
+        raise dial.Unreachable(f"{dial.host_port(server)}: no response to the request") from error
     finally:
         connection.close()
         sock.close()

@@ -1,7 +1,7 @@
-"""The ports that mail clients come in at, and how connections are taken there (pop3_out, smtp_in).
+"""Opens the listening sockets for mail clients and accepts their connections (pop3_out, smtp_in).
 
-Where connections have to count before their TLS handshake, or come from proxies that tell whom they speak for, they are
-taken one by one (``Doorkeeper``). Elsewhere the event loop's own server does it, which is faster.
+``Acceptor`` accepts connections one by one where they count before the TLS handshake or come from proxies with the
+PROXY protocol. Elsewhere the server of the event loop accepts them, which is faster.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from shared.net.proxy_protocol import Networks
 from shared.settings import Settings, SettingsError
 
 BACKLOG = 512
-"""Connections that the kernel keeps until they are taken."""
+"""Connections that the kernel queues until they are accepted."""
 SPARE_FILES = 100
-"""Files that a process has open beside its connections."""
+"""Files that a process has open besides its connections."""
 
 OnConnection = Callable[[socket.socket, str], Awaitable[None]]
-"""Takes a connection and the client's IP address."""
+"""Called with a connection and the client's IP address."""
 
 log = structlog.get_logger()
 
 
-def limit_by_open_files(wanted: int) -> int:
-    """How many connections of ``wanted`` this process may have open, after raising its limit of open files as far as it
-    goes."""
+def limit_by_open_files(requested: int) -> int:
+    """Raise RLIMIT_NOFILE for this many connections, up to the hard limit; return how many may be open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = wanted + SPARE_FILES
+    files = requested + SPARE_FILES
     limit = files if hard == resource.RLIM_INFINITY else min(files, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     return max(1, limit - SPARE_FILES)
 
 
 def listen(settings: Settings, setting: str, port: int) -> socket.socket:
-    """A listening socket. :param setting: that gives the port. :raises SettingsError: it cannot be had."""
+    """Open a listening socket. :param setting: the port's setting. :raises SettingsError: the port is not available."""
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     try:
         listening = socket.create_server((settings.bind, port), family=family, backlog=BACKLOG)
@@ -54,20 +53,20 @@ def listen(settings: Settings, setting: str, port: int) -> socket.socket:
 
 
 class Acceptor:
-    """Takes connections one by one, and hears on behalf of whom proxies come."""
+    """Accepts connections one by one, and reads the PROXY header of connections from proxies."""
 
     def __init__(self, protocol: str, proxies: Networks) -> None:
-        """:param protocol: for the log. :param proxies: whose connections begin with a header of the PROXY protocol."""
+        """:param protocol: for the log. :param proxies: their connections begin with a PROXY header."""
         self._protocol = protocol
         self._proxies = proxies
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, listening: socket.socket, welcome: OnConnection) -> None:
-        """Take what comes, until ``close``. :param welcome: is called for many at once."""
-        self._spawn(self._accept(listening, welcome))
+    def open(self, listening: socket.socket, on_connection: OnConnection) -> None:
+        """Accept connections until ``close``. :param on_connection: called for many connections at the same time."""
+        self._spawn(self._accept(listening, on_connection))
 
     async def close(self) -> None:
-        """Take no more, and drop what has not come in yet."""
+        """Stop accepting, and drop connections whose ``on_connection`` has not returned."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -77,31 +76,31 @@ class Acceptor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, listening: socket.socket, welcome: OnConnection) -> None:
+    async def _accept(self, listening: socket.socket, on_connection: OnConnection) -> None:
         loop = asyncio.get_running_loop()
         with listening:
             while True:
                 try:
                     client, address = await loop.sock_accept(listening)
-                except OSError as error:  # out of files, or the client left before it was taken
-                    log.warning(f"{self._protocol} connection not taken", reason=str(error))
+                except OSError as error:  # no free file descriptor, or the client disconnected first
+                    log.warning(f"{self._protocol} accept failed", error=str(error))
                     await asyncio.sleep(0.1)
                     continue
-                self._spawn(self._read_proxy_header(client, str(address[0]), welcome))
+                self._spawn(self._read_proxy_header(client, str(address[0]), on_connection))
 
-    async def _read_proxy_header(self, client: socket.socket, peer: str, welcome: OnConnection) -> None:
+    async def _read_proxy_header(self, client: socket.socket, peer: str, on_connection: OnConnection) -> None:
         try:
             if proxy_protocol.is_among(self._proxies, peer):
                 peer = await proxy_protocol.read_header(client) or peer
         except (OSError, proxy_protocol.MalformedProxyHeader) as error:
-            reason = str(error) or type(error).__name__
-            log.warning(f"{self._protocol} connection of a proxy refused", peer=peer, reason=reason)
+            cause = str(error) or type(error).__name__
+            log.warning(f"{self._protocol} PROXY header refused", peer=peer, error=cause)
             client.close()
             return
         except asyncio.CancelledError:
             client.close()
             raise
-        await welcome(client, peer)
+        await on_connection(client, peer)
 
     async def start_tls_server(
         self,
@@ -113,7 +112,7 @@ class Acceptor:
         seconds: float,
         closing_seconds: float,
     ) -> None:
-        """Begin ``connection`` with TLS. A handshake that fails within ``seconds`` is logged, and that was all."""
+        """Start ``connection`` with TLS. A handshake that fails, or takes longer than ``seconds``, is only logged."""
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
@@ -122,6 +121,6 @@ class Acceptor:
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=closing_seconds,
             )
-        except OSError as error:  # ssl.SSLError is one, and so is the time-out
-            reason = str(error) or type(error).__name__
-            log.info(f"{self._protocol} handshake failed", peer=peer, reason=reason)
+        except OSError as error:  # ssl.SSLError and TimeoutError are subclasses
+            cause = str(error) or type(error).__name__
+            log.info(f"{self._protocol} TLS handshake failed", peer=peer, error=cause)

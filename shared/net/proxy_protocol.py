@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: a load balancer in front tells whose connection it passes on.
+"""Reads the PROXY protocol, versions 1 and 2, by which a load balancer reports the client's address.
 
-The header comes before everything else, TLS too. It is believed from the addresses that MAILGROUP_PROXY_FROM names, and
-has to stand there; from anybody else it would be a way to choose one's address, and is none.
+The header precedes everything else, TLS too. Connections from the addresses in MAILGROUP_PROXY_FROM must begin with it.
+From any other address it is not read, because a client could choose its own address with it.
 https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 """
 
@@ -13,11 +13,12 @@ import socket
 from collections.abc import Sequence
 
 HEADER_SECONDS = 10.0
+"""Time limit for the header: seconds."""
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _V1_OCTETS = 107
 _V2_OCTETS = 2048
-"""Of addresses and what else proxies add; the specification asks for 216 at least."""
+"""Longest body of a version 2 header: octets; the specification demands at least 216."""
 _LOCAL, _PROXY = 0x20, 0x21
 _TCP4, _TCP6 = 0x11, 0x21
 
@@ -25,7 +26,7 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 class MalformedProxyHeader(Exception):
-    """What came is no header of the PROXY protocol."""
+    """The octets are not a header of the PROXY protocol."""
 
 
 def is_among(proxies: Networks, peer: str) -> bool:
@@ -39,10 +40,10 @@ def is_among(proxies: Networks, peer: str) -> bool:
 
 
 async def read_header(client: socket.socket) -> str | None:
-    """Read the header from a connection that was just accepted, and nothing behind it.
+    """Read the header from a connection that was just accepted, and nothing after it.
 
-    :return: the client's IP address; None: the proxy speaks for itself, or does not know.
-    :raises Malformed: there is none. :raises OSError: it did not come in time, or the connection ended.
+    :return: the client's IP address; None if the connection is the proxy's own, or the proxy does not know the address.
+    :raises MalformedProxyHeader: no valid header. :raises OSError: time limit passed, or connection closed.
     """
     async with asyncio.timeout(HEADER_SECONDS):
         start = await _exactly(client, len(_SIGNATURE))
@@ -59,35 +60,39 @@ async def read_header(client: socket.socket) -> str | None:
 
 
 async def _exactly(client: socket.socket, octets: int) -> bytes:
-    loop, found = asyncio.get_running_loop(), b""
-    while len(found) < octets:
-        more = await loop.sock_recv(client, octets - len(found))
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < octets:
+        more = await loop.sock_recv(client, octets - len(data))
         if not more:
             raise ConnectionResetError("the connection ended within the header")
-        found += more
-    return found
+        data += more
+    return data
 
 
 def parse_v1(line: bytes) -> str | None:
-    """The client's address in a line with its end (section 2.1). Pure. :raises Malformed: it has none."""
+    """Return the client's address in a line with its CRLF (section 2.1). Pure.
+
+    :raises MalformedProxyHeader: no valid header.
+    """
     words = line.removesuffix(b"\r\n").split(b" ")
     if line.startswith(b"PROXY UNKNOWN") and line.endswith(b"\r\n"):
         return None
     if not line.endswith(b"\r\n") or len(words) != 6 or words[:2] not in ([b"PROXY", b"TCP4"], [b"PROXY", b"TCP6"]):
-        raise MalformedProxyHeader(f"no header of the PROXY protocol: {line[:40]!r}")
+        raise MalformedProxyHeader(f"not a header of the PROXY protocol: {line[:40]!r}")
     try:
         address = ipaddress.ip_address(words[2].decode("ascii"))
     except ValueError as error:
-        raise MalformedProxyHeader(f"no address: {words[2]!r}") from error
+        raise MalformedProxyHeader(f"not an address: {words[2]!r}") from error
     if address.version != (4 if words[1] == b"TCP4" else 6):
         raise MalformedProxyHeader(f"an address of another family: {words[2]!r}")
     return str(address)
 
 
 def parse_v2(head: bytes, rest: bytes) -> str | None:
-    """The client's address (section 2.2). Pure.
+    """Return the client's address (section 2.2). Pure.
 
-    :param head: the four octets behind the signature. :param rest: what they announce. :raises Malformed: it has none.
+    :param head: the four octets after the signature. :param rest: the octets that they announce.
+    :raises MalformedProxyHeader: no valid header.
     """
     if head[0] not in (_LOCAL, _PROXY):
         raise MalformedProxyHeader(f"version and command {head[0]:#x}")

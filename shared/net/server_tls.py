@@ -1,7 +1,7 @@
-"""TLS as a server: the operator's certificate, or a self-signed one that is made on the first start.
+"""TLS contexts for listeners, with the operator's certificate or a self-signed one from the first start.
 
-A mail client asks once about a self-signed certificate and then remembers it, so it is made once, kept in the data
-folder and shared by all services.
+A mail client asks once about a self-signed certificate and then remembers it. It is therefore made once, stored in the
+data folder and shared by all services.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from prometheus_client import Gauge
 
 from shared.settings import Settings, SettingsError
 
-EXPIRES = Gauge(
-    "mailgroup_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients are shown expires."
-)
-EXPIRES.set(float("nan"))  # of a process that shows none
+EXPIRES = Gauge("mailgroup_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients get expires.")
+EXPIRES.set(float("nan"))  # for a process without a certificate
 REFUSED = Gauge(
-    "mailgroup_tls_certificate_refused", "1 if the files hold a certificate that cannot be used: the last good one is."
+    "mailgroup_tls_certificate_refused",
+    "1 if the certificate in the files cannot be used and the last good one stays in use.",
 )
 
 LIFETIME = timedelta(days=3650)
+"""Validity of a self-signed certificate."""
 RELOAD_SECONDS = 5.0
+"""Pause between two checks of the certificate files: seconds."""
 
 log = structlog.get_logger()
 
 
 def server_context(settings: Settings) -> ssl.SSLContext:
-    """A context for listeners: TLS 1.2 and later, no renegotiation, no client certificates.
+    """Return a context for listeners: TLS 1.2 and later, no renegotiation, no client certificates.
 
-    :raises SettingsError: the certificate or its key cannot be read or do not fit, or none can be made.
+    :raises SettingsError: certificate or key cannot be read, do not match, or cannot be created.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_SINGLE_ECDH_USE
     certificate, key = _files(settings)
     try:
-        # An encrypted key would make OpenSSL ask on the terminal; with an empty pass phrase it fails instead.
+        # The empty pass phrase lets an encrypted key fail; without it OpenSSL would ask on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(
@@ -59,42 +60,42 @@ def server_context(settings: Settings) -> ssl.SSLContext:
 
 
 class Certificate:
-    """What a process shows its clients. context: for every handshake from here on; a renewed certificate is a new one.
+    """The server certificate of a process. context: for all new handshakes; a renewed certificate replaces it.
 
-    Whoever renews it writes the files, and need not tell anybody.
+    To renew a certificate, write the files: this class notices the change.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """:raises SettingsError: as server_context."""
+        """:raises SettingsError: as ``server_context``."""
         self.context = server_context(settings)
         self._settings = settings
-        self._known = self._last = self._file_versions()
-        self._log_state()
+        self._loaded = self._last = self._file_versions()
+        self._set_metrics()
 
     async def reload_periodically(self) -> None:
-        """Look at the files again and again. Never returns."""
+        """Check the files every RELOAD_SECONDS. Never returns."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             self.reload_if_changed()
 
     def reload_if_changed(self) -> None:
-        """Use what is in the files, if they have changed and stayed the same since the last look: certificate and key
-        are two files, and may be written one after the other. What cannot be used is told, and the old one stays."""
-        stamps = self._file_versions()
-        settled, self._last = stamps == self._last, stamps
-        if stamps == self._known or not settled:
+        """Load the files if they have changed, and not since the last check: certificate and key are two files and may
+        be written one after the other. If they cannot be used, this is logged and the old certificate stays."""
+        versions = self._file_versions()
+        stable, self._last = versions == self._last, versions
+        if versions == self._loaded or not stable:
             return
-        self._known = stamps
+        self._loaded = versions
         try:
             self.context = server_context(self._settings)
         except SettingsError as error:
             REFUSED.set(1)
-            log.error("renewed certificate refused, the old one stays in use", reason=str(error))
+            log.error("certificate reload failed, the old one stays in use", error=str(error))
         else:
-            self._log_state()
-            log.info("certificate renewed", file=str(_files(self._settings)[0]))
+            self._set_metrics()
+            log.info("certificate reloaded", file=str(_files(self._settings)[0]))
 
-    def _log_state(self) -> None:
+    def _set_metrics(self) -> None:
         REFUSED.set(0)
         EXPIRES.set(expiry(self._settings).timestamp())
 
@@ -103,7 +104,7 @@ class Certificate:
 
 
 def expiry(settings: Settings) -> datetime:
-    """When the certificate that the settings name expires (UTC). :raises SettingsError: there is none."""
+    """Return when the certificate in the settings expires (UTC). :raises SettingsError: no readable certificate."""
     path, _ = _files(settings)
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
@@ -113,33 +114,34 @@ def expiry(settings: Settings) -> datetime:
 
 def _file_version(path: Path) -> tuple[int, ...] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _files(settings: Settings) -> tuple[Path, Path | None]:
     if settings.tls_cert_file is not None:
-        return settings.tls_cert_file, settings.tls_key_file  # without a key file the certificate's file holds both
+        return settings.tls_cert_file, settings.tls_key_file  # without a key file, the certificate file has both
     if settings.tls_key_file is not None:
         raise SettingsError(f"MAILGROUP_TLS_KEY_FILE: {settings.tls_key_file}: set MAILGROUP_TLS_CERT_FILE as well")
     return self_signed_file(settings), None
 
 
 def self_signed_file(settings: Settings) -> Path:
-    """The file in the data folder with the self-signed certificate and its key (PEM, mode 0600), made if missing.
+    """Return the file with the self-signed certificate and its key (PEM, mode 0600); create it if it is missing.
 
-    Several services may start at once: each makes one, the first to link it under the name wins, all use that one.
+    Several services may start at the same time: each creates a certificate, the first link to the name wins, and all
+    services use that one.
 
-    :raises SettingsError: the data folder cannot be written.
+    :raises SettingsError: the data folder is not writable.
     """
     path = settings.data / "tls" / "self-signed.pem"
     if path.exists():
         return path
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")  # made with mode 0600
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")  # creates it with mode 0600
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(_self_signed(settings))
@@ -158,13 +160,13 @@ def self_signed_file(settings: Settings) -> Path:
 
 
 def drop_outdated_self_signed(settings: Settings) -> None:
-    """Before the services start: remove a self-signed certificate that does not name the host mail clients use now."""
+    """Remove a self-signed certificate without the host name that mail clients use now. Call before services start."""
     path = settings.data / "tls" / "self-signed.pem"
     if settings.tls_cert_file is None and path.exists():
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        known = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
-        if settings.host_for_clients() not in known:
+        hosts = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
+        if settings.host_for_clients() not in hosts:
             path.unlink()
 
 
@@ -189,8 +191,8 @@ def _self_signed(settings: Settings) -> bytes:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + LIFETIME)  # a day for clocks that are slow
+        .not_valid_before(now - timedelta(days=1))  # for clients with a slow clock
+        .not_valid_after(now + LIFETIME)
         .add_extension(
             x509.SubjectAlternativeName([*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]), critical=False
         )

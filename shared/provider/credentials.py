@@ -1,8 +1,8 @@
-"""What an external account logs in with: its password, or an access token that is got for it when one is needed.
+"""Provides the credential of an external account: its password, or an access token fetched on demand.
 
-An access token lives in the memory of the process that needs it; the refresh token is sealed where a password would be.
-Some providers renew that one too, each time, and take a second use of the old one for theft: so all processes take
-turns, and each begins with what is stored by then.
+An access token stays in the memory of its process; the refresh token is stored encrypted, like a password. Some
+providers also replace the refresh token at each use and treat a second use of the old one as theft. All processes
+therefore refresh one after the other (advisory lock), and each reads the stored token first.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts
 
 EXPIRY = Gauge(
-    "mailgroup_oauth_token_expiry_timestamp_seconds", "Until when an account's access token is good.", ["external"]
+    "mailgroup_oauth_token_expiry_timestamp_seconds", "When an account's access token expires.", ["external"]
 )
 
 MARGIN_SECONDS = 120.0
-"""A token that is good for less is renewed, and used only if that does not work now."""
-LEAST_SECONDS = 5.0
-"""… or it would end during the login."""
+"""A token that expires sooner is renewed, and used only if the renewal fails now: seconds."""
+MIN_SECONDS = 5.0
+"""A token that expires sooner is not used, because it could expire during the login: seconds."""
 LOCK_NAMESPACE = 0x6F617574
-"""Names the advisory locks by which processes take turns."""
-AT_ONCE = 2
-"""Accounts of one token endpoint that are asked for at the same time: one that hangs holds up no other."""
+"""First key of the advisory locks; the second is the account's id."""
+REQUESTS_PER_ENDPOINT = 2
+"""Requests to one token endpoint at the same time; an endpoint that does not answer thus delays no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """login with a secret: a password (USER/PASS, AUTH PLAIN …) or, if ``token``, an access token (AUTH XOAUTH2)."""
+    """A login name and its secret: a password (USER/PASS, AUTH PLAIN) or, if ``token``, an access token (XOAUTH2)."""
 
     login: str
     secret: str = field(repr=False)
@@ -49,9 +49,9 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is sealed for an account with ``oauth``. refresh_token: '' until somebody has authorized it.
+    """The encrypted secrets of an account with ``oauth``. refresh_token: '' until a person has authorized the account.
 
-    authorized: another one for each authorization; it stays when the provider renews the refresh token.
+    authorized: a different value for each authorization; a renewed refresh token does not change it.
     """
 
     refresh_token: str = field(default="", repr=False)
@@ -60,36 +60,36 @@ class Grant:
 
     @classmethod
     def open(cls, vault: Vault, sealed: bytes) -> Grant:
-        """:raises Permanent: sealed under a key that is not here."""
+        """Decrypt. :raises Permanent: encrypted with another key."""
         try:
-            found = json.loads(vault.open(sealed))
-            return cls(str(found["refresh_token"]), str(found["client_secret"]), str(found.get("authorized", "")))
+            fields = json.loads(vault.open(sealed))
+            return cls(str(fields["refresh_token"]), str(fields["client_secret"]), str(fields.get("authorized", "")))
         except (ValueError, TypeError, KeyError):
-            return cls()  # a password of the time before the account had ``oauth``
+            return cls()  # a password from before the account had ``oauth``
 
     def seal(self, vault: Vault) -> bytes:
-        """As it is stored."""
+        """Encrypt for storage."""
         return vault.seal(json.dumps(asdict(self)))
 
 
 def client_of(external: External, grant: Grant) -> Client:
-    """Who we are to the account's issuer. :raises Permanent: it logs in with a password."""
+    """Return the OAuth client of an account. :raises Permanent: the account has no OAuth settings."""
     if external.oauth is None:
-        raise Permanent(f"{external.address}: it has no oauth settings; set oauth.issuer and oauth.client_id")
+        raise Permanent(f"{external.address}: the account has no oauth settings; set oauth.issuer and oauth.client_id")
     return Client(external.oauth.issuer, external.oauth.client_id, grant.client_secret)
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """An access token. origin: what it was got with. ends: by the monotonic clock: no clock set wrong matters."""
+    """An access token. origin: the settings of the request. expires: monotonic seconds: no wrong clock matters."""
 
     access: str = field(repr=False)
     origin: tuple[object, ...]
-    ends: float
+    expires: float
 
 
 class Credentials:
-    """Gets credentials, and keeps access tokens as long as they are good."""
+    """Gets credentials, and caches access tokens until they expire."""
 
     def __init__(self, database: Database, vault: Vault, allow_private: PrivateHosts) -> None:
         self._database = database
@@ -97,13 +97,13 @@ class Credentials:
         self._allow_private = allow_private
         self._tokens: dict[int, _Token] = {}
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
+        self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(REQUESTS_PER_ENDPOINT))
 
     async def credential_for(self, external: External) -> Credential:
-        """What to log in with now.
+        """Return the credential for a login now.
 
-        :raises Permanent: it cannot be unsealed. :raises Unauthorized: (Temporary) somebody has to authorize it.
-        :raises Temporary: the issuer or the database does not answer.
+        :raises Permanent: the secret cannot be decrypted. :raises Unauthorized: (Temporary) a person has to authorize
+            the account. :raises Temporary: the issuer or the database does not answer.
         """
         if external.oauth is None:
             return Credential(external.login, self._vault.open(external.password))
@@ -111,12 +111,12 @@ class Credentials:
             token = self._tokens.get(external.id)
             if token is not None and token.origin != _origin(external, Grant.open(self._vault, external.password)):
                 token = None
-            if token is None or token.ends < time.monotonic() + MARGIN_SECONDS:
+            if token is None or token.expires < time.monotonic() + MARGIN_SECONDS:
                 token = await self._renew(external, token)
         return Credential(external.login, token.access, token=True)
 
     def discard_token(self, external: External) -> None:
-        """The provider did not take what ``of`` gave: a token is not used again."""
+        """Discard the cached token of an account, because the provider refused it."""
         self._tokens.pop(external.id, None)
 
     async def _renew(self, external: External, old: _Token | None) -> _Token:
@@ -125,12 +125,12 @@ class Credentials:
         except Unauthorized as error:
             raise Unauthorized(f"{error}; run: mailgroup external authorize {external.address}") from error
         except Temporary:
-            if old is None or old.ends < time.monotonic() + LEAST_SECONDS:
+            if old is None or old.expires < time.monotonic() + MIN_SECONDS:
                 raise
             return old
 
     async def _refresh(self, external: External) -> _Token:
-        """In turn with every other process, from the grant as it is stored then."""
+        """Refresh the token under the lock of all processes, from the grant that is stored then."""
         gate = self._gates[external.oauth.issuer.token_url if external.oauth is not None else ""]
         async with gate, self._database.session() as connection:
             await connection.execute("select pg_advisory_lock(%s, %s)", (LOCK_NAMESPACE, external.id % 2**31))
@@ -141,7 +141,7 @@ class Credentials:
             tokens = await oauth.refresh(client_of(stored, grant), grant.refresh_token, self._allow_private)
             if tokens.refresh not in (None, grant.refresh_token):
                 sealed = replace(grant, refresh_token=tokens.refresh).seal(self._vault)
-                # Somebody may have authorized it anew meanwhile: that stays.
+                # Compare and replace: a new authorization meanwhile stays.
                 await account_changes.replace_password(connection, external.id, stored.password, sealed)
         token = _Token(tokens.access, _origin(stored, grant), time.monotonic() + tokens.seconds)
         self._tokens[external.id] = token

@@ -1,7 +1,7 @@
-"""Access tokens for providers that take no passwords any more (RFC 6749; XOAUTH2 in POP3 and SMTP).
+"""Requests access tokens from providers that no longer accept passwords (RFC 6749; XOAUTH2 in POP3 and SMTP).
 
-An external account then has a client (who we are to the provider) and, once a person has authorized it, a refresh
-token. This module speaks with the provider's endpoints and keeps nothing: ``shared/provider/credentials.py`` does.
+Such an external account has an OAuth client (our identity at the provider) and, after a person has authorized it, a
+refresh token. This module talks to the provider's endpoints; ``shared/provider/credentials.py`` stores the tokens.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from shared.settings import PrivateHosts
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
-_LONGEST_CODE = 100
-_FOR_NOW = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
+_USER_CODE_CHARACTERS = 100
+_TEMPORARY_ERRORS = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
 LONGEST_SECONDS = 3600.0
-"""A person is waited for, whatever the issuer says."""
+"""Longest wait for a person's authorization, whatever the issuer allows: seconds."""
 MEANINGS = {  # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5
     "access_denied": "the person, or the provider, said no",
     "expired_token": "the code was not used in time",
-    "invalid_client": "the provider does not know this client id, or the client secret is another one",
-    "invalid_grant": "what was agreed to has ended, or was revoked at the provider",
+    "invalid_client": "the provider does not know this client id, or the client secret is wrong",
+    "invalid_grant": "the authorization has ended, or was revoked at the provider",
     "invalid_scope": "the provider does not give this application access to mail",
-    "unauthorized_client": "this application may not ask in this way; see its settings at the provider",
-    "interaction_required": "somebody has to agree again at the provider's page",
-    "consent_required": "somebody has to agree at the provider's page",
+    "unauthorized_client": "this application may not use this flow; see its settings at the provider",
+    "interaction_required": "a person has to consent again on the provider's page",
+    "consent_required": "a person has to consent on the provider's page",
 }
-"""What the codes of a refusal mean."""
+"""Meanings of OAuth error codes."""
 
 
 class Unauthorized(Temporary):
-    """The provider gives no token for this account: a person has to authorize it anew."""
+    """The provider refuses a token for this account: a person has to authorize the account again."""
 
     kind: ClassVar[str] = "refused"
 
@@ -61,14 +61,14 @@ ISSUERS = {
 
 
 class IssuerUnavailable(Temporary):
-    """The provider gives no token now."""
+    """The provider issues no token now."""
 
     kind: ClassVar[str] = "busy"
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who we are to the issuer. secret: '' for a public client."""
+    """Our identity at the issuer. secret: '' for a public client."""
 
     issuer: Issuer
     id: str
@@ -81,7 +81,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What an issuer gave. seconds: that the access token is good for. refresh: None: the one we have stays good."""
+    """Tokens from an issuer. seconds: lifetime of the access token. refresh: None if the old one stays valid."""
 
     access: str
     seconds: float
@@ -100,15 +100,15 @@ class DeviceCode:
 
 
 def xoauth2(login: str, access_token: str) -> bytes:
-    """The initial response of XOAUTH2, in base64."""
+    """Return the initial response of XOAUTH2 in base64."""
     return base64.b64encode(f"user={login}\1auth=Bearer {access_token}\1\1".encode())
 
 
 async def refresh(client: Client, refresh_token: str, allow_private: PrivateHosts) -> Tokens:
-    """A new access token (RFC 6749 section 6).
+    """Request a new access token (RFC 6749 section 6).
 
-    :raises Unauthorized: (Temporary) the refresh token is not good any more. :raises IssuerUnwilling: no token now.
-    :raises Temporary, Permanent: as ``upstream.connect_socket``.
+    :raises Unauthorized: (Temporary) the refresh token is no longer valid. :raises IssuerUnavailable: no token now.
+    :raises Temporary, Permanent: as ``dial.connect_socket``.
     """
     fields = {"grant_type": "refresh_token", "refresh_token": refresh_token, "scope": client.issuer.scope}
     return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
@@ -118,14 +118,19 @@ async def refresh(client: Client, refresh_token: str, allow_private: PrivateHost
 
 
 async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCode:
-    """Ask for a code that a person types at the provider's page (RFC 8628 section 3.1)."""
+    """Request a code that a person types on the provider's page (RFC 8628 section 3.1)."""
     if client.issuer.device_url is None:
         raise Permanent("this provider has no device flow for mail")
     fields = {"client_id": client.id, "scope": client.issuer.scope}
     status, found = await _exchange(client.issuer.device_url, fields, allow_private)
     url = str(found.get("verification_uri") or found.get("verification_url") or "")
     user_code = str(found.get("user_code", ""))
-    if status != http.client.OK or not _is_page(url) or not user_code.isprintable() or len(user_code) > _LONGEST_CODE:
+    if (
+        status != http.client.OK
+        or not _is_page(url)
+        or not user_code.isprintable()
+        or len(user_code) > _USER_CODE_CHARACTERS
+    ):
         raise Permanent(f"{_host(client.issuer.device_url)}: no code was given ({_problem(status, found)})")
     return DeviceCode(
         str(found.get("device_code", "")),
@@ -137,10 +142,10 @@ async def begin_device(client: Client, allow_private: PrivateHosts) -> DeviceCod
 
 
 async def ask_device(client: Client, code: DeviceCode, allow_private: PrivateHosts) -> Tokens | DeviceCode:
-    """Whether the person has agreed by now (RFC 8628 section 3.4).
+    """Poll whether the person has consented (RFC 8628 section 3.4).
 
-    :return: what was given; or the code, with the interval after which to ask again. :raises Unauthorized: refused, or
-        too late. :raises Temporary: no answer to that; section 3.5 wants it to be asked again later.
+    :return: the tokens; or the code, with the interval until the next poll. :raises Unauthorized: refused, or expired.
+    :raises Temporary: no response; section 3.5 demands another poll later.
     """
     fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
     status, found = await _exchange(client.issuer.token_url, fields, allow_private)
@@ -153,7 +158,7 @@ async def ask_device(client: Client, code: DeviceCode, allow_private: PrivateHos
 
 
 def slower(code: DeviceCode) -> DeviceCode:
-    """The code, to be asked about less often (RFC 8628 section 3.5). Pure."""
+    """Return the code with a longer interval (RFC 8628 section 3.5). Pure."""
     return replace(code, interval=code.interval + _SLOWER_SECONDS)
 
 
@@ -162,7 +167,7 @@ def slower(code: DeviceCode) -> DeviceCode:
 
 @dataclass(frozen=True, slots=True)
 class CodeRequest:
-    """An authorization that a browser is to bring back. url: to open. verifier: of PKCE (RFC 7636)."""
+    """An authorization request in a browser. url: the page to open. verifier: the code verifier of PKCE (RFC 7636)."""
 
     url: str
     redirect: str
@@ -171,7 +176,7 @@ class CodeRequest:
 
 
 def begin_code(client: Client, login: str, redirect: str) -> CodeRequest:
-    """The page where a person agrees (RFC 6749 section 4.1.1). :param redirect: a loopback URL (RFC 8252)."""
+    """Build the request for a person's consent (RFC 6749 section 4.1.1). :param redirect: a loopback URL (RFC 8252)."""
     if client.issuer.authorize_url is None:
         raise Permanent("this provider has no authorization page")
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
@@ -185,14 +190,14 @@ def begin_code(client: Client, login: str, redirect: str) -> CodeRequest:
         "code_challenge": challenge,
         "code_challenge_method": "S256",
         "login_hint": login,
-        "access_type": "offline",  # Google gives a refresh token only then
+        "access_type": "offline",  # otherwise Google issues no refresh token
         "prompt": "consent",
     }
     return CodeRequest(f"{client.issuer.authorize_url}?{urlencode(query)}", redirect, state, verifier)
 
 
 async def finish_code(client: Client, request: CodeRequest, code: str, allow_private: PrivateHosts) -> Tokens:
-    """Change the code that the browser brought for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
+    """Exchange the code from the browser for tokens (RFC 6749 section 4.1.3). :raises Unauthorized: refused."""
     fields = {
         "grant_type": "authorization_code",
         "code": code,
@@ -206,24 +211,24 @@ async def finish_code(client: Client, request: CodeRequest, code: str, allow_pri
 
 
 def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
-    """RFC 6749 sections 5.1 and 5.2."""
+    """Read a token response (RFC 6749 sections 5.1 and 5.2)."""
     status, found = answer
     host = _host(client.issuer.token_url)
     access = found.get("access_token")
     if status == http.client.OK and isinstance(access, str) and access:
-        again = found.get("refresh_token")
-        return Tokens(access, _number(found.get("expires_in"), 300.0), again if isinstance(again, str) else None)
+        renewed = found.get("refresh_token")
+        return Tokens(access, _number(found.get("expires_in"), 300.0), renewed if isinstance(renewed, str) else None)
     code = found.get("error")
-    ours = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
-    if not ours or not isinstance(code, str) or code in _FOR_NOW:  # a proxy's page is no refusal either
+    refused = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
+    if not refused or not isinstance(code, str) or code in _TEMPORARY_ERRORS:  # without a code: a proxy's page
         raise IssuerUnavailable(f"{host}: no token now ({_problem(status, found)})")
     raise Unauthorized(f"{host}: no token is given ({_problem(status, found)})")
 
 
 async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:
-    """POST a form; status and JSON object of the answer ({} if it is none).
+    """Send a form; return status and JSON object of the response ({} for anything else).
 
-    :raises Temporary, Permanent: as ``web_client.post``.
+    :raises Temporary, Permanent: as ``http_client.post``.
     """
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
     status, body = await http_client.post(url, urlencode(fields), headers, allow_private)
@@ -243,20 +248,20 @@ def _number(value: object, otherwise: float) -> float:
 
 
 def _problem(status: int, found: dict[str, Any]) -> str:
-    """The issuer's own code, which names no secret; its text might be a stranger's."""
+    """Describe an error by the issuer's code, which contains no secret; the issuer's text is not trusted."""
     code = found.get("error")
     return (meaning(code) if isinstance(code, str) else "") or f"HTTP status {status}"
 
 
 def meaning(code: str) -> str:
-    """A code of a refusal with what it means, for people; '' for what no issuer may send as one. Pure."""
+    """Return an error code with its meaning; '' for a text that is not a valid code. Pure."""
     if not code.isascii() or not code.isprintable():
         return ""
     return f"{code[:100]}: {MEANINGS[code]}" if code in MEANINGS else code[:100]
 
 
 def _is_page(url: str) -> bool:
-    """Whether a person may be sent there. Pure."""
+    """Whether the text is an http or https URL that may be shown to a person. Pure."""
     try:
         http_client.server_of(url)
     except Permanent:

@@ -1,8 +1,8 @@
-"""A POP3 client engine (RFC 1939, RFC 2449 CAPA, RFC 2595 STLS) for maildrops of any size and servers of any quality.
+"""A POP3 client (RFC 1939, RFC 2449 CAPA, RFC 2595 STLS) for maildrops of any size and servers of any quality.
 
-Replies are read in pieces as they come off the network and never line by line: a mail of 50 MB is held once, and ten
-thousand small ones a second pass through. Where the server announces PIPELINING, commands are sent ahead in a window
-bounded by number and octets. Nothing the server does makes the client wait for ever or keep more than the limit given.
+Replies are read in pieces as they arrive, never line by line: a mail of 50 MB is in memory once, and ten thousand small
+mails a second pass through. If the server announces PIPELINING, commands are sent ahead, in a window limited by number
+and octets. Whatever the server does, every wait has a time limit and every reply a size limit.
 """
 
 from __future__ import annotations
@@ -47,28 +47,36 @@ from shared.provider.pop3_replies import (
 from shared.settings import PrivateHosts
 
 CONNECT_SECONDS = 20.0
+"""Time limit for the connection, and for the TLS handshake: seconds."""
 READ_SECONDS = 60.0
+"""Time limit for the next octets of a reply: seconds."""
 SESSION_SECONDS = 3600.0
+"""Time limit for a session: seconds."""
 
 WINDOW_COMMANDS = 200
+"""Pipelined commands without a reply."""
 WINDOW_OCTETS = 4 * 1024 * 1024
+"""Octets of the mails that pipelined commands request."""
 LINE_OCTETS = 4096
-"""The longest reply line taken; RFC 2449 section 4 allows 512 octets."""
+"""Longest reply line: octets; RFC 2449 section 4 allows 512."""
 LIST_OCTETS = 64 * 1024 * 1024
+"""Longest list (CAPA, LIST, UIDL): octets."""
 
 STEP_OCTETS = 1024 * 1024
-"""A mail that is longer asks for room, and again each time it has grown by so much."""
+"""Step in which a large mail reserves memory: octets."""
 
 _BUFFER_HIGH = 1024 * 1024
-_TOGETHER = ("gmail.com", "googlemail.com")
-
+"""Octets in the read buffer at which reading pauses."""
+_INITIAL_RESPONSE_HOSTS = ("gmail.com", "googlemail.com")
+"""Domains of servers that accept the XOAUTH2 response only with the command."""
 
 ReserveMemory = Callable[[int], Awaitable[None]]
+"""Called with the number of octets before a large mail grows by them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrRequest:
-    """A mail to be read. octets: what LIST says, which is believed for the window's size only."""
+    """A mail to retrieve. octets: its size from LIST, trusted for the window only."""
 
     number: int
     octets: int
@@ -76,25 +84,21 @@ class RetrRequest:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What became of one RETR or TOP.
-
-    body: CRLF line ends, dot-stuffing undone; None if refused or too large. octets: its length, counted also if it was
-    too large. refusal: the trimmed reply of a server that said -ERR. head: how a mail begins that was too large.
-    """
+    """The result of one RETR or TOP."""
 
     number: int
-    body: bytearray | None
-    octets: int
+    body: bytearray | None  # CRLF line ends, dot-stuffing undone; None if refused or too large
+    octets: int  # length of the body, also if it was too large
     sha256: bytes
-    refusal: str | None
-    head: bytes = b""
+    refusal: str | None  # the trimmed -ERR reply
+    head: bytes = b""  # the first octets of a mail that was too large
 
 
 class _Pop3Stream(asyncio.Protocol):
-    """Bytes as they arrive, in a queue that stops the sender when it is full."""
+    """Queues the octets as they arrive, and pauses reading when the queue is full."""
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport  # from connection_made on, which comes before everything else
+        self.transport: asyncio.Transport  # set by connection_made, before everything else
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._paused = False
@@ -102,7 +106,7 @@ class _Pop3Stream(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
 
     def data_received(self, data: bytes) -> None:
         self._chunks.append(data)
@@ -127,11 +131,11 @@ class _Pop3Stream(asyncio.Protocol):
 
     @property
     def empty(self) -> bool:
-        """Nothing waits to be read."""
+        """Whether no octets wait to be read."""
         return not self._chunks
 
-    async def chunk(self) -> bytes:
-        """The next bytes; none at the end of the connection."""
+    async def read_chunk(self) -> bytes:
+        """Return the next octets; b"" at the end of the connection."""
         while not self._chunks:
             if self._ended:
                 return b""
@@ -149,16 +153,16 @@ class _Pop3Stream(asyncio.Protocol):
 
 
 class Pop3Client:
-    """One session. Made by ``open_session``; not to be used by two tasks at once.
+    """One session, from ``open_session``; for one task at a time.
 
-    reading: the number of the mail whose reply is being read, so that a session that ends there can be told of it.
+    reading: the number of the mail whose reply is being read, for the report if the session ends there.
     """
 
-    def __init__(self, server: Server, wire: _Pop3Stream, read_seconds: float, session_seconds: float) -> None:
+    def __init__(self, server: Server, stream: _Pop3Stream, read_seconds: float, session_seconds: float) -> None:
         self.server = server
         self.capabilities = Capabilities()
         self.reading: int | None = None
-        self._wire = wire
+        self._stream = stream
         self._read_seconds = read_seconds
         self._session_seconds = session_seconds
         self._ends = asyncio.get_running_loop().time() + session_seconds
@@ -169,42 +173,42 @@ class Pop3Client:
     # ------------------------------------------------------------------------------------------ the session's steps
 
     async def greet(self, progress: ProgressCallback = no_progress) -> None:
-        """Read the greeting, learn the capabilities, start TLS if the account wants STLS.
+        """Read the greeting and the capabilities; start TLS if the account demands STLS.
 
-        :param told: of the steps encrypted (after STLS) and answered.
-
-        :raises Busy: the server refuses connections now. :raises Untrusted: no TLS to be had.
+        :param progress: called for the steps encrypted (after STLS) and answered.
+        :raises ServerBusy: the server refuses connections now. :raises TlsError: no TLS.
         """
         ok, line = await self._reply()
         if not ok:
-            raise ServerBusy(f"{host_port(self.server)}: the server does not serve now: {trim(line)}")
+            raise ServerBusy(f"{host_port(self.server)}: the server refuses service now: {trim(line)}")
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
-            progress("encrypted", describe_tls(self._wire.transport.get_extra_info("ssl_object")))
-            # RFC 2595 section 4: what was said before TLS is forgotten
+            progress("encrypted", describe_tls(self._stream.transport.get_extra_info("ssl_object")))
+            # RFC 2595 section 4: discard the capabilities from before TLS
             self.capabilities = await self._capa()
         progress(
-            "answered", self.capabilities.shown() if self.capabilities.answered else "it tells no capabilities (CAPA)"
+            "answered",
+            self.capabilities.shown() if self.capabilities.answered else "the server announces no capabilities (CAPA)",
         )
 
     async def login(self, credential: Credential) -> None:
-        """USER and PASS, or AUTH XOAUTH2.
+        """Log in with USER and PASS, or AUTH XOAUTH2.
 
-        :raises Refused: wrong name or password. :raises Busy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
+        :raises LoginRefused: wrong name or password. :raises ServerBusy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
         """
         if any(c in text for text in (credential.login, credential.secret) for c in "\r\n\0"):
             raise LoginRefused(
-                f"{host_port(self.server)}: name or password hold a line break or NUL; set them again", None
+                f"{host_port(self.server)}: name or password contain a line break or NUL; set them again", None
             )
         if credential.token:
             await self._authenticate(xoauth2(credential.login, credential.secret))
         else:
             await self._user_and_pass(credential.login, credential.secret)
-        asked = self.capabilities
-        if asked.answered and (not asked.pipelining or asked.login_delay_by_user):
-            told = await self._capa()
-            self.capabilities = told if told.answered else asked
+        before = self.capabilities
+        if before.answered and (not before.pipelining or before.login_delay_by_user):
+            after = await self._capa()
+            self.capabilities = after if after.answered else before
 
     async def _user_and_pass(self, user: str, password: str) -> None:
         for verb, argument in (("USER", user), ("PASS", password)):
@@ -215,45 +219,46 @@ class Pop3Client:
                 raise self._login_failure(trim(line))
 
     async def _authenticate(self, response: bytes) -> None:
-        """RFC 5034. Microsoft takes the response on a line of its own only, Google with the command only.
+        """Authenticate with XOAUTH2 (RFC 5034).
 
-        Whoever refuses the bare command is given the response with it: nobody has seen a token before that.
+        Microsoft accepts the response only on a line of its own, Google only with the command. A server that
+        refuses the bare command gets the response with the command: it has not seen the token yet.
         """
         self._current_command = "AUTH"
-        together = self.server.host.lower().endswith(_TOGETHER)
-        self._write(b"AUTH XOAUTH2 " + response + b"\r\n" if together else b"AUTH XOAUTH2\r\n")
+        with_command = self.server.host.lower().endswith(_INITIAL_RESPONSE_HOSTS)
+        self._write(b"AUTH XOAUTH2 " + response + b"\r\n" if with_command else b"AUTH XOAUTH2\r\n")
         answer, line = await self._answer()
-        if not together and answer != b"+OK":
+        if not with_command and answer != b"+OK":
             self._write(response + b"\r\n" if answer == b"+" else b"AUTH XOAUTH2 " + response + b"\r\n")
             answer, line = await self._answer()
-        if answer == b"+":  # what is wrong, in JSON: to be acknowledged
+        if answer == b"+":  # the error as JSON, to be acknowledged
             self._write(b"\r\n")
             answer, line = await self._answer()
         if answer != b"+OK":
             raise self._login_failure(trim(line), "AUTH")
 
-    def _login_failure(self, reply: str, otherwise: str | None = None) -> Exception:
+    def _login_failure(self, reply: str, default_code: str | None = None) -> Exception:
         code = response_code(reply)
         if is_temporary(reply):
             return ServerBusy(f"{host_port(self.server)}: the mailbox cannot be opened now: {reply}", code)
-        code = code or otherwise
+        code = code or default_code
         return LoginRefused(
             f"{host_port(self.server)}: the login was refused; check login name and password: {reply}", code
         )
 
     async def stat(self) -> tuple[int, int]:
-        """How many mails, and their octets."""
+        """Return the number of mails and their octets (STAT)."""
         self._write(b"STAT\r\n")
         return await self._stat_reply()
 
     async def fetch_list(self) -> Listing:
-        """STAT and UIDL, as ``list_reply``."""
+        """Send STAT and UIDL, as ``fetch_list_reply``, and parse the replies."""
         return (await self.fetch_list_reply()).parse()
 
     async def fetch_list_reply(self) -> ListReply:
-        """STAT and UIDL, unread; LIST instead from a server that knows no UIDL.
+        """Send STAT and UIDL, or LIST to a server without UIDL; do not parse the list.
 
-        :raises Busy, Broken: it lists nothing now.
+        :raises ServerBusy, ProtocolError: the server returns no list now.
         """
         if self.capabilities.pipelining:
             self._write(b"STAT\r\nUIDL\r\n")
@@ -264,8 +269,8 @@ class Pop3Client:
             self._write(b"UIDL\r\n")
         self._current_command = "UIDL"
         ok, line = await self._reply()
-        by_place = not ok
-        if by_place:
+        position_keyed = not ok
+        if position_keyed:
             self._check_refused_list(line)
             self._current_command = "LIST"
             self._write(b"LIST\r\n")
@@ -273,11 +278,11 @@ class Pop3Client:
         if not ok:
             raise ProtocolError(f"{host_port(self.server)}: the server lists no mails: {trim(line)}")
         text = await self._text()
-        digest = hashlib.sha256(b"%d %d %d " % (by_place, count, octets) + text.sha256).digest()
-        return ListReply(count, text.kept, digest, by_place)
+        digest = hashlib.sha256(b"%d %d %d " % (position_keyed, count, octets) + text.sha256).digest()
+        return ListReply(count, text.kept, digest, position_keyed)
 
     def _check_refused_list(self, line: bytes) -> None:
-        """:raises Busy, Broken: the server knows UIDL, and refuses it now."""
+        """Check why UIDL was refused. :raises ServerBusy, ProtocolError: the server knows UIDL and refuses it now."""
         reply = trim(line)
         if is_temporary(reply):
             raise ServerBusy(f"{host_port(self.server)}: the server lists no mails now: {reply}", response_code(reply))
@@ -287,7 +292,7 @@ class Pop3Client:
             )
 
     async def fetch_sizes(self) -> dict[int, int]:
-        """LIST: octets by number, as far as the server tells."""
+        """Send LIST: octets by number, as far as the server reports them."""
         self._current_command = "LIST"
         self._write(b"LIST\r\n")
         ok, _ = await self._reply()
@@ -300,22 +305,22 @@ class Pop3Client:
         stop: Callable[[], bool] = lambda: False,
         reserve_memory: ReserveMemory | None = None,
     ) -> AsyncIterator[Retrieved]:
-        """RETR each, in order. limit: octets of the largest mail kept. Once ``stop()``, no further one is asked for.
+        """Send RETR for each mail, in order. When ``stop()`` is true, no further mail is requested.
 
-        :param room: awaited with octets before a large mail grows by these.
+        :param max_octets: the largest mail to keep. :param reserve_memory: awaited before a large mail grows.
         """
         commands = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in requests]
         async for retrieved in self._fetch("RETR", commands, max_octets, stop, reserve_memory):
             yield retrieved
 
-    async def fetch_headers(self, numbers: Sequence[int], limit: int) -> AsyncIterator[Retrieved]:
-        """TOP n 0: the header of each, in order; a refusal where the server knows no TOP."""
+    async def fetch_headers(self, numbers: Sequence[int], max_octets: int) -> AsyncIterator[Retrieved]:
+        """Send ``TOP n 0`` for each mail: its header, in order; a refusal from a server without TOP."""
         requests = [(number, 8192, b"TOP %d 0\r\n" % number) for number in numbers]
-        async for retrieved in self._fetch("TOP", requests, limit, lambda: False, None):
+        async for retrieved in self._fetch("TOP", requests, max_octets, lambda: False, None):
             yield retrieved
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
-        """DELE each; it takes effect with QUIT. Returns those that the server refused."""
+        """Send DELE for each mail; it takes effect at QUIT. Return the numbers that the server refused."""
         self._current_command = "DELE"
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         refused = []
@@ -329,7 +334,7 @@ class Pop3Client:
         return refused
 
     async def quit(self) -> bool:
-        """QUIT. Returns whether the server says that everything deleted is gone."""
+        """Send QUIT. Return whether the server confirms the deletions."""
         self._current_command = "QUIT"
         self._write(b"QUIT\r\n")
         ok, _ = await self._reply()
@@ -337,21 +342,21 @@ class Pop3Client:
 
     @property
     def _where(self) -> str:
-        """The server and the command that waits for its reply, for error texts."""
+        """Server and current command, for error texts."""
         return f"{host_port(self.server)}: {self._current_command}"
 
     @property
     def past_half_time(self) -> bool:
-        """Whether half of the session's time is over, so that it is better to begin another than to be cut."""
+        """Whether half of the session's time is over: a new session is then better than a time-out."""
         return asyncio.get_running_loop().time() > self._ends - self._session_seconds / 2
 
     def disable_pipelining(self) -> None:
-        """From now on send each command only after the reply to the one before."""
+        """Send each further command only after the reply to the previous one."""
         self.capabilities = replace(self.capabilities, pipelining=False)
 
     def abort(self) -> None:
         """End the connection at once."""
-        self._wire.transport.abort()
+        self._stream.transport.abort()
 
     # ------------------------------------------------------------------------------------------ replies
 
@@ -359,63 +364,63 @@ class Pop3Client:
         self,
         verb: str,
         requests: Sequence[tuple[int, int, bytes]],
-        limit: int,
+        max_octets: int,
         stop: Callable[[], bool],
-        room: ReserveMemory | None,
+        reserve_memory: ReserveMemory | None,
     ) -> AsyncIterator[Retrieved]:
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
-        flying: deque[tuple[int, int]] = deque()
+        pending: deque[tuple[int, int]] = deque()  # number and octets of the mails without a reply
         octets = 0
         position = 0
         while True:
-            if len(flying) <= window // 2 and not stop():
+            if len(pending) <= window // 2 and not stop():
                 lines = []
-                while position < len(requests) and len(flying) < window:
+                while position < len(requests) and len(pending) < window:
                     number, size, line = requests[position]
-                    if flying and octets + size > WINDOW_OCTETS:
+                    if pending and octets + size > WINDOW_OCTETS:
                         break
                     lines.append(line)
-                    flying.append((number, size))
+                    pending.append((number, size))
                     octets += size
                     position += 1
                 if lines:
                     self._write(b"".join(lines))
-            if not flying:
+            if not pending:
                 return
-            number, size = flying.popleft()
+            number, size = pending.popleft()
             octets -= size
             self._current_command = f"{verb} of mail {number}"
             self.reading = number
             ok, line = await self._reply()
             if ok:
-                body = await self._body(limit, room)
+                body = await self._body(max_octets, reserve_memory)
                 kept = None if body.too_large else body.kept
                 retrieved = Retrieved(number, kept, body.octets, body.sha256, None, body.head)
-                del body, kept  # or a mail would be held while the next one is read
+                del body, kept  # otherwise the mail stays in memory while the next one is read
             else:
                 retrieved = Retrieved(number, None, 0, b"", trim(line))
             self.reading = None
             yield retrieved
             del retrieved
 
-    async def _body(self, limit: int, room: ReserveMemory | None = None) -> Body:
-        """The text of a multi-line reply whose status line has just been read."""
+    async def _body(self, max_octets: int, reserve_memory: ReserveMemory | None = None) -> Body:
+        """Read the text of a multi-line reply after its status line."""
         if self._data[self._pos - 2 : self._pos] == b"\r\n":
             self._pos -= 2
         else:  # a status line that ended with a lone LF
             self._data, self._pos = b"\r\n" + self._data[self._pos :], 0
-        body = Body(limit)
-        allowed = STEP_OCTETS
+        body = Body(max_octets)
+        reserved = STEP_OCTETS
         while True:
             ended, self._pos = body.feed(self._data, self._pos)
             if ended:
                 return body
-            if room is not None and len(body.kept) > allowed:
-                await room(STEP_OCTETS)
-                allowed += STEP_OCTETS
-            if body.octets > 2 * limit + _BUFFER_HIGH:
+            if reserve_memory is not None and len(body.kept) > reserved:
+                await reserve_memory(STEP_OCTETS)
+                reserved += STEP_OCTETS
+            if body.octets > 2 * max_octets + _BUFFER_HIGH:
                 raise ReplyTooLong(
-                    f"{self._where}: the reply has no end; given up after {body.octets} octets",
+                    f"{self._where}: the reply does not end; aborted after {body.octets} octets",
                     body.octets,
                 )
             await self._more()
@@ -430,14 +435,14 @@ class Pop3Client:
         return body
 
     async def _reply(self) -> tuple[bool, bytes]:
-        """A status line: whether it is +OK, and what follows that."""
+        """Read a status line: whether it is +OK, and the text after that."""
         answer, text = await self._answer()
         if answer == b"+":
-            raise self._no_answer()
+            raise self._not_pop3()
         return answer == b"+OK", text
 
     async def _answer(self) -> tuple[bytes, bytes]:
-        """A line in answer to a command: +OK, -ERR or + (RFC 5034: the server wants a response), and what follows."""
+        """Read a reply line: +OK, -ERR or + (RFC 5034: a continuation request), and the text after that."""
         while (end := self._data.find(b"\n", self._pos)) < 0:
             if len(self._data) - self._pos > LINE_OCTETS:
                 raise self._too_long()
@@ -448,12 +453,12 @@ class Pop3Client:
         self._pos = end + 1
         indicator, _, text = line.partition(b" ")
         if indicator.upper() not in (b"+OK", b"-ERR", b"+"):
-            raise self._no_answer()
+            raise self._not_pop3()
         return indicator.upper(), text
 
-    def _no_answer(self) -> ProtocolError:
-        """What came is not shown: it may be anything that this machine can reach."""
-        return ProtocolError(f"{self._where}: that is no answer of a POP3 server; check host, port and tls")
+    def _not_pop3(self) -> ProtocolError:
+        """Return the error without the server's text: that may come from any server in this network."""
+        return ProtocolError(f"{self._where}: the reply is not a POP3 reply; check host, port and tls")
 
     def _too_long(self) -> ProtocolError:
         return ProtocolError(f"{self._where}: a reply line of more than {LINE_OCTETS} octets")
@@ -461,9 +466,9 @@ class Pop3Client:
     async def _stat_reply(self) -> tuple[int, int]:
         self._current_command = "STAT"
         ok, line = await self._reply()
-        found = parse_stat(line) if ok else None
-        if found is not None:
-            return found
+        counts = parse_stat(line) if ok else None
+        if counts is not None:
+            return counts
         raise ProtocolError(f"{host_port(self.server)}: STAT: no count of mails in the reply: {trim(line)}")
 
     async def _capa(self) -> Capabilities:
@@ -486,34 +491,34 @@ class Pop3Client:
                 f"{host_port(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
                 f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}"
             )
-        if self._pos < len(self._data) or not self._wire.empty:
+        if self._pos < len(self._data) or not self._stream.empty:
             raise TlsError(
-                f"{host_port(self.server)}: the server sent octets between STARTTLS and TLS: somebody may be in between"
+                f"{host_port(self.server)}: the server sent octets between STARTTLS and TLS: this may be an attack"
             )
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                self._wire.transport,
-                self._wire,
+                self._stream.transport,
+                self._stream,
                 client_context(self.server),
                 server_hostname=self.server.host.strip("[]"),
                 ssl_handshake_timeout=CONNECT_SECONDS,
             )
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is a subclass
             raise explain_tls(self.server, error) from error
         if secured is None:
             raise explain_tls(self.server, ConnectionResetError())
-        self._wire.transport = secured
+        self._stream.transport = secured
         _check_certificate(self.server, secured)
 
     def _write(self, data: bytes) -> None:
-        self._wire.transport.write(data)
+        self._stream.transport.write(data)
 
     async def _more(self) -> None:
         loop = asyncio.get_running_loop()
         by = min(loop.time() + self._read_seconds, self._ends)
         try:
             async with asyncio.timeout_at(by):
-                chunk = await self._wire.chunk()
+                chunk = await self._stream.read_chunk()
         except TimeoutError as error:
             if by == self._ends:
                 raise ConnectTimeout(
@@ -536,21 +541,20 @@ async def open_session(
     session_seconds: float = SESSION_SECONDS,
     progress: ProgressCallback = no_progress,
 ) -> AsyncIterator[Pop3Client]:
-    """A session after its greeting, and after TLS where the account wants it; ended with the block.
+    """Open a session: connection, TLS if the account demands it, greeting. The session ends with the block.
 
-    :param told: of the steps resolved, connected, encrypted and answered.
+    Every error names host, port and what to change, and has a ``kind``.
 
-    Everything that it raises names host, port and what to change, and has a ``kind``.
-
-    :raises Temporary: ``Unreachable``, ``Late``, ``Untrusted``, ``Busy``, ``Broken``, ``Cut``.
-    :raises Permanent: ``Forbidden``, ``Refused``.
+    :param progress: called for the steps resolved, connected, encrypted and answered.
+    :raises Temporary: ``Unreachable``, ``ConnectTimeout``, ``TlsError``, ``ServerBusy``, ``ProtocolError``,
+        ``Pop3ConnectionLost``. :raises Permanent: ``AddressNotAllowed``, ``LoginRefused``.
     """
     connection = await connect_socket(server, allow_private, connect_seconds, progress=progress)
-    wire = _Pop3Stream()
+    stream = _Pop3Stream()
     implicit = server.tls == "implicit"
     try:
         transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: wire,
+            lambda: stream,
             sock=connection,
             ssl=client_context(server) if implicit else None,
             server_hostname=server.host.strip("[]") if implicit else None,
@@ -562,7 +566,7 @@ async def open_session(
     except BaseException:
         connection.close()
         raise
-    client = Pop3Client(server, wire, read_seconds, session_seconds)
+    client = Pop3Client(server, stream, read_seconds, session_seconds)
     try:
         if implicit:
             _check_certificate(server, transport)

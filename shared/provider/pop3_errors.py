@@ -1,4 +1,4 @@
-"""Errors of a POP3 session with a provider. kind: label of mailgroup_fetch_errors_total."""
+"""Errors of a POP3 session with a provider. kind: the label of mailgroup_fetch_errors_total."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LoginRefused(Permanent):
 
 
 class ServerBusy(Temporary):
-    """The server says that it cannot serve us now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or no service at all.
+    """The server refuses service for now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or a negative greeting.
 
     code: the response code in upper case, or None.
     """
@@ -32,13 +32,13 @@ class ServerBusy(Temporary):
 
 
 class ProtocolError(Temporary):
-    """The server does not keep to the protocol, or lacks what we need."""
+    """The server violates the protocol, or lacks a capability that we need."""
 
     kind: ClassVar[str] = "protocol"
 
 
 class ReplyTooLong(ProtocolError):
-    """A mail goes on far beyond what is allowed. octets: that came before it was given up."""
+    """A mail exceeds the size limit by far. octets: received before the transfer was aborted."""
 
     def __init__(self, text: str, octets: int) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""What a POP3 server's replies mean (RFC 1939, RFC 2449): pure, however strange they are and wherever they are cut."""
+"""Parses the replies of POP3 servers (RFC 1939, RFC 2449), malformed ones too, in pieces cut anywhere. Pure."""
 
 from __future__ import annotations
 
@@ -8,49 +8,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN_CHARACTERS = 120
+"""Length of a reply line in texts: characters."""
 NUMBER_DIGITS = 18
+"""Longest number: digits; it fits into a bigint."""
 ID_CHARACTERS = 255
+"""Longest unique id that is stored as it is: characters; RFC 1939 section 7 allows 70."""
 HEAD_OCTETS = 256 * 1024
-"""So much is kept of a mail that is too large: its header, for those who are told of it."""
+"""Octets that are kept of a mail that is too large: its header, for the notice about it."""
 
 _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
-_FOR_NOW = {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}
-_FOR_NOW_IN_WORDS = re.compile(
+_TEMPORARY_CODES = {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}
+_TEMPORARY_TEXT = re.compile(
     r"try (again|later)|temporar|login limit|too many|too (often|frequent)|rate limit|throttl|lock busy|"
     r"(already|is|unable to|cannot|could not) lock|(mailbox|maildrop|mail drop) (is )?(in use|busy)|in use by another|"
     r"(server|service|system) (is )?(busy|unavailable|down)",
     re.IGNORECASE,
 )
-"""What servers say that know no response codes, or do not use them: "Exceeded the login limit for a 15 minute period"
-and "Server Unavailable. 15" (Microsoft), "lock busy! Is another session active?"."""
+"""Texts of temporary refusals without a response code: "Exceeded the login limit for a 15 minute period" and "Server
+Unavailable. 15" (Microsoft), "lock busy! Is another session active?"."""
 _ABOUT_THE_USER = re.compile(r"password|credential|user ?name|account|disabled|\bauth", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What CAPA announced. answered: the server knows CAPA. login_delay: seconds between logins."""
+    """The capabilities that CAPA announced."""
 
-    answered: bool = False
+    answered: bool = False  # the server knows CAPA
     pipelining: bool = False
     uidl: bool = False
     stls: bool = False
-    login_delay: int | None = None
-    login_delay_by_user: bool = False
+    login_delay: int | None = None  # seconds between two logins
+    login_delay_by_user: bool = False  # the delay may change after the login (RFC 2449 section 6.5)
 
     def shown(self) -> str:
-        """What of it matters to us, in words."""
-        told = ["PIPELINING" if self.pipelining else "no PIPELINING: mails are fetched one by one"]
+        """Describe the relevant capabilities in words."""
+        words = ["PIPELINING" if self.pipelining else "no PIPELINING: mails are fetched one by one"]
         if self.login_delay is not None:
-            told.append(f"at least {self.login_delay} s between two logins")
-        return "; ".join(told)
+            words.append(f"at least {self.login_delay} s between two logins")
+        return "; ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Numbers and unique ids, '' for a mail without one. complete: every line was well-formed and as many as STAT
-    counted."""
+    """Numbers and unique ids ('' if missing). complete: all lines are well-formed, and STAT has the same count."""
 
     mails: tuple[tuple[int, str], ...]
     complete: bool
@@ -58,18 +60,15 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class ListReply:
-    """The replies to STAT and UIDL, unread. digest: the same for the same list.
+    """The replies to STAT and UIDL, not parsed yet."""
 
-    by_place: the server knows no UIDL, and this is its reply to LIST: a mail is known by its place in the list alone.
-    """
-
-    count: int
+    count: int  # of mails, from STAT
     text: bytearray
-    digest: bytes
-    position_keyed: bool = False
+    digest: bytes  # the same for the same list
+    position_keyed: bool = False  # reply to LIST of a server without UIDL: the position identifies a mail
 
     def parse(self) -> Listing:
-        """Read it."""
+        """Parse the list."""
         lines = bytes(self.text).splitlines()
         if self.position_keyed:
             sizes = parse_list(lines)
@@ -79,14 +78,14 @@ class ListReply:
 
 
 class Body:
-    """Takes the text of a multi-line reply in pieces, undoes dot-stuffing and mends lone LFs (RFC 1939 section 3).
+    """Receives the text of a multi-line reply, undoes dot-stuffing and replaces lone LFs by CRLF (RFC 1939 section 3).
 
-    The pieces may be cut anywhere. The text is taken to begin after the CRLF of the status line, which is part of the
-    first piece, so that its first line is a line like any other.
+    The pieces may be cut anywhere. The first piece begins with the CRLF of the status line, so that the first line of
+    the text is a line like any other.
     """
 
     def __init__(self, limit: int) -> None:
-        """:param limit: octets kept; beyond that only ``head`` is, and ``octets`` goes on counting."""
+        """:param limit: octets to keep; of a longer text only ``head`` is kept, and ``octets`` still counts all."""
         self.kept = bytearray()
         self.head = b""
         self.octets = 0
@@ -96,11 +95,11 @@ class Body:
         self._started = False
 
     def feed(self, data: bytes, at: int) -> tuple[bool, int]:
-        """Read ``data`` from ``at``. Returns whether the end was found, and up to where it was read.
+        """Read ``data`` from ``at``. Return whether the end was found, and the position up to which data was read.
 
-        What is left unread without the end is at most four octets, to be put before the next piece.
+        Without the end, at most four octets stay unread: put them before the next piece.
         """
-        end = dot = data.find(b"\r\n.", at)  # the end, or a line that begins with a dot, which most mails have not
+        end = dot = data.find(b"\r\n.", at)  # the end, or a line that begins with a dot, which is rare
         if dot >= 0 and not data.startswith(_END, dot):
             end = data.find(_END, dot)
         stop = end + 2 if end >= 0 else len(data) - _held_back(data, at)
@@ -127,12 +126,12 @@ class Body:
 
     @property
     def sha256(self) -> bytes:
-        """Of what was kept."""
+        """The SHA-256 of the kept octets."""
         return self._digest.digest()
 
 
 def _held_back(data: bytes, at: int) -> int:
-    """How many octets at the end may be the beginning of an end or of a stuffed dot."""
+    """Return how many octets at the end of ``data`` may begin the end of the text or a stuffed dot."""
     for beginning in (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r"):
         if data.endswith(beginning, at):
             return len(beginning)
@@ -140,27 +139,27 @@ def _held_back(data: bytes, at: int) -> int:
 
 
 def trim(line: bytes) -> str:
-    """A reply line as it may be shown: printable, short."""
+    """Return a reply line for texts: printable and short."""
     text = line.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else " " for c in text).strip()[:SHOWN_CHARACTERS]
 
 
 def response_code(reply: str) -> str | None:
-    """The code in a refusal (RFC 2449 section 8, RFC 3206), in upper case."""
+    """Return the response code of a refusal (RFC 2449 section 8, RFC 3206) in upper case."""
     found = _CODE.search(reply)
     return found[1].upper() if found else None
 
 
 def is_temporary(reply: str) -> bool:
-    """Whether a refusal, as ``trim`` shows it, means that the same may be granted later."""
+    """Whether a refusal, as ``trim`` returns it, is temporary."""
     code = response_code(reply)
     if code is not None:
-        return code in _FOR_NOW
-    return bool(_FOR_NOW_IN_WORDS.search(reply)) and not _ABOUT_THE_USER.search(reply)
+        return code in _TEMPORARY_CODES
+    return bool(_TEMPORARY_TEXT.search(reply)) and not _ABOUT_THE_USER.search(reply)
 
 
 def parse_capa(lines: Sequence[bytes]) -> Capabilities:
-    """The lines of a CAPA reply (RFC 2449 section 5)."""
+    """Parse the lines of a CAPA reply (RFC 2449 section 5)."""
     found = {words[0].upper(): words[1:] for line in lines if (words := line.split())}
     delay = found.get(b"LOGIN-DELAY")
     known = delay is not None and len(delay) > 0 and _is_number(delay[0])
@@ -175,7 +174,7 @@ def parse_capa(lines: Sequence[bytes]) -> Capabilities:
 
 
 def parse_stat(line: bytes) -> tuple[int, int] | None:
-    """What follows +OK in a reply to STAT: how many mails, and their octets; None if it is something else."""
+    """Parse the text after +OK in a reply to STAT: number of mails and their octets; None if malformed."""
     match line.split():
         case [count, octets, *_] if _is_number(count) and _is_number(octets):
             return int(count), int(octets)
@@ -183,7 +182,7 @@ def parse_stat(line: bytes) -> tuple[int, int] | None:
 
 
 def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], bool]:
-    """The lines of a UIDL reply: numbers and unique ids, '' where a line has none, and whether all was well-formed."""
+    """Parse the lines of a UIDL reply: numbers and unique ids ('' if missing), and whether all are well-formed."""
     mails: dict[int, str] = {}
     well_formed = True
     for line in lines:
@@ -196,7 +195,7 @@ def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], boo
 
 
 def parse_list(lines: Sequence[bytes]) -> dict[int, int]:
-    """The lines of a LIST reply: octets by number; what is malformed is left out."""
+    """Parse the lines of a LIST reply: octets by number; malformed lines are skipped."""
     sizes: dict[int, int] = {}
     for line in lines:
         match line.split(None, 2):
@@ -210,7 +209,7 @@ def _is_number(word: bytes) -> bool:
 
 
 def _unique_id(word: bytes) -> str:
-    """RFC 1939 section 7 allows 70 printable characters; what is more is kept apart by a digest."""
+    """Return the id, or a digest for an id that is too long or not printable (RFC 1939 section 7)."""
     text = word.decode("latin-1")
     if len(text) <= ID_CHARACTERS and text.isascii() and text.isprintable():
         return text

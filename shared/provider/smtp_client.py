@@ -1,7 +1,7 @@
-"""A logged-in SMTP connection to a provider (RFC 5321): commands in groups (RFC 2920), and a DATA stage that streams.
+"""A logged-in SMTP connection to a provider (RFC 5321): pipelined commands (RFC 2920) and streamed DATA.
 
-shared/provider/smtp_connect.py makes the connection; from then on it is read here. Replies are handed out in the order
-in which commands went out, so several may be under way. Only CRLF line ends leave.
+shared/provider/smtp_connect.py opens the connection; this module then reads and writes it. Replies are matched to
+commands in the order of the commands, so several commands may wait for a reply. Only CRLF line ends are sent.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from shared.errors import Temporary
 from shared.mime.dot_stuffing import CrlfDotStuffer
 
 COMMAND_SECONDS = 300.0
-"""RFC 5321 4.5.3.2: MAIL and RCPT."""
+"""Time limit for the reply to MAIL and RCPT: seconds (RFC 5321 section 4.5.3.2)."""
 DATA_SECONDS = 120.0
+"""Time limit for the reply to DATA and RSET: seconds (RFC 5321 section 4.5.3.2)."""
 BLOCK_SECONDS = 180.0
-"""For one piece of the mail to be taken."""
+"""Time limit for sending one piece of the mail: seconds (RFC 5321 section 4.5.3.2)."""
 ANSWER_SECONDS = 600.0
-"""From the final dot to the reply: giving up earlier makes duplicates."""
+"""Time limit for the reply to the final dot: seconds; a shorter one causes duplicates."""
 BUFFER_OCTETS = 64 * 1024
-"""The end of a mail goes out together with its dot if it is not longer: no more than the kernel takes anyway."""
+"""Octets at the end of a mail that are sent together with its final dot: no more than the kernel buffers anyway."""
 
 SERVER_FULL = 421
 AUTH_REQUIRED = 530
 START_DATA = 354
 REPLY_CHARACTERS = 500
+"""Length of a reply's text: characters."""
 REPLY_OCTETS = 32 * 1024
-"""No reply is longer, all its lines together (RFC 5321 4.5.3.1.5 allows 512 octets a line)."""
+"""Longest reply with all its lines: octets (RFC 5321 section 4.5.3.1.5 allows 512 a line)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered. text: without the code, in one line, at most 500 characters."""
+    """A reply of the server. text: without the code, in one line, at most 500 characters."""
 
     code: int
     text: str
@@ -47,43 +49,43 @@ class Reply:
 
     @property
     def accepted(self) -> bool:
-        """2xx: done."""
+        """2xx: success."""
         return 200 <= self.code < 300  # RFC 5321 4.2.1
 
     @property
     def refused(self) -> bool:
-        """5xx: not now and not later."""
+        """5xx: permanent failure."""
         return 500 <= self.code < 600  # RFC 5321 4.2.1
 
     @property
     def temporary(self) -> bool:
-        """4xx: not now, perhaps later, on a connection that stands."""
+        """4xx: temporary failure on a connection that stays open."""
         return 400 <= self.code < 500 and self.code != SERVER_FULL  # RFC 5321 4.2.1
 
     @property
     def status(self) -> str:
-        """The enhanced status code (RFC 3463), made from the code where there is none."""
+        """The enhanced status code (RFC 3463), derived from the code if the reply has none."""
         found = re.match(r"([245]\.\d{1,3}\.\d{1,3})(?!\S)", self.text)
         return found[1] if found else f"{self.code // 100}.0.0"
 
 
 class SmtpConnectionLost(Temporary):
-    """The connection ended before the final dot: the provider does not have the mail."""
+    """The connection ended before the final dot: the provider has not accepted the mail."""
 
     kind: ClassVar[str] = "connection"
 
 
 class OutcomeUnknown(Temporary):
-    """The connection ended, or ten minutes passed, between the final dot and the reply: nobody knows."""
+    """The connection ended, or ten minutes passed, between the final dot and the reply: the result is unknown."""
 
     kind: ClassVar[str] = "connection"
 
 
 class Commands:
-    """Commands that go out in one write (RFC 2920). replies: what is awaited for each, once they are sent."""
+    """Commands that are sent in one write (RFC 2920). replies: a future for each command, set when they are sent."""
 
     def __init__(self, lines: Sequence[bytes]) -> None:
-        """:param lines: without line ends. :raises Lost: one holds a control character, and would be two commands."""
+        """:param lines: without line ends. :raises SmtpConnectionLost: a control character in a command."""
         if any(_CONTROL.search(line) for line in lines):
             raise SmtpConnectionLost("a command with a control character in it was not sent")
         self.lines = lines
@@ -91,7 +93,7 @@ class Commands:
 
 
 class _ReplyReader(asyncio.Protocol):
-    """The connection's read side: replies to those who wait, in order; and whether more may be written."""
+    """Reads replies and sets the futures of the commands in order; tracks whether more may be written."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -101,10 +103,10 @@ class _ReplyReader(asyncio.Protocol):
         self._rest = b""
         self._texts: list[bytes] = []
         self._octets = 0
-        self._room: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None  # set while the transport is paused
 
     def expect(self) -> asyncio.Future[Reply]:
-        """The reply that comes behind those that are expected already."""
+        """Return a future for the reply after those that are expected already."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.ended:
             _fail(future, self.ended)
@@ -112,8 +114,8 @@ class _ReplyReader(asyncio.Protocol):
             self._waiting.append(future)
         return future
 
-    def end(self, reason: str) -> None:
-        """Close; whoever waits hears why."""
+    def close(self, reason: str) -> None:
+        """Close the connection; all expected replies fail with this reason."""
         self.ended = self.ended or reason
         self.transport.close()
         while self._waiting:
@@ -121,65 +123,65 @@ class _ReplyReader(asyncio.Protocol):
         self.resume_writing()
 
     async def drain(self) -> None:
-        """Wait until the transport takes more. :raises ConnectionError: it never will."""
-        if self._room is not None:
-            await self._room
+        """Wait until the transport accepts more. :raises ConnectionError: the connection has ended."""
+        if self._writable is not None:
+            await self._writable
         if self.ended:
             raise ConnectionError(self.ended)
 
     def data_received(self, data: bytes) -> None:
-        """Cut what came into lines."""
+        """Split the octets into lines."""
         if self._rest:
             data = self._rest + data
         start = 0
         while (end := data.find(b"\n", start)) >= 0 and not self.ended:
-            self._take(data[start:end])
+            self._add_line(data[start:end])
             start = end + 1
         self._rest = data[start:]
         if self._octets + len(self._rest) > REPLY_OCTETS:
-            self.end(_NO_SMTP)
+            self.close(_NO_SMTP)
 
-    def _take(self, line: bytes) -> None:
-        """A line of a reply; the last one has no hyphen behind its code (RFC 5321 4.2.1)."""
+    def _add_line(self, line: bytes) -> None:
+        """Add a line to the reply; the last line has no hyphen after its code (RFC 5321 section 4.2.1)."""
         mark = line[3:4]
         if not (line[:3].isdigit() and len(line) >= 3 and mark in (b" ", b"-", b"\r", b"")):
-            self.end(_NO_SMTP)
+            self.close(_NO_SMTP)
             return
         self._texts.append(line[4:])
         if mark == b"-":
             self._octets += len(line)
             if self._octets > REPLY_OCTETS:
-                self.end(_NO_SMTP)
+                self.close(_NO_SMTP)
             return
         texts, self._texts, self._octets = self._texts, [], 0
-        if not self._waiting:  # a goodbye (421), or the server is out of step: no later reply could be told apart
-            self.end("the server spoke unasked")
+        if not self._waiting:  # 421, or the server is out of step: later replies could not be matched
+            self.close("the server sent an unexpected reply")
             return
         future = self._waiting.popleft()
         if not future.done():
             future.set_result(Reply(int(line[:3]), in_one_line(b"\n".join(texts).decode("utf-8", "surrogateescape"))))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing comes any more."""
-        self.end("the connection was lost")
+        """Fail the expected replies."""
+        self.close("the connection was lost")
 
     def pause_writing(self) -> None:
-        """The transport holds enough."""
-        if self._room is None and not self.ended:
-            self._room = self._loop.create_future()
+        """Let ``drain`` wait: the transport's buffer is full."""
+        if self._writable is None and not self.ended:
+            self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """The transport takes more."""
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+        """Let ``drain`` return: the transport accepts more."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
 
 class SmtpClient:
-    """An SMTP connection that is logged in. extensions: what the server announced, lower-case name to parameters."""
+    """A logged-in SMTP connection. extensions: announced by EHLO, lower-case name to parameters."""
 
     def __init__(self, transport: asyncio.BaseTransport, where: str, extensions: Mapping[str, str]) -> None:
-        """:param transport: taken over from whoever logged in. :param where: host and port, for messages."""
+        """:param transport: of the logged-in connection. :param where: host and port, for error texts."""
         self._where = where
         self._line = _ReplyReader(cast(asyncio.Transport, transport))
         transport.set_protocol(self._line)
@@ -187,36 +189,36 @@ class SmtpClient:
 
     @property
     def alive(self) -> bool:
-        """Whether the connection stands, as far as is known here."""
+        """Whether the connection is open, as far as this side knows."""
         return not self._line.ended and not self._line.transport.is_closing()
 
     @property
     def pipelining(self) -> bool:
-        """Whether commands may go out before the replies to earlier ones are there (RFC 2920)."""
+        """Whether commands may be sent before the replies to earlier ones (RFC 2920)."""
         return "pipelining" in self.extensions
 
     def send(self, commands: Commands) -> None:
-        """Send commands in one write, without waiting; ``reply`` waits for the replies."""
+        """Send commands in one write, without waiting; ``reply`` waits for a reply."""
         commands.replies = [self._line.expect() for _ in commands.lines]
         if self.alive:
             self._line.transport.write(_octets(commands))
 
     async def reply(self, reply: asyncio.Future[Reply], seconds: float = COMMAND_SECONDS) -> Reply:
-        """Wait for a reply. :raises Lost: there is none; the connection is closed."""
+        """Wait for a reply. :raises SmtpConnectionLost: no reply; the connection is closed."""
         try:
             if not reply.done():
                 async with asyncio.timeout(seconds):
                     return await reply
             return reply.result()
-        except OSError as error:  # TimeoutError is one
+        except OSError as error:  # TimeoutError is a subclass
             self.close()
             raise SmtpConnectionLost(f"{self._where}: {_why(error)}") from error
         except BaseException:
-            self.close()  # a reply may still come: it must not be taken for that of the next command
+            self.close()  # a late reply must not be matched to the next command
             raise
 
     async def command(self, line: bytes, seconds: float = COMMAND_SECONDS) -> Reply:
-        """Send a command and wait for its reply. :raises Lost: no reply; the connection is closed."""
+        """Send a command and wait for its reply. :raises SmtpConnectionLost: no reply; the connection is closed."""
         commands = Commands([line])
         self.send(commands)
         return await self.reply(commands.replies[0], seconds)
@@ -227,13 +229,14 @@ class SmtpClient:
         before_final_dot: Callable[[], Awaitable[None]],
         pipeline_next: Callable[[], Commands | None] = lambda: None,
     ) -> Reply:
-        """Send a mail; DATA was answered 354. Whatever ``before_dot`` and ``pieces`` raise ends the connection first.
+        """Send a mail after the reply 354. An exception in ``before_final_dot`` or ``pieces`` closes the connection.
 
-        :param pieces: the mail, in pieces of any size. :param before_dot: awaited when only the final dot is missing.
-        :param behind: commands that go out with the dot, in the same write.
-        :raises Lost: the connection ended before the dot. :raises Unanswered: … after it.
+        :param pieces: the mail, in pieces of any size.
+        :param before_final_dot: awaited when everything but the final dot is sent.
+        :param pipeline_next: returns commands to send in the same write as the dot.
+        :raises SmtpConnectionLost: the connection ended before the dot. :raises OutcomeUnknown: it ended after the dot.
         """
-        # Waited for from now on: a server may refuse before it has read everything, and the reply must not be lost.
+        # Expected from now on: a server may refuse before it has read everything, and that reply must not be lost.
         answer = self._line.expect()
         try:
             async with asyncio.timeout(None) as deadline:
@@ -253,7 +256,7 @@ class SmtpClient:
         except BaseException as error:
             answer.cancel()
             self.close()
-            if isinstance(error, OSError):  # TimeoutError is one
+            if isinstance(error, OSError):  # TimeoutError is a subclass
                 raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
             raise
         return await self._answer(answer)
@@ -261,19 +264,19 @@ class SmtpClient:
     async def _stream(
         self, pieces: AsyncIterator[bytes], answer: asyncio.Future[Reply], deadline: asyncio.Timeout
     ) -> bytes:
-        """Send all but the last octets, and return those; or stop, if the answer came too early.
+        """Send all but the last octets, and return those; stop if the reply came too early.
 
-        Never more than a piece waits in memory.
+        At most one piece waits in memory.
         """
         stuffer = CrlfDotStuffer()
         loop = asyncio.get_running_loop()
-        held = b""
+        unsent = b""
         async for piece in pieces:
-            held += stuffer.feed(piece)
-            if len(held) <= BUFFER_OCTETS:
+            unsent += stuffer.feed(piece)
+            if len(unsent) <= BUFFER_OCTETS:
                 continue
-            self._line.transport.write(held)
-            held = b""
+            self._line.transport.write(unsent)
+            unsent = b""
             deadline.reschedule(loop.time() + BLOCK_SECONDS)
             drained = asyncio.ensure_future(self._line.drain())
             either: set[asyncio.Future[Any]] = {drained, answer}
@@ -284,8 +287,8 @@ class SmtpClient:
                 await drained
             finally:
                 drained.cancel()
-            deadline.reschedule(None)  # the store has its own deadlines
-        return held + stuffer.finish()
+            deadline.reschedule(None)  # reading the next piece has its own time limit
+        return unsent + stuffer.finish()
 
     def _early(self, answer: asyncio.Future[Reply]) -> Reply:
         try:
@@ -316,26 +319,26 @@ class SmtpClient:
         return reply
 
     async def reset(self) -> None:
-        """Forget the mail that was begun (RSET). :raises Lost: the connection is not usable any more."""
+        """Abort the mail transaction (RSET). :raises SmtpConnectionLost: the connection is no longer usable."""
         reply = await self.command(b"RSET", DATA_SECONDS)
         if not reply.accepted:
             self.close()
             raise SmtpConnectionLost(f"{self._where}: RSET was answered {reply.code}")
 
     async def quit(self) -> None:
-        """Say goodbye, briefly, and close."""
+        """Send QUIT, wait briefly for the reply, and close."""
         if self.alive:
             with contextlib.suppress(SmtpConnectionLost):  # it is closed anyway
                 await self.command(b"QUIT", 5.0)
         self.close()
 
     def close(self) -> None:
-        """End the connection at once."""
-        self._line.end("the connection was closed")
+        """Close the connection at once."""
+        self._line.close("the connection was closed")
 
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_NO_SMTP = "an answer that is none of SMTP"
+_NO_SMTP = "the reply is not an SMTP reply"
 
 
 def _octets(commands: Commands) -> bytes:
@@ -343,7 +346,7 @@ def _octets(commands: Commands) -> bytes:
 
 
 def in_one_line(text: str) -> str:
-    """A reply's text in one printable line; the enhanced status code is not repeated for every line of the reply."""
+    """Return a reply's text as one printable line, with the enhanced status code only once."""
     if text.isascii() and (plain := text.strip()).isprintable():
         return plain[:REPLY_CHARACTERS]
     lines = [part.strip() for part in text.split("\n")]
@@ -361,4 +364,4 @@ def _why(error: BaseException) -> str:
 def _fail(future: asyncio.Future[Reply], reason: str) -> None:
     if not future.done():
         future.set_exception(ConnectionError(reason))
-        future.exception()  # seen: nobody may wait for it any more
+        future.exception()  # marks the exception as retrieved: the command may have no waiter

@@ -1,8 +1,7 @@
-"""The way to a provider's SMTP server (RFC 5321): connecting, TLS, AUTH.
+"""Opens connections to a provider's SMTP server (RFC 5321): connection, TLS, AUTH.
 
-aiosmtplib greets, encrypts and logs in, over a connection that is guarded by shared/net/dial.py. It knows no
-pipelining, and its DATA wants the whole mail in memory: shared/provider/smtp_client.py takes the connection over after
-that.
+aiosmtplib sends EHLO, starts TLS and logs in, over a connection from shared/net/dial.py. aiosmtplib has no pipelining,
+and its DATA needs the whole mail in memory; shared/provider/smtp_client.py therefore takes over after the login.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from shared.provider.smtp_client import AUTH_REQUIRED, Reply, SmtpClient, in_one
 from shared.settings import PrivateHosts
 
 CONNECT_SECONDS = 60.0
-"""For TCP, greeting, TLS and AUTH together."""
+"""Time limit for TCP, greeting, TLS and AUTH together: seconds."""
 
 MECHANISMS = ("plain", "login", "cram-md5")
-"""In order of preference. One is tried, so a wrong password costs one failed login and not three."""
+"""AUTH mechanisms by preference. Only one is tried, so a wrong password costs one failed login and not three."""
 MECHANISM_UNKNOWN = 504
 _RECENT = "recent:"
-"""Before the login name it asks Gmail's POP3 server for the mail of the last 30 days. No SMTP server knows it."""
+"""Prefix of the login name by which Gmail's POP3 server lists the mail of the last 30 days; not for SMTP."""
 _SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
 
 
 class ServerUnavailable(Temporary):
-    """The server is there and does not serve us now. reply_code: what it answered."""
+    """The server refuses service now. reply_code: the code of its reply."""
 
     kind: ClassVar[str] = "server"
 
@@ -42,7 +41,7 @@ class ServerUnavailable(Temporary):
 
 
 class AuthFailed(Temporary):
-    """The credentials are wrong, or some are wanted: waiting does not help, a person has to correct the account."""
+    """The credentials are wrong or missing: a person has to correct the account."""
 
     kind: ClassVar[str] = "credentials"
 
@@ -54,14 +53,13 @@ async def connect(
     seconds: float = CONNECT_SECONDS,
     progress: dial.ProgressCallback = dial.no_progress,
 ) -> SmtpClient:
-    """Connect to the account's SMTP server, encrypt as it is configured (never less), and log in if it is to.
+    """Connect to the account's SMTP server, start TLS as configured (never less), and log in if the account says so.
 
-    :param told: of the steps resolved, connected, encrypted, answered and logged in.
-
-    :raises upstream.Unreachable: (Temporary) no connection. :raises upstream.Untrusted: (Temporary) TLS failed.
-    :raises upstream.Forbidden: (Permanent) the operator does not allow the address.
-    :raises Unwilling: it does not serve us now; ``reply_code`` 421: too many connections.
-    :raises LoginRefused: wrong credentials.
+    :param progress: called for the steps resolved, connected, encrypted, answered and logged in.
+    :raises dial.Unreachable: (Temporary) no connection. :raises dial.TlsError: (Temporary) TLS failed.
+    :raises dial.AddressNotAllowed: (Permanent) the operator does not allow the address.
+    :raises ServerUnavailable: the server refuses service now; ``reply_code`` 421: too many connections.
+    :raises AuthFailed: wrong credentials.
     """
     server = external.smtp
     where = dial.host_port(server)
@@ -84,15 +82,15 @@ async def connect(
                 await _log_in(smtp, credential, where)
                 progress("logged in", f"as {credential.login}")
         if smtp.transport is None:
-            raise ServerUnavailable(f"{where}: the server ended the connection behind the login")
+            raise ServerUnavailable(f"{where}: the server ended the connection after the login")
         return SmtpClient(smtp.transport, where, smtp.esmtp_extensions)
     except TimeoutError as error:
         raise dial.ConnectTimeout(f"{where}: the server did not answer within {seconds:g} s") from error
     except ssl.SSLError as error:
         raise dial.explain_tls(server, error) from error
     except aiosmtplib.SMTPResponseException as error:
-        if error.code < 0:  # what came is not shown: it may be anything that this machine can reach
-            raise ServerUnavailable(f"{where}: that is no answer of a mail server; check host, port and tls") from error
+        if error.code < 0:  # without the text: it may come from any server in this network
+            raise ServerUnavailable(f"{where}: the reply is not an SMTP reply; check host, port and tls") from error
         raise ServerUnavailable(f"{where}: the server answered {error.code}", error.code) from error
     except (aiosmtplib.SMTPException, OSError) as error:
         if isinstance(error.__cause__, ssl.SSLError):
@@ -101,7 +99,7 @@ async def connect(
 
 
 async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, progress: dial.ProgressCallback) -> None:
-    """Greeting, EHLO, TLS, and EHLO again. What is not a mail server's answer is never shown: only its code is."""
+    """Read the greeting, send EHLO, start TLS, and send EHLO again. Errors show only the code of a reply."""
     server = external.smtp
     try:
         await smtp.connect()
@@ -120,7 +118,7 @@ async def _greet(smtp: aiosmtplib.SMTP, external: External, where: str, progress
             progress("encrypted", dial.describe_tls(smtp.get_transport_info("ssl_object")))
             await _hello(smtp)
         offered = ", ".join(sorted(name.upper() for name in smtp.esmtp_extensions if name in _SHOWN))
-        progress("answered", offered or "it offers nothing beyond the old SMTP")
+        progress("answered", offered or "the server offers no extensions")
     except BaseException:
         smtp.close()
         raise
@@ -141,12 +139,12 @@ def _check_certificate(smtp: aiosmtplib.SMTP, external: External) -> None:
 
 
 async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> None:
-    known = ("xoauth2",) if credential.token else MECHANISMS
-    offered = [name for name in known if name in smtp.server_auth_methods]
+    supported = ("xoauth2",) if credential.token else MECHANISMS
+    offered = [name for name in supported if name in smtp.server_auth_methods]
     try:
         if not offered:
             raise ServerUnavailable(
-                f"{where}: the server takes no login here (none of {', '.join(known).upper()}); "
+                f"{where}: the server takes no login here (none of {', '.join(supported).upper()}); "
                 "check port and tls, or set auth to false"
             )
         for name in offered:
@@ -178,11 +176,10 @@ async def probe_smtp(
     seconds: float,
     progress: dial.ProgressCallback = dial.no_progress,
 ) -> None:
-    """Test an account's SMTP side as far as a mail's envelope, without sending one (manual 4.1, "Test").
+    """Test an account's SMTP settings up to MAIL FROM, without sending a mail (manual 4.1, "Test").
 
-    :param told: as ``connect``, and of the step accepted.
-
-    :raises Temporary: (also ``LoginRefused``) or Permanent: what is wrong, in words for the operator.
+    :param progress: as in ``connect``, and called for the step accepted.
+    :raises Temporary: (also ``AuthFailed``) or Permanent: the problem, in words for the operator.
     """
     where = dial.host_port(external.smtp)
     client = await connect(external, credential, allow_private, seconds, progress)
@@ -205,6 +202,6 @@ async def probe_smtp(
 
 
 def _own_name(address: str) -> str:
-    """RFC 5321 4.1.3 and 4.1.4: an address literal, where there is no name that others could look up."""
+    """Return an address literal as our EHLO name: this machine has no public name (RFC 5321 4.1.3, 4.1.4)."""
     address = address.partition("%")[0]
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"

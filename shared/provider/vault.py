@@ -1,6 +1,6 @@
-"""Upstream passwords at rest: Fernet tokens under the key of the installation (MAILGROUP_SECRET_KEY).
+"""Encrypts the passwords of external accounts: Fernet tokens under the installation's key (MAILGROUP_SECRET_KEY).
 
-Several keys, separated by commas or white space, make a rotation: the first encrypts, all of them decrypt.
+Several keys, separated by commas or white space, allow a rotation: the first key encrypts, all keys decrypt.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from shared.settings import Settings, SettingsError
 
 
 def new_key() -> str:
-    """A fresh key, URL-safe base64 of 32 random bytes."""
+    """Create a key: URL-safe base64 of 32 random bytes."""
     return Fernet.generate_key().decode()
 
 
 class Vault:
-    """Seals and opens passwords."""
+    """Encrypts and decrypts passwords."""
 
     def __init__(self, keys: str) -> None:
         """:raises SettingsError: a key is not 32 bytes of URL-safe base64."""
@@ -31,9 +31,11 @@ class Vault:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Vault:
-        """The vault of this installation. :raises SettingsError: the key is missing or is none."""
+        """Create the vault of this installation. :raises SettingsError: the key is missing or invalid."""
         if settings.secret_key is None:
-            raise SettingsError("MAILGROUP_SECRET_KEY: not set: the key that seals the upstream passwords is needed")
+            raise SettingsError(
+                "MAILGROUP_SECRET_KEY: not set: the key that encrypts the passwords of external accounts is needed"
+            )
         return cls(settings.secret_key)
 
     def seal(self, password: str) -> bytes:
@@ -41,14 +43,14 @@ class Vault:
         return self._fernet.encrypt(password.encode())
 
     def open(self, token: bytes) -> str:
-        """Decrypt. :raises Permanent: sealed under a key that is not here."""
+        """Decrypt. :raises Permanent: encrypted with another key."""
         try:
             return self._fernet.decrypt(token).decode()
         except InvalidToken as error:
             raise Permanent("the stored password cannot be decrypted with this key; set it again") from error
 
     def rotate(self, token: bytes) -> bytes:
-        """The same password under the first key. :raises Permanent: sealed under a key that is not here."""
+        """Encrypt the same password with the first key. :raises Permanent: encrypted with another key."""
         try:
             return self._fernet.rotate(token)
         except InvalidToken as error:

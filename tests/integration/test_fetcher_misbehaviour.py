@@ -98,7 +98,7 @@ TABLE = [
     Misbehaviour("drops at DELE", {"DELE": cut()}, "unreachable", "DELE: the server ended", gets=3),
     Misbehaviour("drops at QUIT", {"QUIT": cut()}, "unreachable", "QUIT: the server ended", gets=3),
     # garbage
-    Misbehaviour("is something else", {"greeting": say(b"SSH-2.0-x\r\n")}, "protocol", "no answer of a POP3 server"),
+    Misbehaviour("is something else", {"greeting": say(b"SSH-2.0-x\r\n")}, "protocol", "the reply is not a POP3 reply"),
     Misbehaviour(
         "never ends its greeting", {"greeting": say(b"+OK " + b"x" * 9000)}, "protocol", "a reply line of more"
     ),

@@ -74,7 +74,7 @@ class Row:
 TABLE = [
     Row("GREETING", HANG, "did not answer within", "timeout"),
     Row("GREETING", CLOSE, "the connection ended before the login", "server"),
-    Row("GREETING", "SSH-2.0-x", "no answer of a mail server", "server"),
+    Row("GREETING", "SSH-2.0-x", "the reply is not an SMTP reply", "server"),
     Row("GREETING", "421 4.7.0 too many connections", "the server answered 421", "server"),
     Row("GREETING", "554 5.7.1 go away", "the server answered 554", "server"),
     Row("EHLO", HANG, "did not answer within", "timeout"),
@@ -96,7 +96,7 @@ TABLE = [
     Row("RCPT", "450 4.2.1 receiving mail too quickly", "450 4.2.1"),
     Row("DATA", HANG, "no answer"),
     Row("DATA", CLOSE, "the connection was lost"),
-    Row("DATA", "noise", "none of SMTP"),
+    Row("DATA", "noise", "not an SMTP reply"),
     Row("END", "421 4.7.28 unusual rate", "421 4.7.28"),
     Row("END", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", "slows us down (432", "throttled"),
     Row("END", "550 5.4.5 Daily user sending limit exceeded", "limit for sending is reached (550 5.4.5", "throttled"),
