@@ -1,34 +1,35 @@
-"""How a session's commands are read and its replies written: aiosmtpd's connection with another loop.
+"""Reads SMTP commands and writes replies: aiosmtpd's connection with another loop.
 
-aiosmtpd's own loop formats two lines of log for every command, arms a timer, waits for a stream and writes through one;
-together that takes longer than what the commands do. Here a command costs a search for its line end and a call. Its
-dispatch by name, its session, envelope, flow control and the commands without a decision of ours stay aiosmtpd's.
+aiosmtpd's loop formats two log lines, arms a timer, waits for a stream reader and writes through a stream writer for
+every command, which takes longer than the commands. Here a command costs one search for the line end and one call.
+The dispatch by name, session, envelope, flow control and RSET and NOOP are aiosmtpd's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, cast
+from typing import cast
 
-from aiosmtpd import smtp
+from services.smtp_in.aiosmtpd_private import SmtpProtocol
 
 READ_AHEAD_OCTETS = 64 * 1024
-"""A client that sends more than this before it is read has to wait."""
+"""Input that waits for the session: octets; more stays in the kernel, so a client that sends faster has to wait."""
 UNSENT_OCTETS = 64 * 1024
-"""A client that leaves so much of replies unread is not read any further."""
+"""Unsent replies above which no command is read: octets; limits the memory for a client that does not read."""
 COMMANDS_IN_TURN = 100
-"""After so many commands that were sent at once it is the turn of the other sessions."""
+"""Pipelined commands of one session before the other sessions have their turn."""
 COMMAND_OCTETS = 2048
 AUTH_OCTETS = 12_288  # RFC 4954 section 4
 CLOSING_SECONDS = 5.0
+"""Time to send the last reply: seconds; then the connection is aborted."""
 MAX_BAD_COMMANDS = 5
-"""Lines that are no command: the connection ends with the fifth."""
+"""Lines that are no command: the session ends with the fifth."""
 
 COMMAND_LIMITS = {"NOOP": 10_000, "RSET": 10_000, "MAIL": 10_000, "DATA": 10_000, "RCPT": 200_000}
+"""Calls of each command in one session; above, the session ends with 421."""
 OTHER_COMMAND_LIMIT = 100
-"""Commands of one session; over it, 421."""
+"""The same for any other command."""
 _ENHANCED_CODES = {
     "221": "2.0.0",
     "250": "2.0.0",
@@ -40,54 +41,34 @@ _ENHANCED_CODES = {
     "503": "5.5.1",
     "504": "5.5.4",
 }
-"""Enhanced codes of replies that aiosmtpd makes (RFC 3463)."""
+"""Enhanced status codes (RFC 3463) of the replies that aiosmtpd writes."""
 _BARE_REPLY = re.compile(r"([245]\d\d) (?!\d\.\d{1,3}\.\d{1,3} )")
 
 
 class LineTooLong(Exception):
-    """The client sent a line that is longer than any may be (AUTH_OCTETS). It has been passed over."""
+    """The client sent a line longer than AUTH_OCTETS. The line was skipped."""
 
 
-class CommandLoop(smtp.SMTP):
-    """Reads commands and calls ``smtp_NAME`` for them, one after the other, until the session ends."""
-
-    session: smtp.Session
-    _names: ClassVar[Sequence[str]]
+class CommandLoop(SmtpProtocol):
+    """Reads commands and calls ``smtp_NAME`` for each, one after the other, until the session ends."""
 
     def __init__(self, host_name: str, idle_seconds: float) -> None:
-        """:param idle_seconds: how long the client may say nothing."""
-        super().__init__(
-            None,
-            enable_SMTPUTF8=True,
-            hostname=host_name,
-            ident="ESMTP mailgroup",
-            timeout=idle_seconds,
-            loop=asyncio.get_running_loop(),
-        )
+        """:param idle_seconds: timeout of a client that sends no complete command."""
+        super().__init__(host_name, idle_seconds)
         self._raw_transport: asyncio.Transport | None = None  # the one below TLS
-        self._ended = False
         self._input = b""
         self._position = 0  # octets of the input that are read
-        self._reading_paused = False  # whether the transport reads no more for now
+        self._reading_paused = False
         self._end_of_input = False
         self._under_tls = False
-        self._arrived: asyncio.Future[None] | None = None
+        self._arrived: asyncio.Future[None] | None = None  # set by the next input
         self._command_counts: dict[str, int] = {}
         self._bad_commands = self._in_turn = 0
-        self._quiet_until = self._timer_at = 0.0
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls._names = [name for name in dir(cls) if name.startswith("smtp_")]
-
-    def __dir__(self) -> Iterable[str]:
-        """The commands: aiosmtpd looks for them among all names, three times for every connection."""
-        return self._names
 
     # ------------------------------------------------------------------------------------------ reading
 
     def data_received(self, data: bytes) -> None:
-        """Keep it for whoever reads, and let the client wait if nobody does."""
+        """Store the input, and pause reading if the session does not wait for input."""
         self._input = self._input[self._position :] + data if self._position < len(self._input) else data
         self._position = 0
         if self._arrived is not None:
@@ -98,14 +79,14 @@ class CommandLoop(smtp.SMTP):
             self._reading_paused = True
 
     def eof_received(self) -> bool:
-        """The client sends no more; under TCP alone it may still read the answers to what it sent."""
+        """The client sends no more. Without TLS it may still read the replies to what it sent."""
         self._end_of_input = True
         if self._arrived is not None:
             self._arrived.cancel()
         return not self._under_tls
 
     async def _wait_for_input(self) -> None:
-        """Wait until the client has sent more than there is. Cancelled when it sends nothing more."""
+        """Wait for more input. Cancelled if the client sends no more."""
         if self._reading_paused and self.transport is not None:
             cast(asyncio.Transport, self.transport).resume_reading()
             self._reading_paused = False
@@ -119,9 +100,11 @@ class CommandLoop(smtp.SMTP):
             self._in_turn = 0
 
     async def read_line(self) -> bytes:
-        """The next line, without its end (CRLF, or LF alone). :raises LineTooLong: it is passed over.
+        """Return the next line without its end (CRLF, or LF alone).
 
-        Of a line that is too long no more is kept: sent octet by octet, every octet would cost a look at all of it.
+        A line that is too long is dropped while it arrives: kept, each octet of it would cost a search of all before.
+
+        :raises LineTooLong: the line was skipped.
         """
         too_long = False
         while (end := self._input.find(b"\n", self._position)) < 0:
@@ -135,7 +118,7 @@ class CommandLoop(smtp.SMTP):
         return line.rstrip(b"\r\n")
 
     async def read_available(self) -> bytes:
-        """What the client has sent, one octet at least; bounded by READ_AHEAD_OCTETS and what one read can bring."""
+        """Return all input that has arrived, at least one octet; at most READ_AHEAD_OCTETS and one read more."""
         while self._position == len(self._input):
             await self._wait_for_input()
         chunk = self._input[self._position :] if self._position else self._input
@@ -143,27 +126,27 @@ class CommandLoop(smtp.SMTP):
         return chunk
 
     def push_back(self, octets: bytes) -> None:
-        """Put back what belongs to the commands behind it."""
+        """Return octets to the start of the input: they belong to the next commands."""
         self._input, self._position = octets + self._input[self._position :], 0
 
     def drop_input(self) -> None:
-        """Drop what the client has sent so far."""
+        """Drop the input that has arrived."""
         self._input, self._position = b"", 0
 
     def drop_clear_text(self) -> None:
-        """Before TLS, when nothing more is read in clear: what was sent already counts for nothing (RFC 3207)."""
+        """Drop the input that arrived without TLS, before the handshake (RFC 3207)."""
         self.drop_input()
-        self._reading_paused = False  # the transport under TLS is another one
+        self._reading_paused = False  # the TLS transport is another one
 
     # ------------------------------------------------------------------------------------------ writing
 
     def write(self, reply: str) -> None:
-        """Send a reply. Nothing is sent to a client that is gone."""
-        if not self._ended and self.transport is not None and not self.transport.is_closing():
+        """Send a reply, unless the connection is closed."""
+        if not self.ended and self.transport is not None and not self.transport.is_closing():
             cast(asyncio.Transport, self.transport).write(reply.encode("utf-8", "replace") + b"\r\n")
 
     async def push(self, status: str | bytes) -> None:
-        """Send a reply, with an enhanced code."""
+        """Send a reply, with an enhanced status code, and wait while too much is unsent."""
         text = status.decode() if isinstance(status, bytes) else status
         bare = _BARE_REPLY.match(text)
         if bare and bare[1] in _ENHANCED_CODES:
@@ -171,27 +154,25 @@ class CommandLoop(smtp.SMTP):
         self.write(text)
         transport = cast(asyncio.Transport | None, self.transport)
         if transport is not None and transport.get_write_buffer_size() > UNSENT_OCTETS:
-            await self._drain()
-
-    async def _drain(self) -> None:
-        try:
-            await self._writer.drain()
-        except ConnectionError:
-            self.abort()
+            try:
+                await self.drain()
+            except ConnectionError:
+                self.abort()
 
     # ------------------------------------------------------------------------------------------ the loop
 
-    async def _handle_client(self) -> None:
+    async def run_session(self) -> None:
+        """Greet the client and run its commands."""
         try:
             await self.push(f"220 {self.hostname} {self.__ident__}")
-            while self.transport is not None and not self._ended:
+            while self.transport is not None and not self.ended:
                 await self._run_next_command()
                 self._in_turn += 1
                 if self._in_turn >= COMMANDS_IN_TURN:
                     self._in_turn = 0
                     await asyncio.sleep(0)
-        except asyncio.CancelledError:  # the client is gone, or the session was ended
-            # Raised further, it would be kept by the task, and with it the mail in hand, until the collector comes.
+        except asyncio.CancelledError:  # the client disconnected, or the session was ended
+            # Raised further, the task would keep the exception, and with it the mail, until the garbage collector runs.
             if self.transport is not None:
                 self.transport.close()
 
@@ -203,7 +184,7 @@ class CommandLoop(smtp.SMTP):
             return
         word, _, rest = line.partition(b" ")
         command = word.upper().decode("ascii", "replace")
-        method = self._smtp_methods.get(command)
+        method = self.commands.get(command)
         if not line:
             await self._reject_command("500 Error: bad syntax")
         elif len(line) > (AUTH_OCTETS if command == "AUTH" and self.session.extended_smtp else COMMAND_OCTETS):
@@ -214,10 +195,10 @@ class CommandLoop(smtp.SMTP):
             self.end_session(f"421 4.7.0 {command} sent too many times")
         else:
             self._command_counts[command] = self._command_counts.get(command, 0) + 1
-            self._reset_timeout()
+            self.restart_timer()
             try:
                 await method(rest.strip().decode("utf-8", "surrogateescape") if rest else None)
-            except Exception as error:  # it is for handle_exception to tell one from another
+            except Exception as error:  # handle_exception logs it and chooses the reply
                 await self.push(await self.handle_exception(error))
 
     async def _reject_command(self, reply: str) -> None:
@@ -227,57 +208,39 @@ class CommandLoop(smtp.SMTP):
         else:
             self.end_session("502 5.5.1 Too many unrecognized commands, goodbye.")
 
-    # ------------------------------------------------------------------------------------------ ends
+    # ------------------------------------------------------------------------------------------ the end
 
     def end_session(self, reply: str) -> None:
-        """Say this and close."""
-        if self._ended:
+        """Send a last reply and close."""
+        if self.ended:
             return
-        if self._handler_coroutine is None:
+        if self.session_task is None:
             self.abort()
             return
         self.write(reply)
-        self._ended = True
+        self.ended = True
         if self.transport is not None:
             self.transport.close()
             self.transport = None
         if self._raw_transport is not None:
-            self.loop.call_later(CLOSING_SECONDS, self._raw_transport.abort)  # of a client that does not read this
-        if asyncio.current_task() is not self._handler_coroutine:
-            self._handler_coroutine.cancel()
+            self.loop.call_later(CLOSING_SECONDS, self._raw_transport.abort)  # the client does not read the reply
+        if asyncio.current_task() is not self.session_task:
+            self.session_task.cancel()
+
+    def on_timeout(self) -> None:
+        """End the session of a client that sent no complete command in time."""
+        self.end_session("421 4.4.2 Timeout")
 
     def abort(self) -> None:
-        """Close at once, whatever is not sent yet."""
-        self._ended = True
+        """Close at once and drop what is unsent."""
+        self.ended = True
         if self._raw_transport is not None:
             self._raw_transport.abort()
         self.connection_lost(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Let go of what it holds: aiosmtpd's connections refer to themselves, and wait for the collector."""
+        """Release all memory and the transport now, without the garbage collector."""
         super().connection_lost(error)
         self.drop_input()
         self._raw_transport = None
-        del self._reader, self._writer
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """Wait for the client so long from now on. The timer is let run, and looks when it ends whether it may."""
-        if self._ended:
-            return
-        self._quiet_until = self.loop.time() + (duration or self._timeout_duration)
-        if self._timeout_handle is None or self._quiet_until < self._timer_at:
-            self._arm()
-
-    def _arm(self) -> None:
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
-        self._timer_at = self._quiet_until
-        self._timeout_handle = self.loop.call_at(self._timer_at, self._timeout_cb)
-
-    def _timeout_cb(self) -> None:
-        if self._ended:
-            return
-        if self.loop.time() < self._quiet_until:
-            self._arm()
-        else:
-            self.end_session("421 4.4.2 Timeout")
+        self.release_streams()

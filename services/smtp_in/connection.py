@@ -100,6 +100,8 @@ class Transaction(smtp.Envelope):
 class SmtpConnection(CommandLoop):
     """A client's connection, from accept to close."""
 
+    session_type = SmtpSession
+    envelope_type = Transaction
     session: SmtpSession
     envelope: Transaction
 
@@ -151,7 +153,7 @@ class SmtpConnection(CommandLoop):
         if self._under_tls or self.enter(self.peer or (str(name[0]) if name else "")):
             super().connection_made(transport)
         else:
-            self._ended = True
+            self.ended = True
             self._raw_transport.write(b"421 4.7.0 Too many connections, try again later\r\n")
             self._raw_transport.close()
 
@@ -176,16 +178,16 @@ class SmtpConnection(CommandLoop):
         """Discharge it, once."""
         if self._admitted:
             self._admitted = False
-            self._ended = True
+            self.ended = True
             if self._deadline is not None:
                 self._deadline.cancel()
             self._registry.on_closed(self)
-            if self._handler_coroutine is not None:
+            if self.session_task is not None:
                 super().connection_lost(error)
 
     def close_if_unused(self) -> None:
         """After a handshake: one that failed tells the protocol nothing."""
-        if self._handler_coroutine is None:
+        if self.session_task is None:
             self.connection_lost(None)
 
     def stop(self) -> None:
@@ -194,16 +196,10 @@ class SmtpConnection(CommandLoop):
         if not self._receiving:
             self.end_session("421 4.3.2 The server is shutting down")
 
-    def _create_session(self) -> SmtpSession:
-        return SmtpSession(self.loop)
-
-    def _set_rset_state(self) -> None:
-        self.envelope = Transaction()
-
     async def handle_exception(self, error: Exception) -> str:
         """What nobody expected: temporary for the client, in full for the log."""
         log.error("smtp session failed", peer=self.peer, exc_info=error)
-        self._set_rset_state()
+        self.reset_transaction()
         return _TRY_LATER
 
     # ------------------------------------------------------------------------------------------ greeting and TLS
@@ -213,7 +209,7 @@ class SmtpConnection(CommandLoop):
         if not hostname:
             await self.push("501 5.5.4 Syntax: HELO name")
             return
-        self._set_rset_state()
+        self.reset_transaction()
         self.session.extended_smtp = False
         self.session.host_name = hostname
         self.write(f"250 {self.hostname}")
@@ -223,7 +219,7 @@ class SmtpConnection(CommandLoop):
         if not hostname:
             await self.push("501 5.5.4 Syntax: EHLO name")
             return
-        self._set_rset_state()
+        self.reset_transaction()
         self.session.extended_smtp = True
         self.session.host_name = hostname
         lines = [
@@ -258,12 +254,7 @@ class SmtpConnection(CommandLoop):
         if transport is None:
             self.abort()
             return
-        self.transport = transport
-        self._writer._transport = transport  # type: ignore[attr-defined]  # asyncio has no public way to change it
-        self._over_ssl = True
-        self._set_rset_state()
-        self.session = self._create_session()
-        self.session.peer = transport.get_extra_info("peername")
+        self.use_transport(transport)
 
     # ------------------------------------------------------------------------------------------ login
 
@@ -274,7 +265,7 @@ class SmtpConnection(CommandLoop):
     @property
     def author(self) -> Local | None:
         """Who is logged in."""
-        return self.session.author if self._handler_coroutine is not None else None
+        return self.session.author if self.session_task is not None else None
 
     async def check_auth_needed(self, caller_method: str) -> bool:
         """Refuse a command before the login."""
@@ -341,7 +332,7 @@ class SmtpConnection(CommandLoop):
             return None
 
     async def _log_in(self, name: str, password: str, *, allowed: bool) -> None:
-        self._reset_timeout()
+        self.restart_timer()
         try:
             author = await self._logins.verify(name, password, self.peer)
         except Temporary as failure:
@@ -414,7 +405,7 @@ class SmtpConnection(CommandLoop):
             directory = await cast(asyncio.Future[Directory], draft.fresh_directory)
         except Temporary as failure:
             log.warning("accounts not readable", peer=self.peer, reason=str(failure))
-            self._set_rset_state()
+            self.reset_transaction()
             await self.push(_TRY_LATER)
             return False
         if directory is draft.directory:
@@ -426,7 +417,7 @@ class SmtpConnection(CommandLoop):
         if refusal is None:
             return True
         author = self.session.author
-        self._set_rset_state()
+        self.reset_transaction()
         if refusal is _ACCOUNT_CHANGED:
             self.end_session(str(refusal))
         else:
@@ -488,8 +479,8 @@ class SmtpConnection(CommandLoop):
                 await self._receive_data()
             finally:
                 self._receiving = False
-                self._set_rset_state()
-                self._reset_timeout()
+                self.reset_transaction()
+                self.restart_timer()
             if self._stopping:
                 self.stop()
 
@@ -506,7 +497,7 @@ class SmtpConnection(CommandLoop):
                 rest = mail.feed(await self.read_available())
                 if rest:  # commands behind the mail (RFC 2920)
                     self.push_back(rest)
-                self._reset_timeout()
+                self.restart_timer()
                 if mail.octets_in_memory > held and not self._queue.try_reserve(mail.octets_in_memory - held):
                     mail.refuse(_NO_MEMORY)
                 elif mail.octets_in_memory > held:
@@ -517,7 +508,7 @@ class SmtpConnection(CommandLoop):
                 if not mail.ended and (self.loop.time() > deadline or mail.octets > self._max_octets + DRAIN_OCTETS):
                     self.end_session("421 4.4.2 The mail takes too long, or does not end")
                     return
-            self._reset_timeout(COMMIT_SECONDS)
+            self.restart_timer(COMMIT_SECONDS)
             await self._commit(mail)
         finally:
             self._queue.release_memory(held)

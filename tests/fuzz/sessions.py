@@ -219,7 +219,7 @@ async def _hand_in(hands: Hands, wire: Wire, pieces: Iterable[bytes]) -> None:
         if piece and not wire.closed:
             connection.data_received(piece)
             await _until(at_rest)
-    handler = connection._handler_coroutine
+    handler = connection.session_task
     connection.connection_lost(None)
     assert handler is not None
     await asyncio.gather(handler, return_exceptions=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -170,7 +171,7 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await Client.logged_in(server)
     [(connection, _)] = server.listener.logged_in()
-    monkeypatch.setattr(connection, "_timeout_duration", 1.5)
+    monkeypatch.setattr(connection, "idle_seconds", 1.5)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     for _ in range(5):
         client.writer.write(b"X-A: b\r\n")
@@ -187,7 +188,7 @@ async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: 
     [(connection, _)] = server.listener.logged_in()
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as if its buffers were full
     client.writer.write(b"HELP\r\n" * 90)
-    connection._writer.write(b"x" * 20_000_000)
+    cast(asyncio.Transport, connection.transport).write(b"x" * 20_000_000)
     await asyncio.sleep(0.2)
 
     connection.stop()
@@ -228,7 +229,7 @@ async def test_a_command_that_does_not_end_in_time_ends_the_session(
 ) -> None:
     client = await Client.logged_in(server)
     [(connection, _)] = server.listener.logged_in()
-    monkeypatch.setattr(connection, "_timeout_duration", 0.5)
+    monkeypatch.setattr(connection, "idle_seconds", 0.5)
     await client.ask("NOOP")
     started = time.monotonic()
 
