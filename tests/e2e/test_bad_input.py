@@ -68,7 +68,7 @@ def silent_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def test_a_wrong_upstream_password_is_told_everywhere_and_testing_the_right_one_mends_it(system: System) -> None:
+def test_a_wrong_upstream_password_is_shown_until_the_right_one_is_tested(system: System) -> None:
     printed = system.apply(with_support(system, password="wrong"))
     assert "not reachable now" in printed
     assert "the login was refused" in printed
@@ -124,7 +124,7 @@ def test_a_bad_accounts_file_is_refused_as_misuse(system: System, change: dict[s
     assert system.json("export") == {"external_accounts": [], "local_accounts": []}
 
 
-def test_a_header_of_a_megabyte_is_delivered_to_everyone_and_the_mail_behind_it_too(system: System) -> None:
+def test_a_header_of_a_megabyte_is_delivered_and_so_is_the_next_mail(system: System) -> None:
     system.apply(system.company())
     long = b"X-Long: " + b"x" * 900 + b"\r\n"
     big = (

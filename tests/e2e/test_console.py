@@ -107,9 +107,7 @@ def _is_welcome(page: Page) -> bool:
     return page.get_by_role("heading", name="Welcome").is_visible()
 
 
-def test_the_manual_s_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(
-    page: Page, system: System
-) -> None:
+def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: Page, system: System) -> None:
     for address in ("support@company.com", "sales@company.com"):
         system.provider.add_mailbox(address, PASSWORD)
     # given an empty system, which says what to do first
@@ -224,7 +222,7 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: Sy
     expect(page.get_by_label("Email address")).to_have_value("support@company.com")
 
 
-def test_an_account_is_authorized_while_its_page_waits_and_says_so_by_itself(page: Page, system: System) -> None:
+def test_the_page_of_an_account_shows_by_itself_that_it_was_authorized(page: Page, system: System) -> None:
     with token_server() as server:
         # given an account that wants access tokens
         server.agreeing = False

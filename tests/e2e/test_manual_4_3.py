@@ -52,7 +52,7 @@ def answer_of_alex(system: System) -> EmailMessage:
     return found
 
 
-def test_the_new_customers_send_email_to_support_alex_and_jim_both_can_get_it(system: System) -> None:
+def test_new_customers_send_email_to_support_alex_and_jim_both_get_it(system: System) -> None:
     system.apply(system.company())
     assert write(system, "support@company.com") == ["alex@local.com", "jim@local.com"]
 
@@ -75,7 +75,7 @@ def test_outgoing_mail_carries_the_user_name_and_the_external_address(system: Sy
     assert sent["Return-Path"] == "<support@company.com>"
 
 
-def test_if_alex_sends_email_to_the_customer_only_alex_can_get_the_replied_email(system: System) -> None:
+def test_if_alex_sends_email_only_alex_can_get_the_replied_email(system: System) -> None:
     system.apply(system.company())
     sent = answer_of_alex(system)
     assert write(system, sent["From"], answers=sent["Message-ID"]) == ["alex@local.com"]

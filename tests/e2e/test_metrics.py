@@ -47,7 +47,7 @@ def shown(system: System) -> dict[str, list[str]]:
     return found
 
 
-def test_every_promised_metric_is_shown_and_what_there_is_once_by_one_service(system: System) -> None:
+def test_every_promised_metric_is_shown_and_global_ones_by_one_service(system: System) -> None:
     until(lambda: shown(system)["books_difference_messages"], 30)
     found = shown(system)
     assert [name for name, services in found.items() if not services] == []

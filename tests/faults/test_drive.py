@@ -9,6 +9,6 @@ from tests.faults.plan import SHORT
 
 
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_doubled_altered_or_misdirected_through_faults_of_every_part() -> None:
+def test_faults_of_every_part_lose_double_alter_or_misdirect_nothing() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.lines)

@@ -107,7 +107,7 @@ def settled(system: System, expected: dict[str, list[str]], run: str) -> Counter
     return wanted
 
 
-def test_each_service_killed_once_with_500_mails_under_way_loses_and_repeats_nothing(system: System) -> None:
+def test_each_service_killed_among_500_mails_loses_and_repeats_nothing(system: System) -> None:
     system.provider.add_mailbox(CUSTOMER, "secret")
     random.seed(4711)
     expected: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def test_each_service_killed_once_with_500_mails_under_way_loses_and_repeats_not
     until(lambda: system.json("status")["ok"], 60)
 
 
-def test_a_broker_that_lost_everything_loses_no_mail_whichever_step_it_was_at(system: System) -> None:
+def test_a_broker_that_lost_everything_loses_no_mail_of_any_stage(system: System) -> None:
     system.provider.add_mailbox(CUSTOMER, "secret")
     programs = system.instance
     until(lambda: _in_flight(system) == 0)

@@ -43,9 +43,7 @@ def system(poisons: Path) -> Iterator[System]:
             yield gateway
 
 
-def test_a_mail_that_ends_its_process_is_parked_alone_after_five_deaths_of_its_own(
-    system: System, poisons: Path
-) -> None:
+def test_a_poison_message_is_parked_alone_after_five_crashes_of_its_own(system: System, poisons: Path) -> None:
     # given a mail that is deadly to each stage, two of them within one process, among others that go the same way
     inside = mail("poison-mailbox", f'"Alex" <{SUPPORT}>') + b"deadly to who delivers it\r\n"
     deadly = {

@@ -48,7 +48,7 @@ async def test_what_is_exported_makes_the_same_accounts(database: Database) -> N
     assert await apply(database, document) == []
 
 
-async def test_a_password_left_out_keeps_the_stored_one_and_is_an_error_on_creation(database: Database) -> None:
+async def test_a_password_left_out_keeps_the_stored_one_and_is_required_at_first(database: Database) -> None:
     nameless = external()
     del nameless["password"]
     assert "password: is missing" in await refused(database, {"external_accounts": [nameless]})
@@ -101,7 +101,7 @@ async def test_the_same_name_in_two_shares_is_fine(database: Database) -> None:
     )
 
 
-async def test_prune_removes_what_the_file_does_not_name_and_an_address_added_anew_is_a_new_account(
+async def test_prune_removes_what_the_file_omits_adding_it_again_makes_it_new(
     database: Database,
 ) -> None:
     await apply(database, COMPANY)

@@ -133,7 +133,7 @@ async def at_work(url: str, broker_url: str) -> AsyncIterator[Database]:
         await service.database.close()
 
 
-def test_mail_in_every_stage_goes_on_after_a_restore_and_nothing_is_sent_twice_unseen(
+def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
     postgres: Postgres, database_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "backup"

@@ -70,7 +70,7 @@ async def test_a_message_that_no_queue_takes_is_an_error_and_not_lost_in_silence
         Publication("fetched.support@company.com", b"1", ("routed." + "c" * 200,) * 1000),
     ],
 )
-async def test_a_message_that_fits_into_no_frame_fails_and_those_after_it_are_confirmed(
+async def test_a_message_that_fits_no_frame_fails_and_later_ones_are_confirmed(
     broker: Broker, too_large: Publication
 ) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=10)
@@ -101,7 +101,7 @@ async def test_a_rejected_message_goes_to_the_dead_letters(broker: Broker) -> No
             await asyncio.sleep(0.05)
 
 
-async def test_after_a_lost_connection_everything_is_declared_again_and_unacknowledged_mail_comes_back(
+async def test_after_a_lost_connection_all_is_declared_and_redelivered_again(
     broker: Broker,
 ) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=10)

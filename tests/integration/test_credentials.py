@@ -198,7 +198,7 @@ async def test_applying_it_again_keeps_the_grant_and_another_client_ends_it(
     assert Grant.open(VAULT, (await stored(database)).password) == Grant("", "hush")
 
 
-async def test_a_grant_under_a_lost_key_is_replaced_when_the_account_is_applied_again(
+async def test_a_grant_under_a_lost_key_is_replaced_when_applied_again(
     database: Database, server: TokenServer, account: External
 ) -> None:
     # given

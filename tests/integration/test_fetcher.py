@@ -180,7 +180,7 @@ def renumber(provider: DemoProvider, box: str) -> None:
             file.rename(folder / "new" / f"9{file.name.split(':')[0]}")
 
 
-async def test_renumbered_mail_is_not_delivered_again_and_twins_are_both_delivered(
+async def test_renumbered_mail_is_not_delivered_again_but_both_of_two_twins_are(
     bench: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("twin"))

@@ -69,7 +69,7 @@ async def is_noticed(bench: FetcherHarness, account: int) -> bool:
     return bool(await bench.rows("select 1 from inbound where source = 'notice' and external_id = %s", account))
 
 
-async def test_a_mail_that_the_provider_refuses_is_skipped_and_never_stops_the_poll(bench: FetcherHarness) -> None:
+async def test_a_mail_that_the_provider_refuses_is_skipped_and_ends_no_poll(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "bad", "two"), answers={"RETR 2": say(b"-ERR corrupt\r\n")})
     async with script.running():
         account = await bench.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
@@ -94,7 +94,7 @@ async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(b
         assert len(await bench.bodies(account)) == 2
 
 
-async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_twice(bench: FetcherHarness) -> None:
+async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(bench: FetcherHarness) -> None:
     # given a provider whose connection ends at QUIT, so that it deletes nothing
     script = ScriptedPop3({})
     async with script.running():
@@ -118,7 +118,7 @@ async def test_a_dele_that_never_took_effect_is_repeated_and_delivers_nothing_tw
         assert await bench.subjects(account) == ["one", "one"]
 
 
-async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_delivered_again(
+async def test_in_another_maildrop_mail_that_moved_there_is_not_delivered_again(
     bench: FetcherHarness,
 ) -> None:
     first, second = ScriptedPop3({}), ScriptedPop3(mails("moved", "unknown"))
@@ -153,7 +153,7 @@ async def test_another_maildrop_is_met_anew_and_mail_that_moved_there_is_not_del
         assert second.mails.keys() == {"moved", "unknown"}
 
 
-async def test_a_uidl_that_is_another_mail_in_another_maildrop_is_neither_taken_for_fetched_nor_deleted(
+async def test_a_uidl_of_another_maildrop_counts_as_neither_fetched_nor_deleted(
     bench: FetcherHarness,
 ) -> None:
     # given servers that count their mails, and an account of which two are fetched, to be deleted at once
@@ -238,7 +238,7 @@ async def test_login_delay_is_kept_even_with_mail_left(bench: FetcherHarness, mo
     [(None, 60.0, 1), (None, 0.0, 3), (0, 60.0, 3)],
     ids=["nothing is deleted", "it takes long", "all is deleted"],
 )
-async def test_a_session_goes_on_beyond_its_share_where_that_is_quick_and_nothing_waits_for_quit(
+async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
     bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
@@ -282,7 +282,7 @@ async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url:
         ) == [(0,)]
 
 
-async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothing(
+async def test_an_account_is_polled_by_one_owner_a_lost_lease_commits_nothing(
     bench: FetcherHarness, database: Database
 ) -> None:
     # given an account that is due, and that another process polls already
@@ -311,7 +311,7 @@ async def test_an_account_is_polled_by_one_owner_and_a_lost_lease_commits_nothin
         await polls.release_lease(connection, second)
 
 
-async def test_a_poll_that_is_under_way_when_a_mail_is_to_be_tried_again_calls_nothing_quiet(
+async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
     bench: FetcherHarness, database: Database
 ) -> None:
     account = await bench.add("e@x.test", 1, enabled=False)

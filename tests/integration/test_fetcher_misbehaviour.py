@@ -181,7 +181,7 @@ def _full_queue() -> Iterator[int]:
                 each.close()
 
 
-async def test_every_misbehaviour_is_named_and_costs_neither_its_own_mail_nor_other_accounts_anything(
+async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
     bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for_providers(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
@@ -283,7 +283,7 @@ def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
 
 
 @pytest.mark.parametrize("knows_uidl", [True, False])
-async def test_where_a_mail_is_known_by_its_place_alone_what_slips_into_a_place_is_fetched(
+async def test_without_uidls_a_mail_that_slips_into_a_known_place_is_fetched(
     bench: FetcherHarness, knows_uidl: bool
 ) -> None:
     # given a server whose UIDLs just count, or that has none
@@ -335,7 +335,7 @@ async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench
         assert await bench.subjects(account) == ["a", "b", "c", "d"]
 
 
-async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothing_new(bench: FetcherHarness) -> None:
+async def test_a_wholesale_renumbering_repeats_nothing_and_misses_nothing_new(bench: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c") | {"twin": mails("a")["a"]})
     async with script.running():
         account = await bench.add("e@x.test", script.port)
@@ -347,7 +347,7 @@ async def test_a_wholesale_renumbering_delivers_nothing_twice_and_forgets_nothin
         assert sorted(await bench.subjects(account)) == ["a", "a", "b", "c", "new 0", "new 1", "new 2"]
 
 
-async def test_a_mail_that_was_read_and_could_not_be_kept_is_not_told_to_be_fetched(
+async def test_a_mail_that_was_read_but_not_stored_does_not_count_as_fetched(
     bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that lists nothing again that was read before a QUIT, as Gmail does, and mails too large for us
@@ -390,7 +390,7 @@ async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses
         assert await bench.rows("select login_delay from polls") == [(None,)]
 
 
-async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_large_mailbox_suspect(
+async def test_a_provider_that_hands_out_nothing_for_a_while_blames_no_mail(
     bench: FetcherHarness,
 ) -> None:
     script = ScriptedPop3(mails(*(f"m{n}" for n in range(50))), answers={"RETR": say(b"-ERR throttled\r\n")})
@@ -405,7 +405,7 @@ async def test_a_provider_that_hands_out_nothing_for_a_while_makes_no_mail_of_a_
         assert len(await bench.bodies(account)) == 50
 
 
-async def test_a_mail_that_stays_is_a_problem_until_that_is_acknowledged_or_it_is_fetched(
+async def test_a_skipped_mail_is_a_problem_until_acknowledged_or_fetched(
     bench: FetcherHarness,
 ) -> None:
     # given mails that cannot be fetched

@@ -222,7 +222,7 @@ async def test_a_session_cut_anywhere_stores_the_whole_mail_or_nothing(server: R
     assert stored == b"Subject: x\r\n\r\nbody\r\n"
 
 
-async def test_a_mail_that_is_cut_off_leaves_memory_at_once_and_so_does_its_transport(
+async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mails: list[weakref.ref[DataReader]] = []

@@ -114,7 +114,7 @@ async def test_an_account_that_is_gone_does_not_hinder_the_others(database: Data
     assert [login.peer for login in await shown(database, "Alex")] == [HERE]
 
 
-async def test_what_could_not_be_written_is_written_later_and_quiet_times_ask_nothing(
+async def test_logins_are_written_later_after_a_failure_and_never_when_quiet(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await apply(database, COMPANY)
@@ -142,7 +142,7 @@ async def test_what_could_not_be_written_is_written_later_and_quiet_times_ask_no
 
 
 @pytest.mark.parametrize(("peer", "first"), [("2001:db8::8", True), (HERE, False)])
-async def test_who_came_in_from_there_before_is_checked_first_by_a_process_that_has_just_started(
+async def test_a_new_process_checks_clients_with_an_earlier_login_first(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, first: bool
 ) -> None:
     # given somebody who came in before, and a process with nothing in memory that is busy

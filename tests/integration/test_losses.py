@@ -47,7 +47,7 @@ async def states(database: Database) -> list[str]:
 # ---------------------------------------------------------------------------------------------- two at once
 
 
-async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_still_delivered(
+async def test_a_mail_routed_while_its_stale_message_is_handled_is_delivered(
     database: Database,
 ) -> None:
     # given a message for the mailbox service of a mail that went back to the router
@@ -66,7 +66,7 @@ async def test_a_mail_that_is_routed_while_a_stale_message_of_it_is_handled_is_s
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
-async def test_a_mail_held_by_a_router_that_did_not_see_the_new_sharer_is_delivered_all_the_same(
+async def test_a_mail_held_by_a_router_unaware_of_a_new_sharer_is_delivered(
     database: Database,
 ) -> None:
     # given a router that read the accounts before somebody was enabled and writes after it
@@ -96,7 +96,7 @@ async def test_mail_with_nobody_there_stays_held(database: Database) -> None:
 # ---------------------------------------------------------------------------------------------- removed people
 
 
-async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_others(database: Database) -> None:
+async def test_a_requeued_mail_that_some_have_is_routed_again_for_the_others(database: Database) -> None:
     # given a mail to Alex and Jim: Jim has it, Alex was removed before, and then the router failed five times
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -118,7 +118,7 @@ async def test_a_requeued_mail_that_some_have_already_is_decided_anew_for_the_ot
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_a_mail_to_the_local_address_of_somebody_removed_is_held_until_that_person_is_back(
+async def test_a_mail_to_a_removed_person_s_local_address_is_held_until_a_return(
     database: Database,
 ) -> None:
     # given a mail to Jim's and Kim's local addresses, and Jim removed before its delivery
@@ -192,7 +192,7 @@ async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
 # ---------------------------------------------------------------------------------------------- faults
 
 
-async def test_a_traceback_with_a_nul_or_half_a_character_is_counted_like_any_other(database: Database) -> None:
+async def test_a_traceback_with_a_nul_or_half_a_character_counts_like_any_other(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
@@ -294,7 +294,7 @@ async def test_a_fault_that_cannot_be_written_down_does_not_end_the_stage(servic
     await stopped(service, work)
 
 
-async def test_the_late_end_of_an_old_connection_does_not_put_the_new_one_out_of_use(
+async def test_the_late_end_of_an_old_connection_leaves_the_new_one_usable(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[Callable[[object, object], None]] = []

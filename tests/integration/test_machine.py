@@ -121,7 +121,7 @@ def test_run_json_is_for_its_owner_alone_and_names_what_runs(running: Up) -> Non
     assert b"python_info" in metrics or b"process_" in metrics
 
 
-def test_the_database_is_reached_by_a_socket_that_is_for_its_user_and_root_alone(running: Up) -> None:
+def test_the_database_s_socket_is_for_its_user_and_root_alone(running: Up) -> None:
     url = running.run()["settings"]["database_url"]
     found = psycopg.conninfo.conninfo_to_dict(url)
     socket_file = Path(str(found["host"])) / f".s.PGSQL.{found['port']}"

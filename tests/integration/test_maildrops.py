@@ -234,7 +234,7 @@ async def test_deletions_stand_in_the_trace(database: Database) -> None:
         assert await cursor.fetchall() == [("alex@local.com",)]
 
 
-async def test_writers_that_name_mailboxes_in_any_order_do_not_block_each_other_for_ever(database: Database) -> None:
+async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database: Database) -> None:
     # given mails that all go to four people, each naming them in another order
     people = list((await add_people(database, "alex", "jim", "kim", "tom")).values())
 

@@ -97,7 +97,7 @@ async def hold_a_mail(database: Database) -> list[int]:
     return rows
 
 
-async def test_an_alarm_is_one_mail_and_one_post_and_so_is_its_end_over_a_restart(
+async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
     database: Database, database_url: str, webhook: Webhook, tmp_path: Any
 ) -> None:
     # given a mail that is held, and two processes that watch
@@ -235,7 +235,7 @@ async def test_a_webhook_that_is_no_url_is_said_in_the_log(database_url: str, tm
         assert "URL is needed" in (await process._send({}) or "")
 
 
-async def test_a_database_that_is_away_is_told_by_the_webhook_and_its_return_by_both(
+async def test_a_database_outage_is_posted_to_the_webhook_and_its_end_to_both(
     database: Database, database_url: str, webhook: Webhook, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await apply(database, COMPANY)

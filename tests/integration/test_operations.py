@@ -92,7 +92,7 @@ async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> 
         await bench.until(id_, state="done")
 
 
-async def test_parked_mails_are_listed_with_their_traceback_and_requeued_or_discarded(database: Database) -> None:
+async def test_parked_mails_show_their_traceback_and_are_requeued_or_discarded(database: Database) -> None:
     # given two mails that failed five times in the router
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -153,7 +153,7 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
             await operations.undelete(connection, "nobody@local.com", [row])
 
 
-async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_was_is_refused(
+async def test_restore_returns_an_account_with_its_mail_and_refuses_any_other(
     database: Database,
 ) -> None:
     await apply(database, COMPANY)
@@ -171,7 +171,7 @@ async def test_a_restored_account_has_its_mail_and_one_that_is_there_or_never_wa
                 await operations.restore_account(connection, address)
 
 
-async def test_a_restored_person_shares_no_former_name_with_others_and_has_no_delegate_elsewhere(
+async def test_a_restored_person_has_no_name_of_others_and_no_delegate_elsewhere(
     database: Database,
 ) -> None:
     # given Alex, once Lex, whose delegate is Jim
@@ -260,7 +260,7 @@ def prepared(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
     return asyncio.run(working())
 
 
-def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was_left(database_url: str) -> None:
+def test_commands_print_json_of_what_they_did_and_exit_1_if_some_was_left(database_url: str) -> None:
     async def prepare(database: Database) -> list[int]:
         await apply(database, COMPANY)
         rows = await deliver(database, mail())
@@ -291,7 +291,7 @@ def test_the_commands_tell_in_json_what_they_did_and_end_with_1_if_something_was
     assert run("queue", "cancel", "9999").exit_code == 1
 
 
-def test_a_key_is_rotated_while_both_are_named_and_what_no_key_opens_is_said(database_url: str) -> None:
+def test_a_key_is_rotated_while_both_are_named_unreadable_ones_are_said(database_url: str) -> None:
     async def prepare(database: Database) -> None:
         await apply(database, COMPANY)
 

@@ -64,7 +64,7 @@ async def listed(database: Database) -> list[inbound_admin.ListedInbound]:
         return await inbound_admin.list_inbound(connection, "parked")
 
 
-async def test_a_mail_that_fails_is_parked_alone_after_five_tries_and_holds_up_no_other(
+async def test_a_mail_that_fails_five_times_is_parked_alone_and_delays_no_other(
     routing: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that the router cannot decide about, among others
@@ -132,7 +132,7 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         assert len(await mailbox_of(database, ALEX)) == 2
 
 
-async def test_mails_in_progress_at_two_crashes_are_retried_alone_and_only_their_own_crashes_count(
+async def test_mail_in_flight_at_two_crashes_is_isolated_and_counts_its_own(
     database: Database,
 ) -> None:
     async with database.transaction() as connection:
@@ -166,7 +166,7 @@ async def test_no_sweep_publishes_a_suspect_with_other_mails(database: Database)
         assert [row for row, *_ in await inbound.list_overdue(connection, "fetched", 1.0)] == rows[1:]
 
 
-async def test_an_account_whose_poll_ends_the_fetcher_is_shown_and_leaves_the_others_time(database: Database) -> None:
+async def test_an_account_whose_poll_kills_the_fetcher_is_shown_and_others_go_on(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     support = externals[SUPPORT].id

@@ -316,7 +316,7 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
         assert await cursor.fetchone() == (0,)
 
 
-async def test_with_the_database_away_sessions_get_temporary_errors_and_go_on_afterwards(
+async def test_without_the_database_sessions_get_temporary_errors_and_continue(
     server: Running, database_url: str
 ) -> None:
     # given a session that marked a mail
@@ -409,9 +409,7 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
     assert growth < 16 * 1024 * 1024, growth
 
 
-async def test_a_hundred_thousand_mails_that_have_not_changed_are_listed_without_a_scan(
-    server: Running, database_url: str
-) -> None:
+async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(server: Running, database_url: str) -> None:
     # given a mailbox of 100,000 mails, which a session has seen
     async with server.database.transaction() as connection:
         await connection.execute("delete from maildrop_mails")
@@ -514,7 +512,7 @@ async def passes(server: Running, source: str, user: str, password: str) -> byte
     return answers[-1]
 
 
-async def test_guesses_from_a_hundred_addresses_that_stand_in_line_do_not_hold_up_who_comes_after_them(
+async def test_queued_guesses_from_a_hundred_addresses_delay_no_later_client(
     server: Running,
 ) -> None:
     # given a crowd that was never seen, and the first of them have been answered

@@ -69,7 +69,7 @@ async def test_a_query_that_is_cancelled_ends_and_its_connection_goes_on(databas
         assert time.monotonic() - began < 25  # the query itself would take 30 s
 
 
-async def test_an_answer_that_is_cancelled_half_way_does_not_come_to_the_next_question(database_url: str) -> None:
+async def test_a_cancelled_query_s_result_is_not_given_to_the_next_query(database_url: str) -> None:
     async with connected(database_url) as connection:
         for turns in range(20):
             asked = asyncio.create_task(value(connection, "select repeat('x', %s)", LARGE))

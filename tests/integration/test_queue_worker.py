@@ -89,7 +89,7 @@ async def test_a_message_may_name_more_rows_than_a_batch_holds(worker: tuple[Rec
     assert set(recorder.handled.values()) == {1}
 
 
-async def test_a_failure_is_counted_for_the_failing_mail_alone_and_its_neighbours_are_handled(
+async def test_a_failure_counts_for_the_failing_mail_alone(
     worker: tuple[Recorder, Broker],
 ) -> None:
     recorder, broker = worker
@@ -109,7 +109,7 @@ async def test_a_temporary_failure_is_counted_for_no_mail_and_is_retried(
     assert not recorder.counted
 
 
-async def test_a_message_without_a_payload_becomes_a_dead_letter_and_the_others_are_handled(
+async def test_a_message_that_is_no_work_item_goes_to_the_dead_letters(
     worker: tuple[Recorder, Broker],
 ) -> None:
     recorder, broker = worker

@@ -90,7 +90,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert await purge(database, 15) == Counter()
 
 
-async def test_the_mail_of_a_removed_account_goes_and_the_account_cannot_come_back(database: Database) -> None:
+async def test_a_removed_account_s_mail_is_purged_and_restore_is_over_then(database: Database) -> None:
     await apply(database, COMPANY)
     await deliver(database, 3)
     _, people = await everyone(database)

@@ -126,7 +126,7 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_with_nobody_enabled_a_mail_is_held_and_delivered_as_soon_as_somebody_is(database: Database) -> None:
+async def test_with_nobody_enabled_a_mail_is_held_until_somebody_is(database: Database) -> None:
     document: dict[str, Any] = {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]}
     await apply(database, document)
     externals, _ = await everyone(database)
@@ -217,7 +217,7 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_provider_gave_it(
+async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(
     database: Database,
 ) -> None:
     await apply(database, COMPANY)
@@ -257,7 +257,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_teaches_the_id_that_the_prov
     assert await mailbox_of(database, "jim@local.com") == []
 
 
-async def test_a_delivery_decided_before_somebody_was_disabled_goes_back_to_the_router(database: Database) -> None:
+async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])

@@ -65,7 +65,7 @@ async def test_a_mail_leaves_as_user_name_and_external_address(bench: SenderHarn
     assert await bench.events(id_) == [("relayed", ANN), ("relayed", BOB)]
 
 
-async def test_local_recipients_get_it_whatever_the_state_of_the_external_account(
+async def test_local_recipients_get_it_whatever_state_the_external_account_has(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a disabled external account
@@ -86,7 +86,7 @@ async def test_local_recipients_get_it_whatever_the_state_of_the_external_accoun
     assert len(provider.taken) == 1
 
 
-async def test_a_colleague_who_was_removed_meanwhile_is_not_shown_with_a_local_address(
+async def test_a_colleague_removed_meanwhile_is_not_shown_with_a_local_address(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a mail to a customer and Jim that waits
@@ -139,7 +139,7 @@ async def test_a_resubmitted_mail_is_sent_and_reported(bench: SenderHarness, pro
     assert told == {first: False, again: True, hidden: False}
 
 
-async def test_one_of_two_submissions_of_a_mail_is_reported_whichever_is_committed_first(
+async def test_a_mail_submitted_twice_is_reported_once_whichever_commits_first(
     bench: SenderHarness,
 ) -> None:
     first, again = [await bench.submit(ANN, message_id="one@local.com") for _ in range(2)]
@@ -231,7 +231,7 @@ async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small
     assert b"text/rfc822-headers" in other and len(other) < 10_000
 
 
-async def test_the_author_is_notified_of_success_where_the_provider_sends_no_notice(
+async def test_the_author_is_notified_of_success_if_the_provider_does_not(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("RCPT", None)
@@ -551,7 +551,7 @@ async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
     assert await bench.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
 
 
-async def test_after_a_second_time_without_a_reply_the_author_is_notified_of_the_unknown_outcome(
+async def test_after_two_lost_replies_the_author_learns_of_the_unknown_outcome(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("END", CLOSE)
@@ -723,7 +723,7 @@ async def test_after_five_days_a_mail_has_failed(bench: SenderHarness, provider:
     assert notice.count(b"Action: failed\r\nStatus: 4.4.7\r\n") == 2 and b"451 4.3.0 later" in notice
 
 
-async def test_a_paused_account_bounces_nothing_and_its_old_mail_is_tried_when_it_works_again(
+async def test_a_paused_account_bounces_nothing_and_later_tries_its_old_mail(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given an account whose login is refused for six days
@@ -755,7 +755,7 @@ async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: 
 # ---------------------------------------------------------------------------------------------- failures, sizes, hands
 
 
-async def test_a_mail_that_fails_in_us_five_times_is_parked_and_holds_up_no_other(
+async def test_a_mail_that_fails_in_us_five_times_is_parked_and_delays_no_other(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one
@@ -841,7 +841,7 @@ async def test_the_operator_lists_retries_and_cancels(bench: SenderHarness, prov
     assert [state for state, _ in replies(await bench.listed(first))] == ["cancelled", "delivered"]
 
 
-async def test_an_answer_can_never_overtake_its_authorship_and_an_id_keeps_its_first_author(
+async def test_authorship_precedes_any_answer_and_an_id_keeps_its_first_author(
     bench: SenderHarness,
 ) -> None:
     # given the same Message-ID from two people of the share, before anything is relayed

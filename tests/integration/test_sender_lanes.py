@@ -205,7 +205,7 @@ async def test_a_refused_mail_does_not_disturb_the_pipelined_one(bench: SenderHa
     assert len(await bench.notices("Alex")) == 1
 
 
-async def test_a_mail_pipelined_behind_one_without_a_reply_is_sent_by_another_lane(
+async def test_a_mail_pipelined_behind_an_unanswered_one_goes_to_another_lane(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
@@ -215,7 +215,7 @@ async def test_a_mail_pipelined_behind_one_without_a_reply_is_sent_by_another_la
     assert max(copies(provider).values()) == 1
 
 
-async def test_behind_a_slow_reply_nothing_is_pipelined_and_the_connection_is_kept(
+async def test_nothing_is_pipelined_behind_a_slow_reply_the_connection_is_kept(
     bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
@@ -335,7 +335,7 @@ async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(
     assert copies(provider) == once_each(3) - Counter([b"1@many"])
 
 
-async def test_a_sender_that_dies_between_the_mark_and_the_dot_leaves_mails_that_are_sent_once_more(
+async def test_a_sender_that_dies_between_mark_and_dot_has_its_mails_sent_again(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are marked and none of them has its dot
@@ -359,7 +359,7 @@ async def test_a_sender_that_dies_between_the_mark_and_the_dot_leaves_mails_that
     assert copies(provider) == once_each(3)
 
 
-async def test_a_sender_that_dies_between_the_answers_and_their_commit_repeats_only_those_mails(
+async def test_a_sender_that_dies_between_answers_and_commit_repeats_only_those(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are answered, before it writes that down
@@ -407,7 +407,7 @@ async def test_claims_of_a_sender_that_is_there_are_left_alone(
     assert copies(provider) == once_each(1)
 
 
-async def test_a_database_that_disconnects_everyone_during_group_commits_loses_and_repeats_nothing(
+async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given mails without an answer, and others that stand before their bodies

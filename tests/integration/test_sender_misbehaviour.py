@@ -199,7 +199,7 @@ async def _relay(bench: SenderHarness, address: str) -> RelayStatus:
         return (await relay_status.load_status(connection))[bench.externals[address].id]
 
 
-async def test_a_rejection_of_the_account_bounces_nothing_and_pauses_where_an_administrator_must_act(
+async def test_a_rejected_account_bounces_nothing_and_pauses_for_a_person(
     bench: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given

@@ -112,7 +112,7 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
     await broker.close()
 
 
-async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_accounts_domain(server: Running) -> None:
+async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_domain(server: Running) -> None:
     client = await Client.logged_in(server)
 
     await client.send(b"Message-ID: <bad\r\n\r\n.\r\n")
@@ -205,7 +205,7 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
 
 
-async def test_a_client_gets_no_answer_where_nobody_knows_whether_its_mail_is_committed(
+async def test_a_client_gets_no_answer_if_its_commit_s_outcome_is_unknown(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a database that goes away with the answer to a commit
@@ -322,7 +322,7 @@ async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) ->
         await client.ask(*(["Subject: x\r\n\r\n."] if expected == "354" else ["RSET"]))
 
 
-async def test_who_was_taken_by_the_accounts_of_before_is_looked_at_again_before_the_mail_is(server: Running) -> None:
+async def test_recipients_accepted_from_the_cache_are_checked_again_before_data(server: Running) -> None:
     async def name_for_jim(*former: str) -> None:
         async with server.database.transaction() as connection:
             [jim] = await accounts.load_locals(connection, [server.ids["jim"]])

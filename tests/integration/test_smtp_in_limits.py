@@ -51,7 +51,7 @@ async def test_a_mail_that_is_too_large_is_refused_and_the_session_goes_on(
         assert (await client.send(head + b".\r\n")).startswith("250")
 
 
-async def test_a_mail_larger_than_its_provider_takes_is_refused_for_outside_recipients(server: Running) -> None:
+async def test_a_mail_larger_than_its_provider_takes_is_refused_for_the_outside(server: Running) -> None:
     # given a provider of which that was learnt while the client is logged in
     client = await Client.logged_in(server)
     async with server.database.transaction() as connection:
@@ -106,7 +106,7 @@ async def test_too_many_connections_are_told_to_come_later(database: Database, b
         assert listening.SESSIONS._value.get() == 5
 
 
-async def test_a_connection_counts_before_its_handshake_and_no_longer_after_a_failed_one(
+async def test_a_connection_counts_before_its_handshake_not_after_a_failed_one(
     database: Database, broker_url: str, tmp_path: Path
 ) -> None:
     async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:

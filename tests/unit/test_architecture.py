@@ -39,7 +39,7 @@ def test_it_names_every_shared_module(module: str) -> None:
     assert re.search(rf"\b{name}(\.py)?`", row), f"shared/{module}.py is in no room"
 
 
-def test_a_table_is_written_by_the_modules_that_it_names_as_owners_and_by_no_other() -> None:
+def test_a_table_is_written_by_the_owners_that_the_page_names_alone() -> None:
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", TEXT, re.M)
     owners = {
         table: re.findall(r"`([\w/]+\.py)`", owner)

@@ -254,7 +254,7 @@ async def test_who_is_known_and_who_is_of_the_lan_goes_before_a_crowd(monkeypatc
     assert checked[:3] == ["known", "of the LAN", "guess 149"]
 
 
-async def test_an_unknown_user_s_password_is_checked_against_a_hash_of_the_same_cost(
+async def test_an_unknown_user_s_password_costs_a_hash_of_the_same_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     against = list[str]()

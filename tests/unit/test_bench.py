@@ -67,7 +67,7 @@ def test_figures_have_three_digits_that_mean_something() -> None:
     assert spread([3.0, 1.0, 2.0]) == "2.00 [1.00..3.00]"
 
 
-def test_works_that_were_not_run_keep_their_sections_in_the_order_of_all_works() -> None:
+def test_works_that_were_not_run_keep_their_sections_in_order() -> None:
     line = Line("w", (1.0,), "ms")
     old = results.merge("", {"CPU": "slow"}, {"b": results.section("b", "Bee", "monday", [line])}, ["a", "b"])
     new = results.merge(old, {"CPU": "fast"}, {"a": results.section("a", "Ay", "tuesday", [line])}, ["a", "b"])
@@ -75,7 +75,7 @@ def test_works_that_were_not_run_keep_their_sections_in_the_order_of_all_works()
     assert "monday" in new and "tuesday" in new and "fast" in new and "slow" not in new
 
 
-def test_a_work_that_is_run_again_replaces_its_section_and_one_that_is_gone_leaves() -> None:
+def test_a_work_that_is_run_again_replaces_its_section_a_gone_one_leaves() -> None:
     line = Line("w", (1.0,), "ms")
     old = results.merge(
         "", {}, {name: results.section(name, "W", f"old {name}", [line]) for name in ("a", "gone")}, ["a", "gone"]
@@ -126,7 +126,7 @@ def test_the_time_of_a_child_that_has_ended_is_counted() -> None:
         assert processor_seconds({"parent": pid})["parent"] >= BURNT - 2 * TICK
 
 
-def test_the_time_of_a_child_that_still_runs_is_counted_once_unless_it_is_left_out() -> None:
+def test_a_running_child_s_time_is_counted_once_unless_it_is_left_out() -> None:
     code = BURN + "burn(); print(flush=True); sys.stdin.read()"
     with waiting(
         f"child = subprocess.Popen([sys.executable, '-c', {code!r}], stdout=subprocess.PIPE); child.stdout.readline()"
@@ -190,7 +190,7 @@ def test_processor_time_that_was_not_measured_is_not_told() -> None:
     assert line.costs() == () and COSTS not in results.section("a", "W", "now", [line])
 
 
-def test_checkouts_are_compared_process_by_process_with_the_median_of_the_pairs() -> None:
+def test_checkouts_are_compared_by_process_with_the_median_of_the_pairs() -> None:
     base = [Run(10, 1, processor={"a": cost, "gone": 0.01}) for cost in (0.1, 0.2, 0.4)]
     ours = [Run(10, 1, processor={"a": cost}) for cost in (0.1, 0.1, 0.1)]
     rows = {name: cells for name, *cells in compared(base, ours)[1:]}

@@ -49,7 +49,7 @@ def test_what_cannot_be_a_host_is_refused_as_the_mail_host(host: str) -> None:
         load(mail_host=host)
 
 
-def test_ports_are_those_of_the_settings_and_in_clear_only_if_the_operator_allows_it() -> None:
+def test_ports_are_the_settings_ones_and_in_clear_only_if_it_is_allowed() -> None:
     found = client_autoconfig.servers(load(pop3s_port=995, smtp_port=25))
 
     assert found.incoming == (Endpoint(995, "implicit"), Endpoint(1110, "starttls"))
@@ -152,7 +152,7 @@ def test_outlook_is_answered_in_its_schema() -> None:
         ),
     ],
 )
-def test_what_outlook_cannot_be_told_is_answered_with_the_error_of_its_protocol(request_: bytes, code: str) -> None:
+def test_what_cannot_be_answered_is_an_error_of_the_autodiscover_protocol(request_: bytes, code: str) -> None:
     with pytest.raises(Unanswerable) as caught:
         client_autoconfig.autodiscover_address(request_)
 
@@ -174,7 +174,7 @@ def test_outlooks_second_version_points_to_the_first() -> None:
 # --------------------------------------------------------------------------------------------------- Apple
 
 
-def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_without_a_password() -> None:
+def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_no_password() -> None:
     profile = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX))
 
     assert profile["PayloadType"] == "Configuration"

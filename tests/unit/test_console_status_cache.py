@@ -21,7 +21,7 @@ async def _away() -> Any:
     yield
 
 
-async def test_an_old_status_is_gathered_again_for_a_request_and_a_fresh_one_is_returned_at_once(
+async def test_an_old_status_is_read_again_and_a_fresh_one_is_returned_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def gather(_: AdminContext) -> dict[str, Any]:

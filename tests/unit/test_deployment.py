@@ -25,7 +25,7 @@ def test_dashboards_and_the_operators_rules_are_made_from_their_sources() -> Non
     assert stale() == []
 
 
-def test_every_service_has_a_container_a_deployment_a_dashboard_and_is_scraped() -> None:
+def test_every_service_has_a_container_deployment_dashboard_and_scrape() -> None:
     scraped = YAML(typ="safe").load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped["scrape_configs"]}
     for name in SERVICES:
@@ -46,14 +46,14 @@ def test_every_alert_has_a_severity_a_page_with_its_four_parts_and_a_test(alert:
     assert f"runbook_url: {alert['annotations']['runbook_url']}" in tests
 
 
-def test_every_variable_of_the_compose_file_with_a_default_is_in_the_example_with_it() -> None:
+def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     for name, default in re.findall(r"\$\{(MAILGROUP_\w+):-([^}]*)\}", compose):
         assert f"\n{name}={default}\n" in example, name
 
 
-def test_every_metric_that_rules_dashboards_and_pages_name_is_in_the_code_or_recorded() -> None:
+def test_every_metric_of_rules_dashboards_and_pages_exists_or_is_recorded() -> None:
     code = "".join(
         file.read_text(encoding="utf-8") for folder in ("shared", "services") for file in (ROOT / folder).rglob("*.py")
     )

@@ -212,7 +212,7 @@ async def test_a_pinned_certificate_is_accepted_whatever_its_name_and_authority(
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_another_certificate_than_the_pinned_one_is_refused_though_its_authority_is_trusted(
+async def test_a_certificate_other_than_the_pinned_one_is_refused_though_trusted(
     tls: str, authority: tuple[Path, ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust(monkeypatch, authority[0])

@@ -68,7 +68,7 @@ def test_these_are_two_names_or_none(one: str, other: str) -> None:
 
 
 @given(st.text())
-def test_normalising_twice_is_normalising_once_but_for_a_second_pair_of_quotes(name: str) -> None:
+def test_normalising_is_idempotent_but_for_a_second_pair_of_quotes(name: str) -> None:
     # given
     once = normalise(name)
     # then

@@ -41,7 +41,7 @@ def as_lines(mail: bytes) -> bytes:
 
 
 @given(mails, st.lists(st.integers(0, 1000), max_size=6))
-def test_what_a_server_takes_is_the_mail_with_crlf_line_ends_however_it_is_cut(mail: bytes, cuts: list[int]) -> None:
+def test_a_server_gets_the_mail_with_crlf_line_ends_however_it_is_cut(mail: bytes, cuts: list[int]) -> None:
     assert received(sent(mail, cuts)) == as_lines(mail)
 
 

@@ -21,7 +21,7 @@ async def read(share: MemoryShare, steps: int, most: list[int], whole: MemoryBud
     share.free(taken)
 
 
-async def test_many_that_grow_at_once_all_end_and_hold_no_more_than_allowed_and_one_more() -> None:
+async def test_many_growing_mails_all_end_within_the_budget_and_one_more() -> None:
     whole, most = MemoryBudget(100), list[int]()
     async with asyncio.timeout(20):
         await asyncio.gather(*(read(MemoryShare(whole), 50, most, whole) for _ in range(30)))

@@ -149,7 +149,7 @@ def test_only_fetched_mail_is_deleted_when_its_days_are_over(
     assert bool(plan.delete) is deleted
 
 
-def test_what_is_gone_from_a_whole_list_vanished_and_what_we_deleted_is_closed() -> None:
+def test_mail_gone_from_a_whole_list_vanished_or_is_closed_if_we_deleted() -> None:
     ledger = [row("f"), row("h", "history"), row("s", "skipped"), row("d", "deleting"), row("v", "vanished")]
     plan = decide(maildrop(), ledger, account(), LIMIT, poll())
     assert keys(plan.vanished) == {"f", "h", "s"}
@@ -219,7 +219,7 @@ def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
     assert found is not None and found.key == "big" and lost.take_skipped(5000) is None
 
 
-def test_history_that_vanished_since_the_last_whole_poll_may_be_what_is_unknown_now() -> None:
+def test_history_that_vanished_lately_may_be_what_is_unknown_now() -> None:
     ledger = [
         row("now", "history"),
         row("cut", "vanished", before="history", state_at=NOW - HOUR / 2),

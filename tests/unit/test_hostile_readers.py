@@ -41,7 +41,7 @@ async def all_gone(server: Stand) -> None:
 
 
 @LOOPS
-def test_a_session_cut_after_any_octet_deletes_all_that_was_marked_or_nothing(tmp_path: Path, loop: str) -> None:
+def test_a_session_cut_after_any_octet_deletes_all_marked_mail_or_nothing(tmp_path: Path, loop: str) -> None:
     script = b"USER alex@local.com\r\nPASS secret\r\nDELE 1\r\nDELE 3\r\nRETR 2\r\nQUIT\r\n"
 
     async def work() -> None:

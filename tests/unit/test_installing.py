@@ -82,7 +82,7 @@ def _new_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installing, "_version", lambda: "9.9.9")
 
 
-def test_an_upgrade_makes_a_backup_before_it_switches_and_keeps_the_version_before(
+def test_an_upgrade_makes_a_backup_first_and_keeps_the_version_before(
     machine: Machine, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _install(machine)

@@ -35,7 +35,7 @@ def test_the_loopback_address_is_no_lan() -> None:
         lan_settings.for_the_lan(Settings(bind="127.0.0.1"))
 
 
-def test_the_certificate_names_the_address_of_the_lan_and_stays_as_long_as_it_does(tmp_path: Path) -> None:
+def test_the_certificate_names_the_lan_address_and_stays_while_that_does(tmp_path: Path) -> None:
     server_tls.self_signed_file(Settings(data=tmp_path))
     settings = lan_settings.for_the_lan(Settings(data=tmp_path, bind="10.0.0.7"))
 

@@ -34,7 +34,7 @@ def test_a_port_that_is_taken_meanwhile_is_replaced() -> None:
     assert ports.choose(1, "taken", taken=[first]) != [first]
 
 
-def test_two_processes_never_choose_the_same_port_however_late_they_listen_there() -> None:
+def test_two_processes_never_choose_the_same_port_however_late_they_listen() -> None:
     # given a process that has chosen, and listens nowhere yet
     code = (
         "import sys; from deploy.machine import ports; print(*ports.choose(3, 'shared'), flush=True); sys.stdin.read()"
@@ -79,7 +79,7 @@ def test_one_port_for_two_purposes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "no address"])
-def test_an_address_that_is_not_this_machines_is_named_and_no_port_is_blamed(address: str) -> None:
+def test_an_address_of_another_machine_is_named_and_no_port_is_blamed(address: str) -> None:
     with pytest.raises(Permanent, match=f"^MAILGROUP_BIND: '{address}': ") as caught:
         ports.require({"MAILGROUP_POP3_PORT": 1110}, address)
     assert "taken" not in str(caught.value)

@@ -20,7 +20,7 @@ class Log:
         self.lines += lines
 
 
-def test_one_trace_id_goes_with_a_mail_from_the_fetch_to_the_delivery_and_from_the_submission_to_the_relay(
+def test_one_trace_id_goes_with_a_mail_on_its_whole_way_in_and_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log = Log()

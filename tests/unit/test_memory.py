@@ -29,7 +29,7 @@ def test_mails_that_grow_side_by_side_take_little_more_than_their_size() -> None
     assert 0.9 < float(ended.stdout) < 1.2
 
 
-def test_the_garbage_collector_runs_less_often_and_skips_what_exists_already() -> None:
+def test_the_garbage_collector_runs_less_often_and_skips_older_objects() -> None:
     tuned = "import gc; from shared.runtime import memory; memory.tune_garbage_collector(); "
     shown = "print(gc.get_threshold()[0] == memory.GC_THRESHOLD, gc.get_freeze_count() > 1000)"
 

@@ -110,7 +110,7 @@ async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> N
 
 async def test_a_mail_without_end_is_given_up() -> None:
     endless = Answer((b"+OK\r\n", *([b"x" * 65536] * 40)), hang=True)
-    with pytest.raises(ProtocolError, match="has no end"):
+    with pytest.raises(ProtocolError, match="does not end"):
         await bodies(ScriptedPop3({"a": MAIL}, answers={"RETR": endless}), limit=100_000)
 
 
@@ -405,5 +405,5 @@ async def test_who_refuses_the_bare_command_gets_the_response_with_it() -> None:
         ("no", False),
     ],
 )
-def test_a_refusal_for_now_is_known_by_its_code_or_by_words_that_providers_use(reply: str, for_now: bool) -> None:
+def test_a_temporary_refusal_is_known_by_its_code_or_by_provider_s_words(reply: str, for_now: bool) -> None:
     assert is_temporary(reply) == for_now

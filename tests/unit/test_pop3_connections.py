@@ -157,7 +157,7 @@ def test_a_list_of_a_large_mailbox_goes_out_piece_by_piece(tmp_path: Path, loop:
 
 
 @LOOPS
-def test_a_mail_that_fails_halfway_ends_the_connection_without_an_end_of_mail(tmp_path: Path, loop: str) -> None:
+def test_a_mail_that_fails_halfway_ends_the_connection_without_a_final_dot(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = {1: LARGE * 6}
@@ -307,7 +307,7 @@ def test_too_many_connections_in_all_are_refused(tmp_path: Path, loop: str) -> N
 
 
 @LOOPS
-def test_too_many_sessions_of_one_account_are_refused_and_counted_until_they_end(tmp_path: Path, loop: str) -> None:
+def test_too_many_sessions_of_an_account_are_refused_until_some_end(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path, max_connections_per_account=2) as server:
             (_, first), second = await server.logged_in(), await server.logged_in()
@@ -554,7 +554,7 @@ def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path
 
 
 @LOOPS
-def test_what_was_read_ahead_before_a_pause_and_failed_spoils_no_later_read(tmp_path: Path, loop: str) -> None:
+def test_a_prefetch_that_failed_before_a_pause_spoils_no_later_read(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             # given a client for which the next mails are being read

@@ -144,7 +144,7 @@ def test_people_whose_names_differ_in_case_only_both_get_it() -> None:
     assert got(decide(mail(f'To: "ALEX" <{E}>'), account, sharers, {})) == {1, 2}
 
 
-def test_a_sharer_whose_name_has_no_visible_letter_is_not_meant_by_an_empty_name() -> None:
+def test_an_empty_name_does_not_mean_a_sharer_without_a_visible_letter() -> None:
     # given
     sharers = people(jim={"user_name": "\u200b"})
     # then
@@ -264,7 +264,7 @@ def test_an_id_that_went_through_two_accounts_has_an_author_in_each() -> None:
     assert outcome(decide(mail(f"To: {E}", "In-Reply-To: <both@x>"), external(), people(), known)) == (3, {ALEX})
 
 
-def test_an_author_who_moved_here_gets_answers_to_what_went_through_the_old_account() -> None:
+def test_an_author_who_moved_here_gets_answers_to_mail_of_the_old_account() -> None:
     # given
     known = sent("old@x", JIM, through=SALES)
     # then

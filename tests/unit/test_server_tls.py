@@ -40,7 +40,7 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> st
         thread.join()
 
 
-def test_a_first_start_makes_a_certificate_that_verifies_by_name_and_address(tmp_path: Path) -> None:
+def test_a_first_start_s_certificate_verifies_by_name_and_address(tmp_path: Path) -> None:
     context = server_tls.server_context(settings(tmp_path / "data", bind="192.0.2.7"))
 
     path = tmp_path / "data" / "tls" / "self-signed.pem"

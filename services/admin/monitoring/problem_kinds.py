@@ -16,7 +16,7 @@ KINDS = {
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' shows step by step what is wrong.",
     "held": "No enabled user shares the external account of these mails ('mailgroup held list'). They are delivered "
     "as soon as an enabled user shares it.",
-    "parked": "These mails are not processed any more; 'mailgroup parked list' and 'parked show ID' show why. They wait "
+    "parked": "These mails are no longer processed; 'mailgroup parked list' and 'parked show ID' show why. They wait "
     "for 'parked requeue' or 'parked discard'.",
     "books": "Fetched mails are missing, or there are mails that were never fetched. Something outside of mailgroup "
     "changed its database; compare with the latest backup.",

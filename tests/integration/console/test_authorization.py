@@ -86,7 +86,7 @@ def audited(store: str) -> list[tuple[Any, ...]]:
     return stored(store, "select who, did from audit where target <> '' order by id")
 
 
-def test_an_administrator_begins_types_the_code_elsewhere_and_the_page_says_when_it_is_done(
+def test_the_page_says_when_the_code_was_typed_at_the_provider(
     browser: Browser, store: str, server: TokenServer
 ) -> None:
     # given
@@ -178,7 +178,7 @@ def test_a_provider_that_is_away_meanwhile_is_asked_again(browser: Browser, stor
     ends(browser, "Authorized.")
 
 
-def test_two_administrators_at_once_get_the_same_code_and_one_of_them_is_enough(
+def test_two_administrators_get_the_same_code_and_one_of_them_is_enough(
     browser: Browser, url: str, store: str, server: TokenServer
 ) -> None:
     # given
@@ -352,7 +352,7 @@ def test_a_script_gives_the_answer_of_a_browser(browser: Browser, server: TokenS
     assert done.json()["state"] == "authorized"
 
 
-def test_the_first_page_leads_to_it_when_the_provider_has_ended_what_was_agreed(
+def test_the_first_page_links_to_the_consent_when_the_provider_ended_it(
     browser: Browser, observer: Browser, store: str
 ) -> None:
     # given what the fetcher writes down when a refresh token was revoked

@@ -95,9 +95,7 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "secret" not in told
 
 
-def test_the_state_of_an_account_tells_what_failed_last_and_what_the_provider_takes(
-    browser: Browser, store: str
-) -> None:
+def test_an_account_shows_its_last_failure_and_the_provider_s_size_limit(browser: Browser, store: str) -> None:
     # given an account of which nothing has failed yet
     browser.post("/external/new", external())
     state = text(browser.get(f"/external/{SUPPORT}"))
@@ -151,9 +149,7 @@ def test_a_field_that_may_not_be_so_is_named_and_nothing_typed_is_lost(
     assert stored(store, "select * from external_accounts") == []
 
 
-def test_what_was_typed_is_saved_after_it_was_refused_without_typing_the_password_again(
-    browser: Browser, store: str
-) -> None:
+def test_a_refused_form_keeps_what_was_typed_the_password_too(browser: Browser, store: str) -> None:
     page = browser.post("/external/new", external(poll_seconds="x"))
     [kept] = re.findall(r'name="kept" value="([^"]+)"', page.text)
     done = browser.post("/external/new", external(password="", kept=kept))

@@ -70,9 +70,7 @@ def test_an_unknown_name_is_refused_as_a_wrong_password_is(browser: Browser, nam
     assert "do not belong together" in text(page)
 
 
-def test_a_person_signs_in_with_the_mailbox_password_and_sees_nothing_but_their_own(
-    browser: Browser, people: None
-) -> None:
+def test_a_person_signs_in_by_the_mailbox_password_and_sees_only_their_own(browser: Browser, people: None) -> None:
     page = browser.sign_in("ALEX@local.com", "secret")
     assert "alex@local.com" in text(page)
     assert browser.get("/").status_code == 403
@@ -131,7 +129,7 @@ def test_the_overview_tells_what_is_wrong_in_words(browser: Browser) -> None:
     assert "service fetcher: does not answer" in shown  # nothing but the console runs here
 
 
-def test_another_password_in_the_setting_is_another_password_and_the_same_one_leaves_ours(
+def test_only_a_changed_password_setting_replaces_the_stored_password(
     databases: servers.Databases,
 ) -> None:
     with databases.fresh() as database:
