@@ -34,21 +34,21 @@ class Browser:
         self.session = requests.Session()
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """A page."""
+        """Request a page."""
         return self.session.get(urljoin(self.url, path), timeout=30, **options)
 
     def post(self, path: str, fields: Any = None, **options: Any) -> requests.Response:
-        """A form that was sent from a page of the console; what the browser shows then."""
+        """Send a form as a page of the console does. :return: the page that follows."""
         headers = {"Origin": self.url} | options.pop("headers", {})
         return self.session.post(urljoin(self.url, path), data=fields or {}, headers=headers, timeout=30, **options)
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD) -> requests.Response:
-        """Sign in; the page that follows."""
+        """Sign in. :return: the page that follows."""
         return self.post("/sign-in", {"name": name, "password": password})
 
 
 def signed_in(url: str, name: str = "admin", password: str = PASSWORD) -> Browser:
-    """A browser of its own for somebody."""
+    """A signed-in browser with its own session."""
     browser = Browser(url)
     browser.sign_in(name, password)
     return browser
@@ -61,13 +61,13 @@ async def make(store: str, accounts: dict[str, Any] = COMPANY) -> None:
 
 
 def stored(store: str, query: str) -> list[tuple[Any, ...]]:
-    """What the database of a console has."""
+    """Rows of the console's database."""
     with psycopg.connect(store) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
 def text(answer: requests.Response) -> str:
-    """What a page says, without its marks."""
+    """The text of a page without its markup."""
     shown = re.sub(r"<(script|style|head)\b.*?</\1>", " ", answer.text, flags=re.S)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", shown)).split())
 

@@ -138,7 +138,7 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
     )
     customer_writes(system, '"Alex" <support@company.com>', "it is off", "<answer@local.com>")
     until(lambda: system.who_has("it is off", people) == people[:1])
-    # and the console tells why, and who answered
+    # and the console shows why, and who answered
     open_page(page, "Find mail")
     until(lambda: _search(page, "off"), 30)
     page.get_by_role("link", name="it is off").click()
@@ -232,7 +232,7 @@ def test_the_page_of_an_account_shows_by_itself_that_it_was_authorized(page: Pag
         page.goto(f"{system.instance.urls()['console']}/external/support@company.com")
         # when it is authorized
         page.get_by_role("button", name="Authorize", exact=True).click()
-        # then the page tells what to do
+        # then the page shows what to do
         expect(page.get_by_text("ABCD")).to_be_visible()
         expect(page.get_by_role("link", name="https://x.example/device")).to_be_visible()
         _look(page, system, "/external/support@company.com/authorize")

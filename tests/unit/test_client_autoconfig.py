@@ -107,7 +107,7 @@ def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
 
 
 def outlook_request(address: str = ALEX, schema: str = RESPONSE_SCHEMA) -> bytes:
-    """What Outlook posts."""
+    """The request of Outlook."""
     escaped = address.replace("&", "&amp;")
     return (
         f'<?xml version="1.0" encoding="utf-8"?><Autodiscover xmlns="{REQUEST_SCHEMA}"><Request>'
@@ -152,7 +152,7 @@ def test_outlook_is_answered_in_its_schema() -> None:
         ),
     ],
 )
-def test_what_cannot_be_answered_is_an_error_of_the_autodiscover_protocol(request_: bytes, code: str) -> None:
+def test_an_invalid_request_of_outlook_gets_the_error_of_its_protocol(request_: bytes, code: str) -> None:
     with pytest.raises(Unanswerable) as caught:
         client_autoconfig.autodiscover_address(request_)
 

@@ -1,4 +1,4 @@
-"""A console for all tests of a file, on a database of their own, and who looks at it."""
+"""A console for all tests of a file, on their own database, and signed-in browsers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def store(databases: servers.Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(store: str) -> Iterator[str]:
-    """Where the console is."""
+    """The URL of the console."""
     with console.running(store) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def browser(url: str) -> Browser:
-    """An administrator."""
+    """A browser of an administrator."""
     return console.signed_in(url)
 
 
 @pytest.fixture
 def observer(url: str) -> Browser:
-    """Somebody who may look and change nothing."""
+    """A browser of an observer, who reads and changes nothing."""
     word = "watches-only"
     console.signed_in(url).post("/users", {"do": "add", "name": "watcher", "role": "observer", "password": word})
     return console.signed_in(url, "watcher", word)
@@ -48,5 +48,5 @@ async def database(store: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def people(store: str) -> None:
-    """The manual's company is there."""
+    """Creates the accounts of the manual's company."""
     await console.make(store)

@@ -22,7 +22,7 @@ from tests.token_server import account_fields, device_code, token_server
 LONG = "API_LONG" in os.environ  # make api
 HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
 LEFT_OUT = ("--exclude-checks", "positive_data_acceptance")
-"""No schema tells that a name has to be nobody else's, or a domain not a public provider's."""
+"""A schema cannot express that a name is unique, or that a domain is not a public provider's."""
 
 
 def token(browser: Browser, role: str) -> str:

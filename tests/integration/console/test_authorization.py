@@ -68,7 +68,7 @@ def begin(browser: Browser) -> requests.Response:
 
 
 def code_of(page: requests.Response) -> list[str]:
-    """What is to be typed at the provider's page."""
+    """The code that the user types at the provider's page."""
     return re.findall(r'class="figure typed">([^<]*)<', page.text)
 
 
@@ -95,7 +95,7 @@ def test_the_page_says_when_the_code_was_typed_at_the_provider(
     assert f'action="{PAGE}"' in before.text
     # when
     page = begin(browser)
-    # then it says what to do, and looks again by itself without JavaScript
+    # then it says what to do, and reloads by itself without JavaScript
     assert "?run=" in page.url and code_of(page) == ["ABCD"]
     assert 'href="https://x.example/device"' in page.text and SUPPORT in text(page)
     assert '<noscript><meta http-equiv="refresh"' in page.text
@@ -117,7 +117,7 @@ def test_the_page_says_when_the_code_was_typed_at_the_provider(
     assert not [secret for secret in SECRETS if secret in shown]
 
 
-def test_the_page_is_told_as_soon_as_it_is_done(browser: Browser, server: TokenServer) -> None:
+def test_the_page_is_notified_as_soon_as_it_is_done(browser: Browser, server: TokenServer) -> None:
     # given
     run = begin(browser).url.partition("?run=")[2]
     with browser.get(f"{PAGE}/live?run={run}", stream=True) as events:
@@ -137,7 +137,7 @@ def test_the_page_is_told_as_soon_as_it_is_done(browser: Browser, server: TokenS
         ((200, {"access_token": "x"}), "the provider gave no refresh token"),
     ],
 )
-def test_a_refusal_is_told_in_plain_words_and_it_can_be_begun_again(
+def test_a_refusal_is_shown_in_plain_words_and_a_new_authorization_may_begin(
     browser: Browser, store: str, server: TokenServer, answer: Any, words: str
 ) -> None:
     # given
@@ -262,13 +262,13 @@ def test_no_private_address_is_asked_unless_the_operator_allows_it(
 
 
 def asked(page: requests.Response) -> dict[str, str]:
-    """What the link to the provider's page asks for."""
+    """The parameters of the link to the provider's page."""
     [link] = re.findall(r'href="(http://[^"]*/agree\?[^"]*)"', page.text)
     return {name: values[0] for name, values in parse_qs(urlsplit(link.replace("&amp;", "&")).query).items()}
 
 
 def answer(fields: dict[str, str], **query: str) -> str:
-    """Where the provider sends the browser."""
+    """The URL to which the provider redirects the browser."""
     return f"{fields['redirect_uri']}?{urlencode({'state': fields['state']} | query)}"
 
 

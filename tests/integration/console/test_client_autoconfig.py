@@ -41,12 +41,12 @@ async def people(store: str) -> None:
 
 
 def get(site: str, path: str, **headers: str) -> requests.Response:
-    """What an unknown client is answered."""
+    """The response to an unauthenticated client."""
     return requests.get(f"{site}{path}", headers=headers, timeout=30)
 
 
 def asked(address: str, schema: str = RESPONSE_SCHEMA) -> str:
-    """What Outlook posts."""
+    """The request of Outlook."""
     return (
         f'<?xml version="1.0"?><Autodiscover xmlns="{REQUEST_SCHEMA}"><Request><EMailAddress>{address}</EMailAddress>'
         f"<AcceptableResponseSchema>{schema}</AcceptableResponseSchema></Request></Autodiscover>"

@@ -19,7 +19,7 @@ SUPPORT = "support@pages.example"
 
 
 def empty(store: str) -> None:
-    """No accounts, no sessions. The console looks at the same tables in an order of its own, so they may deadlock."""
+    """Delete accounts and sessions. The console reads the same tables in another order, so a deadlock may happen."""
     for tries_left in reversed(range(5)):
         try:
             with psycopg.connect(store) as connection:
@@ -105,7 +105,7 @@ def test_an_account_shows_its_last_failure_and_the_provider_s_size_limit(browser
     with psycopg.connect(store) as connection:
         connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
         connection.execute("update relay_status set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
-    # then it is told when
+    # then the page shows when
     state = text(browser.get(f"/external/{SUPPORT}"))
     assert "Last failed check 2026-01-02 03:04:05" in state
     assert "Last failed try to send 2026-01-02 04:05:06" in state
