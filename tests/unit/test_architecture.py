@@ -69,10 +69,11 @@ def test_every_service_says_what_it_does(service: str) -> None:
         assert paragraph in text, f"services/{service}/__init__.py has no paragraph {paragraph}"
 
 
-def test_no_paragraph_is_longer_than_six_lines() -> None:
+def test_no_paragraph_is_longer_than_six_lines_of_120_characters() -> None:
     blocks = re.split(r"\n\s*\n", re.sub(r"```.*?```", "", TEXT, flags=re.S))
     items = [item for block in blocks for item in re.split(r"\n(?=- |\d\. )", block) if not item.startswith("|")]
     assert [item for item in items if item.count("\n") >= 6] == []
+    assert [line for item in items for line in item.splitlines() if len(line) > 120] == []
 
 
 def test_no_two_public_classes_of_the_product_have_the_same_name() -> None:
