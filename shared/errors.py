@@ -1,16 +1,16 @@
-"""The two kinds of failure that the services tell apart.
+"""The two kinds of failure that the services distinguish.
 
-Whatever a library raises is wrapped into one of these where it is called, with ``raise … from``.
-In doubt a failure is temporary: trying again loses nothing, giving up may. A fault of ours is neither.
+An exception of a library is wrapped into one of these where the library is called, with ``raise … from``. In doubt a
+failure is temporary: a retry loses nothing, a permanent failure may. A bug of ours is neither.
 """
 
 MAX_FAILURES = 5
-"""After so many faults of ours a mail is parked."""
+"""Unexpected exceptions for one mail before it is parked."""
 
 
 class Temporary(Exception):
-    """It may work later: try again after a pause."""
+    """A failure that may pass: retry after a pause."""
 
 
 class Permanent(Exception):
-    """It will not work: tell the author, or park the mail."""
+    """A failure that will not pass: notify the author, or park the mail."""

@@ -1,4 +1,4 @@
-"""How long each step of the work takes: one histogram for all services."""
+"""Duration of each stage: one histogram for all services."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who gets a mail that came for an external account (the manual's chapter 3); pure functions.
+"""Decides who gets a mail of an external account (the manual's chapter 3). Pure functions.
 
-``read`` takes from the bytes all that the rules ask for, ``ids_asked`` names the mails whose authors have to be looked
-up, ``decide`` applies the five rules. What cannot be read goes to everyone, and nobody gets a mail only if nobody is
-enabled.
+``read_facts`` extracts from the header all that the rules need, ``referenced_ids`` names the mails whose authors are
+needed, ``decide`` applies the five rules. A mail with an unreadable header goes to everyone. A mail is held only if no
+user who shares the account is enabled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from shared.mime.headers import Mailbox, by_name, mailboxes, message_ids
 from shared.model import External, Local, Sent
 
 HEAD_OCTETS = 256 * 1024
-"""No more of a mail is read."""
+"""Octets of a mail that are read."""
 ADDRESS_OCTETS = 64 * 1024
-"""From, To and Cc of more octets, some 1,000 mailboxes, are not read, and everyone gets the mail."""
+"""Longest From, To and Cc together: octets, some 1,000 mailboxes; with more, everyone gets the mail."""
 NEWEST_REFERENCES = 200
+"""Message-IDs of References that are used: the newest."""
 IDS = 20
-"""Ids that are looked up for one mail: of each field so many, of References the newest."""
+"""Message-IDs that are used of each other field."""
 SHOWN = 60
-"""Characters of a stranger's text that a reason shows."""
+"""Characters of an untrusted text in a reason."""
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -33,32 +34,27 @@ SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """What the rules ask of a mail. Ids without angle brackets.
+    """The facts about a mail that the rules need. Message-IDs are without angle brackets."""
 
-    readable: False if reading failed; then nothing else is known. original_ids: what Google and Microsoft call it after
-    giving it another Message-ID. references: oldest first. reported: the mails that a notice is about. has_transit: a
-    field shows that it was delivered or passed on by somebody. hops: servers that it has passed (RFC 5321 section 6.3).
-    """
-
-    readable: bool = True
+    readable: bool = True  # False if parsing failed; all other fields are then empty
     to: tuple[Mailbox, ...] = ()
     cc: tuple[Mailbox, ...] = ()
     from_: tuple[Mailbox, ...] = ()
     message_id: str | None = None
-    original_ids: tuple[str, ...] = ()
+    original_ids: tuple[str, ...] = ()  # Google and Microsoft keep them here when they replace the Message-ID
     in_reply_to: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()  # oldest first
     is_notice: bool = False
-    reported: tuple[str, ...] = ()
-    has_transit: bool = False
-    hops: int = 0
+    reported: tuple[str, ...] = ()  # the mails that a notice refers to
+    has_transit: bool = False  # a field shows a delivery, a forwarding or a mailing list
+    hops: int = 0  # servers that have relayed the mail (RFC 5321 section 6.3)
 
 
 def read_facts(head: bytes) -> HeaderFacts:
-    """The facts of a mail from its first 256 KiB (more is ignored). Never raises; time in proportion to the length."""
+    """Read the facts from the first 256 KiB of a mail. Never raises; the time is proportional to the length."""
     try:
         return _read(head[:HEAD_OCTETS])
-    except Exception:  # anyone may write a header: whatever is wrong with it, everyone gets the mail
+    except Exception:  # untrusted input: with any error in the header, everyone gets the mail
         return HeaderFacts(readable=False)
 
 
@@ -72,7 +68,7 @@ def _read(head: bytes) -> HeaderFacts:
         return tuple(mailbox for value in header.get(name, []) for mailbox in mailboxes(value))
 
     def ids(*names: str) -> tuple[str, ...]:
-        return tuple(id_ for name in names for value in header.get(name, []) for id_ in message_ids(value))
+        return tuple(found for name in names for value in header.get(name, []) for found in message_ids(value))
 
     is_notice = bounces.is_notice(header)
     return HeaderFacts(
@@ -91,7 +87,7 @@ def _read(head: bytes) -> HeaderFacts:
 
 
 def referenced_ids(facts: HeaderFacts) -> set[str]:
-    """The ids of mails whose authors ``decide`` has to know, at most a few hundred."""
+    """Return the Message-IDs whose authors ``decide`` needs, at most a few hundred."""
     own = {facts.message_id} if facts.message_id else set()
     return own | {*facts.original_ids, *facts.in_reply_to, *facts.references, *facts.reported}
 
@@ -101,7 +97,7 @@ def referenced_ids(facts: HeaderFacts) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class RoutedRecipient:
-    """Who gets a copy. reason: an English sentence without its full stop. rule: 1 to 5."""
+    """A local account that gets a copy. reason: an English sentence without full stop. rule: 1 to 5."""
 
     local_id: int
     reason: str
@@ -110,26 +106,23 @@ class RoutedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """held: nobody is enabled, so nobody gets it now.
-
-    own_copy: what we sent came back; it goes to its author only, as deleted mail. copy_of: the id by which we know it.
-    further_id: another one that the provider gave it, to be recorded as that author's, if that is new.
-    """
+    """The recipients of a mail, and the rule that chose them."""
 
     recipients: tuple[RoutedRecipient, ...]
     rule: int
     reason: str
-    held: bool = False
-    own_copy: bool = False
-    copy_of: str | None = None
-    further_id: str | None = None
+    held: bool = False  # no user is enabled
+    own_copy: bool = False  # a copy of a mail that we sent: only its author gets it, as deleted mail
+    copy_of: str | None = None  # the Message-ID by which we know that mail
+    further_id: str | None = None  # a new Message-ID from the provider, to be recorded for that author
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What one rule says. people: whom it chose, with the reason.
+    """The result of one rule. people: the chosen accounts, with the reason.
 
-    besides: who gets it too; if that one is disabled, a delegate may, but nobody else, as the mail has its readers.
+    besides: additional recipients. If one of them is disabled, only the delegate replaces this account: the mail has
+    other readers.
     """
 
     rule: int
@@ -145,12 +138,12 @@ def decide(
     source: str = "fetched",
     author_id: int | None = None,
 ) -> Decision:
-    """Who gets this mail, and by which rule.
+    """Decide who gets a mail, and by which rule.
 
     :param sharers: the local accounts that share ``external``, enabled or not.
-    :param known: for ids of ``ids_asked`` the mails of ours that have them, the earliest first.
-    :param source: as in inbound.source: fetched, submitted or notice.
-    :param author_id: of a submitted mail: the local account that wrote it.
+    :param known: the mails that we sent, by the ids of ``referenced_ids``, the earliest first.
+    :param source: inbound.source: fetched, submitted or notice.
+    :param author_id: the local account that wrote a submitted mail.
     """
     if source == "fetched" and (own_copy := _own_copy(facts, external, sharers, known)):
         return own_copy
@@ -179,8 +172,10 @@ def _choose(
     known: Mapping[str, Sequence[Sent]],
     writer: int | None,
 ) -> _Choice | None:
-    """The first of the rules 1 to 4 that chooses somebody. writer: who wrote a submitted mail; it answers nobody else's
-    if it answers one of theirs."""
+    """Return the choice of the first rule, 1 to 4, that applies; None for rule 5.
+
+    :param writer: the author of a submitted mail, who does not count as the author of the mails that it answers.
+    """
 
     def author(ids: Iterable[str]) -> Local | None:
         return _author(ids, external, sharers, known, writer)
@@ -192,7 +187,7 @@ def _choose(
     named = _named(to, "To", sharers)
     if named:
         also = _named(cc, "Cc", sharers)
-        people = {local.id: (local, reason) for local, reason in (*also, *named)}  # To's reason goes before Cc's
+        people = {local.id: (local, reason) for local, reason in (*also, *named)}  # the reason from To has precedence
         extra = (
             ((answered, f"{answered.user_name} wrote the mail that it answers"),)
             if (answered and answered.id not in people)
@@ -209,7 +204,7 @@ def _choose(
 
 
 def _candidates(people: Sequence[Mailbox], external: External) -> list[Mailbox]:
-    """Those whose address is the account's or an alias of it; a ``+tag`` is tolerated."""
+    """Return the mailboxes with the account's address or an alias; a ``+tag`` is tolerated."""
     is_own = _matcher(external)
     return [mailbox for mailbox in people if is_own(mailbox.address)]
 
@@ -229,23 +224,23 @@ def _matcher(external: External) -> Callable[[str], bool]:
 
 @lru_cache(2000)
 def _folded(addresses: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """The addresses of an account in parts: asked for several times for every mail."""
+    """Split the folded addresses of an account; cached, because every mail needs them several times."""
     return [fold_address(address).rpartition("@") for address in addresses]
 
 
 def _named(candidates: Sequence[Mailbox], field: str, sharers: Sequence[Local]) -> tuple[tuple[Local, str], ...]:
-    """The sharers that these mailboxes name, each once, in the order of the sharers."""
+    """Return the sharers that these mailboxes name, each once, in the order of the sharers."""
     written = {normalise(mailbox.name): mailbox.name for mailbox in reversed(candidates) if mailbox.name}
     if not written:
         return ()
-    found = []
+    named = []
     for local in sharers:
         names = [normalise(name) for name in local.names]
         match = next((name for name in names if name and name in written), None)
         if match is not None:
             former = "" if match == names[0] else f" as {_shown(written[match])}"
-            found.append((local, f"{field} names {local.user_name}{former}"))
-    return tuple(found)
+            named.append((local, f"{field} names {local.user_name}{former}"))
+    return tuple(named)
 
 
 def _author(
@@ -255,13 +250,13 @@ def _author(
     known: Mapping[str, Sequence[Sent]],
     writer: int | None,
 ) -> Local | None:
-    """The author of the first of these mails that was sent by somebody who shares the account now.
+    """Return the author of the first of these mails whose author shares the account now.
 
-    An id keeps its first author: of the mails sent through this account, or else through any.
+    An id belongs to its first author: of the mails sent through this account, otherwise through any account.
     """
     people = {local.id: local for local in sharers if local.id != writer}
-    for id_ in ids:
-        sent = known.get(id_, ())
+    for message_id in ids:
+        sent = known.get(message_id, ())
         first = next((mail for mail in sent if mail.external_id == external.id), sent[0] if sent else None)
         if first and first.author_id in people:
             return people[first.author_id]
@@ -269,14 +264,17 @@ def _author(
 
 
 def _everyone(sharers: Sequence[Local], writer: int | None) -> list[Local]:
-    """Everyone enabled but the author of a submitted mail; if there is nobody else, the author."""
+    """Return all enabled sharers except the author of a submitted mail; the author if there is no other."""
     enabled = [local for local in sharers if local.enabled]
     return [local for local in enabled if local.id != writer] or enabled
 
 
 def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Local]) -> tuple[RoutedRecipient, ...]:
-    """The enabled people of a choice: for a disabled one the delegate (who is enabled and shares the account; one hop),
-    else the other sharers. Nobody twice; a reason of one's own goes before standing in for somebody."""
+    """Return the enabled accounts of a choice, each once.
+
+    A disabled account is replaced by its delegate (enabled, shares the account; one hop), otherwise by all other
+    sharers. A reason of an account's own has precedence.
+    """
     people = {local.id: local for local in sharers}
     reasons = {local.id: why for local, why in (*choice.people, *choice.besides) if local.enabled}
     for local, why in (*choice.people, *choice.besides):
@@ -296,9 +294,9 @@ def _recipients(choice: _Choice, sharers: Sequence[Local], everyone: Sequence[Lo
 def _own_copy(
     facts: HeaderFacts, external: External, sharers: Sequence[Local], known: Mapping[str, Sequence[Sent]]
 ) -> Decision | None:
-    """If this is a mail that we relayed and that its provider lists again (Gmail's ``recent:`` mode): the decision.
+    """Decide about a mail that we relayed and its provider lists again (Gmail's ``recent:`` mode); None for others.
 
-    Whatever speaks for a mail that somebody sent to this account makes it none.
+    Any sign that the mail was sent to this account makes it an ordinary mail.
     """
     is_own = _matcher(external)
     if not facts.from_ or not all(is_own(mailbox.address) for mailbox in facts.from_):
@@ -306,8 +304,8 @@ def _own_copy(
     if facts.has_transit or any(is_own(mailbox.address) for mailbox in (*facts.to, *facts.cc)):
         return None
     people = {local.id: local for local in sharers}
-    for id_ in ([facts.message_id] if facts.message_id else []) + [*facts.original_ids]:
-        sent = [mail for mail in known.get(id_, ()) if mail.external_id == external.id]
+    for message_id in ([facts.message_id] if facts.message_id else []) + [*facts.original_ids]:
+        sent = [mail for mail in known.get(message_id, ()) if mail.external_id == external.id]
         if not sent or sent[0].author_id not in people:
             continue
         if any(is_own(address) for mail in sent for address in mail.recipients):
@@ -316,7 +314,7 @@ def _own_copy(
         further = facts.message_id if facts.message_id and facts.message_id not in known else None
         reason = f"it is a copy of what {author.user_name} sent through {external.address}; kept as deleted mail"
         return Decision(
-            (RoutedRecipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=id_, further_id=further
+            (RoutedRecipient(author.id, reason, 3),), 3, reason, own_copy=True, copy_of=message_id, further_id=further
         )
     return None
 
@@ -330,33 +328,33 @@ def _why_everyone(facts: HeaderFacts, external: External) -> str:
     for field, people in (("To", facts.to), ("Cc", facts.cc)):
         candidates = _candidates(people, external)
         if candidates:
-            strangers = [mailbox.name for mailbox in candidates if mailbox.name and not _is_address(mailbox, external)]
-            if strangers:
-                return f"{field} names {_shown(strangers[0])}, which is nobody's name here"
+            unknown = [mailbox.name for mailbox in candidates if mailbox.name and not _is_address(mailbox, external)]
+            if unknown:
+                return f"{field} names {_shown(unknown[0])}, which is nobody's name here"
             return f"{field} names nobody"
     return f"{external.address} is in neither To nor Cc"
 
 
 def unknown_names(facts: HeaderFacts, external: External, sharers: Sequence[Local]) -> list[str]:
-    """Names beside the account's address, in To and Cc, that nobody who shares it has; as written, each once."""
+    """Return the names at the account's address in To and Cc that no sharer has; as written, each once."""
     known = {normalise(name) for person in sharers for name in person.names}
-    found: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     for mailbox in _candidates((*facts.to, *facts.cc), external):
         name = normalise(mailbox.name or "")
         if name and name not in known and not _is_address(mailbox, external):
-            found[name] = mailbox.name or ""
-    return list(found.values())
+            unknown[name] = mailbox.name or ""
+    return list(unknown.values())
 
 
 def _is_address(mailbox: Mailbox, external: External) -> bool:
-    """Whether the name only repeats the address or its local part, and so is none."""
+    """Whether the name only repeats the address or its local part."""
     name = normalise(mailbox.name or "").strip("<>").removeprefix("mailto:")
     addresses = [normalise(address) for address in (mailbox.address, external.address, *external.aliases)]
     return name in addresses or name in [address.rpartition("@")[0] for address in addresses]
 
 
 def _shown(text: str) -> str:
-    """A stranger's text for a sentence of ours."""
+    """Quote an untrusted text for a reason: printable and short."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 10 * SHOWN]).split())
     return f'"{text[:SHOWN]}{"…" if len(text) > SHOWN else ""}"'
 

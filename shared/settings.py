@@ -1,7 +1,7 @@
 """The settings of every process: environment variables with the prefix ``MAILGROUP_``, read once, in main.
 
-``MAILGROUP_NAME_FILE`` names a file that holds the value of ``MAILGROUP_NAME`` (for secrets). A flag goes before the
-environment, the environment before the file, the file before what a running ``up`` wrote into ``DATA/run.json``.
+``MAILGROUP_NAME_FILE`` names a file with the value of ``MAILGROUP_NAME`` (for secrets). Precedence: flag, environment,
+file, and last ``DATA/run.json`` of a running ``up``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
-"""In the order of their metrics ports, counted from METRICS_PORT."""
+"""The services in the order of their metrics ports, from METRICS_PORT."""
 ANYWHERE = ("0.0.0.0", "::")
-"""Values of BIND that name no address but all of them."""
+"""Values of BIND for all addresses."""
 HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
-"""A host name or an IP address, roughly: nothing that has a meaning elsewhere."""
+"""Pattern of a host name or an IP address, roughly: without characters that are special in other formats."""
 
 
 class SettingsError(ValueError):
-    """A setting has a value that is not allowed. The message names the setting, the value and what is allowed."""
+    """A setting has an invalid value. The message names the setting, the value and the allowed values."""
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """Values from the files that MAILGROUP_<NAME>_FILE name, for any setting that is no file name itself."""
+    """Reads values from the files that MAILGROUP_<NAME>_FILE name."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
@@ -49,7 +49,7 @@ class _FileSource(PydanticBaseSettingsSource):
 
 
 class _RunFileSource(PydanticBaseSettingsSource):
-    """What the running ``up`` of the same data folder wrote down for other commands."""
+    """Reads the values that the running ``up`` of the same data folder stored for other commands."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError  # the whole file is read at once, below
@@ -58,7 +58,7 @@ class _RunFileSource(PydanticBaseSettingsSource):
         folder = Path(self.current_state.get("data") or Settings.model_fields["data"].default)
         try:
             if not is_up(folder):
-                return {}  # a killed ``up`` leaves its file behind
+                return {}  # a killed ``up`` leaves its file
             settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
         except (OSError, ValueError, KeyError):
             return {}
@@ -66,7 +66,7 @@ class _RunFileSource(PydanticBaseSettingsSource):
 
 
 def is_up(folder: Path) -> bool:
-    """Whether an ``up`` runs on this data folder: it holds the lock on ``up.lock`` as long as it lives."""
+    """Whether an ``up`` runs on this data folder: it locks ``up.lock`` until it ends."""
     try:
         with (folder / "up.lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -78,7 +78,7 @@ def is_up(folder: Path) -> bool:
 
 
 def _read_hosts(value: object) -> object:
-    """``no``, ``yes``, or host names with commas between them."""
+    """Parse ``no``, ``yes``, or host names with commas between them."""
     if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
         return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
     names = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
@@ -94,23 +94,11 @@ PrivateHosts = Annotated[
     BeforeValidator(_read_hosts),
     PlainSerializer(lambda hosts: hosts if isinstance(hosts, bool) else ",".join(sorted(hosts)), when_used="json"),
 ]
-"""Which providers' servers may stand on private addresses: all (True), none (False), or those of these names."""
+"""Providers' servers that may have private addresses: all (True), none (False), or these host names."""
 
 
 class Settings(BaseSettings):
-    """What the environment, files and flags set. Ports are TCP ports; 0 is not allowed.
-
-    service_host: where commands find a service's metrics port, with its name for ``{name}``, or for ``{host}`` (the
-    same with ``-`` for ``_``, which host names do not have); None: at ``bind``.
-    max_connections_per_account: for each protocol. pop3_login_delay: seconds that a mail client has to wait between two
-    logins (RFC 2449 section 6.5); 0: none.
-    metrics_bind: where the pages of metrics and health are served; None: at ``bind``.
-    proxy_from: addresses and networks, with commas between, whose connections to the mail ports begin with a header of
-    the PROXY protocol.
-    admin_bind: where the console listens. admin_tls: auto is yes unless that is a loopback address.
-    trusted_proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto the console believes, with commas between.
-    mail_host: the host name or address by which mail clients reach the mail ports; None: see ``host_for_clients``.
-    """
+    """The settings from environment, files and flags. Ports are TCP ports; 0 is not allowed."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=False)
 
@@ -122,26 +110,27 @@ class Settings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     bind: str = "127.0.0.1"
+    # Host of a service's metrics port, for commands; {name} is the service, {host} the same with - for _; None: bind.
     service_host: str | None = None
-    mail_host: str | None = Field(None, pattern=HOST)
+    mail_host: str | None = Field(None, pattern=HOST)  # for mail clients; None: see host_for_clients
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
     submission_port: int = Field(1587, ge=1, le=65535)
     smtps_port: int = Field(1465, ge=1, le=65535)
-    admin_bind: str = "127.0.0.1"
+    admin_bind: str = "127.0.0.1"  # listening address of the console
     admin_port: int = Field(8080, ge=1, le=65535)
-    admin_tls: Literal["auto", "yes", "no"] = "auto"
-    trusted_proxies: str = "127.0.0.1,::1"
-    metrics_bind: str | None = None
+    admin_tls: Literal["auto", "yes", "no"] = "auto"  # auto: yes unless admin_bind is a loopback address
+    trusted_proxies: str = "127.0.0.1,::1"  # their X-Forwarded-For and -Proto count for the console; with commas
+    metrics_bind: str | None = None  # listening address of metrics and health pages; None: bind
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
     max_message_bytes: int = Field(52_428_800, ge=1024)
     max_connections_per_address: int = Field(100, ge=1)
-    max_connections_per_account: int = Field(50, ge=1)
-    pop3_login_delay: int = Field(0, ge=0)
-    proxy_from: str = ""
+    max_connections_per_account: int = Field(50, ge=1)  # for each protocol
+    pop3_login_delay: int = Field(0, ge=0)  # seconds between two logins of a client (RFC 2449 section 6.5)
+    proxy_from: str = ""  # addresses and networks that send a PROXY header to the mail ports; with commas
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
@@ -167,28 +156,28 @@ class Settings(BaseSettings):
 
     @property
     def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        """What ``proxy_from`` names."""
+        """The networks of ``proxy_from``."""
         return _networks(self.proxy_from)
 
     @property
     def console_has_tls(self) -> bool:
-        """Whether the console speaks https by itself: passwords cross no network in clear unless somebody says so."""
+        """Whether the console serves https: by default no password crosses a network in clear text."""
         return self.admin_tls == "yes" or (self.admin_tls == "auto" and not is_loopback(self.admin_bind))
 
     @property
     def metrics_host(self) -> str:
-        """Where the pages of metrics and health are served."""
+        """The listening address of the metrics and health pages."""
         return self.metrics_bind or self.bind
 
     def metrics_port_of(self, service: str) -> int:
-        """The port of a service's /metrics, /livez and /readyz."""
+        """Return the port of a service's /metrics, /livez and /readyz."""
         return self.metrics_port + SERVICES.index(service)
 
     def host_for_clients(self, seen_as: str | None = None) -> str:
-        """The host name or address to write into a mail client.
+        """Return the host name or address for the configuration of mail clients.
 
-        :param seen_as: by which name somebody reached this machine just now. It counts only where nobody has said one:
-            a service that listens on every address cannot know which of them the clients use.
+        :param seen_as: the host name of the current request. It is used only without ``mail_host`` and if the services
+            listen on all addresses, because the clients' address is then unknown.
         """
         if self.mail_host is not None:
             return self.mail_host
@@ -200,7 +189,7 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
+    """Whether only this machine can reach a server on this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -215,9 +204,9 @@ _WORDS = {
 
 
 def load(**flags: Any) -> Settings:
-    """Read the settings; ``flags`` (None left out) go before everything else.
+    """Read the settings; ``flags`` that are not None have precedence.
 
-    :raises SettingsError: naming the setting, the value and what is allowed.
+    :raises SettingsError: the message names the setting, the value and the allowed values.
     """
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})

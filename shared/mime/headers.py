@@ -1,8 +1,8 @@
-"""Header fields in raw bytes: find them, read them, replace them, and leave every other byte as it is.
+"""Finds, parses and replaces header fields in raw bytes; every other byte stays as it is.
 
-Values are parsed first and decoded after (RFC 5322 section 3.4, then RFC 2047), so that a comma, a line end or a
-``<address>`` inside an encoded-word makes no second address. Whatever stands in a header, nothing here raises and
-everything takes time in proportion to its length: every kind of malformed input has a reading.
+Values are parsed first and decoded afterwards (RFC 5322 section 3.4, then RFC 2047): a comma, a line end or an
+``<address>`` inside an encoded-word thus creates no second address. For any header, no function here raises, and the
+time is proportional to the length: every kind of malformed input is parsed in some way.
 """
 
 from __future__ import annotations
@@ -14,34 +14,31 @@ from typing import NamedTuple
 from shared.mime import encoded_words
 
 TOKENS = 40_000
-"""No more tokens of one value are read: some 5,000 mailboxes, and a bound in time for hostile input."""
+"""Tokens that are read of one value: some 5,000 mailboxes; limits the time for hostile input."""
 IDS = 10_000
-"""No more message ids of one value are read."""
+"""Message-IDs that are read of one value."""
 ID_OCTETS = 998
-"""A longer message id is none: it would not fit into a line (RFC 5322 section 2.1.1)."""
+"""Longest Message-ID: octets; a longer one does not fit into a line (RFC 5322 section 2.1.1)."""
 ADDRESS_OCTETS = 1000
-"""A longer address is none (RFC 5321 section 4.5.3.1 allows 254)."""
+"""Longest address: characters (RFC 5321 section 4.5.3.1 allows 254)."""
 MAX_HOPS = 50
-"""Servers that have passed a mail on (Received fields); with more of them it goes round (RFC 5321 section 6.3)."""
+"""Received fields of a mail; a mail with more of them loops (RFC 5321 section 6.3)."""
 LINE = 76
-"""Written lines are no longer, where they can be folded (RFC 5322 section 2.1.1, RFC 2047 section 2)."""
+"""Longest line that is written if it can be folded: characters (RFC 5322 section 2.1.1, RFC 2047 section 2)."""
 FIRST_LINE = 45
-"""… and the first one leaves room for the longest field name (Disposition-Notification-To)."""
+"""The same for the first line, after the longest field name (Disposition-Notification-To)."""
 
 
 # ---------------------------------------------------------------------------------------------- fields
 
 
 class Field(NamedTuple):
-    """A header field. name: as written. start, end: its span in the header, with its line end and folded lines.
+    """A header field and its position in the header."""
 
-    value: what follows the colon, raw, without the last line end. value_start: where it stands in the header.
-    """
-
-    name: str
+    name: str  # as written
     start: int
-    end: int
-    value: bytes
+    end: int  # after the line end and all folded lines
+    value: bytes  # the raw octets after the colon, without the last line end
     value_start: int
 
     @property
@@ -50,16 +47,16 @@ class Field(NamedTuple):
         return self.name.lower()
 
 
-# Blanks before the colon are obsolete (RFC 5322 section 4.5) and still sent. A line of blanks alone continues a field.
+# Blanks before the colon are obsolete (RFC 5322 section 4.5) but still in use. A line of blanks continues a field.
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?")
 _OTHER_LINE = re.compile(rb"[^\n]*+(?:\n[ \t][^\n]*+)*+\n?")
-# The same fields all at once, for whoever needs no spans. A folded line begins with a blank and so is no field's start.
+# The same fields in one search, without spans. A folded line begins with a blank, so it never starts a field.
 _FIELDS = re.compile(rb"^([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
 _FOLD = re.compile(rb"[\r\n]+")
 
 
 def header_end(message: bytes) -> int:
-    """Where the body begins: just after the blank line that ends the header; ``len(message)`` if there is none."""
+    """Return the start of the body, after the blank line that ends the header; ``len(message)`` without one."""
     if message.startswith((b"\r\n", b"\n")):
         return message.index(b"\n") + 1
     long = message.find(b"\n\r\n")
@@ -68,8 +65,8 @@ def header_end(message: bytes) -> int:
 
 
 def fields(header: bytes) -> list[Field]:
-    """The fields in order, up to the first blank line. Other lines (``From `` of an mbox) are passed over."""
-    found = []
+    """Return the fields in order, up to the first blank line. Other lines (``From `` of an mbox) are skipped."""
+    parsed = []
     position = 0
     while position < len(header) and not header.startswith((b"\r\n", b"\n"), position):
         match = _FIELD.match(header, position)
@@ -78,45 +75,45 @@ def fields(header: bytes) -> list[Field]:
             position = line.end() if line else len(header)
             continue
         value = match[2].removesuffix(b"\r")
-        found.append(Field(match[1].decode("ascii"), position, match.end(), value, match.start(2)))
+        parsed.append(Field(match[1].decode("ascii"), position, match.end(), value, match.start(2)))
         position = match.end()
-    return found
+    return parsed
 
 
 def by_name(message: bytes) -> dict[str, list[bytes]]:
-    """The raw values of ``fields`` by name in lower case, in order; of a message or its header."""
-    found: dict[str, list[bytes]] = {}
+    """Return the raw values of all fields of a message or header, by name in lower case, in order."""
+    by_key: dict[str, list[bytes]] = {}
     for name, value in _FIELDS.findall(message[: header_end(message)]):
-        found.setdefault(name.decode("ascii").lower(), []).append(value.removesuffix(b"\r"))
-    return found
+        by_key.setdefault(name.decode("ascii").lower(), []).append(value.removesuffix(b"\r"))
+    return by_key
 
 
 def values(header: bytes, name: str) -> list[bytes]:
-    """The raw values of every field of this name, in order."""
+    """Return the raw values of every field of this name, in order."""
     key = name.lower().encode()
     return [
         value.removesuffix(b"\r")
-        for found, value in _FIELDS.findall(header[: header_end(header)])
-        if found.lower() == key
+        for field_name, value in _FIELDS.findall(header[: header_end(header)])
+        if field_name.lower() == key
     ]
 
 
 def field_text(value: bytes) -> str:
-    """An unstructured value (Subject) as text: unfolded, encoded-words read, no line end in it."""
+    """Decode an unstructured value (Subject): unfolded, encoded-words decoded, without line ends."""
     return encoded_words.decode(encoded_words.read_text(_FOLD.sub(b"", value))).strip()
 
 
 def splice(header: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
-    """``header`` with the octets ``start:end`` of each edit replaced; everything else byte for byte.
+    """Replace the octets ``start:end`` of each edit in ``header``; every other byte stays.
 
     :param edits: (start, end, new) in any order; start == end inserts.
-    :raises ValueError: two edits overlap or one lies outside.
+    :raises ValueError: two edits overlap, or an edit is outside of the header.
     """
     pieces = []
     position = 0
     for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
         if not position <= start <= end <= len(header):
-            raise ValueError(f"edit {start}:{end} overlaps another one or lies outside of the header")
+            raise ValueError(f"edit {start}:{end} overlaps another one or is outside of the header")
         pieces += [header[position:start], new]
         position = end
     return b"".join([*pieces, header[position:]])
@@ -126,9 +123,9 @@ def splice(header: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 class _Token(NamedTuple):
-    """kind: one of blank, atom, encoded, quoted, comment, or the special character itself.
+    """A token. kind: blank, atom, encoded, quoted, comment, or the special character itself.
 
-    text: without quotes or parentheses and their backslashes; one character an octet (latin-1).
+    text: without quotes, parentheses and their backslashes; one character for each octet (latin-1).
     """
 
     kind: str
@@ -137,7 +134,7 @@ class _Token(NamedTuple):
     end: int
 
 
-# An encoded-word is one token whatever stands in it, though a phrase must not hold it like that (RFC 2047 5 (3)).
+# An encoded-word is one token whatever it contains, though RFC 2047 section 5 (3) forbids most of it in a phrase.
 _TOKEN = re.compile(
     r"""
     (?P<blank>\s+)
@@ -153,8 +150,8 @@ _FOLDED = re.compile(r"[\r\n]+")
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Tokens of RFC 5322 section 3.2. A quote or parenthesis that nothing closes is an ordinary character, and so is
-    each after it: that keeps a long run of them linear."""
+    """Yield the tokens of RFC 5322 section 3.2. A quote or parenthesis without its end is an ordinary character, and so
+    is each later one: this keeps a long run of them linear."""
     position = 0
     quotes = comments = True
     for _ in range(TOKENS):
@@ -162,22 +159,22 @@ def _tokens(text: str) -> Iterator[_Token]:
         if match is None:
             return
         start, position = match.span()
-        kind, found = match.lastgroup or "", match[0]
+        kind, content = match.lastgroup or "", match[0]
         if kind == "special":
-            kind = found if found in "<>,:;" else "atom"
-            if found == '"':
+            kind = content if content in "<>,:;" else "atom"
+            if content == '"':
                 string = _QUOTED.match(text, start) if quotes else None
                 quotes = string is not None
                 if string:
-                    kind, found, position = "quoted", _unescape(string[1]), string.end()
+                    kind, content, position = "quoted", _unescape(string[1]), string.end()
                 else:
-                    kind, found = "blank", " "
-            elif found == "(" and comments:
+                    kind, content = "blank", " "
+            elif content == "(" and comments:
                 end = _comment_end(text, start)
                 comments = end > 0
                 if comments:
-                    kind, found, position = "comment", _unescape(text[start + 1 : end - 1]), end
-        yield _Token(kind, found, start, position)
+                    kind, content, position = "comment", _unescape(text[start + 1 : end - 1]), end
+        yield _Token(kind, content, start, position)
 
 
 def _unescape(text: str) -> str:
@@ -185,12 +182,12 @@ def _unescape(text: str) -> str:
 
 
 def _comment_end(text: str, start: int) -> int:
-    """The index after the parenthesis that closes the one at ``start``, comments nest; 0 if none does."""
+    """Return the index after the parenthesis that closes the one at ``start`` (comments nest); 0 without one."""
     depth = 0
-    for found in _PARENTHESIS.finditer(text, start):
-        depth += {"(": 1, ")": -1}.get(found[0], 0)
+    for match in _PARENTHESIS.finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
         if depth == 0:
-            return found.end()
+            return match.end()
     return 0
 
 
@@ -198,39 +195,36 @@ def _comment_end(text: str, start: int) -> int:
 
 
 class Mailbox(NamedTuple):
-    """name: decoded, None if it has none. address: as written, comments and needless quotes left out, always with an @.
+    """A mailbox of an address field (RFC 5322 section 3.4) and its position in the value."""
 
-    start, end: the span of the whole mailbox (name, address, comments; no comma) in the value.
-    """
-
-    name: str | None
-    address: str
-    start: int
+    name: str | None  # decoded
+    address: str  # as written, without comments and needless quotes, always with an @
+    start: int  # of name, address and comments, without the comma
     end: int
 
 
 def mailboxes(value: bytes) -> list[Mailbox]:
-    """Every mailbox of an address field, in order, those in groups too (RFC 5322 sections 3.4 and 4.4, and worse).
+    """Return every mailbox of an address field, in order, also those in groups (RFC 5322 sections 3.4 and 4.4).
 
-    Read as well: a name before or in a comment behind a bare address, a bracket too many or too few, routes, semicolons
-    for commas, raw UTF-8. What holds no address yields nothing.
+    Tolerated: a name before a bare address, or in a comment after it, missing and additional brackets, routes,
+    semicolons instead of commas, raw UTF-8. Text without an address yields nothing.
     """
     text = value.decode("latin-1")
     plain = _plain_mailboxes(text)
     if plain is not None:
         return plain
     tokens = list(_tokens(text))
-    found: list[Mailbox] = []
-    words: list[_Token] = []  # of the mailbox being read: its name, or its address, and comments
+    parsed: list[Mailbox] = []
+    words: list[_Token] = []  # the current mailbox: its name, or its address, and comments
     angle: _Token | None = None  # its <address>
     index = 0
 
     def finish(tail: Sequence[_Token]) -> None:
         mailbox = _angle_mailbox(words, angle, tail) if angle else _bare_mailbox(words)
         if mailbox:
-            found.append(mailbox)
+            parsed.append(mailbox)
 
-    tail: list[_Token] = []  # what follows the <address>
+    tail: list[_Token] = []  # the tokens after the <address>
     while index < len(tokens):
         token = tokens[index]
         index += 1
@@ -239,25 +233,25 @@ def mailboxes(value: bytes) -> list[Mailbox]:
             if "@" not in address.text:
                 (tail if angle else words).append(address)
                 continue
-            if angle:  # no comma between two mailboxes
+            if angle:  # a comma is missing between two mailboxes
                 finish([])
                 words, tail = tail, []
             angle = address
         elif token.kind in (",", ";"):
             finish(tail)
             words, angle, tail = [], None, []
-        elif token.kind == ":":  # what precedes it is the name of a group, and no name of a person
+        elif token.kind == ":":  # the preceding words are the name of a group
             if angle:
                 finish(tail)
             words, angle, tail = [], None, []
         elif token.kind != "blank":
             (tail if angle else words).append(token)
     finish(tail)
-    return found
+    return parsed
 
 
-# Most address fields hold nothing but ``Name <a@b>``, ``"Name" <a@b>`` and ``a@b`` in ASCII: no comments, groups,
-# backslashes, encoded-words, apostrophes around addresses. Then one match a mailbox reads what the tokens would.
+# Most address fields contain only ``Name <a@b>``, ``"Name" <a@b>`` and ``a@b`` in ASCII: no comments, groups,
+# backslashes, encoded-words, or apostrophes around addresses. Then one match per mailbox gives the same result.
 _PLAIN = re.compile(
     r"""[ \t\r\n]*+
     (?:
@@ -274,10 +268,10 @@ _PLAIN_CHARACTERS = 10_000
 
 
 def _plain_mailboxes(text: str) -> list[Mailbox] | None:
-    """What ``mailboxes`` makes of a plain value; None for any other."""
+    """Parse a plain value as ``mailboxes`` does; None for any other value."""
     if len(text) > _PLAIN_CHARACTERS or "=?" in text:
         return None
-    found = []
+    parsed = []
     position = 0
     while position < len(text):
         match = _PLAIN.match(text, position)
@@ -289,15 +283,16 @@ def _plain_mailboxes(text: str) -> list[Mailbox] | None:
             return None
         start = match.start("address") - len(opened or "")
         end = match.end("close") if close else match.end("address")
-        found.append(Mailbox((name or phrase or "").strip() or None, address, start, end))
+        parsed.append(Mailbox((name or phrase or "").strip() or None, address, start, end))
         position = match.end()
-    return found
+    return parsed
 
 
 def _read_angle(tokens: Sequence[_Token], index: int) -> tuple[_Token, int]:
-    """Read from the ``<`` at ``index``: the address as a token, and the index of the token after it.
+    """Read an address from the ``<`` at ``index``; return it as a token, and the index of the token after it.
 
-    Without a ``>`` it ends at the next comma or ``<``. A route (RFC 5322 section 4.4) or ``mailto:`` is left out.
+    Without a ``>``, the address ends at the next comma or ``<``. A route (RFC 5322 section 4.4) and ``mailto:`` are
+    skipped.
     """
     start = end = tokens[index].start
     parts: list[_Token] = []
@@ -326,7 +321,7 @@ def _angle_mailbox(words: Sequence[_Token], angle: _Token, tail: Sequence[_Token
 
 
 def _bare_mailbox(words: Sequence[_Token]) -> Mailbox | None:
-    """A mailbox without angle brackets: the last run of words that holds an @ is the address."""
+    """Build a mailbox without angle brackets: the last run of words with an @ is the address."""
     runs: list[list[_Token]] = []
     for word in words:
         if word.kind in ("comment", ">"):
@@ -362,7 +357,7 @@ _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]+")
 
 
 def _address(parts: Sequence[_Token]) -> str:
-    """``local@domain`` from its tokens, or '' if that is none. A local part is quoted only where it must be."""
+    """Join tokens to ``local@domain``; '' for an invalid address. A local part is quoted only if necessary."""
     text = "".join(_quote(part.text) if part.kind == "quoted" else part.text for part in parts)
     if len(parts) == 1 and parts[0].kind == "quoted":
         text = parts[0].text.strip()  # <"support@company.com">
@@ -381,7 +376,7 @@ def _quote(text: str) -> str:
 
 
 def _phrase(words: Sequence[_Token]) -> str | None:
-    """The decoded name that these words make."""
+    """Join words to a decoded name."""
     text = ""
     previous: _Token | None = None
     for word in words:
@@ -395,7 +390,7 @@ def _phrase(words: Sequence[_Token]) -> str | None:
 
 
 def _comment(words: Sequence[_Token]) -> str | None:
-    """The decoded name in a comment behind the address (RFC 822's way of naming)."""
+    """Return the decoded name in a comment after the address (the style of RFC 822)."""
     return _decoded(" ".join(word.text for word in words if word.kind == "comment"))
 
 
@@ -408,10 +403,10 @@ _BLANKS = re.compile("[ \t]+")
 
 
 def format_mailbox(name: str | None, address: str) -> bytes:
-    """``"name" <address>`` for a header field, CRLF-folded. Names beyond ASCII become encoded-words (RFC 2047).
+    """Format ``"name" <address>`` for a header field, CRLF-folded. Names beyond ASCII become encoded-words (RFC 2047).
 
-    Control characters are dropped from both, so nothing can end the line. An address beyond ASCII stays UTF-8
-    (RFC 6532). The first line leaves room for the field's name.
+    Control characters are removed from both, so neither can end the line. An address beyond ASCII stays UTF-8
+    (RFC 6532). The first line leaves space for the field's name.
     """
     local, _, domain = _CONTROL.sub("", address).rpartition("@")
     if not _DOT_ATOM.fullmatch(local) and not _QUOTED.fullmatch(local):
@@ -428,8 +423,8 @@ def format_mailbox(name: str | None, address: str) -> bytes:
         words = encoded_words.encode(name, FIRST_LINE, LINE - 1)
     lines = [""]
     for word in [*words, end]:
-        room = (LINE if len(lines) > 1 else FIRST_LINE) - len(lines[-1])
-        if lines[-1] and len(word) >= room:
+        available = (LINE if len(lines) > 1 else FIRST_LINE) - len(lines[-1])
+        if lines[-1] and len(word) >= available:
             lines.append(" " + word)
         else:
             lines[-1] += (" " if lines[-1] else "") + word
@@ -444,26 +439,27 @@ _NOT_IN_ID = re.compile("[\x00-\x20\x7f]+")
 
 
 def message_ids(value: bytes) -> list[str]:
-    """The ids of Message-ID, In-Reply-To or References in order, without angle brackets.
+    """Return the ids of Message-ID, In-Reply-To or References in order, without angle brackets.
 
-    Folds and blanks inside an id go, comments and phrases around are passed over. Without any bracket, words with an @.
+    Folds and blanks inside an id are removed, comments and phrases are skipped. Without any bracket, words with an @
+    are ids.
     """
     text = encoded_words.read_text(_FOLD.sub(b"", value))
-    found: list[str] = []
+    candidates: list[str] = []
     position = 0
     comments = True
-    while len(found) < IDS and (mark := _ID_START.search(text, position)):
+    while len(candidates) < IDS and (mark := _ID_START.search(text, position)):
         position = mark.end()
         if mark[0] == "<":
             match = _ID.match(text, mark.start())
             if match:
                 position = match.end()
-                found.append(match[1] if match[2] else match[1].strip().partition(" ")[0])
+                candidates.append(match[1] if match[2] else match[1].strip().partition(" ")[0])
         elif comments:
             end = _comment_end(text, mark.start())
             comments = end > 0
             position = end or position
     if "<" not in text:
-        found = [word for word in re.split(r"[\s,;]+", text[: 100 * ID_OCTETS]) if "@" in word]
-    ids = (_NOT_IN_ID.sub("", id_) for id_ in found)
-    return [id_ for id_ in ids if 0 < len(id_.encode("utf-8", "replace")) <= ID_OCTETS]
+        candidates = [word for word in re.split(r"[\s,;]+", text[: 100 * ID_OCTETS]) if "@" in word]
+    ids = (_NOT_IN_ID.sub("", candidate) for candidate in candidates)
+    return [message_id for message_id in ids if 0 < len(message_id.encode("utf-8", "replace")) <= ID_OCTETS]

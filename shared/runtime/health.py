@@ -1,7 +1,7 @@
-"""/metrics, /livez and /readyz of a service, on its metrics port.
+"""Serves /metrics, /livez and /readyz of a service on its metrics port.
 
-Served from a thread of its own, so that a probe is answered while the event loop is busy; the loop shows that it lives
-by a heartbeat. Ready means that the dependencies answer; alive asks nothing of them, since a restart mends neither.
+A separate thread serves them, so that probes get a response while the event loop is busy; a heartbeat shows that the
+loop runs. Ready means that the dependencies answer. Alive does not depend on them, because a restart fixes neither.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from shared.errors import Permanent
 from shared.settings import Settings
 
 HEARTBEAT_SECONDS = 1.0
+"""Pause between two heartbeats, and two checks of the dependencies: seconds."""
 DEAD_AFTER_SECONDS = 60.0
+"""Age of the last heartbeat at which /livez fails: seconds."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -33,14 +35,14 @@ class _Quiet(WSGIRequestHandler):
     timeout = 10
 
     def log_message(self, format: str, *args: object) -> None:
-        """Probes are not worth a line."""
+        """Log nothing for a probe."""
 
 
 class Health:
-    """Serves the three pages while the context lasts."""
+    """Serves the three pages inside the context."""
 
     def __init__(self, settings: Settings, name: str, database: Database, broker: Broker | None) -> None:
-        """:param broker: None for a service that does not use it."""
+        """:param broker: None for a service without broker."""
         self._address = (settings.metrics_host, settings.metrics_port_of(name))
         self._database, self._broker = database, broker
         self._beat_at = time.monotonic()
@@ -90,6 +92,6 @@ class Health:
 _metrics = make_wsgi_app()
 
 
-def _plain(start: Callable[..., object], well: bool, what: str) -> Iterable[bytes]:
-    start("200 OK" if well else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
-    return [b"ok\n" if well else f"{what}\n".encode()]
+def _plain(start: Callable[..., object], healthy: bool, problem: str) -> Iterable[bytes]:
+    start("200 OK" if healthy else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+    return [b"ok\n" if healthy else f"{problem}\n".encode()]

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line (or readable text) on standard error: time, level, service, the event's fields."""
+"""Configures logs: one JSON object per line (or text) on standard error: time, level, service, the event's fields."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 import structlog
 
 _ENCODER = json.JSONEncoder(default=repr)
-"""Made once: json.dumps with an argument makes one for every line."""
+"""One encoder for all lines: json.dumps with an argument creates one for each line."""
 
 
 def configure(form: Literal["json", "console"], service: str) -> None:
-    """Set up structlog, and the standard library's logging behind it, for this process."""
+    """Configure structlog and the standard library's logging for this process."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -44,7 +44,7 @@ def configure(form: Literal["json", "console"], service: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the broker wrapper says what matters, once
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # broker.py logs what matters, once
 
 
 def _to_json(_: object, __: str, event: structlog.typing.EventDict) -> str:
@@ -52,18 +52,18 @@ def _to_json(_: object, __: str, event: structlog.typing.EventDict) -> str:
 
 
 class _Lines:
-    """Renders a call with ``lines=[{...}, ...]`` as so many lines, each with the fields of the call beside its own.
+    """Renders a call with ``lines=[{...}, ...]`` as several lines, each with the fields of the call and its own.
 
-    A stage finishes hundreds of mails with one commit: what they have in common is made once and written once, and
-    whoever reads the log is woken once.
+    A stage finishes hundreds of mails with one commit: their common fields are computed once, and all lines are written
+    at once, which wakes the reader of the log once.
     """
 
-    def __init__(self, one: structlog.typing.Processor) -> None:
-        """:param one: renders one line."""
-        self._one = one
+    def __init__(self, renderer: structlog.typing.Processor) -> None:
+        """:param renderer: of one line."""
+        self._render = renderer
 
     def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
         lines = event.pop("lines", None)
         if lines is None:
-            return str(self._one(logger, name, event))
-        return "\n".join([str(self._one(logger, name, event | line)) for line in lines])
+            return str(self._render(logger, name, event))
+        return "\n".join([str(self._render(logger, name, event | line)) for line in lines])

@@ -1,7 +1,7 @@
-"""The skeleton of a process: settings, logs, health, database, broker, graceful stop.
+"""Runs a service process: settings, logs, health, database, broker, graceful stop.
 
-``run(name, work)`` is all that a service's ``__main__`` calls. ``work(service)`` is to return when ``service.stopping``
-is set and what was in hand is finished.
+A service's ``__main__`` only calls ``run(name, work)``. ``work(service)`` must return when ``service.stopping`` is
+set and the work in progress is finished.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from shared.runtime.logs import configure
 from shared.settings import Settings, SettingsError, load
 
 STOP_SECONDS = 15.0
-"""What is in hand when the service is to stop gets so long, where the service does not ask for more. Nobody is to kill
-it before 45 s have passed."""
+"""Default time limit for the work in progress after a stop signal: seconds. A supervisor must wait 45 s before it kills
+the process."""
 
 log = structlog.get_logger()
 
 
 class Service:
-    """What a service works with.
+    """The dependencies of a service.
 
-    name: of the service. owner: unique to this process, for claims. stopping: set by SIGTERM and SIGINT.
-    alone: held while mails of a stage are in hand, so that a death of the process is about them.
+    owner: unique to this process, for claims. stopping: set by SIGTERM and SIGINT. exclusive: locked while a stage
+    processes mails, so that a crash of the process can be attributed to them.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -53,7 +53,7 @@ class Service:
         self.exclusive = asyncio.Lock()
 
     async def wait_for_stop(self, seconds: float) -> bool:
-        """Wait up to ``seconds``; True as soon as the service is to stop."""
+        """Wait up to ``seconds`` for a stop signal; return whether it came."""
         try:
             async with asyncio.timeout(seconds):
                 await self.stopping.wait()
@@ -72,7 +72,7 @@ async def _serve(
     async with Health(service.settings, service.name, service.database, broker):
         await service.database.open()
         try:
-            log.info("started", owner=service.owner)
+            log.info("service started", owner=service.owner)
             worker = asyncio.ensure_future(work(service))
             await asyncio.sleep(0)  # work() registers its consumers before its first wait
             if broker is not None:
@@ -81,12 +81,12 @@ async def _serve(
         finally:
             await service.broker.close()
             await service.database.close()
-            log.info("stopped")
+            log.info("service stopped")
 
 
 async def _finish(service: Service, worker: asyncio.Future[None], seconds: float) -> None:
-    """Until the work has ended; it is ended ``seconds`` after it is to stop. What was open is rolled back, and done
-    again later."""
+    """Wait for the end of the work; cancel it ``seconds`` after the stop signal. Open transactions are rolled back, and
+    their work is repeated later."""
     stopping = asyncio.ensure_future(service.stopping.wait())
     either: set[asyncio.Future[Any]] = {worker, stopping}
     try:
@@ -96,7 +96,7 @@ async def _finish(service: Service, worker: asyncio.Future[None], seconds: float
     finally:
         stopping.cancel()
     if not worker.done():
-        log.warning("not finished in time", seconds=seconds)
+        log.warning("service work cancelled at stop", seconds=seconds)
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         return
@@ -109,10 +109,10 @@ def run(
     needs_broker: bool = True,
     stop_seconds: float = STOP_SECONDS,
 ) -> None:
-    """Run a service until SIGTERM or SIGINT. Exits with a clear line on a wrong setting or a port that is taken.
+    """Run a service until SIGTERM or SIGINT. Exit with a clear message on a wrong setting or a port in use.
 
     :param needs_broker: False for a service that neither consumes nor publishes; it is ready without the broker.
-    :param stop_seconds: what is in hand when it is to stop gets so long.
+    :param stop_seconds: time limit for the work in progress after the stop signal.
     """
     try:
         settings = load()
@@ -130,7 +130,7 @@ def run(
 
 
 def _run(main: Coroutine[None, None, None]) -> None:
-    """On uvloop where there is one."""
+    """Run on uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:

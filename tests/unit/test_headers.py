@@ -120,7 +120,7 @@ def test_splicing_replaces_octets_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("edits", [[(2, 5, b""), (4, 6, b"")], [(3, 2, b"")], [(0, 11, b"")], [(-1, 2, b"")]])
 def test_edits_that_overlap_or_lie_outside_are_refused(edits: list[tuple[int, int, bytes]]) -> None:
-    with pytest.raises(ValueError, match="overlaps another one or lies outside"):
+    with pytest.raises(ValueError, match="overlaps another one or is outside"):
         splice(b"0123456789", edits)
 
 

@@ -110,7 +110,7 @@ async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> N
 
 async def test_a_mail_without_end_is_given_up() -> None:
     endless = Answer((b"+OK\r\n", *([b"x" * 65536] * 40)), hang=True)
-    with pytest.raises(ProtocolError, match="does not end"):
+    with pytest.raises(ProtocolError, match="the reply does not end"):
         await bodies(ScriptedPop3({"a": MAIL}, answers={"RETR": endless}), limit=100_000)
 
 
