@@ -1,4 +1,4 @@
-"""The command line."""
+"""Start of the command line ``mailgroup``."""
 
 from services.admin.cli import completion
 from services.admin.cli.app import app

@@ -1,4 +1,4 @@
-"""The running system, as a command reaches it: settings, key, database and broker."""
+"""The connection of a command to the running system: settings, key, database and broker."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from shared.settings import Settings, load
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """What commands and pages work with. ``vault`` needs the key, so it is made when it is asked for.
-
-    connected: the broker of a process that keeps its connection; a command makes one when it needs it.
-    """
+    """The system that commands and pages work on."""
 
     settings: Settings
     database: Database
     passwords: HashingPool
-    connected: Broker | None = None
+    connected: Broker | None = None  # of a process that keeps its connection; a command connects on demand
 
     @property
     def vault(self) -> Vault:
-        """:raises SettingsError: the key is missing or is none."""
+        """Return the vault of the key. :raises SettingsError: the key is missing or malformed."""
         return Vault.from_settings(self.settings)
 
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:
-        """A connection to the broker, perhaps still being made. :raises Permanent: there is no URL."""
+        """Yield the broker, perhaps not connected yet. :raises Permanent: there is no URL."""
         if self.connected is not None:
             yield self.connected
             return
@@ -51,10 +48,10 @@ class AdminContext:
 
 @asynccontextmanager
 async def open_context(data: Path | None, require_database: bool = True) -> AsyncIterator[AdminContext]:
-    """Find the running system: DATABASE_URL, or what ``up`` wrote into the data folder.
+    """Open the running system: DATABASE_URL, or the one that ``up`` wrote into the data folder.
 
-    :param require_database: its database has to answer. :raises Permanent: there is none, or its revision
-        is unknown. :raises Temporary: it does not answer.
+    :param require_database: fail if the database does not answer.
+    :raises Permanent: no system runs there. :raises Temporary: the database does not answer.
     """
     settings = load(data=data)
     if settings.database_url is None:

@@ -20,4 +20,4 @@ def test_every_event_is_a_sentence(event: str) -> None:
 
 def test_a_mail_is_parked_by_what_is_said_of_it() -> None:
     said = _sentence(MailEvent("parked", submission_id=1, reply="restored from a backup of 2026-11-05"))
-    assert said == "Parked until somebody decides: restored from a backup of 2026-11-05"
+    assert said == "Needs attention: restored from a backup of 2026-11-05"

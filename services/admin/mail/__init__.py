@@ -1,1 +1,1 @@
-"""Single mails: search index, history, trace, the operations of the operator."""
+"""Single mails: search index, history, trace, the operator's operations."""

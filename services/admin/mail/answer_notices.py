@@ -1,6 +1,6 @@
-"""A short note to the others who share an address when one of them has answered a mail that went to everyone.
+"""Notices to the other sharers of an external account when one of them has answered a mail that went to everyone.
 
-It is a mail from here into their mailboxes: no provider has a part in it, and nobody outside sees it.
+A notice is a mail that is delivered locally: no provider is involved, and no one outside sees it.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from shared.store.inbound import Arrival
 from shared.store.maillog import MailEvent
 
 REASON = "a note that somebody answered"
+"""The reason of delivery in the trace and in the history of the notice."""
 _SUBJECT_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A mail to everyone, as it came, and its answer. external: the shared address. message_id: the mail's own."""
+    """A mail to everyone, and its answer."""
 
-    external: str
-    message_id: str
-    sender: str
-    subject: str
-    at: datetime.datetime
-    author: Local
+    external: str  # address of the external account
+    message_id: str  # of the mail to everyone
+    sender: str  # of the mail to everyone
+    subject: str  # of the mail to everyone
+    at: datetime.datetime  # when it arrived
+    author: Local  # of the answer
     answer: HeaderSummary
     answered_at: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerNotice:
-    """A note that was put on its way, to be announced after the commit. recipients: local addresses."""
+    """A stored notice, to be announced after the commit."""
 
     event: MailEvent
     inbound_id: int
-    recipients: tuple[str, ...]
+    recipients: tuple[str, ...]  # local addresses
 
 
 async def send_notice(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[AnswerNotice]:
-    """Put the note into the mailboxes of all who share the address, but for its author, in the caller's transaction."""
+    """Store a notice for all enabled sharers except the author of the answer, in the caller's transaction."""
     others = [person for person in sharers if person.enabled and person.id != answered.author.id]
     if not others:
         return []
@@ -63,7 +64,7 @@ async def send_notice(connection: Connection, answered: Answered, sharers: Seque
 
 
 def compose(answered: Answered) -> tuple[bytes, str]:
-    """The note, and its Message-ID without angle brackets. It stands in the thread of the mail that it speaks of."""
+    """Return the notice, and its Message-ID without angle brackets. It belongs to the thread of the answered mail."""
     author = answered.author
     domain = author.address.rpartition("@")[2]
     message_id = email.utils.make_msgid("answered", domain).strip("<>")
@@ -102,19 +103,19 @@ def _time(at: datetime.datetime) -> str:
 
 
 def _line(text: str) -> str:
-    """One line; control characters become blanks, so nothing can begin another one."""
+    """Return the text as one line: control characters become blanks, so no text can add a header."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _encoded(text: str) -> bytes:
-    """A header's text: as it is where it is short and ASCII, else as encoded words, folded (RFC 2047)."""
+    """Encode the text of a header: unchanged if it is short and ASCII, else as encoded words, folded (RFC 2047)."""
     if text.isascii() and len(text) < 70 and "=?" not in text:
         return text.encode()
     return "\r\n ".join(encoded_words.encode(text, first=60)).encode()
 
 
 def _is_plain(message_id: str) -> bool:
-    """Whether a Message-ID of somebody else can be written into a header as it is."""
+    """Return whether a foreign Message-ID can be written into a header unchanged."""
     return (
         message_id.isascii()
         and message_id.isprintable()

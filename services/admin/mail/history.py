@@ -1,4 +1,4 @@
-"""What became of one mail, in sentences: who got it and why, and what happened when."""
+"""The history of one mail in sentences: its recipients with the reason, and its events."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from shared.store.submissions_admin import ListedSubmission
 
 @dataclass(frozen=True, slots=True)
 class MailHistory:
-    """A mail that arrived, or a submission; the other one is None. sentences: why who got it."""
+    """A mail that arrived, or a submission; the other one is None."""
 
     id: int
-    at: datetime.datetime
+    at: datetime.datetime  # when it arrived or was submitted
     summary: HeaderSummary
     blob_id: int
     octets: int
     arrived: InboundDetail | None
     sent: ListedSubmission | None
     holders: list[Copyholder]
-    sentences: list[str]
-    events: list[tuple[str, str, str]]
-    """Time (ISO 8601, UTC), the sentence, and how it is to be marked: done, waits or failed."""
+    sentences: list[str]  # a recipient and the reason each
+    events: list[tuple[str, str, str]]  # time (ISO 8601, UTC), sentence, mark: done, waits or failed
 
     @property
     def state(self) -> str:
@@ -42,26 +41,28 @@ class MailHistory:
         return mail_status(self.state, [r.state for r in self.sent.recipients] if self.sent else ())
 
 
-async def load_mail_history(connection: Connection, id_: int) -> MailHistory | None:
-    """The story of the mail with this id, if there is one."""
-    arrived = await inbound_admin.load_detail(connection, id_)
+async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory | None:
+    """Load the history of the mail or submission with this id; None if there is none."""
+    arrived = await inbound_admin.load_detail(connection, mail_id)
     sent = (
-        next(iter(await submissions_admin.list_submissions(connection, ids=[id_])), None) if arrived is None else None
+        next(iter(await submissions_admin.list_submissions(connection, ids=[mail_id])), None)
+        if arrived is None
+        else None
     )
     if arrived is not None:
         blob_id, octets, at = arrived.blob_id, arrived.octets, arrived.created_at
     else:
-        content = await submissions_admin.content_of_submission(connection, id_) if sent is not None else None
+        content = await submissions_admin.content_of_submission(connection, mail_id) if sent is not None else None
         if content is None:
             return None
         blob_id, octets, at = content
-    found = await header_summary.load_summaries(connection, [blob_id])
-    holders = await inbound_admin.list_holders(connection, id_) if arrived is not None else []
-    history = await maillog.load_history(connection, *(([id_], []) if arrived is not None else ([], [id_])))
+    summaries = await header_summary.load_summaries(connection, [blob_id])
+    holders = await inbound_admin.list_holders(connection, mail_id) if arrived is not None else []
+    history = await maillog.load_history(connection, *(([mail_id], []) if arrived is not None else ([], [mail_id])))
     return MailHistory(
-        id_,
+        mail_id,
         at,
-        found.get(blob_id, HeaderSummary(None, (), "")),
+        summaries.get(blob_id, HeaderSummary(None, (), "")),
         blob_id,
         octets,
         arrived,
@@ -73,10 +74,10 @@ async def load_mail_history(connection: Connection, id_: int) -> MailHistory | N
 
 
 def _why(mail: InboundDetail, holders: list[Copyholder]) -> list[str]:
-    """Pure."""
+    """Return a sentence for each recipient. Pure."""
     if not holders:
         reason = (mail.reason or "").removeprefix("held: ")
-        return [f"Nobody has it: {reason}."] if mail.state == "held" else []
+        return [f"On hold: {reason}."] if mail.state == "held" else []
     return [f"{h.user_name} {'got' if h.done_at else 'is to get'} this because {_because(h)}." for h in holders]
 
 
@@ -94,26 +95,26 @@ _SENTENCES = {
     "renumbered": "The provider gave it another number; it is the same mail",
     "skipped": "Could not be fetched from {external}: {reply}",
     "routed": "Routed: {reply}",
-    "held": "Held: {reply}",
+    "held": "On hold: {reply}",
     "delivered": "Put into the mailbox of {who}: {reply}",
-    "own_copy": "Of us and came back, so {who} has it as deleted mail: {reply}",
+    "own_copy": "A copy of our own mail came back, stored as deleted mail of {who}: {reply}",
     "returned": "Not put into the mailbox of {who}: {reply}",
-    "submitted": "Handed in by {who}",
+    "submitted": "Submitted by {who}",
     "relayed": "Sent to {who}: {reply}",
     "delayed": "Not sent to {who} yet: {reply}",
     "failed": "Not sent to {who}: {reply}",
-    "cancelled": "Ended undelivered for {who}: {reply}",
+    "cancelled": "Cancelled for {who}: {reply}",
     "uncertain": "Perhaps sent twice: {reply}",
-    "noticed": "{who} was told: {reply}",
-    "parked": "Parked until somebody decides: {reply}",
-    "requeued": "Tried again by the operator",
+    "noticed": "{who} was notified: {reply}",
+    "parked": "Needs attention: {reply}",
+    "requeued": "Retried by the operator",
     "deleted": "Deleted from the mailbox of {who}",
     "undeleted": "Brought back into the mailbox of {who}",
 }
 
 
 def _sentence(event: MailEvent) -> str:
-    """Pure. What is not known is left out."""
+    """Return the event as a sentence; unknown parts are left out. Pure."""
     form = _SENTENCES.get(event.event, event.event + " {who} {reply}")
     words = form.format(
         external=event.external or "the provider", who=event.who or "everyone", reply=(event.reply or "").strip()

@@ -1,7 +1,7 @@
-"""The operator's hands: what may be done to mails that wait, failed, are held or were deleted, and to what is sealed.
+"""The operator's operations on mails that wait, need attention, are on hold or were deleted, and on sealed secrets.
 
-Functions for the command line and the console alike: each works in the caller's transaction and returns what it did,
-in the form that JSON shows. Who calls them prints.
+The command line, the console and the REST API share these functions. Each works in the caller's transaction and returns
+its result in the form of the JSON output.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ from shared.store import (
 from shared.store.maillog import MailEvent
 
 WAITING = ("submitted", "queued", "claimed", "sent_unanswered")
+"""States of submissions that wait to be relayed."""
 GIVEN = "given by the operator"
 TAKEN = "taken by the operator"
 CANCELLED = "the delivery was cancelled by the operator"
+"""Reasons that the trace and the notices to authors show."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationResult:
-    """What became of the mails that were asked for, by id. left: in no state that allows it, or not there at all."""
+    """The result of an operation, by mail id."""
 
     done: list[int]
-    left: list[int]
+    left: list[int]  # they do not exist, or their state does not allow the operation
 
     @classmethod
     def of(cls, done: Collection[int], requested: Collection[int] | None) -> OperationResult:
-        """:param asked: None: all that there were."""
+        """Return the result. :param requested: the ids that the operator named; None: all mails."""
         return cls(sorted(done), sorted(set(requested or ()) - set(done)))
 
 
@@ -54,12 +56,13 @@ class OperationResult:
 
 
 async def list_queue(connection: Connection) -> list[dict[str, Any]]:
-    """What waits to be relayed, the oldest first; ``why``: what its account or the provider says."""
-    found = await submissions_admin.list_submissions(connection, WAITING)
+    """List the submissions that wait to be relayed, the oldest first; ``why``: the error of the account, or the
+    provider's last reply."""
+    submissions = await submissions_admin.list_submissions(connection, WAITING)
     addresses = {external.id: external.address for external in await accounts.load_externals(connection)}
-    troubles = {
-        addresses.get(id_): find_account_problem(relay)
-        for id_, relay in (await relay_status.load_status(connection)).items()
+    problems = {
+        addresses.get(external_id): find_account_problem(relay)
+        for external_id, relay in (await relay_status.load_status(connection)).items()
     }
     return [
         {
@@ -73,25 +76,25 @@ async def list_queue(connection: Connection) -> list[dict[str, Any]]:
             "uncertain": s.uncertain,
             "age_seconds": round(s.age),
             "next_try_at": iso(s.next_try_at),
-            "why": troubles.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
+            "why": problems.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
             "recipients": [
                 {"address": r.address, "state": r.state, "status": mail_status(r.state), "reply": r.reply}
                 for r in s.recipients
             ],
         }
-        for s in found
+        for s in submissions
     ]
 
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> OperationResult:
-    """Try queued submissions (these, or all) now, and their accounts too."""
+    """Retry queued submissions (these, or all) and their accounts now."""
     return OperationResult.of(await submissions_admin.retry(connection, ids), ids)
 
 
 async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> OperationResult:
-    """End queued or parked submissions without a further try; the sender tells their authors who will not get them.
+    """Cancel queued or parked submissions; the sender notifies their authors of the recipients without the mail.
 
-    One that is being sent right now is left.
+    A submission that is being sent at the moment is left.
     """
     cancelled = await submissions_admin.cancel(connection, ids, reason)
     await _record_cancelled(connection, cancelled, reason)
@@ -113,7 +116,7 @@ async def _record_cancelled(connection: Connection, cancelled: dict[int, list[st
 
 
 async def list_skipped(connection: Connection, external: External) -> list[dict[str, Any]]:
-    """The mails of an account that could not be fetched and stay at the provider, the oldest first."""
+    """List the mails of an account that could not be fetched and stay at the provider, the oldest first."""
     return [
         {
             "id": mail.id,
@@ -132,21 +135,21 @@ async def list_skipped(connection: Connection, external: External) -> list[dict[
 async def acknowledge(
     connection: Connection, external: External, ids: Collection[int] | None = None
 ) -> OperationResult:
-    """It is known that these mails (or all) stay at the provider: no problem any more, unless for a new reason."""
+    """Stop reporting these skipped mails (or all) as a problem, unless for a new reason."""
     return OperationResult.of(await uidl_ledger.acknowledge_skipped(connection, external.id, ids), ids)
 
 
 async def fetch_again(
     connection: Connection, external: External, ids: Collection[int] | None = None
 ) -> OperationResult:
-    """Try to fetch these mails (or all) at once, however often that failed."""
+    """Fetch these skipped mails (or all) again at once, no matter how often that failed."""
     return OperationResult.of(await uidl_ledger.retry_skipped(connection, external.id, ids), ids)
 
 
 async def record_skipped(
     connection: Connection, who: str, external: External, retries: bool, done: OperationResult
 ) -> str:
-    """Write down who did either. :return: in a word."""
+    """Record the operation in the audit log. :return: a word for what was done."""
     did = "tries again" if retries else "acknowledged"
     await audit.record_mails(connection, who, f"{did} mails not fetched", done.done, external.address)
     return did
@@ -156,7 +159,7 @@ async def record_skipped(
 
 
 async def list_parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """Mails and submissions that are set apart (these, or all); ``error``: the last traceback, or why else."""
+    """List the parked mails and submissions (these, or all); ``error``: the last traceback, or the reason."""
     return [
         {
             "id": m.id,
@@ -187,7 +190,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None) 
 
 
 async def requeue(connection: Connection, ids: Collection[int]) -> OperationResult:
-    """Give parked mails another five tries."""
+    """Process parked mails again, with another five tries."""
     arrived = await inbound_admin.requeue(connection, list(ids))
     sent = await submissions_admin.requeue(connection, ids)
     events = [MailEvent("requeued", inbound_id=id_) for id_ in arrived]
@@ -196,8 +199,8 @@ async def requeue(connection: Connection, ids: Collection[int]) -> OperationResu
 
 
 async def discard(connection: Connection, ids: Collection[int], reason: str) -> OperationResult:
-    """End parked or held mails undelivered. The trace keeps who they were for and why; authors of parked submissions
-    are told."""
+    """Cancel parked or held mails undelivered. The trace keeps their recipients and the reason; authors of parked
+    submissions are notified."""
     arrived = await inbound_admin.discard(connection, list(ids), reason)
     stuck = [s.id for s in await submissions_admin.list_submissions(connection, ["parked"], ids)]
     sent = await submissions_admin.cancel(connection, stuck, reason)
@@ -207,7 +210,7 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
 
 
 async def list_held(connection: Connection) -> list[dict[str, Any]]:
-    """Mails that nobody enabled is there to get, the oldest first."""
+    """List the mails on hold, the oldest first: no enabled user shares their external account."""
     return [
         {
             "id": m.id,
@@ -226,8 +229,8 @@ async def list_held(connection: Connection) -> list[dict[str, Any]]:
 
 
 async def list_deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
-    """The deleted mails of a person that are still kept. :raises Permanent: there is no such local account."""
-    person = await _person(connection, address)
+    """List the deleted mails of a person that are still kept. :raises Permanent: there is no such local account."""
+    person = await _load_person(connection, address)
     return [
         {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
         for entry in await maildrops.list_mails(connection, person.id, deleted=True)
@@ -236,8 +239,8 @@ async def list_deleted(connection: Connection, address: str) -> list[dict[str, A
 
 
 async def undelete(connection: Connection, address: str, ids: Collection[int]) -> OperationResult:
-    """Bring deleted mails of a person back, under new UIDLs. :raises Permanent: there is no such local account."""
-    person = await _person(connection, address)
+    """Undelete mails of a person; they get new UIDLs. :raises Permanent: there is no such local account."""
+    person = await _load_person(connection, address)
     entries = await maildrops.list_mails(connection, person.id, deleted=True)
     wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
     back = await maildrops.undelete(connection, person.id, wanted)
@@ -247,7 +250,7 @@ async def undelete(connection: Connection, address: str, ids: Collection[int]) -
     return OperationResult.of(back, ids)
 
 
-async def _person(connection: Connection, address: str) -> Local:
+async def _load_person(connection: Connection, address: str) -> Local:
     person = await accounts.local_by_login(connection, address)
     if person is None:
         raise Permanent(f"{address}: there is no such local account")
@@ -255,10 +258,10 @@ async def _person(connection: Connection, address: str) -> Local:
 
 
 async def restore_account(connection: Connection, address: str) -> Local:
-    """Bring back a removed local account with its mail.
+    """Restore a removed local account with its mail.
 
-    :raises Permanent: it is not removed, there is none, or its mail is purged already.
-    :raises AccountsError: another account has its address or name meanwhile, or what it shared is gone.
+    :raises Permanent: the account is not removed, does not exist, or its mail is purged already.
+    :raises AccountsError: another account uses its address or name now, or its external account is removed.
     """
     await account_changes.lock_for_change(connection)
     if any(person.address.casefold() == address.casefold() for person in await accounts.load_locals(connection)):
@@ -267,10 +270,10 @@ async def restore_account(connection: Connection, address: str) -> Local:
     if person is None:
         raise Permanent(f"{address}: no removed local account has this address")
     if not await maildrops.load_versions(connection, [person.id]):
-        raise Permanent(f"{address}: was removed longer ago than mail is kept, which is purged; add the account anew")
+        raise Permanent(f"{address}: was removed longer ago than mail is kept, its mail is purged; add it again")
     sharers = await accounts.load_sharers(connection, [person.external_id])
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
-        person = replace(person, delegate_id=None)  # who shares another account by now
+        person = replace(person, delegate_id=None)  # the delegate shares another account now
         await account_changes.save_local(connection, person)
     await apply.transfer_former_names(connection)
     await apply.check_conflicts(connection)
@@ -282,9 +285,9 @@ async def restore_account(connection: Connection, address: str) -> Local:
 
 
 async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[str]]:
-    """Seal what the external accounts log in with under the first key.
+    """Seal the secrets of the external accounts under the first key.
 
-    :return: how many; and the addresses of those whose secret none of the keys opens, which stay as they are.
+    :return: their number, and the addresses of the accounts whose secret no key opens; these stay as they are.
     """
     await account_changes.lock_for_change(connection)
     lost = []
@@ -300,47 +303,47 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
 # ---------------------------------------------------------------------------------------------- a mail's copies
 
 
-async def give_copy(connection: Connection, id_: int, address: str, away_from: str | None = None) -> None:
-    """Put a mail that arrived into a person's mailbox, as new mail, also if they have it or have deleted it.
+async def give_copy(connection: Connection, mail_id: int, address: str, away_from: str | None = None) -> None:
+    """Deliver a mail into a person's mailbox as new mail, even if the person has it or has deleted it.
 
-    :param away_from: delete this person's copy, as their mail client could. :raises Permanent: there is no such mail or
-        person, both are the same one, or it is not delivered yet.
+    :param away_from: delete this person's copy. :raises Permanent: there is no such mail or person, both persons are
+        the same, or the mail is not delivered yet.
     """
-    person = await _person(connection, address)
-    other = await _person(connection, away_from) if away_from else None
+    person = await _load_person(connection, address)
+    other = await _load_person(connection, away_from) if away_from else None
     if other is not None and other.id == person.id:
         raise Permanent(f"{address}: is to have it, so it is not taken from there")
-    mail = await inbound_admin.load_detail(connection, id_)
+    mail = await inbound_admin.load_detail(connection, mail_id)
     if mail is None:
-        raise Permanent(f"{id_}: no mail that arrived has this id")
+        raise Permanent(f"{mail_id}: no mail that arrived has this id")
     if mail.state != "delivered":
-        raise Permanent(f"{id_}: is {mail_status(mail.state)}, not delivered; see 'held list' and 'parked list'")
-    copy = maildrops.Copy([person.id], id_, mail.blob_id, mail.octets)
+        raise Permanent(f"{mail_id}: is {mail_status(mail.state)}, not delivered; see 'held list' and 'parked list'")
+    copy = maildrops.Copy([person.id], mail_id, mail.blob_id, mail.octets)
     await maildrops.deliver(connection, [copy])
-    if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, id_)):
-        await maildrops.mark_as_new(connection, person.id, id_)
-    await inbound_admin.add_holder(connection, id_, person.id, GIVEN)
-    events = [MailEvent("delivered", inbound_id=id_, who=person.address, reply=GIVEN)]
+    if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, mail_id)):
+        await maildrops.mark_as_new(connection, person.id, mail_id)
+    await inbound_admin.add_holder(connection, mail_id, person.id, GIVEN)
+    events = [MailEvent("delivered", inbound_id=mail_id, who=person.address, reply=GIVEN)]
     if other is not None:
-        rows = await maildrops.row_ids(connection, other.id, [id_])
+        rows = await maildrops.row_ids(connection, other.id, [mail_id])
         if await maildrops.tombstone(connection, other.id, rows):
-            events.append(MailEvent("deleted", inbound_id=id_, who=other.address, reply=TAKEN))
+            events.append(MailEvent("deleted", inbound_id=mail_id, who=other.address, reply=TAKEN))
     await maillog.record_events(connection, events)
 
 
 async def resend(connection: Connection, ids: Collection[int]) -> OperationResult:
-    """Send mails again to those outside who did not get them."""
+    """Send submissions again to the external recipients that did not get them."""
     again = await submissions_admin.resend(connection, ids)
     await maillog.record_events(connection, [MailEvent("requeued", submission_id=id_) for id_ in again])
     return OperationResult.of(again, ids)
 
 
 async def copy_mailbox_to(connection: Connection, leaver: str, colleague: str) -> int:
-    """Put every mail of one person into another one's mailbox too, as new mail. :return: how many.
+    """Copy every mail of one person into another person's mailbox, as new mail. :return: the number of mails.
 
     :raises Permanent: there is no such person.
     """
-    one, other = await _person(connection, leaver), await _person(connection, colleague)
+    one, other = await _load_person(connection, leaver), await _load_person(connection, colleague)
     if one.id == other.id:
         raise Permanent(f"{leaver}: is the same account")
     given = await maildrops.copy_all(connection, one.id, other.id)

@@ -1,4 +1,4 @@
-"""What became of a mail: found by Message-ID, address or id; told event by event."""
+"""The trace of a mail: its events, found by Message-ID, address or id."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
 
 MAX_MAILS = 100
-"""So many mails of an address, the latest ones, inbound and submitted each."""
+"""Mails of an address that are traced, at most: the latest ones, and as many submissions."""
 
 
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
-    """The history of each mail found, in the form of ``trace --json``: a mail is an inbound mail or a submission."""
+    """Return the trace of each mail and submission that is found, in the form of ``trace --json``."""
     what = what.strip().removeprefix("<").removesuffix(">")
     arrived = await inbound_admin.find_inbound(connection, what, MAX_MAILS)
     sent = await submissions_admin.find_submission(connection, what, MAX_MAILS)
     history = await maillog.load_history(connection, list(arrived), list(sent))
     states = await search_index.load_states(connection, [*arrived, *sent])
     mails = []
-    for id_, message_id in sorted({**arrived, **sent}.items()):
+    for mail_id, message_id in sorted({**arrived, **sent}.items()):
         events = [
             {"at": at, "event": event.event, "rule": event.rule, "who": event.who, "reply": event.reply}
             for at, event in history
-            if (event.inbound_id == id_ if id_ in arrived else event.submission_id == id_)
+            if (event.inbound_id == mail_id if mail_id in arrived else event.submission_id == mail_id)
         ]
-        state, status = states[id_]
-        mails.append({"id": id_, "message_id": message_id, "state": state, "status": status, "events": events})
+        state, status = states[mail_id]
+        mails.append({"id": mail_id, "message_id": message_id, "state": state, "status": status, "events": events})
     return mails

@@ -14,10 +14,10 @@ KINDS = {
     "grant": "The provider gives no access token. Authorize the account again, on its page in the console or by "
     "'mailgroup external authorize ADDRESS'.",
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' shows step by step what is wrong.",
-    "held": "No enabled user shares the external account of these mails ('mailgroup held list'). They are delivered "
-    "as soon as an enabled user shares it.",
-    "parked": "These mails are no longer processed; 'mailgroup parked list' and 'parked show ID' show why. They wait "
-    "for 'parked requeue' or 'parked discard'.",
+    "held": "These mails are on hold ('mailgroup held list'): no enabled user shares their external account. "
+    "They are delivered as soon as one does.",
+    "parked": "These mails are not processed any more; 'mailgroup parked list' and 'parked show ID' show why. They "
+    "wait for 'parked requeue' or 'parked discard'.",
     "books": "Fetched mails are missing, or there are mails that were never fetched. Something outside of mailgroup "
     "changed its database; compare with the latest backup.",
     "late": "Mails have been in flight for over ten minutes. 'mailgroup status' shows what is down.",
