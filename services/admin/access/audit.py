@@ -1,4 +1,5 @@
-"""Who did what, when, and all SQL on it (table audit). Written in the transaction that it tells of."""
+"""The audit log: who did what, and when, and all SQL on it (table audit). An entry is written in the transaction of
+the change."""
 
 from __future__ import annotations
 
@@ -10,22 +11,23 @@ from datetime import datetime
 from shared.db.database import Connection, storable
 
 PAGE = 100
+"""Entries of one page."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One thing that somebody did. target: an address, or the id of a mail."""
+    """One action of a user."""
 
     id: int
     at: datetime
-    who: str
+    who: str  # user of the console, API token, or user of the command line
     did: str
-    target: str
+    target: str  # an address, or the id of a mail
     detail: str
 
 
 def operator() -> str:
-    """Who runs a command on this machine."""
+    """Return the name of the user who runs this command."""
     try:
         return f"{getpass.getuser()} (command line)"
     except (KeyError, OSError):  # a container's user without a name
@@ -33,7 +35,7 @@ def operator() -> str:
 
 
 async def record_change(connection: Connection, who: str, did: str, target: str = "", detail: str = "") -> None:
-    """Write one entry. Secrets do not belong into it."""
+    """Write one entry. It must contain no secret."""
     await connection.execute(
         "insert into audit (who, did, target, detail) values (%s, %s, %s, %s)",
         (storable(who), did, storable(target), storable(detail)),
@@ -41,7 +43,7 @@ async def record_change(connection: Connection, who: str, did: str, target: str 
 
 
 async def record_lines(connection: Connection, who: str, lines: Sequence[str]) -> None:
-    """Write what a change of accounts told: lines of the form "external account ADDRESS: WHAT"."""
+    """Write an entry for each line of a change of accounts: "external account ADDRESS: WHAT"."""
     for line in lines:
         subject, _, what = line.partition(": ")
         kind, _, address = subject.rpartition(" ")
@@ -52,7 +54,7 @@ async def record_lines(connection: Connection, who: str, lines: Sequence[str]) -
 
 
 async def record_mails(connection: Connection, who: str, did: str, ids: Collection[int], detail: str = "") -> None:
-    """Write what was done to each of these mails."""
+    """Write an entry for each of these mails."""
     await connection.execute(
         "insert into audit (who, did, target, detail) select %s, %s, id::text, %s from unnest(%s::bigint[]) id",
         (storable(who), did, storable(detail), sorted(ids)),
@@ -62,7 +64,7 @@ async def record_mails(connection: Connection, who: str, did: str, ids: Collecti
 async def page(
     connection: Connection, before: int | None = None, search: str = "", limit: int = PAGE
 ) -> list[AuditEntry]:
-    """The latest entries before this id; with ``search``, those of whom or about which it is told."""
+    """Return the latest entries before this id. :param search: a user or a target that the entries have."""
     cursor = await connection.execute(
         """select id, at, who, did, target, detail from audit
            where (%(before)s::bigint is null or id < %(before)s)

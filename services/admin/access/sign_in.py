@@ -1,6 +1,6 @@
-"""Signing in to the console: as one of its users, or as a local account with the password of the mailbox.
+"""Sign-in to the console: as a user of the console, or as a local account with the password of the mailbox.
 
-Guessing is slowed down as at the mail doors (``shared.auth.throttle``), and an unknown name costs the same time.
+Failed logins are throttled as those of the mail services (``shared.auth.throttle``); an unknown name takes as long.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shared.db.database import Database
 from shared.settings import Settings
 
 WAIT_SECONDS = 10.0
+"""Seconds that a throttled login waits before it is refused."""
 
 log = structlog.get_logger()
 
@@ -40,10 +41,11 @@ class ConsoleAuthenticator:
         self._throttle = Throttle(clock)
 
     async def verify(self, name: str, password: str, peer: str) -> Identity | None:
-        """Who this is, or None. A name with an @ is a local account's address.
+        """Check a name and a password; a name with an @ is a local account's address.
 
-        :param peer: the browser's IP address. :raises Temporary: the database is away.
-        :raises Throttled: too many wrong passwords came from there, or for this name.
+        :param peer: the browser's IP address. :return: the identity; None: wrong.
+        :raises Temporary: the database is unavailable.
+        :raises Throttled: too many wrong passwords from this address or for this name.
         """
         if "@" in name:
             person = await self._logins.verify(name, password, peer)
@@ -67,5 +69,5 @@ class ConsoleAuthenticator:
         return found
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads."""
         self._logins.close()

@@ -1,8 +1,8 @@
-"""Who may use the console and who is signed in, and all SQL on it (tables console_users, console_sessions,
+"""Users, sessions and API tokens of the console, and all SQL on them (tables console_users, console_sessions,
 api_tokens).
 
-A session is a random token in a cookie, of which only a digest is stored. It is good while the password is the one that
-it began with, so a new password ends every session of before.
+A session is a random token in a cookie; only its digest is stored. It is valid until the password is changed: a new
+password ends all earlier sessions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ Role = Literal["administrator", "observer", "person"]
 FIRST = "admin"
 """The name of the first administrator, whose password the setting ADMIN_PASSWORD gives."""
 IDLE_HOURS, OLD_DAYS = 12, 7
+"""A session ends after this time without a request, and after this time since the sign-in."""
 _SEEN_SECONDS = 60
+"""Seconds between two updates of a session's last request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who has shown a password: a user of the console or a local account, with the hash that it was checked against."""
+    """A user of the console or a local account that has signed in, with the password hash of the check."""
 
     user_id: int | None
     local_id: int | None
@@ -37,11 +39,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class CurrentUser:
-    """Who looks at a page. name: of the user of the console, or the address of the local account (role person)."""
+    """The user of a request."""
 
     session_id: int
     role: Role
-    name: str
+    name: str  # of the user of the console, or address of the local account (role person)
     user_id: int | None
     local_id: int | None
 
@@ -61,10 +63,10 @@ class ConsoleUser:
 
 
 async def create_initial_admin(connection: Connection, given: str | None, passwords: HashingPool) -> None:
-    """Make the first administrator, or give them the password of the setting if that is another one than last time.
+    """Create the first administrator, or set the password of the setting if the setting has changed.
 
-    A password that was changed in the console stays, as long as the setting stays the same; who has lost it changes the
-    setting. :raises Permanent: there is no administrator, and no password for the first one.
+    A password that was changed in the console stays as long as the setting stays the same; to reset a lost password,
+    change the setting. :raises Permanent: there is no administrator, and no password for the first one.
     """
     await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup console'))")
     cursor = await connection.execute(
@@ -91,7 +93,7 @@ async def create_initial_admin(connection: Connection, given: str | None, passwo
 
 
 async def identity(connection: Connection, name: str) -> Identity | None:
-    """The user of the console of this name, in any case of letters."""
+    """Load the user of the console with this name, case-insensitively."""
     cursor = await connection.execute(
         "select id, name, password_hash from console_users where lower(name) = lower(%s)", (storable(name),)
     )
@@ -100,7 +102,7 @@ async def identity(connection: Connection, name: str) -> Identity | None:
 
 
 async def list_users(connection: Connection) -> list[ConsoleUser]:
-    """Every user of the console, by name."""
+    """List the users of the console, by name."""
     cursor = await connection.execute(
         "select id, name, role, created_at, signed_in_at from console_users order by lower(name)"
     )
@@ -115,7 +117,7 @@ def _check(name: str, role: str) -> None:
 
 
 async def add(connection: Connection, name: str, role: str, password_hash: str) -> None:
-    """:raises Permanent: the name or the role may not be so, or there is such a user."""
+    """Add a user. :raises Permanent: the name or the role is invalid, or the user exists."""
     _check(name, role)
     cursor = await connection.execute(
         """insert into console_users (name, role, password_hash) values (%s, %s, %s)
@@ -127,14 +129,14 @@ async def add(connection: Connection, name: str, role: str, password_hash: str) 
 
 
 async def set_password(connection: Connection, id_: int, password_hash: str) -> str:
-    """Another password: every session of the user ends. :return: the name. :raises Permanent: there is no such user."""
+    """Set a password; all sessions of the user end. :return: the name. :raises Permanent: there is no such user."""
     return await _one(
         connection, "update console_users set password_hash = %s where id = %s returning name", (password_hash, id_)
     )
 
 
 async def set_role(connection: Connection, id_: int, role: str) -> str:
-    """:return: the name. :raises Permanent: no administrator would be left, or there is no such user."""
+    """Set the role. :return: the name. :raises Permanent: no administrator would be left, or there is no such user."""
     _check("x", role)
     name = await _one(connection, "update console_users set role = %s where id = %s returning name", (role, id_))
     await _require_administrator(connection)
@@ -142,7 +144,7 @@ async def set_role(connection: Connection, id_: int, role: str) -> str:
 
 
 async def remove(connection: Connection, id_: int) -> str:
-    """:return: the name. :raises Permanent: no administrator would be left, or there is no such user."""
+    """Remove a user. :return: the name. :raises Permanent: no administrator would be left, or no such user."""
     name = await _one(connection, "delete from console_users where id = %s returning name", (id_,))
     await _require_administrator(connection)
     return name
@@ -168,18 +170,18 @@ async def _require_administrator(connection: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """What a script shows. made_by: who made it."""
+    """A token with which a program uses the REST API."""
 
     id: int
     name: str
     role: Role
-    made_by: str
+    made_by: str  # administrator who created it
     created_at: datetime
     used_at: datetime | None
 
 
 async def create_token(connection: Connection, name: str, role: str, made_by: str) -> str:
-    """:return: the token, which is stored nowhere. :raises Permanent: name or role may not be so."""
+    """Create a token. :return: the token; only its digest is stored. :raises Permanent: name or role is invalid."""
     _check(name, role)
     token = "mg_" + secrets.token_urlsafe(32)
     await connection.execute(
@@ -190,18 +192,18 @@ async def create_token(connection: Connection, name: str, role: str, made_by: st
 
 
 async def list_tokens(connection: Connection) -> list[ApiToken]:
-    """All that are good."""
+    """List the valid tokens."""
     cursor = await connection.execute("select id, name, role, made_by, created_at, used_at from api_tokens order by id")
     return [ApiToken(*row) for row in await cursor.fetchall()]
 
 
 async def end_token(connection: Connection, id_: int) -> str:
-    """:return: its name. :raises Permanent: there is none."""
+    """Revoke a token. :return: its name. :raises Permanent: there is no such token."""
     return await _one(connection, "delete from api_tokens where id = %s returning name", (id_,))
 
 
 async def user_for_token(connection: Connection, token: str) -> CurrentUser | None:
-    """Who shows this token, if it is good."""
+    """Return the user of a token; None if the token is not valid."""
     cursor = await connection.execute(
         "select id, name, role, used_at is null or used_at < now() - interval '1 minute' from api_tokens "
         "where token_sha256 = %s",
@@ -223,7 +225,7 @@ def _digest(token: str) -> bytes:
 
 
 async def begin_session(connection: Connection, who: Identity, peer: str, agent: str) -> str:
-    """Sign somebody in. :return: the token for the browser."""
+    """Start a session. :return: the token for the browser."""
     token = secrets.token_urlsafe(32)
     await connection.execute(
         """delete from console_sessions where created_at < now() - make_interval(days => %s)
@@ -260,12 +262,12 @@ async def user_for_session(connection: Connection, token: str) -> CurrentUser | 
 
 
 async def end_session(connection: Connection, session_id: int) -> None:
-    """Sign out."""
+    """End a session (sign out)."""
     await connection.execute("delete from console_sessions where id = %s", (session_id,))
 
 
 async def add_flash(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
-    """Keep lines for the next page that this browser is shown."""
+    """Store lines for the next page of this browser."""
     await connection.execute(
         "update console_sessions set notices = notices || %s::text[] where id = %s",
         ([storable(line) for line in notices], session_id),
@@ -273,7 +275,7 @@ async def add_flash(connection: Connection, session_id: int, notices: Sequence[s
 
 
 async def pop_flash(connection: Connection, session_id: int) -> list[str]:
-    """The lines that were kept; they are told once."""
+    """Return the stored lines and delete them."""
     cursor = await connection.execute(
         """update console_sessions s set notices = '{}' from console_sessions before
            where s.id = %s and before.id = s.id and s.notices <> '{}' returning before.notices""",
@@ -285,10 +287,10 @@ async def pop_flash(connection: Connection, session_id: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSession:
-    """A browser that is signed in. who: a user of the console or a local account."""
+    """A browser that is signed in."""
 
     id: int
-    who: str
+    who: str  # user of the console or address of the local account
     peer: str
     agent: str
     created_at: datetime
@@ -296,7 +298,7 @@ class ConsoleSession:
 
 
 async def list_sessions(connection: Connection, local_id: int | None = None) -> list[ConsoleSession]:
-    """The sessions of a local account, or else of the users of the console, the latest first."""
+    """List the sessions of a local account, or else those of all users of the console, the latest first."""
     cursor = await connection.execute(
         """select s.id, coalesce(u.name, l.address), s.peer, s.agent, s.created_at, s.seen_at
            from console_sessions s left join console_users u on u.id = s.user_id

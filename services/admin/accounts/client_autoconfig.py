@@ -1,7 +1,7 @@
-"""What mail clients are set up with (manual chapter 5), in the forms that they fetch by themselves; pure functions.
+"""Automatic configuration of mail clients (manual chapter 5): Autoconfig, Autodiscover and mobileconfig. Pure.
 
-Thunderbird, Outlook and Apple's devices each ask in a form of their own and get the same servers. A password is in no
-answer: people type theirs in. Nothing here depends on whether the address is anybody's, so an answer tells nothing.
+Thunderbird, Outlook and Apple's devices each use a format of their own for the same servers. No answer contains a
+password: the user types it. No answer depends on whether the address exists, so it reveals no addresses.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REQUEST_SCHEMA = f"{_OUTLOOK}/outlook/requestschema/2006"
 RESPONSE_SCHEMA = f"{_OUTLOOK}/outlook/responseschema/2006a"
 _ANSWER_SCHEMA = f"{_OUTLOOK}/responseschema/2006"
 _IDENTITIES = uuid.UUID("a294bb50-8b80-4070-af4a-6357f8e18609")
-"""The name space of the profiles' UUIDs: the same host and address give the same profile, which replaces itself."""
+"""Namespace of the profiles' UUIDs: a profile for the same host and address replaces the previous one."""
 
 
 class Unanswerable(Permanent):
-    """Outlook asks for what is no request, or for something that we do not have; both as its protocol names them."""
+    """An Autodiscover request is invalid, or wants something unavailable; code and message as in the protocol."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -40,28 +40,25 @@ class Unanswerable(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A TCP port, and what is spoken on it. none: in clear, for clients that know no TLS."""
+    """A TCP port and its encryption."""
 
     port: int
-    tls: Tls
+    tls: Tls  # none: unencrypted, for clients without TLS
 
 
 @dataclass(frozen=True, slots=True)
 class ClientServers:
-    """The settings of every mail client: the user name is the address, with a password for both servers.
-
-    incoming: POP3. outgoing: SMTP. The best way first, each offering TLS; those in clear are in the two others.
-    """
+    """The servers for mail clients. The user name is the address, with one password for both servers."""
 
     host: str
-    incoming: tuple[Endpoint, ...]
-    outgoing: tuple[Endpoint, ...]
-    incoming_in_clear: tuple[Endpoint, ...] = ()
-    outgoing_in_clear: tuple[Endpoint, ...] = ()
+    incoming: tuple[Endpoint, ...]  # POP3 with TLS, the best first
+    outgoing: tuple[Endpoint, ...]  # SMTP with TLS, the best first
+    incoming_in_clear: tuple[Endpoint, ...] = ()  # POP3 without TLS
+    outgoing_in_clear: tuple[Endpoint, ...] = ()  # SMTP without TLS
 
 
 def servers(settings: Settings, seen_as: str | None = None) -> ClientServers:
-    """Where a mail client finds us. :param seen_as: as ``Settings.host_for_clients``."""
+    """Return the servers for mail clients. :param seen_as: as ``Settings.host_for_clients``."""
     clear = settings.allow_plaintext_auth != "no"
     return ClientServers(
         settings.host_for_clients(seen_as),
@@ -73,7 +70,7 @@ def servers(settings: Settings, seen_as: str | None = None) -> ClientServers:
 
 
 def domain_of(address: str) -> str | None:
-    """The domain of a mail address, in lower case; None if it is no address that anybody could have here."""
+    """Return the domain of a mail address in lower case; None if no account could have this address."""
     local, at, domain = address.rpartition("@")
     fits = len(address.encode("utf-8", "replace")) <= ADDRESS_OCTETS
     if not (local and at and domain and fits and address.isprintable() and not set(address) & set(' <>()",;:\\')):
@@ -85,9 +82,9 @@ def domain_of(address: str) -> str | None:
 
 
 def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
-    """Mozilla's clientConfig 1.1, which K-9, Evolution and KMail read too.
+    """Return Mozilla's clientConfig 1.1, which K-9, Evolution and KMail read, too.
 
-    It is the same for every address of these domains: the client puts its own one in for ``%EMAILADDRESS%``.
+    The answer is the same for every address of these domains: the client replaces ``%EMAILADDRESS%`` by the address.
     """
     root = Element("clientConfig", version="1.1")
     provider = SubElement(root, "emailProvider", id=domains[0])
@@ -95,16 +92,16 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
         _add(provider, domain=domain)
     _add(provider, displayName="mailgroup", displayShortName="mailgroup")
     names = {"implicit": "SSL", "starttls": "STARTTLS", "none": "plain"}
-    for tag, kind, ways in (
+    for tag, kind, endpoints in (
         ("incomingServer", "pop3", servers.incoming),
         ("outgoingServer", "smtp", servers.outgoing),
     ):
-        for way in ways:
+        for endpoint in endpoints:
             _add(
                 SubElement(provider, tag, type=kind),
                 hostname=servers.host,
-                port=str(way.port),
-                socketType=names[way.tls],
+                port=str(endpoint.port),
+                socketType=names[endpoint.tls],
                 authentication="password-cleartext",
                 username="%EMAILADDRESS%",
             )
@@ -115,24 +112,24 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
 
 
 def autodiscover(servers: ClientServers, address: str) -> bytes:
-    """Autodiscover's "plain old XML" answer: one protocol each way, the best, since Outlook tries no second one."""
+    """Return Autodiscover's "plain old XML" answer: the best endpoint each, since Outlook tries no second one."""
     root = Element("Autodiscover", xmlns=_ANSWER_SCHEMA)
     response = SubElement(root, "Response", xmlns=RESPONSE_SCHEMA)
     _add(SubElement(response, "User"), DisplayName=address)
     account = SubElement(response, "Account")
     _add(account, AccountType="email", Action="settings")
-    for kind, way in (("POP3", servers.incoming[0]), ("SMTP", servers.outgoing[0])):
+    for kind, endpoint in (("POP3", servers.incoming[0]), ("SMTP", servers.outgoing[0])):
         protocol = SubElement(account, "Protocol")
         _add(
             protocol,
             Type=kind,
             Server=servers.host,
-            Port=str(way.port),
+            Port=str(endpoint.port),
             LoginName=address,
             DomainRequired="off",
             SPA="off",
-            SSL="on" if way.tls == "implicit" else "off",
-            Encryption={"implicit": "SSL", "starttls": "TLS", "none": "None"}[way.tls],
+            SSL="on" if endpoint.tls == "implicit" else "off",
+            Encryption={"implicit": "SSL", "starttls": "TLS", "none": "None"}[endpoint.tls],
             AuthRequired="on",
         )
         if kind == "SMTP":
@@ -141,7 +138,7 @@ def autodiscover(servers: ClientServers, address: str) -> bytes:
 
 
 def autodiscover_error(code: str, message: str) -> bytes:
-    """Autodiscover's answer to what cannot be answered: 500 no such domain, 600 no request, 601 another schema."""
+    """Return Autodiscover's error: 500 no such domain, 600 invalid request, 601 another schema."""
     root = Element("Autodiscover", xmlns=_ANSWER_SCHEMA)
     error = SubElement(SubElement(root, "Response"), "Error")
     _add(error, ErrorCode=code, Message=message, DebugData="")
@@ -149,9 +146,9 @@ def autodiscover_error(code: str, message: str) -> bytes:
 
 
 def autodiscover_address(request: bytes) -> str:
-    """The address that an autodiscover request asks for.
+    """Return the address in an Autodiscover request.
 
-    :raises Unanswerable: it is no such request, or wants an answer of another form; with what ``outlook_error`` takes.
+    :raises Unanswerable: the request is invalid, or wants another schema; with the arguments of ``autodiscover_error``.
     """
     try:
         if b"<!" in request:  # a document type: entities that grow without end, or that name files
@@ -169,7 +166,7 @@ def autodiscover_address(request: bytes) -> str:
 
 
 def autodiscover_v2(protocol: str, url: str) -> dict[str, str]:
-    """Autodiscover version 2 (JSON): where the XML is. :raises Unanswerable: another protocol is asked for."""
+    """Return Autodiscover version 2 (JSON): the URL of the XML. :raises Unanswerable: another protocol is requested."""
     if protocol.casefold() != "autodiscoverv1":
         raise Unanswerable("InvalidProtocol", "The protocol value is invalid. Supported values are 'AutodiscoverV1'")
     return {"Protocol": "AutodiscoverV1", "Url": url}
@@ -179,9 +176,9 @@ def autodiscover_v2(protocol: str, url: str) -> dict[str, str]:
 
 
 def mobileconfig(servers: ClientServers, address: str, name: str | None = None) -> bytes:
-    """A configuration profile with one POP account, without a password: the device asks for it. Not signed.
+    """Return an unsigned configuration profile with one POP account; the device asks the user for the password.
 
-    :param name: of the person, for the sender's line; only where whoever asks has logged in.
+    :param name: display name of the person; only for a user who has logged in.
     """
     identity = uuid.uuid5(_IDENTITIES, f"{servers.host} {address.casefold()}")
     incoming, outgoing = servers.incoming[0], servers.outgoing[0]
@@ -226,16 +223,16 @@ def mobileconfig(servers: ClientServers, address: str, name: str | None = None) 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """URLs for one address. qr_code: an SVG element with ``profile`` in it, for the camera of a phone."""
+    """The URLs for one address."""
 
     autoconfig: str
     autodiscover: str
     profile: str
-    qr_code: str
+    qr_code: str  # SVG element with the URL of the profile, for the camera of a phone
 
 
 def links(base_url: str, address: str) -> Links:
-    """:param base_url: of the console, as whoever asks reached it, without a slash at its end."""
+    """Return the URLs for an address. :param base_url: of the console as the user reached it, without a final slash."""
     profile = f"{base_url}/profile?emailaddress={quote(address)}"
     return Links(
         f"{base_url}/mail/config-v1.1.xml?emailaddress={quote(address)}",

@@ -1,4 +1,4 @@
-"""Talking to the provider for the operator: the Test button of the manual, and what a first contact will do."""
+"""Check of an external account at its provider (the Test button of the manual), and a forecast of the first poll."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from shared.provider.smtp_connect import probe_smtp
 from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
 
 SECONDS = 20.0
+"""Time limit of a step: seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckStep:
-    """One step of a test. text: what was found, or what is wrong and what to change. seconds: how long it took."""
+    """One step of a check."""
 
     name: str
     ok: bool
-    text: str
-    seconds: float = 0.0
+    text: str  # the result, or the error and what to change
+    seconds: float = 0.0  # duration
 
 
 async def check_connection(system: AdminContext, external: External) -> list[CheckStep]:
-    """Try both directions; nothing is fetched, sent or deleted. A direction that works is resumed if it was paused.
+    """Check both directions; no mail is fetched, sent or deleted. A paused direction that works is resumed.
 
-    external: may be one that is not saved yet (id 0), or is saved with other fields.
+    :param external: may be unsaved (id 0), or saved with other fields.
     """
     try:
         credential = await _credential(system, external)
@@ -43,8 +44,8 @@ async def check_connection(system: AdminContext, external: External) -> list[Che
     login = ("logged in",) if external.smtp_auth else ()
     relaying = _Checklist("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
-        fetching.go(_try_pop3(system, external, credential, fetching)),
-        relaying.go(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
+        fetching.run(_try_pop3(system, external, credential, fetching)),
+        relaying.run(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
     )
     async with system.database.transaction() as connection:
         saved = [account for account in await accounts.load_externals(connection, [external.id]) if account == external]
@@ -62,7 +63,7 @@ _NAMES = {
     "encrypted": "encrypt (TLS)",
     "answered": "greet",
     "logged in": "log in",
-    "counted": "look into the mailbox",
+    "counted": "count the mails",
     "stable": "list the same mails again",
     "accepted": "offer a mail from this address",
 }
@@ -74,26 +75,26 @@ def _order(server: Server, *further: str) -> list[str]:
 
 
 class _Checklist:
-    """The steps of one direction, with their times. well: the last one was done."""
+    """The steps of one direction, with their durations."""
 
     def __init__(self, protocol: str, server: Server, order: Sequence[str]) -> None:
         self.steps: list[CheckStep] = []
-        self.well = False
+        self.well = False  # all steps are done
         self._protocol, self._place = protocol, host_port(server)
         self._order = list(order)
         self._began = time.perf_counter()
 
     def done(self, step: str, found: str) -> None:
-        """A step is done."""
+        """Record a step as done."""
         now = time.perf_counter()
         self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
 
-    async def go(self, way: Coroutine[None, None, None]) -> None:
-        """Walk the way; where it ends early is the step that failed."""
+    async def run(self, check: Coroutine[None, None, None]) -> None:
+        """Run the check; if it fails, record the step that failed."""
         try:
-            await way
+            await check
             self.well = True
         except (Temporary, Permanent) as error:
             text = str(error).removeprefix(f"{self._place}: ")
@@ -101,29 +102,31 @@ class _Checklist:
             self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
 
 
-async def _try_pop3(system: AdminContext, external: External, credential: Credential, walk: _Checklist) -> None:
-    """As the fetcher does it, twice: ids that change between two sessions would make every mail a new one."""
+async def _try_pop3(system: AdminContext, external: External, credential: Credential, checklist: _Checklist) -> None:
+    """List the mails in two sessions: if their UIDLs change in between, every mail would be fetched again."""
     keys = []
     for again in (False, True):
-        told = no_progress if again else walk.done
+        told = no_progress if again else checklist.done
         async with _session(system, external, told) as session:
             await session.login(credential)
             if not again:
-                walk.done("logged in", f"as {credential.login}")
+                checklist.done("logged in", f"as {credential.login}")
             count, octets = await session.stat()
             keys.append([key for _, key in (await session.fetch_list()).mails])
             if not again:
-                walk.done("counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}")
+                checklist.done(
+                    "counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}"
+                )
             await session.quit()
         if not again and session.capabilities.login_delay:
-            walk.done("stable", "not looked at: the server wants a pause between two logins")
+            checklist.done("stable", "not checked: the server requires a pause between two logins")
             return
     if keys[0] and not set(keys[0]) & set(keys[1]):  # some may have been deleted meanwhile
         raise Permanent(
             "the unique ids (UIDL) of the mails changed between two sessions; every mail would be fetched again and "
             "again. Ask the provider, or delete mails there as soon as they are stored here"
         )
-    walk.done("stable", "their unique ids (UIDL) are the same in a second session")
+    checklist.done("stable", "their unique ids (UIDL) are the same in a second session")
 
 
 def _session(
@@ -145,7 +148,7 @@ async def _credential(system: AdminContext, external: External) -> Credential:
 
 
 async def _pop3(system: AdminContext, external: External, credential: Credential) -> str:
-    """Log in and count. :raises Temporary, Permanent: what is wrong, in words."""
+    """Log in and count the mails. :raises Temporary, Permanent: the error, as a text."""
     async with _session(system, external) as session:
         await session.login(credential)
         count, octets = await session.stat()
@@ -162,16 +165,16 @@ async def _expected(system: AdminContext, external: External, listed: Sequence[s
 
 
 def describe_policy(external: External, listed: Sequence[str], known: Sequence[LedgerEntry], met: bool) -> str:
-    """What happens to the mails that lie there: how many are delivered, what is deleted when. Pure.
+    """Describe what happens to the mails at the provider: how many are delivered, which are deleted when. Pure.
 
-    :param met: the first contact has been; what it found and is not wanted is history.
+    :param met: the first poll is done; the mails that it found are the history.
     """
     ours = {row.key: row.state for row in known}
     fetched = sum(ours.get(key) in ("fetched", "deleting") for key in listed)
     skipped = sum(ours.get(key) == "skipped" for key in listed)
     unknown = sum(key not in ours for key in listed)
     history = sum(ours.get(key) == "history" for key in listed)
-    if not met:  # what a first contact finds is history, but for what was fetched before
+    if not met:  # the first poll makes all mails history that were not fetched before
         unknown, history = 0, history + unknown
     words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
     if not external.enabled:
@@ -181,7 +184,7 @@ def describe_policy(external: External, listed: Sequence[str], known: Sequence[L
     if skipped:
         words += f", {skipped} could not be fetched"
     if external.history == "from_now" and history:
-        words += f", {history} lay there at the first contact and stay there (history: from_now)"
+        words += f", {history} were there at the first contact and stay there (history: from_now)"
     if external.delete_after_days is None:
         return words + "; nothing will be deleted at the provider"
     when = (
@@ -189,12 +192,15 @@ def describe_policy(external: External, listed: Sequence[str], known: Sequence[L
         if external.delete_after_days == 0
         else (f"{external.delete_after_days} days after it was fetched")
     )
-    kept = "" if external.delete_history else "; what lay there at the first contact is never deleted"
+    kept = "" if external.delete_history else "; mail that was there at the first contact is never deleted"
     return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
 
 
 async def describe_maildrop(system: AdminContext, externals: Sequence[External]) -> list[str]:
-    """For new or redirected accounts, what lies there and what will happen to it; a line each. Never fails."""
+    """Describe the maildrops of new or redirected accounts and what happens to their mails, a line each.
+
+    An error is a line, too.
+    """
 
     async def one(external: External) -> str:
         try:

@@ -1,4 +1,4 @@
-"""One account at a time: its fields are changed, or it is removed. For commands, pages and requests alike."""
+"""Changes of single accounts: their fields, or their removal. Commands, pages and REST requests share them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared.store import account_changes, accounts
 async def prepare(
     connection: Connection, kind: Kind, address: str, fields: dict[str, Any], new: bool, folder: Path | None = None
 ) -> AccountsFile:
-    """What ``changes.apply`` is to make of the account: what it is, with these fields.
+    """Return the account with these fields changed, as an accounts file for ``apply.apply``.
 
-    :param fields: as in the accounts file. :param folder: where password files are found; None: nowhere.
-    :raises Permanent: it is there already (new), or it is not. :raises AccountsError: a field may not be so.
+    :param fields: as in the accounts file. :param folder: of password files; None: no password file is allowed.
+    :raises Permanent: the account exists already (``new``), or does not exist. :raises AccountsError: a field is wrong.
     """
     try:
         old: dict[str, Any] = await export.find_entry(connection, kind, address)
@@ -42,13 +42,13 @@ async def prepare(
 
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
-    """What ``changes.apply`` is to make of a person who gets a further name. Errors as ``prepare``."""
+    """Return a person with a further name, as an accounts file for ``apply.apply``. Errors as ``prepare``."""
     entry = await export.find_entry(connection, "local", address)
     return await prepare(connection, "local", address, {"aliases": [*entry["aliases"], name]}, new=False)
 
 
 def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
-    """An account by itself, checked as far as that goes without the others. Parameters and errors as ``prepare``."""
+    """Check the entry of one account, without the other accounts. Parameters and errors as ``prepare``."""
     try:
         return check({f"{kind}_accounts": [entry]}, f"{kind} account", folder)
     except AccountsError as error:
@@ -58,22 +58,22 @@ def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -
 async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
     """Remove an account; a person's mail is kept for the retention time.
 
-    :return: what was done, a line each. :raises Permanent: there is none, or somebody shares the external account.
+    :return: what was done, a line each. :raises Permanent: no such account, or users share the external account.
     """
     await account_changes.lock_for_change(connection)
     await export.find_entry(connection, kind, address)
     people = await accounts.load_locals(connection)
     everyone = await accounts.load_externals(connection) if kind == "external" else people
-    id_ = next(a.id for a in everyone if a.address.casefold() == address.casefold())
-    if kind == "external" and (sharers := [p.address for p in people if p.external_id == id_]):
+    account_id = next(a.id for a in everyone if a.address.casefold() == address.casefold())
+    if kind == "external" and (sharers := [p.address for p in people if p.external_id == account_id]):
         raise Permanent(
             f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
             "another one with 'local set ... external=...'"
         )
-    await account_changes.remove_account(connection, kind, id_)
+    await account_changes.remove_account(connection, kind, account_id)
     kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
-    left = [person.address for person in people if kind == "local" and person.delegate_id == id_]
+    without_delegate = [person.address for person in people if kind == "local" and person.delegate_id == account_id]
     return [
         f"{kind} account {address}: removed{kept}",
-        *(f"local account {person}: has no delegate any more" for person in left),
+        *(f"local account {person}: has no delegate any more" for person in without_delegate),
     ]

@@ -1,4 +1,4 @@
-"""Accounts as the accounts file has them, passwords left out: what is exported, shown and changed field by field."""
+"""Accounts in the form of the accounts file, without passwords: to export, to show, and to change single fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = Literal["external", "local"]
 
 
 async def build_document(connection: Connection) -> dict[str, Any]:
-    """The accounts file that makes these accounts, passwords left out."""
+    """Return the accounts file of all accounts, without passwords."""
     externals = await accounts.load_externals(connection)
     people = await accounts.load_locals(connection)
     return {
@@ -28,7 +28,7 @@ async def build_document(connection: Connection) -> dict[str, Any]:
 
 
 def external_fields(account: External) -> dict[str, Any]:
-    """An external account as in the accounts file, without its password."""
+    """Return an external account as in the accounts file, without its password."""
     servers = {
         kind: {
             "host": server.host,
@@ -61,7 +61,7 @@ def _oauth_fields(oauth: OAuth) -> dict[str, Any]:
 
 
 def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:
-    """A local account as in the accounts file, without its password."""
+    """Return a local account as in the accounts file, without its password."""
     return {
         "address": person.address,
         "enabled": person.enabled,
@@ -74,7 +74,7 @@ def local_fields(person: Local, externals: list[External], people: list[Local]) 
 
 
 def as_yaml(document: Any) -> str:
-    """A document as text."""
+    """Format a document as YAML."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None in the library
@@ -84,7 +84,7 @@ def as_yaml(document: Any) -> str:
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` with the fields of ``new``; fields made of fields are merged themselves."""
+    """Return ``old`` with the fields of ``new``; nested fields are merged, too."""
     merged = dict(old)
     for name, value in new.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
@@ -93,7 +93,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def find_entry(connection: Connection, kind: Kind, address: str) -> dict[str, Any]:
-    """The entry of an account. :raises Permanent: there is none of this address."""
+    """Return the entry of an account. :raises Permanent: no account has this address."""
     entries = (await build_document(connection))[f"{kind}_accounts"]
     for entry in entries:
         if entry["address"].casefold() == address.casefold():

@@ -1,6 +1,6 @@
-"""The accounts file (YAML 1.2, so JSON too): its fields, their defaults and limits, and what a mistake is called.
+"""The accounts file (YAML 1.2, so JSON too): its fields with defaults and limits, and the texts of its errors.
 
-Reading checks all that can be checked without the database; ``services.admin.accounts.apply`` checks the rest.
+This module checks all that needs no database; ``services.admin.accounts.plan`` checks the rest.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Strict(BaseModel):
 
 
 class ServerFields(_Strict):
-    """Where a provider's server is. port: that of the TLS mode if left out."""
+    """A provider's server. port: default of the TLS mode if left out."""
 
     host: Host
     port: Port | None = None
@@ -88,14 +88,14 @@ class ServerFields(_Strict):
 
 
 class SmtpFields(ServerFields):
-    """The provider's SMTP server. connections: at most so many at once."""
+    """The provider's SMTP server. connections: limit of parallel connections."""
 
     auth: bool = True
     connections: int = Field(2, ge=1, le=100)
 
 
 class IssuerFields(_Strict):
-    """The endpoints of a provider that we do not know by name."""
+    """The endpoints of a provider that is not known by name."""
 
     token_url: Url
     scope: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -176,9 +176,9 @@ def _one_of(fields: BaseModel, *names: str) -> None:
 
 
 def read_file(path: Path) -> AccountsFile:
-    """Read and check an accounts file; password files are found relative to it.
+    """Read and check an accounts file; paths of password files are relative to it.
 
-    :raises AccountsError: every mistake found, a line each.
+    :raises AccountsError: all errors, a line each.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -188,7 +188,7 @@ def read_file(path: Path) -> AccountsFile:
 
 
 def read_text(text: str, where: str, folder: Path | None) -> AccountsFile:
-    """As ``read_file``. :param where: begins each mistake's line. :param folder: as ``check``."""
+    """Do the same for a text. :param where: the start of each error line. :param folder: as ``check``."""
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -201,23 +201,22 @@ def read_text(text: str, where: str, folder: Path | None) -> AccountsFile:
 
 
 def _joined(data: Any) -> Any:
-    """JSON writes a letter beyond the BMP as two escapes, which YAML's reader leaves as two surrogates."""
+    """Join surrogates: JSON writes a letter beyond the BMP as two escapes, and the YAML reader keeps both."""
     if isinstance(data, str):
         try:
             return data.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            return data  # half a pair: refused by name when it is checked
+            return data  # half a pair: the check refuses it
     if isinstance(data, dict):
         return {_joined(key): _joined(value) for key, value in data.items()}
     return [_joined(value) for value in data] if isinstance(data, list) else data
 
 
 def check(data: Any, where: str, folder: Path | None = None) -> AccountsFile:
-    """Check what a file, a command or a request gave; passwords are read from their files here.
+    """Check the data of a file, a command or a request, and read the password files.
 
-    :param folder: where password files are found; None: no file of this machine may be named.
-
-    :raises AccountsError: every mistake found, a line each; ``where`` begins each line.
+    :param folder: of the password files; None: no file of this machine is allowed.
+    :raises AccountsError: all errors, a line each; each line starts with ``where``.
     """
     try:
         accounts = AccountsFile.model_validate(data)
@@ -278,7 +277,7 @@ def _lines(error: ValidationError, data: Any) -> Iterator[str]:
 
 
 def _owner(data: Any, location: tuple[int | str, ...]) -> str:
-    """Which account a mistake is in, for people who do not count from zero."""
+    """Return the address of the account that an error is in, for people."""
     try:
         address = data[location[0]][location[1]]["address"]
     except (LookupError, TypeError):

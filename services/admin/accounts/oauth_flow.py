@@ -1,9 +1,9 @@
-"""A person agrees at the provider's page that mailgroup may read and send an account's mail; we get a refresh token.
+"""OAuth consent: a person authorizes mailgroup at the provider to read and send an account's mail; the result is a
+refresh token.
 
-Where the provider has a device flow, the person types a code at its page, which may be opened anywhere. Otherwise a
-browser brings the answer to an address on loopback; if it runs on another machine, the address that it shows in the end
-is pasted. What was asked is kept in the database (oauth_requests.py), so whoever asks later, the command or whichever
-process of the console is there, goes on with it.
+With the device flow, the person types a code at the provider's page, in any browser. Otherwise a browser brings the
+answer to a loopback address; if the browser runs on another machine, the person pastes the address that it shows in the
+end. The request is stored in the database (oauth_requests.py): the command and every console process can continue it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,22 @@ from shared.provider.oauth import CodeRequest, DeviceCode, Tokens, Unauthorized
 from shared.store import account_changes, accounts, polls, relay_status
 
 WAIT_SECONDS = 900.0
-"""For a browser to bring the answer."""
-_LATE = "nobody agreed at the provider's page in time; authorize it again"
+"""Seconds that an authorization waits for a browser to bring the answer."""
+_EXPIRED = "nobody agreed at the provider's page in time; authorize it again"
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How an authorization stands, for people. words: why it failed, or what was wrong at the latest try.
-
-    url: of the provider's page. user_code: what is typed there. Both are '' once it has ended.
-    """
+    """The state of an authorization, for people."""
 
     key: str
     state: State
-    flow: Literal["device", "browser"] | None
-    url: str
-    user_code: str
-    words: str
+    flow: Literal["device", "browser"] | None  # None: finished
+    url: str  # of the provider's page; '': finished
+    user_code: str  # to be typed there; '': none, or finished
+    words: str  # why it failed, or the error of the latest try
     begun_by: str
     begun_at: datetime
     ends_at: datetime
@@ -57,41 +54,41 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _PendingRequest:
-    """What is sealed while it waits. account: as it was then; another client or login is another matter."""
+    """The sealed content of a waiting authorization."""
 
     what: DeviceCode | CodeRequest
-    account: Any
+    account: Any  # login and client at the start; if they change, the authorization is void
 
     @classmethod
-    def open(cls, system: AdminContext, found: OAuthRequest) -> _PendingRequest:
-        """:raises Permanent: sealed under a key that is not here."""
-        stored = json.loads(system.vault.open(found.request))
+    def open(cls, system: AdminContext, request: OAuthRequest) -> _PendingRequest:
+        """Unseal the request. :raises Permanent: no key opens it."""
+        stored = json.loads(system.vault.open(request.request))
         what = stored["what"]
         return cls(DeviceCode(**what) if "device_code" in what else CodeRequest(**what), stored["account"])
 
     def seal(self, system: AdminContext) -> bytes:
-        """As it is stored."""
+        """Seal the request for the database."""
         return system.vault.seal(json.dumps({"what": asdict(self.what), "account": self.account}))
 
 
-def _account(external: External) -> Any:
+def _fingerprint(external: External) -> Any:
     return [external.login, None if external.oauth is None else asdict(external.oauth)]
 
 
 async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
-    """Ask the provider; the one that waits for the same already, whoever began it, is joined.
+    """Start an authorization at the provider, or return the one that waits already.
 
-    :param redirect: on loopback, where a browser brings the answer if the provider has no device flow.
+    :param redirect: loopback URL to which a browser brings the answer if the provider has no device flow.
     :raises Permanent, Temporary: the account or the provider does not allow it.
     """
     client = client_of(external, Grant.open(system.vault, external.password))
     async with system.database.transaction() as connection:
         old = await oauth_requests.load_latest(connection, external.id)
     if old is not None and old.state == "waits" and not old.expired:
-        with suppress(Permanent):  # sealed under a key that is lost: begun anew
-            asked = _PendingRequest.open(system, old)
-            elsewhere = isinstance(asked.what, CodeRequest) and asked.what.redirect != redirect
-            if asked.account == _account(external) and not elsewhere:
+        with suppress(Permanent):  # sealed under a lost key: start another one
+            pending = _PendingRequest.open(system, old)
+            elsewhere = isinstance(pending.what, CodeRequest) and pending.what.redirect != redirect
+            if pending.account == _fingerprint(external) and not elsewhere:
                 return _progress(system, old)
     what: DeviceCode | CodeRequest
     if client.issuer.device_url:
@@ -104,197 +101,199 @@ async def start_authorization(system: AdminContext, external: External, who: str
             connection,
             external.id,
             secrets.token_urlsafe(12),
-            _PendingRequest(what, _account(external)).seal(system),
+            _PendingRequest(what, _fingerprint(external)).seal(system),
             who,
             seconds=seconds,
             first_try=first,
             instead_of=old.key if old else "",
         ):
             await audit.record_change(connection, who, "began to authorize external account", external.address)
-        found = await oauth_requests.load_latest(connection, external.id)
-    assert found is not None
-    return _progress(system, found)
+        request = await oauth_requests.load_latest(connection, external.id)
+    assert request is not None
+    return _progress(system, request)
 
 
 def is_authorized(system: AdminContext, external: External) -> bool:
-    """Whether somebody has; it may have ended at the provider since."""
-    with suppress(Permanent):  # sealed under a key that is lost
+    """Return whether the account has a grant; the provider may have revoked it since."""
+    with suppress(Permanent):  # sealed under a lost key
         return bool(Grant.open(system.vault, external.password).refresh_token)
     return False
 
 
 async def load_progress(system: AdminContext, external: External) -> Progress | None:
-    """How this account's latest authorization stands."""
+    """Load the state of the account's latest authorization; None if there is none."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.load_latest(connection, external.id)
-    return None if found is None else _progress(system, found)
+        request = await oauth_requests.load_latest(connection, external.id)
+    return None if request is None else _progress(system, request)
 
 
 async def stop_authorization(system: AdminContext, external: External, who: str) -> None:
-    """Wait for nobody any more."""
+    """Stop the waiting authorization of an account."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.load_latest(connection, external.id)
-        if found is not None and await oauth_requests.finish_request(
-            connection, found.key, "failed", f"it was stopped by {who}"
+        request = await oauth_requests.load_latest(connection, external.id)
+        if request is not None and await oauth_requests.finish_request(
+            connection, request.key, "failed", f"it was stopped by {who}"
         ):
             await audit.record_change(connection, who, "stopped authorizing external account", external.address)
 
 
 async def poll_pending(system: AdminContext, external: External | None = None) -> None:
-    """Ask the providers whether somebody has agreed, where it is time to; end what is too late.
+    """Poll the providers of the due authorizations, and finish the expired ones.
 
-    :raises Temporary: the database is away.
+    :raises Temporary: the database is unavailable.
     """
     async with system.database.transaction() as connection:
         due = await oauth_requests.claim_due(connection, external.id if external else None)
-    await asyncio.gather(*(_ask(system, found) for found in due))
+    await asyncio.gather(*(_poll(system, request) for request in due))
 
 
 async def complete_redirect(system: AdminContext, external: External, url: str) -> Progress:
-    """The address to which the provider sent the browser of whoever agreed. :return: what became of it.
+    """Complete an account's authorization by the URL to which the provider sent the browser. :return: its state.
 
-    :raises Permanent: it answers nothing that waits.
+    :raises Permanent: the URL answers no waiting authorization.
     """
     async with system.database.transaction() as connection:
-        found = await oauth_requests.load_latest(connection, external.id)
-    return await _bring([found] if found else [], system, url)
+        request = await oauth_requests.load_latest(connection, external.id)
+    return await _complete([request] if request else [], system, url)
 
 
 async def complete_any(system: AdminContext, url: str) -> Progress:
-    """As ``bring``, by whoever was sent to us with it. :raises Permanent: it answers nothing that waits."""
+    """Complete the authorization that this URL answers, as ``complete_redirect`` but of any account."""
     async with system.database.transaction() as connection:
-        found = await oauth_requests.list_waiting(connection)
-    return await _bring(found, system, url)
+        waiting = await oauth_requests.list_waiting(connection)
+    return await _complete(waiting, system, url)
 
 
-async def _bring(among: list[OAuthRequest], system: AdminContext, url: str) -> Progress:
-    for found in among:
-        if found.state != "waits" or found.expired:
+async def _complete(requests: list[OAuthRequest], system: AdminContext, url: str) -> Progress:
+    for request in requests:
+        if request.state != "waits" or request.expired:
             continue
         try:
-            asked = _PendingRequest.open(system, found)
-        except Permanent:  # sealed under a key that is lost: nobody can answer it
+            pending = _PendingRequest.open(system, request)
+        except Permanent:  # sealed under a lost key: it cannot be completed
             continue
-        if not isinstance(asked.what, CodeRequest) or not is_answer(asked.what, url):
+        if not isinstance(pending.what, CodeRequest) or not is_answer(pending.what, url):
             continue
         async with system.database.transaction() as connection:
-            if not await oauth_requests.claim_answer(connection, found.key):
+            if not await oauth_requests.claim_answer(connection, request.key):
                 continue
-        await _finish(system, found, asked, url)
+        await _obtain_tokens(system, request, pending, url)
         async with system.database.transaction() as connection:
-            ended = await oauth_requests.load_latest(connection, found.external_id)
-        return _progress(system, ended or found)
-    raise Permanent("this address is not the answer to anything that waits here; authorize the account again")
+            ended = await oauth_requests.load_latest(connection, request.external_id)
+        return _progress(system, ended or request)
+    raise Permanent("this address is not the answer to any waiting authorization; authorize the account again")
 
 
-async def _ask(system: AdminContext, found: OAuthRequest) -> None:
+async def _poll(system: AdminContext, request: OAuthRequest) -> None:
     try:
-        asked = _PendingRequest.open(system, found)
+        pending = _PendingRequest.open(system, request)
     except Permanent as error:
-        await _end(system, found, "failed", str(error))
+        await _finish_request(system, request, "failed", str(error))
         return
-    if found.expired:
-        await _end(system, found, "failed", f"{_LATE} ({found.words})" if found.words else _LATE)
-    elif isinstance(asked.what, CodeRequest):  # whoever had the answer in hand ended with it; it is good only once
-        await _end(system, found, "failed", "it was broken off when the answer had come; authorize it again")
+    if request.expired:
+        await _finish_request(system, request, "failed", f"{_EXPIRED} ({request.words})" if request.words else _EXPIRED)
+    elif isinstance(pending.what, CodeRequest):  # a process died while it had the answer, which is valid once
+        await _finish_request(
+            system, request, "failed", "it was interrupted after the answer came; authorize the account again"
+        )
     else:
-        await _finish(system, found, asked)
+        await _obtain_tokens(system, request, pending)
 
 
-async def _finish(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, url: str = "") -> None:
-    """Get the tokens and store what lasts, or write down why not."""
+async def _obtain_tokens(system: AdminContext, request: OAuthRequest, pending: _PendingRequest, url: str = "") -> None:
+    """Get the tokens and store the grant, or record why that failed."""
     allow = system.settings.allow_private_upstream
     try:
         async with system.database.transaction() as connection:
-            external = next(iter(await accounts.load_externals(connection, [found.external_id])), None)
-        if external is None or _account(external) != asked.account:
+            external = next(iter(await accounts.load_externals(connection, [request.external_id])), None)
+        if external is None or _fingerprint(external) != pending.account:
             raise Permanent("the account was changed meanwhile; authorize it again")
         client = client_of(external, Grant.open(system.vault, external.password))
-        if isinstance(asked.what, CodeRequest):
-            tokens = await oauth.finish_code(client, asked.what, code_of(asked.what, url), allow)
+        if isinstance(pending.what, CodeRequest):
+            tokens = await oauth.finish_code(client, pending.what, code_of(pending.what, url), allow)
         else:
             try:
-                given = await oauth.ask_device(client, asked.what, allow)
+                given = await oauth.ask_device(client, pending.what, allow)
             except Unauthorized:
                 raise
             except Temporary as error:
-                await _wait(system, found, replace(asked, what=oauth.slower(asked.what)), str(error))
+                await _poll_later(system, request, replace(pending, what=oauth.slower(pending.what)), str(error))
                 return
             if isinstance(given, DeviceCode):
-                await _wait(system, found, replace(asked, what=given))
+                await _poll_later(system, request, replace(pending, what=given))
                 return
             tokens = given
-        await _store(system, found, asked, tokens)
+        await _store(system, request, pending, tokens)
     except (Temporary, Permanent) as error:
-        await _end(system, found, "failed", str(error))
+        await _finish_request(system, request, "failed", str(error))
 
 
-async def _store(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, tokens: Tokens) -> None:
-    """The refresh token; both directions are tried at once then."""
+async def _store(system: AdminContext, request: OAuthRequest, pending: _PendingRequest, tokens: Tokens) -> None:
+    """Store the refresh token, and try both directions at once."""
     if not tokens.refresh:
         raise Permanent("the provider gave no refresh token; its application has to be allowed offline access")
     async with system.database.transaction() as connection:
-        # the grant of before may have been renewed meanwhile
-        now = next(iter(await accounts.load_externals(connection, [found.external_id])), None)
-        if now is None or _account(now) != asked.account:
+        # the provider may have renewed the previous grant meanwhile
+        now = next(iter(await accounts.load_externals(connection, [request.external_id])), None)
+        if now is None or _fingerprint(now) != pending.account:
             raise Permanent("the account was changed meanwhile; authorize it again")
         grant = replace(Grant.open(system.vault, now.password), refresh_token=tokens.refresh)
         sealed = replace(grant, authorized=secrets.token_hex(8)).seal(system.vault)
-        if not await oauth_requests.finish_request(connection, found.key, "authorized"):
-            return  # it was stopped, or begun anew
+        if not await oauth_requests.finish_request(connection, request.key, "authorized"):
+            return  # it was stopped, or another one was started
         if not await account_changes.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
         await polls.poll_now(connection, now.id)
         await relay_status.unpause(connection, now.id)
-        await audit.record_change(connection, found.begun_by, "authorized external account", now.address)
+        await audit.record_change(connection, request.begun_by, "authorized external account", now.address)
 
 
-async def _wait(system: AdminContext, found: OAuthRequest, asked: _PendingRequest, words: str = "") -> None:
-    assert isinstance(asked.what, DeviceCode)
+async def _poll_later(system: AdminContext, request: OAuthRequest, pending: _PendingRequest, words: str = "") -> None:
+    assert isinstance(pending.what, DeviceCode)
     async with system.database.transaction() as connection:
-        await oauth_requests.postpone(connection, found.key, asked.seal(system), asked.what.interval, words)
+        await oauth_requests.postpone(connection, request.key, pending.seal(system), pending.what.interval, words)
 
 
-async def _end(system: AdminContext, found: OAuthRequest, state: State, words: str) -> None:
-    log.info("authorization ended", external_id=found.external_id, state=state, why=words)
+async def _finish_request(system: AdminContext, request: OAuthRequest, state: State, words: str) -> None:
+    log.info("authorization finished", external_id=request.external_id, state=state, error=words)
     async with system.database.transaction() as connection:
-        await oauth_requests.finish_request(connection, found.key, state, words)
+        await oauth_requests.finish_request(connection, request.key, state, words)
 
 
-def _progress(system: AdminContext, found: OAuthRequest) -> Progress:
-    state, words, what = found.state, found.words, None
-    if state == "waits" and found.expired:
-        state, words = "failed", _LATE
+def _progress(system: AdminContext, request: OAuthRequest) -> Progress:
+    state, words, what = request.state, request.words, None
+    if state == "waits" and request.expired:
+        state, words = "failed", _EXPIRED
     elif state == "waits":
         try:
-            what = _PendingRequest.open(system, found).what
+            what = _PendingRequest.open(system, request).what
         except Permanent as error:
             state, words = "failed", str(error)
     flow: Literal["device", "browser"] | None = None
     if what is not None:
         flow = "device" if isinstance(what, DeviceCode) else "browser"
     return Progress(
-        found.key,
+        request.key,
         state,
         flow,
         what.url if what else "",
         what.user_code if isinstance(what, DeviceCode) else "",
         words,
-        found.begun_by,
-        found.begun_at,
-        found.ends_at,
+        request.begun_by,
+        request.begun_at,
+        request.ends_at,
     )
 
 
 def is_answer(request: CodeRequest, url: str) -> bool:
-    """Whether this is the address to which the provider sent the browser with the answer to this request. Pure."""
+    """Return whether this URL carries the provider's answer to this request. Pure."""
     return secrets.compare_digest(_query(url).get("state", "").encode(), request.state.encode())
 
 
 def code_of(request: CodeRequest, url: str) -> str:
-    """The code in the address to which the browser was sent (RFC 6749 section 4.1.2).
+    """Return the authorization code in the redirect URL (RFC 6749 section 4.1.2).
 
-    :raises Unauthorized: the person, or the provider, said no. :raises Permanent: it answers another request.
+    :raises Unauthorized: the person or the provider refused. :raises Permanent: the URL answers another request.
     """
     query = _query(url)
     if not is_answer(request, url):
@@ -309,5 +308,5 @@ def code_of(request: CodeRequest, url: str) -> str:
 def _query(url: str) -> dict[str, str]:
     try:
         return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-    except ValueError:  # it is no address
+    except ValueError:  # not a URL
         return {}

@@ -1,6 +1,6 @@
-"""Authorizations of external accounts, each waiting for a person or ended, and all SQL on them (table oauth_requests).
+"""OAuth authorizations of external accounts, waiting or finished, and all SQL on them (table oauth_requests).
 
-Who works on one has claimed it for a while, so no two processes ask the provider the same at the same time.
+A process claims an authorization before it asks the provider, so two processes never ask at the same time.
 """
 
 from __future__ import annotations
@@ -13,30 +13,27 @@ from shared.db.database import Connection, storable
 
 State = Literal["waits", "authorized", "failed"]
 CLAIM_SECONDS = 75.0
-"""Longer than any exchange with a provider takes."""
+"""Seconds that a claim lasts: longer than any exchange with a provider."""
 _COLUMNS = "external_id, key, state, words, begun_by, begun_at, ends_at, ends_at <= clock_timestamp(), request"
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
-    """One. words: why it failed, or what was wrong at the latest try. late: nobody is waited for any more.
-
-    request: sealed; empty once it has ended.
-    """
+    """The latest authorization of an external account."""
 
     external_id: int
     key: str
     state: State
-    words: str
-    begun_by: str
+    words: str  # why it failed, or the error of the latest try
+    begun_by: str  # user of the console, or of the command
     begun_at: datetime
     ends_at: datetime
-    expired: bool
-    request: bytes = field(repr=False)
+    expired: bool  # it waits no longer
+    request: bytes = field(repr=False)  # sealed; empty once it has finished
 
 
 async def load_latest(connection: Connection, external_id: int) -> OAuthRequest | None:
-    """Of this account."""
+    """Load the latest authorization of an account."""
     cursor = await connection.execute(
         f"select {_COLUMNS} from oauth_requests where external_id = %s".encode(), (external_id,)
     )
@@ -45,7 +42,7 @@ async def load_latest(connection: Connection, external_id: int) -> OAuthRequest 
 
 
 async def list_waiting(connection: Connection) -> list[OAuthRequest]:
-    """All that wait for a person."""
+    """List the authorizations that wait for a person."""
     cursor = await connection.execute(f"select {_COLUMNS} from oauth_requests where state = 'waits'".encode())
     return [OAuthRequest(*row) for row in await cursor.fetchall()]
 
@@ -61,9 +58,10 @@ async def start_request(
     first_try: float | None,
     instead_of: str,
 ) -> bool:
-    """Begin one instead of the one of this key ('': of none). False: somebody else began one meanwhile.
+    """Start an authorization, which replaces the one with the key ``instead_of`` ('': there is none).
 
-    :param seconds: it is too late then. :param first_try: seconds; None: a browser brings the answer.
+    :param seconds: until it expires. :param first_try: seconds until the first poll; None: a browser brings the answer.
+    :return: False if another authorization was started meanwhile.
     """
     cursor = await connection.execute(
         """insert into oauth_requests as a (external_id, key, state, request, begun_by, ends_at, next_try_at)
@@ -89,7 +87,7 @@ async def start_request(
 
 
 async def claim_due(connection: Connection, external_id: int | None = None) -> list[OAuthRequest]:
-    """Those whose time has come, of one account or of all; nobody else gets them for a while."""
+    """Claim the due authorizations of one account or of all for ``CLAIM_SECONDS``."""
     cursor = await connection.execute(
         f"""update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %(seconds)s)
             where external_id in (
@@ -105,7 +103,7 @@ async def claim_due(connection: Connection, external_id: int | None = None) -> l
 
 
 async def claim_answer(connection: Connection, key: str) -> bool:
-    """For whoever brings the answer to this one; False if another one has brought it, or it has ended."""
+    """Claim an authorization for its answer; False if another answer came first, or it has finished."""
     cursor = await connection.execute(
         """update oauth_requests set next_try_at = clock_timestamp() + make_interval(secs => %s)
            where key = %s and state = 'waits' and next_try_at = 'infinity' and ends_at > clock_timestamp()""",
@@ -115,7 +113,7 @@ async def claim_answer(connection: Connection, key: str) -> bool:
 
 
 async def postpone(connection: Connection, key: str, request: bytes, seconds: float, words: str) -> None:
-    """Ask again after so many seconds. words: what was wrong this time."""
+    """Poll again after this number of seconds. :param words: the error of this try."""
     await connection.execute(
         """update oauth_requests
            set request = %s, words = %s, next_try_at = clock_timestamp() + make_interval(secs => %s)
@@ -125,7 +123,7 @@ async def postpone(connection: Connection, key: str, request: bytes, seconds: fl
 
 
 async def finish_request(connection: Connection, key: str, state: State, words: str = "") -> bool:
-    """End one that waits; False if it did not any more."""
+    """Finish a waiting authorization; False if it waits no longer."""
     cursor = await connection.execute(
         "update oauth_requests set state = %s, words = %s, request = '' where key = %s and state = 'waits'",
         (state, storable(words), key),

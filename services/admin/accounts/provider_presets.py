@@ -1,4 +1,4 @@
-"""Providers that many have a mailbox at: their servers, and what has to be done there first. Pure."""
+"""Presets of common providers: their servers, and what the user has to do there first. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from shared.model import Server
 
 @dataclass(frozen=True, slots=True)
 class ProviderPreset:
-    """key: for forms. pop3: None where the provider has no POP3. note: what is to be done there, for people."""
+    """A provider with its servers."""
 
-    key: str
+    key: str  # value in forms
     name: str
-    domains: tuple[str, ...]
-    pop3: Server | None
+    domains: tuple[str, ...]  # mail domains, with their subdomains
+    pop3: Server | None  # None: the provider has no POP3
     smtp: Server
-    note: str
-    oauth: str | None = None
+    note: str  # what the user has to do there first
+    oauth: str | None = None  # name of the OAuth issuer
 
 
 PROVIDERS = (
@@ -86,18 +86,18 @@ PROVIDERS = (
 
 
 def preset_for_address(address: str) -> ProviderPreset | None:
-    """The provider of this address, as far as its domain tells."""
+    """Return the provider of an address, by its domain; None if unknown."""
     domain = address.rpartition("@")[2].casefold()
     return next((p for p in PROVIDERS if any(domain == d or domain.endswith(f".{d}") for d in p.domains)), None)
 
 
 def preset_for_key(key: str) -> ProviderPreset | None:
-    """The provider of this key."""
+    """Return the provider with this key; None if unknown."""
     return next((provider for provider in PROVIDERS if provider.key == key), None)
 
 
 def advice(pop3_host: str, smtp_host: str) -> str | None:
-    """What has to be done at the provider of these servers before a login works; None if it is none that we know."""
+    """Return what the user has to do at the provider of these servers before a login works; None if unknown."""
     hosts = {pop3_host.casefold(), smtp_host.casefold()}
     for provider in PROVIDERS:
         if hosts & {server.host for server in (provider.pop3, provider.smtp) if server is not None}:

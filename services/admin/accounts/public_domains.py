@@ -1,4 +1,4 @@
-"""Domains of public mail providers: no local account may be in one, since all mail to it would stay inside."""
+"""Domains of public mail providers. No local account may use one: mail to the whole domain would stay inside."""
 
 _DOMAINS = """
     gmail.com googlemail.com outlook.com hotmail.com hotmail.co.uk hotmail.de hotmail.fr live.com msn.com office365.com
