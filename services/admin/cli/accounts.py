@@ -1,4 +1,4 @@
-"""``apply``, ``export``, ``external …``, ``local …``: the accounts, from the command line."""
+"""The commands on accounts: ``apply``, ``export``, ``external …``, ``local …``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from services.admin.access import audit
-from services.admin.accounts import apply as changes
 from services.admin.accounts import connection_check, edit
-from services.admin.accounts import export as documents
+from services.admin.accounts.apply import apply as apply_accounts
 from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.export import Kind
+from services.admin.accounts.export import Kind, as_yaml, build_document, find_entry
 from services.admin.accounts.file_format import AccountsFile, read_file
-from services.admin.cli import authorize as terminal
+from services.admin.cli.authorize import authorize as authorize_account
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
 from services.admin.context import AdminContext, open_context
@@ -28,10 +27,10 @@ from shared.model import External
 from shared.store import accounts
 
 CHANGE_SECONDS = 3600.0
-"""Ten thousand passwords take minutes to hash."""
+"""Time limit of a change: seconds; ten thousand passwords take minutes to hash."""
 
-external = group("The mailboxes at providers (manual 4.1).")
-local = group("The people who share them (manual 4.2).")
+external = group("External accounts: the shared mailboxes at providers (manual 4.1).")
+local = group("Local accounts: the people who share an external account (manual 4.2).")
 Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
 Fields = Annotated[
     list[str] | None,
@@ -44,12 +43,12 @@ Fields = Annotated[
 
 
 def apply(
-    file: Annotated[Path, typer.Argument(help="The accounts file (YAML or JSON).", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="Accounts file (YAML or JSON).", metavar="FILE")],
     prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Make the accounts what FILE says; what it changed is printed and in force when it returns.
+    """Create and change the accounts as FILE says, and print the changes; they are in force when the command returns.
 
     Example: mailgroup apply accounts.yaml
     """
@@ -63,30 +62,30 @@ def apply(
 
 
 def export(data: Data = None, json: Json = False) -> None:
-    """Print the accounts file that makes these accounts, passwords left out.
+    """Print the accounts file of all accounts, without passwords.
 
     Example: mailgroup export > accounts.yaml
     """
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            document = await documents.build_document(connection)
+            document = await build_document(connection)
         if json:
             print_json(document)
         else:
-            print(documents.as_yaml(document), end="")
+            print(as_yaml(document), end="")
 
     run(work)
 
 
 async def _change(system: AdminContext, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
-    """Change accounts, print what was changed, and what that does to mail at their providers."""
+    """Change accounts, and print the changes and what happens to the mail at the providers."""
     async with system.database.transaction(CHANGE_SECONDS) as connection:
-        outcome = await changes.apply(connection, wanted, system.vault, system.passwords, prune)
+        outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune)
         await audit.record_lines(connection, audit.operator(), outcome.lines)
     if not json:
         _print_lines(outcome.lines or ["nothing to change"])
-    with show_waiting("Asking the provider what lies there"):
+    with show_waiting("Asking the provider for the mail there"):
         found = await connection_check.describe_maildrop(system, outcome.contacts)
     if json:
         print_json({"changed": outcome.lines, "providers": found})
@@ -103,11 +102,11 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 _TEXTS = ("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external")
-"""Fields whose value is text as it stands, also if YAML would read a number or a list."""
+"""Fields whose value is always text, even if YAML would read a number or a list."""
 
 
 def _parse(fields: list[str] | None) -> dict[str, Any]:
-    """FIELD=VALUE words as a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
+    """Parse FIELD=VALUE words into a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
 
     :raises AccountsError: a word has another form.
     """
@@ -164,7 +163,7 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
 def _list(kind: Kind, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            entries = (await documents.build_document(connection))[f"{kind}_accounts"]
+            entries = (await build_document(connection))[f"{kind}_accounts"]
         if json:
             print_json(entries)
         elif kind == "external":
@@ -204,17 +203,17 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
 def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            entry = await documents.find_entry(connection, kind, address)
+            entry = await find_entry(connection, kind, address)
         if json:
             print_json(entry)
         else:
-            print(documents.as_yaml(entry), end="")
+            print(as_yaml(entry), end="")
 
     run(work)
 
 
 def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
-    """The commands that both kinds of account have."""
+    """Define the commands that both kinds of account share."""
 
     @parent.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
     def list_(data: Data = None, json: Json = False) -> None:
@@ -261,7 +260,7 @@ _define(local, "local", "alex@local.com", "user_name=Alex external=support@compa
 
 @local.command()
 def restore(address: Address, data: Data = None, json: Json = False) -> None:
-    """Bring back a removed local account with its mail, within the retention time.
+    """Restore a removed local account with its mail, within the retention time.
 
     Example: mailgroup local restore alex@local.com
     """
@@ -281,7 +280,7 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
 
 @external.command("test")
 def test(address: Address, data: Data = None, json: Json = False) -> None:
-    """Try an external account step by step, both directions; nothing is fetched or sent.
+    """Check an external account step by step, POP3 and SMTP; no mail is fetched or sent.
 
     Example: mailgroup external test support@company.com
     """
@@ -289,7 +288,7 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
     async def work() -> None:
         async with open_context(data) as system:
             account = await _external(system, address)
-            with show_waiting(f"Trying {address}"):
+            with show_waiting(f"Checking {address}"):
                 steps = await connection_check.check_connection(system, account)
         if json:
             print_json([{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps])
@@ -305,7 +304,7 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
 
 @external.command("authorize")
 def authorize(address: Address, data: Data = None) -> None:
-    """Let a person agree at the provider's page that mailgroup may read and send the account's mail (oauth).
+    """Authorize mailgroup at the provider's page to read and send the account's mail (oauth).
 
     Example: mailgroup external authorize support@company.com
     """
@@ -313,7 +312,7 @@ def authorize(address: Address, data: Data = None) -> None:
     async def work() -> None:
         async with open_context(data) as system:
             account = await _external(system, address)
-            await terminal.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
+            await authorize_account(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
     run(work)
@@ -322,17 +321,19 @@ def authorize(address: Address, data: Data = None) -> None:
 @external.command("skipped")
 def skipped(
     address: Address,
-    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="It is known that they stay there.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try to fetch them now.")] = False,
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="Stop reporting these skipped messages as a problem.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Fetch them again now.")] = False,
     ids: Annotated[
-        list[int] | None, typer.Option("--id", help="This mail only; may be given often.", metavar="ID")
+        list[int] | None, typer.Option("--id", help="This mail only; may be given more than once.", metavar="ID")
     ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List the mails that could not be fetched and stay at the provider; acknowledge them, or try them again.
+    """List the mails that could not be fetched and stay at the provider; acknowledge them, or fetch them again.
 
-    An acknowledged mail is no problem in 'status' any more.
+    'status' does not report an acknowledged mail as a problem.
 
     Example: mailgroup external skipped support@company.com --acknowledge --id 17
     """
@@ -356,7 +357,7 @@ def skipped(
             else:
                 console.print(f"{address}: {did} {len(done.done)} mails", markup=False)
             if done.left:
-                fail(f"nothing done about {', '.join(map(str, done.left))}: no mail that was skipped, or done before")
+                fail(f"not changed: {', '.join(map(str, done.left))}: not a skipped mail, or changed before")
         elif json:
             print_json(rows)
         else:
@@ -368,7 +369,7 @@ def skipped(
 def _print_skipped(rows: list[dict[str, Any]]) -> None:
     print_table(
         "Not fetched",
-        ("Id", "UIDL", "Octets", "Since", "Tries", "Known", "Reason"),
+        ("Id", "UIDL", "Octets", "Since", "Tries", "Acknowledged", "Reason"),
         (
             (
                 row["id"],
@@ -386,7 +387,7 @@ def _print_skipped(rows: list[dict[str, Any]]) -> None:
 
 
 async def _external(system: AdminContext, address: str) -> External:
-    """:raises Permanent: there is no such account."""
+    """Load an external account. :raises Permanent: there is no such account."""
     async with system.database.transaction() as connection:
         found = [e for e in await accounts.load_externals(connection) if e.address.casefold() == address.casefold()]
     if not found:

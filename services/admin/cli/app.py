@@ -1,4 +1,4 @@
-"""The command ``mailgroup``: every command and where it is."""
+"""The command ``mailgroup`` with its subcommands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _start(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Takes the options that stand before the command."""
+    """Accept the options before the subcommand."""
 
 
 app = group(
@@ -60,7 +60,7 @@ app.command("console", hidden=True)(machine.console_process)
 
 @app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def test() -> None:
-    """In a checkout: set up all that is missing and run every test; further words go to pytest.
+    """Run every test, in a checkout, and install what is missing; further arguments go to pytest.
 
     Example: ./mailgroup test tests/unit -q
     """
@@ -69,7 +69,7 @@ def test() -> None:
 
 @app.command(name="bench", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def bench() -> None:
-    """In a checkout: set up all that is missing and measure it beside Dovecot, Postfix, mpop and fetchmail.
+    """Run the benchmark against Dovecot, Postfix, mpop and fetchmail, in a checkout, and install what is missing.
 
     Example: ./mailgroup bench poll relay --pairs 3
     """
@@ -78,7 +78,7 @@ def bench() -> None:
 
 @app.command(name="deploy-check", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def deploy_check() -> None:
-    """In a checkout: set up what is missing and check the files of the deployment with public tools.
+    """Check the deployment files with public tools, in a checkout, and install what is missing.
 
     Example: ./mailgroup deploy-check
     """
@@ -87,7 +87,7 @@ def deploy_check() -> None:
 
 @app.command(name="interop", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def interop() -> None:
-    """In a checkout: set up all that is missing and try mail clients and providers' servers with it, or those named.
+    """Test mail clients and provider servers (all, or the named ones), in a checkout, and install what is missing.
 
     Example: ./mailgroup interop mutt Courier
     """

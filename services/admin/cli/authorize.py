@@ -1,7 +1,6 @@
-"""``external authorize``: a person is told what to do, and waited for at the terminal.
+"""``external authorize``: instructions for the person at the terminal, who agrees at the provider's page.
 
-Where the provider has no device flow, a browser brings the answer to a port of loopback that is open meanwhile, or
-somebody pastes the address.
+Without a device flow, a browser brings the answer to a temporary loopback port, or the person pastes the address.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from shared.errors import Permanent
 from shared.model import External
 
 POLL_SECONDS = 0.5
-"""How often the command looks whether something has come."""
+"""Seconds between two polls."""
 _PAGE = b"<!doctype html><title>mailgroup</title><p>Done. You may close this page."
 
 
 async def authorize(system: AdminContext, external: External, who: str, say: Callable[[str], None]) -> None:
-    """``external authorize``: begin, tell the person what to do, and wait.
+    """Start an authorization, print the instructions, and wait until it finishes.
 
-    :raises Permanent, Temporary: it did not come to that.
+    :raises Permanent, Temporary: the account is not authorized.
     """
     async with _listen(external) as (redirect, brought):
         progress: Progress | None = await oauth_flow.start_authorization(system, external, who, redirect)
@@ -49,14 +48,14 @@ async def authorize(system: AdminContext, external: External, who: str, say: Cal
                     say(str(error))
             progress = await oauth_flow.load_progress(system, external)
     if progress is None or progress.key != key:
-        raise Permanent(f"{external.address}: somebody else began to authorize it meanwhile")
+        raise Permanent(f"{external.address}: another authorization of this account was started meanwhile")
     if progress.state == "failed":
         raise Permanent(f"{external.address}: {progress.words}")
 
 
 @asynccontextmanager
 async def _listen(external: External) -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
-    """Where a browser brings the answer, and what it brought, or somebody pasted."""
+    """Yield the redirect URL on loopback, and a queue of the answers that a browser brings or a person pastes."""
     brought: asyncio.Queue[str] = asyncio.Queue()
     if external.oauth is None or external.oauth.issuer.device_url:
         yield "", brought
@@ -67,7 +66,7 @@ async def _listen(external: External) -> AsyncIterator[tuple[str, asyncio.Queue[
             words = (await reader.readline()).decode("ascii", "replace").split()
             writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + _PAGE)
             await writer.drain()
-            # whatever else comes here, the browser's question for an icon for one, is no answer
+            # ignore other requests, such as the one for the icon of the page
             if len(words) > 1 and "state=" in words[1]:
                 brought.put_nowait(words[1])
         writer.close()
@@ -83,7 +82,7 @@ async def _listen(external: External) -> AsyncIterator[tuple[str, asyncio.Queue[
 
 
 def _read_lines(lines: asyncio.Queue[str]) -> bool:
-    """Take pasted lines, if somebody can paste one here."""
+    """Read pasted lines from standard input, if that is possible. :return: whether it is."""
 
     def read() -> None:
         text = sys.stdin.readline()

@@ -14,11 +14,11 @@ from services.admin.context import open_context
 from services.admin.monitoring.status import iso
 from shared.settings import load
 
-File = Annotated[Path, typer.Argument(help="The backup, one file.", metavar="FILE")]
+File = Annotated[Path, typer.Argument(help="File of the backup.", metavar="FILE")]
 
 
 def backup(file: File, data: Data = None, json: Json = False) -> None:
-    """Write the whole database and the key into FILE, which only its owner may read. The system goes on meanwhile.
+    """Write the database and the key into FILE, readable by its owner only. The system keeps running.
 
     Example: mailgroup backup /backup/mailgroup-monday
     """
@@ -35,36 +35,43 @@ def backup(file: File, data: Data = None, json: Json = False) -> None:
             return
         console.print(f"{file}: {octets} octets, all mail and accounts as of {at}", markup=False)
         if key is None:
-            console.print("The key is not in it: MAILGROUP_SECRET_KEY is not set here. Keep it yourself.", markup=False)
+            console.print(
+                "The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.", markup=False
+            )
 
     run(work)
 
 
 def restore(
-    file: Annotated[Path | None, typer.Argument(help="The backup, one file.", metavar="[FILE]")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File of the backup.", metavar="[FILE]")] = None,
     loaded: Annotated[
         bool,
-        typer.Option("--loaded", help="Instead of FILE: pg_restore has filled the database; do the rest."),
+        typer.Option(
+            "--loaded", help="Complete a restore by pg_restore, which has filled the database, instead of FILE."
+        ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Give up the system that is in the data folder.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the system in the data folder; its mail and key are lost.")
+    ] = False,
     send_queue: Annotated[
         bool,
-        typer.Option("--send-queue", help="Relay what was waiting when the backup was made, instead of holding it."),
+        typer.Option("--send-queue", help="Relay the mail that was waiting at the backup, instead of parking it."),
     ] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Make a data folder what it was when FILE was made; the system must not run. Start it with 'up' afterwards.
+    """Restore a data folder from the backup FILE; the system must not run. Start it with 'up' afterwards.
 
-    Where the database is filled by its own pg_restore, as in containers, --loaded does what remains: without it mail
-    clients would take new mail for old, and what was waiting would be relayed again.
+    With --loaded, complete a restore by pg_restore, as in containers: otherwise mail clients would take new mail for
+    old, and waiting mail would be relayed again.
 
-    Mail that was waiting to be relayed is parked, since it may have been relayed after the backup; with --send-queue it
-    is relayed, and marked as uncertain.
+    Mail that was waiting to be relayed needs attention afterwards (parked), since it may have been relayed after the
+    backup; with --send-queue it is relayed, and marked as uncertain.
 
     Example: mailgroup restore /backup/mailgroup-monday --data /srv/mail
     """
-    from services.admin.maintenance import restore as restoring
+    from services.admin.maintenance.restore import prepare_loaded
+    from services.admin.maintenance.restore import restore as restore_backup
 
     if loaded == (file is not None):
         raise typer.BadParameter("name the backup, or --loaded")
@@ -72,9 +79,9 @@ def restore(
         settings = load(data=data)
         say = (lambda line: None) if json else console.print
         if file is None:
-            found = restoring.prepare_loaded(settings, send_queue=send_queue)
+            found = prepare_loaded(settings, send_queue=send_queue)
         else:
-            found = restoring.restore(settings, file, replace=replace, send_queue=send_queue, say=say)
+            found = restore_backup(settings, file, replace=replace, send_queue=send_queue, say=say)
         if json:
             print_json({"made_at": found.made_at, "queue": found.queue, "held": found.held, "key": found.key})
             return
@@ -83,7 +90,7 @@ def restore(
         if found.queue:
             ids = ", ".join(map(str, found.queue))
             what = (
-                "parked, since they may have been relayed since ('parked requeue' or 'parked discard')"
+                "parked, as they may have been relayed after the backup ('parked requeue' or 'parked discard')"
                 if found.held
                 else "relayed again, and marked as uncertain"
             )

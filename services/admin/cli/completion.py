@@ -1,7 +1,6 @@
-"""``completion``: a script that completes commands and options in a shell. typer answers what the script asks.
+"""``completion``: scripts that complete commands and options in a shell; typer computes the completions.
 
-The scripts run the program as it was typed, so ``./mailgroup`` in a checkout completes by itself and needs no
-``mailgroup`` on the PATH.
+The scripts run the program as it was typed, so ``./mailgroup`` in a checkout needs no ``mailgroup`` on the PATH.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typer.completion import get_completion_inspect_parameters
 from services.admin.cli.options import Data
 
 VARIABLE = "_MAILGROUP_COMPLETE"
-"""The environment variable by which a script asks; typer derives the name from the program's."""
+"""The environment variable of a completion request; typer derives the name from the program's name."""
 
 
 class Shell(StrEnum):
-    """Shells with a script."""
+    """The supported shells."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -63,7 +62,7 @@ def completion(
     shell: Annotated[Shell | None, typer.Argument(help="Default: the shell that SHELL names, else bash.")] = None,
     data: Data = None,
 ) -> None:
-    """Print a script with which a shell completes commands and options when Tab is pressed.
+    """Print the completion script of a shell, which completes commands and options on Tab.
 
     Example: source <(mailgroup completion bash)
     """
@@ -71,7 +70,7 @@ def completion(
 
 
 def prepare() -> None:
-    """Teach typer the shells' ways to ask. Without this it knows none, because it installs no scripts itself here."""
+    """Register the shells with typer, which would do it itself only if it also installed its own scripts."""
     if VARIABLE in os.environ:
         get_completion_inspect_parameters()
 

@@ -1,7 +1,7 @@
-"""The story of the manual's section 4.3, played on real parts: what each customer sends, and who gets it.
+"""The example of the manual's section 4.3 on real servers: what each customer sends, and who receives it.
 
 The company is the manual's: Alex and Jim share support@company.com, Kim and Tom share sales@company.com. The provider
-is a real Dovecot and Postfix; what anybody got is read by POP3, as a mail client would.
+is a real Dovecot and Postfix; the mailboxes are read by POP3, as a mail client does.
 """
 
 from __future__ import annotations
@@ -36,36 +36,37 @@ PEOPLE = {"Alex": SUPPORT, "Jim": SUPPORT, "Kim": SALES, "Tom": SALES}
 LOCAL = {name: f"{name.lower()}@local.com" for name in PEOPLE}
 PASSWORD = "secret"  # of a stand-in company on the loopback address
 STEP_SECONDS = 60.0
+"""Time limit of a step: seconds."""
 
 
 @dataclass(slots=True)
 class DemoStep:
-    """A step of the story: who was to get the mail, who got it, and the rule that chose them."""
+    """A step of the example."""
 
     step: str
-    expected: list[str]
-    got: list[str]
-    rule: int | None
+    expected: list[str]  # addresses that should receive the mail
+    got: list[str]  # addresses that received it
+    rule: int | None  # of routing
     reason: str
     ok: bool
 
 
 class DemoStory:
-    """Plays the steps. ``steps`` holds what happened."""
+    """Plays the example, and records its steps."""
 
     def __init__(self, settings: Settings, provider: DemoProvider, data: Path) -> None:
         self._settings, self._provider, self._data = settings, provider, data
         self.steps: list[DemoStep] = []
 
-    def play(self, tell: Callable[[str], None]) -> None:
-        """All steps, one after the other. ``tell`` shows each as it begins."""
-        tell("A new customer writes to support@company.com")
+    def play(self, say: Callable[[str], None]) -> None:
+        """Play all steps in order. :param say: prints the start of each."""
+        say("A new customer writes to support@company.com")
         first = self._customer_writes(SUPPORT, "My printer does not print")
         self._check("a new customer writes to support@", first, ["Alex", "Jim"])
-        tell("A new customer writes to sales@company.com")
+        say("A new customer writes to sales@company.com")
         other = self._customer_writes(SALES, "How much is the large one?")
         self._check("a new customer writes to sales@", other, ["Kim", "Tom"])
-        tell("Alex answers the customer")
+        say("Alex answers the customer")
         answer = self._alex_answers(first)
         self._check_answer(answer)
         for how, to in (
@@ -73,7 +74,7 @@ class DemoStory:
             ("replies without the name", SUPPORT),
             ("replies with a name that nobody has", f'"Company Support" <{SUPPORT}>'),
         ):
-            tell(f"The customer {how}: To: {to}")
+            say(f"The customer {how}: To: {to}")
             reply = self._customer_writes(to, "Re: My printer does not print", answer)
             self._check(f"the customer {how}", reply, ["Alex"])
 
@@ -109,7 +110,7 @@ class DemoStory:
         deadline = time.monotonic() + STEP_SECONDS
         while not (got := self._who_has(message_id)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        if got:  # one commit delivers a mail to all: who has none now gets none
+        if got:  # one commit delivers a mail to all recipients: read the mailboxes once more
             got = self._who_has(message_id)
         rule, reason = asyncio.run(self._why(message_id))
         self.steps.append(DemoStep(step, expected, got, rule, reason, got == expected))
@@ -158,7 +159,7 @@ class DemoStory:
 
 
 def _headers(host: str, port: int, user: str, password: str) -> Iterator[Any]:
-    """The headers in a mailbox, the newest first."""
+    """Yield the headers of the mails in a mailbox, the newest first."""
     session = poplib.POP3(host, port, timeout=20)
     try:
         session.user(user)
@@ -195,7 +196,7 @@ async def _create_company(data: Path, provider: DemoProvider) -> None:
 
 
 def play(data: Path | None, stay: bool, json: bool) -> int:
-    """Bring everything up, play the story, print it. :return: exit status, 0 only if every step held."""
+    """Start the system, play the example, print the result. :return: exit status, 0 if every step succeeded."""
     settings = _settings(data)
 
     def say(line: str) -> None:
@@ -218,13 +219,13 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         except instance.Interrupted:
             return 1
         asyncio.run(_create_company(settings.data, provider))
-        story = DemoStory(system.settings, provider, settings.data)
-        story.play(say)
-        well = all(step.ok for step in story.steps)
+        example = DemoStory(system.settings, provider, settings.data)
+        example.play(say)
+        well = all(step.ok for step in example.steps)
         if json:
-            print_json(_document(story, provider, system))
+            print_json(_document(example, provider, system))
         else:
-            _print(story, system.settings, well)
+            _print(example, system.settings, well)
         if stay and not system.stopping.is_set():
             say("It stays up until Ctrl-C.")
             system.wait()
@@ -232,7 +233,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
 
 
 def _settings(data: Path | None) -> Settings:
-    """Nothing outside this machine, nothing of another installation, and free ports."""
+    """Return settings that use this machine only, nothing of another installation, and free ports."""
     base = load(data=data)
     settings = base.model_copy(
         update={
@@ -275,7 +276,7 @@ def _print(story: DemoStory, settings: Settings, well: bool) -> None:
             for step in story.steps
         ),
     )
-    console.print("Every step held." if well else "NOT every step held.", style="green" if well else "red")
+    console.print("Every step succeeded." if well else "NOT every step succeeded.", style="green" if well else "red")
     print_table(
         "A mail client of Alex on this machine (manual chapter 5)",
         ("Setting", "Value"),

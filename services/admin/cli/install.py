@@ -17,12 +17,12 @@ _DATA = Path("/srv/mailgroup")
 
 
 def install_service(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="The data folder of the service.")] = _DATA,
-    lan: Annotated[bool, typer.Option("--lan/--no-lan", help="Serve the LAN, or this machine alone.")] = True,
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Data folder of the service.")] = _DATA,
+    lan: Annotated[bool, typer.Option("--lan/--no-lan", help="Serve the LAN, or this machine only.")] = True,
 ) -> None:
-    """Install this checkout as a service that starts after every boot, with a user of its own. Needs root.
+    """Install this checkout as a systemd service with a user of its own. Needs root.
 
-    The program is copied to /opt/mailgroup; settings stand in /etc/mailgroup.env.
+    The program is copied to /opt/mailgroup; the settings are in /etc/mailgroup.env.
 
     Example: mailgroup install-service --data /srv/mailgroup
     """
@@ -36,12 +36,12 @@ def install_service(
 def upgrade(
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="The service's data folder, to make sure it is the one you mean."),
+        typer.Option("--data", metavar="DIR", help="Expected data folder of the service; fail if it is another one."),
     ] = None,
 ) -> None:
-    """Make this checkout what the installed service runs: backup, new program, restart. Needs root.
+    """Upgrade the installed service to this checkout: back up, install, restart. Needs root.
 
-    Nothing is lost: mail under way is finished or goes on with the new version.
+    No mail is lost: mail in flight is finished by the old version or continued by the new one.
 
     Example: git pull && ./mailgroup upgrade
     """
@@ -58,19 +58,19 @@ def upgrade(
 
 def _need_root(command: str) -> None:
     if os.geteuid() != 0:
-        raise Permanent(f"{command}: needs root: it makes a user and a service of systemd")
+        raise Permanent(f"{command}: needs root: it creates a user and a systemd service")
 
 
 def _back_up(data: Path) -> Path:
-    """A backup made by the version that runs; the file lies in the data folder, and belongs to whom that belongs to:
-    the way back is gone as the service's user."""
+    """Make a backup with the running version, in the data folder. Its owner is the owner of the data folder, who
+    restores it."""
     folder = data / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / f"before-upgrade-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.mailgroup"
     command = ["/opt/mailgroup/current/mailgroup", "backup", str(file), "--data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Permanent(f"no backup could be made, so nothing was changed: {(done.stderr or done.stdout).strip()}")
+        raise Permanent(f"the backup failed, so nothing was changed: {(done.stderr or done.stdout).strip()}")
     owner = data.stat()
     for made in (folder, file):
         os.chown(made, owner.st_uid, owner.st_gid)

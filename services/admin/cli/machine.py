@@ -1,4 +1,4 @@
-"""``up``, ``demo``, ``migrate``, ``rotate-key``, ``service``: running the system, from the command line."""
+"""The commands that run the system: ``up``, ``demo``, ``migrate``, ``rotate-key``, ``service``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def up(
         typer.Option("--lan", help="Serve the LAN, on the ports that mail clients expect (110, 25, 587, 995, 465)."),
     ] = False,
 ) -> None:
-    """Run every part on this machine, in the foreground, until Ctrl-C.
+    """Run all services on this machine, in the foreground, until Ctrl-C.
 
-    PostgreSQL and RabbitMQ are private ones in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
+    PostgreSQL and RabbitMQ run privately in the data folder unless MAILGROUP_DATABASE_URL and MAILGROUP_BROKER_URL
     are set.
 
     Example: mailgroup up --data /srv/mail
     """
-    from deploy.machine import instance  # only what starts servers needs it
+    from deploy.machine import instance  # only commands that start servers need it
     from deploy.machine.lan_settings import for_the_lan
     from shared.net import server_tls
 
@@ -45,14 +45,14 @@ def up(
         if lan or settings.mail_host is not None:
             server_tls.drop_outdated_self_signed(settings)
         try:
-            Vault(settings.secret_key or new_key())  # with a bad one the services would start again and again
+            Vault(settings.secret_key or new_key())  # with a malformed key the services would crash in a loop
         except ValueError as error:
             raise SettingsError(str(error)) from error
         raise typer.Exit(instance.up(settings, _show_addresses))
 
 
 def _show_addresses(running: Instance) -> None:
-    """What a person who started ``up`` wants to know once all is ready."""
+    """Print the addresses, and on the first start the password of the console."""
     print_table(
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
@@ -66,44 +66,44 @@ def _show_addresses(running: Instance) -> None:
 
 
 def _show_client_settings(settings: Settings) -> None:
-    """What people on the LAN type into their mail clients."""
+    """Print the settings that users on the LAN type into their mail clients."""
     from services.admin.accounts import client_autoconfig
 
-    found = client_autoconfig.servers(settings)
+    servers = client_autoconfig.servers(settings)
     words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
     print_table(
-        "What mail clients need; the user name is the address, for both servers",
+        "Settings for mail clients; the user name is the address, for both servers",
         ("Server", "Host", "Port", "Encryption"),
         [
-            (what, found.host, way.port, words[way.tls])
-            for what, ways in (
-                ("Incoming (POP3)", found.incoming + found.incoming_in_clear),
-                ("Outgoing (SMTP)", found.outgoing + found.outgoing_in_clear),
+            (name, servers.host, endpoint.port, words[endpoint.tls])
+            for name, endpoints in (
+                ("Incoming (POP3)", servers.incoming + servers.incoming_in_clear),
+                ("Outgoing (SMTP)", servers.outgoing + servers.outgoing_in_clear),
             )
-            for way in ways
+            for endpoint in endpoints
         ],
     )
 
 
 def demo(
-    exit_: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
+    exit_: Annotated[bool, typer.Option("--exit", help="Exit after the example.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Play the story of the manual's 4.3 with a real provider on this machine, and print who received what and why.
+    """Play the example of the manual's section 4.3 with real mail servers, and print who received what, and why.
 
-    It then stays up with the settings for a mail client until Ctrl-C.
+    Then keep the system up, with settings for a mail client, until Ctrl-C.
 
     Example: mailgroup demo --exit
     """
-    from services.admin.cli import demo as story
+    from services.admin.cli.demo import play
 
     with report_errors():
-        raise typer.Exit(story.play(data, stay=not exit_, json=json))
+        raise typer.Exit(play(data, stay=not exit_, json=json))
 
 
 def migrate(data: Data = None) -> None:
-    """Bring the database to the schema of this version. Safe to run again, and several at once.
+    """Upgrade the database to the schema of this version. Running it again, or twice at once, is safe.
 
     Example: mailgroup migrate
     """
@@ -118,7 +118,7 @@ def migrate(data: Data = None) -> None:
 
 
 def rotate_key(data: Data = None) -> None:
-    """Seal every upstream password under the first key of MAILGROUP_SECRET_KEY (new key first, old ones behind it).
+    """Encrypt every provider password with the first key of MAILGROUP_SECRET_KEY (new key first, old keys behind it).
 
     Example: MAILGROUP_SECRET_KEY=NEW,OLD mailgroup rotate-key
     """
@@ -150,11 +150,11 @@ def service(
 
 
 def console_process(data: Data = None) -> None:
-    """Serve the console in this process: what 'service admin' runs.
+    """Serve the console in this process, as 'service admin' does.
 
     Example: mailgroup console
     """
-    from services.admin.web.server import main  # no other command needs what serves pages
+    from services.admin.web.server import main  # no other command needs the web server
 
     if data is not None:
         os.environ["MAILGROUP_DATA"] = str(data)

@@ -1,4 +1,4 @@
-"""The mail, from the command line: ``status``, ``trace``, ``route``, ``queue``, ``parked``, ``held``, ``undelete``."""
+"""The commands on mail: ``status``, ``trace``, ``route``, ``queue``, ``parked``, ``held``, ``undelete``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from services.admin.cli.output import MISUSE, console, fail, print_json, print_t
 from services.admin.context import open_context
 from services.admin.formatting import ago, mail_status, moment
 from services.admin.mail import operations
-from services.admin.mail import trace as trace_page
-from services.admin.monitoring import status as status_page
+from services.admin.mail.trace import MAX_MAILS
+from services.admin.mail.trace import trace as trace_mails
+from services.admin.monitoring.status import gather
 from shared import routing
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -33,17 +34,17 @@ Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID..."
 
 
 def status(data: Data = None, json: Json = False) -> None:
-    """Whether everything runs and mail flows; exit status 1 if anything is wrong.
+    """Show services, queues, accounts and problems; the exit status is 1 if there is a problem.
 
-    Where the services run on other hosts, MAILGROUP_SERVICE_HOST names them, with {name} for the service's name.
+    If the services run on other hosts, MAILGROUP_SERVICE_HOST names them, with {name} for the service's name.
 
     Example: mailgroup status
     """
 
     async def work() -> None:
         async with open_context(data, require_database=False) as system:
-            with show_waiting("Asking every part"):
-                found = await status_page.gather(system, thoroughly=True)
+            with show_waiting("Asking all services"):
+                found = await gather(system, thoroughly=True)
         if json:
             print_json(found)
         else:
@@ -63,7 +64,7 @@ def _print_status(found: dict[str, Any]) -> None:
     )
     print_table(
         "External accounts",
-        ("Address", "Enabled", "Last good poll (UTC)", "Backlog", "Error"),
+        ("Address", "Enabled", "Last successful check (UTC)", "Backlog", "Error"),
         (
             (
                 e["address"],
@@ -92,14 +93,14 @@ def trace(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """The history of a mail: fetched, by which rule to whom, relayed, with the provider's replies.
+    """Show the history of a mail: fetched, routed by which rule to whom, relayed, with the provider's replies.
 
     Example: mailgroup trace '<20141105.4711@customer.example>'
     """
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            mails = await trace_page.trace(connection, what)
+            mails = await trace_mails(connection, what)
         if json:
             print_json(mails)
         elif not mails:
@@ -107,8 +108,10 @@ def trace(
         else:
             for mail in mails:
                 _print_history(mail)
-            if len(mails) >= trace_page.MAX_MAILS:
-                console.print(f"These are the latest ones; older mail of {what} is found by its id.", markup=False)
+            if len(mails) >= MAX_MAILS:
+                console.print(
+                    f"Only the latest mails are shown; trace an older mail of {what} by its id.", markup=False
+                )
 
     run(work)
 
@@ -123,12 +126,12 @@ def _print_history(mail: dict[str, Any]) -> None:
 
 
 def route(
-    file: Annotated[Path, typer.Argument(help="A mail as a file; its line ends may be LF.", metavar="FILE")],
-    external: Annotated[str, typer.Option(help="The external account that would fetch it.", metavar="ADDRESS")],
+    file: Annotated[Path, typer.Argument(help="File of a mail; line ends may be LF.", metavar="FILE")],
+    external: Annotated[str, typer.Option(help="External account that would fetch the mail.", metavar="ADDRESS")],
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Dry run: who would get this mail, and by which rule.
+    """Show who would get this mail, by which rule, without delivering it (dry run).
 
     Example: mailgroup route mail.eml --external support@company.com
     """
@@ -229,7 +232,7 @@ def queue_retry(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Try waiting submissions now.
+    """Retry waiting submissions now.
 
     Example: mailgroup queue retry
     """
@@ -240,12 +243,12 @@ def queue_retry(
 def queue_cancel(
     ids: Ids,
     reason: Annotated[
-        str, typer.Option(help="Why; the author reads it, and it stays in the trace.", metavar="TEXT")
+        str, typer.Option(help="Reason, for the author and the trace.", metavar="TEXT")
     ] = operations.CANCELLED,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """End waiting submissions without a further try; their authors get a notice.
+    """Cancel waiting submissions; their authors are notified.
 
     Example: mailgroup queue cancel 42
     """
@@ -255,7 +258,7 @@ def queue_cancel(
 def _act(
     word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.OperationResult]]
 ) -> None:
-    """Do it in one transaction, and say to which mails it was done; exit status 1 if some of those named were left."""
+    """Run an operation in one transaction and print its result; exit status 1 if it left any of the named mails."""
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
@@ -323,7 +326,7 @@ def parked_requeue(ids: Ids, data: Data = None, json: Json = False) -> None:
 @parked.command("discard")
 def parked_discard(
     ids: Ids,
-    reason: Annotated[str, typer.Option(help="Why; it stays in the trace.", metavar="TEXT")],
+    reason: Annotated[str, typer.Option(help="Reason, for the trace and the author.", metavar="TEXT")],
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -353,12 +356,14 @@ def undelete(
     address: Annotated[str, typer.Argument(help="Address of the local account.", metavar="ADDRESS")],
     ids: Annotated[
         list[int] | None,
-        typer.Argument(help="Ids of mails as listed without any.", metavar="[ID...]", min=1, max=2**63 - 1),
+        typer.Argument(
+            help="Ids of mails to restore; without ids the mails are listed.", metavar="[ID...]", min=1, max=2**63 - 1
+        ),
     ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List the deleted mails of a person that are still kept, or bring some back; mail clients take them as new mail.
+    """List the deleted mails of a person that are still kept, or restore some of them as new mail.
 
     Example: mailgroup undelete alex@local.com 42
     """
@@ -389,7 +394,7 @@ def _list(
     json: bool,
     read: Callable[[Connection], Awaitable[list[dict[str, Any]]]],
 ) -> None:
-    """Print what ``read`` finds: as a table of ``cells``, or as JSON."""
+    """Print the rows that ``read`` returns: as a table of ``cells``, or as JSON."""
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:

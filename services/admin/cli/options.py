@@ -1,4 +1,4 @@
-"""Options that every command has."""
+"""Options that all commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 def _inherit(context: typer.Context, value: Path | None) -> Path | None:
-    """``--data`` may stand before the command, too."""
+    """Accept ``--data`` before the command, too."""
     place = context.parent
     while value is None and place is not None:
         value, place = place.params.get("data"), place.parent
@@ -18,20 +18,19 @@ def _inherit(context: typer.Context, value: Path | None) -> Path | None:
 
 
 Data = Annotated[
-    Path | None, typer.Option("--data", help="The data folder of the system.", metavar="DIR", callback=_inherit)
+    Path | None, typer.Option("--data", help="Data folder of the system.", metavar="DIR", callback=_inherit)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _start(data: Data = None) -> None:
-    """Takes the option that stands before the command."""
+    """Accept the option before the command."""
 
 
 def group(help_: str, callback: Callable[..., None] = _start, **options: Any) -> typer.Typer:
-    """A command with commands of its own.
+    """Create a command with subcommands.
 
-    :param callback: takes the options that stand before the command
-    :param options: as typer.Typer takes them
+    :param callback: accepts the options before the subcommand. :param options: of typer.Typer.
     """
     return typer.Typer(
         help=help_,

@@ -1,4 +1,4 @@
-"""How commands speak: tables and lines for people, JSON for programs, one way to fail."""
+"""Output of the commands: tables and lines for people, JSON for programs, errors with an exit status."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from shared.settings import SettingsError
 
 console = Console(highlight=False, soft_wrap=True)
 FAILURE, MISUSE = 1, 2
+"""Exit statuses."""
 _UNLIMITED = 10_000
+"""Width of a table in a pipe: columns."""
 
 
 def fail(message: str, status: int = FAILURE) -> NoReturn:
-    """Say what is wrong on standard error and end with this exit status."""
+    """Print an error to standard error and exit with this status."""
     for line in message.splitlines():
         print(f"mailgroup: {line}", file=sys.stderr)
     raise typer.Exit(status)
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    """Run a command's coroutine; failures become a line and an exit status."""
+    """Run a command's coroutine; an error becomes a line and an exit status."""
     structlog.configure(
         processors=[structlog.processors.KeyValueRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
@@ -52,13 +54,13 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """What fails in the block becomes a line on standard error and an exit status."""
+    """Turn an error of the block into a line on standard error and an exit status."""
     try:
         yield
         print(end="", flush=True)
     except (AccountsError, SettingsError) as error:
         fail(str(error), MISUSE)
-    except BrokenPipeError as error:  # the reader, perhaps head or less, has seen enough
+    except BrokenPipeError as error:  # the reader, such as head or less, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILURE) from error
     except OSError as error:
@@ -67,7 +69,7 @@ def report_errors() -> Iterator[None]:
         fail(str(error))
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:  # a fault of ours, in one line as well
+    except Exception as error:  # a fault of mailgroup, in one line, too
         frame = traceback.extract_tb(error.__traceback__)[-1]
         fail(f"unexpected {type(error).__name__}: {str(error).strip()} ({frame.filename}:{frame.lineno})")
 
@@ -80,12 +82,12 @@ def show_waiting(what: str) -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "none") -> None:
-    """A table, or ``empty`` where there are no rows. It is as wide as the terminal; in a pipe, as wide as it likes."""
+    """Print a table, or ``empty`` if there are no rows. In a pipe the width is not limited."""
     table = Table(
         *(Column(name, overflow="fold") for name in columns),
         header_style="bold",
