@@ -118,7 +118,7 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
             "[mailgroup] Alarm: 1 mails are on hold: no enabled user shares their external account"
         ]
         assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "held")]
-    # and a process that starts anew tells nothing again
+    # and a process that is restarted reports nothing again
     await change(database, "delete from leases")
     async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as third:
         await third.check()

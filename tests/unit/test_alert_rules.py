@@ -1,4 +1,4 @@
-"""services/admin/monitoring/alert_rules.py and troubles.py: what is told, when, and in which words."""
+"""services/admin/monitoring/alert_rules.py and problems.py: what is reported, when, and in which words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""services/admin/monitoring/health_client.py: where the services are asked, and what their metrics tell."""
+"""services/admin/monitoring/health_client.py: the URLs of the services, and the problems in their metrics."""
 
 from __future__ import annotations
 
