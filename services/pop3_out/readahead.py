@@ -1,23 +1,38 @@
-"""Which mails to read from the database before they are asked for, and how much of them may be held.
+"""Which mails to read before the client requests them, and the memory for them.
 
-Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one, and while
-the client gets some, the next ones come.
+Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one, and while the
+client receives some, the next ones are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from shared.runtime.memory_budget import MemoryBudget
+
 MAX_MAILS = 100
-"""Read at once at most."""
+"""Mails in one query."""
 MAILS_AHEAD = 4
-"""Mails read ahead for each that the client has fetched in order up to here."""
+"""Mails read ahead for each mail that the client has fetched in order so far."""
 SESSION_OCTETS = 1024 * 1024
-"""Held for one session at most; half of it is read at once."""
+"""Memory of one session for mails that are read ahead: octets; one query reads up to half of it."""
 PROCESS_OCTETS = 32 * 1024 * 1024
-"""Held for all sessions of the process together, see Budget."""
+"""Memory of all sessions of the process together, to serve them faster: octets. It covers mails that are read ahead,
+the part of a piece above the smallest size, and unsent replies (counted while they are unsent, without a check)."""
 SHARE = 8
-"""A session gets up to this part of what is left: some stays for those that come later."""
+"""A session gets at most this fraction (1/8) of the memory that is available, so that some stays for later sessions."""
+
+
+def session_share(budget: MemoryBudget) -> int:
+    """Octets that one session may reserve now."""
+    return max(0, budget.available // SHARE)
+
+
+def reserve_share(budget: MemoryBudget, octets: int) -> int:
+    """Reserve so many octets, or the session's share if that is less. Returns the reserved octets, perhaps 0."""
+    reserved = min(octets, session_share(budget))
+    budget.add(reserved)
+    return reserved
 
 
 def plan_reading(
@@ -27,13 +42,13 @@ def plan_reading(
     buffer: PrefetchBuffer,
     max_octets: int,
 ) -> list[int]:
-    """The numbers to read now, in the order in which they will be sent.
+    """The numbers of the mails to read now, in the order in which they will be sent.
 
-    :param asked: numbers that the client has asked for; the first is read in any case.
-    :param onward: numbers that it will ask for if it goes on like this.
-    :param size_of: octets of the mail of a number; None if it is not to be read ahead.
-    :param held: what is here or on its way, and is not read again.
-    :param room: octets that may be read besides the first of ``asked``.
+    :param requested: numbers that the client has requested; the first is read in any case.
+    :param expected: numbers that the client will request if it continues in order.
+    :param size_of: octets of the mail with a number; None if the mail is not to be read ahead.
+    :param buffer: mails that are loaded or being read, which are not read again.
+    :param max_octets: octets that may be read besides the first of ``requested``.
     """
     numbers = list(requested[:1])
     for number in (*requested[1:], *expected):
@@ -49,80 +64,62 @@ def plan_reading(
     return numbers
 
 
-class PrefetchBudget:
-    """Octets that all sessions of the process may hold to be faster: read ahead, in pieces above the least size, or
-    taken by no client yet. The last is counted as it comes, so ``left`` may be less than nothing for a while."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, octets: int = PROCESS_OCTETS) -> None:
-        """All of them are there."""
-        self.left = octets
-
-    @property
-    def share(self) -> int:
-        """What one session may take now."""
-        return max(0, self.left // SHARE)
-
-    def acquire(self, octets: int) -> int:
-        """Take so many octets, or as many as one session may; ``left`` gets them back."""
-        lent = min(octets, self.share)
-        self.left -= lent
-        return lent
-
-
 class PrefetchBuffer:
-    """The mails that one session has read, or is reading, and not yet sent; by number."""
+    """The mails that one session has read, or is reading, and has not sent yet, by number.
+
+    :ivar octets: memory that the buffer uses.
+    """
 
     __slots__ = ("_budget", "_mails", "octets")
 
-    def __init__(self, budget: PrefetchBudget) -> None:
-        """Empty. :param budget: shared by all sessions."""
+    def __init__(self, budget: MemoryBudget) -> None:
+        """:param budget: shared by all sessions."""
         self._budget = budget
-        self._mails: dict[int, tuple[int, bytes | None]] = {}  # octets; the mail, once it is here
+        self._mails: dict[int, tuple[int, bytes | None]] = {}  # octets; the mail, None while it is being read
         self.octets = 0
 
     def __contains__(self, number: object) -> bool:
-        """Whether a mail is here or on its way."""
+        """Whether a mail is loaded or being read."""
         return number in self._mails
 
     @property
     def available(self) -> int:
-        """Octets that may be read for it."""
-        return min(SESSION_OCTETS - self.octets, self._budget.share)
+        """Octets that may be read into the buffer now."""
+        return min(SESSION_OCTETS - self.octets, session_share(self._budget))
 
     def reserve(self, sizes: Mapping[int, int]) -> None:
-        """These mails are being read. :param sizes: the octets of each."""
+        """Reserve memory for mails that are being read. :param sizes: octets by number."""
         for number, octets in sizes.items():
             if number not in self._mails:
                 self._mails[number] = octets, None
-                self._count(octets)
+                self.octets += octets
+                self._budget.add(octets)
 
     def store(self, mails: Mapping[int, bytes]) -> None:
-        """Keep these mails, as far as they are expected still."""
+        """Store these mails, except those whose reservation was released."""
         for number, body in mails.items():
             if number in self._mails:
                 self._mails[number] = self._mails[number][0], body
 
     def drop_missing(self, numbers: Iterable[int]) -> None:
-        """Those of these mails that have not come will not."""
+        """Release the memory of those of these mails that were not stored."""
         for number in numbers:
             if self._mails.get(number, (0, b""))[1] is None:
-                self._count(-self._mails.pop(number)[0])
+                self._release(self._mails.pop(number)[0])
 
     def pop(self, number: int) -> bytes | None:
-        """A mail, which is kept no longer; None if it is not here."""
+        """Remove a mail and return it; None if it is not loaded."""
         octets, body = self._mails.get(number, (0, None))
         if body is not None:
             del self._mails[number]
-            self._count(-octets)
+            self._release(octets)
         return body
 
     def clear(self) -> None:
-        """Keep nothing, and nothing that comes."""
+        """Drop all mails and reservations."""
         self._mails.clear()
-        self._count(-self.octets)
+        self._release(self.octets)
 
-    def _count(self, octets: int) -> None:
-        self.octets += octets
-        self._budget.left -= octets
+    def _release(self, octets: int) -> None:
+        self.octets -= octets
+        self._budget.release(octets)

@@ -1,7 +1,7 @@
-"""The states of a POP3 session and its commands (RFC 1939); knows no sockets.
+"""The states and commands of a POP3 session (RFC 1939), without sockets.
 
-A command is answered at once where that needs nothing but the snapshot, else by a coroutine that the connection awaits
-before it takes the next command, so answers come in the order of the commands (RFC 2449, PIPELINING).
+A command that needs only the snapshot is answered at once. Any other returns a coroutine, which the connection awaits
+before it runs the next command, so replies come in the order of the commands (RFC 2449, PIPELINING).
 """
 
 from __future__ import annotations
@@ -9,151 +9,71 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import aclosing
+from typing import Any
 
 import structlog
 
-from services.pop3_out import replies, snapshot
-from services.pop3_out.readahead import (
-    MAILS_AHEAD,
-    MAX_MAILS,
-    SESSION_OCTETS,
-    PrefetchBudget,
-    PrefetchBuffer,
-    plan_reading,
-)
-from services.pop3_out.snapshot import LINES_PER_PIECE, Snapshot
+from services.pop3_out import replies
+from services.pop3_out.interfaces import ClientInfo, MailboxStore, Pop3Transport, SessionStats, Verifier
+from services.pop3_out.mail_reader import PIECE_OCTETS, MailReader
+from services.pop3_out.snapshot import LINES_PER_PIECE
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
 from shared.model import Local
-from shared.store.blobs import HEAD_OCTETS
+from shared.runtime.memory_budget import MemoryBudget
 
 COMMAND_OCTETS = 512
-"""RFC 2449 section 4 allows 255; some clients' passwords are long."""
+"""Longest command line: octets; RFC 2449 section 4 allows 255, but some clients have long passwords."""
 AUTH_OCTETS = 12_288
-"""A line of an AUTH exchange (RFC 5034 section 4)."""
+"""Longest line of an AUTH exchange: octets (RFC 5034 section 4)."""
 MAX_REFUSED_LOGINS = 3
-"""Logins refused before the connection ends."""
+"""Refused logins before the connection is closed."""
 MAX_BAD_COMMANDS = 10
-"""Commands that are none before the connection ends."""
+"""Invalid commands before the connection is closed."""
 MAX_COMMANDS_BEFORE_LOGIN = 100
-PIECE_OCTETS = 16 * 1024
-"""Of a long answer, read and sent at once for a slow client, or when the budget is used up."""
-FIRST_PIECE_OCTETS = 256 * 1024
-LARGE_PIECE_OCTETS = 1024 * 1024
-"""For a client that takes a piece within QUICK_SECONDS, as far as the budget goes: larger pieces need fewer queries."""
-QUICK_SECONDS = 0.5
 TOP_OCTETS = 16 * 1024
-"""First piece that TOP reads: most headers are shorter."""
+"""First piece that TOP reads: octets; most headers are shorter."""
 
 Reply = bytes | Coroutine[Any, Any, bytes]
+"""A reply, or the coroutine that returns it (b"" if it has been sent)."""
 
 log = structlog.get_logger()
 
 
-class Verifier(Protocol):
-    """Who checks passwords: shared/auth/authenticator.py."""
+class Pop3Session:
+    """One client's session.
 
-    async def verify(self, address: str, password: str, peer: str) -> Local | None:
-        """The account, or None. :raises Temporary, Throttled: as there."""
-
-
-class MailboxStore(Protocol):
-    """Where mailboxes are: store.py, which says what is raised."""
-
-    async def load_snapshot(self, local_id: int) -> Snapshot:
-        """The mailbox as it is now."""
-
-    async def read_mails(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
-        """The bytes of small mails. :param octets: of all of them."""
-
-    async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
-        """Some bytes of a mail."""
-
-    async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
-        """Delete mails, all of them or none."""
-
-
-class Pop3Transport(Protocol):
-    """The connection, as the session needs it."""
-
-    def write(self, data: bytes) -> None:
-        """Hand this to the client."""
-
-    async def drain(self) -> None:
-        """Wait until the client has read most of what was written. :raises ConnectionError: it is gone."""
-
-    def drop_clear_text(self) -> None:
-        """Throw away what else came in clear, and read nothing more before TLS."""
-
-    async def start_tls(self, answer: bytes) -> None:
-        """Write the answer in clear and go on under TLS. :raises ConnectionError: the client is gone."""
-
-    def pending_retr_numbers(self) -> list[int]:
-        """The numbers of the RETR commands that are next in the input."""
-
-    def register_session(self, local: Local) -> str | None:
-        """Whether one more session of this account may begin: None, and it counts; or why not, with the code."""
-
-    def abort(self) -> None:
-        """End the connection at once, whatever is not sent yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientInfo:
-    """How a client is connected. peer: its IP address. clear_allowed: passwords are taken without TLS, too.
-
-    login_delay: seconds between two logins, as announced.
+    :ivar local: the account that is logged in; None before the login.
+    :ivar ended: the connection is to be closed after the last reply.
+    :ivar stopping: the server stops: every command but QUIT is refused.
+    :ivar committing: QUIT deletes mail now: the command must not be cancelled.
     """
 
-    peer: str
-    tls: bool
-    clear_allowed: bool
-    login_delay: int = 0
-
-
-@dataclass(slots=True)
-class SessionStats:
-    """What a session did, for the log."""
-
-    retrieved: int = 0
-    octets: int = 0
-    deleted: int = 0
-
-
-class Pop3Session:
-    """One client's session. ``ended``: the connection is to be closed once the last answer is written."""
-
     def __init__(
-        self, link: Pop3Transport, store: MailboxStore, logins: Verifier, budget: PrefetchBudget, terms: ClientInfo
+        self, transport: Pop3Transport, store: MailboxStore, logins: Verifier, budget: MemoryBudget, client: ClientInfo
     ) -> None:
         """:param budget: shared by all sessions."""
-        self._transport = link
+        self._transport = transport
         self._store = store
         self._verifier = logins
-        self._budget = budget
-        self._prefetched = PrefetchBuffer(budget)
-        self._peer = terms.peer
-        self._tls = terms.tls
-        self._clear_allowed = terms.clear_allowed
-        self._login_delay = terms.login_delay
+        self._client = {"peer": client.peer}  # for the log
+        self._peer = client.peer
+        self._tls = client.tls
+        self._clear_allowed = client.clear_allowed
+        self._login_delay = client.login_delay
+        self._deleted: set[int] = set()  # numbers
+        self._reader = MailReader(store, budget, self._deleted, self._client)
+        self._snapshot = self._reader.snapshot
         self._utf8 = False
         self._user: str | None = None
-        self._challenged = False  # the next line answers AUTH's challenge
+        self._challenged = False  # the next line is the response to AUTH's challenge
         self._refused_logins = 0
         self._bad_commands = 0
-        self._commands_before_login = 0  # commands so far
-        self._snapshot = snapshot.empty_snapshot()  # until the login
-        self._deleted: set[int] = set()
+        self._commands_before_login = 0
         self._deleted_octets = 0
-        self._last_number = -1  # number of the last RETR
-        self._sequential = 0  # mails fetched in order before it
-        self._next_prefetch = 0  # number of the first mail behind those that were read ahead
-        self._prefetch_task: asyncio.Task[None] | None = None  # what is read ahead now
-        self._reply_started = False  # an answer of many lines is half sent
+        self._reply_started = False  # a part of a multi-line reply is sent
         self.local: Local | None = None
         self.ended = False
         self.stopping = False
@@ -163,11 +83,11 @@ class Pop3Session:
     # ------------------------------------------------------------------------------------------ dispatch
 
     def max_line_octets(self, start: bytes) -> int:
-        """Octets of the longest line that may start so."""
+        """The longest line that may start with these octets."""
         return AUTH_OCTETS if self._challenged or start.upper() == b"AUTH" else COMMAND_OCTETS
 
     def run_line(self, line: bytes) -> Reply:
-        """Do what a line says (without its line end)."""
+        """Run the command in a line (without its line end)."""
         if len(line) > self.max_line_octets(line[:4]):
             return self.reject_long_line()
         if self.local is None:
@@ -183,17 +103,17 @@ class Pop3Session:
         if self.stopping and verb != b"QUIT":
             self.ended = True
             return replies.STOPPING
-        if verb != b"PASS":  # its argument may hold spaces anywhere (RFC 1939 section 7)
+        if verb != b"PASS":  # a password may begin or end with spaces (RFC 1939 section 7)
             argument = argument.strip(b" ")
-        act = (_AUTHORIZATION if self.local is None else _TRANSACTION).get(verb)
-        if act is not None:
-            return act(self, argument)
+        run = (_AUTHORIZATION if self.local is None else _TRANSACTION).get(verb)
+        if run is not None:
+            return run(self, argument)
         if verb in _AUTHORIZATION or verb in _TRANSACTION:
             return self._reject_command("log in first" if self.local is None else "you are logged in already")
         return self._reject_command("unknown command")
 
     def reject_long_line(self) -> bytes:
-        """A line came that is longer than allowed; what follows cannot be told from commands."""
+        """End the session: after a line that is too long, the start of the next command is not known."""
         self.ended = True
         return replies.error("line too long")
 
@@ -203,38 +123,33 @@ class Pop3Session:
         return replies.error(text)
 
     async def _run_command(self, work: Coroutine[Any, Any, bytes]) -> bytes:
-        """Run a command that takes time; what fails is answered, or ends the connection."""
+        """Await a command. A failure is answered, or closes the connection if a part of the reply is sent."""
         try:
             return await work
         except Temporary as failure:
-            log.warning("pop3 command failed", local=self._address, peer=self._peer, error=str(failure))
-            answer = replies.UNAVAILABLE
+            log.warning("command failed, try again later", error=str(failure), **self._client)
+            reply = replies.UNAVAILABLE
         except Permanent as failure:
-            log.error("pop3 command failed", local=self._address, peer=self._peer, error=str(failure))
-            answer = replies.error("[SYS/PERM] this cannot be read; the administrator finds the reason in the log")
+            log.error("command failed, mail unreadable", error=str(failure), **self._client)
+            reply = replies.error("[SYS/PERM] this cannot be read; the administrator finds the reason in the log")
         except ConnectionError:
             self.ended = True
             return b""
-        except Exception:  # whatever it is: this session ends, the others go on
-            log.exception("pop3 command failed", local=self._address, peer=self._peer)
+        except Exception:  # a defect ends this session, and no other
+            log.exception("command failed unexpectedly", **self._client)
             self.ended = True
-            answer = replies.error("[SYS/TEMP] internal error")
+            reply = replies.error("[SYS/TEMP] internal error")
         finally:
-            midway, self._reply_started = self._reply_started, False
-        if midway:  # anything that is written now would be taken for mail
+            started, self._reply_started = self._reply_started, False
+        if started:  # the client would take an error reply for a part of the mail
             self.ended = True
             self._transport.abort()
             return b""
-        return answer
-
-    @property
-    def _address(self) -> str | None:
-        return None if self.local is None else self.local.address
+        return reply
 
     def release_memory(self) -> None:
-        """The client pauses or is gone: hold no mail in memory for it."""
-        self._prefetched.clear()
-        self._sequential = self._next_prefetch = 0
+        """Drop the mails that are read ahead: the client pauses or has disconnected."""
+        self._reader.release_memory()
 
     # ------------------------------------------------------------------------------------------ any state
 
@@ -242,7 +157,7 @@ class Pop3Session:
         return replies.capabilities(self._password_allowed, not self._tls and self.local is None, self._login_delay)
 
     def _quit(self, argument: bytes) -> Reply:
-        if argument:  # nothing is deleted by a line that is not quite the command
+        if argument:  # a line that is not exactly the command deletes nothing
             return self._reject_command("QUIT takes no argument")
         self.ended = True
         if self.local is None or not self._deleted:
@@ -262,7 +177,7 @@ class Pop3Session:
         if not argument:
             return self._reject_command("USER takes a name")
         self._user = _decode_text(argument)
-        return replies.ok("now the password")  # whether there is such an account or not
+        return replies.ok("now the password")  # the reply does not depend on whether the account exists
 
     def _password(self, argument: bytes) -> Reply:
         if not self._password_allowed:
@@ -277,7 +192,7 @@ class Pop3Session:
         mechanism, _, initial = argument.partition(b" ")
         if not self._password_allowed:
             return _no_clear_passwords()
-        if not mechanism:  # how clients asked before there was CAPA
+        if not mechanism:  # old clients list the mechanisms so; there was no CAPA then
             return replies.MECHANISMS
         if mechanism.upper() != b"PLAIN":
             return self._reject_command("the one mechanism here is PLAIN")
@@ -311,15 +226,17 @@ class Pop3Session:
             self._refused_logins += 1
             self.ended = self._refused_logins >= MAX_REFUSED_LOGINS
             return replies.error("[AUTH] wrong name or password")
-        found = await self._store.load_snapshot(local.id)
+        mailbox = await self._store.load_snapshot(local.id)
         if refusal := self._transport.register_session(local):
             self.ended = True
             return replies.error(refusal)
-        self.local, self._snapshot = local, found
-        return replies.ok(f"{len(found)} messages")
+        self.local = local
+        self._client["local"] = local.address
+        self._snapshot = self._reader.snapshot = mailbox
+        return replies.ok(f"{len(mailbox)} messages")
 
     def _start_tls(self, _: bytes) -> Reply:
-        """RFC 2595 section 4; what was said before counts no longer."""
+        """RFC 2595 section 4: what the client sent before is forgotten."""
         if self._tls:
             return self._reject_command("TLS is active already")
         if self._utf8:
@@ -329,7 +246,7 @@ class Pop3Session:
         return self._run_command(self._negotiate())
 
     def _enable_utf8(self, _: bytes) -> Reply:
-        """RFC 6856 section 2. Names are read, and mails sent, in UTF-8 in any case: they are stored as they came."""
+        """RFC 6856 section 2. Without UTF8, too, names are read as UTF-8 and mails are sent as they are stored."""
         self._utf8 = True
         return replies.ok("UTF-8 it is")
 
@@ -341,22 +258,20 @@ class Pop3Session:
     # ------------------------------------------------------------------------------------------ TRANSACTION
 
     def _number(self, argument: bytes) -> int | None:
-        """The number of a mail that is there and not marked, else None."""
+        """The number of a mail that exists and is not marked as deleted, else None."""
         number = _parse_number(argument)
-        return None if number is None or self._size(number) is None else number
-
-    def _size(self, number: int) -> int | None:
-        there = 0 < number <= len(self._snapshot) and number not in self._deleted
-        return self._snapshot.octets[number - 1] if there else None
+        return None if number is None or self._reader.size_of(number) is None else number
 
     def _stat(self, _: bytes) -> Reply:
-        box = self._snapshot
-        return b"+OK %d %d\r\n" % (len(box) - len(self._deleted), box.total - self._deleted_octets)
+        mailbox = self._snapshot
+        return b"+OK %d %d\r\n" % (len(mailbox) - len(self._deleted), mailbox.total - self._deleted_octets)
 
     def _list(self, argument: bytes) -> Reply:
         if argument:
             number = self._number(argument)
-            return _no_such_message() if number is None else replies.ok(f"{number} {self._snapshot.octets[number - 1]}")
+            if number is None:
+                return _no_such_message()
+            return replies.ok(f"{number} {self._snapshot.octets[number - 1]}")
         return self._long_reply(self._snapshot.list_reply(self._deleted))
 
     def _uidl(self, argument: bytes) -> Reply:
@@ -366,12 +281,10 @@ class Pop3Session:
         return self._long_reply(self._snapshot.uidl_reply(self._deleted))
 
     def _long_reply(self, pieces: Iterable[bytes]) -> Reply:
-        """A long answer goes out in pieces, so that others have their turn and it is in memory once, if at all."""
-        return (
-            b"".join(pieces) if len(self._snapshot) <= LINES_PER_PIECE else self._run_command(self._send_pieces(pieces))
-        )
+        """Send a reply of many lines in pieces, so that other sessions have their turn in between."""
+        return b"".join(pieces) if len(self._snapshot) <= LINES_PER_PIECE else self._run_command(self._send(pieces))
 
-    async def _send_pieces(self, pieces: Iterable[bytes]) -> bytes:
+    async def _send(self, pieces: Iterable[bytes]) -> bytes:
         self._reply_started = True
         for piece in pieces:
             self._transport.write(piece)
@@ -399,14 +312,10 @@ class Pop3Session:
         number = self._number(argument)
         if number is None:
             return _no_such_message()
-        self._sequential = self._sequential + 1 if number == self._last_number + 1 else 0
-        self._last_number = number
-        body = self._prefetched.pop(number)
+        body = self._reader.pop_prefetched(number)
         if body is not None:
-            self._start_prefetch(number)
             return self._retr_reply(body)
-        octets = self._snapshot.octets[number - 1]
-        if octets > HEAD_OCTETS or octets > max(PIECE_OCTETS, self._budget.share):
+        if self._reader.is_large(number):
             return self._run_command(self._send_large(number))
         return self._run_command(self._send_small(number))
 
@@ -416,112 +325,18 @@ class Pop3Session:
         return replies.retr_reply(body)
 
     async def _send_small(self, number: int) -> bytes:
-        """Send a small mail: it is on its way already, or is read now, and with it those that will be asked for."""
-        if number in self._prefetched and self._prefetch_task is not None:
-            await asyncio.wait([self._prefetch_task])
-            self._start_prefetch(number)
-        body = self._prefetched.pop(number)
-        if body is None:
-            asked = [number, *self._transport.pending_retr_numbers()]
-            numbers = plan_reading(
-                asked,
-                self._next_numbers(asked[-1] + 1),
-                self._prefetch_octets,
-                self._prefetched,
-                self._prefetched.available,
-            )
-            body = (await self._load_mails(numbers)).get(number)
-            self._prefetched.pop(number)
-        if body is None:
-            raise Permanent(f"the bytes of blob {self._snapshot.blob_ids[number - 1]} are gone")
-        return self._retr_reply(body)
-
-    def _start_prefetch(self, number: int) -> None:
-        """Read ahead behind what is here, while the client gets that. :param number: of the mail sent now."""
-        if (
-            self._prefetch_task is None
-            and self._prefetched.octets <= SESSION_OCTETS // 2
-            and self._next_prefetch <= len(self._snapshot)
-        ):
-            numbers = plan_reading(
-                [],
-                self._next_numbers(max(self._next_prefetch, number + 1)),
-                self._prefetch_octets,
-                self._prefetched,
-                self._prefetched.available,
-            )
-            if numbers:
-                self._prefetch_task = asyncio.get_running_loop().create_task(self._prefetch(numbers))
-
-    def _next_numbers(self, start: int) -> range:
-        """The numbers that a client which fetches mail after mail will ask for, ``start`` and later."""
-        return range(
-            start, min(self._last_number + MAILS_AHEAD * self._sequential, start + MAX_MAILS, len(self._snapshot)) + 1
-        )
-
-    def _prefetch_octets(self, number: int) -> int | None:
-        """Octets of a mail that may be read ahead."""
-        size = self._size(number)
-        return None if size is None or size > HEAD_OCTETS else size
-
-    async def _prefetch(self, numbers: Sequence[int]) -> None:
-        """Read ahead; whatever fails here fails again, and is answered, when it is asked for."""
-        try:
-            await self._load_mails(numbers)
-        except Exception as failure:  # whatever it is: nobody has asked for it yet
-            log.info("pop3 read ahead failed", local=self._address, peer=self._peer, error=str(failure))
-        finally:
-            self._prefetch_task = None
-
-    async def _load_mails(self, numbers: Sequence[int]) -> dict[int, bytes]:
-        """Read mails and put them on the shelf; those whose bytes are gone are left out."""
-        blob_ids, octets = self._snapshot.blob_ids, self._snapshot.octets
-        sizes = {number: octets[number - 1] for number in numbers}
-        self._next_prefetch = max(self._next_prefetch, numbers[-1] + 1) if self._sequential else numbers[-1] + 1
-        self._prefetched.reserve(sizes)
-        try:
-            bodies = await self._store.read_mails([blob_ids[number - 1] for number in numbers], sum(sizes.values()))
-            mails = {number: bodies[blob_ids[number - 1]] for number in numbers if blob_ids[number - 1] in bodies}
-            self._prefetched.store(mails)
-        finally:
-            self._prefetched.drop_missing(numbers)
-        return mails
+        return self._retr_reply(await self._reader.read(number, self._transport.pending_retr_numbers))
 
     async def _send_large(self, number: int) -> bytes:
-        """Send a large mail piece by piece; while a client that reads quickly takes one, the next is read."""
-        blob_id, octets = self._snapshot.blob_ids[number - 1], self._snapshot.octets[number - 1]
-        stuffing = replies.StuffedReply()
-        position, size, quick = 0, FIRST_PIECE_OCTETS, True
-        coming: asyncio.Task[bytes] | None = None
-        lent = 0
-        loop = asyncio.get_running_loop()
-        try:
-            while position < octets:
-                if coming is None:
-                    lent = self._budget.acquire(size)
-                    coming = loop.create_task(self._store.read_span(blob_id, position, max(lent, PIECE_OCTETS)))
-                piece = await coming
-                coming = None
-                self._budget.left += lent
-                lent = 0
-                position += len(piece)
+        octets, stuffing = self._snapshot.octets[number - 1], replies.StuffedReply()
+        async with aclosing(self._reader.pieces(number)) as pieces:
+            async for piece in pieces:
                 if not self._reply_started:
                     self._reply_started = True
                     self._transport.write(b"+OK %d octets\r\n" % octets)
-                if quick and position < octets:
-                    lent = self._budget.acquire(size)
-                    coming = loop.create_task(self._store.read_span(blob_id, position, max(lent, PIECE_OCTETS)))
                 self._transport.write(stuffing.put(piece))
                 del piece  # while the client is slow, only the connection holds it
-                written_at = time.monotonic()
                 await self._transport.drain()
-                quick = time.monotonic() - written_at < QUICK_SECONDS
-                size = min(2 * size, LARGE_PIECE_OCTETS) if quick else PIECE_OCTETS
-        finally:
-            self._budget.left += lent
-            if coming is not None:
-                coming.cancel()
-                coming.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
         self.stats.retrieved += 1
         self.stats.octets += octets
         return stuffing.end()
@@ -553,15 +368,15 @@ class Pop3Session:
     # ------------------------------------------------------------------------------------------ UPDATE
 
     async def _update(self, local: Local) -> bytes:
-        """Delete what is marked, then answer (RFC 1939 section 6)."""
+        """Delete the marked mails, then reply (RFC 1939 section 6)."""
         self.release_memory()
         try:
             await self._store.delete_mails(local, [self._snapshot.rows[number - 1] for number in sorted(self._deleted)])
-        except Exception as failure:  # whatever it is: the answer must not say that mail is gone that is not
+        except Exception as failure:  # after any failure the reply must not say that the mails are deleted
             if not isinstance(failure, Temporary):
-                log.exception("pop3 deletions failed", local=self._address, peer=self._peer)
+                log.exception("deletion failed unexpectedly", **self._client)
             else:
-                log.warning("pop3 deletions failed", local=self._address, peer=self._peer, error=str(failure))
+                log.warning("deletion failed", error=str(failure), **self._client)
             return replies.error("[SYS/TEMP] the marked mails could not be deleted, they are still there")
         finally:
             self.committing = False
@@ -570,7 +385,7 @@ class Pop3Session:
 
 
 def _decode_text(octets: bytes) -> str:
-    """A name or password as text: UTF-8, or what old clients send."""
+    """A name or password as text: UTF-8, or Latin-1 from old clients."""
     try:
         return octets.decode()
     except UnicodeDecodeError:
@@ -578,7 +393,7 @@ def _decode_text(octets: bytes) -> str:
 
 
 def _parse_number(digits: bytes) -> int | None:
-    """A number, as long as the line that it comes in lets it be; None if it is none."""
+    """A number (its length is limited by the line's), None if it is not one."""
     return int(digits) if digits.isdigit() else None
 
 
@@ -590,8 +405,8 @@ def _no_clear_passwords() -> bytes:
     return replies.error("passwords are taken under TLS only: use STLS first, or the port for TLS")
 
 
-_Act = Callable[[Pop3Session, bytes], Reply]
-_AUTHORIZATION: dict[bytes, _Act] = {
+_Run = Callable[[Pop3Session, bytes], Reply]
+_AUTHORIZATION: dict[bytes, _Run] = {
     b"USER": Pop3Session._user_name,
     b"PASS": Pop3Session._password,
     b"AUTH": Pop3Session._auth,
@@ -600,7 +415,7 @@ _AUTHORIZATION: dict[bytes, _Act] = {
     b"CAPA": Pop3Session._capa,
     b"QUIT": Pop3Session._quit,
 }
-_TRANSACTION: dict[bytes, _Act] = {
+_TRANSACTION: dict[bytes, _Run] = {
     b"STAT": Pop3Session._stat,
     b"LIST": Pop3Session._list,
     b"UIDL": Pop3Session._uidl,

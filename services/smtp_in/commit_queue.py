@@ -1,10 +1,9 @@
-"""Commits submissions, those of all sessions together, lets them be answered, and then announces them."""
+"""Commits the submissions of all sessions together, then lets the sessions reply, then publishes the submissions."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,67 +17,70 @@ from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
 from shared.model import EnvelopeRecipient, External, Local
+from shared.runtime.memory_budget import MemoryBudget
 from shared.store import maillog, submissions
 from shared.store.submissions import Submission
 
 MEMORY_OCTETS = 384 * 1024 * 1024
-"""Of all mails that are being received or committed; at least one of the largest size is always let in. The process
-takes a fifth more for them (``shared/runtime/process.py`` keeps them apart)."""
+"""Memory limit for mails that are being received or committed: octets. One mail of the largest size is always admitted.
+The process uses a fifth more for them (``keep_large_blocks_apart`` in ``shared/runtime/process.py``)."""
 SMALL_OCTETS = 1024 * 1024
+"""Size up to which a mail is small."""
 SMALL_RESERVE_OCTETS = 32 * 1024 * 1024
-"""Of those, for mails up to ``SMALL_OCTETS``: they find room while large ones come in slowly."""
+"""Part of the memory limit for small mails only: they are received while large ones arrive slowly."""
 
 BATCH_OCTETS = 8 * 1024 * 1024
-"""In one commit; its statement is in memory several times, here and in the server."""
+"""Mails in one commit: octets; the process and the database hold its statement in memory several times."""
 
 ANNOUNCE_INTERVAL_SECONDS = 0.01
-"""Between two announcements; the first mail after a pause is announced at once."""
+"""Pause between two publishings; the first mail after a pause is published at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingSubmission:
-    """A submission, what its trace will say, and the address of the external account that it is for."""
+    """A submission before its commit."""
 
     submission: Submission
     event: maillog.MailEvent
-    external: str
+    external: str  # address of the external account that sends it
 
 
 @dataclass(frozen=True, slots=True)
 class CommittedSubmission:
-    """What became of it. id: of the submission; None: the author's account was disabled or changed meanwhile."""
+    """The result of a commit."""
 
-    id: int | None
+    id: int | None  # of the submission; None: not stored, the author's account was disabled or changed meanwhile
     event: maillog.MailEvent | None
-    external: str
+    external: str  # address of the external account that sends it
 
 
 def build_submission(
     author: Local,
     external: External,
-    sender: str,  # an envelope has so many parts
+    sender: str,
     recipients: Sequence[EnvelopeRecipient],
     mail: DataReader,
     *,
     smtputf8: bool,
     dsn_params: str | None,
 ) -> PendingSubmission:
-    """Join envelope and bytes. A mail without a good Message-ID gets one. SMTPUTF8 is kept only where it is needed: the
-    provider may not have it.
+    """Join envelope and content. A mail without a valid Message-ID gets one.
 
-    :param smtputf8: the client asked for it. :param dsn_params: what MAIL asked to be told about the delivery.
+    SMTPUTF8 is stored only if the mail needs it, because the provider may not support it.
+
+    :param smtputf8: the client gave SMTPUTF8 with MAIL. :param dsn_params: RET and ENVID of MAIL (RFC 3461).
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
-    found = message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
-    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{found}>")
+    header_id = message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
+    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{header_id}>")
     return PendingSubmission(
         Submission(
             author.id,
             external.id,
             mail.content(),
             sender,
-            found,
+            header_id,
             not mail.ascii,
             smtputf8 and needed,
             tuple(recipients),
@@ -92,125 +94,94 @@ def build_submission(
 
 
 class CommitQueue:
-    """What sessions read from and hand mail to."""
+    """The accounts that sessions read, and the queue that they put mails into.
 
-    def __init__(self, database: Database, broker: Broker, largest: int) -> None:
-        """:param largest: octets that a mail may have."""
-        self._database = database
+    :ivar memory: memory for mails that are being received or committed.
+    """
+
+    def __init__(self, database: Database, broker: Broker, max_message_octets: int) -> None:
+        """:param max_message_octets: largest mail: octets."""
+        self.memory = MemoryBudget(
+            max(MEMORY_OCTETS, max_message_octets + SMALL_RESERVE_OCTETS),
+            small_octets=SMALL_OCTETS,
+            small_reserve=SMALL_RESERVE_OCTETS,
+        )
         self._broker = broker
         self._group = GroupCommit(
             database,
             self._write,
             self._committed,
-            lambda handed: handed.submission.content.octets,
+            lambda pending: pending.submission.content.octets,
             max_octets=BATCH_OCTETS,
-            is_single_statement=lambda batch: all(
-                submissions.fits_one_statement(handed.submission) for handed in batch
-            ),
+            is_single_statement=lambda batch: all(submissions.fits_one_statement(pending.submission) for pending in batch),
         )
         self._directory = DirectoryCache(database)
-        self._running: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._unannounced: list[CommittedSubmission] = []
-        self._committed_event = asyncio.Event()
-        self._budget = max(MEMORY_OCTETS, largest + SMALL_RESERVE_OCTETS)
-        self._in_use = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._announce_due = asyncio.Event()
 
     def start(self) -> None:
-        """Start what writes and what reads."""
-        self._running = [
-            asyncio.create_task(self._group.run(), name="intake"),
-            asyncio.create_task(self._directory.run(), name="register"),
+        """Start the background tasks."""
+        self._tasks = [
+            asyncio.create_task(self._group.run(), name="commits"),
+            asyncio.create_task(self._directory.run(), name="directory"),
             asyncio.create_task(self._announce_loop(), name="announcements"),
         ]
 
     async def stop(self) -> None:
-        """Commit what was handed in, then end."""
+        """Commit the queued mails, then end."""
         await self._group.drain()
-        for task in self._running:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._announce()
 
     @property
     def cached_directory(self) -> Directory:
-        """The accounts as they were when they were last asked for."""
+        """The accounts as of the latest ``refresh_directory``."""
         return self._directory.cached
 
     def refresh_directory(self) -> asyncio.Future[Directory]:
-        """The accounts as they are now, as ``Register.ask``."""
+        """The accounts as they are now; see ``DirectoryCache.refresh``."""
         return self._directory.refresh()
 
-    def try_reserve(self, octets: int) -> bool:
-        """Whether so many more octets may be kept in memory; they are counted then, until ``free``."""
-        if self._in_use + octets > self._budget - (SMALL_RESERVE_OCTETS if octets > SMALL_OCTETS else 0):
-            return False
-        self._in_use += octets
-        return True
+    async def commit(self, pending: PendingSubmission) -> CommittedSubmission:
+        """Queue a mail, and return after its commit. Cancelling the call does not remove the mail from the queue.
 
-    async def reserve_memory(self, octets: int, seconds: float) -> bool:
-        """``reserve``, waiting for it: whoever came before goes first. False: there was no room within ``seconds``."""
-        if self.try_reserve(octets):
-            return True
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((octets, turn))
-        try:
-            async with asyncio.timeout(seconds):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
-                self.release_memory(octets)
-            if isinstance(error, TimeoutError):
-                return False
-            raise
-        return True
+        Nothing is stored if the author was disabled, or got another password, since MAIL.
 
-    def release_memory(self, octets: int) -> None:
-        """These octets are no longer kept."""
-        self._in_use -= octets
-        while self._waiting:
-            wanted, turn = self._waiting[0]
-            if not turn.done():
-                if not self.try_reserve(wanted):
-                    return
-                turn.set_result(None)
-            self._waiting.popleft()
-
-    async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
-        """Hand in a mail; returns after its commit. Being cancelled does not take it back.
-
-        Its author may have been disabled, or got a new password, since MAIL: then nothing of it is stored.
-
-        :raises Unsettled: nobody knows whether it is committed. :raises Temporary: it is not.
+        :raises OutcomeUnknown: the mail may be committed or not. :raises Temporary: the mail is not committed.
         """
-        return await self._group.commit(handed)
+        return await self._group.commit(pending)
 
     async def _write(self, connection: Connection, batch: Sequence[PendingSubmission]) -> list[CommittedSubmission]:
-        ids = await submissions.record_submissions(connection, [handed.submission for handed in batch])
+        ids = await submissions.record_submissions(connection, [pending.submission for pending in batch])
         return [
             CommittedSubmission(
-                id_,
-                replace(handed.event, submission_id=id_) if id_ is not None else None,
-                handed.external,
+                submission_id,
+                replace(pending.event, submission_id=submission_id) if submission_id is not None else None,
+                pending.external,
             )
-            for id_, handed in zip(ids, batch, strict=True)
+            for submission_id, pending in zip(ids, batch, strict=True)
         ]
 
     def _committed(self, batch: Sequence[CommittedSubmission]) -> None:
         self._unannounced.extend(batch)
-        self._committed_event.set()
+        self._announce_due.set()
 
     async def _announce_loop(self) -> None:
-        """Log, count and publish what is committed, for ever. A client waits for its answer, so that goes first; where
-        mails follow each other closely, some are told of together."""
+        """Log, count and publish committed mails, after the replies to the clients. Never returns.
+
+        Mails that follow each other within ANNOUNCE_INTERVAL_SECONDS are published together.
+        """
         while True:
-            await self._committed_event.wait()
-            await asyncio.sleep(0)  # those who wait for the commit answer now
+            await self._announce_due.wait()
+            await asyncio.sleep(0)  # the sessions that wait for the commit reply now
             self._announce()
             await asyncio.sleep(ANNOUNCE_INTERVAL_SECONDS)
 
     def _announce(self) -> None:
         batch, self._unannounced = self._unannounced, []
-        self._committed_event.clear()
+        self._announce_due.clear()
         maillog.announce([each.event for each in batch if each.event])
         self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

@@ -15,13 +15,15 @@ from typing import Any, cast
 
 from services.pop3_out import replies
 from services.pop3_out.connection import Pop3Connection as Pop3Connection
-from services.pop3_out.readahead import PrefetchBudget
-from services.pop3_out.session import ClientInfo, Pop3Session
+from services.pop3_out.interfaces import ClientInfo
+from services.pop3_out.readahead import PROCESS_OCTETS
+from services.pop3_out.session import Pop3Session
 from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
 from services.smtp_in.connection import SmtpConnection as SmtpConnection
 from services.smtp_in.recipient_policy import Directory
 from shared.model import Local
 from shared.net.server_tls import Certificate
+from shared.runtime.memory_budget import MemoryBudget
 from tests.dialogues.pop3.stand import ALEX, MemoryLogins, MemoryStore
 
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
@@ -66,7 +68,7 @@ class Door:
     """Lets everybody in, to both servers. open: how many are."""
 
     def __init__(self) -> None:
-        self.budget = PrefetchBudget()
+        self.budget = MemoryBudget(PROCESS_OCTETS)
         self.certificate = cast(Certificate, None)  # nobody gets as far as a handshake
         self.open = 0
 
@@ -74,18 +76,12 @@ class Door:
         self.open += 1
         return True
 
-    def enter(self, _: object) -> None:
-        """Counted by ``admit``."""
-        self.open += 1
-
-    def leave(self, _: object) -> None:
+    def on_closed(self, _: object) -> None:
         self.open -= 1
 
-    on_closed = leave
-
-    def register_session(self, *_: object) -> Any:
-        """POP3 asks why not, submission whether."""
-        return None if len(_) == 1 else True
+    def register_session(self, connection: object, _: Local) -> Any:
+        """POP3 expects None or a reason, submission whether the session is accepted."""
+        return None if isinstance(connection, Pop3Connection) else True
 
     def clear_auth_from(self, peer: str) -> bool:
         return peer.startswith("192.168.")
@@ -126,6 +122,7 @@ async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) ->
         )
 
     connection = Pop3Connection(door, open_session, tls=True)
+    assert connection.admit()
     connection.connection_made(cast(asyncio.Transport, wire))
 
     def at_rest() -> bool:
@@ -136,7 +133,7 @@ async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) ->
         await _until(at_rest)
     connection.connection_lost(None)
     await _until(at_rest)
-    assert door.open == 0 and door.budget.left == PrefetchBudget().left
+    assert door.open == 0 and door.budget.in_use == 0
 
 
 def pop3_session(data: bytes) -> None:
@@ -161,6 +158,7 @@ class Hands:
 
     def __init__(self, office: Directory, author: Local) -> None:
         self.handed: list[PendingSubmission] = []
+        self.memory = MemoryBudget(1 << 40)
         self._office, self._author = office, author
 
     @property
@@ -171,15 +169,6 @@ class Hands:
         answer: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(answer.set_result, self._office)
         return answer
-
-    def try_reserve(self, octets: int) -> bool:
-        return True
-
-    async def reserve_memory(self, octets: int, seconds: float) -> bool:
-        return True
-
-    def release_memory(self, octets: int) -> None:
-        """There is room."""
 
     async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
         await asyncio.sleep(0)
@@ -206,7 +195,7 @@ async def _hand_in(hands: Hands, wire: Wire, pieces: Iterable[bytes]) -> None:
         implicit_tls=False,
         clear_auth=True,
         host_name="mail.local.com",
-        octets=1 << 20,
+        max_octets=1 << 20,
     )
     connection.connection_made(cast(asyncio.Transport, wire))
     await _until(lambda: connection._arrived is not None)

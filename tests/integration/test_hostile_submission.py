@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from services.smtp_in import connection as protocol
-from services.smtp_in import listener as listening
+from services.smtp_in import connection as smtp_connection
+from services.smtp_in import login
 from services.smtp_in.data_reader import DataReader
+from services.smtp_in.listener import SESSIONS
 from shared.db.database import Database
 from shared.net import server_tls
 from shared.settings import load
@@ -158,7 +159,7 @@ async def test_what_was_said_in_clear_counts_for_nothing_under_tls(server: Runni
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("530")
         assert (await client.ask("STARTTLS")).startswith("503")
         client.writer.close()
-    await until(lambda: listening.SESSIONS._value.get() == 0 and not server.listener._by_account)
+    await until(lambda: SESSIONS._value.get() == 0 and not server.listener.registry._by_account)
 
 
 async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
@@ -187,7 +188,7 @@ async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
                     async with asyncio.timeout(1):
                         await loop.sock_sendall(raw, data)
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, noise.randrange(2)))
-    await asyncio.wait_for(server.listener._empty.wait(), 10)
+    await asyncio.wait_for(server.listener.registry.closed.wait(), 10)
     assert not await server.stored()
     assert (await (await Client.logged_in(server)).send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
     out, errors = capsys.readouterr()
@@ -232,7 +233,7 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
             super().__init__(octets)
             mails.append(weakref.ref(self))
 
-    monkeypatch.setattr(protocol, "DataReader", Watched)
+    monkeypatch.setattr(smtp_connection, "DataReader", Watched)
     trusting = ssl.create_default_context(cafile=str(server.cafile))
     gc.disable()  # only what nothing refers to is to go: the collector may come much later
     try:
@@ -242,8 +243,8 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
             await client.ask("EHLO x", plain("alex@local.com"), "MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>")
             await client.ask("DATA")
             client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 100_000)
-            [connection] = server.listener._open
-            await until(lambda: server.commit_queue._in_use >= 100_000)
+            [connection] = server.listener.registry.connections
+            await until(lambda: server.commit_queue.memory.in_use >= 100_000)
             assert mails[-1]() is not None
             transport = weakref.ref(connection.transport)
             match how:
@@ -257,14 +258,14 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
                     connection.abort()
             del connection
             async with asyncio.timeout(10):
-                await server.listener._empty.wait()
+                await server.listener.registry.closed.wait()
             client.writer.close()
             # of asyncio's own ones those of TLS alone go by themselves; and who is late may read why for some seconds
             expected: list[weakref.ref[Any]] = (
                 [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
             )
             await until(lambda expected=expected: not any(gone() for gone in expected))
-            assert server.commit_queue._in_use == 0, (port, how)
+            assert server.commit_queue.memory.in_use == 0, (port, how)
     finally:
         gc.enable()
     assert len(mails) == 8
@@ -273,7 +274,7 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
 async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LOGIN_SECONDS", 2.0)
+    monkeypatch.setattr(login, "LOGIN_SECONDS", 2.0)
     slow = [await Client.connect(server.port("smtp"), "127.0.0.8") for _ in range(40)]
     started = time.monotonic()
 

@@ -13,9 +13,7 @@ import psycopg
 import pytest
 from psycopg.errors import DiskFull
 
-from services.smtp_in import listener as listening
 from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
-from services.smtp_in.listener import end_invalid_sessions
 from services.smtp_in.recipient_policy import Directory
 from shared.amqp import topology
 from shared.amqp.broker import Broker
@@ -287,7 +285,7 @@ async def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(serv
         assert " ".join(got) == answers, said
         client.writer.close()
     async with asyncio.timeout(10):
-        await server.listener._empty.wait()
+        await server.listener.registry.closed.wait()
     assert [stored for _, stored in await server.stored()] == [b"Subject: x\r\n\r\nbody\r\n"] * 2
 
 
@@ -372,8 +370,7 @@ async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server
 async def test_sessions_of_a_changed_account_end_by_themselves(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "WATCH_SECONDS", 0.1)
-    watcher = asyncio.create_task(end_invalid_sessions(server.listener, server.database))
+    watcher = asyncio.create_task(server.listener.registry.end_invalid_sessions(server.database, 0.1))
     alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
     async with server.database.transaction() as connection:
         [account] = await accounts.load_locals(connection, [server.ids["alex"]])

@@ -14,8 +14,8 @@ from typing import cast
 import pytest
 
 from services.smtp_in import command_loop
-from services.smtp_in import connection as smtp_protocol
-from services.smtp_in import listener as listening
+from services.smtp_in import connection as smtp_connection
+from services.smtp_in.listener import SESSIONS
 from shared.auth.authenticator import LOGINS, Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
@@ -103,7 +103,7 @@ async def test_too_many_connections_are_told_to_come_later(database: Database, b
         await here[0][0].ask("QUIT")
         await here[0][0].closed()
         assert (await greeting("127.0.0.1"))[1].startswith("220")
-        assert listening.SESSIONS._value.get() == 5
+        assert SESSIONS._value.get() == 5
 
 
 async def test_a_connection_counts_before_its_handshake_not_after_a_failed_one(
@@ -111,35 +111,35 @@ async def test_a_connection_counts_before_its_handshake_not_after_a_failed_one(
 ) -> None:
     async with running(database, broker_url, tmp_path, max_connections_per_address=2) as server:
         silent = [await Client.connect(server.port("smtps")) for _ in range(2)]
-        await until(lambda: listening.SESSIONS._value.get() == 2)
+        await until(lambda: SESSIONS._value.get() == 2)
 
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("421")
 
         for client in silent:
             client.writer.close()
-        await until(lambda: listening.SESSIONS._value.get() == 0)
+        await until(lambda: SESSIONS._value.get() == 0)
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
 async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.commit_queue, "_budget", 100_000)
+    monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
     client, other = await Client.logged_in(server), await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 70_000 + b"\r\n")
-    await until(lambda: server.commit_queue._in_use >= 70_000)
+    await until(lambda: server.commit_queue.memory.in_use >= 70_000)
 
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("452 4.3.1")
 
     client.writer.write(b".\r\n")
     assert (await client.reply())[0].startswith("250")
     assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
-    assert server.commit_queue._in_use == 0
+    assert server.commit_queue.memory.in_use == 0
 
 
 async def test_large_mails_whose_size_is_announced_wait_for_room(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.commit_queue, "_budget", 100_000)
+    monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
     mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
     clients = [await Client.logged_in(server) for _ in range(6)]
 
@@ -151,7 +151,7 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
 
     # when six come at once, where there is room for one
     replies = await asyncio.gather(*map(send, clients))
-    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.commit_queue._in_use == 0
+    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.commit_queue.memory.in_use == 0
 
     # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
     await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
@@ -159,18 +159,18 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
     clients[1].writer.write(b"DATA\r\n")
     await asyncio.sleep(0.1)
     clients[1].writer.transport.abort()
-    monkeypatch.setattr(smtp_protocol, "MEMORY_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(smtp_connection, "MEMORY_WAIT_SECONDS", 0.2)
     await clients[2].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
     assert (await clients[2].ask("DATA")).startswith("452 4.3.1")
     assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
     clients[0].writer.write(mail)
     assert (await clients[0].reply())[-1].startswith("250")
-    assert server.commit_queue._in_use == 0 and (await send(clients[2])).startswith("250")
+    assert server.commit_queue.memory.in_use == 0 and (await send(clients[2])).startswith("250")
 
 
 async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await Client.logged_in(server)
-    [(connection, _)] = server.listener.logged_in()
+    [connection] = server.listener.registry.connections
     monkeypatch.setattr(connection, "idle_seconds", 1.5)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     for _ in range(5):
@@ -185,7 +185,7 @@ async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypa
 async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_loop, "CLOSING_SECONDS", 0.2)
     client = await Client.logged_in(server)
-    [(connection, _)] = server.listener.logged_in()
+    [connection] = server.listener.registry.connections
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as if its buffers were full
     client.writer.write(b"HELP\r\n" * 90)
     cast(asyncio.Transport, connection.transport).write(b"x" * 20_000_000)
@@ -193,7 +193,7 @@ async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: 
 
     connection.stop()
 
-    await until(lambda: listening.SESSIONS._value.get() == 0, 5.0)
+    await until(lambda: SESSIONS._value.get() == 0, 5.0)
 
 
 async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:
@@ -206,7 +206,7 @@ async def test_a_command_that_is_too_long_is_refused(server: Running) -> None:
 
 async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server: Running) -> None:
     client = await Client.logged_in(server)
-    [(connection, _)] = server.listener.logged_in()
+    [connection] = server.listener.registry.connections
 
     # as the transport hands over what comes so: an octet at a time, with the session's turn in between
     connection.data_received(b"NOOP ")
@@ -228,7 +228,7 @@ async def test_a_command_that_does_not_end_in_time_ends_the_session(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await Client.logged_in(server)
-    [(connection, _)] = server.listener.logged_in()
+    [connection] = server.listener.registry.connections
     monkeypatch.setattr(connection, "idle_seconds", 0.5)
     await client.ask("NOOP")
     started = time.monotonic()
@@ -256,7 +256,7 @@ async def test_an_account_has_so_many_sessions_and_no_more(database: Database, b
         await first.closed()
         again = await Client.logged_in(server)
         assert (await again.ask("MAIL FROM:<>")).startswith("250")
-        assert server.listener._by_account == {server.ids["alex"]: 2, server.ids["jim"]: 1}
+        assert server.listener.registry._by_account == {server.ids["alex"]: 2, server.ids["jim"]: 1}
 
 
 # ------------------------------------------------------------------------------------------------ logins
@@ -375,7 +375,7 @@ async def test_a_handshake_that_fails_ends_the_connection(server: Running) -> No
     for client in (starttls, implicit):
         client.writer.write(b"this is no handshake\r\n" * 10)
         assert await client.closed()
-    await until(lambda: listening.SESSIONS._value.get() == 0)
+    await until(lambda: SESSIONS._value.get() == 0)
 
 
 # ------------------------------------------------------------------------------------------------ stopping

@@ -13,9 +13,16 @@ from typing import Any, cast
 
 import pytest
 
-from services.pop3_out import connection as protocol
-from services.pop3_out.connection import Pop3Connection
-from services.pop3_out.session import LARGE_PIECE_OCTETS, PIECE_OCTETS
+from services.pop3_out.connection import (
+    COMMANDS_IN_TURN,
+    IDLE_SECONDS,
+    INPUT_OCTETS,
+    LOGIN_SECONDS,
+    OUTPUT_OCTETS,
+    PAUSE_SECONDS,
+    Pop3Connection,
+)
+from services.pop3_out.mail_reader import LARGE_PIECE_OCTETS, PIECE_OCTETS
 from shared.errors import Temporary
 from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
 
@@ -43,7 +50,7 @@ def buffered(connection: Pop3Connection) -> int:
 
 
 def opened(server: Stand) -> list[Pop3Connection]:
-    return list(server.listener._open)
+    return list(server.listener.registry.connections)
 
 
 @LOOPS
@@ -83,7 +90,7 @@ def test_a_large_mail_waits_for_a_slow_client_without_being_held(tmp_path: Path,
             assert server.store.reads[-1][1] < len(LARGE) * 5
             # and holds what may stay unsent and one piece, stuffed (each line of 40 octets by one)
             [connection] = opened(server)
-            assert buffered(connection) < (protocol.OUTPUT_OCTETS + LARGE_PIECE_OCTETS) * 41 // 40
+            assert buffered(connection) < (OUTPUT_OCTETS + LARGE_PIECE_OCTETS) * 41 // 40
             # and the client gets everything once it reads
             receiving(writer).resume_reading()
             assert await answer(reader) == LARGE * 6
@@ -101,7 +108,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
             # given twelve clients and a budget that makes one of them fast
             server.store.mails[ALEX.id] = {1: LARGE * 6}
             budget = server.listener.budget
-            budget.left = LARGE_PIECE_OCTETS
+            budget.octets = LARGE_PIECE_OCTETS
             clients = [await server.logged_in(tls) for _ in range(12)]
             for _, writer in clients:
                 receiving(writer).pause_reading()
@@ -109,14 +116,14 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
             # when none of them reads
             await asyncio.sleep(1)
             # then each holds what may stay unsent and a least piece, and all of them together the budget besides
-            most = LARGE_PIECE_OCTETS + 12 * (protocol.OUTPUT_OCTETS + PIECE_OCTETS)
+            most = LARGE_PIECE_OCTETS + 12 * (OUTPUT_OCTETS + PIECE_OCTETS)
             assert sum(buffered(connection) for connection in opened(server)) < most * 41 // 40
-            assert budget.left < LARGE_PIECE_OCTETS
+            assert budget.available < LARGE_PIECE_OCTETS
             # and once they have gone, the budget is whole again
             for _, writer in clients:
                 writer.transport.abort()
             await asyncio.sleep(0.2)
-            assert budget.left == LARGE_PIECE_OCTETS
+            assert budget.available == LARGE_PIECE_OCTETS
 
     on_loop(loop, work)
 
@@ -135,7 +142,7 @@ def test_a_client_that_sends_without_reading_is_not_read_any_more(tmp_path: Path
             await asyncio.sleep(0.2)
             # then the server holds few of them
             [connection] = opened(server)
-            assert len(connection._input) <= protocol.INPUT_OCTETS + 256 * 1024
+            assert len(connection._input) <= INPUT_OCTETS + 256 * 1024
             assert writer.transport.get_write_buffer_size() > 0
             writer.transport.abort()
 
@@ -322,7 +329,9 @@ def test_too_many_sessions_of_an_account_are_refused_until_some_end(tmp_path: Pa
             first.close()
             await asyncio.sleep(0.1)
             third = await server.logged_in()
-            assert server.listener._by_account == {ALEX.id: 2} and not (second[0].at_eof() or third[0].at_eof())
+            assert server.listener.registry._by_account == {ALEX.id: 2} and not (
+                second[0].at_eof() or third[0].at_eof()
+            )
 
     on_loop(loop, work)
 
@@ -349,14 +358,14 @@ def test_octets_of_a_command_that_does_not_end_are_no_sign_of_life(tmp_path: Pat
         async with stand(tmp_path) as server:
             _, writer = await server.logged_in()
             [connection] = opened(server)
-            connection._active_at -= protocol.IDLE_SECONDS - 1
+            connection._active_at -= IDLE_SECONDS - 1
             for _ in range(3):
                 writer.write(b"N")
                 await asyncio.sleep(0.02)
             connection.check_deadlines(time.monotonic())
-            assert not connection._closing
+            assert not connection._is_ending
             connection.check_deadlines(time.monotonic() + 2)
-            assert connection._closing
+            assert connection._is_ending
 
     on_loop(loop, work)
 
@@ -378,7 +387,7 @@ def test_a_flood_of_commands_leaves_the_others_their_turn(tmp_path: Path, loop: 
             connection._run_commands = counted  # type: ignore[method-assign]  # watched from outside
             writer.write(b"NOOP\r\n" * 3000)
             got = await asyncio.wait_for(reader.readexactly(5 * 3000), 5)
-            assert got == b"+OK\r\n" * 3000 and turns >= 3000 // protocol.COMMANDS_IN_TURN
+            assert got == b"+OK\r\n" * 3000 and turns >= 3000 // COMMANDS_IN_TURN
 
     on_loop(loop, work)
 
@@ -425,7 +434,7 @@ def test_a_failed_tls_handshake_leaves_nothing_behind(tmp_path: Path, loop: str)
                     assert b"+OK" not in await asyncio.wait_for(stream.read(), 5)
             await asyncio.sleep(0.05)
             assert opened(server) == []
-            assert server.listener._admitted == 0
+            assert not server.listener.registry._by_network
 
     on_loop(loop, work)
 
@@ -468,12 +477,12 @@ def test_a_connection_that_has_ended_leaves_memory_at_once(tmp_path: Path, loop:
 
 @LOOPS
 def test_who_does_not_log_in_in_a_minute_is_cut(tmp_path: Path, loop: str) -> None:
-    await_end(tmp_path, loop, lambda server: server.connect(), protocol.LOGIN_SECONDS)
+    await_end(tmp_path, loop, lambda server: server.connect(), LOGIN_SECONDS)
 
 
 @LOOPS
 def test_an_idle_session_is_cut_after_ten_minutes(tmp_path: Path, loop: str) -> None:
-    await_end(tmp_path, loop, lambda server: server.logged_in(), protocol.IDLE_SECONDS)
+    await_end(tmp_path, loop, lambda server: server.logged_in(), IDLE_SECONDS)
 
 
 def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], seconds: float) -> None:
@@ -486,7 +495,7 @@ def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], second
             await asyncio.sleep(0.05)
             [connection] = opened(server)
             connection.check_deadlines(late(seconds - 5))
-            assert not connection._closing
+            assert not connection._is_ending
             connection.check_deadlines(late(seconds + 1))
             got = b""
             with suppress(ConnectionError):
@@ -503,14 +512,14 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50), ONE)
             reader, writer = await server.logged_in()
-            whole = server.listener.budget.left
+            whole = server.listener.budget.available
             for number in range(1, 9):
                 writer.write(b"RETR %d\r\n" % number)
                 await answer(reader)
-            assert server.listener.budget.left < whole
+            assert server.listener.budget.available < whole
             [connection] = opened(server)
-            connection.check_deadlines(late(protocol.PAUSE_SECONDS + 1))
-            assert server.listener.budget.left == whole
+            connection.check_deadlines(late(PAUSE_SECONDS + 1))
+            assert server.listener.budget.available == whole
             writer.write(b"RETR 9\r\n")
             assert await answer(reader) == ONE
 
@@ -524,7 +533,7 @@ def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path
             # given a client that reads mail after mail
             server.store.mails[ALEX.id] = {number: b"%d\r\n" % number * 9_000 for number in range(1, 301)}
             reader, writer = await server.logged_in()
-            whole = server.listener.budget.left
+            whole = server.listener.budget.available
             number = 1
             for number in range(1, 10):
                 writer.write(b"RETR %d\r\n" % number)
@@ -548,7 +557,7 @@ def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path
                 writer.write(b"RETR %d\r\n" % again)
                 assert await answer(reader) == b"%d\r\n" % again * 9_000
             # and nothing is held for what was not read
-            assert server.listener.budget.left == whole
+            assert server.listener.budget.available == whole
 
     on_loop(loop, work)
 
@@ -570,7 +579,7 @@ def test_a_prefetch_that_failed_before_a_pause_spoils_no_later_read(tmp_path: Pa
             server.store.read_mails = failing(gate := asyncio.Event())  # type: ignore[method-assign]  # this read fails
             writer.write(b"RETR 3\r\n")
             await answer(reader)
-            assert 7 in session._prefetched
+            assert 7 in session._reader.buffer
             # when it pauses, and asks for one of them while that read fails
             session.release_memory()
             server.store.read_mails = slow(before, gate)  # type: ignore[method-assign]  # the next one waits
@@ -642,11 +651,11 @@ def test_sessions_of_a_changed_account_end(tmp_path: Path, loop: str) -> None:
             reader, writer = await server.logged_in()
             writer.write(b"DELE 1\r\n")
             await reader.readline()
-            assert server.listener.logins() == {(ALEX.id, ALEX.password_hash)}
-            server.listener.end({(ALEX.id, "another hash")})
+            assert server.listener.registry.logins() == {(ALEX.id, ALEX.password_hash)}
+            server.listener.registry.end_sessions({(ALEX.id, "another hash")})
             writer.write(b"NOOP\r\n")
             assert await reader.readline() == b"+OK\r\n"
-            server.listener.end({(ALEX.id, ALEX.password_hash)})
+            server.listener.registry.end_sessions({(ALEX.id, ALEX.password_hash)})
             with suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), 5) == b""
             assert server.store.left(ALEX) == [1, 2, 3]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from services.pop3_out.readahead import MAX_MAILS, SESSION_OCTETS, SHARE, PrefetchBudget, PrefetchBuffer, plan_reading
+from services.pop3_out.readahead import (
+    MAX_MAILS,
+    PROCESS_OCTETS,
+    SESSION_OCTETS,
+    SHARE,
+    PrefetchBuffer,
+    plan_reading,
+    reserve_share,
+)
+from shared.runtime.memory_budget import MemoryBudget
 
-NOTHING = PrefetchBuffer(PrefetchBudget())
+NOTHING = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
 
 
 def sizes(*octets: int | None) -> dict[int, int | None]:
@@ -31,7 +40,7 @@ def test_no_deleted_and_no_missing_mail_is_read() -> None:
 
 
 def test_what_is_here_or_on_its_way_is_not_read_again() -> None:
-    shelf = PrefetchBuffer(PrefetchBudget())
+    shelf = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
     shelf.reserve({2: 10, 3: 10})
     shelf.store({2: bytes(10)})
     assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, SESSION_OCTETS) == [1, 4, 5]
@@ -45,7 +54,7 @@ def test_what_is_read_ahead_fits_into_the_room() -> None:
 
 def test_a_shelf_gives_its_octets_back() -> None:
     # given two sessions that share a budget
-    budget = PrefetchBudget(800)
+    budget = MemoryBudget(800)
     one, two = PrefetchBuffer(budget), PrefetchBuffer(budget)
     # when one of them waits for mails
     one.reserve({1: 30, 2: 40, 3: 90})
@@ -59,25 +68,25 @@ def test_a_shelf_gives_its_octets_back() -> None:
     assert one.pop(1) is None
     assert two.available == 760 // SHARE
     one.clear()
-    assert budget.left == 800
+    assert budget.available == 800
     assert one.pop(2) is None
 
 
 def test_what_comes_after_its_session_paused_is_not_kept() -> None:
-    budget = PrefetchBudget(800)
+    budget = MemoryBudget(800)
     shelf = PrefetchBuffer(budget)
     shelf.reserve({1: 30})
     shelf.clear()
     shelf.store({1: bytes(30)})
     shelf.drop_missing([1])
     assert shelf.pop(1) is None
-    assert budget.left == 800
+    assert budget.available == 800
 
 
 def test_a_budget_that_is_used_up_lends_nothing() -> None:
-    budget = PrefetchBudget(80)
-    assert budget.acquire(4) == 4
-    assert budget.acquire(80) == 76 // SHARE
-    budget.left = -5
-    assert budget.acquire(4) == 0
-    assert budget.left == -5
+    budget = MemoryBudget(80)
+    assert reserve_share(budget, 4) == 4
+    assert reserve_share(budget, 80) == 76 // SHARE
+    budget.in_use = 85
+    assert reserve_share(budget, 4) == 0
+    assert budget.available == -5

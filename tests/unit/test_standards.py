@@ -11,7 +11,7 @@ from services.pop3_out import connection as pop3
 from services.pop3_out import listener as pop3_listener
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
-from services.smtp_in import command_loop, commit_queue, data_reader
+from services.smtp_in import command_loop, commit_queue, data_reader, login
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
@@ -51,19 +51,19 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
     ("row", "pop3_value", "smtp_value"),
     [
         ("connections, total", f"{pop3_listener.MAX_CONNECTIONS:,}", f"{smtp_listener.MAX_CONNECTIONS:,}"),
-        ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{smtp.LOGIN_SECONDS:g} s"),
+        ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{login.LOGIN_SECONDS:g} s"),
         (
             "time between two complete commands",
             f"{pop3.IDLE_SECONDS / 60:g} minutes",
-            f"{smtp.IDLE_SECONDS / 60:g} minutes",
+            f"{login.IDLE_SECONDS / 60:g} minutes",
         ),
-        ("a TLS handshake", f"{pop3.TLS_SECONDS:g} s", f"{smtp.TLS_SECONDS:g} s"),
+        ("a TLS handshake", f"{pop3.TLS_SECONDS:g} s", f"{login.TLS_SECONDS:g} s"),
         (
             "a mail in DATA",
             "",
-            f"{smtp.DATA_SECONDS / 3600:g} hour, {smtp.IDLE_SECONDS / 60:g} minutes without an octet",
+            f"{smtp.DATA_SECONDS / 3600:g} hour, {login.IDLE_SECONDS / 60:g} minutes without an octet",
         ),
-        ("a session", f"{pop3.SESSION_SECONDS / 3600:g} hours", f"{smtp.SESSION_SECONDS / 3600:g} hours"),
+        ("a session", f"{pop3.SESSION_SECONDS / 3600:g} hours", f"{login.SESSION_SECONDS / 3600:g} hours"),
         (
             "a line of a command",
             f"{pop3_session.COMMAND_OCTETS} octets, {pop3_session.AUTH_OCTETS:,} of AUTH",
@@ -76,7 +76,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
             f"{command_loop.COMMAND_LIMITS['RCPT']:,} of RCPT; "
             f"{command_loop.OTHER_COMMAND_LIMIT} of any other; {command_loop.MAX_BAD_COMMANDS} unknown commands",
         ),
-        ("refused logins of a connection", f"{pop3_session.MAX_REFUSED_LOGINS}", f"{smtp.MAX_REFUSED_LOGINS}"),
+        ("refused logins of a connection", f"{pop3_session.MAX_REFUSED_LOGINS}", f"{login.MAX_REFUSED_LOGINS}"),
         (
             "failed logins per account and per address",
             f"token bucket: {throttle.BURST}, of which {throttle.RESERVED_TOKENS} is reserved for known addresses; "

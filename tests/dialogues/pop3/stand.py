@@ -155,7 +155,7 @@ async def stand(folder: Path, connections: int = MAX_CONNECTIONS, **settings: An
     try:
         yield Stand(chosen, store, listener)
     finally:
-        for connection in list(listener._open):  # or else the stop would wait for them
+        for connection in list(listener.registry.connections):  # or else the stop would wait for them
             connection.abort()
         await listener.close()
 
