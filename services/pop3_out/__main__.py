@@ -1,4 +1,4 @@
-"""Wiring only: see the package docstring."""
+"""Wiring only: the package docstring describes the service."""
 
 from services.pop3_out.listener import serve
 from shared.runtime.process import run

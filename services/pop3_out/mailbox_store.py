@@ -1,4 +1,4 @@
-"""What sessions read from the database and write to it: snapshots of mailboxes, bytes of mails, deletions."""
+"""Reads mailboxes and mails from the database for the sessions, caches snapshots, and deletes mails."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from shared.store import blobs, maildrops, maillog
 from shared.store.maillog import MailEvent
 
 MAX_CACHED_MAILS = 500_000
-"""Mails in the snapshots that are kept, about 60 octets each with the answers to LIST and UIDL."""
+"""Mails in cached snapshots: about 60 octets of memory each, with the replies to LIST and UIDL."""
 MAX_OPEN_MAILS = 5_000_000
-"""Mails in the mailboxes of all open sessions, 16 octets each, and in the snapshots that are kept. Sessions that would
-have more in them are told to come later."""
+"""Mails in the snapshots of all open sessions and in the cache: 16 octets of memory each. Above the limit logins fail
+temporarily."""
 MAX_CHANGES = 20_000
-"""Rows by which a snapshot is brought up to date; if there are more, the mailbox is read anew."""
+"""Changed rows up to which a snapshot is updated; with more changes the whole mailbox is read."""
 MAX_AGE_SECONDS = 6 * 3600.0
-"""A snapshot that nobody asked for so long is read anew: tombstones that it has not seen may be purged meanwhile."""
+"""Age of a cached snapshot: seconds since its last use; in an older one, purged tombstones may be missing."""
 VERSION_SECONDS = 20.0
-"""For a look at versions: many logins may wait for one."""
+"""Timeout of a query for mailbox versions: seconds; many logins may wait for one query."""
 MAX_READERS = 3
-"""Queries for bytes under way at once, of whole mails and of pieces each: the pool has connections for logins still."""
-_ANNOUNCED_AT_ONCE = 200
+"""Queries for mails, for pieces and for snapshots at once, each kind: leaves pool connections for logins."""
+_EVENTS_IN_TURN = 200
+"""Events that are logged before the other sessions have their turn."""
 
 
 class DatabaseStore:
-    """The database as the sessions use it. Every call is a transaction of its own."""
+    """The database as the sessions use it. Each call is a separate transaction."""
 
     def __init__(
         self,
@@ -43,14 +44,14 @@ class DatabaseStore:
         clock: Callable[[], float] = time.monotonic,
         max_open_mails: int = MAX_OPEN_MAILS,
     ) -> None:
-        """:param entries: mails in the snapshots kept at most. :param clock: monotonic seconds.
-        :param most: mails in all snapshots, those that sessions work on among them."""
+        """:param max_cached_mails: mails in cached snapshots. :param clock: monotonic seconds.
+        :param max_open_mails: mails in all snapshots, cached or used by sessions."""
         self._max_open_mails = max_open_mails
         self._database = database
         self._max_cached_mails = max_cached_mails
         self._clock = clock
-        self._cached: OrderedDict[int, tuple[Snapshot, float]] = OrderedDict()  # least recently used first
-        self._cached_mails = 0  # mails in them
+        self._cached: OrderedDict[int, tuple[Snapshot, float]] = OrderedDict()  # with its last use; oldest first
+        self._cached_mails = 0
         self._mail_loader: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=MAX_READERS)
         self._span_reads = asyncio.Semaphore(MAX_READERS)
         self._version_loader: BatchLoader[int, int] = BatchLoader(self._read_versions, readers=2)
@@ -59,50 +60,50 @@ class DatabaseStore:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def load_snapshot(self, local_id: int) -> Snapshot:
-        """The mailbox as it is now.
+        """Return the mailbox as it is now.
 
-        :raises Temporary: the database is away, or there is no room for a mailbox of this size now.
+        :raises Temporary: the database is unavailable, or too many mails are in open snapshots.
         :raises Permanent: the account has no mailbox.
         """
         lock = self._locks.setdefault(local_id, asyncio.Lock())
-        async with lock:  # many sessions that start at once read a large mailbox once
-            kept, asked_at = self._cached.get(local_id, (None, 0.0))
+        async with lock:  # sessions that start together read a large mailbox once
+            cached, used_at = self._cached.get(local_id, (None, 0.0))
             version = (await self._version_loader.get([local_id])).get(local_id)
             if version is None:
                 raise Permanent(f"no mailbox for local account {local_id}")
-            if kept is None and (shared := self._find_live(local_id, version)) is not None:
-                kept, asked_at = shared, self._clock()
-            # An older version than the one that we know is that of a restored backup.
-            if kept is None or kept.version > version or self._clock() - asked_at > MAX_AGE_SECONDS:
-                found = await self._read(local_id, None)
-            elif kept.version < version:
-                found = await self._read(local_id, kept)
+            if cached is None and (live := self._find_live(local_id, version)) is not None:
+                cached, used_at = live, self._clock()
+            # A version older than the cached one comes from a restored backup.
+            if cached is None or cached.version > version or self._clock() - used_at > MAX_AGE_SECONDS:
+                current = await self._read(local_id, None)
+            elif cached.version < version:
+                current = await self._read(local_id, cached)
             else:
-                found = kept
-            self._cache(found)
-            return found
+                current = cached
+            self._cache(current)
+            return current
 
     async def _read_versions(self, local_ids: Sequence[int]) -> dict[int, int]:
         async with self._database.statement(VERSION_SECONDS) as connection:
             return await maildrops.load_versions(connection, local_ids)
 
-    async def _read(self, local_id: int, kept: Snapshot | None) -> Snapshot:
-        """Read a mailbox, or what changed in it since the snapshot that is kept."""
+    async def _read(self, local_id: int, old: Snapshot | None) -> Snapshot:
+        """Read a mailbox, or only the changes since an old snapshot."""
         async with self._snapshot_reads, self._database.statement() as connection:
             changes = None
-            if kept is not None and kept.version > 0:
-                changes = await maildrops.load_changes(connection, local_id, kept.version, MAX_CHANGES)
-            if kept is not None and changes is not None:
-                found = snapshot.apply_changes(kept, changes)
+            if old is not None and old.version > 0:
+                changes = await maildrops.load_changes(connection, local_id, old.version, MAX_CHANGES)
+            if old is not None and changes is not None:
+                current = snapshot.apply_changes(old, changes)
             else:
-                found = snapshot.build_snapshot(local_id, await maildrops.load_contents(connection, local_id))
-        if self._open_mails() + len(found) > self._max_open_mails:
+                current = snapshot.build_snapshot(local_id, await maildrops.load_contents(connection, local_id))
+        if self._open_mails() + len(current) > self._max_open_mails:
             self._clear_cache()
-            others = self._open_mails()  # the sessions' own
-            if others and others + len(found) > self._max_open_mails:
-                raise Temporary(f"the mailboxes of the open sessions have {others} mails, and this one {len(found)}")
-        self._live.add(found)
-        return found
+            others = self._open_mails()  # without the cache: those of open sessions
+            if others and others + len(current) > self._max_open_mails:
+                raise Temporary(f"the mailboxes of the open sessions have {others} mails, and this one {len(current)}")
+        self._live.add(current)
+        return current
 
     def _clear_cache(self) -> None:
         for dropped, _ in self._cached.values():
@@ -111,31 +112,31 @@ class DatabaseStore:
         self._cached_mails = 0
 
     def _find_live(self, local_id: int, version: int) -> Snapshot | None:
-        """What other sessions hold of this mailbox as it is now, though it is kept no longer."""
+        """A snapshot of this version that another session uses, though it is cached no longer."""
         return next((box for box in self._live if box.local_id == local_id and box.version == version), None)
 
     def _open_mails(self) -> int:
-        """Mails in all snapshots that somebody holds."""
+        """Mails in all snapshots, cached or used by sessions."""
         return sum(map(len, self._live))
 
-    def _cache(self, found: Snapshot) -> None:
-        before, _ = self._cached.pop(found.local_id, (None, 0.0))
+    def _cache(self, current: Snapshot) -> None:
+        before, _ = self._cached.pop(current.local_id, (None, 0.0))
         self._cached_mails -= 0 if before is None else len(before) + 1
-        if before is not None and before is not found:
+        if before is not None and before is not current:
             before.drop_replies()
-        self._cached[found.local_id] = found, self._clock()
-        found.kept = True
-        self._cached_mails += len(found) + 1
+        self._cached[current.local_id] = current, self._clock()
+        current.keeps_replies = True
+        self._cached_mails += len(current) + 1
         while self._cached_mails > self._max_cached_mails and len(self._cached) > 1:
             _, (dropped, _) = self._cached.popitem(last=False)
             dropped.drop_replies()
             self._cached_mails -= len(dropped) + 1
 
     async def read_mails(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
-        """The bytes of mails of up to ``blobs.HEAD_OCTETS``; those that are gone are left out.
+        """Return the bytes of mails of up to ``blobs.HEAD_OCTETS``, without those that are missing.
 
         :param octets: of all of them.
-        :raises Temporary: the database is away.
+        :raises Temporary: the database is unavailable.
         """
         return await self._mail_loader.get(blob_ids, octets)
 
@@ -144,23 +145,23 @@ class DatabaseStore:
             return await blobs.heads(connection, blob_ids)
 
     async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
-        """Up to ``length`` bytes of a mail from ``start`` on; b"" at its end.
+        """Return up to ``length`` bytes of a mail from ``start`` on; b"" at its end.
 
-        :raises Temporary: the database is away.
-        :raises Permanent: the bytes are gone.
+        :raises Temporary: the database is unavailable.
+        :raises Permanent: the bytes are missing.
         """
         async with self._span_reads, self._database.statement() as connection:
             return await blobs.read_span(connection, blob_id, start, length)
 
     async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
-        """Delete mails from the account's mailbox, all of them or none.
+        """Delete all of these mails from the account's mailbox, or none.
 
-        :raises Temporary: the database is away: they are there still, or (if just the answer was lost) not.
+        :raises Temporary: the database is unavailable; if only its reply was lost, the mails are deleted.
         """
         async with self._database.transaction() as connection:
-            gone = await maildrops.tombstone(connection, local.id, row_ids)
-            events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in gone]
+            deleted = await maildrops.tombstone(connection, local.id, row_ids)
+            events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in deleted]
             await maillog.record_events(connection, events)
-        for start in range(0, len(events), _ANNOUNCED_AT_ONCE):
-            maillog.announce(events[start : start + _ANNOUNCED_AT_ONCE])
+        for start in range(0, len(events), _EVENTS_IN_TURN):
+            maillog.announce(events[start : start + _EVENTS_IN_TURN])
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the server says, and how a mail is put on the wire: pure functions over bytes."""
+"""The replies of the server, and the dot-stuffing of mails: pure functions over bytes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ MECHANISMS = b"+OK mechanisms follow\r\nPLAIN\r\n.\r\n"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _DOTTED_LINE = re.compile(rb"\n\.")
 _MAX_DOT_CHECKS = 24
-"""At single dots, and one more a KiB: a header has so many. Where there are more, the regular expression is faster."""
+"""Dots that are checked one by one, plus one for each KiB: a header has about so many. For more dots the regular
+expression is faster."""
 
 
 def ok(text: str) -> bytes:
-    """A positive answer of one line (RFC 1939 section 3)."""
+    """A positive reply of one line (RFC 1939 section 3)."""
     return f"+OK {text}\r\n".encode()
 
 
 def error(text: str) -> bytes:
-    """A negative answer; ``text`` may start with a response code (RFC 2449 section 8, RFC 3206)."""
+    """A negative reply; ``text`` may start with a response code (RFC 2449 section 8, RFC 3206)."""
     return f"-ERR {text}\r\n".encode()
 
 
 def capabilities(passwords: bool, stls: bool, delay: int) -> bytes:
-    """The answer to CAPA (RFC 2449). passwords: USER and AUTH are taken on this connection. stls: so is STLS.
+    """The reply to CAPA (RFC 2449).
 
-    delay: seconds between two logins.
+    :param passwords: USER and AUTH are accepted now. :param stls: STLS is accepted now.
+    :param delay: minimum seconds between two logins; 0: no limit.
     """
     lines = ["+OK capability list follows", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "UTF8"]
     if passwords:
@@ -40,15 +42,15 @@ def capabilities(passwords: bool, stls: bool, delay: int) -> bytes:
         lines.append("STLS")
     if delay:
         lines.append(f"LOGIN-DELAY {delay}")
-    # Mail goes after DELE only, never by its age: RFC 2449 section 6.7 calls that NEVER.
+    # Only DELE deletes mail, not its age: EXPIRE NEVER (RFC 2449 section 6.7).
     lines += ["EXPIRE NEVER", "IMPLEMENTATION mailgroup", ".", ""]
     return "\r\n".join(lines).encode()
 
 
 def _needs_stuffing(piece: bytes) -> bool:
-    """Whether a line starts with a dot, the first one not counted.
+    """Whether a line other than the first starts with a dot.
 
-    Most of the bytes are attachments in base64, which has no dots, and no search is as fast as that for one octet.
+    Most bytes are attachments in base64, which has no dots, and the search for one octet is the fastest.
     """
     at = piece.find(b".", 1)
     for _ in range(_MAX_DOT_CHECKS + len(piece) // 1024):
@@ -61,20 +63,20 @@ def _needs_stuffing(piece: bytes) -> bool:
 
 
 class StuffedReply:
-    """Puts the bytes of one mail on the wire, piece by piece, as the body of an answer (RFC 1939 section 3).
+    """Encodes one mail, piece by piece, as the body of a multi-line reply (RFC 1939 section 3).
 
-    A dot at the start of a line is doubled. A line starts after every LF, so also clients that take a lone LF as a
-    line end find no line of one dot inside a mail.
+    A dot at the start of a line is doubled. A line starts after every LF, so clients that accept a lone LF as a line
+    end find no line of one dot inside a mail either.
     """
 
     __slots__ = ("_tail",)
 
     def __init__(self) -> None:
-        """Nothing is sent yet."""
-        self._tail = b"\r\n"  # the first line starts as if after one
+        """Start a reply."""
+        self._tail = b"\r\n"  # the end of the line before
 
     def put(self, piece: bytes) -> bytes:
-        """The next piece, stuffed."""
+        """Return the next piece, dot-stuffed."""
         stuffed = piece.replace(b"\n.", b"\n..") if _needs_stuffing(piece) else piece
         if self._tail.endswith(b"\n") and piece.startswith(b"."):
             stuffed = b"." + stuffed
@@ -82,12 +84,12 @@ class StuffedReply:
         return stuffed
 
     def end(self) -> bytes:
-        """What ends the answer: a line of one dot, on a line of its own."""
+        """Return the end of the reply: a line of one dot."""
         return END if self._tail == b"\r\n" else b"\r\n" + END
 
 
 def retr_reply(body: bytes) -> bytes:
-    """The whole answer to RETR for a mail that is at hand."""
+    """The whole reply to RETR for a mail that is loaded."""
     if body.endswith(b"\r\n") and not body.startswith(b".") and not _needs_stuffing(body):
         return b"".join((b"+OK %d octets\r\n" % len(body), body, END))
     stuffing = StuffedReply()
@@ -107,7 +109,7 @@ class TopCutter:
         self.done = False
 
     def cut(self, piece: bytes) -> bytes:
-        """What of the next piece is wanted. ``done``: nothing that follows is."""
+        """Return the part of the next piece that belongs to the reply. ``done`` is set after the last part."""
         start = 0
         if self._in_header:
             joined = self._tail + piece

@@ -1,18 +1,23 @@
-"""Takes mail from mail clients by SMTP (manual chapter 5; RFC 5321, RFC 6409) and answers 250 once it is committed.
+"""Accepts mail from mail clients by SMTP (manual chapter 5; RFC 5321, RFC 6409) and replies 250 after the commit.
 
-Summary: a listener each for SMTP_PORT (plain, STARTTLS), SUBMISSION_PORT (STARTTLS, no password before it) and
-SMTPS_PORT (TLS from the start). Every session logs in. ``engine.py`` reads commands and writes replies, ``protocol.py``
-carries them out, ``data.py`` reads the bytes, ``register.py`` knows the accounts, ``recipients.py`` decides who is
-inside and who is relayed, ``senders.py`` who may be in From; ``intake.py`` commits, all sessions
-together. What a client asks to be told about the delivery (RFC 3461) is kept for the sender.
+Summary: one listener each for SMTP_PORT (STARTTLS optional), SUBMISSION_PORT (no password before STARTTLS) and
+SMTPS_PORT (TLS from the start). Every session logs in. ``command_loop.py`` reads commands and writes replies,
+``login.py`` and ``connection.py`` run them, ``data_reader.py`` reads the content, ``directory_cache.py`` holds the
+accounts, ``recipient_policy.py`` decides which recipients are local and which are relayed, ``sender_policy.py`` checks
+From, ``commit_queue.py`` commits the mails of all sessions together. DSN parameters of the client (RFC 3461) are stored
+for the sender.
 
-Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit. Tables: reads external_accounts,
-local_accounts, accounts_version, last_logins; writes submissions, submission_recipients, sent_mail, blobs,
-last_logins, maillog. Security: what comes from the network is bounded in line, header, mail, recipients, time, sessions
-of an account and in all sessions together. Logins are throttled (shared/auth/authenticator.py); a load balancer that
-the settings name is believed who the client is (shared/net/proxy_protocol.py). Nobody sends as somebody else; unknown
-addresses of local domains never leave. The end of a mail is CRLF.CRLF and nothing else, so no mail can be smuggled
-inside another (line ends are made CRLF). On failure: the database away or a commit failed: 451, the client tries again.
-The broker away: the mail is taken, the sender's sweep finds it. A client that is gone after its last dot: the mail is
-taken all the same.
+Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit.
+
+Tables: reads external_accounts, local_accounts, accounts_version, last_logins; writes submissions,
+submission_recipients, sent_mail, blobs, last_logins, maillog.
+
+Security: lines, header, mail, recipients, times, sessions per account, connections per network and the memory of all
+sessions are limited. Failed logins are throttled (shared/auth/authenticator.py). The client address of a PROXY header
+is used only from load balancers that the settings name (shared/net/proxy_protocol.py). An author can send only from its
+own addresses and those of its external account; mail to unknown addresses of local domains never leaves. Only
+CRLF.CRLF ends a mail, and line ends are stored as CRLF, so no mail can be smuggled inside another.
+
+On failure: the database is unavailable or a commit failed: 451, the client tries again. The broker is unavailable: the
+mail is committed, and the sender's sweep finds it. The client disconnects after the final dot: the mail is committed.
 """

@@ -113,7 +113,9 @@ class CommitQueue:
             self._committed,
             lambda pending: pending.submission.content.octets,
             max_octets=BATCH_OCTETS,
-            is_single_statement=lambda batch: all(submissions.fits_one_statement(pending.submission) for pending in batch),
+            is_single_statement=lambda batch: all(
+                submissions.fits_one_statement(pending.submission) for pending in batch
+            ),
         )
         self._directory = DirectoryCache(database)
         self._tasks: list[asyncio.Task[None]] = []

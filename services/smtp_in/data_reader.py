@@ -1,6 +1,7 @@
-"""What follows DATA: where it ends, dots, line ends, limits (RFC 5321 sections 4.1.1.4, 4.5.2, 4.5.3).
+"""Reads the content after DATA: its end, dot-stuffing, line ends and limits (RFC 5321 sections 4.1.1.4, 4.5.2, 4.5.3).
 
-The mail is made as the chunks arrive, in one growing buffer, so a mail of 50 MB costs little more than itself.
+The stored form is built as the chunks arrive, in one growing buffer, so a mail of 50 MB uses little more memory than
+its size.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from shared.model import Content
 LINE_OCTETS = 16 * 1024 * 1024
 HEADER_OCTETS = 1024 * 1024
 MAX_FIELDS = 10_000
-"""Of a header; every one costs a look."""
+"""Fields of a header section: each one takes processor time."""
 HIDDEN = frozenset({"bcc", "resent-bcc"})
+"""Fields that are removed from the header, lower case."""
 
 _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
@@ -24,12 +26,12 @@ _ANY_LINE_END = re.compile(rb"\r\n?|\n")
 
 
 Values = dict[str, list[bytes]]
-"""The raw values of a header's fields, in order, by the fields' names in lower case."""
+"""Raw values of the header fields, in order, by field name in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpRefusal:
-    """An answer that refuses: reply code, enhanced code (RFC 3463) and text."""
+    """A reply that refuses a command: reply code, enhanced status code (RFC 3463) and text."""
 
     code: int
     status: str
@@ -40,14 +42,19 @@ class SmtpRefusal:
 
 
 class DataReader:
-    """Takes chunks until the end of the mail, and makes the stored form: CRLF line ends, no dot-stuffing.
+    """Reads chunks until the end of the mail and builds the stored form: CRLF line ends, no dot-stuffing.
 
-    The end is CRLF.CRLF alone: nobody smuggles a second mail past a client by means of other line ends. For the same
-    reason dots are unstuffed behind CRLF only. ``header`` and ``values`` are known when the mail has ended.
+    Only CRLF.CRLF ends a mail, and dots are unstuffed only after CRLF. Other line ends cannot smuggle a second mail
+    inside the first one.
+
+    :ivar refusal: reason why the mail is refused.
+    :ivar ended: the end of the mail was read; ``header``, ``header_octets`` and ``values`` are complete.
+    :ivar octets: size of the mail, also if it is refused.
+    :ivar ascii: the mail is ASCII so far.
     """
 
     def __init__(self, octets: int) -> None:
-        """:param octets: the most that a mail may have, without dots of stuffing, counted with CRLF."""
+        """:param octets: largest mail, counted without dot-stuffing and with CRLF line ends."""
         self.refusal: SmtpRefusal | None = None
         self.ended = False
         self.octets = 0
@@ -55,14 +62,14 @@ class DataReader:
         self.header_octets: int | None = None
         self.values: Values = {}
         self._max_octets = octets
-        self._pending = b"\r\n"  # the command's own line end: a mail may begin with a dot, or be empty
+        self._pending = b"\r\n"  # the line end of DATA: a mail may start with a dot, or be empty
         self._started = False
         self._body = bytearray()
         self._digest = hashlib.sha256()
         self._line_octets = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next octets, fewer than a line may have. Returns those after the end of the mail."""
+        """Read the next octets, fewer than LINE_OCTETS. Returns the octets after the end of the mail."""
         window = self._pending + chunk
         end = window.find(_END)
         if end >= 0:
@@ -78,7 +85,7 @@ class DataReader:
 
     @property
     def octets_in_memory(self) -> int:
-        """Octets that it keeps in memory."""
+        """Size of the content in memory."""
         return len(self._body)
 
     @property
@@ -91,13 +98,13 @@ class DataReader:
         return Content(self._body, len(self._body), self._digest.digest())
 
     def refuse(self, refusal: SmtpRefusal) -> None:
-        """Drop the octets and those still to come. The first reason stands."""
+        """Drop the content, also what is still to come. The first refusal is kept."""
         self.refusal = self.refusal or refusal
         self._body = bytearray()
 
     def _add_piece(self, piece: bytes) -> None:
-        # A piece never ends in CR, nor in the CRLF. that may yet be the end: those wait for what follows. So no line
-        # end and no dot to unstuff is ever cut in two.
+        # A piece never ends in CR or in CRLF. that may be the start of the end: these octets wait for the next chunk.
+        # Therefore no line end and no stuffed dot is split.
         piece = piece.replace(b"\r\n.", b"\r\n")
         if not self._started:
             piece, self._started = piece[2:], True
@@ -106,17 +113,17 @@ class DataReader:
             self.octets += len(piece)
             return
         crlf = piece.count(b"\r\n")
-        clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly every mail is
+        clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly all are clean
         if self.header_octets is None:
             piece = self._add_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
         self._append(piece if clean else _ANY_LINE_END.sub(b"\r\n", piece))
 
     def _add_header(self, piece: bytes) -> bytes:
-        """Take what belongs to the header section, and return what does not."""
+        """Append the part that belongs to the header section, and return the rest."""
         overlap = bytes(self._body[-2:])
         blank = (overlap + piece).find(b"\r\n\r\n")
         if not self._body and piece.startswith(b"\r\n"):
-            ended, length = True, 2  # the blank line comes first: there is no field
+            ended, length = True, 2  # a blank line first: the header is empty
         elif blank >= 0:
             ended, length = True, blank + 4 - len(overlap)
         else:
@@ -132,9 +139,9 @@ class DataReader:
         return piece[length:]
 
     def _end_header(self) -> None:
-        """Recipients inside get the mail as it is stored, and nobody is to see the hidden ones: Bcc goes."""
+        """Parse the fields, and remove Bcc: local recipients receive the mail as it is stored."""
         header, hidden = bytes(self._body), []
-        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > MAX_FIELDS + 1:  # and the blank line
+        if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > MAX_FIELDS + 1:  # the blank line
             self.refuse(SmtpRefusal(552, "5.3.4", f"The header has more than {MAX_FIELDS} fields"))
         for field in () if self.refusal else fields(header):
             if field.key in HIDDEN:
@@ -170,7 +177,7 @@ class DataReader:
 
 
 def _partial_end_octets(window: bytes) -> int:
-    """How many octets at the end of the window may be the beginning of the end of the mail."""
+    """How many octets at the end of the window may be the start of CRLF.CRLF."""
     for length in range(len(_END) - 1, 0, -1):
         if window.endswith(_END[:length]):
             return length

@@ -1,8 +1,8 @@
-"""The accounts as they are now, in memory: every time somebody asks, the database is asked whether they changed.
+"""The accounts in memory. Each request checks in the database whether they have changed.
 
-One question serves all sessions that wait for it, over a connection that is kept: to take one from the pool costs more
-than the answer. The accounts themselves are read only when they changed, so their number costs nothing. Until the
-answer comes, ``known`` tells how they were when somebody last asked: mostly as they are.
+One query serves all sessions that wait, over a connection that stays open, because the pool's checkout costs more than
+the query. The accounts are read again only after a change, so their number costs nothing. Until the query returns,
+``cached`` holds the accounts as of the last query, which are mostly still current.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ from shared.errors import Temporary
 from shared.store import accounts
 
 ANSWER_SECONDS = 20.0
+"""Timeout of one query: seconds."""
 
 log = structlog.get_logger()
 
 
 class DirectoryCache:
-    """Answers with a directory. ``run`` is to run beside. known: the latest answer, at first nobody."""
+    """Answers requests while ``run`` runs.
+
+    :ivar cached: the accounts as of the last query; empty at first.
+    """
 
     def __init__(self, database: Database) -> None:
-        """Asks nothing yet."""
+        """Send no query yet."""
         self._database = database
         self.cached, self._version = Directory.from_accounts([], []), ""
         self._waiting: list[asyncio.Future[Directory]] = []
         self._requested = asyncio.Event()
-        self._has_answered = False  # whether the connection in use has answered
+        self._has_answered = False  # the open connection has answered a query
 
     def refresh(self) -> asyncio.Future[Directory]:
-        """The accounts as they are after this call, so that a change that was committed before it counts. It is
-        ``known`` itself if there was none.
+        """Request the accounts including all changes that were committed before this call.
 
-        :raises Temporary: (the future) the database is away.
+        The result is the ``cached`` object itself if nothing has changed.
+
+        :raises Temporary: (the future) the database is unavailable.
         """
         future: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
@@ -44,7 +49,7 @@ class DirectoryCache:
         return future
 
     async def run(self) -> None:
-        """Answer for ever; cancel to end."""
+        """Answer requests. Never returns."""
         while True:
             await self._requested.wait()
             self._has_answered = False
@@ -52,29 +57,29 @@ class DirectoryCache:
                 async with self._database.statement(None) as connection:
                     await self._answer_requests(connection)
             except Temporary as failure:
-                if not self._has_answered:  # otherwise it broke while nobody used it: another one may do
+                if not self._has_answered:  # else the idle connection was lost: try another one
                     self._fail_waiting(failure)
-            except Exception as error:  # whatever it is: who waits is to hear of it, and who comes next is served
-                log.exception("accounts not read")
+            except Exception as error:  # fail the waiting requests, and serve the next ones
+                log.exception("account query failed")
                 self._fail_waiting(error)
 
     async def _answer_requests(self, connection: Connection) -> None:
-        """Answer as long as the connection works. :raises Temporary, psycopg.Error: it does not any more."""
+        """Answer requests over this connection. :raises Temporary, psycopg.Error: the connection is lost."""
         while True:
             await self._requested.wait()
             self._requested.clear()
-            asking, self._waiting = self._waiting, []  # who asks from here on may know of a change that this misses
+            requests, self._waiting = self._waiting, []  # later requests may follow a change that this query misses
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await self._reload_if_changed(connection)
             except BaseException as error:
-                self._waiting = asking + self._waiting
+                self._waiting = requests + self._waiting
                 self._requested.set()
                 if isinstance(error, TimeoutError):
                     raise Temporary(f"database: no answer within {ANSWER_SECONDS:g} s") from error
                 raise
             self._has_answered = True
-            for future in asking:
+            for future in requests:
                 if not future.done():
                     future.set_result(self.cached)
 
@@ -82,8 +87,8 @@ class DirectoryCache:
         version = await accounts.load_version(connection)
         if version != self._version:
             externals = await accounts.load_externals(connection)
-            locals_ = await accounts.load_locals(connection, known=self.cached.local_ids)
-            self.cached, self._version = Directory.from_accounts(externals, locals_), version
+            people = await accounts.load_locals(connection, known=self.cached.local_ids)
+            self.cached, self._version = Directory.from_accounts(externals, people), version
 
     def _fail_waiting(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, []
@@ -91,4 +96,4 @@ class DirectoryCache:
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # seen: who asked may be gone
+                future.exception()  # mark as retrieved: the session may have ended

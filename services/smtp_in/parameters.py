@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.smtp_in.data_reader import SmtpRefusal
 from shared.mime import dsn_options
 
-# The brackets may be missing and blanks stand behind the colon: some old clients send that.
+# Some old clients send no brackets, or spaces after the colon.
 _PATH = re.compile(
     r"""(?P<word>FROM|TO):[ ]*
     (?: <(?P<path> (?:"(?:[^"\\]|\\.)*"|[^<>"\s])* )> | (?P<bare>[^<>"\s]+) )
@@ -21,24 +21,20 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 
 @dataclass(frozen=True, slots=True)
 class PathParameters:
-    """What MAIL or RCPT names. address: '' for ``<>``. smtputf8: the client may send addresses and header in UTF-8.
+    """The argument of MAIL or RCPT."""
 
-    dsn_params: what is to be told about the delivery (shared/mime/dsn_options.py). size: octets that the client
-    announces.
-    """
-
-    address: str
-    smtputf8: bool = False
-    dsn_params: str | None = None
-    size: int = 0
+    address: str  # '' for <>
+    smtputf8: bool = False  # addresses and header may be UTF-8
+    dsn_params: str | None = None  # RET, ENVID, NOTIFY, ORCPT in the format of shared/mime/dsn_options.py
+    size: int = 0  # octets that the client announces
 
 
 def parse_mail(argument: str, max_octets: int) -> PathParameters | SmtpRefusal:
-    """What follows MAIL. :param most: octets that a mail may have."""
-    found = _parse("FROM", argument)
-    if found is None:
+    """Parse the argument of MAIL. :param max_octets: largest mail."""
+    parsed = _parse("FROM", argument)
+    if parsed is None:
         return SmtpRefusal(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
-    address, parameters = found
+    address, parameters = parsed
     smtputf8, dsn_params, size = False, [], 0
     for name, value in parameters.items():
         if name == "SIZE" and _SIZE.fullmatch(value):
@@ -48,7 +44,7 @@ def parse_mail(argument: str, max_octets: int) -> PathParameters | SmtpRefusal:
         elif name == "SMTPUTF8" and not value:
             smtputf8 = True
         elif (name == "BODY" and value.upper() in ("7BIT", "8BITMIME")) or (name == "AUTH" and value):
-            continue  # AUTH= says who submitted it to the client (RFC 4954): here the login counts
+            continue  # AUTH= names the original submitter (RFC 4954); only the login counts here
         elif name in dsn_options.OF_MAIL and (read := dsn_options.OF_MAIL[name](value)) is not None:
             dsn_params.append((name, read))
         elif name in ("SIZE", "SMTPUTF8", "BODY", "AUTH", *dsn_options.OF_MAIL):
@@ -59,19 +55,20 @@ def parse_mail(argument: str, max_octets: int) -> PathParameters | SmtpRefusal:
 
 
 def parse_rcpt(argument: str) -> PathParameters | SmtpRefusal:
-    """What follows RCPT."""
-    found = _parse("TO", argument)
-    if found is None or not found[0]:
+    """Parse the argument of RCPT."""
+    parsed = _parse("TO", argument)
+    if parsed is None or not parsed[0]:
         return SmtpRefusal(501, "5.5.4", "Syntax: RCPT TO:<address>")
+    address, parameters = parsed
     dsn_params = []
-    for name, value in found[1].items():
+    for name, value in parameters.items():
         if name not in dsn_options.OF_RECIPIENT:
             return SmtpRefusal(555, "5.5.4", "Unknown parameter of RCPT")
         read = dsn_options.OF_RECIPIENT[name](value)
         if read is None:
             return _wrong_value(name)
         dsn_params.append((name, read))
-    return PathParameters(found[0], dsn_params=dsn_options.format_parameters(dsn_params))
+    return PathParameters(address, dsn_params=dsn_options.format_parameters(dsn_params))
 
 
 def _wrong_value(name: str) -> SmtpRefusal:
@@ -79,7 +76,7 @@ def _wrong_value(name: str) -> SmtpRefusal:
 
 
 def _parse(word: str, argument: str) -> tuple[str, Mapping[str, str]] | None:
-    """Address and parameters by upper-case name; None if it is neither, or a parameter stands there twice."""
+    """Address and parameters by upper-case name; None on a syntax error or a repeated parameter."""
     match = _PATH.fullmatch(argument.strip())
     if match is None or match["word"].upper() != word:
         return None

@@ -1,6 +1,6 @@
-"""Where a recipient is: inside, at an external account of ours, or outside.
+"""Decides where mail for a recipient goes: to a local account, to one of our external accounts, or to the relay.
 
-Pure functions over the accounts as they are at MAIL.
+Pure functions over the accounts.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ LABEL_OCTETS = 63
 
 _LOCAL_PART = re.compile(r"[^\x00-\x20\x7f-\x9f\"(),:;<>@\[\]\\]+")
 _LABEL = re.compile(r"[a-zA-Z0-9_\u0080-\U0010ffff](?:[a-zA-Z0-9_\-\u0080-\U0010ffff]*[a-zA-Z0-9_\u0080-\U0010ffff])?")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # octets that were no UTF-8
+_SURROGATE = re.compile("[\ud800-\udfff]")  # octets that are not UTF-8
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Accounts by folded address and by id. local_domains: those that local accounts have and no external account."""
+    """The accounts, enabled or not, by folded address and by id."""
 
-    locals: dict[str, Local]
-    externals: dict[str, External]
+    locals: dict[str, Local]  # by address
+    externals: dict[str, External]  # by address
     local_ids: dict[int, Local]
     external_ids: dict[int, External]
-    local_domains: frozenset[str]
+    local_domains: frozenset[str]  # domains of local accounts only: unknown addresses in them are refused
     _own: dict[Local, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_accounts(cls, externals: Sequence[External], locals_: Sequence[Local]) -> Directory:
-        """All accounts that are not removed, enabled or not."""
-        by_local = {_fold_or_same(address): local for local in locals_ for address in (local.address, *local.addresses)}
+    def from_accounts(cls, externals: Sequence[External], people: Sequence[Local]) -> Directory:
+        """Build a directory of all accounts that are not removed, enabled or not."""
+        by_local = {_fold_or_same(address): local for local in people for address in (local.address, *local.addresses)}
         by_external = {
             _fold_or_same(a): external for external in externals for a in (external.address, *external.aliases)
         }
         return cls(
             by_local,
             by_external,
-            {local.id: local for local in locals_},
+            {local.id: local for local in people},
             {external.id: external for external in externals},
             frozenset(map(_domain, by_local)) - frozenset(map(_domain, by_external)),
         )
 
     def addresses_of(self, author: Local) -> frozenset[str]:
-        """What the author may send as, folded: own addresses, the external account's and its aliases."""
-        found = self._own.get(author)
-        if found is None:
+        """Folded addresses that the author may send from: its own, the external account's and its aliases."""
+        addresses = self._own.get(author)
+        if addresses is None:
             external = self.external_ids.get(author.external_id)
             own = author.own_addresses | (external.own_addresses if external else frozenset())
-            found = self._own[author] = frozenset(map(fold_address, own))
-        return found
+            addresses = self._own[author] = frozenset(map(fold_address, own))
+        return addresses
 
 
 def resolve(directory: Directory, address: str) -> EnvelopeRecipient | SmtpRefusal:
-    """Where mail for this address goes. :param address: as in RCPT, of good syntax (``check_syntax``)."""
+    """Resolve a recipient address. :param address: as in RCPT; its syntax is checked before (``check_syntax``)."""
     folded = fold_address(address)
     local = directory.locals.get(folded)
     if local is not None:
@@ -76,31 +76,31 @@ def _resolve_local(directory: Directory, local: Local, address: str) -> Envelope
         return EnvelopeRecipient(address, "local", local.id)
     delegate = directory.local_ids.get(local.delegate_id) if local.delegate_id is not None else None
     if delegate is not None and delegate.enabled and delegate.external_id == local.external_id:
-        return EnvelopeRecipient(address, "local", delegate.id)  # one hop: a delegate's own delegate counts for nothing
+        return EnvelopeRecipient(address, "local", delegate.id)  # one hop: the delegate's own delegate is ignored
     return SmtpRefusal(550, "5.2.1", f"<{_printable(address)}>: this account is disabled")
 
 
 def check_size(external: External | None, recipients: Iterable[EnvelopeRecipient], octets: int) -> SmtpRefusal | None:
-    """Whether the author's provider takes a mail of this size, if it goes outside only.
+    """Refuse a mail that is too large for the author's provider, if all its recipients are outside.
 
-    What goes inside too is taken: the others fail by themselves then, with a notice.
+    With a recipient inside the mail is accepted: the provider refuses the others, and the author gets a notice.
     """
-    most = external.max_octets if external is not None else None
-    if most is None or octets <= most or any(recipient.kind != "relay" for recipient in recipients):
+    max_octets = external.max_octets if external is not None else None
+    if max_octets is None or octets <= max_octets or any(recipient.kind != "relay" for recipient in recipients):
         return None
-    return SmtpRefusal(552, "5.3.4", f"The mail is larger than the {most} octets that the mail provider takes")
+    return SmtpRefusal(552, "5.3.4", f"The mail is larger than the {max_octets} octets that the mail provider takes")
 
 
 def delivery_key(recipient: EnvelopeRecipient) -> tuple[str, object]:
-    """What two recipients that get one copy have in common."""
+    """A key that is equal for two recipients that share one copy."""
     return recipient.kind, recipient.target_id or fold_address(recipient.address)
 
 
 def check_syntax(address: str, smtputf8: bool) -> SmtpRefusal | None:
-    """Whether this is an address that mail can be sent to, and in one way only.
+    """Refuse an address that is malformed, or that servers could resolve to different recipients.
 
-    Routes (RFC 5321 appendix C), ``user%host``, ``host!user``, quoted local parts and address literals are ways to have
-    one server understand another recipient than the next; nobody needs them today.
+    Those are source routes (RFC 5321 appendix C), ``user%host``, ``host!user``, quoted local parts and address
+    literals. They are not in use any more.
     """
     local, _, domain = address.rpartition("@")
     problem: tuple[int, str, str] | None = None
@@ -129,7 +129,7 @@ def check_syntax(address: str, smtputf8: bool) -> SmtpRefusal | None:
 
 
 def _fold_or_same(address: str) -> str:
-    """The folded address; it is the account's own string where that is folded: there may be ten thousand."""
+    """The folded address; the same string object if it is folded already, to save memory for many accounts."""
     folded = fold_address(address)
     return address if folded == address else folded
 
@@ -139,11 +139,11 @@ def _domain(address: str) -> str:
 
 
 def _without_tag(address: str) -> str:
-    """``support+anything@company.com`` is support@company.com's, as in routing."""
+    """Without the tag: ``support+tag@company.com`` belongs to support@company.com, as in routing."""
     local, _, domain = address.rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
 
 
 def _printable(text: str) -> str:
-    """For a reply: printable, one line, not endless."""
+    """Text for a reply: printable, one line, up to 100 characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:100]).encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Who may be the sender of a mail; pure functions over the header section."""
+"""Decides whether the author may use the sender addresses of a mail. Pure functions over the header section."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from shared.model import Local
 _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 _ANGLE = re.compile(rb"<[^<>]*>?")
 MESSAGE_ID_OCTETS = 500
+"""Longest Message-ID that is kept."""
 
 _NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
 
 
 def check_envelope(directory: Directory, author: Local, address: str) -> SmtpRefusal | None:
-    """MAIL FROM: '' (``<>``, a read receipt), or an address of the author's or of the external account."""
+    """Check MAIL FROM: '' (``<>``, a read receipt), or an address of the author or of the external account."""
     if address and fold_address(address) not in directory.addresses_of(author):
         return SmtpRefusal(550, "5.7.1", _NOT_YOURS)
     return None
 
 
 def check_header(directory: Directory, author: Local, header: Values) -> SmtpRefusal | None:
-    """From: at most one field, nothing in it but mailboxes of the author or the external account. None: one is added.
+    """Check From, Sender and Received.
 
-    Sender may be anybody but another local account. A mail that goes round is refused (RFC 5321 section 6.3).
+    From: at most one field, which contains only mailboxes of the author or of the external account. Without the field,
+    one is added later. Sender: any address but that of another local account. Received: too many fields are a mail loop
+    (RFC 5321 section 6.3).
     """
     if len(header.get("received", [])) > MAX_HOPS:
         return SmtpRefusal(554, "5.4.6", f"A mail loop: more than {MAX_HOPS} servers have passed it on")
@@ -37,11 +40,11 @@ def check_header(directory: Directory, author: Local, header: Values) -> SmtpRef
     if len(from_fields) > 1:
         return SmtpRefusal(550, "5.7.1", "There is more than one From field")
     for value in from_fields:
-        found = mailboxes(value)
-        if not found or _outside_spans(value, [(box.start, box.end) for box in found]).strip(b" \t\r\n,"):
+        boxes = mailboxes(value)
+        if not boxes or _outside_spans(value, [(box.start, box.end) for box in boxes]).strip(b" \t\r\n,"):
             return SmtpRefusal(550, "5.6.0", "The From field cannot be read")
-        beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs take a word with an @ for the address
-        if not {fold_address(box.address) for box in found + beside} <= own:
+        beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs read any word with an @ as the address
+        if not {fold_address(box.address) for box in boxes + beside} <= own:
             return SmtpRefusal(550, "5.7.1", f"From: {_NOT_YOURS}")
     if _names_another(directory, own, [box.address for value in header.get("sender", []) for box in mailboxes(value)]):
         return SmtpRefusal(550, "5.7.1", "Sender: this is the address of somebody else here")
@@ -54,7 +57,7 @@ def _names_another(directory: Directory, own: AbstractSet[str], addresses: list[
 
 
 def _outside_spans(value: bytes, spans: list[tuple[int, int]]) -> bytes:
-    """What of the value is in no mailbox that we read: another program might read one there."""
+    """The octets of the value outside of these spans: another program might read a mailbox there."""
     position, rest = 0, b""
     for start, end in spans:
         rest += value[position:start]
@@ -63,11 +66,11 @@ def _outside_spans(value: bytes, spans: list[tuple[int, int]]) -> bytes:
 
 
 def message_id(header: Values) -> str | None:
-    """The Message-ID without angle brackets, if it is well-formed: one field, one ``<local@domain>``, not too long."""
-    found = header.get("message-id", [])
-    if len(found) != 1:
+    """The Message-ID without angle brackets; None unless there is one field with one well-formed ``<local@domain>``."""
+    values = header.get("message-id", [])
+    if len(values) != 1:
         return None
-    match = _ID.fullmatch(found[0].decode("ascii", "replace"))
-    if match is None or len(match[1]) > MESSAGE_ID_OCTETS or message_ids(found[0]) != [match[1]]:
+    match = _ID.fullmatch(values[0].decode("ascii", "replace"))
+    if match is None or len(match[1]) > MESSAGE_ID_OCTETS or message_ids(values[0]) != [match[1]]:
         return None
     return match[1]

@@ -91,7 +91,7 @@ def test_the_long_answers_are_made_once_by_a_snapshot_that_is_kept() -> None:
     box = snapshot.build_snapshot(1, mailbox.contents())
     wanted = list(box.list_reply(())), list(box.uidl_reply(()))
     assert box.list_reply(()) is not box.list_reply(())
-    box.kept = True
+    box.keeps_replies = True
     # an answer that was not made to its end is not kept
     next(iter(box.uidl_reply(())))
     assert (list(box.list_reply(())), list(box.uidl_reply(()))) == wanted

@@ -6,7 +6,7 @@ import pytest
 
 from services.smtp_in.data_reader import DataReader, Values
 from services.smtp_in.sender_policy import check_envelope, check_header, message_id
-from tests.unit.test_smtp_recipients import ALEX, OFFICE
+from tests.unit.test_smtp_recipient_policy import ALEX, OFFICE
 
 END = b"Subject: x\r\n\r\n"
 
