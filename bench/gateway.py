@@ -129,7 +129,7 @@ class Gateway:
             time.sleep(0.01)
         return time.time()
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Do the background work now that would otherwise disturb a measurement: vacuum, checkpoint, and the console's
         search index, which adds some hundred mails at a time."""
         self.connection.execute("update search_progress set up_to = (select last_value from mail_ids)")

@@ -31,7 +31,7 @@ def idle(environment: Environment, pairs: int) -> list[Line]:
         people,
         due_in=0.0,
     )
-    gateway.settle()
+    gateway.wait_until_idle()
     for service in gateway.services():
         gateway.restart(service)
     time.sleep(_SETTLE_SECONDS)

@@ -42,7 +42,7 @@ servers = module("bench.baselines", "bench.anchors")
 
 def settle(gateway: Any) -> None:
     """Do the background work now, and stop the console's search index, which adds mails some seconds later."""
-    gateway.settle()
+    (getattr(gateway, "wait_until_idle", None) or gateway.settle)()
     progress = _table(gateway, "search_progress", "catalogued")
     gateway.connection.execute(f"update {progress} set up_to = 9223372036854775807")
 

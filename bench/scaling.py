@@ -59,7 +59,7 @@ class System:
         )
         self.gateway.fill(f"reader@{DOMAIN}", (mail(OCTETS, number) for number in range(READ_MAILS)))
         self._meet_provider()
-        self.gateway.settle()
+        self.gateway.wait_until_idle()
 
     def fetch(self, port: int) -> Run:
         """Fetch and deliver a maildrop."""

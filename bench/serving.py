@@ -33,7 +33,7 @@ def _ready(environment: Environment, kind: str) -> None:
     for user in users:
         fill_maildir(environment.dovecot.maildir(user), count, octets)
         environment.gateway.fill(f"{user}@{DOMAIN}", (mail(octets, number) for number in range(count)))
-    environment.gateway.settle()
+    environment.gateway.wait_until_idle()
     _load(environment, "anchor", "retr", kind, count, octets, sessions=len(users), concurrency=min(4, len(users)))
     environment.filled.add(kind)
 

@@ -16,7 +16,7 @@ from shared.store.inbound import Arrival
 
 SUPPORT, SALES = "support@company.com", "sales@company.com"
 KEY = new_key()
-# argon2id of "secret": hashing it anew for every account of every test would take most of their time.
+# argon2id of "secret": hashing it again for every account of every test would take most of their time.
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$Ma+5Liag4+oEtQMoa2SkzQ$pmAWR+H8XdP0iRY3X6DmH4xsNJFztvhJaILg1T/1jm0"
 
 

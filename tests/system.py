@@ -113,7 +113,7 @@ class System:
             smtp.sendmail(author, recipients, body)
 
     def empty(self) -> None:
-        """No accounts, and no mail at the provider: an account that is added anew goes on with what it knew of it.
+        """No accounts, and no mail at the provider: an account that is added again continues with its ledger.
 
         Nothing held, which the next test's people would get, and no alarms: the first of them would be told that those
         of an earlier test are over.

@@ -22,7 +22,7 @@ class TokenServer:
     """answers: for the next requests, in order; afterwards a fresh access token each. requests: path and fields.
 
     meanwhile: called, in a thread, before each answer. rotating: a refresh token is good once, and gives the next one;
-    ``good`` is the one that is good now. agreeing: False: whoever shows a device code is told to wait.
+    ``good`` is the one that is good now. agreeing: False: a request with a device code is answered with "wait".
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def account_fields(server: TokenServer, **changes: Any) -> dict[str, Any]:
 
 
 def device_code(**fields: Any) -> Answer:
-    """What is answered to whoever asks for a code (RFC 8628 section 3.2)."""
+    """The answer to a device authorization request (RFC 8628 section 3.2)."""
     code = {"device_code": "d", "user_code": "ABCD", "verification_uri": "https://x.example/device", "interval": 0.01}
     return 200, code | fields
 

@@ -98,7 +98,7 @@ class Committer:
         try:
             await self._commit_all(mails)
         finally:
-            self._share.free(sum(mail.reserved for mail in mails))
+            self._share.release(sum(mail.reserved for mail in mails))
 
     async def _commit_all(self, mails: list[FetchedBytes]) -> None:
         try:

@@ -13,18 +13,18 @@ PATIENCE_SECONDS = 10.0
 """Timeout of the exception: seconds; if its holder reads nothing for this long, another mail may exceed the limit."""
 
 
-class MemoryBudget:
-    """The limit of one process. :ivar held: octets reserved now."""
+class GrowthBudget:
+    """The limit of one process. :ivar in_use: octets reserved now."""
 
     def __init__(self, octets: int) -> None:
         """:param octets: limit of all reservations; only one mail at a time may exceed it."""
-        self.held = 0
+        self.in_use = 0
         self._octets = octets
         self._first: MemoryShare | None = None
         self._since = 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def take(self, share: MemoryShare, octets: int) -> None:
+    async def reserve(self, share: MemoryShare, octets: int) -> None:
         """Wait until ``octets`` are available, then reserve them."""
         loop = asyncio.get_running_loop()
         while self.is_short(octets) and self._first not in (None, share):
@@ -36,15 +36,15 @@ class MemoryBudget:
             await asyncio.wait({freed}, timeout=left)
         if self.is_short(octets):
             self._first, self._since = share, loop.time()
-        self.held += octets
+        self.in_use += octets
 
     def is_short(self, octets: int) -> bool:
         """Whether ``octets`` more would exceed the limit."""
-        return self.held + octets > self._octets
+        return self.in_use + octets > self._octets
 
-    def give(self, share: MemoryShare, octets: int) -> None:
+    def release(self, share: MemoryShare, octets: int) -> None:
         """Release octets of this share and wake the mails that wait."""
-        self.held -= octets
+        self.in_use -= octets
         if self._first is share:
             self._first = None
         waiting, self._waiting = self._waiting, []
@@ -56,7 +56,7 @@ class MemoryBudget:
 class MemoryShare:
     """The reservations of one poll: for the mail being read, and for mails not committed yet."""
 
-    def __init__(self, budget: MemoryBudget) -> None:
+    def __init__(self, budget: GrowthBudget) -> None:
         """Reserve nothing yet."""
         self._budget = budget
         self._reading = 0
@@ -68,7 +68,7 @@ class MemoryShare:
 
     async def grow(self, octets: int) -> None:
         """Reserve octets for the mail being read; wait until they are available."""
-        await self._budget.take(self, octets)
+        await self._budget.reserve(self, octets)
         self._reading += octets
 
     def keep(self) -> int:
@@ -77,13 +77,13 @@ class MemoryShare:
         self._kept += taken
         return taken
 
-    def free(self, octets: int) -> None:
+    def release(self, octets: int) -> None:
         """Release the octets of mails that are committed or dropped."""
         if octets:
             self._kept -= octets
-            self._budget.give(self, octets)
+            self._budget.release(self, octets)
 
     def close(self) -> None:
         """Release everything: the poll has ended."""
-        self._budget.give(self, self._reading + self._kept)
+        self._budget.release(self, self._reading + self._kept)
         self._reading = self._kept = 0

@@ -17,7 +17,7 @@ import structlog
 
 from services.fetcher import failure_notices
 from services.fetcher.committer import Committer, FetchedBytes
-from services.fetcher.memory_budget import MemoryBudget, MemoryShare
+from services.fetcher.memory_budget import GrowthBudget, MemoryShare
 from services.fetcher.plan import (
     NOTICE_TRIES,
     FetchItem,
@@ -76,7 +76,7 @@ class Polling:
     """A running poll. The public attributes are its results, as far as they are known."""
 
     def __init__(
-        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: MemoryBudget
+        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: GrowthBudget
     ) -> None:
         self._service = service
         self._credentials = credentials
@@ -384,7 +384,7 @@ class Polling:
                     await committer.add(FetchedBytes(item, content, renumbered, reserved))
                     reserved = 0
                     del content
-                self._share.free(reserved)
+                self._share.release(reserved)
                 del got  # otherwise this mail stays in memory while the next one is read
         except Temporary as error:
             if client.reading in by_number:

@@ -15,7 +15,7 @@ import structlog
 from services.pop3_out import replies
 from services.pop3_out.session import AUTH_OCTETS, Pop3Session
 from shared.model import Local
-from shared.net.listening import Client, log_handshake_failure
+from shared.net.listening import AdmittedConnection, log_handshake_failure
 from shared.net.server_tls import Certificate
 from shared.runtime.memory_budget import MemoryBudget
 
@@ -58,7 +58,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class ConnectionRegistry(Protocol):
+class Pop3Registry(Protocol):
     """Keeps the open connections: the listener."""
 
     certificate: Certificate
@@ -74,12 +74,12 @@ class ConnectionRegistry(Protocol):
         """Count a session of this account. Returns None, or the reason of a refusal with its response code."""
 
 
-class Pop3Connection(Client):
+class Pop3Connection(AdmittedConnection):
     """One client's connection. ``session`` exists from the greeting until the end."""
 
     def __init__(
         self,
-        registry: ConnectionRegistry,
+        registry: Pop3Registry,
         open_session: Callable[[Pop3Connection, bool], Pop3Session],
         *,
         tls: bool,

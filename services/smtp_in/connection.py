@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from services.smtp_in.commit_queue import CommitQueue, build_submission
 from services.smtp_in.data_reader import DataReader, SmtpRefusal
-from services.smtp_in.login import TRY_LATER, ConnectionRegistry, LoginConnection
+from services.smtp_in.login import TRY_LATER, LoginConnection, SmtpRegistry
 from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
 from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, delivery_key, resolve
 from services.smtp_in.sender_policy import check_envelope, check_header
@@ -69,7 +69,7 @@ class SmtpConnection(LoginConnection):
 
     def __init__(
         self,
-        registry: ConnectionRegistry,
+        registry: SmtpRegistry,
         queue: CommitQueue,
         logins: Authenticator,
         certificate: Certificate,

@@ -14,7 +14,7 @@ from services.smtp_in.command_loop import CLOSING_SECONDS, CommandLoop, LineTooL
 from shared.auth.authenticator import Authenticator, Throttled
 from shared.errors import Temporary
 from shared.model import Local
-from shared.net.listening import Client, log_handshake_failure
+from shared.net.listening import AdmittedConnection, log_handshake_failure
 from shared.net.server_tls import Certificate
 
 MAX_REFUSED_LOGINS = 3
@@ -29,7 +29,7 @@ TRY_LATER = "451 4.3.0 The server cannot take it now, try again later"
 log = structlog.get_logger()
 
 
-class ConnectionRegistry(Protocol):
+class SmtpRegistry(Protocol):
     """Keeps the open connections: the listener."""
 
     def admit(self, connection: LoginConnection) -> bool:
@@ -54,7 +54,7 @@ class SmtpSession(smtp.Session):
     author: Local | None = None
 
 
-class LoginConnection(CommandLoop, Client):
+class LoginConnection(CommandLoop, AdmittedConnection):
     """A connection that is admitted, encrypted and logged in."""
 
     session_type = SmtpSession
@@ -62,7 +62,7 @@ class LoginConnection(CommandLoop, Client):
 
     def __init__(
         self,
-        registry: ConnectionRegistry,
+        registry: SmtpRegistry,
         logins: Authenticator,
         certificate: Certificate,
         *,

@@ -65,7 +65,7 @@ def listen_all(settings: Settings, ports: Sequence[tuple[str, int]]) -> list[soc
     return sockets
 
 
-class Client(asyncio.Protocol):
+class AdmittedConnection(asyncio.Protocol):
     """A connection whose admission is decided before its TLS handshake."""
 
     def admit(self) -> bool:
@@ -77,7 +77,7 @@ class Client(asyncio.Protocol):
         raise NotImplementedError
 
 
-Create = Callable[[str], Client]
+Create = Callable[[str], AdmittedConnection]
 """Makes the protocol of a connection. The argument is the client's IP address, "" if the transport knows it."""
 OnConnection = Callable[[socket.socket, str], Awaitable[None]]
 """Starts a connection. The second argument is the client's IP address."""

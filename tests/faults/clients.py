@@ -1,4 +1,4 @@
-"""Mail clients as real ones are: whoever gets no final answer tries again, and deletes only what it has."""
+"""Mail clients that behave like real ones: without a final reply they retry, and they delete only mail that they have."""
 
 from __future__ import annotations
 

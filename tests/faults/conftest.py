@@ -20,5 +20,5 @@ def gateway() -> Iterator[System]:
 @pytest.fixture
 def system(gateway: System) -> System:
     """The running gateway with the manual's company."""
-    gateway.apply(gateway.company())  # the accounts of all these tests: made anew, they would fetch everything again
+    gateway.apply(gateway.company())  # the accounts of all these tests: new ones would fetch everything again
     return gateway

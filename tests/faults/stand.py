@@ -216,7 +216,7 @@ class Stand:
         people = [local(name, account) for account, names in SHARERS.items() for name in names]
         self.system.apply({"external_accounts": accounts, "local_accounts": people})
 
-    # ------------------------------------------------------------------------------------------ at hand
+    # ------------------------------------------------------------------------------------------ accounts and mail
 
     def ask(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
         """Ask the database past the proxy."""

@@ -1,4 +1,4 @@
-"""A mail that ends whatever process reads it is parked in the end, and no other mail is, whoever kills what."""
+"""A mail that ends every process that reads it is parked in the end; no other mail is, whatever is killed."""
 
 from __future__ import annotations
 

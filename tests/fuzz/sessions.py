@@ -56,7 +56,7 @@ class Wire:
         return 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Whoever sends here is read at once."""
+        """What a client sends here is read at once."""
 
     def pause_reading(self) -> None:
         """All that is sent is here."""

@@ -118,13 +118,13 @@ async def test_an_authorization_made_meanwhile_stays(
     # given
     server.answers = [(200, {"access_token": "first", "refresh_token": "newer", "expires_in": 3600})]
     loop = asyncio.get_running_loop()
-    server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(grant(database, "authorized anew"), loop).result()
+    server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(grant(database, "authorized again"), loop).result()
     # when
     await ours.credential_for(account)
     server.meanwhile = bool
     # then
     after = await stored(database)
-    assert Grant.open(VAULT, after.password).refresh_token == "authorized anew"
+    assert Grant.open(VAULT, after.password).refresh_token == "authorized again"
     assert (await ours.credential_for(after)).secret == "access-2"
 
 

@@ -318,7 +318,7 @@ async def test_the_address_that_a_trusted_proxy_tells_is_the_clients(
         near, far = b"PROXY TCP4 192.168.1.9 10.0.0.1 99 25\r\n", b"PROXY TCP4 203.0.113.5 10.0.0.1 99 25\r\n"
         assert await offers_clear_logins(await through_proxy(near))
         strangers = [await through_proxy(far) for _ in range(2)]
-        assert not any([await offers_clear_logins(stranger) for stranger in strangers])
+        assert not any([await offers_clear_logins(client) for client in strangers])
         # then each counts by its own address, also before TLS
         assert (await (await through_proxy(far)).reply())[-1].startswith("421")
         secure = await through_proxy(near, "smtps")

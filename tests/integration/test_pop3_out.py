@@ -85,7 +85,7 @@ class Running:
         return await asyncio.to_thread(count)
 
     def forget_peak(self) -> int:
-        """Start to watch the peak memory anew (a login's argon2 is one); octets of memory that the process has now."""
+        """Reset the peak memory (a login's argon2 is one) and return the octets of memory that the process has now."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
         return self.peak()
 

@@ -66,7 +66,7 @@ _CONTENT: dict[str, tuple[str, bytes | None]] = {
 def difference(sent: bytes, got: bytes) -> str:
     """What was changed on the way, in words; empty if nothing was.
 
-    Line ends are those of the place where a mail lies. Whoever moves a mail may put fields of its own on its header.
+    Line ends are those of the place where a mail lies. A server may add fields to the header.
     """
     head, _, body = _lines(sent).partition(b"\n\n")
     got_head, _, got_body = _lines(got).partition(b"\n\n")

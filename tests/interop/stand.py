@@ -79,7 +79,7 @@ class Stand:
         return Account("localhost", port, tls, user, PASSWORD, certificate, folder, settings.admin_port, clear)
 
     def letters(self) -> list[Letter]:
-        """The three mails anew, from the reader to the colleague and the customer."""
+        """The three mails again, from the reader to the colleague and the customer."""
         return [letter(kind, secrets.token_hex(6), READER, (COLLEAGUE, CUSTOMER)) for kind in KINDS]
 
     def received(self, letters: list[Letter], seconds: float = 60.0) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -154,10 +154,10 @@ def test_the_address_that_a_trusted_proxy_tells_is_the_clients(tmp_path: Path, l
     async def work() -> None:
         async with stand(tmp_path, proxy_from="127.0.0.0/8", max_connections_per_address=1) as server:
             # given a client on the LAN and one that is far away, both behind the proxy
-            stranger, _to = await server.connect()
-            _to.write(far + b"USER alex@local.com\r\n")
-            assert (await stranger.readline()).startswith(b"+OK")
-            assert (await stranger.readline()).startswith(b"-ERR passwords are taken under TLS only")
+            reader, far_writer = await server.connect()
+            far_writer.write(far + b"USER alex@local.com\r\n")
+            assert (await reader.readline()).startswith(b"+OK")
+            assert (await reader.readline()).startswith(b"-ERR passwords are taken under TLS only")
             reader, writer = await server.connect()
             writer.write(near + b"USER alex@local.com\r\nPASS secret\r\n")
             assert [(await reader.readline())[:3] for _ in range(3)] == [b"+OK"] * 3

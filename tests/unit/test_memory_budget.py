@@ -18,7 +18,7 @@ def submission_memory(max_message_octets: int = 50 * MIB) -> MemoryBudget:
     return CommitQueue(UNUSED, UNUSED, max_message_octets).memory
 
 
-async def test_waiting_reservations_are_served_in_order_as_soon_as_memory_is_released() -> None:
+async def test_waiting_reservations_are_served_in_order_when_memory_is_released() -> None:
     memory, done = submission_memory(), list[int]()
 
     async def reserve(number: int, octets: int) -> None:
@@ -39,7 +39,7 @@ async def test_waiting_reservations_are_served_in_order_as_soon_as_memory_is_rel
     assert done == [0, 1, 2] and memory.in_use == 100 * MIB
 
 
-async def test_a_reservation_that_timed_out_or_was_cancelled_takes_nothing_and_delays_no_other() -> None:
+async def test_a_reservation_that_timed_out_or_was_cancelled_takes_nothing() -> None:
     memory = submission_memory()
     assert await memory.reserve(LARGE, 10)
     assert not await memory.reserve(50 * MIB, 0.01)
@@ -73,7 +73,7 @@ async def test_one_mail_of_the_largest_size_is_always_admitted() -> None:
     assert memory.try_reserve(2 * MEMORY_OCTETS)
 
 
-async def test_memory_that_is_only_counted_may_exceed_the_limit_and_is_not_available() -> None:
+async def test_memory_that_is_only_counted_may_exceed_the_limit() -> None:
     memory = MemoryBudget(100)
     memory.add(130)
     assert memory.available == -30

@@ -629,7 +629,7 @@ def test_stopping_finishes_the_mail_in_hand_and_refuses_new_work(tmp_path: Path,
             idle_writer.write(b"STAT\r\n")
             # then new work is refused
             assert await idle.read() == b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
-            # and the mail in hand is sent to its end
+            # and the mail that is being sent is sent to its end
             server.store.gate.set()
             assert await answer(busy) == LARGE
             assert await busy.read() == b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"

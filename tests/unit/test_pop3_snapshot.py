@@ -1,4 +1,4 @@
-"""Snapshots of mailboxes: one that is brought up to date equals one that is read anew."""
+"""Snapshots of mailboxes: one that is brought up to date equals one that is read again."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_numbers_above_four_octets_are_kept_whole() -> None:
     later = snapshot.apply_changes(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
     assert (list(later.rows), list(later.blob_ids), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
     assert list(later.octets) == [7, 9]
-    anew = snapshot.build_snapshot(
+    again = snapshot.build_snapshot(
         1, Contents("s", 4, later.rows, later.blob_ids, later.uids, array("q", later.octets))
     )
-    assert shown(anew) == shown(later)
+    assert shown(again) == shown(later)
     assert list(snapshot.apply_changes(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]

@@ -137,7 +137,7 @@ def test_the_page_is_notified_as_soon_as_it_is_done(browser: Browser, server: To
         ((200, {"access_token": "x"}), "the provider gave no refresh token"),
     ],
 )
-def test_a_refusal_is_shown_in_plain_words_and_a_new_authorization_may_begin(
+def test_a_refusal_is_shown_in_plain_words_and_consent_may_begin_again(
     browser: Browser, store: str, server: TokenServer, answer: Any, words: str
 ) -> None:
     # given
