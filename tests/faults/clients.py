@@ -1,4 +1,4 @@
-"""Mail clients that behave like real ones: without a final reply they retry, and they delete only mail that they have."""
+"""Mail clients that behave like real ones: without a final reply they retry, and they delete only what they have."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_clients_of_one_ipv6_network_count_together(registry: SessionRegistry[Co
     assert registry.admit(Connection("2001:db8:0:1::1"))
 
 
-def test_sessions_are_limited_per_account_a_second_login_replaces_the_first(
+def test_sessions_are_limited_per_account_a_new_login_replaces_the_first(
     registry: SessionRegistry[Connection],
 ) -> None:
     first, second, third = (Connection(f"192.0.2.{number}") for number in (1, 2, 3))
