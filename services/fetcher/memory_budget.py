@@ -9,42 +9,48 @@ from __future__ import annotations
 
 import asyncio
 
+from shared.runtime.memory_budget import MemoryBudget
+
 PATIENCE_SECONDS = 10.0
 """Timeout of the exception: seconds; if its holder reads nothing for this long, another mail may exceed the limit."""
 
 
-class GrowthBudget:
-    """The limit of one process. :ivar in_use: octets reserved now."""
+class OverflowBudget:
+    """The limit of one process, which one mail at a time may exceed."""
 
     def __init__(self, octets: int) -> None:
         """:param octets: limit of all reservations; only one mail at a time may exceed it."""
-        self.in_use = 0
-        self._octets = octets
+        self._memory = MemoryBudget(octets)
         self._first: MemoryShare | None = None
         self._since = 0.0
         self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def in_use(self) -> int:
+        """Octets reserved now."""
+        return self._memory.in_use
 
     async def reserve(self, share: MemoryShare, octets: int) -> None:
         """Wait until ``octets`` are available, then reserve them."""
         loop = asyncio.get_running_loop()
         while self.is_short(octets) and self._first not in (None, share):
-            left = self._since + PATIENCE_SECONDS - loop.time()
-            if left <= 0:
+            remaining = self._since + PATIENCE_SECONDS - loop.time()
+            if remaining <= 0:
                 break
             freed: asyncio.Future[None] = loop.create_future()
             self._waiting.append(freed)
-            await asyncio.wait({freed}, timeout=left)
+            await asyncio.wait({freed}, timeout=remaining)
         if self.is_short(octets):
             self._first, self._since = share, loop.time()
-        self.in_use += octets
+        self._memory.add(octets)
 
     def is_short(self, octets: int) -> bool:
         """Whether ``octets`` more would exceed the limit."""
-        return self.in_use + octets > self._octets
+        return octets > self._memory.available
 
     def release(self, share: MemoryShare, octets: int) -> None:
         """Release octets of this share and wake the mails that wait."""
-        self.in_use -= octets
+        self._memory.release(octets)
         if self._first is share:
             self._first = None
         waiting, self._waiting = self._waiting, []
@@ -56,7 +62,7 @@ class GrowthBudget:
 class MemoryShare:
     """The reservations of one poll: for the mail being read, and for mails not committed yet."""
 
-    def __init__(self, budget: GrowthBudget) -> None:
+    def __init__(self, budget: OverflowBudget) -> None:
         """Reserve nothing yet."""
         self._budget = budget
         self._reading = 0

@@ -17,7 +17,7 @@ import structlog
 
 from services.fetcher import failure_notices
 from services.fetcher.committer import Committer, FetchedBytes
-from services.fetcher.memory_budget import GrowthBudget, MemoryShare
+from services.fetcher.memory_budget import MemoryShare, OverflowBudget
 from services.fetcher.plan import (
     NOTICE_TRIES,
     FetchItem,
@@ -76,7 +76,7 @@ class Polling:
     """A running poll. The public attributes are its results, as far as they are known."""
 
     def __init__(
-        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: GrowthBudget
+        self, service: Service, credentials: Credentials, account: External, poll: Poll, budget: OverflowBudget
     ) -> None:
         self._service = service
         self._credentials = credentials

@@ -18,7 +18,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge
 
-from services.fetcher.memory_budget import GrowthBudget
+from services.fetcher.memory_budget import OverflowBudget
 from services.fetcher.poll import Polling
 from services.fetcher.poll_interval import PollResult, after_failure, after_success, kind_of
 from shared.db.database import Connection
@@ -111,7 +111,7 @@ async def _measure(service: Service) -> None:
 
 async def _poll_all(service: Service, credentials: Credentials) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
-    budget = GrowthBudget(LARGE_MAILS * service.settings.max_message_bytes)
+    budget = OverflowBudget(LARGE_MAILS * service.settings.max_message_bytes)
     for turn in itertools.count():
         pause = LONGEST_WAIT_SECONDS
         try:

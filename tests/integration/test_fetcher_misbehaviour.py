@@ -15,7 +15,7 @@ import structlog
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
 from services.fetcher import poll, scheduler
-from services.fetcher.memory_budget import GrowthBudget, MemoryShare
+from services.fetcher.memory_budget import MemoryShare, OverflowBudget
 from shared.model import Tls
 from shared.provider import pop3_client
 from shared.store import polls, uidl_ledger
@@ -443,13 +443,13 @@ async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
 ) -> None:
     # given room for two of the largest mails, and ten accounts that get one each, and small ones beside
     held = list[int]()
-    take = GrowthBudget.reserve
+    reserve = OverflowBudget.reserve
 
-    async def watch(self: GrowthBudget, share: MemoryShare, octets: int) -> None:
-        await take(self, share, octets)
+    async def watch(self: OverflowBudget, share: MemoryShare, octets: int) -> None:
+        await reserve(self, share, octets)
         held.append(self.in_use)
 
-    monkeypatch.setattr(GrowthBudget, "reserve", watch)
+    monkeypatch.setattr(OverflowBudget, "reserve", watch)
     large = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 8000
     script = ScriptedPop3(mails("a") | {"large": large, "other": large} | mails("b"))
     async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as bench:

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from services.fetcher import memory_budget
-from services.fetcher.memory_budget import GrowthBudget, MemoryShare
+from services.fetcher.memory_budget import MemoryShare, OverflowBudget
 
 
-async def read(share: MemoryShare, steps: int, most: list[int], whole: GrowthBudget) -> None:
+async def read(share: MemoryShare, steps: int, most: list[int], whole: OverflowBudget) -> None:
     """Simulate a mail that grows step by step, is committed and released."""
     for _ in range(steps):
         await share.grow(1)
@@ -22,7 +22,7 @@ async def read(share: MemoryShare, steps: int, most: list[int], whole: GrowthBud
 
 
 async def test_many_growing_mails_all_end_within_the_budget_and_one_more() -> None:
-    whole, most = GrowthBudget(100), list[int]()
+    whole, most = OverflowBudget(100), list[int]()
     async with asyncio.timeout(20):
         await asyncio.gather(*(read(MemoryShare(whole), 50, most, whole) for _ in range(30)))
     assert max(most) <= 150 and whole.in_use == 0
@@ -31,7 +31,7 @@ async def test_many_growing_mails_all_end_within_the_budget_and_one_more() -> No
 async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     # given one that has taken everything, and the place beyond it
     monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
-    whole = GrowthBudget(10)
+    whole = OverflowBudget(10)
     slow, other = MemoryShare(whole), MemoryShare(whole)
     await slow.grow(10)
     await slow.grow(1)
@@ -43,7 +43,7 @@ async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypat
 
 
 async def test_a_poll_that_ends_gives_everything_back_and_wakes_who_waits() -> None:
-    whole = GrowthBudget(10)
+    whole = OverflowBudget(10)
     first, second = MemoryShare(whole), MemoryShare(whole)
     await first.grow(11)
     waiting = asyncio.create_task(second.grow(1))
