@@ -130,28 +130,30 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherH
             **{"allow_private_upstream": True, **settings},
         ),
     )
-    bench = FetcherHarness(service, service.database, Vault(key))
-    service.broker.publish_behind = bench.publish  # type: ignore[method-assign]  # no broker here
+    harness = FetcherHarness(service, service.database, Vault(key))
+    service.broker.publish_behind = harness.publish  # type: ignore[method-assign]  # no broker here
     await service.database.open()
-    work = asyncio.create_task(scheduler.serve(service, Credentials(service.database, bench.vault, True)))
+    work = asyncio.create_task(scheduler.serve(service, Credentials(service.database, harness.vault, True)))
     try:
-        yield bench
+        yield harness
     finally:
         service.stopping.set()
         await work
         await service.database.close()
 
 
-async def polls_well(bench: FetcherHarness, account: int) -> bool:
-    return bool(await bench.rows("select 1 from polls where external_id = %s and last_success_at is not null", account))
+async def polls_well(harness: FetcherHarness, account: int) -> bool:
+    return bool(
+        await harness.rows("select 1 from polls where external_id = %s and last_success_at is not null", account)
+    )
 
 
-async def has(bench: FetcherHarness, account: int, count: int) -> bool:
-    return len(await bench.bodies(account)) >= count
+async def has(harness: FetcherHarness, account: int, count: int) -> bool:
+    return len(await harness.bodies(account)) >= count
 
 
-async def fails(bench: FetcherHarness, account: int) -> bool:
-    return bool(await bench.rows("select 1 from polls where external_id = %s and last_error is not null", account))
+async def fails(harness: FetcherHarness, account: int) -> bool:
+    return bool(await harness.rows("select 1 from polls where external_id = %s and last_error is not null", account))
 
 
 def mail(subject: str, body: str = "hello", received: str | None = None) -> bytes:

@@ -195,16 +195,16 @@ class SenderHarness:
 @asynccontextmanager
 async def sending(database_url: str) -> AsyncIterator[SenderHarness]:
     """Run a sender without a broker."""
-    bench = SenderHarness(database_url)
-    await bench.database.open()
-    work = asyncio.create_task(run_background(bench.service, bench.relaying))
+    harness = SenderHarness(database_url)
+    await harness.database.open()
+    work = asyncio.create_task(run_background(harness.service, harness.relaying))
     try:
-        yield bench
+        yield harness
     finally:
-        bench.service.stopping.set()
-        await asyncio.wait_for(bench.relaying.stop(1.0, 1.0), 20)
+        harness.service.stopping.set()
+        await asyncio.wait_for(harness.relaying.stop(1.0, 1.0), 20)
         await work
-        await bench.database.close()
+        await harness.database.close()
 
 
 def replies(found: ListedSubmission) -> Sequence[tuple[str, str | None]]:

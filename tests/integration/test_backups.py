@@ -77,35 +77,35 @@ async def until_holds(database: Database, address: str, count: int) -> None:
     await until(so, 30)
 
 
-async def in_every_stage(bench: SenderHarness) -> None:
+async def in_every_stage(harness: SenderHarness) -> None:
     """Write mails in the states fetched, routed, delivered, held and parked, and submissions in each state."""
-    externals, _ = await everyone(bench.database)
+    externals, _ = await everyone(harness.database)
     rows = await arrive(
-        bench.database, externals[SUPPORT].id, [mail(s) for s in ("fetched", "routed", "delivered", "parked")]
+        harness.database, externals[SUPPORT].id, [mail(s) for s in ("fetched", "routed", "delivered", "parked")]
     )
-    await RouterWorker(bench.database, 5).handle(rows[1:3])
-    await MailboxWorker(bench.database, 5).handle(rows[2:3])
+    await RouterWorker(harness.database, 5).handle(rows[1:3])
+    await MailboxWorker(harness.database, 5).handle(rows[2:3])
     for _ in range(MAX_FAILURES):
-        await RouterWorker(bench.database, 5).count_failure(rows[3], "router", "boom")
-    [held] = await arrive(bench.database, externals[SALES].id, [mail("held")])
-    await RouterWorker(bench.database, 5).handle([held])
-    waiting = await bench.submit(ANN, JIM, mail=mail("waiting"))
-    await bench.until(waiting, state="queued", tries=1)
-    await bench.rows("update submissions set next_try_at = now() + interval '1 day'")
-    unanswered = await bench.submit(BOB, mail=mail("unanswered"))
-    await bench.until(unanswered, state="sent_unanswered")
-    bench.relaying.schedule = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
-    await bench.rows(
+        await RouterWorker(harness.database, 5).count_failure(rows[3], "router", "boom")
+    [held] = await arrive(harness.database, externals[SALES].id, [mail("held")])
+    await RouterWorker(harness.database, 5).handle([held])
+    waiting = await harness.submit(ANN, JIM, mail=mail("waiting"))
+    await harness.until(waiting, state="queued", tries=1)
+    await harness.rows("update submissions set next_try_at = now() + interval '1 day'")
+    unanswered = await harness.submit(BOB, mail=mail("unanswered"))
+    await harness.until(unanswered, state="sent_unanswered")
+    harness.relaying.schedule = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
+    await harness.rows(
         """with m as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id)
            insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8)
            select %s, %s, m.id, 'a@x', 'taken@x', false, false from m""",
-        bench.people["Alex"].id,
-        bench.externals[SUPPORT].id,
+        harness.people["Alex"].id,
+        harness.externals[SUPPORT].id,
     )
-    await bench.rows(
+    await harness.rows(
         "insert into submission_recipients (submission_id, position, address, kind, target_id) "
         "select id, 0, 'jim@local.com', 'local', %s from submissions where message_id = 'taken@x'",
-        bench.people["Jim"].id,
+        harness.people["Jim"].id,
     )
 
 
@@ -139,20 +139,20 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
     file = tmp_path / "backup"
 
     async def before() -> str:
-        async with scripted_smtp() as provider, sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
-            await apply(bench.database, {"external_accounts": [], "local_accounts": [
+        async with scripted_smtp() as provider, sending(database_url) as harness:
+            await harness.accounts({SUPPORT: provider.port})
+            await apply(harness.database, {"external_accounts": [], "local_accounts": [
                 local("Kim", SALES, enabled=False), local("Tom", SALES, enabled=False)]})  # fmt: skip
             provider.by_recipient[ANN] = "451 4.3.0 later"
             provider.gates["END"] = asyncio.Event()
-            await in_every_stage(bench)
+            await in_every_stage(harness)
             backups.write(file, database_url, KEY, AT)
             # time goes on after the backup: a mail that is not in it
-            externals, people = await everyone(bench.database)
-            rows = await arrive(bench.database, externals[SUPPORT].id, [mail("later")])
-            await RouterWorker(bench.database, 5).handle(rows)
-            await MailboxWorker(bench.database, 5).handle(rows)
-            async with bench.database.transaction() as connection:
+            externals, people = await everyone(harness.database)
+            rows = await arrive(harness.database, externals[SUPPORT].id, [mail("later")])
+            await RouterWorker(harness.database, 5).handle(rows)
+            await MailboxWorker(harness.database, 5).handle(rows)
+            async with harness.database.transaction() as connection:
                 last = (await maildrops.list_mails(connection, people["Alex"].id))[-1].uidl
             provider.gates["END"].set()
             return last
@@ -188,15 +188,15 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
             "2 mails are parked by a restore from a backup: they may have been relayed since",
         ]
         # one is sent when the operator says so
-        async with scripted_smtp() as provider, sending(url) as bench:
-            await bench.rows("update external_accounts set smtp_port = %s", provider.port)
-            await bench.upkeep.schedule_due()
+        async with scripted_smtp() as provider, sending(url) as harness:
+            await harness.rows("update external_accounts set smtp_port = %s", provider.port)
+            await harness.upkeep.schedule_due()
             assert provider.taken == []
-            async with bench.database.transaction() as connection:
+            async with harness.database.transaction() as connection:
                 await operations.requeue(connection, [held[1]["id"]])
                 await operations.discard(connection, [held[0]["id"]], "it was there already")
-            await bench.upkeep.schedule_due()
-            await bench.until(held[1]["id"], state="done", uncertain=True)
+            await harness.upkeep.schedule_due()
+            await harness.until(held[1]["id"], state="done", uncertain=True)
             assert [taken.recipients for taken in provider.taken] == [[BOB]]
 
     last = asyncio.run(before())
@@ -207,11 +207,11 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
 
 async def back_up_a_queue(database_url: str, file: Path) -> int:
     """Make a backup with a mail that waits for a provider, and return the submission's id."""
-    async with scripted_smtp() as provider, sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port})
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port})
         provider.always("RCPT", "451 4.3.0 later")
-        id_ = await bench.submit(CAT)
-        await bench.until(id_, state="queued", tries=1)
+        id_ = await harness.submit(CAT)
+        await harness.until(id_, state="queued", tries=1)
         backups.write(file, database_url, KEY, AT)
         return id_
 
@@ -220,12 +220,12 @@ def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, datab
     file = tmp_path / "backup"
 
     async def after(url: str, id_: int) -> None:
-        async with scripted_smtp() as provider, sending(url) as bench:
-            await bench.rows("update external_accounts set smtp_port = %s", provider.port)
-            await bench.make_due()
-            await bench.until(id_, state="done", uncertain=True)
+        async with scripted_smtp() as provider, sending(url) as harness:
+            await harness.rows("update external_accounts set smtp_port = %s", provider.port)
+            await harness.make_due()
+            await harness.until(id_, state="done", uncertain=True)
             assert len(provider.taken) == 1
-            assert ("uncertain", None) in await bench.events(id_)
+            assert ("uncertain", None) in await harness.events(id_)
 
     id_ = asyncio.run(back_up_a_queue(database_url, file))
     with restored(postgres, file, send_queue=True) as url:

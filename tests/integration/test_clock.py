@@ -44,21 +44,21 @@ async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database:
 
 
 async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port})
-        await bench.rows("update external_accounts set enabled = false")
-        id_ = await bench.submit("ann@customer.org")
-        await bench.rows(
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port})
+        await harness.rows("update external_accounts set enabled = false")
+        id_ = await harness.submit("ann@customer.org")
+        await harness.rows(
             """update submissions set state_at = now() + interval '1 hour', next_try_at = now() + interval '2 hours',
                swept_at = now() + interval '1 hour'"""
         )
-        await bench.rows(
+        await harness.rows(
             """update relay_status set last_success_at = now() + interval '1 hour',
                next_try_at = now() + interval '1 hour'"""
         )
-        await bench.rows("update external_accounts set enabled = true")
-        await bench.upkeep.renew_leases()
-        await bench.until(id_, state="done")
-        async with bench.database.transaction() as connection:
+        await harness.rows("update external_accounts set enabled = true")
+        await harness.upkeep.renew_leases()
+        await harness.until(id_, state="done")
+        async with harness.database.transaction() as connection:
             assert await relay_queue.fix_clock_jump(connection) == 0
             assert await relay_status.fix_clock_jump(connection) == 0

@@ -299,12 +299,12 @@ async def test_mail_is_fetched_with_a_token_and_a_token_that_ended_is_replaced(
     first, second = (oauth.xoauth2(SUPPORT, f"access-{number}").decode() for number in (1, 2))
     answers = {"AUTH": say(b"+ \r\n"), first: say(b"-ERR expired\r\n"), second: say(b"+OK\r\n")}
     script = ScriptedPop3({"a": b"Subject: hello\r\n\r\nbody\r\n"}, answers=answers)
-    async with script.running(), fetching(database_url) as bench:
+    async with script.running(), fetching(database_url) as harness:
         # when
-        grant = Grant("again").seal(bench.vault)
+        grant = Grant("again").seal(harness.vault)
         settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
-        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
-        await until(lambda: has(bench, account, 1))
+        account = await harness.add(SUPPORT, script.port, password=grant, oauth=settings)
+        await until(lambda: has(harness, account, 1))
     # then
     assert [line for line in script.commands if line in (first, second)] == [first, second]
 
@@ -312,12 +312,12 @@ async def test_mail_is_fetched_with_a_token_and_a_token_that_ended_is_replaced(
 async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
     database_url: str, server: TokenServer
 ) -> None:
-    async with ScriptedPop3().running() as script, fetching(database_url) as bench:
+    async with ScriptedPop3().running() as script, fetching(database_url) as harness:
         settings = Jsonb({"name": "", "issuer": asdict(server.issuer), "client_id": "us"})
-        grant = Grant().seal(bench.vault)
-        account = await bench.add(SUPPORT, script.port, password=grant, oauth=settings)
-        await until(lambda: fails(bench, account))
-        async with bench.database.transaction() as connection:
+        grant = Grant().seal(harness.vault)
+        account = await harness.add(SUPPORT, script.port, password=grant, oauth=settings)
+        await until(lambda: fails(harness, account))
+        async with harness.database.transaction() as connection:
             polled = (await polls.load_poll_states(connection))[account]
     assert polled.paused_at is not None and f"external authorize {SUPPORT}" in str(polled.last_error)
     assert not script.commands

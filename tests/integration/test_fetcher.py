@@ -20,7 +20,7 @@ _names = itertools.count(1)
 
 
 @pytest.fixture
-async def bench(database_url: str) -> AsyncIterator[FetcherHarness]:
+async def harness(database_url: str) -> AsyncIterator[FetcherHarness]:
     async with fetching(database_url) as running:
         yield running
 
@@ -42,61 +42,63 @@ def lying(provider: DemoProvider, address: str) -> int:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
-    bench: FetcherHarness, provider: DemoProvider, box: str, tls: str
+    harness: FetcherHarness, provider: DemoProvider, box: str, tls: str
 ) -> None:
     # given two mails, one with a dot line and a Message-ID
     provider.put(box, mail("one", ".\r\n..dots"))
     provider.put(box, b"Message-ID: <a@b>\r\n" + mail("two"))
     # when the account is polled twice
-    account = await bench.add(
+    account = await harness.add(
         box,
         provider.pop3s_port if tls == "implicit" else provider.pop3_port,
         pop3_tls=tls,
         pop3_tls_fingerprint=None if tls == "none" else provider.fingerprint,
     )
-    await until(lambda: polls_well(bench, account))
-    polled = await bench.poll(account)
+    await until(lambda: polls_well(harness, account))
+    polled = await harness.poll(account)
     # then each is here once, byte for byte, and still there
-    assert await bench.bodies(account) == [mail("one", ".\r\n..dots"), b"Message-ID: <a@b>\r\n" + mail("two")]
-    assert await bench.states(account) == {"fetched": 2}
+    assert await harness.bodies(account) == [mail("one", ".\r\n..dots"), b"Message-ID: <a@b>\r\n" + mail("two")]
+    assert await harness.states(account) == {"fetched": 2}
     assert lying(provider, box) == 2
     assert (polled.last_error, polled.backlog, polled.failures) == (None, 0, 0)
     # and the router was told of both, behind the commit
-    [publication] = bench.published
+    [publication] = harness.published
     assert publication.key == f"fetched.{box}"
-    assert [(row,) for row in read_payload(FetchedItem, publication.body).ids] == await bench.rows(
+    assert [(row,) for row in read_payload(FetchedItem, publication.body).ids] == await harness.rows(
         "select id from inbound order by id"
     )
-    assert await bench.rows("select message_id from inbound order by id") == [(None,), ("a@b",)]
-    assert await bench.rows("select event, external from maillog order by id") == [("fetched", box)] * 2
+    assert await harness.rows("select message_id from inbound order by id") == [(None,), ("a@b",)]
+    assert await harness.rows("select event, external from maillog order by id") == [("fetched", box)] * 2
 
 
-async def test_new_mail_arrives_within_a_poll_interval(bench: FetcherHarness, provider: DemoProvider, box: str) -> None:
-    account = await bench.add(box, provider.pop3_port)
-    await until(lambda: polls_well(bench, account))
+async def test_new_mail_arrives_within_a_poll_interval(
+    harness: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
+    account = await harness.add(box, provider.pop3_port)
+    await until(lambda: polls_well(harness, account))
     provider.put(box, mail("new"))
     async with asyncio.timeout(4):
-        await until(lambda: has(bench, account, 1))
-    assert await bench.subjects(account) == ["new"]
+        await until(lambda: has(harness, account, 1))
+    assert await harness.subjects(account) == ["new"]
 
 
 async def test_from_now_leaves_what_is_there_and_takes_what_comes(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("old"))
-    account = await bench.add(box, provider.pop3_port, history="from_now", delete_after_days=0)
-    await until(lambda: polls_well(bench, account))
+    account = await harness.add(box, provider.pop3_port, history="from_now", delete_after_days=0)
+    await until(lambda: polls_well(harness, account))
     provider.put(box, mail("new"))
-    await bench.poll(account)
-    await bench.poll(account)
-    assert await bench.subjects(account) == ["new"]
+    await harness.poll(account)
+    await harness.poll(account)
+    assert await harness.subjects(account) == ["new"]
     assert lying(provider, box) == 1
     assert b"Subject: old" in provider.mail_of(box)[0]
     # when history is wanted after all, it is fetched, and never deleted
-    await bench.rows("update external_accounts set history = 'all' where id = %s", account)
-    await bench.poll(account)
-    await bench.poll(account)
-    assert await bench.subjects(account) == ["new", "old"]
+    await harness.rows("update external_accounts set history = 'all' where id = %s", account)
+    await harness.poll(account)
+    await harness.poll(account)
+    assert await harness.subjects(account) == ["new", "old"]
     assert lying(provider, box) == 1
 
 
@@ -104,17 +106,17 @@ async def test_from_now_leaves_what_is_there_and_takes_what_comes(
 
 
 async def test_at_once_deletes_what_came_after_first_contact_only(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("old"))
-    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
-    await until(lambda: has(bench, account, 1))
+    account = await harness.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: has(harness, account, 1))
     provider.put(box, mail("new"))
-    await until(lambda: has(bench, account, 2))
+    await until(lambda: has(harness, account, 2))
     await until(lambda: _is(lambda: lying(provider, box) == 1))
-    await bench.poll(account)
-    await bench.poll(account)  # the first may have been the end of the one that deleted
-    assert await bench.states(account) == {"fetched": 1, "closed": 1}
+    await harness.poll(account)
+    await harness.poll(account)  # the first may have been the end of the one that deleted
+    assert await harness.states(account) == {"fetched": 1, "closed": 1}
     assert b"Subject: old" in provider.mail_of(box)[0]
 
 
@@ -122,48 +124,48 @@ async def _is(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def test_delete_history_deletes_that_too(bench: FetcherHarness, provider: DemoProvider, box: str) -> None:
+async def test_delete_history_deletes_that_too(harness: FetcherHarness, provider: DemoProvider, box: str) -> None:
     provider.put(box, mail("old"))
-    account = await bench.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
+    account = await harness.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
     await until(lambda: _is(lambda: lying(provider, box) == 0))
-    assert await bench.subjects(account) == ["old"]
+    assert await harness.subjects(account) == ["old"]
 
 
 async def test_after_days_deletes_when_the_days_are_over(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    account = await bench.add(box, provider.pop3_port, delete_after_days=7)
-    await until(lambda: polls_well(bench, account))
+    account = await harness.add(box, provider.pop3_port, delete_after_days=7)
+    await until(lambda: polls_well(harness, account))
     provider.put(box, mail("one"))
     provider.put(box, mail("two"))
-    await until(lambda: has(bench, account, 2))
-    await bench.rows("update uidl_ledger set fetched_at = now() - interval '6 days 23 hours'")
-    await bench.poll(account)
+    await until(lambda: has(harness, account, 2))
+    await harness.rows("update uidl_ledger set fetched_at = now() - interval '6 days 23 hours'")
+    await harness.poll(account)
     assert lying(provider, box) == 2
-    await bench.rows(
+    await harness.rows(
         "update uidl_ledger set fetched_at = now() - interval '7 days 1 minute' where uidl = "
         "(select min(uidl) from uidl_ledger)"
     )
-    await bench.poll(account)
-    await bench.poll(account)
+    await harness.poll(account)
+    await harness.poll(account)
     assert lying(provider, box) == 1
-    assert await bench.states(account) == {"fetched": 1, "closed": 1}
+    assert await harness.states(account) == {"fetched": 1, "closed": 1}
 
 
 async def test_nothing_is_deleted_upstream_when_the_commit_fails(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
-    await until(lambda: polls_well(bench, account))
+    account = await harness.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: polls_well(harness, account))
     # given a database that refuses every ledger row in a way that is not the mail's fault
-    await bench.rows("alter table uidl_ledger rename to elsewhere")
+    await harness.rows("alter table uidl_ledger rename to elsewhere")
     provider.put(box, mail("new"))
-    await until(lambda: fails(bench, account))
+    await until(lambda: fails(harness, account))
     assert lying(provider, box) == 1
     # when it is well again, the mail arrives
-    await bench.rows("alter table elsewhere rename to uidl_ledger")
-    await until(lambda: has(bench, account, 1))
-    assert await bench.subjects(account) == ["new"]
+    await harness.rows("alter table elsewhere rename to uidl_ledger")
+    await until(lambda: has(harness, account, 1))
+    assert await harness.subjects(account) == ["new"]
 
 
 # ---------------------------------------------------------------------------------------------- renumbering
@@ -181,52 +183,52 @@ def renumber(provider: DemoProvider, box: str) -> None:
 
 
 async def test_renumbered_mail_is_not_delivered_again_but_both_of_two_twins_are(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("twin"))
     provider.put(box, mail("twin"))
     provider.put(box, mail("one"))
-    account = await bench.add(box, provider.pop3_port)
-    await until(lambda: has(bench, account, 3))
-    await until(lambda: polls_well(bench, account))
-    before = {key for (key,) in await bench.rows("select uidl from uidl_ledger")}
+    account = await harness.add(box, provider.pop3_port)
+    await until(lambda: has(harness, account, 3))
+    await until(lambda: polls_well(harness, account))
+    before = {key for (key,) in await harness.rows("select uidl from uidl_ledger")}
     # when every UIDL changes, and a third twin comes
     provider.put(box, mail("twin"))
     await asyncio.to_thread(renumber, provider, box)
-    await until(lambda: has(bench, account, 4))
-    await bench.poll(account)
+    await until(lambda: has(harness, account, 4))
+    await harness.poll(account)
     # then only the third twin is new
-    assert sorted(await bench.subjects(account)) == ["one", "twin", "twin", "twin"]
-    assert await bench.states(account) == {"fetched": 4}
-    assert not before & {key for (key,) in await bench.rows("select uidl from uidl_ledger")}
-    assert len(await bench.rows("select 1 from maillog where event = 'renumbered'")) == 3
+    assert sorted(await harness.subjects(account)) == ["one", "twin", "twin", "twin"]
+    assert await harness.states(account) == {"fetched": 4}
+    assert not before & {key for (key,) in await harness.rows("select uidl from uidl_ledger")}
+    assert len(await harness.rows("select 1 from maillog where event = 'renumbered'")) == 3
 
 
 async def test_after_a_wholesale_renumbering_history_stays_history(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     for number in range(3):
         provider.put(box, mail(f"old{number}", received="Mon, 1 Jan 2024 10:00:00 +0000"))
-    account = await bench.add(box, provider.pop3_port, history="from_now")
-    await until(lambda: polls_well(bench, account))
+    account = await harness.add(box, provider.pop3_port, history="from_now")
+    await until(lambda: polls_well(harness, account))
     provider.put(box, mail("new", received="Mon, 1 Jan 2074 10:00:00 +0000"))
     await asyncio.to_thread(renumber, provider, box)
-    await bench.poll(account)
-    await bench.poll(account)
-    assert await bench.subjects(account) == ["new"]
-    assert await bench.states(account) == {"history": 3, "fetched": 1}
+    await harness.poll(account)
+    await harness.poll(account)
+    assert await harness.subjects(account) == ["new"]
+    assert await harness.states(account) == {"history": 3, "fetched": 1}
 
 
 # ---------------------------------------------------------------------------------------------- what goes wrong
 
 
 async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    account = await bench.add(box, provider.pop3_port, password=bench.vault.seal("wrong"))
-    await until(lambda: fails(bench, account))
+    account = await harness.add(box, provider.pop3_port, password=harness.vault.seal("wrong"))
+    await until(lambda: fails(harness, account))
     # given Dovecot says [AUTH], one refusal is enough
-    [[paused, kind, text, wait]] = await bench.rows(
+    [[paused, kind, text, wait]] = await harness.rows(
         """select paused_at is not null, last_error_kind, last_error,
                   extract(epoch from next_poll_at - now())::int from polls"""
     )
@@ -235,31 +237,31 @@ async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
     assert 3500 < wait <= 3600
     # when the password is corrected, it is polled at once
     provider.put(box, mail("one"))
-    await bench.rows("update external_accounts set password = %s", bench.vault.seal("secret"))
-    polled = await bench.poll(account)
+    await harness.rows("update external_accounts set password = %s", harness.vault.seal("secret"))
+    polled = await harness.poll(account)
     assert (polled.paused_at, polled.last_error) == (None, None)
-    assert await bench.subjects(account) == ["one"]
+    assert await harness.subjects(account) == ["one"]
 
 
 async def test_bad_servers_are_told_apart_and_delay_nobody(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     # given an account that nobody serves, one whose certificate is not trusted, one that hangs, and a good one
     hanging = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
-    nobody = await bench.add("nobody@fetch.test", 1)
-    untrusted = await bench.add("untrusted@fetch.test", provider.pop3s_port, pop3_tls="implicit")
-    await bench.add("hanging@fetch.test", hanging.sockets[0].getsockname()[1])
+    nobody = await harness.add("nobody@fetch.test", 1)
+    untrusted = await harness.add("untrusted@fetch.test", provider.pop3s_port, pop3_tls="implicit")
+    await harness.add("hanging@fetch.test", hanging.sockets[0].getsockname()[1])
     await asyncio.sleep(0.5)
     provider.put(box, mail("one"))
-    good = await bench.add(box, provider.pop3_port)
+    good = await harness.add(box, provider.pop3_port)
     # then the good one gets its mail at once
     async with asyncio.timeout(5):
-        await until(lambda: has(bench, good, 1))
-    await until(lambda: fails(bench, nobody))
-    await until(lambda: fails(bench, untrusted))
+        await until(lambda: has(harness, good, 1))
+    await until(lambda: fails(harness, nobody))
+    await until(lambda: fails(harness, untrusted))
     errors = {
         id_: (kind, text)
-        for id_, kind, text in await bench.rows("select external_id, last_error_kind, last_error from polls")
+        for id_, kind, text in await harness.rows("select external_id, last_error_kind, last_error from polls")
     }
     assert errors[nobody] == ("unreachable", "127.0.0.1:1: connection refused; check host and port")
     assert errors[untrusted][0] == "tls"
@@ -268,43 +270,43 @@ async def test_bad_servers_are_told_apart_and_delay_nobody(
 
 
 async def test_private_hosts_are_not_polled_without_leave(database_url: str, provider: DemoProvider, box: str) -> None:
-    async with fetching(database_url, allow_private_upstream=False) as bench:
-        account = await bench.add(box, provider.pop3_port)
-        await until(lambda: fails(bench, account))
-        assert (await bench.rows("select last_error_kind from polls")) == [("policy",)]
+    async with fetching(database_url, allow_private_upstream=False) as harness:
+        account = await harness.add(box, provider.pop3_port)
+        await until(lambda: fails(harness, account))
+        assert (await harness.rows("select last_error_kind from polls")) == [("policy",)]
 
 
-async def test_twenty_accounts_are_fetched_at_once(bench: FetcherHarness, provider: DemoProvider) -> None:
+async def test_twenty_accounts_are_fetched_at_once(harness: FetcherHarness, provider: DemoProvider) -> None:
     boxes = [f"many{number}@fetch.test" for number in range(20)]
     for address in boxes:
         provider.add_mailbox(address, "secret")
         for number in range(5):
             provider.put(address, mail(f"{address} {number}"))
-    accounts = [await bench.add(address, provider.pop3_port) for address in boxes]
-    await until(lambda: _count(bench, 100))
+    accounts = [await harness.add(address, provider.pop3_port) for address in boxes]
+    await until(lambda: _count(harness, 100))
     for address, account in zip(boxes, accounts, strict=True):
-        assert sorted(await bench.subjects(account)) == [f"{address} {number}" for number in range(5)]
+        assert sorted(await harness.subjects(account)) == [f"{address} {number}" for number in range(5)]
 
 
-async def _count(bench: FetcherHarness, count: int) -> bool:
-    [[found]] = await bench.rows("select count(*) from inbound where source = 'fetched'")
+async def _count(harness: FetcherHarness, count: int) -> bool:
+    [[found]] = await harness.rows("select count(*) from inbound where source = 'fetched'")
     return int(found) >= count
 
 
 async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
     database_url: str, provider: DemoProvider, box: str
 ) -> None:
-    async with fetching(database_url, max_message_bytes=20_000) as bench:
+    async with fetching(database_url, max_message_bytes=20_000) as harness:
         provider.put(box, mail("small"))
         provider.put(box, b'Cc: "Jim" <x@fetch.test>\r\n' + mail("large", "y\r\n" * 20_000))
         provider.put(box, mail("after"))
-        account = await bench.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
-        await until(lambda: has(bench, account, 2))
-        await bench.poll(account)
-        await bench.poll(account)
-        assert sorted(await bench.subjects(account)) == ["after", "small"]
+        account = await harness.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
+        await until(lambda: has(harness, account, 2))
+        await harness.poll(account)
+        await harness.poll(account)
+        assert sorted(await harness.subjects(account)) == ["after", "small"]
         assert lying(provider, box) == 1
-        [[notice, reply]] = await bench.rows(
+        [[notice, reply]] = await harness.rows(
             """select m.head, e.reply from inbound i join blobs m on m.id = i.blob_id
                join maillog e on e.inbound_id = i.id where i.source = 'notice' and e.event = 'skipped'"""
         )
@@ -314,35 +316,35 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
         assert "From: ann@customer.test" in text
         assert "20000 octets" in reply
         # and it is fetched once the limit has grown
-    async with fetching(database_url) as bench:
-        await bench.rows("update external_accounts set password = %s", bench.vault.seal("secret"))
-        await bench.poll(account)
-        assert sorted(await bench.subjects(account)) == ["after", "large", "small"]
+    async with fetching(database_url) as harness:
+        await harness.rows("update external_accounts set password = %s", harness.vault.seal("secret"))
+        await harness.poll(account)
+        assert sorted(await harness.subjects(account)) == ["after", "large", "small"]
 
 
 async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    await bench.rows("alter table inbound add check (message_id <> 'refuse@me')")
+    await harness.rows("alter table inbound add check (message_id <> 'refuse@me')")
     provider.put(box, mail("one"))
     provider.put(box, b"Message-ID: <refuse@me>\r\n" + mail("bad"))
     provider.put(box, mail("two"))
-    account = await bench.add(box, provider.pop3_port)
-    await until(lambda: has(bench, account, 2))
-    await until(lambda: polls_well(bench, account))
-    assert sorted(await bench.subjects(account)) == ["one", "two"]
-    [[reason]] = await bench.rows("select reason from uidl_ledger where state = 'skipped'")
+    account = await harness.add(box, provider.pop3_port)
+    await until(lambda: has(harness, account, 2))
+    await until(lambda: polls_well(harness, account))
+    assert sorted(await harness.subjects(account)) == ["one", "two"]
+    [[reason]] = await harness.rows("select reason from uidl_ledger where state = 'skipped'")
     assert "it could not be stored" in reason
     # when it is tried in vain for the third time, its people are told
-    await bench.poll(account)
-    await bench.poll(account)
-    assert len(await bench.rows("select 1 from inbound where source = 'notice'")) == 1
+    await harness.poll(account)
+    await harness.poll(account)
+    assert len(await harness.rows("select 1 from inbound where source = 'notice'")) == 1
 
 
 async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider: DemoProvider, box: str) -> None:
-    async with fetching(database_url) as bench:
-        account = await bench.add(box, provider.pop3_port)
-        await until(lambda: polls_well(bench, account))
+    async with fetching(database_url) as harness:
+        account = await harness.add(box, provider.pop3_port)
+        await until(lambda: polls_well(harness, account))
     async with fetching(database_url) as again:
         assert await again.rows("select count(*) from polls where lease_expires > now() + interval '14 seconds'")
         await again.rows("update external_accounts set password = %s", again.vault.seal("secret"))
@@ -350,28 +352,28 @@ async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider
 
 
 async def test_many_sessions_fetch_a_big_mailbox_once(
-    bench: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+    harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
     for number in range(1201):
         provider.put(box, mail(f"m{number}"))
-    account = await bench.add(box, provider.pop3_port)
-    await until(lambda: has(bench, account, 1201), 60)
-    await bench.poll(account)
-    assert sorted(await bench.subjects(account)) == sorted(f"m{number}" for number in range(1201))
+    account = await harness.add(box, provider.pop3_port)
+    await until(lambda: has(harness, account, 1201), 60)
+    await harness.poll(account)
+    assert sorted(await harness.subjects(account)) == sorted(f"m{number}" for number in range(1201))
 
 
 # ---------------------------------------------------------------------------------------------- quiet maildrops
 
 
 async def test_a_list_with_nothing_to_do_is_not_compared_again(
-    bench: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+    harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a maildrop of which everything is fetched
-    account = await bench.add(box, provider.pop3_port)
+    account = await harness.add(box, provider.pop3_port)
     provider.put(box, mail("one"))
-    await until(lambda: has(bench, account, 1))
-    await until(lambda: is_quiet(bench, account))
+    await until(lambda: has(harness, account, 1))
+    await until(lambda: is_quiet(harness, account))
     # when it is polled again, then the ledger is left alone
     reads: list[int] = []
     known = uidl_ledger.load_entries
@@ -381,26 +383,26 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
         return await known(connection, external_id)
 
     monkeypatch.setattr(uidl_ledger, "load_entries", counted)
-    await bench.polled(account)
+    await harness.polled(account)
     assert reads == []
     # and a new mail is found as ever
     provider.put(box, mail("two"))
-    await until(lambda: has(bench, account, 2))
-    assert reads and await bench.states(account) == {"fetched": 2}
+    await until(lambda: has(harness, account, 2))
+    assert reads and await harness.states(account) == {"fetched": 2}
 
 
 async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     # given a quiet, empty maildrop
-    account = await bench.add(box, provider.pop3_port, delete_after_days=0)
-    await until(lambda: is_quiet(bench, account))
+    account = await harness.add(box, provider.pop3_port, delete_after_days=0)
+    await until(lambda: is_quiet(harness, account))
     # when a mail comes, is fetched and deleted at once: the list is empty again
     provider.put(box, mail("one"))
-    await until(lambda: has(bench, account, 1))
+    await until(lambda: has(harness, account, 1))
 
     async def closed() -> bool:
-        return await bench.states(account) == {"closed": 1}
+        return await harness.states(account) == {"closed": 1}
 
     # then the ledger hears of it
     await until(closed)
@@ -408,20 +410,20 @@ async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
 
 
 async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(
-    bench: FetcherHarness, provider: DemoProvider, box: str
+    harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    account = await bench.add(box, provider.pop3_port)
-    await until(lambda: is_quiet(bench, account))
-    async with bench.database.transaction() as connection:
+    account = await harness.add(box, provider.pop3_port)
+    await until(lambda: is_quiet(harness, account))
+    async with harness.database.transaction() as connection:
         await polls.forget_maildrop(connection, account)
-    await bench.polled(account)
-    [[met]] = await bench.rows("select first_contact_at is not null from polls where external_id = %s", account)
+    await harness.polled(account)
+    [[met]] = await harness.rows("select first_contact_at is not null from polls where external_id = %s", account)
     assert met
 
 
-async def is_quiet(bench: FetcherHarness, account: int) -> bool:
+async def is_quiet(harness: FetcherHarness, account: int) -> bool:
     return bool(
-        await bench.rows(
+        await harness.rows(
             """select 1 from polls where external_id = %s and owner is null and quiet_until > now()
                and quiet_list is not null and first_contact_at is not null and first_contact_at < last_success_at""",
             account,

@@ -24,7 +24,7 @@ from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
 
 
 @pytest.fixture
-async def bench(database_url: str) -> AsyncIterator[FetcherHarness]:
+async def harness(database_url: str) -> AsyncIterator[FetcherHarness]:
     async with fetching(database_url) as running:
         yield running
 
@@ -33,148 +33,148 @@ def mails(*names: str) -> dict[str, bytes]:
     return {name: mail(name) for name in names}
 
 
-async def is_state(bench: FetcherHarness, account: int, **states: int) -> bool:
-    return await bench.states(account) == states
+async def is_state(harness: FetcherHarness, account: int, **states: int) -> bool:
+    return await harness.states(account) == states
 
 
-async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(bench: FetcherHarness) -> None:
+async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(harness: FetcherHarness) -> None:
     # given a provider whose connection ends in the middle of one mail, each time
     script = ScriptedPop3(
         mails("one", "killer", "two", "three"), answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")}
     )
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
+        account = await harness.add("e@x.test", script.port)
         # then the others arrive once each, and nothing of the half mail
-        await until(lambda: has(bench, account, 3))
-        assert sorted(await bench.subjects(account)) == ["one", "three", "two"]
+        await until(lambda: has(harness, account, 3))
+        assert sorted(await harness.subjects(account)) == ["one", "three", "two"]
         # and after the third try its people are told, with what its header says
-        await until(lambda: is_noticed(bench, account))
-        [[reason, tries]] = await bench.rows("select reason, tries from uidl_ledger where state = 'skipped'")
+        await until(lambda: is_noticed(harness, account))
+        [[reason, tries]] = await harness.rows("select reason, tries from uidl_ledger where state = 'skipped'")
         assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
-        await until(lambda: polls_well(bench, account))
+        await until(lambda: polls_well(harness, account))
         assert script.mails.keys() == {"one", "killer", "two", "three"}
-        [[notice]] = await bench.rows(
+        [[notice]] = await harness.rows(
             "select m.head from inbound i join blobs m on m.id = i.blob_id where i.source = 'notice'"
         )
         assert b"Subject: Mail not fetched: killer" in bytes(notice)
         # when the provider is well again, the mail arrives at the next try
         script.answers = {}
-        await bench.rows("update uidl_ledger set next_try_at = now() where state = 'skipped'")
-        await bench.poll(account)
-        assert sorted(await bench.subjects(account)) == ["killer", "one", "three", "two"]
-        assert await bench.states(account) == {"fetched": 4}
+        await harness.rows("update uidl_ledger set next_try_at = now() where state = 'skipped'")
+        await harness.poll(account)
+        assert sorted(await harness.subjects(account)) == ["killer", "one", "three", "two"]
+        assert await harness.states(account) == {"fetched": 4}
 
 
-async def is_noticed(bench: FetcherHarness, account: int) -> bool:
-    return bool(await bench.rows("select 1 from inbound where source = 'notice' and external_id = %s", account))
+async def is_noticed(harness: FetcherHarness, account: int) -> bool:
+    return bool(await harness.rows("select 1 from inbound where source = 'notice' and external_id = %s", account))
 
 
-async def test_a_mail_that_the_provider_refuses_is_skipped_and_ends_no_poll(bench: FetcherHarness) -> None:
+async def test_a_mail_that_the_provider_refuses_is_skipped_and_ends_no_poll(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "bad", "two"), answers={"RETR 2": say(b"-ERR corrupt\r\n")})
     async with script.running():
-        account = await bench.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
-        await until(lambda: polls_well(bench, account))
-        assert sorted(await bench.subjects(account)) == ["one", "two"]
+        account = await harness.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
+        await until(lambda: polls_well(harness, account))
+        assert sorted(await harness.subjects(account)) == ["one", "two"]
         assert script.mails.keys() == {"bad"}
-        assert await bench.rows("select reason from uidl_ledger where state = 'skipped'") == [
+        assert await harness.rows("select reason from uidl_ledger where state = 'skipped'") == [
             ("the provider refuses to hand it out: corrupt",)
         ]
 
 
-async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(bench: FetcherHarness) -> None:
+async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "two"))
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: polls_well(bench, account))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: polls_well(harness, account))
         script.answers = {"UIDL": say(b"+OK\r\n2 two\r\n.\r\n")}
-        await bench.poll(account)
-        assert await bench.states(account) == {"fetched": 2}
+        await harness.poll(account)
+        assert await harness.states(account) == {"fetched": 2}
         script.answers = {}
-        await bench.poll(account)
-        assert len(await bench.bodies(account)) == 2
+        await harness.poll(account)
+        assert len(await harness.bodies(account)) == 2
 
 
-async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(bench: FetcherHarness) -> None:
+async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(harness: FetcherHarness) -> None:
     # given a provider whose connection ends at QUIT, so that it deletes nothing
     script = ScriptedPop3({})
     async with script.running():
-        account = await bench.add("e@x.test", script.port, delete_after_days=0)
-        await until(lambda: polls_well(bench, account))
+        account = await harness.add("e@x.test", script.port, delete_after_days=0)
+        await until(lambda: polls_well(harness, account))
         script.answers = {"QUIT": cut()}
         script.mails["one"] = mail("one")
-        await until(lambda: is_state(bench, account, deleting=1))
-        await until(lambda: fails(bench, account))
+        await until(lambda: is_state(harness, account, deleting=1))
+        await until(lambda: fails(harness, account))
         assert script.mails.keys() == {"one"}
         # when QUIT works, the mail goes, and is not fetched again
         script.answers = {}
-        await bench.poll(account)
-        await bench.poll(account)
+        await harness.poll(account)
+        await harness.poll(account)
         assert not script.mails
-        assert await bench.states(account) == {"closed": 1}
-        assert await bench.subjects(account) == ["one"]
+        assert await harness.states(account) == {"closed": 1}
+        assert await harness.subjects(account) == ["one"]
         # and the same UIDL later is a new mail, even with the same bytes
         script.mails["one"] = mail("one")
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["one", "one"]
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["one", "one"]
 
 
 async def test_in_another_maildrop_mail_that_moved_there_is_not_delivered_again(
-    bench: FetcherHarness,
+    harness: FetcherHarness,
 ) -> None:
     first, second = ScriptedPop3({}), ScriptedPop3(mails("moved", "unknown"))
     async with first.running(), second.running():
-        account = await bench.add("e@x.test", first.port, delete_after_days=0)
-        await until(lambda: polls_well(bench, account))
-        await bench.rows("update external_accounts set delete_after_days = null")
+        account = await harness.add("e@x.test", first.port, delete_after_days=0)
+        await until(lambda: polls_well(harness, account))
+        await harness.rows("update external_accounts set delete_after_days = null")
         first.mails |= {"old-id": mail("moved"), "other": mail("stays")}
-        await until(lambda: has(bench, account, 2))
+        await until(lambda: has(harness, account, 2))
         # when the account points at another server, and deletes at once
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             await connection.execute(
                 "update external_accounts set pop3_port = %s, delete_after_days = 0", (second.port,)
             )
             await polls.forget_maildrop(connection, account)
-        await bench.poll(account)
-        await until(lambda: has(bench, account, 3))
-        await bench.poll(account)
+        await harness.poll(account)
+        await until(lambda: has(harness, account, 3))
+        await harness.poll(account)
         # then what stood there is history: fetched once, never deleted
-        assert sorted(await bench.subjects(account)) == ["moved", "stays", "unknown"]
+        assert sorted(await harness.subjects(account)) == ["moved", "stays", "unknown"]
         assert second.mails.keys() == {"moved", "unknown"}
         second.mails["new"] = mail("new")
-        await until(lambda: has(bench, account, 4))
-        await bench.poll(account)
+        await until(lambda: has(harness, account, 4))
+        await harness.poll(account)
         assert second.mails.keys() == {"moved", "unknown"}
         # when it is the same maildrop under another name, what is unknown is new
         second.mails["newer"] = mail("newer")
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             await polls.forget_maildrop(connection, account)
-        await until(lambda: has(bench, account, 5))
-        await bench.poll(account)
+        await until(lambda: has(harness, account, 5))
+        await harness.poll(account)
         assert second.mails.keys() == {"moved", "unknown"}
 
 
 async def test_a_uidl_of_another_maildrop_counts_as_neither_fetched_nor_deleted(
-    bench: FetcherHarness,
+    harness: FetcherHarness,
 ) -> None:
     # given servers that count their mails, and an account of which two are fetched, to be deleted at once
     first = ScriptedPop3({"1": mail("first 1"), "2": mail("moved"), "3": mail("first 3")})
     second = ScriptedPop3({"1": mail("second 1"), "2": mail("second 2"), "3": mail("second 3"), "4": mail("moved")})
     async with first.running(), second.running():
-        account = await bench.add("e@x.test", first.port)
-        await until(lambda: has(bench, account, 3))
-        await until(lambda: polls_well(bench, account))
+        account = await harness.add("e@x.test", first.port)
+        await until(lambda: has(harness, account, 3))
+        await until(lambda: polls_well(harness, account))
         # when it is pointed at another maildrop
-        await bench.rows(
+        await harness.rows(
             "update external_accounts set pop3_port = %s, delete_after_days = 0, delete_history = true where id = %s",
             second.port,
             account,
         )
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             await polls.forget_maildrop(connection, account)
-        await bench.poll(account)
-        await bench.poll(account)
+        await harness.poll(account)
+        await harness.poll(account)
         # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
-        assert sorted(await bench.subjects(account)) == [
+        assert sorted(await harness.subjects(account)) == [
             "first 1",
             "first 3",
             "moved",
@@ -185,51 +185,53 @@ async def test_a_uidl_of_another_maildrop_counts_as_neither_fetched_nor_deleted(
         assert second.mails.keys() <= {"4"}
 
 
-async def test_repeated_uidls_are_fetched_once_each_and_stay(bench: FetcherHarness) -> None:
+async def test_repeated_uidls_are_fetched_once_each_and_stay(harness: FetcherHarness) -> None:
     script = ScriptedPop3({})
     async with script.running():
-        account = await bench.add("e@x.test", script.port, delete_after_days=0)
-        await until(lambda: polls_well(bench, account))
+        account = await harness.add("e@x.test", script.port, delete_after_days=0)
+        await until(lambda: polls_well(harness, account))
         script.mails |= mails("a", "b")
         script.answers = {"UIDL": say(b"+OK\r\n1 same\r\n2 same\r\n.\r\n")}
-        await until(lambda: has(bench, account, 2))
-        await bench.poll(account)
-        assert sorted(await bench.subjects(account)) == ["a", "b"]
+        await until(lambda: has(harness, account, 2))
+        await harness.poll(account)
+        assert sorted(await harness.subjects(account)) == ["a", "b"]
         assert script.mails.keys() == {"a", "b"}
 
 
-async def test_three_plain_refusals_pause_and_a_test_resumes(bench: FetcherHarness) -> None:
+async def test_three_plain_refusals_pause_and_a_test_resumes(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one"), password="other")
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: is_paused(bench, account))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: is_paused(harness, account))
         tried = script.sessions
         assert tried == 3
         await asyncio.sleep(1.5)
         assert script.sessions == tried
         script.password = "secret"
-        polled = await bench.poll(account)
-        assert polled.paused_at is None and await bench.subjects(account) == ["one"]
+        polled = await harness.poll(account)
+        assert polled.paused_at is None and await harness.subjects(account) == ["one"]
 
 
-async def is_paused(bench: FetcherHarness, account: int) -> bool:
-    return bool(await bench.rows("select 1 from polls where external_id = %s and paused_at is not null", account))
+async def is_paused(harness: FetcherHarness, account: int) -> bool:
+    return bool(await harness.rows("select 1 from polls where external_id = %s and paused_at is not null", account))
 
 
-async def test_login_delay_is_kept_even_with_mail_left(bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_login_delay_is_kept_even_with_mail_left(
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
     monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: has(bench, account, 2))
-        await until(lambda: polls_well(bench, account))
-        [[wait, backlog]] = await bench.rows(
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 2))
+        await until(lambda: polls_well(harness, account))
+        [[wait, backlog]] = await harness.rows(
             "select extract(epoch from next_poll_at - last_success_at)::float8, backlog from polls"
         )
         assert 1.5 < wait < 2.5 and backlog == 1
-        await until(lambda: has(bench, account, 3))
+        await until(lambda: has(harness, account, 3))
         assert script.sessions == 2
 
 
@@ -239,38 +241,38 @@ async def test_login_delay_is_kept_even_with_mail_left(bench: FetcherHarness, mo
     ids=["nothing is deleted", "it takes long", "all is deleted"],
 )
 async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
-    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
 ) -> None:
     monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", seconds)
     monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c", "d", "e"))
     async with script.running():
-        account = await bench.add("e@x.test", script.port, delete_after_days=days, poll_seconds=60)
-        await until(lambda: polls_well(bench, account))
-        assert sorted(await bench.subjects(account)) == ["a", "b", "c", "d", "e"]
+        account = await harness.add("e@x.test", script.port, delete_after_days=days, poll_seconds=60)
+        await until(lambda: polls_well(harness, account))
+        assert sorted(await harness.subjects(account)) == ["a", "b", "c", "d", "e"]
         assert script.sessions == sessions
 
 
-async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(bench: FetcherHarness) -> None:
+async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), answers={"RETR 1": say(b"+OK\r\n" + stuff(mail("a")) + b"junk\r\n")})
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: fails(bench, account))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: fails(harness, account))
         script.answers = {}
         script.commands.clear()
-        await until(lambda: has(bench, account, 3))
-        assert sorted(await bench.subjects(account)) == ["a", "b", "c"]
+        await until(lambda: has(harness, account, 3))
+        assert sorted(await harness.subjects(account)) == ["a", "b", "c"]
         assert [line for line in script.commands if line.startswith("RETR")] == ["RETR 3", "RETR 2"]
 
 
 async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url: str) -> None:
     hanging, well = ScriptedPop3(answers={"PASS": hang()}), ScriptedPop3(mails("a"))
     async with hanging.running(), well.running():
-        async with fetching(database_url) as bench:
-            await bench.add("h@x.test", hanging.port)
-            account = await bench.add("e@x.test", well.port)
-            await until(lambda: has(bench, account, 1))
+        async with fetching(database_url) as harness:
+            await harness.add("h@x.test", hanging.port)
+            account = await harness.add("e@x.test", well.port)
+            await until(lambda: has(harness, account, 1))
             started = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - started < 3
     async with fetching(database_url) as again:
@@ -283,14 +285,14 @@ async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url:
 
 
 async def test_an_account_is_polled_by_one_owner_a_lost_lease_commits_nothing(
-    bench: FetcherHarness, database: Database
+    harness: FetcherHarness, database: Database
 ) -> None:
     # given an account that is due, and that another process polls already
-    account = await bench.add("e@x.test", 1, enabled=False)
-    await bench.rows(
+    account = await harness.add("e@x.test", 1, enabled=False)
+    await harness.rows(
         "update polls set owner = 'before', lease_expires = now() + interval '1 hour' where external_id = %s", account
     )
-    await bench.rows("update external_accounts set enabled = true")
+    await harness.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
         assert (await polls.claim_due(connection, "other", 10))[0] == []
         # when that one is silent for too long
@@ -312,9 +314,9 @@ async def test_an_account_is_polled_by_one_owner_a_lost_lease_commits_nothing(
 
 
 async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
-    bench: FetcherHarness, database: Database
+    harness: FetcherHarness, database: Database
 ) -> None:
-    account = await bench.add("e@x.test", 1, enabled=False)
+    account = await harness.add("e@x.test", 1, enabled=False)
     async with database.transaction() as connection:  # which nobody else sees
         await connection.execute("update external_accounts set enabled = true")
         await uidl_ledger.record_skipped(connection, account, SkippedNow(None, "uidl", 10, "no", 3, None))
@@ -338,16 +340,16 @@ async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
 
 
 async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(
-    bench: FetcherHarness, database: Database
+    harness: FetcherHarness, database: Database
 ) -> None:
     # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
-    [first, second, later, disabled, removed] = [await bench.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
-    await bench.rows("update external_accounts set enabled = true")
-    await bench.rows("update external_accounts set enabled = false where id = %s", disabled)
-    await bench.rows("update external_accounts set removed_at = now() where id = %s", removed)
-    await bench.rows("update polls set next_poll_at = now() - interval '1 hour'")
-    await bench.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
-    await bench.rows("update polls set next_poll_at = now() + interval '10 seconds' where external_id = %s", later)
+    [first, second, later, disabled, removed] = [await harness.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
+    await harness.rows("update external_accounts set enabled = true")
+    await harness.rows("update external_accounts set enabled = false where id = %s", disabled)
+    await harness.rows("update external_accounts set removed_at = now() where id = %s", removed)
+    await harness.rows("update polls set next_poll_at = now() - interval '1 hour'")
+    await harness.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
+    await harness.rows("update polls set next_poll_at = now() + interval '10 seconds' where external_id = %s", later)
 
     async def look(most: int) -> tuple[list[int], float | None]:
         async with database.statement() as connection:
@@ -361,11 +363,11 @@ async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(
     taken, seconds = await look(10)
     assert taken == [first] and seconds is not None and 9 < seconds <= 10
     # when all are taken, then the next one is due when the first lease ends
-    await bench.rows("update polls set next_poll_at = now() where external_id = %s", later)
+    await harness.rows("update polls set next_poll_at = now() where external_id = %s", later)
     taken, seconds = await look(10)
     assert taken == [later] and seconds is not None and 14 < seconds <= 15
     # and an account that is enabled again is due as it was
-    await bench.rows("update external_accounts set enabled = true where id = %s", disabled)
+    await harness.rows("update external_accounts set enabled = true where id = %s", disabled)
     assert (await look(10))[0] == [disabled]
 
 
@@ -380,19 +382,19 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
         "MAILGROUP_ALLOW_PRIVATE_UPSTREAM": "yes",
         "MAILGROUP_METRICS_PORT": str(ports.choose(1, "killed fetcher")[0]),
     }
-    bench = FetcherHarness(
+    harness = FetcherHarness(
         Service("test", Settings(database_url=database_url, broker_url="amqp://x/")), database, Vault(key)
     )
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
+        account = await harness.add("e@x.test", script.port)
         for least in (1, 300, 600, 1500):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
             )
             # when it is killed after a batch, and another one takes over, long before its lease has ended
-            await until(lambda least=least: has(bench, account, least))
+            await until(lambda least=least: has(harness, account, least))
             process.kill()
             await process.wait()
-            await bench.rows("update polls set lease_expires = now() + interval '1 hour' where owner is not null")
-        assert sorted(await bench.subjects(account)) == sorted(script.mails)
-        assert await bench.states(account) == {"fetched": 1500}
+            await harness.rows("update polls set lease_expires = now() + interval '1 hour' where owner is not null")
+        assert sorted(await harness.subjects(account)) == sorted(script.mails)
+        assert await harness.states(account) == {"fetched": 1500}

@@ -33,7 +33,7 @@ def mails(*names: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-async def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetcherHarness]:
+async def harness(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetcherHarness]:
     wait_for_providers(monkeypatch, 1.0)
     async with fetching(database_url, max_message_bytes=LIMIT) as running:
         yield running
@@ -182,7 +182,7 @@ def _full_queue() -> Iterator[int]:
 
 
 async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
-    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for_providers(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
     scripts = {row.name: ScriptedPop3(mails("one", "two", "three"), row.capabilities, row.answers) for row in TABLE}
@@ -191,12 +191,12 @@ async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
         async with AsyncExitStack() as stack:
             for script in (*scripts.values(), well):
                 await stack.enter_async_context(script.running())
-            healthy = await bench.add("healthy", well.port)
-            await until(lambda: polls_well(bench, healthy))
+            healthy = await harness.add("healthy", well.port)
+            await until(lambda: polls_well(harness, healthy))
             # given them all at once, and every mail to be deleted as soon as it is fetched
-            unheard = await bench.add("accepts nothing", deaf)
+            unheard = await harness.add("accepts nothing", deaf)
             accounts = {
-                row.name: await bench.add(
+                row.name: await harness.add(
                     row.name,
                     scripts[row.name].port,
                     pop3_tls=row.tls,
@@ -208,65 +208,65 @@ async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
             # when a mail comes to an account whose provider works, it is fetched in time, again and again
             for number in range(1, 4):
                 well.mails[f"in time {number}"] = mail(f"in time {number}")
-                await until(lambda number=number: has(bench, healthy, number), 10.0)
+                await until(lambda number=number: has(harness, healthy, number), 10.0)
             # then each of the others says what is wrong, in words, in a metric and in the log
-            await until(lambda: fails(bench, unheard))
-            wrong = await asyncio.gather(*(_wait_for(bench, accounts[row.name], row) for row in TABLE))
+            await until(lambda: fails(harness, unheard))
+            wrong = await asyncio.gather(*(_wait_for(harness, accounts[row.name], row) for row in TABLE))
             assert "\n".join(row for row in wrong if row) == ""
             for row in TABLE:
                 if row.kind:
                     assert _count(row.name, row.kind) > 0 and _logged(log, row), row.name
             # and nothing was deleted that is not here
             for row in TABLE:
-                here = await bench.subjects(accounts[row.name])
+                here = await harness.subjects(accounts[row.name])
                 assert scripts[row.name].mails.keys() | set(here) == {"one", "two", "three"}, row.name
             # when they all behave again, every mail is there, once
             wait_for_providers(monkeypatch, 20.0)
             for script in scripts.values():
                 script.answers, script.capabilities = {}, ("PIPELINING", "UIDL", "TOP", "STLS")
-            await bench.rows("update external_accounts set pop3_tls = 'none', delete_after_days = null")
-            await asyncio.gather(*(bench.poll(account) for account in accounts.values()))  # none is left of before
-            await bench.rows("update uidl_ledger set octets = 1 where state = 'skipped'")
-            async with bench.database.transaction() as connection:
+            await harness.rows("update external_accounts set pop3_tls = 'none', delete_after_days = null")
+            await asyncio.gather(*(harness.poll(account) for account in accounts.values()))  # none is left of before
+            await harness.rows("update uidl_ledger set octets = 1 where state = 'skipped'")
+            async with harness.database.transaction() as connection:
                 for account in accounts.values():
                     await uidl_ledger.retry_skipped(connection, account)
-            ends = await asyncio.gather(*(_end(bench, accounts[row.name]) for row in TABLE))
+            ends = await asyncio.gather(*(_end(harness, accounts[row.name]) for row in TABLE))
             assert [
                 (row.name, end) for row, end in zip(TABLE, ends, strict=True) if end != (["one", "three", "two"], None)
             ] == []
 
 
-async def _wait_for(bench: FetcherHarness, account: int, row: Misbehaviour) -> str | None:
+async def _wait_for(harness: FetcherHarness, account: int, row: Misbehaviour) -> str | None:
     """Return what differs from the table in the end; empty if nothing does."""
     try:
-        await until(lambda: _shows(bench, account, row), 60.0)
+        await until(lambda: _shows(harness, account, row), 60.0)
     except TimeoutError:
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             polled = (await polls.load_poll_states(connection)).get(account)
-        return f"{row.name}: {await bench.states(account)} {polled}"
+        return f"{row.name}: {await harness.states(account)} {polled}"
     return None
 
 
-async def _end(bench: FetcherHarness, account: int) -> tuple[list[str], str | None]:
+async def _end(harness: FetcherHarness, account: int) -> tuple[list[str], str | None]:
     """Return the subjects that arrived and the account's problem, after two more polls."""
-    await bench.poll(account)
-    polled = await bench.poll(account)
-    return sorted(await bench.subjects(account)), find_account_problem(polled)
+    await harness.poll(account)
+    polled = await harness.poll(account)
+    return sorted(await harness.subjects(account)), find_account_problem(polled)
 
 
-async def _shows(bench: FetcherHarness, account: int, row: Misbehaviour) -> bool:
-    async with bench.database.transaction() as connection:
+async def _shows(harness: FetcherHarness, account: int, row: Misbehaviour) -> bool:
+    async with harness.database.transaction() as connection:
         polled = (await polls.load_poll_states(connection)).get(account)
     if polled is None or not (polled.last_success_at or polled.last_error):
         return False
     if row.skipped:
-        reasons = await bench.rows(
+        reasons = await harness.rows(
             "select reason from uidl_ledger where state = 'skipped' and external_id = %s", account
         )
         said = len(reasons) == row.skipped == polled.skipped and all(row.words in reason for (reason,) in reasons)
     else:
         said = polled.last_error_kind == row.kind and row.words in (find_account_problem(polled) or "")
-    return said and len(await bench.bodies(account)) == row.gets
+    return said and len(await harness.bodies(account)) == row.gets
 
 
 def _count(account: str, kind: str) -> float:
@@ -284,136 +284,136 @@ def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
 
 @pytest.mark.parametrize("knows_uidl", [True, False])
 async def test_without_uidls_a_mail_that_slips_into_a_known_place_is_fetched(
-    bench: FetcherHarness, knows_uidl: bool
+    harness: FetcherHarness, knows_uidl: bool
 ) -> None:
     # given a server whose UIDLs just count, or that has none
     script = ScriptedPop3(mails("a", "b", "c"), ("TOP",), name=lambda number, _: str(number), knows_uidl=knows_uidl)
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: has(bench, account, 3))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 3))
         # when one goes and another comes, so that the list looks as before
         del script.mails["a"]
         script.mails["d, which is longer"] = mail("d")
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["a", "b", "c", "d"]
         # and when what we fetched is deleted, what comes after it is not deleted with it
-        await bench.rows("update external_accounts set delete_after_days = 0, delete_history = true")
-        await bench.poll(account)
+        await harness.rows("update external_accounts set delete_after_days = 0, delete_history = true")
+        await harness.poll(account)
         script.mails["e"] = mail("e")
-        await bench.poll(account)
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["a", "b", "c", "d", "e"]
+        await harness.poll(account)
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["a", "b", "c", "d", "e"]
         assert not script.mails
 
 
-async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(bench: FetcherHarness) -> None:
+async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("old", "older", "oldest"), ("TOP",), knows_uidl=False)
     async with script.running():
-        account = await bench.add("e@x.test", script.port, history="from_now")
-        await until(lambda: polls_well(bench, account))
+        account = await harness.add("e@x.test", script.port, history="from_now")
+        await until(lambda: polls_well(harness, account))
         del script.mails["older"]
         script.mails["new"] = mail("new", received="Thu, 01 Oct 2099 10:00:00 +0000")
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["new"]
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["new"]
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["new"]
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["new"]
 
 
-async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(bench: FetcherHarness) -> None:
+async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), name=lambda _, uidl: "other" if uidl == "c" else "same")
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: has(bench, account, 3))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 3))
         del script.mails["a"]
         script.mails["d"] = mail("d")
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["a", "b", "c", "d"]
         # and when only one has it any more, that one is not fetched again
         del script.mails["d"]
-        await bench.poll(account)
-        await bench.poll(account)
-        assert await bench.subjects(account) == ["a", "b", "c", "d"]
+        await harness.poll(account)
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["a", "b", "c", "d"]
 
 
-async def test_a_wholesale_renumbering_repeats_nothing_and_misses_nothing_new(bench: FetcherHarness) -> None:
+async def test_a_wholesale_renumbering_repeats_nothing_and_misses_nothing_new(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c") | {"twin": mails("a")["a"]})
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: has(bench, account, 4))
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 4))
         for turn in range(3):
             script.name = lambda _, uidl, turn=turn: f"{turn}-{uidl}"  # type: ignore[misc]  # bound now
             script.mails[f"new {turn}"] = mail(f"new {turn}")
-            await bench.poll(account)
-        assert sorted(await bench.subjects(account)) == ["a", "a", "b", "c", "new 0", "new 1", "new 2"]
+            await harness.poll(account)
+        assert sorted(await harness.subjects(account)) == ["a", "a", "b", "c", "new 0", "new 1", "new 2"]
 
 
 async def test_a_mail_that_was_read_but_not_stored_does_not_count_as_fetched(
-    bench: FetcherHarness, monkeypatch: pytest.MonkeyPatch
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that lists nothing again that was read before a QUIT, as Gmail does, and mails too large for us
     script = ScriptedPop3(mails("one", "two") | {"large": LONG[: 2 * LIMIT - 100]}, pops=True)
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        await until(lambda: has(bench, account, 2))
-        await bench.poll(account)
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 2))
+        await harness.poll(account)
         # then that one is still listed there
         assert "large" in script.mails
-        assert (await bench.states(account))["skipped"] == 1
+        assert (await harness.states(account))["skipped"] == 1
         # when the limit grows, it is fetched
         monkeypatch.setattr(
-            bench.service, "settings", bench.service.settings.model_copy(update={"max_message_bytes": 4 * LIMIT})
+            harness.service, "settings", harness.service.settings.model_copy(update={"max_message_bytes": 4 * LIMIT})
         )
-        await bench.poll(account)
-        assert len(await bench.bodies(account)) == 3
+        await harness.poll(account)
+        assert len(await harness.bodies(account)) == 3
         assert "large" not in script.mails
 
 
-async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(bench: FetcherHarness) -> None:
+async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one"), answers={"PASS": say(b"-ERR [LOGIN-DELAY] wait\r\n")})
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
+        account = await harness.add("e@x.test", script.port)
         for delay in (60, 120, 240):
-            await until(lambda: fails(bench, account))
-            [[learnt, wait]] = await bench.rows(
+            await until(lambda: fails(harness, account))
+            [[learnt, wait]] = await harness.rows(
                 "select login_delay, extract(epoch from next_poll_at - last_error_at)::float8 from polls"
             )
             assert learnt == delay and delay - 5 < wait <= delay + 5
-            await bench.rows("update polls set last_error = null, next_poll_at = now()")
+            await harness.rows("update polls set last_error = null, next_poll_at = now()")
         script.answers = {}
-        await bench.rows("update polls set next_poll_at = now()")
-        await until(lambda: has(bench, account, 1))
-        await until(lambda: polls_well(bench, account))
+        await harness.rows("update polls set next_poll_at = now()")
+        await until(lambda: has(harness, account, 1))
+        await until(lambda: polls_well(harness, account))
         # then it is kept to, until somebody changes or tests the account
-        [[wait]] = await bench.rows("select extract(epoch from next_poll_at - last_success_at)::float8 from polls")
+        [[wait]] = await harness.rows("select extract(epoch from next_poll_at - last_success_at)::float8 from polls")
         assert wait > 200
-        await bench.poll(account)
-        assert await bench.rows("select login_delay from polls") == [(None,)]
+        await harness.poll(account)
+        assert await harness.rows("select login_delay from polls") == [(None,)]
 
 
 async def test_a_provider_that_hands_out_nothing_for_a_while_blames_no_mail(
-    bench: FetcherHarness,
+    harness: FetcherHarness,
 ) -> None:
     script = ScriptedPop3(mails(*(f"m{n}" for n in range(50))), answers={"RETR": say(b"-ERR throttled\r\n")})
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
+        account = await harness.add("e@x.test", script.port)
         for _ in range(4):
-            polled = await bench.poll(account)
+            polled = await harness.poll(account)
         assert polled.last_error_kind == "busy" and "throttled" in str(polled.last_error)
-        assert not await bench.rows("select 1 from inbound")  # nobody was told of a mail that is not at fault
+        assert not await harness.rows("select 1 from inbound")  # nobody was told of a mail that is not at fault
         script.answers = {}
-        await bench.poll(account)
-        assert len(await bench.bodies(account)) == 50
+        await harness.poll(account)
+        assert len(await harness.bodies(account)) == 50
 
 
 async def test_a_skipped_mail_is_a_problem_until_acknowledged_or_fetched(
-    bench: FetcherHarness,
+    harness: FetcherHarness,
 ) -> None:
     # given mails that cannot be fetched
     script = ScriptedPop3(mails("one", "two", "three"), answers={"RETR 2": say(b"-ERR bad\r\n")})
     async with script.running():
-        account = await bench.add("e@x.test", script.port)
-        assert (await bench.poll(account)).skipped == 1
-        async with bench.database.transaction() as connection:
+        account = await harness.add("e@x.test", script.port)
+        assert (await harness.poll(account)).skipped == 1
+        async with harness.database.transaction() as connection:
             [external] = await load_externals(connection)
             [row] = await operations.list_skipped(connection, external)
             assert row["uidl"] == "two" and "bad" in row["reason"] and row["acknowledged_at"] is None
@@ -421,21 +421,21 @@ async def test_a_skipped_mail_is_a_problem_until_acknowledged_or_fetched(
             done = await operations.acknowledge(connection, external, [row["id"], 999])
             assert (done.done, done.left) == ([row["id"]], [999])
         # then it is no problem while it fails for the same reason, and for another reason it is one again
-        assert (await bench.poll(account)).skipped == 0
-        await scheduler._measure(bench.service)
+        assert (await harness.poll(account)).skipped == 0
+        await scheduler._measure(harness.service)
         assert scheduler.SKIPPED._value.get() == 0
         script.answers = {"RETR 2": say(b"-ERR worse\r\n")}
-        await bench.rows("update uidl_ledger set next_try_at = now()")
-        assert (await bench.poll(account)).skipped == 1
-        await scheduler._measure(bench.service)
+        await harness.rows("update uidl_ledger set next_try_at = now()")
+        assert (await harness.poll(account)).skipped == 1
+        await scheduler._measure(harness.service)
         assert scheduler.SKIPPED._value.get() == 1
         # when it is tried again by hand, however often it failed, it arrives
         script.answers = {}
-        await bench.rows("update uidl_ledger set tries = 10, next_try_at = null where state = 'skipped'")
-        async with bench.database.transaction() as connection:
+        await harness.rows("update uidl_ledger set tries = 10, next_try_at = null where state = 'skipped'")
+        async with harness.database.transaction() as connection:
             assert (await operations.fetch_again(connection, external)).done == [row["id"]]
-        await until(lambda: has(bench, account, 3))
-        assert (await bench.poll(account)).skipped == 0
+        await until(lambda: has(harness, account, 3))
+        assert (await harness.poll(account)).skipped == 0
 
 
 async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
@@ -452,8 +452,8 @@ async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
     monkeypatch.setattr(OverflowBudget, "reserve", watch)
     large = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 8000
     script = ScriptedPop3(mails("a") | {"large": large, "other": large} | mails("b"))
-    async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as bench:
-        accounts = [await bench.add(f"e{number}@x.test", script.port) for number in range(10)]
+    async with script.running(), fetching(database_url, max_message_bytes=9_000_000) as harness:
+        accounts = [await harness.add(f"e{number}@x.test", script.port) for number in range(10)]
         for account in accounts:
-            await until(lambda account=account: has(bench, account, 4), 60)
+            await until(lambda account=account: has(harness, account, 4), 60)
     assert 9_000_000 < max(held) <= 28_000_000 and len(held) >= 10 * 2 * 6

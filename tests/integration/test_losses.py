@@ -333,27 +333,27 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as made:
         await made.accounts({SUPPORT: provider.port})
         yield made
 
 
 async def test_a_sender_never_claims_again_what_it_is_still_sending(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a mail under way whose claim another sender took back, the database having been away
     provider.gates["DATA"] = asyncio.Event()
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="claimed")
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="claimed")
     await until(lambda: _said(provider, "DATA"))
-    await bench.rows("update submissions set state = 'queued', claim_owner = null, claim_expires = null")
+    await harness.rows("update submissions set state = 'queued', claim_owner = null, claim_expires = null")
     # when this sender looks for work
     await asyncio.sleep(2.0)
-    assert (await bench.listed(id_)).state == "queued"
+    assert (await harness.listed(id_)).state == "queued"
     # then the first attempt ends without the final dot, and the mail is sent once
     provider.gates["DATA"].set()
-    await bench.until(id_, state="done")
+    await harness.until(id_, state="done")
     assert len(provider.taken) == 1
 
 
@@ -362,26 +362,26 @@ async def _said(provider: ScriptedSmtp, verb: str) -> bool:
 
 
 async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> list[str]:
         raise ValueError("an answer that nobody thought of")
 
     monkeypatch.setattr(outcomes, "provider_message_ids", broken)
-    id_ = await bench.submit(ANN)
-    found = await bench.until(id_, state="parked")
+    id_ = await harness.submit(ANN)
+    found = await harness.until(id_, state="parked")
     assert len(provider.taken) == 1
     assert found.error is not None and "an answer that nobody thought of" in found.error
 
 
-async def test_a_lane_that_fails_lets_go_of_its_mail(bench: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_fails_lets_go_of_its_mail(harness: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
     async def broken(*_: object) -> None:
         begun.set()
         raise ValueError("nobody thought of this")
 
-    monkeypatch.setattr(bench.relaying, "_relay", broken)
-    await bench.submit(ANN)
+    monkeypatch.setattr(harness.relaying, "_relay", broken)
+    await harness.submit(ANN)
     await begun.wait()
-    await until(lambda: not bench.relaying.claims.claimed_ids)  # so the claim runs out
+    await until(lambda: not harness.relaying.claims.claimed_ids)  # so the claim runs out

@@ -45,13 +45,13 @@ async def deliver(database: Database, *mails: bytes) -> list[int]:
 
 
 async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
+    async with scripted_smtp() as provider, sending(database_url) as harness:
         # given a mail to two people that waits, one of whom has it already
-        await bench.accounts({SUPPORT: provider.port})
+        await harness.accounts({SUPPORT: provider.port})
         provider.by_recipient[BOB] = "451 4.3.0 later"
-        id_ = await bench.submit(ANN, BOB)
-        await bench.until(id_, state="queued", tries=1)
-        async with bench.database.transaction() as connection:
+        id_ = await harness.submit(ANN, BOB)
+        await harness.until(id_, state="queued", tries=1)
+        async with harness.database.transaction() as connection:
             [listed] = await operations.list_queue(connection)
             assert (listed["state"], listed["status"]) == ("queued", "waiting")
             assert [(r["state"], r["status"]) for r in listed["recipients"]] == [
@@ -59,21 +59,21 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
                 ("waiting", "waiting"),
             ]
         # when
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             assert await operations.cancel(connection, [id_, 9_999], "sent by mistake") == OperationResult(
                 [id_], [9_999]
             )
             assert await operations.cancel(connection, [id_]) == OperationResult([], [id_])
-        await bench.upkeep.notify_authors()
-        await bench.upkeep.notify_authors()
+        await harness.upkeep.notify_authors()
+        await harness.upkeep.notify_authors()
         # then the author is told once, about the other one alone
-        [notice] = await bench.notices("Alex")
+        [notice] = await harness.notices("Alex")
         assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.3.0\r\n" in notice
         assert b"sent by mistake" in notice and b"rfc822; ann@customer.org" not in notice
-        assert ("cancelled", BOB) in await bench.events(id_) and ("noticed", ALEX) in await bench.events(id_)
-        await bench.make_due()
+        assert ("cancelled", BOB) in await harness.events(id_) and ("noticed", ALEX) in await harness.events(id_)
+        await harness.make_due()
         assert len(provider.taken) == 1
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             [traced] = await trace(connection, str(id_))
             shown = await history.load_mail_history(connection, id_)
         assert (traced["state"], traced["status"]) == ("done", "cancelled")
@@ -81,15 +81,15 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
 
 
 async def test_a_mail_that_is_being_sent_is_not_cancelled(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port})
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port})
         provider.gates["END"] = asyncio.Event()
-        id_ = await bench.submit(ANN)
-        await bench.until(id_, state="sent_unanswered")
-        async with bench.database.transaction() as connection:
+        id_ = await harness.submit(ANN)
+        await harness.until(id_, state="sent_unanswered")
+        async with harness.database.transaction() as connection:
             assert await operations.cancel(connection, [id_]) == OperationResult([], [id_])
         provider.gates["END"].set()
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
 
 
 async def test_parked_mails_show_their_traceback_and_are_requeued_or_discarded(database: Database) -> None:

@@ -104,44 +104,44 @@ async def test_a_removed_account_s_mail_is_purged_and_restore_is_over_then(datab
             await operations.restore_account(connection, ALEX)
 
 
-async def submit(bench: SenderHarness, *to: str) -> int:
-    id_ = await bench.submit(*to)
-    await bench.until(id_, state="done")
+async def submit(harness: SenderHarness, *to: str) -> int:
+    id_ = await harness.submit(*to)
+    await harness.until(id_, state="done")
     return id_
 
 
 async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
+    async with scripted_smtp() as provider, sending(database_url) as harness:
         # given a mail that was relayed, one that went to Jim too, and one that waits
-        await bench.accounts({SUPPORT: provider.port})
-        await submit(bench, ANN)
-        shared = await submit(bench, ANN, JIM)
+        await harness.accounts({SUPPORT: provider.port})
+        await submit(harness, ANN)
+        shared = await submit(harness, ANN, JIM)
         provider.always("RCPT", "451 4.3.0 later")
-        waiting = await bench.submit(ANN)
-        await bench.until(waiting, state="queued", tries=1)
-        await MailboxWorker(bench.database, 5).handle([r[0] for r in await bench.rows("select id from inbound")])
+        waiting = await harness.submit(ANN)
+        await harness.until(waiting, state="queued", tries=1)
+        await MailboxWorker(harness.database, 5).handle([r[0] for r in await harness.rows("select id from inbound")])
         # then the first two go, and Jim still has his copy
-        assert await purge(bench.database, 15) == Counter(submissions=2, bytes=1)
-        assert len(await mailbox_of(bench.database, JIM)) == 1
-        assert await bench.rows("select id from submissions") == [(waiting,)]
-        assert await bench.rows("select submission_id from inbound") == [(None,)]
+        assert await purge(harness.database, 15) == Counter(submissions=2, bytes=1)
+        assert len(await mailbox_of(harness.database, JIM)) == 1
+        assert await harness.rows("select id from submissions") == [(waiting,)]
+        assert await harness.rows("select submission_id from inbound") == [(None,)]
         # and an answer still finds its author, for five years
-        assert len(await bench.rows("select 1 from sent_mail where submission_id = %s", shared)) == 1
-        assert await purge(bench.database, 5 * 365) != Counter()
-        assert len(await bench.rows("select 1 from sent_mail")) == 3
-        assert (await purge(bench.database, 5 * 366 + 1))["authors"] == 3
+        assert len(await harness.rows("select 1 from sent_mail where submission_id = %s", shared)) == 1
+        assert await purge(harness.database, 5 * 365) != Counter()
+        assert len(await harness.rows("select 1 from sent_mail")) == 3
+        assert (await purge(harness.database, 5 * 366 + 1))["authors"] == 3
 
 
 async def test_a_cancelled_mail_is_kept_until_its_author_is_told(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port})
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port})
         provider.always("RCPT", "451 4.3.0 later")
-        id_ = await bench.submit(ANN)
-        await bench.until(id_, state="queued", tries=1)
-        async with bench.database.transaction() as connection:
+        id_ = await harness.submit(ANN)
+        await harness.until(id_, state="queued", tries=1)
+        async with harness.database.transaction() as connection:
             await operations.cancel(connection, [id_])
-        await bench.rows("update submissions set cancelled = 'not told yet'")
-        assert (await purge(bench.database, 15))["submissions"] == 0
+        await harness.rows("update submissions set cancelled = 'not told yet'")
+        assert (await purge(harness.database, 15))["submissions"] == 0
 
 
 async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> None:

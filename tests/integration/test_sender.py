@@ -33,7 +33,7 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port, SALES: provider.port})
         yield running
@@ -42,11 +42,11 @@ async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Send
 # ---------------------------------------------------------------------------------------------- handing over
 
 
-async def test_a_mail_leaves_as_user_name_and_external_address(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_mail_leaves_as_user_name_and_external_address(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # when Alex writes to a customer and, in Cc, to a colleague (manual 4.3)
     mail = MAIL.replace(b"Subject", b"Cc: kim@local.com\r\nBcc: bob@customer.org\r\nSubject")
-    id_ = await bench.submit(ANN, BOB, mail=mail, message_id="one@local.com")
-    await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, BOB, mail=mail, message_id="one@local.com")
+    await harness.until(id_, state="done")
     # then the provider got it once, rewritten, the body untouched
     [taken] = provider.taken
     header, _, body = taken.mail.partition(b"\r\n\r\n")
@@ -61,45 +61,47 @@ async def test_a_mail_leaves_as_user_name_and_external_address(bench: SenderHarn
     assert body == b"a body\r\n.with dots\r\n"
     assert provider.logins == [f"{SUPPORT} secret"]
     # and its reply is on record for each recipient
-    assert replies(await bench.listed(id_)) == [("relayed", "250 2.0.0 queued")] * 2
-    assert await bench.events(id_) == [("relayed", ANN), ("relayed", BOB)]
+    assert replies(await harness.listed(id_)) == [("relayed", "250 2.0.0 queued")] * 2
+    assert await harness.events(id_) == [("relayed", ANN), ("relayed", BOB)]
 
 
 async def test_local_recipients_get_it_whatever_state_the_external_account_has(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a disabled external account
-    await bench.rows("update external_accounts set enabled = false")
+    await harness.rows("update external_accounts set enabled = false")
     # when Alex writes to Jim, to Kim and to a customer
-    id_ = await bench.submit("jim@local.com", "kim@local.com", ANN)
+    id_ = await harness.submit("jim@local.com", "kim@local.com", ANN)
     # then the colleagues' copy is on its way, unrewritten
-    [[source, state, body]] = await bench.rows(
+    [[source, state, body]] = await harness.rows(
         "select source, i.state, head from inbound i join blobs m on m.id = i.blob_id"
     )
     assert (source, state, bytes(body)) == ("local", "routed", MAIL)
-    assert [(p.key, p.copies) for p in bench.publications] == [("routed.jim@local.com", ("routed.kim@local.com",))]
+    assert [(p.key, p.copies) for p in harness.publications] == [("routed.jim@local.com", ("routed.kim@local.com",))]
     # and the customer's waits until the account is enabled
     await asyncio.sleep(1.5)
-    assert replies(await bench.listed(id_)) == [("delivered", None), ("delivered", None), ("waiting", None)]
-    await bench.rows("update external_accounts set enabled = true")
-    await bench.until(id_, state="done")
+    assert replies(await harness.listed(id_)) == [("delivered", None), ("delivered", None), ("waiting", None)]
+    await harness.rows("update external_accounts set enabled = true")
+    await harness.until(id_, state="done")
     assert len(provider.taken) == 1
 
 
 async def test_a_colleague_removed_meanwhile_is_not_shown_with_a_local_address(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a mail to a customer and Jim that waits
     mail = MAIL.replace(b"Subject", b"Cc: jim@local.com, tom@local.com\r\nSubject")
-    await bench.rows("update external_accounts set enabled = false")
-    early = await bench.submit(ANN, mail=mail)
+    await harness.rows("update external_accounts set enabled = false")
+    early = await harness.submit(ANN, mail=mail)
     # when Jim is removed, and a mail names his address long after that
-    await bench.rows("update submissions set created_at = now() - interval '1 hour'")
-    await bench.rows("update local_accounts set removed_at = now() - interval '1 hour' where address = 'jim@local.com'")
-    late = await bench.submit(BOB, mail=mail)
-    await bench.rows("update external_accounts set enabled = true")
+    await harness.rows("update submissions set created_at = now() - interval '1 hour'")
+    await harness.rows(
+        "update local_accounts set removed_at = now() - interval '1 hour' where address = 'jim@local.com'"
+    )
+    late = await harness.submit(BOB, mail=mail)
+    await harness.rows("update external_accounts set enabled = true")
     for id_ in (early, late):
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
     # then only the second one, whose author may mean somebody else, leaves with it
     shown = {taken.recipients[0]: headers.values(taken.mail, "cc") for taken in provider.taken}
     assert shown == {
@@ -108,65 +110,65 @@ async def test_a_colleague_removed_meanwhile_is_not_shown_with_a_local_address(
     }
 
 
-async def test_an_external_address_of_ours_goes_to_the_router(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_an_external_address_of_ours_goes_to_the_router(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # when Kim writes to support@ and to Tom
-    id_ = await bench.submit(SUPPORT, "tom@local.com", author="Kim")
+    id_ = await harness.submit(SUPPORT, "tom@local.com", author="Kim")
     # then nothing is left to relay
-    assert (await bench.listed(id_)).state == "done"
-    assert await bench.rows("select source, state, external_id, author_id from inbound order by source") == [
-        ("local", "routed", None, bench.people["Kim"].id),
-        ("submitted", "fetched", bench.externals[SUPPORT].id, bench.people["Kim"].id),
+    assert (await harness.listed(id_)).state == "done"
+    assert await harness.rows("select source, state, external_id, author_id from inbound order by source") == [
+        ("local", "routed", None, harness.people["Kim"].id),
+        ("submitted", "fetched", harness.externals[SUPPORT].id, harness.people["Kim"].id),
     ]
-    assert sorted(p.key for p in bench.publications) == [f"fetched.{SUPPORT}", "routed.tom@local.com"]
+    assert sorted(p.key for p in harness.publications) == [f"fetched.{SUPPORT}", "routed.tom@local.com"]
 
 
-async def test_handing_over_twice_delivers_once(bench: SenderHarness) -> None:
-    id_ = await bench.submit("jim@local.com", ANN)
-    assert await bench.stage.handle([id_, id_ + 1000]) == []
-    assert await bench.rows("select count(*)::int from inbound") == [(1,)]
+async def test_handing_over_twice_delivers_once(harness: SenderHarness) -> None:
+    id_ = await harness.submit("jim@local.com", ANN)
+    assert await harness.stage.handle([id_, id_ + 1000]) == []
+    assert await harness.rows("select count(*)::int from inbound") == [(1,)]
 
 
-async def test_a_resubmitted_mail_is_sent_and_reported(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_resubmitted_mail_is_sent_and_reported(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
-    first = await bench.submit(ANN, message_id="one@local.com")
-    again = await bench.submit(ANN, message_id="one@local.com")
-    hidden = await bench.submit(BOB, message_id="one@local.com")
+    first = await harness.submit(ANN, message_id="one@local.com")
+    again = await harness.submit(ANN, message_id="one@local.com")
+    hidden = await harness.submit(BOB, message_id="one@local.com")
     for id_ in (first, again, hidden):
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
     # then all of them leave, and the trace says which may be a repetition
     assert len(provider.taken) == 3
-    told = {id_: "uncertain" in [event for event, _ in await bench.events(id_)] for id_ in (first, again, hidden)}
+    told = {id_: "uncertain" in [event for event, _ in await harness.events(id_)] for id_ in (first, again, hidden)}
     assert told == {first: False, again: True, hidden: False}
 
 
 async def test_a_mail_submitted_twice_is_reported_once_whichever_commits_first(
-    bench: SenderHarness,
+    harness: SenderHarness,
 ) -> None:
-    first, again = [await bench.submit(ANN, message_id="one@local.com") for _ in range(2)]
+    first, again = [await harness.submit(ANN, message_id="one@local.com") for _ in range(2)]
     for id_ in (first, again):
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
 
     async def told(*ids: int) -> dict[int, int]:
-        async with bench.database.transaction() as connection:
+        async with harness.database.transaction() as connection:
             return await submissions.find_duplicates(connection, ids)
 
     # when the second one was handed over before the first one was committed
     assert await told(first) == {first: again}
     # or the clock was set between the two
-    await bench.rows("update submissions set created_at = now() + interval '2 days' where id = %s", again)
+    await harness.rows("update submissions set created_at = now() + interval '2 days' where id = %s", again)
     assert await told(again) == {again: first}
     # or both are handed over at once, by one process or by two
     assert await told(first, again) == {again: first}
-    await bench.rows("update submissions set state = 'submitted'")
+    await harness.rows("update submissions set state = 'submitted'")
     assert (await told(first), await told(again)) == ({}, {again: first})
 
 
-async def test_what_the_broker_lost_is_published_again_after_the_grace_period(bench: SenderHarness) -> None:
+async def test_what_the_broker_lost_is_published_again_after_the_grace_period(harness: SenderHarness) -> None:
     # given a submission whose message was lost
-    id_ = await bench.submit(ANN)
-    await bench.rows("update submissions set state = 'submitted', state_at = now() - interval '6 seconds'")
+    id_ = await harness.submit(ANN)
+    await harness.rows("update submissions set state = 'submitted', state_at = now() - interval '6 seconds'")
     # when the stage sweeps, twice
-    swept = [await bench.stage.sweep(), await bench.stage.sweep()]
+    swept = [await harness.stage.sweep(), await harness.stage.sweep()]
     # then it is published once
     assert swept[1] == []
     assert [(p.key, p.body) for p in swept[0]] == [
@@ -178,25 +180,25 @@ async def test_what_the_broker_lost_is_published_again_after_the_grace_period(be
 
 
 async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that does not know Bob
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     # when
-    id_ = await bench.submit(ANN, BOB)
-    found = await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, BOB)
+    found = await harness.until(id_, state="done")
     # then Ann has it, and Alex a notice about Bob
     assert replies(found) == [("relayed", "250 2.0.0 queued"), ("failed", "550 5.1.1 no such user")]
     assert provider.taken[0].recipients == [ANN]
-    [notice] = await bench.notices("Alex")
+    [notice] = await harness.notices("Alex")
     assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.1.1\r\n" in notice
     assert b"From: alex@local.com\r\nTo: ann@customer.org\r\nSubject: hello" in notice
     assert b"a body" not in notice
-    assert [p.key for p in bench.publications] == ["routed.alex@local.com"]
-    assert ("noticed", "alex@local.com") in await bench.events(id_)
+    assert [p.key for p in harness.publications] == ["routed.alex@local.com"]
+    assert ("noticed", "alex@local.com") in await harness.events(id_)
 
 
-async def test_a_recipient_without_notify_causes_no_notice(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_recipient_without_notify_causes_no_notice(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")
     # when Alex wants to hear of Bob alone, and for Cat of nothing but success
@@ -205,10 +207,10 @@ async def test_a_recipient_without_notify_causes_no_notice(bench: SenderHarness,
         BOB: "NOTIFY=DELAY,FAILURE ORCPT=rfc822;Bob+2Bx@customer.org",
         CAT: "NOTIFY=SUCCESS",
     }
-    id_ = await bench.submit(ANN, BOB, CAT, dsn_params="RET=HDRS ENVID=QQ+3D1", dsn_params_of=dsn_params)
-    await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, BOB, CAT, dsn_params="RET=HDRS ENVID=QQ+3D1", dsn_params_of=dsn_params)
+    await harness.until(id_, state="done")
     # then the one notice is about Bob, and says what the client called him and the mail
-    [notice] = await bench.notices("Alex")
+    [notice] = await harness.notices("Alex")
     assert b"Original-Envelope-Id: QQ=1\r\nReporting-MTA: dns; local.com\r\n" in notice
     assert (
         b"\r\n\r\nOriginal-Recipient: rfc822;Bob+x@customer.org\r\nFinal-Recipient: rfc822; bob@customer.org\r\n"
@@ -219,136 +221,142 @@ async def test_a_recipient_without_notify_causes_no_notice(bench: SenderHarness,
 
 
 async def test_a_notice_returns_the_whole_mail_if_that_was_asked_and_it_is_small(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("RCPT", "550 5.1.1 no such user")
     large = MAIL + b"x" * 70 * 5000 + b"\r\n"
     for mail in (MAIL, large):
-        id_ = await bench.submit(ANN, mail=mail, dsn_params="RET=FULL")
-        await bench.until(id_, state="done")
-    small, other = await bench.notices("Alex")
+        id_ = await harness.submit(ANN, mail=mail, dsn_params="RET=FULL")
+        await harness.until(id_, state="done")
+    small, other = await harness.notices("Alex")
     assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + MAIL in small
     assert b"text/rfc822-headers" in other and len(other) < 10_000
 
 
 async def test_the_author_is_notified_of_success_if_the_provider_does_not(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("RCPT", None)
-    id_ = await bench.submit(
+    id_ = await harness.submit(
         ANN, BOB, "jim@local.com", dsn_params_of=dict.fromkeys((ANN, "jim@local.com"), "NOTIFY=SUCCESS")
     )
-    await bench.until(id_, state="done")
+    await harness.until(id_, state="done")
 
-    inside, outside = await bench.notices("Alex")
+    inside, outside = await harness.notices("Alex")
     assert b"Final-Recipient: rfc822; jim@local.com\r\nAction: delivered\r\nStatus: 2.1.5\r\n" in inside
     assert b"Final-Recipient: rfc822; ann@customer.org\r\nAction: relayed\r\nStatus: 2.0.0\r\n" in outside
     assert inside.count(b"Final-Recipient") == outside.count(b"Final-Recipient") == 1
-    assert [p.key for p in bench.publications].count("routed.alex@local.com") == 2
-    assert [who for event, who in await bench.events(id_) if event == "noticed"] == ["alex@local.com"] * 2
+    assert [p.key for p in harness.publications].count("routed.alex@local.com") == 2
+    assert [who for event, who in await harness.events(id_) if event == "noticed"] == ["alex@local.com"] * 2
 
 
-async def test_a_provider_with_dsn_gets_the_dsn_parameters(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_provider_with_dsn_gets_the_dsn_parameters(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.always("EHLO", DSN)
-    id_ = await bench.submit(
+    id_ = await harness.submit(
         ANN,
         BOB,
         dsn_params="RET=FULL ENVID=a+2Bb",
         dsn_params_of={ANN: "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org"},
     )
-    await bench.until(id_, state="done")
+    await harness.until(id_, state="done")
 
     assert provider.said("MAIL") == [f"MAIL FROM:<{SUPPORT}> RET=FULL ENVID=a+2Bb"]
     assert provider.said("RCPT") == [
         "RCPT TO:<ann@customer.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann@customer.org",
         "RCPT TO:<bob@customer.org>",
     ]
-    assert len(provider.taken) == 1 and not await bench.notices("Alex")
+    assert len(provider.taken) == 1 and not await harness.notices("Alex")
 
 
-async def test_a_mail_with_a_null_sender_gets_no_notice(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_mail_with_a_null_sender_gets_no_notice(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.always("RCPT", "550 5.1.1 no such user")
-    id_ = await bench.submit(ANN, sender="")
-    await bench.until(id_, state="done")
-    assert await bench.notices("Alex") == []
+    id_ = await harness.submit(ANN, sender="")
+    await harness.until(id_, state="done")
+    assert await harness.notices("Alex") == []
 
 
-async def test_a_refusal_for_now_is_tried_again_a_minute_later(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_refusal_for_now_is_tried_again_a_minute_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that greylists once
     provider.say("RCPT", "450 4.2.0 greylisted")
-    id_ = await bench.submit(ANN)
-    found = await bench.until(id_, state="queued", tries=1)
+    id_ = await harness.submit(ANN)
+    found = await harness.until(id_, state="queued", tries=1)
     # then it waits about a minute
     assert found.next_try_at is not None
     assert 50 < (found.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() < 67
     assert replies(found) == [("waiting", "450 4.2.0 greylisted")]
     # and is relayed then, without a notice
-    await bench.make_due()
-    await bench.until(id_, state="done")
-    assert await bench.events(id_) == [("delayed", ANN), ("relayed", ANN)]
-    assert await bench.notices("Alex") == []
+    await harness.make_due()
+    await harness.until(id_, state="done")
+    assert await harness.events(id_) == [("delayed", ANN), ("relayed", ANN)]
+    assert await harness.notices("Alex") == []
 
 
-async def test_too_many_recipients_are_sent_in_two_mails_at_once(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_too_many_recipients_are_sent_in_two_mails_at_once(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.say("RCPT", "250 ok", "250 ok", "452 4.5.3 too many recipients")
-    id_ = await bench.submit(ANN, BOB, CAT)
-    found = await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, BOB, CAT)
+    found = await harness.until(id_, state="done")
     assert [taken.recipients for taken in provider.taken] == [[ANN, BOB], [CAT]]
     assert found.tries == 0
 
 
-async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given a provider that refuses while the mail is still being sent, and reads no further
     provider.early = "552 5.3.4 too large"
-    id_ = await bench.submit(ANN, mail=MAIL + b"x" * 70 * 1024 * 1024)
+    id_ = await harness.submit(ANN, mail=MAIL + b"x" * 70 * 1024 * 1024)
     # then that is the reply that counts
-    found = await bench.until(id_, state="done")
+    found = await harness.until(id_, state="done")
     assert replies(found) == [("failed", "552 5.3.4 too large")]
 
 
 async def test_an_international_address_needs_a_provider_that_takes_it(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # when the provider does not
-    id_ = await bench.submit(ANN, "jörg@customer.org", smtputf8=True)
-    found = await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, "jörg@customer.org", smtputf8=True)
+    found = await harness.until(id_, state="done")
     # then that recipient fails and says why
     assert [state for state, _ in replies(found)] == ["relayed", "failed"]
     assert "5.6.7" in str(found.recipients[1].reply)
     # when it does
     provider.always("EHLO", "250-hi\r\n250-SMTPUTF8\r\n250-8BITMIME\r\n250 AUTH LOGIN PLAIN")
-    await bench.rows("update external_accounts set login = 'other'")  # a new connection
-    id_ = await bench.submit(ANN, "jörg@customer.org", smtputf8=True)
-    await bench.until(id_, state="done")
+    await harness.rows("update external_accounts set login = 'other'")  # a new connection
+    id_ = await harness.submit(ANN, "jörg@customer.org", smtputf8=True)
+    await harness.until(id_, state="done")
     assert provider.taken[1].recipients == [ANN, "jörg@customer.org"]
     assert provider.said("MAIL")[-1].endswith(" SMTPUTF8")
 
 
 async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given an account of such a domain, and a provider that takes ASCII alone
-    await bench.rows("update external_accounts set address = 'support@bücher.example' where address = %s", SUPPORT)
+    await harness.rows("update external_accounts set address = 'support@bücher.example' where address = %s", SUPPORT)
     # when Alex sends a mail
-    await bench.until(await bench.submit(ANN), state="done")
+    await harness.until(await harness.submit(ANN), state="done")
     # then its domain is written so that every server understands it
     [taken] = provider.taken
     assert taken.sender == "support@xn--bcher-kva.example"
     assert b'From: "Alex" <support@xn--bcher-kva.example>' in taken.mail
 
 
-async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_an_id_in_the_providers_reply_belongs_to_the_author(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
     provider.always("END", f"250 2.0.0 OK <Made.Up@provider.example> for <{ANN}>")
-    id_ = await bench.submit(ANN, message_id="own@local.com")
-    await bench.until(id_, state="done")
-    async with bench.database.transaction() as connection:
+    id_ = await harness.submit(ANN, message_id="own@local.com")
+    await harness.until(id_, state="done")
+    async with harness.database.transaction() as connection:
         known = await sent_mail.find_sent(connection, ["own@local.com", "Made.Up@provider.example", ANN])
     assert sorted(
         (message_id, sent.author_id, sent.external_id, list(sent.recipients))
         for message_id, found in known.items()
         for sent in found
     ) == [
-        (message_id, bench.people["Alex"].id, bench.externals[SUPPORT].id, [ANN])
+        (message_id, harness.people["Alex"].id, harness.externals[SUPPORT].id, [ANN])
         for message_id in ("Made.Up@provider.example", "own@local.com")
     ]
 
@@ -357,154 +365,154 @@ async def test_an_id_in_the_providers_reply_belongs_to_the_author(bench: SenderH
 
 
 async def test_refused_credentials_pause_the_account_and_bounce_nothing(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that refuses the login
     provider.always("AUTH", "535 5.7.8 wrong")
-    ids = [await bench.submit(ANN) for _ in range(3)]
-    support = bench.externals[SUPPORT].id
+    ids = [await harness.submit(ANN) for _ in range(3)]
+    support = harness.externals[SUPPORT].id
 
     async def paused() -> bool:
         return bool(
-            await bench.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support)
+            await harness.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support)
         )
 
     await until(paused)
     await asyncio.sleep(2.5)
     # then nothing was tried again, no try was counted, nothing has failed
     assert 1 <= len(provider.said("AUTH")) <= 2  # of the two connections that were made together
-    assert {(await bench.listed(id_)).state for id_ in ids} == {"queued"}
-    assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
-    async with bench.database.transaction() as connection:
+    assert {(await harness.listed(id_)).state for id_ in ids} == {"queued"}
+    assert {(await harness.listed(id_)).tries for id_ in ids} == {0}
+    async with harness.database.transaction() as connection:
         relay = (await relay_status.load_status(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
     tries = len(provider.said("AUTH"))
-    await bench.make_due()
+    await harness.make_due()
     await until(lambda: len(provider.said("AUTH")) > tries)
     await asyncio.sleep(1.0)
     assert len(provider.said("AUTH")) == tries + 1
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
-    async with bench.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         await relay_status.unpause(connection, support)
     for id_ in ids:
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
 
 
-async def test_a_temporary_login_failure_only_backs_off(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_temporary_login_failure_only_backs_off(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("AUTH", "454 4.7.0 later", "454 4.7.0 later")
-    id_ = await bench.submit(ANN)
+    id_ = await harness.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relay_status where failures > 0 and paused_at is null"))
+        return bool(await harness.rows("select 1 from relay_status where failures > 0 and paused_at is null"))
 
     await until(failing)
-    assert (await bench.listed(id_)).tries == 0
+    assert (await harness.listed(id_)).tries == 0
     provider.always("AUTH", None)
     provider.answers["AUTH"].clear()
-    await bench.make_due()
-    await bench.until(id_, state="done")
-    assert await bench.rows("select failures from relay_status where last_success_at is not null") == [(0,)]
+    await harness.make_due()
+    await harness.until(id_, state="done")
+    assert await harness.rows("select failures from relay_status where last_success_at is not null") == [(0,)]
 
 
 async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: str) -> None:
     # given support@'s provider hangs with its greeting, and sales@'s works
-    async with scripted_smtp() as hanging, scripted_smtp() as working, sending(database_url) as bench:
+    async with scripted_smtp() as hanging, scripted_smtp() as working, sending(database_url) as harness:
         hanging.always("GREETING", HANG)
-        await bench.accounts({SUPPORT: hanging.port, SALES: working.port})
-        stuck = [await bench.submit(ANN) for _ in range(5)]
+        await harness.accounts({SUPPORT: hanging.port, SALES: working.port})
+        stuck = [await harness.submit(ANN) for _ in range(5)]
         # when Kim writes
-        id_ = await bench.submit(ANN, author="Kim")
+        id_ = await harness.submit(ANN, author="Kim")
         # then hers is relayed while Alex's wait, two of them claimed
-        await bench.until(id_, state="done")
-        states = sorted([(await bench.listed(other)).state for other in stuck])
+        await harness.until(id_, state="done")
+        states = sorted([(await harness.listed(other)).state for other in stuck])
         assert states == ["claimed"] * 2 + ["queued"] * 3
 
 
-async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(bench: SenderHarness) -> None:
+async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(harness: SenderHarness) -> None:
     # given nothing listens
-    await bench.rows("update external_accounts set smtp_port = 9 where address = %s", SUPPORT)
-    ids = [await bench.submit(ANN) for _ in range(5)]
+    await harness.rows("update external_accounts set smtp_port = 9 where address = %s", SUPPORT)
+    ids = [await harness.submit(ANN) for _ in range(5)]
 
     async def failing() -> bool:
         return bool(
-            await bench.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'")
+            await harness.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'")
         )
 
     await until(failing)
     await asyncio.sleep(1.5)
-    [[failures]] = await bench.rows("select failures from relay_status where failures > 0")
+    [[failures]] = await harness.rows("select failures from relay_status where failures > 0")
     assert failures <= 2
-    assert {(await bench.listed(id_)).tries for id_ in ids} == {0}
+    assert {(await harness.listed(id_)).tries for id_ in ids} == {0}
 
 
 async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that does not offer the STARTTLS that the account demands
-    await bench.rows("update external_accounts set smtp_tls = 'starttls'")
-    id_ = await bench.submit(ANN)
+    await harness.rows("update external_accounts set smtp_tls = 'starttls'")
+    id_ = await harness.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await bench.rows("select 1 from relay_status where last_error_kind = 'tls'"))
+        return bool(await harness.rows("select 1 from relay_status where last_error_kind = 'tls'"))
 
     await until(failing)
     # then it is told no more than our name
     assert not provider.said("AUTH") and not provider.said("MAIL")
-    assert (await bench.listed(id_)).state == "queued"
+    assert (await harness.listed(id_)).state == "queued"
 
 
 async def test_too_many_connections_lower_their_number(database_url: str) -> None:
     # given a provider with room for one
-    async with scripted_smtp() as provider, sending(database_url) as bench:
+    async with scripted_smtp() as provider, sending(database_url) as harness:
         provider.room = 1
-        await bench.accounts({SUPPORT: provider.port}, connections=3)
+        await harness.accounts({SUPPORT: provider.port}, connections=3)
         provider.gates["MAIL"] = asyncio.Event()
-        ids = [await bench.submit(ANN)]
+        ids = [await harness.submit(ANN)]
 
         async def connected() -> bool:
             return bool(provider.said("MAIL"))
 
         # when more mail comes while one connection stands: a first one that is refused is the account's failure
         await until(connected)
-        ids += [await bench.submit(ANN) for _ in range(3)]
+        ids += [await harness.submit(ANN) for _ in range(3)]
 
         async def lowered() -> bool:
-            return bool(await bench.rows("select 1 from relay_status where connections_limit = 1"))
+            return bool(await harness.rows("select 1 from relay_status where connections_limit = 1"))
 
         await until(lowered)
         # then one connection does the work, and no try is counted
         provider.gates["MAIL"].set()
         for id_ in ids:
-            assert (await bench.until(id_, state="done")).tries == 0
+            assert (await harness.until(id_, state="done")).tries == 0
 
 
 # ---------------------------------------------------------------------------------------------- connections
 
 
 async def test_one_connection_is_used_for_many_mails(database_url: str) -> None:
-    async with scripted_smtp() as provider, sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port}, connections=1)
-        ids = [await bench.submit(ANN) for _ in range(5)]
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        ids = [await harness.submit(ANN) for _ in range(5)]
         for id_ in ids:
-            await bench.until(id_, state="done")
+            await harness.until(id_, state="done")
         provider.by_recipient[BOB] = "550 no"
-        await bench.until(await bench.submit(BOB), state="done")  # what was refused is forgotten (RSET)
-        await bench.until(await bench.submit(ANN), state="done")
+        await harness.until(await harness.submit(BOB), state="done")  # what was refused is forgotten (RSET)
+        await harness.until(await harness.submit(ANN), state="done")
         assert (len(provider.taken), provider.connections, len(provider.said("RSET"))) == (6, 1, 1)
 
 
 @pytest.mark.parametrize("ended", [CLOSE, "421 4.4.2 idle"])
 async def test_a_connection_that_the_provider_ended_while_idle_costs_no_try(
-    bench: SenderHarness, provider: ScriptedSmtp, ended: str
+    harness: SenderHarness, provider: ScriptedSmtp, ended: str
 ) -> None:
     # given a connection that has worked
-    await bench.until(await bench.submit(ANN), state="done")
+    await harness.until(await harness.submit(ANN), state="done")
     # when it ends as the next mail begins
     provider.say("MAIL", ended)
-    found = await bench.until(await bench.submit(BOB), state="done")
+    found = await harness.until(await harness.submit(BOB), state="done")
     # then the mail took another one
     assert (found.tries, provider.connections, len(provider.taken)) == (0, 2, 2)
 
@@ -540,145 +548,147 @@ async def test_all_senders_together_have_no_more_mails_on_the_wire_than_allowed(
 
 
 async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that hangs up between the final dot and its reply, once
     provider.say("END", CLOSE)
-    id_ = await bench.submit(ANN)
-    found = await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN)
+    found = await harness.until(id_, state="done")
     # then it was sent again at once
     assert (found.uncertain, found.tries, len(provider.taken)) == (True, 0, 1)
-    assert await bench.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
+    assert await harness.events(id_) == [("uncertain", ANN), ("relayed", ANN)]
 
 
 async def test_after_two_lost_replies_the_author_learns_of_the_unknown_outcome(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.always("END", CLOSE)
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="done", uncertain=True)
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="done", uncertain=True)
     assert len(provider.said("DATA")) == 2
-    assert [event for event, _ in await bench.events(id_)] == ["uncertain", "failed", "uncertain", "noticed"]
+    assert [event for event, _ in await harness.events(id_)] == ["uncertain", "failed", "uncertain", "noticed"]
 
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
 async def test_claims_of_a_dead_sender_are_taken_over(
-    bench: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
+    harness: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
 ) -> None:
     # given a claim of a sender that is gone
-    await bench.rows("update external_accounts set enabled = false")
-    id_ = await bench.submit(ANN)
-    await bench.rows(
+    await harness.rows("update external_accounts set enabled = false")
+    id_ = await harness.submit(ANN)
+    await harness.rows(
         """update submissions set state = %s, claim_owner = 'dead',
                         claim_expires = now() + interval '1 hour'""",
         state,
     )
-    await bench.rows("update external_accounts set enabled = true")
-    await bench.upkeep.renew_leases()
-    assert (await bench.listed(id_)).state == state
+    await harness.rows("update external_accounts set enabled = true")
+    await harness.upkeep.renew_leases()
+    assert (await harness.listed(id_)).state == state
     # when it has run out
-    await bench.rows("update submissions set claim_expires = now() - interval '1 second'")
-    await bench.upkeep.renew_leases()
+    await harness.rows("update submissions set claim_expires = now() - interval '1 second'")
+    await harness.upkeep.renew_leases()
     # then the mail is sent, and marked if it may be there twice
-    found = await bench.until(id_, state="done")
+    found = await harness.until(id_, state="done")
     assert (found.uncertain, len(provider.taken)) == (uncertain, 1)
-    assert [event for event, _ in await bench.events(id_)] == (["uncertain"] if uncertain else []) + ["relayed"]
+    assert [event for event, _ in await harness.events(id_)] == (["uncertain"] if uncertain else []) + ["relayed"]
 
 
 async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    await bench.rows("update external_accounts set enabled = false")
-    id_, innocent = await bench.submit(ANN), await bench.submit(ANN)
-    await bench.rows("insert into poison (stage, id, crashes) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent)
-    await bench.rows("update external_accounts set enabled = true")
-    found = await bench.until(id_, state="parked")
+    await harness.rows("update external_accounts set enabled = false")
+    id_, innocent = await harness.submit(ANN), await harness.submit(ANN)
+    await harness.rows(
+        "insert into poison (stage, id, crashes) values ('relay', %s, 5), ('relay', %s, 4)", id_, innocent
+    )
+    await harness.rows("update external_accounts set enabled = true")
+    found = await harness.until(id_, state="parked")
     assert "Each of the 5 times" in str(found.error)
     # one that survives a try is sent as ever, and forgotten
-    await bench.until(innocent, state="done")
+    await harness.until(innocent, state="done")
     assert len(provider.taken) == 1
-    assert await bench.rows("select id from poison") == []
+    assert await harness.rows("select id from poison") == []
 
 
 async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a claimed mail
     provider.gates["DATA"] = asyncio.Event()
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="claimed")
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="claimed")
     # when another sender takes it before the final dot
-    await bench.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
+    await harness.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
     provider.gates["DATA"].set()
     await asyncio.sleep(1.0)
     # then this one has not sent it
     assert provider.taken == []
-    assert (await bench.listed(id_)).state == "claimed"
+    assert (await harness.listed(id_)).state == "claimed"
 
 
-async def test_the_state_is_committed_before_the_final_dot(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_the_state_is_committed_before_the_final_dot(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.gates["END"] = asyncio.Event()
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="sent_unanswered")
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="sent_unanswered")
     assert provider.taken == []
     provider.gates["END"].set()
-    await bench.until(id_, state="done", uncertain=False)
+    await harness.until(id_, state="done", uncertain=False)
 
 
 async def test_stopping_releases_mails_that_are_not_sent(database_url: str) -> None:
     async with scripted_smtp() as provider:
-        async with sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
+        async with sending(database_url) as harness:
+            await harness.accounts({SUPPORT: provider.port})
             provider.gates["RCPT"] = asyncio.Event()
-            id_ = await bench.submit(ANN)
-            await bench.until(id_, state="claimed")
+            id_ = await harness.submit(ANN)
+            await harness.until(id_, state="claimed")
         # when another sender starts
         provider.gates["RCPT"].set()
-        async with sending(database_url) as bench:
-            found = await bench.until(id_, state="done")
+        async with sending(database_url) as harness:
+            found = await harness.until(id_, state="done")
             # then it has the mail without waiting for a claim to run out
             assert (found.uncertain, len(provider.taken)) == (False, 1)
 
 
 async def test_stopping_waits_longer_for_a_mail_whose_final_dot_has_gone_out(database_url: str) -> None:
     async with scripted_smtp() as provider:
-        async with sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
+        async with sending(database_url) as harness:
+            await harness.accounts({SUPPORT: provider.port})
             # given a mail that only wants its answer, and one that has not come so far
             provider.gates["END"] = asyncio.Event()
-            owed = await bench.submit(ANN)
-            await bench.until(owed, state="sent_unanswered")
+            owed = await harness.submit(ANN)
+            await harness.until(owed, state="sent_unanswered")
             provider.gates["RCPT"] = asyncio.Event()
-            other = await bench.submit(CAT)
-            await bench.until(other, state="claimed")
+            other = await harness.submit(CAT)
+            await harness.until(other, state="claimed")
             # when the sender stops, and the answer comes late
-            stopping = asyncio.create_task(bench.relaying.stop(0.2, 20.0))
+            stopping = asyncio.create_task(harness.relaying.stop(0.2, 20.0))
             await asyncio.sleep(0.5)
-            assert not stopping.done() and (await bench.listed(owed)).state == "sent_unanswered"
+            assert not stopping.done() and (await harness.listed(owed)).state == "sent_unanswered"
             provider.gates["END"].set()
             await stopping
             # then that mail is done, and the other one was given back
-            assert ((await bench.listed(owed)).state, (await bench.listed(other)).state) == ("done", "queued")
+            assert ((await harness.listed(owed)).state, (await harness.listed(other)).state) == ("done", "queued")
             assert [taken.recipients for taken in provider.taken] == [[ANN]]
         # and the next sender sends that one alone
         provider.gates["RCPT"].set()
-        async with sending(database_url) as bench:
-            await bench.until(other, state="done", uncertain=False)
+        async with sending(database_url) as harness:
+            await harness.until(other, state="done", uncertain=False)
         assert [taken.recipients for taken in provider.taken] == [[ANN], [CAT]]
 
 
 async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) -> None:
     async with scripted_smtp() as provider:
-        async with sending(database_url) as bench:
-            await bench.accounts({SUPPORT: provider.port})
+        async with sending(database_url) as harness:
+            await harness.accounts({SUPPORT: provider.port})
             provider.say("END", HANG)
-            id_ = await bench.submit(ANN)
-            await bench.until(id_, state="sent_unanswered")
-            await bench.relaying.stop(0.1, 0.3)
-            assert (await bench.listed(id_)).state == "sent_unanswered"
+            id_ = await harness.submit(ANN)
+            await harness.until(id_, state="sent_unanswered")
+            await harness.relaying.stop(0.1, 0.3)
+            assert (await harness.listed(id_)).state == "sent_unanswered"
         # then it is sent once more, and marked
-        async with sending(database_url) as bench:
-            await bench.until(id_, state="done", uncertain=True)
+        async with sending(database_url) as harness:
+            await harness.until(id_, state="done", uncertain=True)
         assert len(provider.taken) == 1  # of two that came
 
 
@@ -686,69 +696,69 @@ async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) 
 
 
 async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a paused account
     provider.always("AUTH", "535 5.7.8 wrong")
-    id_ = await bench.submit(ANN)
-    await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
-    await bench.upkeep.notify_authors()
-    assert await bench.notices("Alex") == []
+    id_ = await harness.submit(ANN)
+    await until(lambda: harness.rows("select 1 from relay_status where paused_at is not null"))
+    await harness.upkeep.notify_authors()
+    assert await harness.notices("Alex") == []
     # when four hours have passed
-    await bench.rows("update submissions set created_at = now() - interval '4 hours 1 second'")
-    await bench.upkeep.notify_authors()
-    await bench.upkeep.notify_authors()
+    await harness.rows("update submissions set created_at = now() - interval '4 hours 1 second'")
+    await harness.upkeep.notify_authors()
+    await harness.upkeep.notify_authors()
     # then there is one notice, with the account's trouble in it
-    [notice] = await bench.notices("Alex")
+    [notice] = await harness.notices("Alex")
     assert b"Action: delayed\r\nStatus: 4.4.1\r\n" in notice and b"535 5.7.8 wrong" in notice
     # and a day later another one
-    await bench.rows("update submissions set delay_noticed_at = now() - interval '1 day'")
-    await bench.upkeep.notify_authors()
-    assert len(await bench.notices("Alex")) == 2
-    assert (await bench.listed(id_)).state == "queued"
+    await harness.rows("update submissions set delay_noticed_at = now() - interval '1 day'")
+    await harness.upkeep.notify_authors()
+    assert len(await harness.notices("Alex")) == 2
+    assert (await harness.listed(id_)).state == "queued"
 
 
-async def test_after_five_days_a_mail_has_failed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_after_five_days_a_mail_has_failed(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a mail that was refused for five days
     provider.always("RCPT", "451 4.3.0 later")
-    id_ = await bench.submit(ANN, BOB)
-    await bench.until(id_, state="queued", tries=1)
-    await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
+    id_ = await harness.submit(ANN, BOB)
+    await harness.until(id_, state="queued", tries=1)
+    await harness.rows("update submissions set created_at = now() - interval '5 days 1 second'")
     # when
-    await bench.upkeep.notify_authors()
+    await harness.upkeep.notify_authors()
     # then it is done, and the author is told the last reply
-    found = await bench.listed(id_)
+    found = await harness.listed(id_)
     assert (found.state, [state for state, _ in replies(found)]) == ("done", ["failed", "failed"])
-    [notice] = await bench.notices("Alex")
+    [notice] = await harness.notices("Alex")
     assert notice.count(b"Action: failed\r\nStatus: 4.4.7\r\n") == 2 and b"451 4.3.0 later" in notice
 
 
 async def test_a_paused_account_bounces_nothing_and_later_tries_its_old_mail(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given an account whose login is refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
-    id_ = await bench.submit(ANN)
-    await until(lambda: bench.rows("select 1 from relay_status where paused_at is not null"))
-    await bench.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
-    await bench.upkeep.notify_authors()
-    assert (await bench.listed(id_)).state == "queued"
+    id_ = await harness.submit(ANN)
+    await until(lambda: harness.rows("select 1 from relay_status where paused_at is not null"))
+    await harness.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
+    await harness.upkeep.notify_authors()
+    assert (await harness.listed(id_)).state == "queued"
     # when it is corrected, then its mail is not given up before it was tried
     provider.always("AUTH", None)
-    async with bench.database.transaction() as connection:
-        await relay_status.unpause(connection, bench.externals[SUPPORT].id)
-    await bench.upkeep.notify_authors()
-    await bench.until(id_, state="done")
-    assert len(provider.taken) == 1 and await bench.notices("Alex") == []
+    async with harness.database.transaction() as connection:
+        await relay_status.unpause(connection, harness.externals[SUPPORT].id)
+    await harness.upkeep.notify_authors()
+    await harness.until(id_, state="done")
+    assert len(provider.taken) == 1 and await harness.notices("Alex") == []
 
 
-async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: SenderHarness) -> None:
-    await bench.rows("update external_accounts set enabled = false")
-    id_ = await bench.submit(ANN)
-    await bench.rows("update submissions set created_at = now() - interval '5 days 1 second'")
-    await bench.upkeep.notify_authors()
-    assert (await bench.listed(id_)).state == "done"
-    [notice] = await bench.notices("Alex")
+async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(harness: SenderHarness) -> None:
+    await harness.rows("update external_accounts set enabled = false")
+    id_ = await harness.submit(ANN)
+    await harness.rows("update submissions set created_at = now() - interval '5 days 1 second'")
+    await harness.upkeep.notify_authors()
+    assert (await harness.listed(id_)).state == "done"
+    [notice] = await harness.notices("Alex")
     assert b"Action: failed" in notice
 
 
@@ -756,7 +766,7 @@ async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(bench: 
 
 
 async def test_a_mail_that_fails_in_us_five_times_is_parked_and_delays_no_other(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one
     write = outgoing_message.build_message
@@ -769,39 +779,39 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_delays_no_other(
         return write(database, group, external, source)
 
     monkeypatch.setattr(outgoing_message, "build_message", broken)
-    bad = await bench.submit(ANN, message_id="broken@local.com")
-    await bench.until(await bench.submit(ANN), state="done")
+    bad = await harness.submit(ANN, message_id="broken@local.com")
+    await harness.until(await harness.submit(ANN), state="done")
     # when it is tried five times
     for failures in range(1, 6):
 
         async def counted(failures: int = failures) -> bool:
-            return bool(await bench.rows("select 1 from submissions where id = %s and failures = %s", bad, failures))
+            return bool(await harness.rows("select 1 from submissions where id = %s and failures = %s", bad, failures))
 
         await until(counted)
-        await bench.make_due()
+        await harness.make_due()
     # then it is parked with its traceback
-    found = await bench.listed(bad)
+    found = await harness.listed(bad)
     assert (found.state, found.origin) == ("parked", "sender: relay")
     assert "ZeroDivisionError: a fault of ours" in str(found.error)
     # and leaves when it is mended and requeued
     monkeypatch.undo()
-    async with bench.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         assert await submissions_admin.requeue(connection, [bad]) == [bad]
-    await bench.until(bad, state="done")
+    await harness.until(bad, state="done")
     assert len(provider.taken) == 2
 
 
-async def test_fifty_megabytes_leave_in_bounded_memory(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_fifty_megabytes_leave_in_bounded_memory(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given 50 MB of lines that begin with dots, and a provider that reads slowly and only counts
     provider.discards, provider.pause = True, 0.003
     line = b"." + b"x" * 74 + b"\r\n"
     count = 50 * MIB // len(line)
-    await bench.rows("update external_accounts set enabled = false")
-    id_ = await bench.submit(ANN, mail=MAIL + line * count)
+    await harness.rows("update external_accounts set enabled = false")
+    id_ = await harness.submit(ANN, mail=MAIL + line * count)
     before = _peak(reset=True)
     # when it is relayed
-    await bench.rows("update external_accounts set enabled = true")
-    await bench.until(id_, state="done")
+    await harness.rows("update external_accounts set enabled = true")
+    await harness.until(id_, state="done")
     # then all of it went, each dot doubled, and memory grew by a few pieces
     assert provider.octets_seen > count * (len(line) + 1)
     assert _peak() - before < 16 * MIB
@@ -814,21 +824,21 @@ def _peak(reset: bool = False) -> int:
     return int(line.split()[1]) * 1024
 
 
-async def test_a_long_header_is_rewritten_too(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_long_header_is_rewritten_too(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a header of more than the 256 KiB that are kept apart
     padding = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 900) for n in range(600))
-    await bench.until(await bench.submit(ANN, mail=padding + MAIL), state="done")
+    await harness.until(await harness.submit(ANN, mail=padding + MAIL), state="done")
     assert b'From: "Alex" <support@company.com>\r\n' in provider.taken[0].mail
     assert provider.taken[0].mail.endswith(b"\r\n\r\na body\r\n.with dots\r\n")
 
 
-async def test_the_operator_lists_retries_and_cancels(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_the_operator_lists_retries_and_cancels(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given two mails that wait for another try
     provider.say("RCPT", "451 4.3.0 later", "451 4.3.0 later")
-    first, second = await bench.submit(ANN, "jim@local.com"), await bench.submit(BOB)
+    first, second = await harness.submit(ANN, "jim@local.com"), await harness.submit(BOB)
     for id_ in (first, second):
-        await bench.until(id_, state="queued", tries=1)
-    async with bench.database.transaction() as connection:
+        await harness.until(id_, state="queued", tries=1)
+    async with harness.database.transaction() as connection:
         assert [found.id for found in await submissions_admin.list_submissions(connection)] == [first, second]
         assert list(await submissions_admin.find_submission(connection, BOB)) == [second]
         assert list(await submissions_admin.find_submission(connection, str(first))) == [first]
@@ -836,21 +846,21 @@ async def test_the_operator_lists_retries_and_cancels(bench: SenderHarness, prov
         assert await submissions_admin.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
         assert await submissions_admin.retry(connection) == [second]
     # then only the other one leaves
-    await bench.until(second, state="done")
+    await harness.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]
-    assert [state for state, _ in replies(await bench.listed(first))] == ["cancelled", "delivered"]
+    assert [state for state, _ in replies(await harness.listed(first))] == ["cancelled", "delivered"]
 
 
 async def test_authorship_precedes_any_answer_and_an_id_keeps_its_first_author(
-    bench: SenderHarness,
+    harness: SenderHarness,
 ) -> None:
     # given the same Message-ID from two people of the share, before anything is relayed
-    await bench.rows("update external_accounts set enabled = false")
-    await bench.submit(ANN, message_id="same@x")
-    await bench.submit(ANN, message_id="same@x", author="Jim")
-    async with bench.database.transaction() as connection:
+    await harness.rows("update external_accounts set enabled = false")
+    await harness.submit(ANN, message_id="same@x")
+    await harness.submit(ANN, message_id="same@x", author="Jim")
+    async with harness.database.transaction() as connection:
         [sent] = (await sent_mail.find_sent(connection, ["same@x"]))["same@x"]
-        assert sent.author_id == bench.people["Alex"].id
+        assert sent.author_id == harness.people["Alex"].id
         # and after five years it is forgotten
         await connection.execute("update sent_mail set recorded_at = now() - interval '5 years 1 day'")
         assert await sent_mail.find_sent(connection, ["same@x"]) == {}

@@ -33,35 +33,35 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
         yield running
 
 
-async def queue(bench: SenderHarness, count: int, *to: str) -> list[int]:
+async def queue(harness: SenderHarness, count: int, *to: str) -> list[int]:
     """Queue mails that are due at the same time."""
-    await bench.rows("update external_accounts set enabled = false")
-    ids = [await bench.submit(*(to or (ANN,)), message_id=f"{number}@many") for number in range(count)]
-    await bench.rows("update external_accounts set enabled = true")
-    bench.relaying.schedule(bench.externals[SUPPORT].id)
+    await harness.rows("update external_accounts set enabled = false")
+    ids = [await harness.submit(*(to or (ANN,)), message_id=f"{number}@many") for number in range(count)]
+    await harness.rows("update external_accounts set enabled = true")
+    harness.relaying.schedule(harness.externals[SUPPORT].id)
     return ids
 
 
-async def states(bench: SenderHarness) -> Counter[str]:
+async def states(harness: SenderHarness) -> Counter[str]:
     return Counter(
-        {row[0]: row[1] for row in await bench.rows("select state, count(*)::int from submissions group by 1")}
+        {row[0]: row[1] for row in await harness.rows("select state, count(*)::int from submissions group by 1")}
     )
 
 
-async def until_states(bench: SenderHarness, **wanted: int) -> None:
+async def until_states(harness: SenderHarness, **wanted: int) -> None:
     async def so() -> bool:
-        return await states(bench) == Counter(wanted)
+        return await states(harness) == Counter(wanted)
 
     try:
         await until(so)
     except TimeoutError as error:
-        raise AssertionError(f"never so: {wanted}, but {await states(bench)}") from error
+        raise AssertionError(f"never so: {wanted}, but {await states(harness)}") from error
 
 
 def copies(provider: ScriptedSmtp) -> Counter[bytes]:
@@ -76,9 +76,9 @@ def once_each(count: int) -> Counter[bytes]:
 # ---------------------------------------------------------------------------------------------- pipelining
 
 
-async def test_many_mails_leave_once_each_and_whole(bench: SenderHarness, provider: ScriptedSmtp) -> None:
-    await queue(bench, 200)
-    await until_states(bench, done=200)
+async def test_many_mails_leave_once_each_and_whole(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    await queue(harness, 200)
+    await until_states(harness, done=200)
     assert copies(provider) == once_each(200)
     assert all(taken.recipients == [ANN] and taken.mail.endswith(b"\r\n.with dots\r\n") for taken in provider.taken)
     assert provider.connections <= 3
@@ -86,71 +86,71 @@ async def test_many_mails_leave_once_each_and_whole(bench: SenderHarness, provid
 
 
 async def test_a_refused_sender_settles_everyone_by_that_reply_alone(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a server that refuses MAIL for now, and so every command behind it for good
     provider.say("MAIL", "451 4.3.0 slowly")
-    id_ = await bench.submit(ANN, BOB)
-    found = await bench.until(id_, state="queued", tries=1)
+    id_ = await harness.submit(ANN, BOB)
+    found = await harness.until(id_, state="queued", tries=1)
     # then nobody has failed
     assert replies(found) == [("waiting", "451 4.3.0 slowly")] * 2
-    assert await bench.notices("Alex") == []
-    await bench.make_due()
-    await bench.until(id_, state="done")
+    assert await harness.notices("Alex") == []
+    await harness.make_due()
+    await harness.until(id_, state="done")
     assert (len(provider.taken), provider.connections) == (1, 1)
 
 
 async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
-    found = await bench.until(await bench.submit(ANN, BOB, CAT), state="done")
+    found = await harness.until(await harness.submit(ANN, BOB, CAT), state="done")
     assert [state for state, _ in replies(found)] == ["relayed", "failed", "relayed"]
     assert provider.taken[0].recipients == [ANN, CAT]
-    assert len(await bench.notices("Alex")) == 1
+    assert len(await harness.notices("Alex")) == 1
 
 
 @pytest.mark.parametrize("answer", ["554 5.5.1 no valid recipients", "354 go on"])
 async def test_a_mail_without_any_accepted_recipient_is_not_sent(
-    bench: SenderHarness, provider: ScriptedSmtp, answer: str
+    harness: SenderHarness, provider: ScriptedSmtp, answer: str
 ) -> None:
     # given a server that knows nobody, and perhaps wants the mail all the same (RFC 2920 section 3.1)
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     provider.say("DATA", answer)
-    found = await bench.until(await bench.submit(BOB), state="done")
+    found = await harness.until(await harness.submit(BOB), state="done")
     assert replies(found) == [("failed", "550 5.1.1 no such user")]
     # then it got no body, and the connection serves the next mail
     assert [taken.raw for taken in provider.taken] in ([], [b""])
-    await bench.until(await bench.submit(ANN), state="done")
+    await harness.until(await harness.submit(ANN), state="done")
     assert provider.connections == 1
     assert provider.taken[-1].recipients == [ANN] and b"a body" in provider.taken[-1].mail
 
 
-async def test_a_server_that_refuses_data_is_asked_again_later(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_server_that_refuses_data_is_asked_again_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("DATA", "451 4.3.0 no room")
-    id_ = await bench.submit(ANN)
-    found = await bench.until(id_, state="queued", tries=1)
+    id_ = await harness.submit(ANN)
+    found = await harness.until(id_, state="queued", tries=1)
     assert replies(found) == [("waiting", "451 4.3.0 no room")]
-    await bench.make_due()
-    await bench.until(id_, state="done", uncertain=False)
+    await harness.make_due()
+    await harness.until(id_, state="done", uncertain=False)
 
 
 async def test_a_reply_to_data_that_is_none_is_not_taken_for_success(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.say("DATA", "250 2.0.0 ok")
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="queued", tries=1)
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="queued", tries=1)
     assert provider.taken == []
 
 
 async def test_without_pipelining_each_command_waits_for_its_reply(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a server that does not announce it, and takes its time
     provider.always("EHLO", None)
     provider.gates["RCPT"] = asyncio.Event()
-    id_ = await bench.submit(ANN, BOB)
+    id_ = await harness.submit(ANN, BOB)
 
     async def asked() -> bool:
         return bool(provider.said("RCPT"))
@@ -159,84 +159,86 @@ async def test_without_pipelining_each_command_waits_for_its_reply(
     await asyncio.sleep(0.2)
     assert len(provider.said("RCPT")) == 1 and not provider.said("DATA")
     provider.gates["RCPT"].set()
-    await bench.until(id_, state="done")
+    await harness.until(id_, state="done")
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 async def test_421_within_a_group_of_commands_costs_a_used_connection_and_no_try(
-    bench: SenderHarness, provider: ScriptedSmtp, verb: str
+    harness: SenderHarness, provider: ScriptedSmtp, verb: str
 ) -> None:
-    await bench.until(await bench.submit(ANN), state="done")
+    await harness.until(await harness.submit(ANN), state="done")
     provider.say(verb, "421 4.3.2 going down")
-    found = await bench.until(await bench.submit(BOB), state="done")
+    found = await harness.until(await harness.submit(BOB), state="done")
     assert (found.tries, found.uncertain, provider.connections, len(provider.taken)) == (0, False, 2, 2)
 
 
 async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a server that hangs up instead of answering the tenth mail
-    await bench.rows("update external_accounts set smtp_connections = 1")
+    await harness.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, CLOSE)
-    await queue(bench, 30)
-    await until_states(bench, done=30)
+    await queue(harness, 30)
+    await until_states(harness, done=30)
     # then what was announced behind it was sent by another connection, as if nothing had happened
     assert copies(provider) == once_each(30)
-    assert await bench.rows("select count(*)::int, sum(tries)::int from submissions where uncertain") == [(1, 0)]
+    assert await harness.rows("select count(*)::int, sum(tries)::int from submissions where uncertain") == [(1, 0)]
     assert provider.connections == 2
 
 
 async def test_421_instead_of_the_final_answer_delays_only_that_mail(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    await bench.rows("update external_accounts set smtp_connections = 1")
+    await harness.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, "421 4.3.2 going down")
-    await queue(bench, 30)
-    await until_states(bench, done=29, queued=1)
-    assert await bench.rows("select tries, uncertain from submissions where state = 'queued'") == [(1, False)]
+    await queue(harness, 30)
+    await until_states(harness, done=29, queued=1)
+    assert await harness.rows("select tries, uncertain from submissions where state = 'queued'") == [(1, False)]
 
 
-async def test_a_refused_mail_does_not_disturb_the_pipelined_one(bench: SenderHarness, provider: ScriptedSmtp) -> None:
-    await bench.rows("update external_accounts set smtp_connections = 1")
+async def test_a_refused_mail_does_not_disturb_the_pipelined_one(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    await harness.rows("update external_accounts set smtp_connections = 1")
     provider.say("END", *["250 ok"] * 9, "554 5.7.1 spam")
-    await queue(bench, 30)
-    await until_states(bench, done=30)
+    await queue(harness, 30)
+    await until_states(harness, done=30)
     assert len(provider.taken) == 29 and provider.connections == 1
-    assert len(await bench.notices("Alex")) == 1
+    assert len(await harness.notices("Alex")) == 1
 
 
 async def test_a_mail_pipelined_behind_an_unanswered_one_goes_to_another_lane(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
     provider.say("END", *["250 ok"] * 9, HANG)
-    await queue(bench, 40)
-    await until_states(bench, done=39, sent_unanswered=1)
+    await queue(harness, 40)
+    await until_states(harness, done=39, sent_unanswered=1)
     assert max(copies(provider).values()) == 1
 
 
 async def test_nothing_is_pipelined_behind_a_slow_reply_the_connection_is_kept(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every answer counts as slow, and what was announced would be taken back at once
     monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.0)
-    await bench.rows("update external_accounts set smtp_connections = 1")
-    await queue(bench, 30)
-    await until_states(bench, done=30)
+    await harness.rows("update external_accounts set smtp_connections = 1")
+    await queue(harness, 30)
+    await until_states(harness, done=30)
     assert (copies(provider), provider.connections) == (once_each(30), 1)
 
 
 async def test_a_mail_that_cannot_be_pipelined_does_not_harm_the_one_before_it(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a mail in the middle whose recipient would be two commands
-    await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
+    await harness.rows("update external_accounts set smtp_connections = 1, enabled = false")
     for number in range(30):
-        await bench.submit(ANN if number != 15 else "a\rb@customer.org", message_id=f"{number}@many")
-    await bench.rows("update external_accounts set enabled = true")
-    await until_states(bench, done=29, queued=1)
-    assert await bench.rows("select message_id, tries from submissions where tries > 0") == [("15@many", 1)]
+        await harness.submit(ANN if number != 15 else "a\rb@customer.org", message_id=f"{number}@many")
+    await harness.rows("update external_accounts set enabled = true")
+    await until_states(harness, done=29, queued=1)
+    assert await harness.rows("select message_id, tries from submissions where tries > 0") == [("15@many", 1)]
     assert copies(provider) == once_each(30) - Counter([b"15@many"])
 
 
@@ -244,22 +246,22 @@ async def test_a_mail_that_cannot_be_pipelined_does_not_harm_the_one_before_it(
 
 
 async def test_prefetched_mails_are_released_when_no_lane_takes_them(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that answers some mails, and then no lane any more
     provider.say("END", *["250 ok"] * 20, HANG, HANG, HANG)
-    await queue(bench, 60)
+    await queue(harness, 60)
 
     async def hanging() -> bool:
-        found = await states(bench)
+        found = await states(harness)
         return (found["done"], found["sent_unanswered"]) == (20, 3)
 
     await until(hanging)
     monkeypatch.setattr(account_lanes, "PREFETCHED_SECONDS", 0.0)
 
     async def given_back() -> bool:
-        await bench.relaying.release_idle()
-        found = await states(bench)
+        await harness.relaying.release_idle()
+        found = await states(harness)
         return found["claimed"] <= 3 and found["queued"] >= 60 - 23 - 3
 
     # then nothing but the mails on the wire is claimed, but for what was announced behind them
@@ -267,40 +269,40 @@ async def test_prefetched_mails_are_released_when_no_lane_takes_them(
 
 
 async def test_stopping_releases_prefetched_mails(database_url: str, provider: ScriptedSmtp) -> None:
-    async with sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port}, connections=1)
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
         provider.say("END", *["250 ok"] * 20, HANG)
-        await queue(bench, 60)
+        await queue(harness, 60)
 
         async def hanging() -> bool:
-            found = await states(bench)
+            found = await states(harness)
             return (found["done"], found["sent_unanswered"]) == (20, 1)
 
         await until(hanging)
-        assert (await states(bench))["claimed"] > 1
-        await bench.rows("update external_accounts set smtp_connections = 2")  # one is taken by the mail that hangs
+        assert (await states(harness))["claimed"] > 1
+        await harness.rows("update external_accounts set smtp_connections = 2")  # one is taken by the mail that hangs
     # when it has stopped, then another sender has all of it at once, but for the mail without an answer
-    async with sending(database_url) as bench:
-        await until_states(bench, done=59, sent_unanswered=1)
+    async with sending(database_url) as harness:
+        await until_states(harness, done=59, sent_unanswered=1)
     assert max(copies(provider).values()) == 1
 
 
-async def test_an_account_that_fails_keeps_nothing_claimed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given some mails were sent, and then the provider refuses the login
     provider.say("END", *["250 ok"] * 20, CLOSE, CLOSE, CLOSE)
     provider.say("AUTH", *["235 ok"] * 3)
     provider.always("AUTH", "535 5.7.8 wrong")
-    await queue(bench, 60)
+    await queue(harness, 60)
 
     async def paused() -> bool:
-        return bool(await bench.rows("select 1 from relay_status where paused_at is not null"))
+        return bool(await harness.rows("select 1 from relay_status where paused_at is not null"))
 
     await until(paused)
-    await until_states(bench, done=20, queued=40)
+    await until_states(harness, done=20, queued=40)
 
 
 async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that breaks the reading of any batch that it is in
     read = outgoing_message.load_sources
@@ -311,27 +313,27 @@ async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
         return await read(database, groups, external)
 
     monkeypatch.setattr(outgoing_message, "load_sources", broken)
-    await queue(bench, 10)
-    await until_states(bench, done=9, queued=1)
-    assert await bench.rows("select message_id, failures from submissions where state = 'queued'") == [("4@many", 1)]
+    await queue(harness, 10)
+    await until_states(harness, done=9, queued=1)
+    assert await harness.rows("select message_id, failures from submissions where state = 'queued'") == [("4@many", 1)]
 
 
 # ---------------------------------------------------------------------------------------------- written down together
 
 
 async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given three mails that stand before their bodies, one of them taken over by another sender
     provider.gates["DATA"] = asyncio.Event()
-    await queue(bench, 3)
-    await until_states(bench, claimed=3)
-    await bench.rows(
+    await queue(harness, 3)
+    await until_states(harness, claimed=3)
+    await harness.rows(
         """update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'
            where message_id = '1@many'"""
     )
     provider.gates["DATA"].set()
-    await until_states(bench, done=2, claimed=1)
+    await until_states(harness, done=2, claimed=1)
     assert copies(provider) == once_each(3) - Counter([b"1@many"])
 
 
@@ -339,22 +341,22 @@ async def test_a_sender_that_dies_between_mark_and_dot_has_its_mails_sent_again(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are marked and none of them has its dot
-    async with sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port}, connections=3)
-        mark = bench.relaying.claims.mark_sending
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=3)
+        mark = harness.relaying.claims.mark_sending
 
         async def dies(group: QueuedMail) -> None:
             await mark(group)
             await asyncio.sleep(3600)
 
-        monkeypatch.setattr(bench.relaying.claims, "mark_sending", dies)
-        await queue(bench, 3)
-        await until_states(bench, sent_unanswered=3)
+        monkeypatch.setattr(harness.relaying.claims, "mark_sending", dies)
+        await queue(harness, 3)
+        await until_states(harness, sent_unanswered=3)
     assert provider.taken == []
     # when another one comes, long before their claims have run out
-    async with sending(database_url) as bench:
-        await until_states(bench, done=3)
-        assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
+    async with sending(database_url) as harness:
+        await until_states(harness, done=3)
+        assert await harness.rows("select count(*)::int from submissions where uncertain") == [(3,)]
     # then each is sent, and marked, since nobody can know
     assert copies(provider) == once_each(3)
 
@@ -364,8 +366,8 @@ async def test_a_sender_that_dies_between_answers_and_commit_repeats_only_those(
 ) -> None:
     # given a sender that dies when three mails are answered, before it writes that down
     monkeypatch.setattr(claims, "RECORD_SECONDS", 0.0)
-    async with sending(database_url) as bench:
-        await bench.accounts({SUPPORT: provider.port}, connections=3)
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=3)
         settle = outcomes.record_results
 
         async def dies(connection: Any, batch: Sequence[Any], *rest: Any) -> Any:
@@ -374,49 +376,49 @@ async def test_a_sender_that_dies_between_answers_and_commit_repeats_only_those(
             return await settle(connection, batch, *rest)
 
         monkeypatch.setattr(outcomes, "record_results", dies)
-        await queue(bench, 3)
+        await queue(harness, 3)
 
         async def taken() -> bool:
             return len(provider.taken) == 3
 
         await until(taken)
-        await until_states(bench, sent_unanswered=3)
+        await until_states(harness, sent_unanswered=3)
     monkeypatch.setattr(outcomes, "record_results", settle)
-    async with sending(database_url) as bench:
-        await until_states(bench, done=3)
-        assert await bench.rows("select count(*)::int from submissions where uncertain") == [(3,)]
+    async with sending(database_url) as harness:
+        await until_states(harness, done=3)
+        assert await harness.rows("select count(*)::int from submissions where uncertain") == [(3,)]
     assert set(copies(provider).values()) == {2}
 
 
 async def test_claims_of_a_sender_that_is_there_are_left_alone(
-    bench: SenderHarness, provider: ScriptedSmtp, database: Database
+    harness: SenderHarness, provider: ScriptedSmtp, database: Database
 ) -> None:
     # given a mail that another sender, which does nothing, has claimed
     there = asyncio.create_task(hold_liveness_lock(database, "another"))
     provider.gates["DATA"] = asyncio.Event()
-    await queue(bench, 1)
-    await until_states(bench, claimed=1)
-    await bench.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
+    await queue(harness, 1)
+    await until_states(harness, claimed=1)
+    await harness.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
     provider.gates["DATA"].set()
     # when this one has looked often enough
     await asyncio.sleep(2 * CHECKS * CHECK_SECONDS)
-    await until_states(bench, claimed=1)
+    await until_states(harness, claimed=1)
     # then it takes the mail only when that one has gone
     there.cancel()
-    await until_states(bench, done=1)
+    await until_states(harness, done=1)
     assert copies(provider) == once_each(1)
 
 
 async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given mails without an answer, and others that stand before their bodies
     provider.gates["END"] = asyncio.Event()
-    await queue(bench, 30)
-    await until_states(bench, sent_unanswered=3, queued=27)
+    await queue(harness, 30)
+    await until_states(harness, sent_unanswered=3, queued=27)
     # when the database ends every connection, some times, while they go on
     for number in range(5):
-        await _cut_off(bench)
+        await _cut_off(harness)
         provider.gates["END"].set()
         await asyncio.sleep(0.05 * number)
 
@@ -425,16 +427,16 @@ async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
 
     async def done() -> bool:
         with suppress(Temporary):  # a connection of the pool may have been cut off while nobody used it
-            await bench.rows(
+            await harness.rows(
                 """update submissions set claim_expires = now() - interval '1 second'
                    where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
             )
-            await bench.rows("update submissions set next_try_at = now() where state = 'queued'")
-            await bench.rows("update relay_status set next_try_at = now()")
-            await bench.upkeep.renew_leases()
-            uncertain = await bench.rows("select message_id from submissions where uncertain")
+            await harness.rows("update submissions set next_try_at = now() where state = 'queued'")
+            await harness.rows("update relay_status set next_try_at = now()")
+            await harness.upkeep.renew_leases()
+            uncertain = await harness.rows("select message_id from submissions where uncertain")
             marked.update(message_id.encode() for (message_id,) in uncertain)
-            return await states(bench) == Counter(done=30)
+            return await states(harness) == Counter(done=30)
         return False
 
     await until(done, 60)
@@ -443,16 +445,16 @@ async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
     assert {number for number, count in sent.items() if count > 1} <= marked
 
 
-async def _cut_off(bench: SenderHarness) -> None:
+async def _cut_off(harness: SenderHarness) -> None:
     with suppress(Temporary):  # it was cut off itself
-        await bench.rows(
+        await harness.rows(
             """select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and pid <> pg_backend_pid() and application_name like 'mailgroup%%'"""
         )
 
 
 async def test_an_error_at_one_result_of_a_batch_parks_only_that_mail(
-    bench: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notify = outcomes._notify
 
@@ -463,20 +465,20 @@ async def test_an_error_at_one_result_of_a_batch_parks_only_that_mail(
 
     monkeypatch.setattr(outcomes, "_notify", broken)
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
-    await queue(bench, 9, ANN, BOB)
-    await until_states(bench, done=8, parked=1)
+    await queue(harness, 9, ANN, BOB)
+    await until_states(harness, done=8, parked=1)
     assert copies(provider) == once_each(9)
-    assert len(await bench.notices("Alex")) == 8
+    assert len(await harness.notices("Alex")) == 8
 
 
-async def test_a_mail_with_a_large_body_follows_and_is_followed(bench: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_mail_with_a_large_body_follows_and_is_followed(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given small and large mails in turn, over one connection
-    await bench.rows("update external_accounts set smtp_connections = 1, enabled = false")
+    await harness.rows("update external_accounts set smtp_connections = 1, enabled = false")
     large = MAIL + b"." * 70 + b"\r\n" + (b"x" * 70 + b"\r\n") * 20_000
     for number in range(12):
-        await bench.submit(ANN, mail=large if number % 3 == 1 else MAIL, message_id=f"{number}@many")
-    await bench.rows("update external_accounts set enabled = true")
-    await until_states(bench, done=12)
+        await harness.submit(ANN, mail=large if number % 3 == 1 else MAIL, message_id=f"{number}@many")
+    await harness.rows("update external_accounts set enabled = true")
+    await until_states(harness, done=12)
     assert copies(provider) == once_each(12)
     assert sorted(taken.mail.partition(b"\r\n\r\n")[2] for taken in provider.taken) == sorted(
         [MAIL.partition(b"\r\n\r\n")[2]] * 8 + [large.partition(b"\r\n\r\n")[2]] * 4

@@ -33,7 +33,7 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
 
 
 @pytest.fixture
-async def bench(
+async def harness(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[SenderHarness]:
     be_impatient(monkeypatch, 1.0)
@@ -52,9 +52,9 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         monkeypatch.setattr(smtp_client, name, seconds)
 
 
-async def account(bench: SenderHarness) -> External:
-    async with bench.database.transaction() as connection:
-        [found] = await accounts.load_externals(connection, [bench.externals[SUPPORT].id])
+async def account(harness: SenderHarness) -> External:
+    async with harness.database.transaction() as connection:
+        [found] = await accounts.load_externals(connection, [harness.externals[SUPPORT].id])
     return found
 
 
@@ -107,7 +107,7 @@ TABLE = [
 
 @pytest.mark.parametrize("pipelining", [False, True])
 async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
-    bench: SenderHarness, monkeypatch: pytest.MonkeyPatch, pipelining: bool
+    harness: SenderHarness, monkeypatch: pytest.MonkeyPatch, pipelining: bool
 ) -> None:
     be_impatient(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
     rows = [row for row in TABLE if not (pipelining and row.verb == "EHLO")]
@@ -118,37 +118,37 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
         for row, provider in zip(rows, providers, strict=True):
             provider.always("EHLO", PIPELINING if pipelining else None)
             provider.always(row.verb, row.reply)
-        await _share_out(bench, [*providers, well])
+        await _share_out(harness, [*providers, well])
         # when a mail leaves through each
-        ids = [await bench.submit(ANN, author=f"Person {number}") for number in range(len(rows))]
-        working = await bench.submit(ANN, author=f"Person {len(rows)}")
+        ids = [await harness.submit(ANN, author=f"Person {number}") for number in range(len(rows))]
+        working = await harness.submit(ANN, author=f"Person {len(rows)}")
         # then the one of the working provider leaves at once
-        await bench.until(working, state="done")
+        await harness.until(working, state="done")
         assert len(well.taken) == 1
         # and what is wrong is said: of the account, with a metric, or of the mail
         wrong = await asyncio.gather(
-            *(_silent(bench, number, id_, row) for number, (id_, row) in enumerate(zip(ids, rows, strict=True)))
+            *(_silent(harness, number, id_, row) for number, (id_, row) in enumerate(zip(ids, rows, strict=True)))
         )
         assert [row for row in wrong if row] == []
         for number, (id_, row) in enumerate(zip(ids, rows, strict=True)):
-            assert (await bench.listed(id_)).state in ("queued", "claimed"), row
-            assert not await bench.notices(f"Person {number}"), row
+            assert (await harness.listed(id_)).state in ("queued", "claimed"), row
+            assert not await harness.notices(f"Person {number}"), row
         # when all behave again every mail leaves, once
         for row, provider in zip(rows, providers, strict=True):
             provider.always(row.verb, PIPELINING if pipelining and row.verb == "EHLO" else None)
-        await bench.make_due()
+        await harness.make_due()
         for number, (id_, row, provider) in enumerate(zip(ids, rows, providers, strict=True)):
-            await bench.until(id_, state="done")
+            await harness.until(id_, state="done")
             assert len(provider.taken) == 1, row
-            await until(lambda number=number: _untroubled(bench, number))
+            await until(lambda number=number: _untroubled(harness, number))
 
 
-async def _share_out(bench: SenderHarness, providers: list[ScriptedSmtp]) -> None:
+async def _share_out(harness: SenderHarness, providers: list[ScriptedSmtp]) -> None:
     """Create an account at each provider, and a person who has it."""
     server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2}
     numbered = list(enumerate(providers))
     await company.apply(
-        bench.database,
+        harness.database,
         {
             "external_accounts": [
                 company.external(_address(number), smtp=server | {"port": provider.port})
@@ -160,70 +160,70 @@ async def _share_out(bench: SenderHarness, providers: list[ScriptedSmtp]) -> Non
             ],
         },
     )
-    bench.externals, bench.people = await company.everyone(bench.database)
+    harness.externals, harness.people = await company.everyone(harness.database)
 
 
 def _address(number: int) -> str:
     return f"account{number}@company.com"
 
 
-async def _silent(bench: SenderHarness, number: int, id_: int, row: Row) -> str | None:
+async def _silent(harness: SenderHarness, number: int, id_: int, row: Row) -> str | None:
     """The row, if what is wrong is not said as it tells."""
-    said = partial(_says, bench, number, row) if row.kind else partial(_waits, bench, id_, row.words)
+    said = partial(_says, harness, number, row) if row.kind else partial(_waits, harness, id_, row.words)
     try:
         await until(said, 30.0)
     except TimeoutError:
-        return f"{row}: {await _relay(bench, _address(number))} {await bench.listed(id_)}"
+        return f"{row}: {await _relay(harness, _address(number))} {await harness.listed(id_)}"
     return None
 
 
-async def _says(bench: SenderHarness, number: int, row: Row) -> bool:
-    state = await _relay(bench, _address(number))
+async def _says(harness: SenderHarness, number: int, row: Row) -> bool:
+    state = await _relay(harness, _address(number))
     metric = delivery.ERRORS.labels(_address(number), row.kind)._value.get()
     return state.last_error_kind == row.kind and row.words in (find_account_problem(state) or "") and metric > 0
 
 
-async def _waits(bench: SenderHarness, id_: int, words: str) -> bool:
-    found = await bench.listed(id_)
-    events = await bench.rows("select reply from maillog where submission_id = %s", id_)
+async def _waits(harness: SenderHarness, id_: int, words: str) -> bool:
+    found = await harness.listed(id_)
+    events = await harness.rows("select reply from maillog where submission_id = %s", id_)
     said = [recipient.reply for recipient in found.recipients] + [reply for (reply,) in events]
     return any(words in (reply or "") for reply in said)
 
 
-async def _untroubled(bench: SenderHarness, number: int) -> bool:
-    return find_account_problem(await _relay(bench, _address(number))) is None
+async def _untroubled(harness: SenderHarness, number: int) -> bool:
+    return find_account_problem(await _relay(harness, _address(number))) is None
 
 
-async def _relay(bench: SenderHarness, address: str) -> RelayStatus:
-    async with bench.database.transaction() as connection:
-        return (await relay_status.load_status(connection))[bench.externals[address].id]
+async def _relay(harness: SenderHarness, address: str) -> RelayStatus:
+    async with harness.database.transaction() as connection:
+        return (await relay_status.load_status(connection))[harness.externals[address].id]
 
 
 async def test_a_rejected_account_bounces_nothing_and_pauses_for_a_person(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given
     provider.always("END", "554 5.2.252 SendAsDenied; x not allowed to send as y")
-    ids = [await bench.submit(ANN) for _ in range(3)]
-    await bench.until(ids[0], tries=1)
+    ids = [await harness.submit(ANN) for _ in range(3)]
+    await harness.until(ids[0], tries=1)
 
     # then, once the last lane has heard it
     async def paused() -> bool:
-        found = await bench.rows(
+        found = await harness.rows(
             "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
         )
-        held = bench.relaying.claims.claimed_ids  # of a lane that would pause the account again after it is resumed
+        held = harness.relaying.claims.claimed_ids  # of a lane that would pause the account again after it is resumed
         return bool(found) and retry_policy.LOGIN_PAUSE - 60 < found[0][0] <= retry_policy.LOGIN_PAUSE and not held
 
     await until(paused)
     # when the account is corrected, everything leaves
     provider.always("END", None)
-    async with bench.database.transaction() as connection:
-        await relay_status.unpause(connection, bench.externals[SUPPORT].id)
-    await bench.rows("update submissions set next_try_at = now()")
+    async with harness.database.transaction() as connection:
+        await relay_status.unpause(connection, harness.externals[SUPPORT].id)
+    await harness.rows("update submissions set next_try_at = now()")
     for id_ in ids:
-        await bench.until(id_, state="done")
-    assert len(provider.taken) == 3 and not await bench.notices("Alex")
+        await harness.until(id_, state="done")
+    assert len(provider.taken) == 3 and not await harness.notices("Alex")
 
 
 @pytest.mark.parametrize(
@@ -241,39 +241,39 @@ async def test_a_rejected_account_bounces_nothing_and_pauses_for_a_person(
     ],
 )
 async def test_the_size_limit_of_the_provider_is_stored(
-    bench: SenderHarness, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
+    harness: SenderHarness, provider: ScriptedSmtp, announced: str, verb: str, reply: str, learnt: int | None
 ) -> None:
     # given
     provider.always("EHLO", announced.replace("\r\n250 ", "\r\n250-AUTH PLAIN\r\n250 "))
     provider.always(verb, reply.replace("552-", "552 "))
     # when
-    id_ = await bench.submit(ANN, mail=MAIL + b"x" * 3000 + b"\r\n")
-    await bench.until(id_, state="done")
+    id_ = await harness.submit(ANN, mail=MAIL + b"x" * 3000 + b"\r\n")
+    await harness.until(id_, state="done")
 
     # then
     async def known() -> bool:
-        most = (await account(bench)).max_octets
+        most = (await account(harness)).max_octets
         return most == learnt if learnt != -1 else most is not None and 3000 < most < 3400
 
     await until(known, 5.0)
     # and what is configured stays as it is
-    assert await account(bench) == bench.externals[SUPPORT]
+    assert await account(harness) == harness.externals[SUPPORT]
 
 
 async def test_the_prefix_of_gmails_recent_mode_is_not_used_for_smtp(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    await bench.rows("update external_accounts set login = 'recent:support@company.com'")
-    id_ = await bench.submit(ANN)
-    await bench.until(id_, state="done")
+    await harness.rows("update external_accounts set login = 'recent:support@company.com'")
+    id_ = await harness.submit(ANN)
+    await harness.until(id_, state="done")
     assert {login.split()[0] for login in provider.logins} == {"support@company.com"}
 
 
 async def test_a_provider_that_hangs_up_behind_each_mail_gets_them_all_once(
-    bench: SenderHarness, provider: ScriptedSmtp
+    harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.hangs_up = True
-    ids = [await bench.submit(ANN) for _ in range(5)]
+    ids = [await harness.submit(ANN) for _ in range(5)]
     for id_ in ids:
-        await bench.until(id_, state="done", uncertain=False)
-    assert len(provider.taken) == 5 and find_account_problem(await _relay(bench, SUPPORT)) is None
+        await harness.until(id_, state="done", uncertain=False)
+    assert len(provider.taken) == 5 and find_account_problem(await _relay(harness, SUPPORT)) is None

@@ -31,7 +31,7 @@ def customer(provider: DemoProvider) -> str:
 
 
 @pytest.fixture
-async def bench(database_url: str, provider: DemoProvider) -> AsyncIterator[SenderHarness]:
+async def harness(database_url: str, provider: DemoProvider) -> AsyncIterator[SenderHarness]:
     provider.add_mailbox(SUPPORT, "secret")
     provider.add_mailbox(SALES, "secret")
     async with sending(database_url) as running:
@@ -44,16 +44,16 @@ def server(provider: DemoProvider, tls: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 async def test_mail_arrives_in_each_tls_mode(
-    bench: SenderHarness, provider: DemoProvider, customer: str, tls: str
+    harness: SenderHarness, provider: DemoProvider, customer: str, tls: str
 ) -> None:
     # given an account in this TLS mode
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
-    await bench.accounts({SUPPORT: port}, **server(provider, tls))
+    await harness.accounts({SUPPORT: port}, **server(provider, tls))
     # when Alex writes, with raw UTF-8, dots and a long line
     body = "Grüße\r\n.\r\n..dots\r\n".encode() + b"x" * 5000 + b"\r\n"
     mail = b"From: alex@local.com\r\nTo: " + customer.encode() + b"\r\nSubject: hello\r\n\r\n" + body
-    id_ = await bench.submit(customer, mail=mail)
-    found = await bench.until(id_, state="done")
+    id_ = await harness.submit(customer, mail=mail)
+    found = await harness.until(id_, state="done")
     # then it lies in the customer's mailbox, from "Alex" <support@company.com>
     assert "250 2.0.0 Ok: queued as" in str(replies(found)[0][1])
     [got] = provider.wait_for_mail(customer)
@@ -63,20 +63,22 @@ async def test_mail_arrives_in_each_tls_mode(
 
 
 async def test_an_unknown_recipient_of_a_real_provider_gives_a_notice(
-    bench: SenderHarness, provider: DemoProvider, customer: str
+    harness: SenderHarness, provider: DemoProvider, customer: str
 ) -> None:
-    await bench.accounts({SUPPORT: provider.smtp_port})
-    found = await bench.until(await bench.submit(customer, "nobody@send.test"), state="done")
+    await harness.accounts({SUPPORT: provider.smtp_port})
+    found = await harness.until(await harness.submit(customer, "nobody@send.test"), state="done")
     assert [state for state, _ in replies(found)] == ["relayed", "failed"]
-    [notice] = await bench.notices("Alex")
+    [notice] = await harness.notices("Alex")
     assert b"Final-Recipient: rfc822; nobody@send.test\r\nAction: failed\r\nStatus: 5.1.1\r\n" in notice
 
 
-async def test_two_hundred_mails_arrive_once_each(bench: SenderHarness, provider: DemoProvider, customer: str) -> None:
-    await bench.accounts({SUPPORT: provider.smtp_port}, connections=4)
-    ids = [await bench.submit(customer, message_id=f"{n}@many") for n in range(200)]
+async def test_two_hundred_mails_arrive_once_each(
+    harness: SenderHarness, provider: DemoProvider, customer: str
+) -> None:
+    await harness.accounts({SUPPORT: provider.smtp_port}, connections=4)
+    ids = [await harness.submit(customer, message_id=f"{n}@many") for n in range(200)]
     for id_ in ids:
-        await bench.until(id_, state="done")
+        await harness.until(id_, state="done")
     got = provider.wait_for_mail(customer, 200)
     assert sorted(mail.partition(b"Message-ID: <")[2].partition(b"@")[0] for mail in got) == sorted(
         str(n).encode() for n in range(200)
@@ -86,24 +88,24 @@ async def test_two_hundred_mails_arrive_once_each(bench: SenderHarness, provider
 # ---------------------------------------------------------------------------------------------- the Test button
 
 
-async def account(bench: SenderHarness, port: int, tls: str = "none", fingerprint: str | None = None) -> External:
-    await bench.accounts({SUPPORT: port}, tls=tls, tls_fingerprint=fingerprint)
-    return bench.externals[SUPPORT]
+async def account(harness: SenderHarness, port: int, tls: str = "none", fingerprint: str | None = None) -> External:
+    await harness.accounts({SUPPORT: port}, tls=tls, tls_fingerprint=fingerprint)
+    return harness.externals[SUPPORT]
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 async def test_a_working_account_passes_the_test_and_sends_nothing(
-    bench: SenderHarness, provider: DemoProvider, tls: str
+    harness: SenderHarness, provider: DemoProvider, tls: str
 ) -> None:
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
-    external = await account(bench, port, tls, None if tls == "none" else provider.fingerprint)
+    external = await account(harness, port, tls, None if tls == "none" else provider.fingerprint)
     before = len(provider.mail_of(SUPPORT))
     await probe_smtp(external, Credential(SUPPORT, "secret"), True, 10)
     assert len(provider.mail_of(SUPPORT)) == before
 
 
-async def test_each_error_is_named_clearly(bench: SenderHarness, provider: DemoProvider) -> None:
-    plain = await account(bench, provider.smtp_port)
+async def test_each_error_is_named_clearly(harness: SenderHarness, provider: DemoProvider) -> None:
+    plain = await account(harness, provider.smtp_port)
     with pytest.raises(AuthFailed, match=r"the login was refused \(535 5\.7\.8 .*check login and password"):
         await probe_smtp(plain, Credential(SUPPORT, "wrong"), True, 10)
     with pytest.raises(TlsError, match="the certificate is not trusted"):
@@ -122,9 +124,9 @@ async def test_each_error_is_named_clearly(bench: SenderHarness, provider: DemoP
         await probe_smtp(_at(plain, provider.pop3_port, "none"), Credential(SUPPORT, "secret"), True, 10)
 
 
-async def test_the_text_of_a_foreign_server_is_not_quoted(bench: SenderHarness) -> None:
+async def test_the_text_of_a_foreign_server_is_not_quoted(harness: SenderHarness) -> None:
     async with scripted_smtp() as foreign:
-        external = await account(bench, foreign.port)
+        external = await account(harness, foreign.port)
         for greeting in ("SSH-2.0-OpenSSH_9.2p1", "554 inner-host.corp says no", "220-inner-host\r\nrubbish"):
             foreign.answers["GREETING"].append(greeting)
             with pytest.raises(Temporary) as caught:
@@ -135,9 +137,9 @@ async def test_the_text_of_a_foreign_server_is_not_quoted(bench: SenderHarness) 
             await probe_smtp(external, Credential(SUPPORT, "secret"), True, 1)
 
 
-async def test_a_server_that_wants_a_login_and_gets_none_says_so(bench: SenderHarness) -> None:
+async def test_a_server_that_wants_a_login_and_gets_none_says_so(harness: SenderHarness) -> None:
     async with scripted_smtp() as server_:
-        external = replace(await account(bench, server_.port), smtp_auth=False)
+        external = replace(await account(harness, server_.port), smtp_auth=False)
         server_.say("MAIL", "530 5.7.0 authentication required")
         with pytest.raises(AuthFailed, match="set auth to true"):
             await probe_smtp(external, Credential(SUPPORT, ""), True, 5)
