@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.admin.accounts import apply as changes
+from services.admin.accounts.apply import apply as apply_accounts
 from services.admin.accounts.file_format import check
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
@@ -45,7 +45,7 @@ COMPANY = {
 async def apply(database: Database, document: dict[str, Any], prune: bool = False) -> list[str]:
     """Make the accounts what the document says; the lines that ``apply`` prints."""
     async with database.transaction() as connection:
-        outcome = await changes.apply(connection, check(document, "test"), Vault(KEY), HashingPool(), prune)
+        outcome = await apply_accounts(connection, check(document, "test"), Vault(KEY), HashingPool(), prune)
     return outcome.lines
 
 
