@@ -58,6 +58,10 @@ class State(Enum):
     CLOSED = auto()
 
 
+_READY = State.READY  # a member of an enum costs more to find
+_ENDING = (State.CLOSING, State.CLOSED)
+
+
 class Pop3Registry(Protocol):
     """Keeps the open connections: the listener."""
 
@@ -133,7 +137,7 @@ class Pop3Connection(AdmittedConnection):
         self.write(replies.GREETING)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending:
+        if self._state in _ENDING:
             return
         self._input += data
         self._run_commands()
@@ -323,7 +327,7 @@ class Pop3Connection(AdmittedConnection):
     def _run_commands(self) -> None:
         """Run the commands that have arrived, up to the first that has to wait, and write their replies together."""
         session = self.session
-        if session is None or self._state is not State.READY:
+        if session is None or self._state is not _READY:
             return
         out: list[bytes] = []
         octets = commands = 0
@@ -350,7 +354,7 @@ class Pop3Connection(AdmittedConnection):
             self._active_at = time.monotonic()
         if out:
             self.write(b"".join(out))
-        if self._state is State.READY:
+        if self._state is _READY:
             ended = session.ended or (self._input_ended and b"\n" not in self._input)
             if ended and not self._write_paused:
                 self._close()
@@ -395,7 +399,7 @@ class Pop3Connection(AdmittedConnection):
 
     @property
     def _is_ending(self) -> bool:
-        return self._state is State.CLOSING or self._state is State.CLOSED
+        return self._state in _ENDING
 
     def _close(self) -> None:
         """Close after everything is sent; ``check_deadlines`` aborts the connection if the client does not read it."""

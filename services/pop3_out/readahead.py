@@ -89,11 +89,13 @@ class PrefetchBuffer:
 
     def reserve(self, sizes: Mapping[int, int]) -> None:
         """Reserve memory for mails that are being read. :param sizes: octets by number."""
+        reserved = 0
         for number, octets in sizes.items():
             if number not in self._mails:
                 self._mails[number] = octets, None
-                self.octets += octets
-                self._budget.add(octets)
+                reserved += octets
+        self.octets += reserved
+        self._budget.add(reserved)
 
     def store(self, mails: Mapping[int, bytes]) -> None:
         """Store these mails, except those whose reservation was released."""
@@ -105,21 +107,21 @@ class PrefetchBuffer:
         """Release the memory of those of these mails that were not stored."""
         for number in numbers:
             if self._mails.get(number, (0, b""))[1] is None:
-                self._release(self._mails.pop(number)[0])
+                octets, _ = self._mails.pop(number)
+                self.octets -= octets
+                self._budget.release(octets)
 
     def pop(self, number: int) -> bytes | None:
         """Remove a mail and return it; None if it is not loaded."""
         octets, body = self._mails.get(number, (0, None))
         if body is not None:
             del self._mails[number]
-            self._release(octets)
+            self.octets -= octets
+            self._budget.release(octets)
         return body
 
     def clear(self) -> None:
         """Drop all mails and reservations."""
         self._mails.clear()
-        self._release(self.octets)
-
-    def _release(self, octets: int) -> None:
-        self.octets -= octets
-        self._budget.release(octets)
+        self._budget.release(self.octets)
+        self.octets = 0
