@@ -106,15 +106,21 @@ async def running(
     await broker.open()
     await broker.wait_until_ready(20)
     logins = Authenticator(database, settings, "smtp_in")
-    intake = CommitQueue(database, broker, settings.max_message_bytes)
-    listener = SmtpListener(settings, intake, logins, server_tls.Certificate(settings), connections)
+    commit_queue = CommitQueue(database, broker, settings.max_message_bytes)
+    listener = SmtpListener(settings, commit_queue, logins, server_tls.Certificate(settings), connections)
     await listener.open()
-    intake.start()
+    commit_queue.start()
     yield Running(
-        settings, database, broker, intake, listener, await add_office(database), server_tls.self_signed_file(settings)
+        settings,
+        database,
+        broker,
+        commit_queue,
+        listener,
+        await add_office(database),
+        server_tls.self_signed_file(settings),
     )
     await listener.close(1)
-    await intake.stop()
+    await commit_queue.stop()
     logins.close()
     await broker.close()
 

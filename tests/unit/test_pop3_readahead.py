@@ -1,4 +1,4 @@
-"""Which mails are read ahead, and how many octets of them may be held."""
+"""services/pop3_out/readahead.py: which mails are read ahead, and in how much memory."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_no_deleted_and_no_missing_mail_is_read() -> None:
 
 
 def test_what_is_here_or_on_its_way_is_not_read_again() -> None:
-    shelf = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
-    shelf.reserve({2: 10, 3: 10})
-    shelf.store({2: bytes(10)})
-    assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, shelf, SESSION_OCTETS) == [1, 4, 5]
+    buffer = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
+    buffer.reserve({2: 10, 3: 10})
+    buffer.store({2: bytes(10)})
+    assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, buffer, SESSION_OCTETS) == [1, 4, 5]
 
 
 def test_what_is_read_ahead_fits_into_the_room() -> None:
@@ -52,7 +52,7 @@ def test_what_is_read_ahead_fits_into_the_room() -> None:
     assert len(plan_reading(range(1, 500), [], lambda number: 0, NOTHING, SESSION_OCTETS)) == MAX_MAILS
 
 
-def test_a_shelf_gives_its_octets_back() -> None:
+def test_a_buffer_returns_its_memory() -> None:
     # given two sessions that share a budget
     budget = MemoryBudget(800)
     one, two = PrefetchBuffer(budget), PrefetchBuffer(budget)
@@ -74,12 +74,12 @@ def test_a_shelf_gives_its_octets_back() -> None:
 
 def test_what_comes_after_its_session_paused_is_not_kept() -> None:
     budget = MemoryBudget(800)
-    shelf = PrefetchBuffer(budget)
-    shelf.reserve({1: 30})
-    shelf.clear()
-    shelf.store({1: bytes(30)})
-    shelf.drop_missing([1])
-    assert shelf.pop(1) is None
+    buffer = PrefetchBuffer(budget)
+    buffer.reserve({1: 30})
+    buffer.clear()
+    buffer.store({1: bytes(30)})
+    buffer.drop_missing([1])
+    assert buffer.pop(1) is None
     assert budget.available == 800
 
 

@@ -1,4 +1,4 @@
-"""services/smtp_in/data_reader.py: the bytes behind DATA."""
+"""services/smtp_in/data_reader.py: the content after DATA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""services/smtp_in/recipient_policy.py: who is inside, who is relayed, who is refused."""
+"""services/smtp_in/recipient_policy.py: which recipients are local, relayed or refused."""
 
 from __future__ import annotations
 

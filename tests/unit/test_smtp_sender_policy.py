@@ -1,4 +1,4 @@
-"""services/smtp_in/sender_policy.py: who may be the sender."""
+"""services/smtp_in/sender_policy.py: which sender addresses an author may use."""
 
 from __future__ import annotations
 
