@@ -110,7 +110,7 @@ def test_status_says_that_all_is_well_and_the_books_balance(system: System) -> N
         "router": 1,
         "mailbox": 1,
         "sender": 1,
-        "parked": 0,
+        "mail.dead-letters": 0,
     }
     for book in found["books"].values():
         assert book.pop("fetched") == sum(book.values())

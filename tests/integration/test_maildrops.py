@@ -110,7 +110,7 @@ async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
 
 async def test_a_mailbox_with_many_changes_is_read_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a store that brings snapshots up to date by two rows at most
-    monkeypatch.setattr(mailbox_store, "CHANGES", 2)
+    monkeypatch.setattr(mailbox_store, "MAX_CHANGES", 2)
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     await add_mails(database, alex, b"1\r\n")

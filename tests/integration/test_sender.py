@@ -603,7 +603,7 @@ async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent
     )
     await harness.rows("update external_accounts set enabled = true")
     found = await harness.until(id_, state="parked")
-    assert "Each of the 5 times" in str(found.error)
+    assert "each of the 5 times" in str(found.error)
     # one that survives a try is sent as ever, and forgotten
     await harness.until(innocent, state="done")
     assert len(provider.taken) == 1
