@@ -15,6 +15,8 @@ from deploy.machine.programs import PATH, Program, give, identity, write_private
 from shared.errors import Permanent, Temporary
 
 USER = "rabbitmq"
+_CONTROL_SECONDS = 300.0
+"""Timeout of rabbitmqctl: seconds; its Erlang node takes seconds to start, on a busy machine much longer."""
 _SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 # The node stores its data in a folder with its name, so the name never changes with the ports.
 _NODE = "mailgroup@localhost"
@@ -125,22 +127,25 @@ class RabbitMQ:
     def control(self, *words: str) -> str:
         """Run rabbitmqctl and return its output.
 
-        :raises Temporary: it failed, with its message.
+        :raises Temporary: it failed, with its message, or did not answer in time.
         """
         low = self.ports[2] + 1
         environment = self._environment() | {
             "RABBITMQ_CTL_DIST_PORT_MIN": str(low),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(low + 20),
         }
-        done = subprocess.run(
-            ["setpriv", *identity(USER), str(_SCRIPTS / "rabbitmqctl"), "--quiet", *words],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        try:
+            done = subprocess.run(
+                ["setpriv", *identity(USER), str(_SCRIPTS / "rabbitmqctl"), "--quiet", *words],
+                cwd=self.folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_CONTROL_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Temporary(f"rabbitmqctl {words[0]}: no answer within {_CONTROL_SECONDS:g} s") from error
         if done.returncode:
             raise Temporary(f"rabbitmqctl {words[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
