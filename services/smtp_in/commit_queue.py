@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from services.smtp_in.data_reader import DataReader
 from services.smtp_in.directory_cache import DirectoryCache
 from services.smtp_in.recipient_policy import Directory
-from services.smtp_in.sender_policy import message_id
+from services.smtp_in.sender_policy import valid_message_id
 from shared.amqp.broker import Broker
 from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
@@ -72,15 +72,15 @@ def build_submission(
     """
     addresses = [sender, *(recipient.address for recipient in recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
-    header_id = message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
-    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{header_id}>")
+    message_id = valid_message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
+    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{message_id}>")
     return PendingSubmission(
         Submission(
             author.id,
             external.id,
             mail.content(),
             sender,
-            header_id,
+            message_id,
             not mail.ascii,
             smtputf8 and needed,
             tuple(recipients),

@@ -65,7 +65,7 @@ def _outside_spans(value: bytes, spans: list[tuple[int, int]]) -> bytes:
     return rest + value[position:]
 
 
-def message_id(header: Values) -> str | None:
+def valid_message_id(header: Values) -> str | None:
     """The Message-ID without angle brackets; None unless there is one field with one well-formed ``<local@domain>``."""
     values = header.get("message-id", [])
     if len(values) != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.smtp_in.data_reader import DataReader, Values
-from services.smtp_in.sender_policy import check_envelope, check_header, message_id
+from services.smtp_in.sender_policy import check_envelope, check_header, valid_message_id
 from tests.unit.test_smtp_recipient_policy import ALEX, OFFICE
 
 END = b"Subject: x\r\n\r\n"
@@ -98,7 +98,7 @@ def test_a_header_of_somebody_else_is_refused(header: bytes, code: str) -> None:
     ],
 )
 def test_a_message_id_counts_only_if_it_is_well_formed(field: bytes, id_: str | None) -> None:
-    assert message_id(values_of(field + END)) == id_
+    assert valid_message_id(values_of(field + END)) == id_
 
 
 def test_a_mail_that_goes_round_is_refused() -> None:

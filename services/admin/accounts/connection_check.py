@@ -106,8 +106,8 @@ async def _try_pop3(system: AdminContext, external: External, credential: Creden
     """List the mails in two sessions: if their UIDLs change in between, every mail would be fetched again."""
     keys = []
     for again in (False, True):
-        told = no_progress if again else checklist.done
-        async with _session(system, external, told) as session:
+        progress = no_progress if again else checklist.done
+        async with _session(system, external, progress) as session:
             await session.login(credential)
             if not again:
                 checklist.done("logged in", f"as {credential.login}")
@@ -130,7 +130,7 @@ async def _try_pop3(system: AdminContext, external: External, credential: Creden
 
 
 def _session(
-    system: AdminContext, external: External, told: ProgressCallback = no_progress
+    system: AdminContext, external: External, progress: ProgressCallback = no_progress
 ) -> AbstractAsyncContextManager[Pop3Client]:
     return open_session(
         external.pop3,
@@ -138,7 +138,7 @@ def _session(
         connect_seconds=SECONDS,
         read_seconds=SECONDS,
         session_seconds=3 * SECONDS,
-        progress=told,
+        progress=progress,
     )
 
 
