@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.faults.stand import armed
 from tests.servers import scratch
 from tests.system import System, running
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[System]:
+def reached() -> Iterator[Path]:
+    """The folder in which the gateway records the steps of steps.py that it reaches."""
+    with scratch() as folder:
+        yield folder / "reached"
+
+
+@pytest.fixture(scope="module")
+def gateway(reached: Path) -> Iterator[System]:
     """The running gateway."""
-    with scratch() as folder, running(folder, sweep_grace_seconds=2) as system:
+    with (
+        scratch() as folder,
+        armed(reached.with_name("orders"), reached),
+        running(folder, sweep_grace_seconds=2) as system,
+    ):
         yield system
 
 

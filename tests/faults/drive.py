@@ -25,6 +25,7 @@ from tests.faults.faults import Faults
 from tests.faults.mails import CUSTOMERS, PEOPLE, SUPPORT, incoming, outgoing
 from tests.faults.plan import FULL, SHORT, Plan
 from tests.faults.stand import Stand
+from tests.faults.steps import not_reached
 from tests.servers import scratch
 
 READER = PEOPLE["Tom"]
@@ -34,11 +35,16 @@ SENDING = 12
 
 
 class Drive:
-    """One run. lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected."""
+    """One run.
+
+    lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected. not_reached: the steps
+    of steps.py that no service has reached.
+    """
 
     def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
         self.lines: list[str] = []
         self.clean = False
+        self.not_reached: list[str] = []
         self._stand, self._plan, self._seed = stand, plan, seed
         self._run = f"run{seed}"
         self._expected: Copies = Counter()
@@ -68,6 +74,7 @@ class Drive:
             await reader
             await self._settle()
             settled = time.monotonic()
+            await self._await_steps()
         finally:
             keeper.cancel()
             reader.cancel()
@@ -75,6 +82,7 @@ class Drive:
             f"seed {self._seed}: {self._plan.mails} mails and {self._plan.submissions} submissions in "
             f"{healed - started:.0f} s; all at rest {settled - healed:.0f} s after the last fault",
             "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
+            f"steps not reached: {', '.join(self.not_reached) or 'none'}",
         ]
         await asyncio.to_thread(self._judge)
 
@@ -139,6 +147,13 @@ class Drive:
         await asyncio.sleep(3.0)
         for address in PEOPLE.values():
             await self._read(address)
+
+    async def _await_steps(self) -> None:
+        """Wait until every step is reached: what follows the last delivery may take a moment more."""
+        deadline = time.monotonic() + self._plan.settle_seconds
+        while (steps := not_reached(self._stand.reached)) and time.monotonic() < deadline:  # noqa: ASYNC110  # files
+            await asyncio.sleep(0.5)
+        self.not_reached = steps
 
     def _missing(self) -> int:
         delivered, relayed = self._delivered(), self._relayed()

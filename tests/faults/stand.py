@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
 
@@ -31,7 +32,7 @@ from shared.settings import Settings
 from tests.company import local
 from tests.faults.mails import CUSTOMERS, SALES, SHARERS, SUPPORT
 from tests.faults.proxy import Proxy
-from tests.faults.steps import ORDERS
+from tests.faults.steps import ORDERS, REACHED
 from tests.scripted_pop3 import ScriptedPop3
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.system import PASSWORD, System
@@ -116,13 +117,12 @@ class Server:
 class Stand:
     """system: gateway and provider, as users and operators meet them. pop3, smtp: the faulty provider of sales@.
 
-    proxies: by what they lead to. disks, servers: by name. orders: where steps are ordered.
+    proxies: by what they lead to. disks, servers: by name. orders, reached: the folders of steps.py.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.orders = folder / "orders"
-        self.orders.mkdir()
+        self.orders, self.reached = folder / "orders", folder / "reached"
         self.disks: dict[str, Disk] = {}
         self.servers: dict[str, Server] = {}
         self.proxies: dict[str, Proxy] = {}
@@ -192,7 +192,7 @@ class Stand:
                 broker_url=self.rabbitmq.url.replace(f":{self.rabbitmq.ports[0]}/", f":{self.proxies['broker'].port}/"),
             )
             self.instance = Instance(with_free_ports(settings), say=lambda line: print(line, file=sys.stderr))
-            with _armed(self.orders):
+            with armed(self.orders, self.reached):
                 await asyncio.to_thread(self.instance.__enter__)
             stack.push_async_callback(asyncio.to_thread, self.instance.__exit__, None, None, None)
             self.system = System(self.instance, self.provider, self.folder)
@@ -251,16 +251,10 @@ class Stand:
 
 
 @contextmanager
-def _armed(orders: Path) -> Iterator[None]:
-    """While the gateway starts: what it starts finds the steps."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "inject")
-    os.environ[ORDERS] = str(orders)
-    try:
+def armed(orders: Path, reached: Path) -> Iterator[None]:
+    """While the block lasts, the services that are started wrap their steps. Makes both folders of steps.py."""
+    orders.mkdir()
+    reached.mkdir()
+    inject = str(Path(__file__).parent / "inject")
+    with patch.dict(os.environ, {"PYTHONPATH": inject, ORDERS: str(orders), REACHED: str(reached)}):
         yield
-    finally:
-        del os.environ[ORDERS]
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before

@@ -1,8 +1,9 @@
-"""Named step boundaries at which a service can be made to die.
+"""Names steps of the services, kills a service at a step, and records which steps are reached.
 
-The services know nothing of this. A process that is started with the folder ``inject`` on its PYTHONPATH wraps the
-functions named here when it starts. Each time one of them is reached it looks for an order, a file with the name of the
-service that holds the name of the step; it takes the file away and kills itself, as SIGKILL from outside would.
+The services contain no test code. A process that is started with the folder ``inject`` on its PYTHONPATH wraps the
+functions named here. It writes an empty file when it reaches a step for the first time. Each time it reaches a step it
+checks for an order, a file with the name of the service that holds the name of the step; it deletes that file and kills
+itself with SIGKILL.
 """
 
 from __future__ import annotations
@@ -18,17 +19,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 ORDERS = "FAULTS_ORDERS"
-"""Of the environment: the folder of the orders."""
+"""Environment variable: the folder of the orders."""
+
+REACHED = "FAULTS_REACHED"
+"""Environment variable: the folder of the reached steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """when: before or after the call of ``target`` (module:name or module:Class.name)."""
+    """A moment of a service: before or after the call of a function."""
 
     service: str
     name: str
     target: str
+    """The function, as module:name or module:Class.name."""
     when: Literal["before", "after"]
+
+    def __str__(self) -> str:
+        return f"{self.service}: {self.name}"
 
 
 def _steps(service: str, **steps: str) -> tuple[Step, ...]:
@@ -92,6 +100,12 @@ STEPS = (
 )
 
 
+def not_reached(folder: Path) -> list[str]:
+    """Return the steps that no process has reached, in the order of ``STEPS``."""
+    reached = {file.name for file in folder.iterdir()}
+    return [str(step) for step in STEPS if str(step) not in reached]
+
+
 def order(folder: Path, step: Step) -> Path:
     """Make the service die when it reaches the step; the file is gone when it did."""
     part, file = folder / f"{step.service}.part", folder / step.service
@@ -104,12 +118,9 @@ def arm(service: str) -> None:
     """Wrap the steps of this service, in this process."""
     for step in STEPS:
         if step.service == service:
-            _wrap(step, Path(os.environ[ORDERS]) / service)
-
-
-def _wrap(step: Step, file: Path) -> None:
-    owner, name = locate(step)
-    setattr(owner, name, _wrapped(getattr(owner, name), step, file))
+            owner, name = locate(step)
+            file, folder = Path(os.environ[ORDERS]) / service, Path(os.environ[REACHED])
+            setattr(owner, name, _wrapped(getattr(owner, name), step, file, folder))
 
 
 def locate(step: Step) -> tuple[Any, str]:
@@ -122,8 +133,14 @@ def locate(step: Step) -> tuple[Any, str]:
     return owner, name
 
 
-def _wrapped(function: Callable[..., Any], step: Step, file: Path) -> Callable[..., Any]:
+def _wrapped(function: Callable[..., Any], step: Step, file: Path, folder: Path) -> Callable[..., Any]:
+    recorded = False
+
     def reached() -> None:
+        nonlocal recorded
+        if not recorded:
+            (folder / str(step)).touch()
+            recorded = True
         if file.exists() and file.read_text(encoding="ascii") == step.name:
             file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)

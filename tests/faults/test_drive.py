@@ -12,3 +12,4 @@ from tests.faults.plan import SHORT
 def test_faults_of_every_part_lose_double_alter_or_misdirect_nothing() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.lines)
+    assert run.not_reached == []

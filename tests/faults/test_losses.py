@@ -17,7 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from tests.faults.steps import not_reached
 from tests.system import System, until
 
 PEOPLE = {"Alex": "alex@local.com", "Jim": "jim@local.com", "Kim": "kim@local.com", "Tom": "tom@local.com"}
@@ -182,6 +184,32 @@ def test_a_rolling_restart_repeats_no_mail_and_cuts_none_off(system: System) -> 
         [*found] = system.json("trace", f"{token}@customer.example")
         assert "uncertain" not in [event["event"] for mail in found for event in mail["events"]], token
     assert "with SIGKILL" not in (system.settings.data / "log" / "supervisord.log").read_text()
+
+
+def test_mail_both_ways_reaches_every_step_that_faults_kill_at(system: System, reached: Path) -> None:
+    # given an account whose mails are deleted as soon as they are fetched
+    system.provider.add_mailbox(CUSTOMER, "secret")
+    company = system.company()
+    company["external_accounts"][1]["delete_after_days"] = 0
+    system.apply(company)
+    # when a mail comes in, another one goes to a colleague and to a customer, and a client deletes a mail
+    system.provider.put("sales@company.com", mail("steps-in", '"Kim" <sales@company.com>'))
+    settled(system, {"steps-in": [PEOPLE["Kim"]]}, "steps-in")
+    system.submit(
+        PEOPLE["Alex"],
+        [PEOPLE["Jim"], CUSTOMER],
+        mail("steps-out", CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: alex@local.com"),
+    )
+    session = poplib.POP3("127.0.0.1", system.settings.pop3_port, timeout=60)
+    session.user(PEOPLE["Kim"])
+    session.pass_("secret")
+    session.dele(1)
+    session.quit()
+    # then every step is reached
+    until(lambda: at_customer(system, "steps-out") == Counter(["steps-out"]))
+    with suppress(AssertionError):
+        until(lambda: not_reached(reached) == [], 60)
+    assert not_reached(reached) == []
 
 
 def _queue(system: System, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Found by every Python whose PYTHONPATH names this folder: makes a service of ours die where the driver says so."""
+"""Python runs this file at its start if PYTHONPATH names the folder: it wraps steps and poisons of a service."""
 
 import os
 import sys
