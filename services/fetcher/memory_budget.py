@@ -72,13 +72,13 @@ class MemoryShare:
         """Whether a reservation of ``octets`` would have to wait now."""
         return self._budget.is_short(octets)
 
-    async def grow(self, octets: int) -> None:
+    async def reserve_octets(self, octets: int) -> None:
         """Reserve octets for the mail being read; wait until they are available."""
         await self._budget.reserve(self, octets)
         self._reading += octets
 
-    def keep(self) -> int:
-        """Finish the mail being read. Returns its reserved octets, to be released by ``free``."""
+    def finish_mail(self) -> int:
+        """Finish the mail being read. Returns its reserved octets, to be released by ``release``."""
         taken, self._reading = self._reading, 0
         self._kept += taken
         return taken

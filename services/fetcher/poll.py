@@ -366,7 +366,7 @@ class Polling:
 
         try:
             async for got in client.retrieve(requests, self._limit, stop, self._reserve_memory(committer)):
-                reserved = self._share.keep()
+                reserved = self._share.finish_mail()
                 item = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
@@ -399,7 +399,7 @@ class Polling:
         async def reserve(octets: int) -> None:
             if self._share.waits(octets):
                 await committer.close()
-            await self._share.grow(octets)
+            await self._share.reserve_octets(octets)
 
         return reserve
 

@@ -13,10 +13,10 @@ from services.fetcher.memory_budget import MemoryShare, OverflowBudget
 async def read(share: MemoryShare, steps: int, most: list[int], whole: OverflowBudget) -> None:
     """Simulate a mail that grows step by step, is committed and released."""
     for _ in range(steps):
-        await share.grow(1)
+        await share.reserve_octets(1)
         most.append(whole.in_use)
         await asyncio.sleep(0)
-    taken = share.keep()
+    taken = share.finish_mail()
     await asyncio.sleep(0)
     share.release(taken)
 
@@ -33,11 +33,11 @@ async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypat
     monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
     whole = OverflowBudget(10)
     slow, other = MemoryShare(whole), MemoryShare(whole)
-    await slow.grow(10)
-    await slow.grow(1)
+    await slow.reserve_octets(10)
+    await slow.reserve_octets(1)
     # when another one wants to grow
     started = asyncio.get_running_loop().time()
-    await other.grow(1)
+    await other.reserve_octets(1)
     # then it waits for a while only
     assert 0.15 < asyncio.get_running_loop().time() - started < 1.0
 
@@ -45,8 +45,8 @@ async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypat
 async def test_a_poll_that_ends_gives_everything_back_and_wakes_who_waits() -> None:
     whole = OverflowBudget(10)
     first, second = MemoryShare(whole), MemoryShare(whole)
-    await first.grow(11)
-    waiting = asyncio.create_task(second.grow(1))
+    await first.reserve_octets(11)
+    waiting = asyncio.create_task(second.reserve_octets(1))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     first.close()
