@@ -83,6 +83,11 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
             f"1 more every {throttle.SECONDS_A_TOKEN:g} s",
             "the same, counted separately",
         ),
+        (
+            "passwords that are checked at the same time",
+            f"{passwords.THREADS}, with {passwords._HASHER.memory_cost // 1024} MiB each",
+            "the same, counted separately",
+        ),
         ("recipients", "", f"{smtp.MAX_RECIPIENTS:,}, then 452"),
         ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.MAX_FIELDS:,} fields"),
         ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
@@ -103,7 +108,3 @@ def test_a_limit_is_what_the_code_says(row: str, pop3_value: str, smtp_value: st
     cells = [re.sub(" +", " ", cell) for cell in (row, pop3_value, smtp_value)]
     line = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |"))
     assert [cell.strip() for cell in line.strip("|").split("|")] == cells
-
-
-def test_passwords_are_hashed_two_at_a_time() -> None:
-    assert passwords.THREADS == 2 and "two at a time" in TEXT
