@@ -208,7 +208,7 @@ class Gateway:
                 arrivals = [Arrival("local", blob_id, recipients=((local_id, "bench"),)) for blob_id in stored]
                 ids = await inbound.add_inbound(connection, arrivals)
                 copies = await inbound.load_routed(connection, ids)
-                await maildrops.deliver(
+                await maildrops.deliver_copies(
                     connection, [Copy([local_id], copy.inbound_id, copy.blob_id, copy.octets) for copy in copies]
                 )
                 await inbound.record_delivered(connection, copies, [], ids)

@@ -30,7 +30,7 @@ class MailboxWorker:
             copies = await inbound.load_routed(connection, ids)
             deliverable = [copy for copy in copies if not copy.gone]
             returned = [copy for copy in copies if copy.gone]
-            await maildrops.deliver(
+            await maildrops.deliver_copies(
                 connection,
                 [
                     Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy)

@@ -159,7 +159,7 @@ class DatabaseStore:
         :raises Temporary: the database is unavailable; if only its reply was lost, the mails are deleted.
         """
         async with self._database.transaction() as connection:
-            deleted = await maildrops.tombstone(connection, local.id, row_ids)
+            deleted = await maildrops.tombstone_mails(connection, local.id, row_ids)
             events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in deleted]
             await maillog.record_events(connection, events)
         for start in range(0, len(events), _EVENTS_IN_TURN):

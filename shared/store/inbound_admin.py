@@ -233,7 +233,7 @@ async def list_holders(connection: Connection, inbound_id: int) -> list[Copyhold
 # ---------------------------------------------------------------------------------------------- operations
 
 
-async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
+async def requeue_inbound(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Give parked mails another five tries. :return: the ids of those that were parked.
 
     A mail with undelivered copies was parked by the mailbox service. Any other mail goes to the router, even if some
@@ -253,7 +253,7 @@ async def requeue(connection: Connection, ids: Sequence[int]) -> list[int]:
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def discard(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
+async def discard_inbound(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
     """Discard parked or held mails. :return: the ids of those that were."""
     cursor = await connection.execute(
         """update inbound set state = 'discarded', reason = %s, state_at = now()

@@ -102,7 +102,7 @@ async def _lock(connection: Connection, local_ids: Collection[int]) -> None:
     await connection.execute("update maildrops set version = version + 1 where local_id = any(%s)", (ids,))
 
 
-async def deliver(connection: Connection, copies: Sequence[Copy]) -> None:
+async def deliver_copies(connection: Connection, copies: Sequence[Copy]) -> None:
     """Put mails into mailboxes, in this order. A copy that exists already stays as it is, deleted or not.
 
     :raises Permanent: an account has no mailbox.
@@ -188,7 +188,7 @@ async def load_changes(connection: Connection, local_id: int, since_version: int
     return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 
 
-async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
+async def tombstone_mails(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
     """Delete mails from a mailbox: all of them or, on failure, none. Deleted mails stay as they are.
 
     :returns: the inbound ids of the mails that this call deleted.
@@ -205,7 +205,7 @@ async def tombstone(connection: Connection, local_id: int, row_ids: Sequence[int
     return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def undelete(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
+async def undelete_mails(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
     """Restore deleted mails under new uids: mail clients that know the old UIDL download them as new mail.
 
     :returns: the inbound ids of the restored mails; mails that were not deleted are skipped.
@@ -286,8 +286,8 @@ async def row_ids(connection: Connection, local_id: int, inbound_ids: Sequence[i
 async def mark_as_new(connection: Connection, local_id: int, inbound_id: int) -> None:
     """Make a mail of a mailbox new for its clients, even if it was deleted."""
     rows = await row_ids(connection, local_id, [inbound_id])
-    await tombstone(connection, local_id, rows)
-    await undelete(connection, local_id, rows)
+    await tombstone_mails(connection, local_id, rows)
+    await undelete_mails(connection, local_id, rows)
 
 
 async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int]:

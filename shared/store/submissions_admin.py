@@ -148,7 +148,7 @@ async def count_per_hour(connection: Connection, hours: int = 24) -> dict[dateti
 # ---------------------------------------------------------------------------------------------- operations
 
 
-async def retry(connection: Connection, ids: Collection[int] | None = None) -> list[int]:
+async def retry_submissions(connection: Connection, ids: Collection[int] | None = None) -> list[int]:
     """Make queued submissions (these, or all) and their accounts due now. :return: the ids of these submissions."""
     cursor = await connection.execute(
         """update submissions set next_try_at = now()
@@ -160,7 +160,7 @@ async def retry(connection: Connection, ids: Collection[int] | None = None) -> l
     return sorted(int(row[0]) for row in rows)
 
 
-async def cancel(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
+async def cancel_submissions(connection: Connection, ids: Collection[int], reason: str) -> dict[int, list[str]]:
     """Cancel queued or parked submissions; the sender then notifies their authors of the reason.
 
     :return: for each cancelled submission the addresses that will not get it. One that is being sent now is left out.
@@ -181,7 +181,7 @@ async def cancel(connection: Connection, ids: Collection[int], reason: str) -> d
     return cancelled
 
 
-async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
+async def requeue_submissions(connection: Connection, ids: Collection[int]) -> list[int]:
     """Give parked submissions another five tries. :return: the ids of those that were parked."""
     cursor = await connection.execute(
         """update submissions s set failures = 0, error = null, origin = null, state_at = now(), swept_at = null,
@@ -196,10 +196,10 @@ async def requeue(connection: Connection, ids: Collection[int]) -> list[int]:
 
 
 RESENT_DAYS = 5
-"""Age limit of ``resend``, in days: the queue would expire an older submission at once."""
+"""Age limit of ``resend_submissions``, in days: the queue would expire an older submission at once."""
 
 
-async def resend(connection: Connection, ids: Collection[int]) -> list[int]:
+async def resend_submissions(connection: Connection, ids: Collection[int]) -> list[int]:
     """Send submissions that are done and not too old again, at once, to the recipients that did not get them.
 
     :return: the ids of those that are queued again.

@@ -20,7 +20,7 @@ POISONS = "FAULTS_POISONS"
 
 READERS = {
     "router": {"router": "services.router.worker:_facts"},
-    "mailbox": {"mailbox": "shared.store.maildrops:deliver"},
+    "mailbox": {"mailbox": "shared.store.maildrops:deliver_copies"},
     "sender": {
         "sender": "services.sender.submission_worker:inside_arrivals",
         "relay": "services.sender.outgoing_message:parse_header",

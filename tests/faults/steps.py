@@ -69,7 +69,7 @@ STEPS = (
     *_steps(
         "mailbox",
         batch_taken="<services.mailbox.worker:MailboxWorker.handle",
-        copies_written_not_committed=">shared.store.maildrops:deliver",
+        copies_written_not_committed=">shared.store.maildrops:deliver_copies",
         finished_not_committed=">shared.store.inbound:record_delivered",
         committed_not_acknowledged="<shared.amqp.broker:Consumer.ack",
     ),
@@ -94,7 +94,7 @@ STEPS = (
     ),
     *_steps(
         "pop3_out",
-        tombstones_not_committed=">shared.store.maildrops:tombstone",
+        tombstones_not_committed=">shared.store.maildrops:tombstone_mails",
         mailbox_read=">shared.store.maildrops:load_contents",
     ),
 )

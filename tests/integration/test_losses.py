@@ -109,7 +109,7 @@ async def test_a_requeued_mail_that_some_have_is_routed_again_for_the_others(dat
         await RouterWorker(database, 5).count_failure(rows[0], "router", "boom")
     assert await states(database) == ["parked"]
     async with database.transaction() as connection:
-        await inbound_admin.requeue(connection, rows)
+        await inbound_admin.requeue_inbound(connection, rows)
     # when it is requeued, then the router decides about it again, and Jim keeps his one copy
     assert await states(database) == ["fetched"]
     await RouterWorker(database, 5).handle(rows)
@@ -160,7 +160,7 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     async with database.transaction() as connection:
         await connection.execute("update inbound set state = 'parked', own_copy = true")
-        await inbound_admin.discard(connection, rows, "test")
+        await inbound_admin.discard_inbound(connection, rows, "test")
         found = (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id]
     assert (found.delivered, found.total) == (1, 1)
 

@@ -49,7 +49,7 @@ async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted
             Copy([local.id], mail, id_, len(body), as_deleted)
             for mail, id_, body in zip(mails, ids, bodies, strict=True)
         ]
-        await maildrops.deliver(connection, copies)
+        await maildrops.deliver_copies(connection, copies)
     return copies
 
 
@@ -156,7 +156,7 @@ async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> No
     box = await store.load_snapshot(alex.id)
     await store.delete_mails(alex, [box.rows[0]])
     async with database.transaction() as connection:
-        await maildrops.deliver(connection, copies)
+        await maildrops.deliver_copies(connection, copies)
     assert await octets(store, alex) == [4]
 
 
@@ -166,9 +166,9 @@ async def test_deleting_what_is_deleted_is_no_error(database: Database) -> None:
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     async with database.transaction() as connection:
         rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
-        assert len(await maildrops.tombstone(connection, alex.id, rows[:1])) == 1
-        assert len(await maildrops.tombstone(connection, alex.id, rows)) == 1
-        assert await maildrops.tombstone(connection, alex.id, [*rows, 999_999]) == []
+        assert len(await maildrops.tombstone_mails(connection, alex.id, rows[:1])) == 1
+        assert len(await maildrops.tombstone_mails(connection, alex.id, rows)) == 1
+        assert await maildrops.tombstone_mails(connection, alex.id, [*rows, 999_999]) == []
 
 
 async def test_no_session_deletes_another_accounts_mail(database: Database) -> None:
@@ -189,8 +189,8 @@ async def test_an_own_copy_is_stored_as_deleted_and_undelete_brings_it_back(data
     async with database.transaction() as connection:
         [own, _] = await maildrops.list_mails(connection, alex.id, deleted=True)
         assert own.deleted_at is not None
-        assert await maildrops.undelete(connection, alex.id, [own.id]) == [own.inbound_id]
-        assert await maildrops.undelete(connection, alex.id, [own.id]) == []
+        assert await maildrops.undelete_mails(connection, alex.id, [own.id]) == [own.inbound_id]
+        assert await maildrops.undelete_mails(connection, alex.id, [own.id]) == []
     assert await octets(store, alex) == [4, 3]
 
 
@@ -201,7 +201,7 @@ async def test_undeleted_mail_has_another_uidl(database: Database) -> None:
     before = await store.load_snapshot(alex.id)
     await store.delete_mails(alex, list(before.rows))
     async with database.transaction() as connection:
-        await maildrops.undelete(connection, alex.id, list(before.rows))
+        await maildrops.undelete_mails(connection, alex.id, list(before.rows))
     after = await store.load_snapshot(alex.id)
     assert len(after) == 1
     assert after.uidl(1) != before.uidl(1)
@@ -215,7 +215,7 @@ async def test_a_deletion_that_fails_deletes_nothing(database: Database) -> None
     with pytest.raises(RuntimeError):
         async with database.transaction() as connection:
             rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
-            await maildrops.tombstone(connection, alex.id, rows)
+            await maildrops.tombstone_mails(connection, alex.id, rows)
             raise RuntimeError("the transaction does not commit")
     assert await octets(DatabaseStore(database), alex) == [3, 4]
 
@@ -245,7 +245,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
             [mail] = await inbound.add_inbound(
                 connection, [Arrival("local", message, recipients=((people[0].id, "test"),))]
             )
-            await maildrops.deliver(connection, [Copy([local.id for local in order], mail, message, 3)])
+            await maildrops.deliver_copies(connection, [Copy([local.id for local in order], mail, message, 3)])
 
     # when many are delivered at once, while sessions look
     store = DatabaseStore(database)
@@ -273,7 +273,7 @@ async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database)
         await store.load_snapshot(999)
     with pytest.raises(Permanent, match="no mailbox for local account 999"):
         async with database.transaction() as connection:
-            await maildrops.deliver(connection, [Copy([999], 1, 1, 1)])
+            await maildrops.deliver_copies(connection, [Copy([999], 1, 1, 1)])
 
 
 @pytest.mark.parametrize(

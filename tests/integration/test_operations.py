@@ -140,7 +140,7 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
     _, people = await everyone(database)
     async with database.transaction() as connection:
         [entry] = await maildrops.list_mails(connection, people["Alex"].id)
-        await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
+        await maildrops.tombstone_mails(connection, people["Alex"].id, [entry.id])
         [shown] = await operations.list_deleted(connection, ALEX)
         assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
         # when
@@ -271,7 +271,7 @@ def test_commands_print_json_of_what_they_did_and_exit_1_if_some_was_left(databa
                 for _ in range(MAX_FAILURES):
                     await inbound.count_failure(connection, row, "router: router", "boom")
             [entry] = await maildrops.list_mails(connection, people["Alex"].id)
-            await maildrops.tombstone(connection, people["Alex"].id, [entry.id])
+            await maildrops.tombstone_mails(connection, people["Alex"].id, [entry.id])
         return [*rows, *parked]
 
     deleted, first, second = prepared(database_url, prepare)

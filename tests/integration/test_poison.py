@@ -103,7 +103,7 @@ async def test_a_mail_that_fails_five_times_is_parked_alone_and_delays_no_other(
     # when the fault is fixed and the operator requeues the mail, it arrives
     monkeypatch.setattr(worker, "_decide", decide)
     async with database.transaction() as connection:
-        assert await inbound_admin.requeue(connection, [failing]) == [failing]
+        assert await inbound_admin.requeue_inbound(connection, [failing]) == [failing]
     while len(await mailbox_of(database, ALEX)) < 201:
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 240
@@ -126,7 +126,7 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         async with database.transaction() as connection:
             problem_texts = [problem.text for problem in problems.find_parked(await problems.load_facts(connection))]
             assert problem_texts == ["1 mails need attention: they are in a mail loop"]
-            await inbound_admin.requeue(connection, rows[:1])
+            await inbound_admin.requeue_inbound(connection, rows[:1])
         await RouterWorker(database, 5).handle(rows)
         await MailboxWorker(database, 5).handle(rows)
         assert len(await mailbox_of(database, ALEX)) == 2

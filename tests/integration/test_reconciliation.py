@@ -59,7 +59,7 @@ async def test_they_balance_in_every_state(database: Database) -> None:
         for row in rows[2:4]:
             for _ in range(MAX_FAILURES):
                 await inbound.count_failure(connection, row, "router", "boom")
-        await inbound_admin.discard(connection, rows[3:4], "spam")
+        await inbound_admin.discard_inbound(connection, rows[3:4], "spam")
     await change(database, "update inbound set state = 'held' where id = %s", rows[4])
     found = await support(database)
     assert (found.fetched, found.books) == (8, InboundCounts(delivered=3, held=1, parked=1, in_flight=3))
@@ -98,7 +98,7 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
     async with database.transaction() as connection:
         for name in ("Alex", "Jim"):
             [entry] = await maildrops.list_mails(connection, people[name].id)
-            await maildrops.tombstone(connection, people[name].id, [entry.id])
+            await maildrops.tombstone_mails(connection, people[name].id, [entry.id])
     assert (await support(database)).difference == 0
     await change(database, "delete from maildrop_mails where local_id = %s", people["Alex"].id)
     assert (await support(database)).difference == 0

@@ -67,7 +67,7 @@ async def delete(database: Database, name: str, ids: list[int]) -> None:
     async with database.transaction() as connection:
         entries = await maildrops.list_mails(connection, people[name].id)
         wanted = [entry.id for entry in entries if entry.inbound_id in ids]
-        await maildrops.tombstone(connection, people[name].id, wanted)
+        await maildrops.tombstone_mails(connection, people[name].id, wanted)
 
 
 async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(database: Database) -> None:

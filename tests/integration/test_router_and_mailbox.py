@@ -168,7 +168,7 @@ async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database
     async with database.transaction() as connection:
         [listed] = await inbound_admin.list_inbound(connection, "parked")
         assert (listed.origin, listed.error) == ("router: test", "Traceback: boom")
-        assert await inbound_admin.requeue(connection, rows) == rows
+        assert await inbound_admin.requeue_inbound(connection, rows) == rows
     await deliver(database, rows)
     assert await states(database) == ["delivered"]
 
@@ -249,7 +249,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(
     async with database.transaction() as connection:
         [entry] = await maildrops.list_mails(connection, people["Alex"].id, deleted=True)
         assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
-        await maildrops.undelete(connection, people["Alex"].id, [entry.id])
+        await maildrops.undelete_mails(connection, people["Alex"].id, [entry.id])
     assert await mailbox_of(database, "alex@local.com") == [copy]
     answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"
     await deliver(database, await arrive(database, externals[SUPPORT].id, [answer]))

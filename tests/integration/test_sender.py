@@ -796,7 +796,7 @@ async def test_a_mail_that_fails_in_us_five_times_is_parked_and_delays_no_other(
     # and leaves when it is mended and requeued
     monkeypatch.undo()
     async with harness.database.transaction() as connection:
-        assert await submissions_admin.requeue(connection, [bad]) == [bad]
+        assert await submissions_admin.requeue_submissions(connection, [bad]) == [bad]
     await harness.until(bad, state="done")
     assert len(provider.taken) == 2
 
@@ -843,8 +843,10 @@ async def test_the_operator_lists_retries_and_cancels(harness: SenderHarness, pr
         assert list(await submissions_admin.find_submission(connection, BOB)) == [second]
         assert list(await submissions_admin.find_submission(connection, str(first))) == [first]
         # when one is cancelled and everything else retried
-        assert await submissions_admin.cancel(connection, [first, 10_000], "not wanted any more") == {first: [ANN]}
-        assert await submissions_admin.retry(connection) == [second]
+        assert await submissions_admin.cancel_submissions(connection, [first, 10_000], "not wanted any more") == {
+            first: [ANN]
+        }
+        assert await submissions_admin.retry_submissions(connection) == [second]
     # then only the other one leaves
     await harness.until(second, state="done")
     assert [taken.recipients for taken in provider.taken] == [[BOB]]

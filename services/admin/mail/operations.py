@@ -88,7 +88,7 @@ async def list_queue(connection: Connection) -> list[dict[str, Any]]:
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> OperationResult:
     """Retry queued submissions (these, or all) and their accounts now."""
-    return OperationResult.of(await submissions_admin.retry(connection, ids), ids)
+    return OperationResult.of(await submissions_admin.retry_submissions(connection, ids), ids)
 
 
 async def cancel(connection: Connection, ids: Collection[int], reason: str = CANCELLED) -> OperationResult:
@@ -96,7 +96,7 @@ async def cancel(connection: Connection, ids: Collection[int], reason: str = CAN
 
     A submission that is being sent at the moment is left.
     """
-    cancelled = await submissions_admin.cancel(connection, ids, reason)
+    cancelled = await submissions_admin.cancel_submissions(connection, ids, reason)
     await _record_cancelled(connection, cancelled, reason)
     return OperationResult.of(cancelled, ids)
 
@@ -191,8 +191,8 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None) 
 
 async def requeue(connection: Connection, ids: Collection[int]) -> OperationResult:
     """Process parked mails again, with another five tries."""
-    arrived = await inbound_admin.requeue(connection, list(ids))
-    sent = await submissions_admin.requeue(connection, ids)
+    arrived = await inbound_admin.requeue_inbound(connection, list(ids))
+    sent = await submissions_admin.requeue_submissions(connection, ids)
     events = [MailEvent("requeued", inbound_id=id_) for id_ in arrived]
     await maillog.record_events(connection, events + [MailEvent("requeued", submission_id=id_) for id_ in sent])
     return OperationResult.of([*arrived, *sent], ids)
@@ -201,9 +201,9 @@ async def requeue(connection: Connection, ids: Collection[int]) -> OperationResu
 async def discard(connection: Connection, ids: Collection[int], reason: str) -> OperationResult:
     """Cancel parked or held mails undelivered. The trace keeps their recipients and the reason; authors of parked
     submissions are notified."""
-    arrived = await inbound_admin.discard(connection, list(ids), reason)
+    arrived = await inbound_admin.discard_inbound(connection, list(ids), reason)
     stuck = [s.id for s in await submissions_admin.list_submissions(connection, ["parked"], ids)]
-    sent = await submissions_admin.cancel(connection, stuck, reason)
+    sent = await submissions_admin.cancel_submissions(connection, stuck, reason)
     await maillog.record_events(connection, [MailEvent("cancelled", inbound_id=id_, reply=reason) for id_ in arrived])
     await _record_cancelled(connection, sent, reason)
     return OperationResult.of([*arrived, *sent], ids)
@@ -243,7 +243,7 @@ async def undelete(connection: Connection, address: str, ids: Collection[int]) -
     person = await _load_person(connection, address)
     entries = await maildrops.list_mails(connection, person.id, deleted=True)
     wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
-    back = await maildrops.undelete(connection, person.id, wanted)
+    back = await maildrops.undelete_mails(connection, person.id, wanted)
     await maillog.record_events(
         connection, [MailEvent("undeleted", inbound_id=id_, who=person.address) for id_ in back]
     )
@@ -319,21 +319,21 @@ async def give_copy(connection: Connection, mail_id: int, address: str, away_fro
     if mail.state != "delivered":
         raise Permanent(f"{mail_id}: is {mail_status(mail.state)}, not delivered; see 'held list' and 'parked list'")
     copy = maildrops.Copy([person.id], mail_id, mail.blob_id, mail.octets)
-    await maildrops.deliver(connection, [copy])
+    await maildrops.deliver_copies(connection, [copy])
     if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, mail_id)):
         await maildrops.mark_as_new(connection, person.id, mail_id)
     await inbound_admin.add_holder(connection, mail_id, person.id, GIVEN)
     events = [MailEvent("delivered", inbound_id=mail_id, who=person.address, reply=GIVEN)]
     if other is not None:
         rows = await maildrops.row_ids(connection, other.id, [mail_id])
-        if await maildrops.tombstone(connection, other.id, rows):
+        if await maildrops.tombstone_mails(connection, other.id, rows):
             events.append(MailEvent("deleted", inbound_id=mail_id, who=other.address, reply=TAKEN))
     await maillog.record_events(connection, events)
 
 
 async def resend(connection: Connection, ids: Collection[int]) -> OperationResult:
     """Send submissions again to the external recipients that did not get them."""
-    again = await submissions_admin.resend(connection, ids)
+    again = await submissions_admin.resend_submissions(connection, ids)
     await maillog.record_events(connection, [MailEvent("requeued", submission_id=id_) for id_ in again])
     return OperationResult.of(again, ids)
 
