@@ -38,7 +38,7 @@ class Story:
         self.told += [(minute, event.what) for event in step.events]
 
 
-def test_a_trouble_is_told_once_when_it_lasts_and_once_when_it_is_over() -> None:
+def test_a_lasting_problem_is_reported_once_and_so_is_its_end() -> None:
     story = Story()
     for quarter in range(40):
         story.look(quarter / 4, HELD)
@@ -47,7 +47,7 @@ def test_a_trouble_is_told_once_when_it_lasts_and_once_when_it_is_over() -> None
     assert story.told == [(1.0, "raised"), (11.75, "cleared")]
 
 
-def test_a_trouble_that_is_gone_before_it_lasted_is_never_told() -> None:
+def test_a_problem_that_ends_too_soon_is_not_reported() -> None:
     story = Story()
     for quarter in range(100):
         story.look(quarter / 4, *([HELD] if quarter % 4 < 2 else []))
@@ -55,7 +55,7 @@ def test_a_trouble_that_is_gone_before_it_lasted_is_never_told() -> None:
 
 
 @pytest.mark.parametrize("minutes", [2, 5, 30])
-def test_what_comes_and_goes_all_day_is_told_a_few_times(minutes: int) -> None:
+def test_a_problem_that_recurs_all_day_is_reported_a_few_times(minutes: int) -> None:
     story = Story()
     for quarter in range(24 * 60 * 4):
         minute = quarter / 4
@@ -63,7 +63,7 @@ def test_what_comes_and_goes_all_day_is_told_a_few_times(minutes: int) -> None:
     assert 1 <= len(story.told) <= 8
 
 
-def test_what_was_over_for_a_day_counts_as_new() -> None:
+def test_a_problem_that_recurs_after_a_day_counts_as_new() -> None:
     story = Story()
     for minute in (0, 2, 3, 6):
         story.look(minute, *([HELD] if minute < 3 else []))
@@ -72,7 +72,7 @@ def test_what_was_over_for_a_day_counts_as_new() -> None:
     assert story.known == {}
 
 
-def test_a_refused_login_is_told_at_once() -> None:
+def test_a_refused_login_is_reported_at_once() -> None:
     story = Story()
     story.look(0, Problem("login", "x", "refused", 0.0))
     assert story.told == [(0, "raised")]
@@ -84,14 +84,14 @@ def event(number: int, what: alert_rules.What = "raised") -> AlertEvent:
     )
 
 
-def test_many_events_of_one_look_are_one_mail() -> None:
+def test_many_events_of_one_check_are_one_mail() -> None:
     assert [len(letter) for letter in alert_rules.split_into_mails([event(n) for n in range(3)])] == [1, 1, 1]
     [letter] = alert_rules.split_into_mails([event(n) for n in range(1000)])
     body, _ = alert_rules.compose(letter, "alex@local.com", START)
     assert b"Subject: [mailgroup] 1000 alarms\r\n" in body and body.count(b"Alarm: ") == 1000
 
 
-def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
+def test_the_mail_says_what_to_do_and_no_text_adds_a_header_field() -> None:
     body, message_id = alert_rules.compose([event(1)], "alex@local.com", START)
     header, _, text = body.partition(b"\r\n\r\n")
     assert b"Auto-Submitted: auto-generated" in header and message_id.encode() in header
@@ -99,7 +99,7 @@ def test_the_mail_says_what_to_do_and_lets_nothing_into_its_header() -> None:
     assert b"mailgroup external set ADDRESS" in text
 
 
-def test_the_webhook_reads_the_same() -> None:
+def test_the_webhook_gets_the_same_text() -> None:
     found = alert_rules.webhook_body(event(1, "cleared"), START)
     assert (found["event"], found["kind"], found["subject"]) == ("cleared", "login", "a1@x")
     assert found["at"] == "2026-11-05T12:00:00Z" and found["text"].startswith("mailgroup: Over: a1@x")
@@ -134,13 +134,13 @@ AGO = START - datetime.timedelta(minutes=16)
         (polled(last_success_at=AGO, paused_at=AGO, last_error="535"), [("login", "support@company.com fetching")]),
     ],
 )
-def test_an_account_that_is_not_polled_or_is_refused_is_a_trouble(
+def test_an_account_that_is_not_polled_or_is_refused_is_a_problem(
     poll: PollState, expected: list[tuple[str, str]]
 ) -> None:
     assert kinds(problems.find_problems(facts(poll))) == expected
 
 
-def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
+def test_mail_that_is_held_parked_or_late_is_a_problem() -> None:
     assert problems.find_problems(facts(polled())) == []
     bad = facts(polled(), held=1, parked=2, late={1: 601.0, None: 700.0}, unhanded=601.0)
     assert kinds(problems.find_problems(bad)) == [
@@ -152,7 +152,7 @@ def test_mail_that_is_held_parked_or_late_is_a_trouble() -> None:
     ]
 
 
-def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
+def test_each_parked_mail_is_reported_with_the_reason() -> None:
     found = problems.find_parked(facts(polled(), parked=6, restored=2, looping=1))
     assert [trouble.text for trouble in found] == [
         "3 mails need attention: processing failed five times",
@@ -166,11 +166,11 @@ def test_each_parked_mail_is_told_with_what_set_it_apart() -> None:
     ("free", "total", "full"),
     [(10 << 30, 100 << 30, False), (4 << 30, 100 << 30, True), (1 << 29, 2 << 30, True), (2 << 30, 4 << 30, False)],
 )
-def test_a_disk_is_nearly_full(free: int, total: int, full: bool) -> None:
+def test_a_disk_that_is_nearly_full_is_a_problem(free: int, total: int, full: bool) -> None:
     assert problems.is_nearly_full(free, total) is full
 
 
-def test_the_end_of_a_certificate_is_told_by_the_service_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_certificate_is_reported_by_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = time.time() + 13 * 86_400
     said = {"9104": "", "9105": f"mailgroup_tls_certificate_expiry_timestamp_seconds {ends}\n"}
     monkeypatch.setattr(problems, "fetch_health", lambda url: ("", said[url.rpartition(":")[2]]))

@@ -104,7 +104,7 @@ async def test_right_passwords_cost_nothing(brakes: Throttle) -> None:
     assert time.monotonic() - started < 20  # at the price of a wrong one it would be minutes
 
 
-async def test_who_waits_in_vain_takes_nothing(brakes: Throttle) -> None:
+async def test_a_login_that_waits_in_vain_takes_no_token(brakes: Throttle) -> None:
     for _ in range(BURST):
         await guess(brakes, "192.0.2.1", "alex")
 
@@ -114,7 +114,7 @@ async def test_who_waits_in_vain_takes_nothing(brakes: Throttle) -> None:
     await brakes.acquire("192.0.2.1", "alex", 3 * FAST)
 
 
-async def test_a_client_that_goes_away_while_waiting_takes_nothing(brakes: Throttle) -> None:
+async def test_a_client_that_disconnects_while_waiting_takes_no_token(brakes: Throttle) -> None:
     for _ in range(BURST):
         await guess(brakes, "192.0.2.1", "alex")
     waiting = [asyncio.create_task(brakes.acquire("192.0.2.1", "alex", 30.0)) for _ in range(50)]
@@ -162,7 +162,7 @@ def test_a_client_counts_by_address_or_by_its_ipv6_network(peer: str, network: s
         ("nonsense", False),
     ],
 )
-def test_passwords_in_clear_are_for_private_addresses(peer: str, private: bool) -> None:
+def test_passwords_in_clear_are_allowed_for_private_addresses_alone(peer: str, private: bool) -> None:
     assert plaintext_allowed(load(allow_plaintext_auth="auto"), peer) is private
     assert plaintext_allowed(load(allow_plaintext_auth="yes"), peer)
     assert not plaintext_allowed(load(allow_plaintext_auth="no"), peer)
@@ -195,7 +195,7 @@ async def test_an_unknown_user_costs_the_same() -> None:
     pool.close()
 
 
-async def test_checks_do_not_hold_up_the_loop() -> None:
+async def test_checks_of_passwords_do_not_block_the_event_loop() -> None:
     pool = passwords.HashingPool()
     stored = passwords.hash_password("secret")
     checks = asyncio.gather(*(pool.matches(stored, "secret") for _ in range(10)))
@@ -236,18 +236,18 @@ async def order_of_checks(
     return checked
 
 
-async def test_who_has_not_failed_is_checked_before_those_who_have(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_without_failures_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = [("failed often", (7, False)), ("failed once", (1, False)), ("leaves", (0, False)), ("new", (0, False))]
     assert await order_of_checks(monkeypatch, clients, leaves=["leaves"]) == ["new", "failed once", "failed often"]
 
 
-async def test_a_crowd_that_was_never_seen_does_not_hold_up_who_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crowd_of_unknown_clients_does_not_delay_a_later_client(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = [(f"guess {number}", (0, True)) for number in range(150)]
     checked = await order_of_checks(monkeypatch, [*crowd, ("never seen", (0, True))])
     assert checked[0] == "never seen" and len(checked) == 151
 
 
-async def test_who_is_known_and_who_is_of_the_lan_goes_before_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_known_clients_and_those_of_the_lan_precede_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     known, lan = ("known", (-1, True)), ("of the LAN", (0, False))
     crowd = [(f"guess {number}", (0, True)) for number in range(150)]
     checked = await order_of_checks(monkeypatch, [lan, known, *crowd])
@@ -296,7 +296,7 @@ async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[
     return at_once, served[len(at_once) :]
 
 
-async def test_guesses_from_elsewhere_leave_a_token_to_who_is_known() -> None:
+async def test_guesses_from_elsewhere_leave_a_token_for_a_known_client() -> None:
     # given somebody who is known, and guesses at the account from many addresses (the clock stands still)
     brakes = Throttle(lambda: 0.0)
     brakes.mark_trusted("192.0.2.1", "alex")
@@ -309,7 +309,7 @@ async def test_guesses_from_elsewhere_leave_a_token_to_who_is_known() -> None:
     assert later[0] == "203.0.113.1" and later[-1] == "198.51.100.7" and len(later) == 10
 
 
-async def test_guesses_from_the_same_address_leave_a_token_to_who_is_known() -> None:
+async def test_guesses_from_the_same_address_leave_a_known_client_a_token() -> None:
     brakes = Throttle(lambda: 0.0)
     brakes.mark_trusted("192.0.2.1", "alex")
     await brakes.acquire("192.0.2.1", "jim", 60)
@@ -322,7 +322,7 @@ async def test_guesses_from_the_same_address_leave_a_token_to_who_is_known() -> 
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_who_is_known_and_fails_is_a_stranger() -> None:
+async def test_a_known_client_that_fails_counts_as_unknown() -> None:
     brakes = Throttle(lambda: 0.0)
     brakes.mark_trusted("192.0.2.1", "alex")
     assert brakes.priority("192.0.2.1", "alex") == brakes.penalty("192.0.2.1", "alex") == -1
@@ -341,7 +341,7 @@ def test_guesses_at_many_accounts_from_one_address_add_up() -> None:
     assert brakes.failures("192.0.2.1", "another") == 0  # who is honest beside it waits no longer for a token
 
 
-async def test_who_came_in_from_there_before_goes_before_a_crowd_of_strangers(brakes: Throttle) -> None:
+async def test_a_client_seen_before_precedes_a_crowd_of_unknown_ones(brakes: Throttle) -> None:
     # given somebody who was here before, and guesses at the account from a hundred addresses
     await brakes.acquire("192.0.2.1", "alex", 10)
     brakes.record_success("192.0.2.1", "alex")

@@ -29,7 +29,7 @@ class Table:
         return {key: key * key for key in keys if key != 7}
 
 
-async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
+async def test_keys_that_arrive_during_a_query_are_read_by_the_next_one() -> None:
     # given one query under way
     table = Table()
     loader: BatchLoader[int, int] = BatchLoader(table.read)
@@ -45,7 +45,7 @@ async def test_what_queues_during_a_query_is_read_by_the_next_one() -> None:
     assert table.queries == [[1], [1, 2, 3, 7]]
 
 
-async def test_a_query_is_no_heavier_than_allowed() -> None:
+async def test_a_query_reads_no_more_octets_than_allowed() -> None:
     table = Table()
     table.gate.set()
     loader: BatchLoader[int, int] = BatchLoader(table.read, max_keys=3, max_weight=100)
@@ -54,7 +54,7 @@ async def test_a_query_is_no_heavier_than_allowed() -> None:
     assert table.queries == [[1, 2, 3, 4], [5], [6], [8], [9]]
 
 
-async def test_only_so_many_queries_are_under_way() -> None:
+async def test_the_number_of_concurrent_queries_is_limited() -> None:
     table = Table()
     loader: BatchLoader[int, int] = BatchLoader(table.read, readers=2, max_keys=1)
     asked = [asyncio.create_task(loader.get([key])) for key in range(5)]
@@ -65,7 +65,7 @@ async def test_only_so_many_queries_are_under_way() -> None:
     assert len(table.queries) == 5
 
 
-async def test_a_key_that_cannot_be_read_harms_nobody_else() -> None:
+async def test_a_key_that_cannot_be_read_fails_alone() -> None:
     table = Table()
     table.gate.set()
     loader: BatchLoader[int, int] = BatchLoader(table.read)
@@ -74,7 +74,7 @@ async def test_a_key_that_cannot_be_read_harms_nobody_else() -> None:
     assert isinstance(bad, ValueError)
 
 
-async def test_a_failure_reaches_everyone_who_waits_and_the_next_query_works() -> None:
+async def test_a_failure_reaches_every_caller_and_the_next_query_works() -> None:
     table = Table()
     table.gate.set()
     table.failure = Temporary("away")
@@ -88,7 +88,7 @@ async def test_a_failure_reaches_everyone_who_waits_and_the_next_query_works() -
     assert await loader.get([3]) == {3: 9}
 
 
-async def test_nobody_is_left_waiting_when_a_reader_ends_as_another_asks() -> None:
+async def test_no_caller_waits_for_ever_if_it_asks_as_a_reader_ends() -> None:
     # given askers that ask again in the very step in which they are answered
     table = Table()
     table.gate.set()

@@ -44,7 +44,7 @@ def test_a_ratio_is_taken_pair_by_pair() -> None:
         (Goal("≤", 5, "ms"), 0.0, "met"),
     ],
 )
-def test_a_goal_is_met_or_tells_how_far_it_is(goal: Goal, figure: float, verdict: str) -> None:
+def test_a_goal_is_met_or_says_how_far_it_is(goal: Goal, figure: float, verdict: str) -> None:
     assert goal.verdict(figure) == verdict
 
 
@@ -67,7 +67,7 @@ def test_figures_have_three_digits_that_mean_something() -> None:
     assert spread([3.0, 1.0, 2.0]) == "2.00 [1.00..3.00]"
 
 
-def test_works_that_were_not_run_keep_their_sections_in_order() -> None:
+def test_benchmarks_that_were_not_run_keep_their_sections_in_order() -> None:
     line = Line("w", (1.0,), "ms")
     old = results.merge("", {"CPU": "slow"}, {"b": results.section("b", "Bee", "monday", [line])}, ["a", "b"])
     new = results.merge(old, {"CPU": "fast"}, {"a": results.section("a", "Ay", "tuesday", [line])}, ["a", "b"])
@@ -75,7 +75,7 @@ def test_works_that_were_not_run_keep_their_sections_in_order() -> None:
     assert "monday" in new and "tuesday" in new and "fast" in new and "slow" not in new
 
 
-def test_a_work_that_is_run_again_replaces_its_section_a_gone_one_leaves() -> None:
+def test_a_new_run_replaces_its_section_and_a_removed_benchmark_s_goes() -> None:
     line = Line("w", (1.0,), "ms")
     old = results.merge(
         "", {}, {name: results.section(name, "W", f"old {name}", [line]) for name in ("a", "gone")}, ["a", "gone"]
@@ -90,7 +90,7 @@ def test_merging_again_changes_nothing() -> None:
     assert results.merge(once, {"CPU": "x"}, {}, ["a"]) == once
 
 
-def test_works_are_chosen_by_name_or_group_and_a_wrong_name_is_told() -> None:
+def test_benchmarks_are_chosen_by_name_or_group_a_wrong_name_fails() -> None:
     assert [work.name for work in select_benchmarks(["relay", "poll"])] == ["poll", "relay"]
     assert {work.group for work in select_benchmarks(["serving"])} == {"serving"}
     assert select_benchmarks([]) == list(BENCHMARKS)
@@ -143,25 +143,25 @@ def test_the_time_of_a_thread_that_has_ended_is_counted() -> None:
         assert cpu_seconds([pid]) >= BURNT
 
 
-def test_own_time_is_what_proc_tells_in_ticks() -> None:
+def test_own_time_is_read_from_proc_in_ticks() -> None:
     with waiting("burn()") as pid:
         user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         assert cpu_seconds([pid]) == pytest.approx((int(user) + int(system)) * TICK, abs=3 * TICK)
 
 
-def test_a_process_that_is_gone_has_used_nothing() -> None:
+def test_an_ended_process_has_used_no_time() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
         assert processor_seconds({"gone": process.pid}) == {"gone": 0.0}
 
 
-def test_a_work_costs_what_was_used_from_before_it_until_the_side_is_quiet() -> None:
+def test_a_run_s_time_counts_from_before_it_until_the_side_is_quiet() -> None:
     figures = iter([{"a": 1.0}, {"a": 2.0}, {"a": 3.0, "b": 0.5}, {"a": 3.0, "b": 0.5}])
     run = measured(lambda: Run(10, 1.0), lambda: next(figures))
     assert run.processor == {"a": 2.0, "b": 0.5} and next(figures, None) is None
 
 
-def test_a_work_that_is_done_by_a_program_that_ends_costs_its_time() -> None:
+def test_the_time_of_a_program_that_ends_counts_for_the_run() -> None:
     def work() -> Run:
         subprocess.run([sys.executable, "-c", BURN + "burn()"], check=True)
         return Run(1, 1.0)
@@ -170,7 +170,7 @@ def test_a_work_that_is_done_by_a_program_that_ends_costs_its_time() -> None:
     assert run.processor["us"] >= BURNT - 2 * TICK
 
 
-def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None:
+def test_processor_time_per_mail_and_process_is_beside_the_baselines() -> None:
     ours = [Run(100, 1, processor={"router": 0.1, "postgres": 0.3, "epmd": 0.001, "admin": 0.003})] * 3
     anchor = [Run(10, 1, processor={"mpop": 0.08, "dovecot": 0.0001})] * 3
     line = rate_line("fetch", ours, anchor, None, "mails/s", "mpop")
@@ -185,7 +185,7 @@ def test_processor_time_is_told_per_mail_by_process_beside_the_anchors() -> None
     assert "| fetch | 4.04" in results.section("a", "W", "now", [line, Line("w", (1.0,), "ms")])
 
 
-def test_processor_time_that_was_not_measured_is_not_told() -> None:
+def test_processor_time_that_was_not_measured_is_left_out() -> None:
     line = rate_line("fetch", [Run(1, 1)], [Run(1, 1)], None)
     assert line.costs() == () and COSTS not in results.section("a", "W", "now", [line])
 
@@ -204,6 +204,6 @@ def test_a_fsync_takes_time_and_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_machine_with_a_slow_disk_is_told_to_count_for_no_goal() -> None:
+def test_a_machine_with_a_slow_disk_counts_for_no_goal() -> None:
     assert machine.words(73e-6) == "73 µs"
     assert machine.words(300e-6).startswith("300 µs (no goal")

@@ -10,7 +10,7 @@ A, B, TWIN = digest(b"a"), digest(b"b"), digest(b"twin")
 EXPECTED: Copies = Counter({(A, "alex"): 1, (B, "jim"): 1, (TWIN, "alex"): 2})
 
 
-def test_what_is_where_it_belongs_is_clean() -> None:
+def test_mail_in_the_right_mailboxes_is_clean() -> None:
     assert judge(EXPECTED, Counter(EXPECTED), {A, B, TWIN}).clean
 
 
@@ -36,6 +36,6 @@ def test_a_second_copy_is_a_duplicate_unless_it_is_explained() -> None:
     assert not findings.clean
 
 
-def test_the_drivers_mails_are_known_by_their_subject() -> None:
+def test_the_driver_s_mails_are_identified_by_their_subject() -> None:
     assert token(b"To: x\r\nSubject: run1-in-7\r\n\r\n") == "run1-in-7"
     assert token(b"To: x\r\n\r\n") == ""

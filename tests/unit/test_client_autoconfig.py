@@ -44,7 +44,7 @@ def test_clients_are_sent_to_the_host_that_the_operator_named(
 
 
 @pytest.mark.parametrize("host", ["mail host", "<b>", "a/b", ""])
-def test_what_cannot_be_a_host_is_refused_as_the_mail_host(host: str) -> None:
+def test_an_invalid_host_name_is_refused_as_the_mail_host(host: str) -> None:
     with pytest.raises(SettingsError, match="MAILGROUP_MAIL_HOST"):
         load(mail_host=host)
 
@@ -116,7 +116,7 @@ def outlook_request(address: str = ALEX, schema: str = RESPONSE_SCHEMA) -> bytes
     ).encode()
 
 
-def test_outlook_is_answered_in_its_schema() -> None:
+def test_outlook_gets_a_reply_in_its_schema() -> None:
     answer = client_autoconfig.autodiscover(SERVERS, client_autoconfig.autodiscover_address(outlook_request()))
 
     root = ElementTree.fromstring(answer)

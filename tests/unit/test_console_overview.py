@@ -30,7 +30,7 @@ SUPPORT = "support@company.com"
         ("queue router: nobody consumes it", "queue router: nobody consumes it", ""),
     ],
 )
-def test_what_is_wrong_leads_to_the_page_that_tells_more(problem: str, said: str, path: str) -> None:
+def test_a_problem_links_to_the_page_with_its_details(problem: str, said: str, path: str) -> None:
     assert link_problem(problem, {SUPPORT}) == (said, path)
 
 

@@ -65,7 +65,7 @@ def test_passwords_leave_the_machine_only_by_tls(values: dict[str, str], tls: bo
     assert Settings(**values).console_has_tls is tls  # type: ignore[arg-type]  # of several types
 
 
-def test_the_command_line_does_not_load_what_serves_pages() -> None:
+def test_the_command_line_does_not_import_the_web_server() -> None:
     names = "('fastapi', 'uvicorn', 'jinja2')"
     script = f"import sys, services.admin.cli.app; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

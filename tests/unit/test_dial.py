@@ -75,7 +75,7 @@ def test_public_addresses_are_not_private(address: str) -> None:
         (110, "10.0.0.1", frozenset({"mail.test"}), None),
     ],
 )
-def test_private_hosts_need_leave_and_public_ones_a_mail_port(
+def test_private_hosts_need_permission_and_public_ones_a_mail_port(
     port: int, address: str, allow_private: PrivateHosts, word: str | None
 ) -> None:
     verdict = why_forbidden(Server("mail.test", port, "none"), address, allow_private)
@@ -89,7 +89,7 @@ async def test_a_name_of_a_private_host_is_refused_before_anything_is_sent() -> 
         assert script.sessions == 0
 
 
-async def test_the_address_that_was_judged_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a name that stands for another address each time it is asked for
     answers = iter(["127.0.0.1", "8.8.8.8", "8.8.8.8"])
 
@@ -123,7 +123,7 @@ async def test_an_unknown_name_is_unreachable() -> None:
         await connect_socket(Server("nowhere.invalid", 110, "none"), True, 10)
 
 
-async def test_a_resolver_that_hangs_holds_up_nobody_for_longer_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resolver_that_hangs_delays_a_connection_only_until_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def resolve(*_: object, **__: object) -> list[object]:

@@ -63,7 +63,7 @@ def test_these_are_the_same_name(one: str, other: str) -> None:
         ("=?utf-8?X?Alex?=", "Alex"),
     ],
 )
-def test_these_are_two_names_or_none(one: str, other: str) -> None:
+def test_these_are_different_names_or_no_name(one: str, other: str) -> None:
     assert normalise(one) != normalise(other) or normalise(one) == ""
 
 

@@ -53,7 +53,7 @@ def test_no_lone_cr_or_lf_and_no_end_of_mail_leaves(mail: bytes, cuts: list[int]
 
 
 @given(mails)
-def test_where_it_is_cut_changes_nothing(mail: bytes) -> None:
+def test_the_cuts_between_chunks_change_nothing(mail: bytes) -> None:
     assert sent(mail, list(range(len(mail)))) == sent(mail, [])
 
 

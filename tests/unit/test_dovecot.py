@@ -42,7 +42,7 @@ def test_the_version_is_the_first_two_numbers(text: str, version: tuple[int, int
     assert version_in(text) == version
 
 
-def test_what_names_no_version_is_an_error() -> None:
+def test_output_without_a_version_is_an_error() -> None:
     with pytest.raises(Permanent, match="unknown"):
         version_in("unknown")
 
@@ -88,7 +88,7 @@ def test_each_language_has_its_own_words_for_the_same_thing(old: list[str], new:
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
-def test_the_rest_reads_alike_in_both(version: tuple[int, int]) -> None:
+def test_all_other_settings_are_the_same_in_both(version: tuple[int, int]) -> None:
     found = lines(SERVER, version)
     for wanted in (
         ["base_dir = /run/pop3"],

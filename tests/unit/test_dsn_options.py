@@ -21,12 +21,12 @@ from shared.mime import dsn_options
         ("ORCPT=rfc822;NOTIFY NOTIFY=DELAY,SUCCESS", {"delayed", "delivered", "relayed"}),
     ],
 )
-def test_an_author_is_told_what_was_asked_for(asked: str | None, told: set[str]) -> None:
+def test_an_author_gets_the_notices_that_were_requested(asked: str | None, told: set[str]) -> None:
     actions: list[dsn_options.Action] = ["failed", "delayed", "delivered", "relayed"]
     assert {action for action in actions if dsn_options.is_notice_wanted(asked, action)} == told
 
 
-def test_what_was_asked_is_read_back() -> None:
+def test_stored_dsn_parameters_are_read_back() -> None:
     asked = "RET=FULL ENVID=QQ+3D314159"
     assert dsn_options.is_whole_wanted(asked) and dsn_options.envelope_id(asked) == "QQ=314159"
     assert (
@@ -39,11 +39,11 @@ def test_what_was_asked_is_read_back() -> None:
     assert dsn_options.original_recipient(None) is None
 
 
-def test_octets_that_would_begin_a_line_are_not_shown() -> None:
+def test_octets_that_would_start_a_line_are_not_shown() -> None:
     assert dsn_options.envelope_id("ENVID=a+0D+0ABcc:+20x") == "a??Bcc: x"
 
 
-def test_an_address_beyond_ascii_goes_only_where_it_is_taken() -> None:
+def test_an_address_beyond_ascii_goes_only_to_servers_that_accept_it() -> None:
     asked = "NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d"
     assert dsn_options.format_for_server(asked, True) == " NOTIFY=SUCCESS ORCPT=utf-8;j\u00f6rg@c.d".encode()
     assert dsn_options.format_for_server(asked, False) == b" NOTIFY=SUCCESS"
@@ -55,7 +55,7 @@ def test_an_address_beyond_ascii_goes_only_where_it_is_taken() -> None:
 
 
 @given(st.text(max_size=120))
-def test_what_is_kept_is_one_word_that_is_read_to_the_same(value: str) -> None:
+def test_a_stored_value_is_one_word_and_is_read_back_unchanged(value: str) -> None:
     for name, read in (dsn_options.OF_MAIL | dsn_options.OF_RECIPIENT).items():
         kept = read(value)
         if kept is not None:

@@ -19,7 +19,7 @@ HEADER = (
 )
 
 
-def test_a_notice_goes_where_the_mail_would_have_gone_and_says_what_it_was() -> None:
+def test_a_notice_goes_to_the_mail_s_recipients_and_describes_it() -> None:
     raw, message_id = compose_notice("e@x.test", HEADER, 5000, "it is too large", NOW)
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert b'To: "Alex" <e@x.test>,\r\n "Jim" <e@x.test>\r\ncc: k@x.test\r\n' in raw
@@ -58,6 +58,6 @@ def test_a_hostile_header_adds_no_field_and_no_size() -> None:
         (b"", None),
     ],
 )
-def test_the_topmost_received_tells_when_a_mail_came(header: bytes, expected: str | None) -> None:
+def test_the_topmost_received_says_when_a_mail_arrived(header: bytes, expected: str | None) -> None:
     found = first_received_date(header)
     assert (None if found is None else found.isoformat()) == expected

@@ -28,7 +28,7 @@ async def test_many_growing_mails_all_end_within_the_budget_and_one_more() -> No
     assert max(most) <= 150 and whole.in_use == 0
 
 
-async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mail_that_does_not_grow_loses_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     # given one that has taken everything, and the place beyond it
     monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
     whole = OverflowBudget(10)
@@ -42,7 +42,7 @@ async def test_one_that_stands_still_loses_its_place_beyond_the_budget(monkeypat
     assert 0.15 < asyncio.get_running_loop().time() - started < 1.0
 
 
-async def test_a_poll_that_ends_gives_everything_back_and_wakes_who_waits() -> None:
+async def test_a_poll_that_ends_releases_its_memory_and_wakes_waiters() -> None:
     whole = OverflowBudget(10)
     first, second = MemoryShare(whole), MemoryShare(whole)
     await first.reserve_octets(11)

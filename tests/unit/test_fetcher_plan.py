@@ -96,7 +96,7 @@ def keys(rows: Iterable[LedgerEntry]) -> set[str]:
 # ---------------------------------------------------------------------------------------------- plan
 
 
-def test_new_mail_goes_before_history_and_what_failed_before_goes_last() -> None:
+def test_new_mail_precedes_history_and_failed_mail_comes_last() -> None:
     ledger = [row("h", "history", was_history=True), row("s", "skipped", tries=1, next_try_at=NOW), row("f")]
     plan = decide(maildrop("h", "s", "f", "new"), ledger, account(), LIMIT, poll())
     assert [want.mail.key for want in plan.fetch] == ["new", "h", "s"]
@@ -157,14 +157,14 @@ def test_mail_gone_from_a_whole_list_vanished_or_is_closed_if_we_deleted() -> No
     assert keys(plan.missing) == {"f", "h", "s", "v"}
 
 
-def test_a_list_that_may_not_be_whole_makes_nothing_vanish() -> None:
+def test_after_an_incomplete_list_no_mail_counts_as_vanished() -> None:
     ledger = [row("f"), row("d", "deleting")]
     plan = decide(maildrop("new", complete=False), ledger, account(), LIMIT, poll())
     assert not plan.vanished and not plan.closed
     assert len(plan.fetch) == 1
 
 
-def test_a_vanished_mail_that_is_listed_again_is_what_it_was() -> None:
+def test_a_vanished_mail_that_is_listed_again_keeps_its_state() -> None:
     ledger = [row("f", "vanished", before="fetched"), row("h", "vanished", before="history")]
     plan = decide(maildrop("f", "h"), ledger, account(delete_after_days=0), LIMIT, poll())
     assert keys(plan.reappeared) == {"f", "h"}
@@ -189,12 +189,12 @@ def test_a_closed_uidl_that_is_listed_again_is_new_mail() -> None:
         ({"octets": None}, False),
     ],
 )
-def test_skipped_mail_is_tried_again_only_when_that_may_help(changes: dict[str, object], again: bool) -> None:
+def test_skipped_mail_is_retried_only_when_that_may_help(changes: dict[str, object], again: bool) -> None:
     plan = decide(maildrop("s"), [row("s", "skipped", sha256=None, **changes)], account(), LIMIT, poll())
     assert bool(plan.fetch) is again
 
 
-def test_tries_become_rare() -> None:
+def test_retries_of_a_skipped_mail_become_rare() -> None:
     waits = [next_try(tries, NOW) - NOW for tries in range(1, MAX_TRIES + 1)]
     assert waits[:2] == [0 * DAY, 0 * DAY]
     assert waits == sorted(waits) and waits[-1] == DAY
@@ -219,7 +219,7 @@ def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
     assert found is not None and found.key == "big" and lost.take_skipped(5000) is None
 
 
-def test_history_that_vanished_lately_may_be_what_is_unknown_now() -> None:
+def test_history_that_vanished_lately_may_explain_unknown_mail() -> None:
     ledger = [
         row("now", "history"),
         row("cut", "vanished", before="history", state_at=NOW - HOUR / 2),
@@ -277,13 +277,13 @@ def test_back_off_grows_to_the_longer_of_a_minute_and_the_interval(
 
 
 @pytest.mark.parametrize(("poll_seconds", "most"), [(1, 8), (60, 60)])
-def test_a_provider_that_does_not_answer_is_asked_again_soon(poll_seconds: int, most: float) -> None:
+def test_a_provider_that_does_not_answer_is_polled_again_soon(poll_seconds: int, most: float) -> None:
     outcome = after_failure(account(poll_seconds=poll_seconds), poll(failures=50), course(), Unreachable("x"), 1)
     assert seconds(outcome.next_poll_at) - 10 == most
     assert outcome.kind == "unreachable"
 
 
-def test_a_failure_of_the_database_holds_up_no_account_for_long() -> None:
+def test_a_failure_of_the_database_delays_no_account_for_long() -> None:
     outcome = after_failure(account(poll_seconds=600), poll(failures=50), course(), Temporary("away"), 1)
     assert seconds(outcome.next_poll_at) - 10 <= 3
 
@@ -299,7 +299,7 @@ def test_three_plain_refusals_within_an_hour_pause() -> None:
     assert "paused" in (third.error or "")
 
 
-def test_refusals_of_long_ago_do_not_count() -> None:
+def test_old_refusals_do_not_pause_the_account() -> None:
     old = (NOW - 2 * HOUR, NOW - 2 * HOUR)
     outcome = after_failure(account(), poll(refusals=old), course(), LoginRefused("no", None), 1)
     assert outcome.paused_at is None and len(outcome.refusals) == 1

@@ -89,7 +89,7 @@ def test_a_wrong_password_never_shows_in_the_message() -> None:
     assert "hunter" not in complaints({"external_accounts": [external(password=["hunter"])]})
 
 
-def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "accounts.yaml"
     file.write_text("external_accounts:\n  - address: [\n")
     with pytest.raises(AccountsError, match=r"accounts.yaml: line \d+, column \d+: not YAML"):

@@ -48,7 +48,7 @@ def test_a_line_for_each_package_says_what_it_imports(tmp_path: Path, monkeypatc
     ]
 
 
-def test_a_circle_is_seen_through_a_third_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cycle_through_a_third_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = dict(drawn(tmp_path, monkeypatch, {"model.py": "from drawn.runtime import health\n"}))
     assert not found["drawn.runtime in a circle with drawn.store: drawn.store"]
     assert not found["drawn.store in a circle with drawn.model: drawn.model"]

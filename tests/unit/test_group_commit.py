@@ -84,7 +84,7 @@ async def results(*commits: Any) -> list[Any]:
     return await asyncio.gather(*commits, return_exceptions=True)
 
 
-async def test_what_queues_during_a_commit_is_committed_together() -> None:
+async def test_items_that_arrive_during_a_commit_are_committed_together() -> None:
     transactions, table = Transactions(), Table()
     transactions.gate.clear()
     async with group(transactions, table) as writer:
@@ -100,7 +100,7 @@ async def test_what_queues_during_a_commit_is_committed_together() -> None:
         assert table.batches == [["a"], ["b", "c", "d"]] and transactions.count == 2
 
 
-async def test_a_bad_item_harms_no_other() -> None:
+async def test_a_bad_item_fails_alone() -> None:
     transactions, table = Transactions(), Table()
     async with group(transactions, table) as writer:
         one, bad, two = await results(writer.commit("a"), writer.commit("bad"), writer.commit("b"))
@@ -109,7 +109,7 @@ async def test_a_bad_item_harms_no_other() -> None:
     assert table.committed == ["A", "B"]
 
 
-async def test_a_database_that_is_away_fails_everything_at_once() -> None:
+async def test_an_unavailable_database_fails_all_items_at_once() -> None:
     transactions, table = Transactions(), Table()
     transactions.away = True
     async with group(transactions, table) as writer:
@@ -120,7 +120,7 @@ async def test_a_database_that_is_away_fails_everything_at_once() -> None:
         assert await writer.commit("d") == "D"
 
 
-async def test_a_commit_without_an_answer_is_not_repeated() -> None:
+async def test_a_commit_with_an_unknown_outcome_is_not_repeated() -> None:
     transactions, table = Transactions(), Table()
     transactions.torn = True
     async with group(transactions, table) as writer:
@@ -130,7 +130,7 @@ async def test_a_commit_without_an_answer_is_not_repeated() -> None:
     assert table.batches == [["a", "b"]] and not table.committed
 
 
-async def test_what_is_one_statement_needs_no_transaction_around_it() -> None:
+async def test_a_single_statement_runs_without_a_transaction() -> None:
     transactions, table = Transactions(), Table()
     async with group(transactions, table, is_single_statement=lambda items: "long" not in items) as writer:
         await writer.commit("a")
@@ -139,7 +139,7 @@ async def test_what_is_one_statement_needs_no_transaction_around_it() -> None:
     assert (transactions.statements, transactions.count) == (1, 2)
 
 
-async def test_a_statement_without_an_answer_is_not_repeated() -> None:
+async def test_a_statement_with_an_unknown_outcome_is_not_repeated() -> None:
     transactions = Transactions()
     batches: list[Sequence[str]] = []
 
@@ -156,7 +156,7 @@ async def test_a_statement_without_an_answer_is_not_repeated() -> None:
     assert batches == [["a", "b"]] and not table.committed
 
 
-async def test_a_bad_item_in_one_statement_harms_no_other() -> None:
+async def test_a_bad_item_in_one_statement_fails_alone() -> None:
     transactions, table = Transactions(), Table()
     async with group(transactions, table, is_single_statement=lambda _: True) as writer:
         one, bad, two = await results(writer.commit("a"), writer.commit("bad"), writer.commit("b"))

@@ -140,7 +140,7 @@ def test_a_message_id_of_its_own_is_kept_and_another_one_replaced() -> None:
     )
 
 
-def test_many_colleagues_on_one_line_make_no_line_too_long() -> None:
+def test_many_colleagues_in_one_field_make_no_line_too_long() -> None:
     left = leaves(COMPLETE + FROM + b"To: " + b", ".join([b"jim@local.com"] * 60) + b"\r\n\r\n")
     assert max(map(len, left.split(b"\r\n"))) <= 998
     [value] = headers.values(left, "to")
@@ -189,7 +189,7 @@ texts = st.lists(
 
 
 @given(texts)
-def test_whatever_is_written_nothing_but_mailboxes_changes(text: bytes) -> None:
+def test_in_any_header_only_mailboxes_change(text: bytes) -> None:
     # given a header that is complete, then anything
     header = COMPLETE + FROM + text
     # when

@@ -58,14 +58,14 @@ def test_a_field_has_a_span_with_its_folds_and_a_raw_value() -> None:
     assert (to.value, header[to.start : to.end]) == (b"x@y", b"To:x@y\r\n")
 
 
-def test_blanks_before_the_colon_belong_to_no_name() -> None:
+def test_blanks_before_the_colon_are_not_part_of_the_name() -> None:
     assert [(field.name, field.value) for field in fields(b"From : a@b\r\nTo\t: c@d\r\n")] == [
         ("From", b" a@b"),
         ("To", b" c@d"),
     ]
 
 
-def test_lines_that_are_no_field_are_passed_over_with_their_folds() -> None:
+def test_lines_that_are_not_fields_are_skipped_with_their_folds() -> None:
     # given
     header = b"From alex Mon Jan 1\r\nA: 1\r\nno colon here\r\n To: hidden@x\r\nB: 2\r\nb\xc3\xa9: 3\r\n: 4\r\nC: 5"
     # then
@@ -401,7 +401,7 @@ def test_the_same_address_in_two_spellings_folds_alike(one: str, other: str) -> 
         "support@xn--\u212aompany.com",
     ],
 )
-def test_what_is_no_a_label_is_no_other_domain(address: str) -> None:
+def test_an_invalid_a_label_is_not_folded_to_another_domain(address: str) -> None:
     assert fold_address(address) not in {"support@company.com", "support@kompany.com"}
 
 
@@ -422,7 +422,7 @@ def test_an_address_is_written_in_ascii_where_that_is_possible(address: str, wri
 
 
 @pytest.mark.parametrize("address", ["a@xn--" + "9" * 50, "a@xn--\u00e9", "no at", "@", "a@xn--" + "a" * 5000])
-def test_what_is_no_domain_is_folded_as_it_is(address: str) -> None:
+def test_folding_an_invalid_domain_does_not_raise(address: str) -> None:
     assert isinstance(fold_address(address), str)
 
 
@@ -460,7 +460,7 @@ def visible(name: str) -> str:
 
 
 @given(NAMES, LOCALS, st.sampled_from(["company.com", "пример.рф", "[192.0.2.1]", "x" * 150 + ".example"]))
-def test_what_is_written_is_read_again(name: str, local: str, domain: str) -> None:
+def test_a_written_mailbox_is_read_back_unchanged(name: str, local: str, domain: str) -> None:
     # when
     written = format_mailbox(name, f"{local}@{domain}")
     # then
@@ -491,7 +491,7 @@ def test_written_lines_are_short_and_encoded_words_too(name: str) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=60))
-def test_the_standard_library_reads_what_is_written(name: str) -> None:
+def test_the_standard_library_reads_written_mailboxes(name: str) -> None:
     # when
     written = format_mailbox(name, "support@company.com").decode()
     # then
@@ -562,7 +562,7 @@ def test_a_plain_address_field_is_read_as_any_other(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a@b.c", ' "Alex" <a@b.c>', "Alex B <a@b.c>,\r\n x@y.z", "<a@b.c>, "])
-def test_plain_address_fields_take_the_short_way(value: str) -> None:
+def test_plain_address_fields_are_parsed_by_the_fast_path(value: str) -> None:
     assert headers._plain_mailboxes(value.rstrip(", ")) is not None
 
 

@@ -18,7 +18,7 @@ from shared.settings import load
         ({"service_host": "{name}.mail.example", "metrics_port": 9000}, "http://pop3_out.mail.example:9003"),
     ],
 )
-def test_a_service_is_asked_on_its_own_host_or_where_it_binds(flags: dict[str, str], url: str) -> None:
+def test_a_service_is_checked_on_its_own_host_or_its_bind_address(flags: dict[str, str], url: str) -> None:
     assert health_url(load(**flags), "pop3_out") == url
 
 
@@ -32,7 +32,7 @@ def test_a_service_is_asked_on_its_own_host_or_where_it_binds(flags: dict[str, s
         ("1.7951328e+09", "1.0", "the certificate in its files cannot be used"),
     ],
 )
-def test_a_certificate_that_runs_out_or_cannot_be_read_is_a_problem(
+def test_a_certificate_that_expires_or_is_unreadable_is_a_problem(
     expires: str, refused: str, problem: str | None
 ) -> None:
     metrics = (

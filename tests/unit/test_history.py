@@ -18,6 +18,6 @@ def test_every_event_is_a_sentence(event: str) -> None:
     assert said[0].isupper() and event not in said.split()
 
 
-def test_a_mail_is_parked_by_what_is_said_of_it() -> None:
+def test_the_reason_of_a_parked_mail_is_part_of_its_sentence() -> None:
     said = _sentence(MailEvent("parked", submission_id=1, reply="restored from a backup of 2026-11-05"))
     assert said == "Needs attention: restored from a backup of 2026-11-05"

@@ -59,7 +59,7 @@ def test_a_session_cut_after_any_octet_deletes_all_marked_mail_or_nothing(tmp_pa
 
 
 @LOOPS
-def test_whatever_comes_in_the_server_stays_and_deletes_nothing(tmp_path: Path, loop: str) -> None:
+def test_any_input_leaves_the_server_running_and_deletes_nothing(tmp_path: Path, loop: str) -> None:
     noise = random.Random(2)
     login = b"USER alex@local.com\r\nPASS secret\r\n"
     inputs = [
@@ -97,7 +97,7 @@ def test_whatever_comes_in_the_server_stays_and_deletes_nothing(tmp_path: Path, 
 
 
 @LOOPS
-def test_commands_in_clear_behind_stls_are_never_carried_out(tmp_path: Path, loop: str) -> None:
+def test_commands_in_clear_behind_stls_are_never_executed(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             for injected in (b"", b"USER alex@local.com\r\nPASS secret\r\nDELE 1\r\nQUIT\r\n", b"USER alex@lo"):
@@ -116,7 +116,7 @@ def test_commands_in_clear_behind_stls_are_never_carried_out(tmp_path: Path, loo
 
 
 @LOOPS
-def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
+def test_clients_that_send_octet_by_octet_block_nobody_and_time_out(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LOGIN_SECONDS", 1.0)
@@ -148,7 +148,7 @@ def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
 
 
 @LOOPS
-def test_the_address_that_a_trusted_proxy_tells_is_the_clients(tmp_path: Path, loop: str) -> None:
+def test_the_address_that_a_trusted_proxy_names_is_the_client_s(tmp_path: Path, loop: str) -> None:
     far, near = b"PROXY TCP4 203.0.113.5 10.0.0.1 99 110\r\n", b"PROXY TCP4 192.168.1.9 10.0.0.1 99 110\r\n"
 
     async def work() -> None:

@@ -47,7 +47,7 @@ def test_the_service_runs_a_copy_as_its_own_user_and_starts_after_a_boot(machine
     ]
 
 
-def test_the_unit_is_what_systemd_takes(tmp_path: Path) -> None:
+def test_the_unit_file_is_accepted_by_systemd(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     text = installing.unit(tmp_path, lan=True).replace("/opt/mailgroup/current/mailgroup", "/bin/true")
@@ -65,7 +65,7 @@ def test_a_service_is_not_installed_over_another_one(machine: Machine) -> None:
         _install(machine)
 
 
-def test_a_data_folder_that_systemd_would_read_otherwise_is_refused(machine: Machine) -> None:
+def test_a_data_folder_that_systemd_would_misread_is_refused(machine: Machine) -> None:
     with pytest.raises(Permanent, match=r"--data: .*my mail"):
         _install(machine, "srv/my mail")
     assert not machine.unit.exists()
@@ -106,7 +106,7 @@ def test_an_upgrade_makes_a_backup_first_and_keeps_the_version_before(
     assert f"--replace --data {machine.root / 'srv/mail'}" in said[-1]
 
 
-def test_without_a_backup_nothing_is_switched(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upgrade_whose_backup_fails_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(machine)
     before = (machine.releases / "current").resolve()
     _new_version(monkeypatch)
@@ -119,7 +119,7 @@ def test_without_a_backup_nothing_is_switched(machine: Machine, monkeypatch: pyt
     assert (machine.releases / "current").resolve() == before
 
 
-def test_an_upgrade_to_what_runs_does_nothing(machine: Machine, ran: list[str]) -> None:
+def test_an_upgrade_to_the_running_version_does_nothing(machine: Machine, ran: list[str]) -> None:
     _install(machine)
     ran.clear()
 

@@ -39,7 +39,7 @@ def test_mails_have_to_be_there_once_each() -> None:
     assert "body" in compared(LETTERS, [mails[0] + b"x", *mails[1:]])
 
 
-def test_the_content_of_a_mail_is_what_counts_where_the_client_writes_it() -> None:
+def test_the_content_decides_where_the_client_writes_the_mail() -> None:
     for each in LETTERS:
         assert difference_in_content(each, each.raw.replace(b"=_interop", b"another")) == ""
     _, dots, large = LETTERS
@@ -58,7 +58,7 @@ def test_nothing_but_the_addresses_of_local_people_is_replaced() -> None:
     assert relayed == raw.replace(b"From: alex@local.com", b'From: "Alex" <support@company.com>')
 
 
-def test_a_row_tells_yes_no_and_cannot() -> None:
+def test_a_row_says_yes_no_or_cannot() -> None:
     row = Row("mutt", "2.2.12", ["", None, "late | never\n"], ["", "", None], composes=True)
 
     assert row.cells() == ["mutt", "2.2.12", "yes", "–", "no: late / never", "yes*", "yes*", "–"]

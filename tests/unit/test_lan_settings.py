@@ -23,7 +23,7 @@ def test_the_lan_gets_the_ports_of_the_manual_and_metrics_stay_inside(monkeypatc
     assert (settings.bind, settings.metrics_host, settings.admin_bind) == ("192.168.1.1", "127.0.0.1", "127.0.0.1")
 
 
-def test_what_was_set_by_hand_stays() -> None:
+def test_settings_that_were_edited_stay() -> None:
     settings = lan_settings.for_the_lan(Settings(bind="10.0.0.7", pop3_port=2110, metrics_bind="10.0.0.7"))
 
     assert (settings.bind, settings.pop3_port, settings.smtp_port) == ("10.0.0.7", 2110, 25)

@@ -56,7 +56,7 @@ def test_no_port_is_chosen_for_two_purposes() -> None:
     assert set(one).isdisjoint(ports.choose(3, "another purpose", range(31_800, 32_000)))
 
 
-def test_ports_in_a_row_leave_out_what_is_taken() -> None:
+def test_ports_in_a_row_leave_out_ports_in_use() -> None:
     first = ports.choose_run(7, "row", ports.OURS)
     with socket.create_server(("127.0.0.1", first + 3)):
         other = ports.choose_run(7, "row", ports.OURS)
@@ -79,7 +79,7 @@ def test_one_port_for_two_purposes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "no address"])
-def test_an_address_of_another_machine_is_named_and_no_port_is_blamed(address: str) -> None:
+def test_an_address_of_another_machine_is_named_not_the_port(address: str) -> None:
     with pytest.raises(Permanent, match=f"^MAILGROUP_BIND: '{address}': ") as caught:
         ports.require({"MAILGROUP_POP3_PORT": 1110}, address)
     assert "taken" not in str(caught.value)

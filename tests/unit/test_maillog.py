@@ -20,7 +20,7 @@ class Log:
         self.lines += lines
 
 
-def test_one_trace_id_goes_with_a_mail_on_its_whole_way_in_and_out(
+def test_every_event_of_a_mail_has_the_same_trace_id_in_and_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log = Log()

@@ -62,7 +62,7 @@ async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> Non
         ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
     ],
 )
-async def test_a_refusal_is_told_in_the_issuers_code(
+async def test_a_refusal_is_reported_with_the_issuer_s_code(
     server: TokenServer, answer: tuple[int, dict[str, str]] | str, failure: type[Temporary], words: str
 ) -> None:
     # given
@@ -75,7 +75,7 @@ async def test_a_refusal_is_told_in_the_issuers_code(
     assert "red" not in str(caught.value) and len(str(caught.value)) < 200
 
 
-async def test_an_issuer_that_is_away_is_tried_again_later(server: TokenServer) -> None:
+async def test_an_unreachable_issuer_is_retried_later(server: TokenServer) -> None:
     # given
     server.stop()
     # then
@@ -102,7 +102,7 @@ async def asked(server: TokenServer, **fields: object) -> tuple[Client, DeviceCo
     return client, await oauth.begin_device(client, True)
 
 
-async def test_a_device_code_is_asked_about_until_somebody_agreed(server: TokenServer) -> None:
+async def test_the_token_endpoint_is_polled_until_a_person_consents(server: TokenServer) -> None:
     # given
     client, code = await asked(server, device_code="dev", interval=3)
     server.answers = [
@@ -121,7 +121,7 @@ async def test_a_device_code_is_asked_about_until_somebody_agreed(server: TokenS
     assert [fields["device_code"] for _, fields in server.requests[1:]] == ["dev"] * 3
 
 
-async def test_a_device_code_that_is_refused_ends_the_waiting(server: TokenServer) -> None:
+async def test_a_refused_device_code_ends_the_polling(server: TokenServer) -> None:
     # given
     client, code = await asked(server)
     server.answers = [(400, {"error": "access_denied"}), (400, {"error": "expired_token"}), (503, {})]
@@ -144,19 +144,17 @@ async def test_a_device_code_that_is_refused_ends_the_waiting(server: TokenServe
         {"user_code": "A" * 500},
     ],
 )
-async def test_a_code_or_page_that_cannot_be_shown_to_a_person_is_none(
-    server: TokenServer, fields: dict[str, object]
-) -> None:
+async def test_a_code_or_page_that_cannot_be_shown_is_refused(server: TokenServer, fields: dict[str, object]) -> None:
     with pytest.raises(Permanent, match="no code was given"):
         await asked(server, **fields)
 
 
-async def test_nobody_is_waited_for_longer_than_an_hour(server: TokenServer) -> None:
+async def test_a_device_code_is_polled_for_an_hour_at_most(server: TokenServer) -> None:
     _, code = await asked(server, expires_in=10**6)
     assert code.expires == 3600
 
 
-async def test_a_code_from_the_browser_is_changed_for_tokens(server: TokenServer) -> None:
+async def test_a_code_from_the_browser_is_exchanged_for_tokens(server: TokenServer) -> None:
     # given
     client = Client(server.issuer, "id", "hush")
     request = oauth.begin_code(client, "support@company.com", "http://127.0.0.1:1234/")
@@ -173,13 +171,13 @@ async def test_a_code_from_the_browser_is_changed_for_tokens(server: TokenServer
 
 
 @pytest.mark.parametrize(("url", "failure"), [("/?code=x", Permanent), ("/?state=other&code=x", Permanent)])
-def test_an_answer_to_another_request_is_not_taken(url: str, failure: type[Exception]) -> None:
+def test_an_answer_to_another_request_is_refused(url: str, failure: type[Exception]) -> None:
     request = oauth.begin_code(Client(ISSUERS["google"], "id"), "a@b", "http://127.0.0.1:1/")
     with pytest.raises(failure):
         code_of(request, url)
 
 
-def test_a_person_may_say_no() -> None:
+def test_a_person_may_refuse_consent() -> None:
     request = oauth.begin_code(Client(ISSUERS["google"], "id"), "a@b", "http://127.0.0.1:1/")
     with pytest.raises(Unauthorized, match="access_denied"):
         code_of(request, f"/?state={request.state}&error=access_denied")

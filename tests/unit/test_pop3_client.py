@@ -90,7 +90,7 @@ async def test_an_empty_mail_and_one_of_dots_only_are_read() -> None:
     assert await bodies(ScriptedPop3({"a": MAIL, "b": MAIL}, answers=answers)) == [b"", b".\r\n..\r\n"]
 
 
-async def test_a_refused_retr_is_told_and_the_others_come() -> None:
+async def test_a_refused_retr_is_reported_and_the_other_mails_arrive() -> None:
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, answers={"RETR 1": say(b"-ERR message corrupt\x07\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
@@ -99,7 +99,7 @@ async def test_a_refused_retr_is_told_and_the_others_come() -> None:
     assert bytes(second.body or b"") == MAIL
 
 
-async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> None:
+async def test_a_mail_over_the_limit_is_skipped_and_the_next_one_is_read() -> None:
     script = ScriptedPop3({"a": b"x" * 3000 + b"\r\n", "b": MAIL})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
@@ -108,7 +108,7 @@ async def test_a_mail_over_the_limit_is_thrown_away_and_the_next_one_read() -> N
     assert bytes(second.body or b"") == MAIL
 
 
-async def test_a_mail_without_end_is_given_up() -> None:
+async def test_a_mail_that_does_not_end_is_aborted() -> None:
     endless = Answer((b"+OK\r\n", *([b"x" * 65536] * 40)), hang=True)
     with pytest.raises(ProtocolError, match="the reply does not end"):
         await bodies(ScriptedPop3({"a": MAIL}, answers={"RETR": endless}), limit=100_000)
@@ -130,7 +130,9 @@ async def test_a_line_of_thirty_megabytes_is_read() -> None:
         (hang(b"y" * 10_000), ProtocolError, "a reply line of more than"),
     ],
 )
-async def test_a_session_that_breaks_in_a_mail_names_it(answer: Answer, failure: type[Exception], text: str) -> None:
+async def test_a_connection_lost_within_a_mail_names_that_mail(
+    answer: Answer, failure: type[Exception], text: str
+) -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"RETR": answer})
     async with script.running(), open_session(script.server(), True, read_seconds=0.4) as client:
         await client.login(Credential("u", "secret"))
@@ -167,7 +169,7 @@ async def test_the_whole_session_has_a_deadline() -> None:
         (b"-ERR [SYS/TEMP] later\r\n", ServerBusy, "SYS/TEMP"),
     ],
 )
-async def test_a_refused_login_tells_what_kind_it_is(reply: bytes, failure: type[Exception], code: str | None) -> None:
+async def test_a_refused_login_is_classified(reply: bytes, failure: type[Exception], code: str | None) -> None:
     script = ScriptedPop3(answers={"PASS": say(reply)})
     async with script.running(), open_session(script.server(), True) as client:
         with pytest.raises(failure) as caught:
@@ -200,7 +202,7 @@ async def test_a_server_that_never_greets_is_late() -> None:
                 pass
 
 
-async def test_nobody_there_is_unreachable_and_names_the_place() -> None:
+async def test_a_closed_port_is_unreachable_and_is_named() -> None:
     script = ScriptedPop3()
     async with script.running():
         server = script.server()
@@ -220,7 +222,7 @@ async def test_starttls_is_never_downgraded(answers: dict[str, Answer], capabili
     assert not [line for line in script.commands if line.startswith(("USER", "PASS"))]
 
 
-async def test_data_slipped_in_before_tls_is_refused() -> None:
+async def test_data_injected_before_tls_is_refused() -> None:
     script = ScriptedPop3(capabilities=("STLS",), answers={"STLS": say(b"+OK\r\n+OK injected\r\n")})
     async with script.running():
         with pytest.raises(TlsError, match="between STARTTLS and TLS"):
@@ -243,7 +245,7 @@ async def test_a_list_that_stat_contradicts_is_not_complete() -> None:
         assert not (await client.fetch_list()).complete
 
 
-async def test_a_server_without_uidl_is_told_apart() -> None:
+async def test_a_server_without_uidl_is_detected() -> None:
     script = ScriptedPop3({"a": MAIL}, answers={"UIDL": say(b"-ERR what\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
@@ -260,7 +262,7 @@ async def test_deletions_take_effect_with_quit() -> None:
     assert set(script.mails) == {"u2", "u249"}
 
 
-async def test_login_delay_is_learnt() -> None:
+async def test_login_delay_is_read_from_the_capabilities() -> None:
     script = ScriptedPop3(capabilities=("PIPELINING", "LOGIN-DELAY 900 USER"))
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
@@ -282,7 +284,7 @@ def test_unique_ids_are_read_tolerantly(
     assert parse_uidl(lines) == (mails, well_formed)
 
 
-def test_strange_unique_ids_stay_apart_and_storable() -> None:
+def test_unusual_unique_ids_stay_distinct_and_storable() -> None:
     (_, first), (_, second), (_, third) = parse_uidl([b"1 \x00a", b"2 \x00b", b"3 " + b"x" * 5000])[0]
     assert len({first, second, third}) == 3
     assert all(uid.isascii() and uid.isprintable() and len(uid) < 256 for uid in (first, second, third))
@@ -343,7 +345,7 @@ async def test_an_access_token_is_sent_on_a_line_of_its_own() -> None:
     assert script.commands[:3] == ["CAPA", "AUTH XOAUTH2", RESPONSE]
 
 
-async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_google_gets_the_access_token_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.provider.pop3_client._INITIAL_RESPONSE_HOSTS", ("127.0.0.1",))
     script = ScriptedPop3(answers={f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
@@ -361,7 +363,7 @@ async def test_google_gets_it_with_the_command(monkeypatch: pytest.MonkeyPatch) 
         ({"PASS": say(b"+ what?\r\n")}, ProtocolError, None),
     ],
 )
-async def test_a_refused_token_tells_what_kind_it_is(
+async def test_a_refused_token_is_classified(
     answers: dict[str, Answer], failure: type[Exception], code: str | None
 ) -> None:
     script = ScriptedPop3(answers=answers)
@@ -372,7 +374,7 @@ async def test_a_refused_token_tells_what_kind_it_is(
     assert "tok" not in str(caught.value) and "inner" not in str(caught.value)
 
 
-async def test_what_is_wrong_with_a_token_is_acknowledged_before_the_refusal() -> None:
+async def test_the_client_acknowledges_the_error_of_a_token_before_the_refusal() -> None:
     # given a server that tells the error in JSON, and answers an empty line with the refusal
     script = ScriptedPop3(answers={"AUTH": say(b"+ \r\n"), RESPONSE: cut(b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n-ERR no\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
@@ -380,7 +382,7 @@ async def test_what_is_wrong_with_a_token_is_acknowledged_before_the_refusal() -
             await client.login(TOKEN)
 
 
-async def test_who_refuses_the_bare_command_gets_the_response_with_it() -> None:
+async def test_a_server_that_refuses_the_bare_command_gets_both_at_once() -> None:
     script = ScriptedPop3(answers={"AUTH": say(b"-ERR what?\r\n"), f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(TOKEN)

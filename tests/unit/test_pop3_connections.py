@@ -73,7 +73,7 @@ def test_pipelined_mails_come_in_order_and_are_read_in_few_queries(tmp_path: Pat
 
 @LOOPS
 @TLS
-def test_a_large_mail_waits_for_a_slow_client_without_being_held(tmp_path: Path, loop: str, tls: bool) -> None:
+def test_a_large_mail_for_a_slow_client_is_not_kept_in_memory(tmp_path: Path, loop: str, tls: bool) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             # given a mail larger than all buffers on the way, and a client that does not read
@@ -102,7 +102,7 @@ def test_a_large_mail_waits_for_a_slow_client_without_being_held(tmp_path: Path,
 
 @LOOPS
 @TLS
-def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: Path, loop: str, tls: bool) -> None:
+def test_many_slow_clients_get_the_smallest_pieces_once_memory_is_short(tmp_path: Path, loop: str, tls: bool) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             # given twelve clients and a budget that makes one of them fast
@@ -129,7 +129,7 @@ def test_many_slow_clients_hold_least_pieces_once_the_budget_is_lent(tmp_path: P
 
 
 @LOOPS
-def test_a_client_that_sends_without_reading_is_not_read_any_more(tmp_path: Path, loop: str) -> None:
+def test_input_of_a_client_that_reads_no_replies_is_paused(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = {1: bytes(200_000) + b"\r\n"}
@@ -217,7 +217,7 @@ def test_a_line_that_is_too_long_ends_the_connection(tmp_path: Path, loop: str, 
 
 
 @LOOPS
-def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(tmp_path: Path, loop: str) -> None:
+def test_a_client_that_closes_its_side_gets_the_outstanding_replies(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             reader, writer = await server.connect()
@@ -244,7 +244,7 @@ def test_a_client_that_closes_its_side_without_quit_deletes_nothing(tmp_path: Pa
 
 
 @LOOPS
-def test_a_quit_that_came_is_carried_out_though_the_client_has_gone(tmp_path: Path, loop: str) -> None:
+def test_a_quit_is_executed_even_if_the_client_has_disconnected(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             _, writer = await server.logged_in()
@@ -337,7 +337,7 @@ def test_too_many_sessions_of_an_account_are_refused_until_some_end(tmp_path: Pa
 
 
 @LOOPS
-def test_who_logs_in_again_before_the_announced_delay_is_told_so(tmp_path: Path, loop: str) -> None:
+def test_a_login_before_the_announced_delay_is_refused(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path, pop3_login_delay=60) as server:
             reader, writer = await server.logged_in()
@@ -353,7 +353,7 @@ def test_who_logs_in_again_before_the_announced_delay_is_told_so(tmp_path: Path,
 
 
 @LOOPS
-def test_octets_of_a_command_that_does_not_end_are_no_sign_of_life(tmp_path: Path, loop: str) -> None:
+def test_octets_of_an_unfinished_command_do_not_extend_the_deadline(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             _, writer = await server.logged_in()
@@ -371,7 +371,7 @@ def test_octets_of_a_command_that_does_not_end_are_no_sign_of_life(tmp_path: Pat
 
 
 @LOOPS
-def test_a_flood_of_commands_leaves_the_others_their_turn(tmp_path: Path, loop: str) -> None:
+def test_a_flood_of_commands_does_not_delay_other_clients(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             reader, writer = await server.logged_in()
@@ -405,7 +405,7 @@ def test_commands_before_the_login_that_need_one_are_counted(tmp_path: Path, loo
 
 @LOOPS
 @pytest.mark.parametrize("line", [b"CAPA", b"AUTH", b"USER alex@local.com", b"PASS secret", b"AUTH PLAIN\r\n*"])
-def test_who_talks_without_end_before_the_login_is_cut(tmp_path: Path, loop: str, line: bytes) -> None:
+def test_too_many_commands_before_the_login_end_the_connection(tmp_path: Path, loop: str, line: bytes) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             reader, writer = await server.connect()
@@ -476,12 +476,12 @@ def test_a_connection_that_has_ended_leaves_memory_at_once(tmp_path: Path, loop:
 
 
 @LOOPS
-def test_who_does_not_log_in_in_a_minute_is_cut(tmp_path: Path, loop: str) -> None:
+def test_a_client_without_a_login_after_a_minute_is_disconnected(tmp_path: Path, loop: str) -> None:
     await_end(tmp_path, loop, lambda server: server.connect(), LOGIN_SECONDS)
 
 
 @LOOPS
-def test_an_idle_session_is_cut_after_ten_minutes(tmp_path: Path, loop: str) -> None:
+def test_an_idle_session_is_closed_after_ten_minutes(tmp_path: Path, loop: str) -> None:
     await_end(tmp_path, loop, lambda server: server.logged_in(), IDLE_SECONDS)
 
 
@@ -507,7 +507,7 @@ def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], second
 
 
 @LOOPS
-def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str) -> None:
+def test_a_client_that_pauses_has_no_prefetched_mail_in_memory(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = dict.fromkeys(range(1, 50), ONE)
@@ -527,7 +527,7 @@ def test_a_client_that_pauses_has_nothing_held_for_it(tmp_path: Path, loop: str)
 
 
 @LOOPS
-def test_a_failure_while_reading_ahead_is_answered_when_it_is_asked_for(tmp_path: Path, loop: str) -> None:
+def test_a_failed_prefetch_is_reported_when_that_mail_is_requested(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             # given a client that reads mail after mail
@@ -611,7 +611,7 @@ def test_a_prefetch_that_failed_before_a_pause_spoils_no_later_read(tmp_path: Pa
 
 
 @LOOPS
-def test_stopping_finishes_the_mail_in_hand_and_refuses_new_work(tmp_path: Path, loop: str) -> None:
+def test_a_stop_finishes_the_current_mail_and_refuses_commands(tmp_path: Path, loop: str) -> None:
     async def work() -> None:
         async with stand(tmp_path) as server:
             # given one client in the middle of a mail and one between two commands

@@ -20,18 +20,18 @@ def sizes(*octets: int | None) -> dict[int, int | None]:
     return dict(enumerate(octets, 1))
 
 
-def test_a_client_that_asks_for_one_mail_gets_one_read() -> None:
+def test_for_a_client_that_requests_one_mail_one_is_read() -> None:
     assert plan_reading([1], [], sizes(10, 10, 10).get, NOTHING, SESSION_OCTETS) == [1]
 
 
-def test_what_will_be_asked_for_is_read_behind_what_is_asked_for() -> None:
+def test_the_next_mails_are_read_together_with_the_requested_one() -> None:
     mails = sizes(*[10] * 10)
     assert plan_reading([2], range(3, 5), mails.get, NOTHING, SESSION_OCTETS) == [2, 3, 4]
     assert plan_reading([8, 3], range(4, 20), mails.get, NOTHING, SESSION_OCTETS) == [8, 3, 4, 5, 6, 7, 9, 10]
     assert plan_reading([], range(9, 20), mails.get, NOTHING, SESSION_OCTETS) == [9, 10]
 
 
-def test_mails_that_are_asked_for_already_are_read_together() -> None:
+def test_pipelined_requests_are_read_together() -> None:
     assert plan_reading([5, 3, 1, 5], [], sizes(10, 10, 10, 10, 10).get, NOTHING, SESSION_OCTETS) == [5, 3, 1]
 
 
@@ -39,14 +39,14 @@ def test_no_deleted_and_no_missing_mail_is_read() -> None:
     assert plan_reading([1, 2, 0, 9], [2, 3, 4], sizes(10, None, 10).get, NOTHING, SESSION_OCTETS) == [1, 3]
 
 
-def test_what_is_here_or_on_its_way_is_not_read_again() -> None:
+def test_mails_that_are_buffered_or_being_read_are_not_read_again() -> None:
     buffer = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
     buffer.reserve({2: 10, 3: 10})
     buffer.store({2: bytes(10)})
     assert plan_reading([1, 2], range(2, 6), sizes(*[10] * 5).get, buffer, SESSION_OCTETS) == [1, 4, 5]
 
 
-def test_what_is_read_ahead_fits_into_the_room() -> None:
+def test_prefetched_mails_fit_into_the_available_memory() -> None:
     assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 100) == [1, 2, 3]
     assert plan_reading([1, 2, 3, 4], [], sizes(500, 40, 40, 40).get, NOTHING, 0) == [1]
     assert len(plan_reading(range(1, 500), [], lambda number: 0, NOTHING, SESSION_OCTETS)) == MAX_MAILS
@@ -72,7 +72,7 @@ def test_a_buffer_returns_its_memory() -> None:
     assert one.pop(2) is None
 
 
-def test_what_comes_after_its_session_paused_is_not_kept() -> None:
+def test_a_mail_that_arrives_after_the_session_paused_is_dropped() -> None:
     budget = MemoryBudget(800)
     buffer = PrefetchBuffer(budget)
     buffer.reserve({1: 30})
@@ -83,7 +83,7 @@ def test_what_comes_after_its_session_paused_is_not_kept() -> None:
     assert budget.available == 800
 
 
-def test_a_budget_that_is_used_up_lends_nothing() -> None:
+def test_an_exhausted_budget_grants_no_memory() -> None:
     budget = MemoryBudget(80)
     assert reserve_share(budget, 4) == 4
     assert reserve_share(budget, 80) == 76 // SHARE

@@ -65,7 +65,7 @@ def test_a_client_that_ends_lines_at_a_lone_lf_finds_no_end_within_a_mail(body: 
     assert wire.endswith(b"\r\n.\r\n") or wire == b".\r\n"
 
 
-def test_an_empty_mail_is_an_answer_without_lines() -> None:
+def test_an_empty_mail_is_a_reply_without_lines() -> None:
     assert replies.retr_reply(b"") == b"+OK 0 octets\r\n.\r\n"
 
 
@@ -91,7 +91,7 @@ def top_of(parts: list[bytes], lines: int) -> bytes:
 @example(b"\r\nbody\r\n", [1], 0)
 @example(b"A: b\r\n\r\nx\r\ny\r\n", [6, 7], 1)
 @example(b"A: b\n\nx\ny\n", [5], 1)
-def test_top_is_the_header_the_blank_line_and_so_many_lines(body: bytes, cuts: list[int], count: int) -> None:
+def test_top_returns_header_blank_line_and_the_requested_lines(body: bytes, cuts: list[int], count: int) -> None:
     # given the lines of the mail, each with its end
     lines = [line + b"\n" for line in body.split(b"\n")]
     lines[-1] = lines[-1].removesuffix(b"\n")
@@ -100,13 +100,13 @@ def test_top_is_the_header_the_blank_line_and_so_many_lines(body: bytes, cuts: l
     assert top_of(pieces(body, cuts), count) == b"".join(lines[: blank + 1 + count])
 
 
-def test_top_stops_asking_once_it_has_all() -> None:
+def test_top_is_done_once_it_has_all_its_lines() -> None:
     top = replies.TopCutter(1)
     assert top.cut(b"A: b\r\n\r\nfirst\r\nsecond\r\nthi") == b"A: b\r\n\r\nfirst\r\n"
     assert top.done
 
 
-def test_capabilities_name_no_login_where_none_is_taken() -> None:
+def test_capabilities_name_no_login_where_none_is_allowed() -> None:
     lines = replies.capabilities(passwords=False, stls=True, delay=0).split(b"\r\n")
     assert b"USER" not in lines
     assert not any(line.startswith(b"SASL") for line in lines)

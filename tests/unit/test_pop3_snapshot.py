@@ -59,7 +59,7 @@ def shown(box: Snapshot) -> tuple[bytes, bytes, int, list[int]]:
 
 
 @given(STEPS, st.data())
-def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int]], data: st.DataObject) -> None:
+def test_an_updated_snapshot_equals_a_new_one(steps: list[list[int]], data: st.DataObject) -> None:
     # given a mailbox and a snapshot of it
     mailbox = Mailbox()
     seen = snapshot.build_snapshot(1, mailbox.contents())
@@ -75,7 +75,7 @@ def test_a_snapshot_brought_up_to_date_equals_one_read_anew(steps: list[list[int
             seen = renewed
 
 
-def test_lists_leave_out_what_is_marked_and_keep_the_numbers() -> None:
+def test_lists_leave_out_marked_mails_and_keep_the_numbers() -> None:
     mailbox = Mailbox()
     mailbox.change([0, 0, 0])
     box = snapshot.build_snapshot(1, mailbox.contents())

@@ -77,7 +77,7 @@ async def test_the_clients_address_is_what_the_header_says(octets: bytes, addres
         SIGNATURE + b"\x21\x11\xff\xff" + bytes(100),
     ],
 )
-async def test_what_is_no_header_is_refused(octets: bytes) -> None:
+async def test_octets_that_are_no_proxy_header_are_refused(octets: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -86,7 +86,7 @@ async def test_what_is_no_header_is_refused(octets: bytes) -> None:
             await asyncio.wait_for(proxy_protocol.read_header(ours), 5)
 
 
-async def test_a_header_that_does_not_come_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_a_proxy_header_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_protocol, "HEADER_SECONDS", 0.05)
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -44,7 +44,7 @@ def test_about_forty_tries_fit_into_the_five_days() -> None:
 
 
 @given(st.integers(1, 10_000), chances)
-def test_an_account_that_is_away_is_tried_again_within_minutes(failures: int, chance: float) -> None:
+def test_an_unreachable_account_is_retried_within_minutes(failures: int, chance: float) -> None:
     assert 9.0 <= reconnect_delay(failures, chance) <= 5.5 * MINUTE
 
 
@@ -53,7 +53,7 @@ def test_the_first_failure_to_connect_costs_seconds() -> None:
 
 
 @given(st.integers(1, 10_000), chances)
-def test_a_server_that_does_not_answer_is_asked_again_every_few_seconds(failures: int, chance: float) -> None:
+def test_a_server_that_does_not_answer_is_retried_every_few_seconds(failures: int, chance: float) -> None:
     assert 1.0 <= reconnect_delay(failures, chance, unreachable=True) <= 9.0
 
 

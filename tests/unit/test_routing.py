@@ -460,14 +460,14 @@ OFF: dict[str, object] = {"enabled": False}
         ([f'To: "Jim" <{E}>', IN_REPLY_TO_ALEX], {"alex": OFF, "jim": OFF}, 1, {KIM}),
     ],
 )
-def test_mail_for_somebody_disabled_goes_on(
+def test_mail_for_a_disabled_person_goes_to_delegate_or_sharers(
     lines: list[str], changes: dict[str, dict[str, object]], rule: int, who: set[int]
 ) -> None:
     assert outcome(decide(mail(*lines), external(), people(**changes), SENT)) == (rule, who)
 
 
 @pytest.mark.parametrize("line", [f"To: {E}", f'To: "Alex" <{E}>', IN_REPLY_TO_ALEX])
-def test_with_nobody_enabled_a_mail_is_held(line: str) -> None:
+def test_without_an_enabled_sharer_a_mail_is_held(line: str) -> None:
     # given
     nobody = people(alex=OFF | {"delegate_id": JIM}, jim=OFF, kim=OFF)
     for sharers in (nobody, []):
@@ -525,7 +525,7 @@ def test_an_own_copy_teaches_the_id_that_the_provider_gave_it(field: str) -> Non
         [*OWN, "resent-to: x@y.example"],
     ],
 )
-def test_what_may_have_been_sent_to_us_is_no_own_copy(lines: list[str]) -> None:
+def test_a_mail_that_may_have_been_sent_to_us_is_no_own_copy(lines: list[str]) -> None:
     # given
     account = external(aliases=("help@company.com",))
     # when
@@ -546,7 +546,7 @@ def test_what_may_have_been_sent_to_us_is_no_own_copy(lines: list[str]) -> None:
         {},
     ],
 )
-def test_what_was_not_sent_away_from_here_is_no_own_copy(known: dict[str, Sequence[Sent]]) -> None:
+def test_a_mail_that_was_not_relayed_from_here_is_no_own_copy(known: dict[str, Sequence[Sent]]) -> None:
     # given
     account = external(aliases=("help@company.com",))
     # then
@@ -583,7 +583,7 @@ def test_a_colleagues_mail_is_routed_to_the_others(
     assert outcome(decide(mail(*lines), external(), people(**changes), SENT, "submitted", author)) == (rule, who)
 
 
-def test_of_a_fetched_mail_no_author_is_left_out() -> None:
+def test_the_author_of_a_fetched_mail_is_not_left_out() -> None:
     assert got(decide(mail(f"To: {E}"), external(), people(), {}, "fetched", ALEX)) == EVERYONE
 
 
@@ -641,7 +641,7 @@ def test_the_mail_itself_says_why() -> None:
     assert decision.reason == "To names Alex; To names Jim"
 
 
-def test_a_strangers_text_in_a_reason_is_short_and_printable() -> None:
+def test_text_from_outside_in_a_reason_is_short_and_printable() -> None:
     # when
     decision = decide(mail(f'To: "Bob\x07\x1b[31m{"x" * 5000}" <{E}>'), external(), people(), {})
     # then
@@ -652,7 +652,7 @@ def test_a_strangers_text_in_a_reason_is_short_and_printable() -> None:
 # ------------------------------------------------------------- reading
 
 
-def test_what_cannot_be_read_goes_to_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_header_goes_to_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a reader that fails
     def fail(_: bytes) -> HeaderFacts:
         raise RecursionError
@@ -681,7 +681,7 @@ def test_a_few_hundred_addresses_are_read() -> None:
     assert outcome(decide(mail(f'To: {crowd}, "Alex" <{E}>'), external(), people(), SENT)) == (1, {ALEX})
 
 
-def test_ids_asked_are_those_that_rules_need_and_bounded() -> None:
+def test_only_ids_that_rules_need_are_looked_up_in_bounded_number() -> None:
     # given
     many = " ".join(f"<{number}@x>" for number in range(5000))
     facts = mail(
@@ -748,7 +748,7 @@ HEADS = st.binary(max_size=400) | st.lists(FRAGMENTS, max_size=30).map(
     st.sampled_from([None, 1, 2, 9]),
     st.booleans(),
 )
-def test_a_mail_goes_to_nobody_only_if_nobody_is_enabled(
+def test_a_mail_goes_to_nobody_only_if_no_sharer_is_enabled(
     head: bytes, enabled: list[bool], delegates: list[int | None], source: str, author: int | None, replies: bool
 ) -> None:
     # given

@@ -62,7 +62,7 @@ def test_the_certificate_is_for_the_host_that_clients_are_set_up_with(tmp_path: 
         assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
 
 
-def test_a_host_name_that_comes_later_makes_another_certificate_once(tmp_path: Path) -> None:
+def test_a_host_name_set_later_makes_another_certificate_once(tmp_path: Path) -> None:
     before = server_tls.self_signed_file(settings(tmp_path)).read_bytes()
     named = settings(tmp_path, mail_host="mail.local.com")
 
@@ -110,7 +110,7 @@ def test_the_operators_certificate_is_used(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path) -> None:
+def test_a_bad_certificate_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("nonsense")
     for wrong, said in (
         ({"tls_cert_file": tmp_path / "missing"}, "missing"),

@@ -14,7 +14,7 @@ PAGES = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_told_to_those_who_run_it(name: str) -> None:
+def test_every_setting_is_documented_for_operators(name: str) -> None:
     assert f"{PREFIX}{name.upper()}" in PAGES
 
 

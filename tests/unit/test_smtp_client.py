@@ -66,7 +66,7 @@ def test_replies_come_in_order_wherever_the_stream_is_cut(cuts: list[int]) -> No
     "said",
     [b"hello\r\n", b"25\r\n", b"2500 ok\r\n", b"\r\n", b"250-" + b"x" * REPLY_OCTETS, b"250-x\r\n" * REPLY_OCTETS],
 )
-async def test_what_is_no_reply_ends_the_connection(said: bytes) -> None:
+async def test_a_line_that_is_no_reply_ends_the_connection(said: bytes) -> None:
     transport, client = connected()
     commands = Commands([b"MAIL", b"DATA"])
     client.send(commands)
@@ -77,7 +77,7 @@ async def test_what_is_no_reply_ends_the_connection(said: bytes) -> None:
             await client.reply(reply)
 
 
-async def test_a_server_that_speaks_unasked_is_not_asked_any_more() -> None:
+async def test_a_server_that_replies_unasked_gets_no_more_commands() -> None:
     # given a goodbye to an idle connection; or a second answer, which would be taken for that of the next command
     transport, client = connected()
     transport.say(b"421 4.4.2 idle\r\n")
@@ -87,7 +87,7 @@ async def test_a_server_that_speaks_unasked_is_not_asked_any_more() -> None:
     assert transport.written == b""
 
 
-async def test_a_connection_that_ends_fails_whoever_waits() -> None:
+async def test_a_connection_that_ends_fails_every_waiting_command() -> None:
     transport, client = connected()
     commands = Commands([b"MAIL", b"RCPT"])
     client.send(commands)

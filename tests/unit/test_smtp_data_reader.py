@@ -48,7 +48,7 @@ def test_any_chunking_gives_the_same_mail(wire: bytes, sizes: list[int]) -> None
 
 @settings(max_examples=500)
 @given(wire=WIRE, sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5))
-def test_a_stored_mail_is_what_the_rules_say(wire: bytes, sizes: list[int]) -> None:
+def test_a_mail_is_stored_as_the_rules_say(wire: bytes, sizes: list[int]) -> None:
     wire += b"\r\n.\r\n"
     expected = (b"\r\n" + wire).partition(b"\r\n.\r\n")[0] + b"\r\n"  # the end is the first CRLF.CRLF
     expected = expected.replace(b"\r\n.", b"\r\n")[2:]

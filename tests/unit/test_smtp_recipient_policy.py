@@ -75,7 +75,7 @@ def test_mail_to_a_disabled_person_goes_to_the_delegate() -> None:
 @pytest.mark.parametrize(
     "changes", [{"enabled": False}, {"external_id": 2}, {"id": 9}, {"enabled": False, "delegate_id": 3}]
 )
-def test_a_delegate_who_cannot_take_it_is_none(changes: dict[str, object]) -> None:
+def test_a_delegate_who_cannot_receive_mail_is_ignored(changes: dict[str, object]) -> None:
     away = replace(ALEX, enabled=False, delegate_id=JIM.id)
     delegate = replace(JIM, **changes)  # type: ignore[arg-type]  # names and values of fields
 
@@ -90,7 +90,7 @@ def test_disabled_and_without_a_delegate_is_refused() -> None:
     )
 
 
-def test_two_addresses_of_one_person_are_one_place() -> None:
+def test_two_addresses_of_one_person_are_one_mailbox() -> None:
     pairs = [
         ("alex@local.com", "a.smith@local.com"),
         ("support@company.com", "help@company.com"),
@@ -138,11 +138,11 @@ def test_an_odd_address_is_refused_clearly(address: str, code: str) -> None:
     "address",
     ["alex@local.com", "a..b@docomo.example", "o'brien+x=y/z@example.com", "alex@office", "a_b@x_y.example.com"],
 )
-def test_an_ordinary_address_is_taken(address: str) -> None:
+def test_an_ordinary_address_is_accepted(address: str) -> None:
     assert check_syntax(address, False) is None
 
 
-def test_an_address_beyond_ascii_is_taken_with_smtputf8() -> None:
+def test_an_address_beyond_ascii_is_accepted_with_smtputf8() -> None:
     assert check_syntax("j\xf6rg@b\xfccher.example", True) is None
     assert str(check_syntax("j\udcf6rg@example.com", True)).startswith("553 5.1.3")
 

@@ -69,7 +69,7 @@ def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
 
 
 @pytest.mark.parametrize("full", ["452 4.2.2 mailbox full", "452 4.3.1 no space"])
-def test_another_452_is_a_refusal_for_now(full: str) -> None:
+def test_another_452_is_a_temporary_refusal(full: str) -> None:
     verdict = classify((ANN, BOB), Replies(rcpt("250 ok", full), OK))
     assert (verdict.retry_now, verdict.count_try) == (False, True)
 

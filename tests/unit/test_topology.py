@@ -40,7 +40,7 @@ def test_mails_to_the_same_people_travel_together_and_others_apart() -> None:
     assert sorted(row for _, _, item in read for row in item.ids) == list(range(120))
 
 
-def test_what_nobody_gets_yet_is_not_announced() -> None:
+def test_a_mail_without_recipients_is_not_announced() -> None:
     assert publications.routed([(7, [])]) == [] and publications.fetched([]) == []
 
 
@@ -58,7 +58,7 @@ def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
-def test_what_is_no_work_item_is_refused_for_good(body: bytes) -> None:
+def test_a_message_that_is_no_work_item_is_a_permanent_failure(body: bytes) -> None:
     with pytest.raises(Permanent, match="not a FetchedItem"):
         payloads.read_payload(payloads.FetchedItem, body)
 
