@@ -26,7 +26,7 @@ async def test_applying_twice_changes_nothing_the_second_time(database: Database
     assert await apply(database, COMPANY) == []
 
 
-async def test_what_is_exported_makes_the_same_accounts(database: Database) -> None:
+async def test_an_exported_file_makes_the_same_accounts(database: Database) -> None:
     await apply(
         database,
         COMPANY
@@ -87,7 +87,7 @@ async def test_a_password_left_out_keeps_the_stored_one_and_is_required_at_first
         ([local("Alex"), local("Alex")], ["is given twice"]),
     ],
 )
-async def test_what_must_not_be_is_refused_as_a_whole(
+async def test_a_file_with_a_conflict_is_refused_as_a_whole(
     database: Database, people: list[dict[str, Any]], words: list[str]
 ) -> None:
     said = await refused(database, COMPANY | {"local_accounts": people})
@@ -156,7 +156,7 @@ async def test_people_log_in_with_any_of_their_addresses(database: Database, add
     assert found is not None and found.user_name == "Alex"
 
 
-async def test_a_renamed_person_keeps_the_old_name_until_somebody_else_has_it(database: Database) -> None:
+async def test_a_renamed_person_keeps_the_old_name_until_another_has_it(database: Database) -> None:
     await apply(database, COMPANY | {"local_accounts": [local("Alex"), local("Jim")]})
     renamed = [local("Alex", user_name="Sascha"), local("Jim")]
     await apply(database, COMPANY | {"local_accounts": renamed})
@@ -175,7 +175,7 @@ async def test_a_renamed_person_keeps_the_old_name_until_somebody_else_has_it(da
     assert (await everyone(database))[1]["Jim"].names == ("Jim", "James")  # back again: no name twice
 
 
-async def test_an_external_account_added_anew_goes_on_where_it_was(database: Database) -> None:
+async def test_an_external_account_added_again_continues_where_it_was(database: Database) -> None:
     await apply(database, COMPANY)
     before, _ = await everyone(database)
     await apply(database, {}, prune=True)

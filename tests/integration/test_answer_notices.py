@@ -104,7 +104,7 @@ async def count(database: Database, query: str) -> int:
     return int(row[0])
 
 
-async def test_the_others_are_told_who_answered_and_nobody_else_is(database: Database) -> None:
+async def test_only_the_other_recipients_get_a_notice_of_an_answer(database: Database) -> None:
     await apply(database, people())
     await ask(database)
     await answer(database, "Alex")
@@ -124,7 +124,7 @@ async def test_the_others_are_told_who_answered_and_nobody_else_is(database: Dat
     assert await count(database, "select count(*) from submissions") == 1  # the answer itself: nothing is relayed
 
 
-async def test_there_is_one_note_whoever_else_answers_and_however_many_look(database: Database) -> None:
+async def test_further_answers_and_parallel_runs_make_no_second_notice(database: Database) -> None:
     await apply(database, people())
     await ask(database)
     await answer(database, "Alex")
@@ -135,7 +135,7 @@ async def test_there_is_one_note_whoever_else_answers_and_however_many_look(data
     assert len(await notes_of(database, "eve")) == 1
 
 
-async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database: Database) -> None:
+async def test_after_a_run_that_fails_the_next_one_makes_the_notice(database: Database) -> None:
     await apply(database, people())
     await ask(database)
     await answer(database, "Alex")
@@ -147,7 +147,7 @@ async def test_a_look_that_fails_leaves_no_note_and_the_next_one_tells(database:
     assert await look(database) == ["eve@local.com", "jim@local.com"]
 
 
-async def test_nobody_is_told_unless_the_account_wants_it(database: Database) -> None:
+async def test_no_notice_is_made_unless_the_account_wants_it(database: Database) -> None:
     await apply(database, people(notes=False))
     await ask(database)
     await answer(database, "Alex")
@@ -155,14 +155,14 @@ async def test_nobody_is_told_unless_the_account_wants_it(database: Database) ->
     assert await count(database, "select count(*) from shared_mails where answered_at is not null") == 1
 
 
-async def test_an_answer_to_a_mail_to_one_person_is_no_news(database: Database) -> None:
+async def test_an_answer_to_a_mail_to_one_person_makes_no_notice(database: Database) -> None:
     await apply(database, people())
     await ask(database, b'"Alex" ')
     await answer(database, "Alex")
     assert await look(database) == []
 
 
-async def test_a_word_among_those_who_have_the_mail_is_no_answer(database: Database) -> None:
+async def test_a_mail_among_the_recipients_is_no_answer(database: Database) -> None:
     # given
     await apply(database, people())
     await ask(database)
@@ -187,21 +187,21 @@ async def test_a_colleague_who_wrote_to_everyone_is_answered(database: Database,
     assert "eve@local.com" in await look(database)
 
 
-async def test_an_answer_of_last_week_is_no_news(database: Database) -> None:
+async def test_an_answer_of_last_week_makes_no_notice(database: Database) -> None:
     await apply(database, people())
     await ask(database)
     await answer(database, "Alex", "7 days")
     assert await look(database) == []
 
 
-async def test_who_is_disabled_is_not_told(database: Database) -> None:
+async def test_a_disabled_person_gets_no_notice(database: Database) -> None:
     await apply(database, people(enabled=False))
     await ask(database)
     await answer(database, "Alex")
     assert await look(database) == ["eve@local.com"]
 
 
-def test_no_strangers_text_begins_a_line_of_the_note() -> None:
+def test_no_text_from_outside_begins_a_line_of_the_notice() -> None:
     now = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
     alex = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None)
     evil = "x\r\nBcc: eve@evil.example\r\n\r\n<b>" + "é" * 300

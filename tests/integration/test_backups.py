@@ -216,7 +216,9 @@ async def back_up_a_queue(database_url: str, file: Path) -> int:
         return id_
 
 
-def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, database_url: str, tmp_path: Path) -> None:
+def test_a_restored_queue_that_is_to_be_sent_is_sent_and_marked(
+    postgres: Postgres, database_url: str, tmp_path: Path
+) -> None:
     file = tmp_path / "backup"
 
     async def after(url: str, id_: int) -> None:
@@ -232,7 +234,7 @@ def test_a_queue_that_is_to_be_sent_is_sent_and_marked(postgres: Postgres, datab
         asyncio.run(after(url, id_))
 
 
-def test_what_pg_restore_has_loaded_is_settled_by_a_command(
+def test_a_command_prepares_a_database_that_pg_restore_has_loaded(
     postgres: Postgres, database_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "dump"
@@ -256,7 +258,7 @@ def test_what_pg_restore_has_loaded_is_settled_by_a_command(
         postgres.drop("loaded")
 
 
-def test_without_the_key_all_is_there_but_the_upstream_passwords(
+def test_without_the_key_only_the_upstream_passwords_are_missing(
     postgres: Postgres, database_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     whole, plain = tmp_path / "backup", tmp_path / "dump"
@@ -338,7 +340,7 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
             process.stop()
 
 
-def test_root_does_not_take_the_files_of_a_service_away_from_its_user(tmp_path: Path) -> None:
+def test_a_restore_by_root_leaves_the_files_to_the_service_s_user(tmp_path: Path) -> None:
     # given a data folder whose system ran as another user
     if os.geteuid() != 0:
         pytest.skip("root alone could")

@@ -32,7 +32,7 @@ def fetched(number: int) -> Publication:
     return Publication("fetched.support@company.com", b"%d" % number)
 
 
-async def test_what_is_published_is_delivered_in_order_and_acknowledged_at_once(broker: Broker) -> None:
+async def test_published_messages_are_delivered_in_order_and_acknowledged(broker: Broker) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=500)
     await connected(broker)
     await broker.publish([fetched(number) for number in range(300)])
@@ -57,7 +57,7 @@ async def test_a_message_with_copies_reaches_the_queue_once(broker: Broker) -> N
             await consumer.batch(10)
 
 
-async def test_a_message_that_no_queue_takes_is_an_error_and_not_lost_in_silence(broker: Broker) -> None:
+async def test_a_message_that_no_queue_accepts_is_an_error(broker: Broker) -> None:
     await connected(broker)
     with pytest.raises(Temporary, match="no queue accepts nowhere"):
         await broker.publish([fetched(1), Publication("nowhere", b"2")])
@@ -101,7 +101,7 @@ async def test_a_rejected_message_goes_to_the_dead_letters(broker: Broker) -> No
             await asyncio.sleep(0.05)
 
 
-async def test_after_a_lost_connection_all_is_declared_and_redelivered_again(
+async def test_after_a_lost_connection_all_is_declared_and_redelivered(
     broker: Broker,
 ) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=10)
@@ -122,7 +122,7 @@ async def test_after_a_lost_connection_all_is_declared_and_redelivered_again(
     assert next_.body == b"2"
 
 
-async def test_queues_that_were_deleted_are_made_again(broker: Broker, broker_url: str) -> None:
+async def test_queues_that_were_deleted_are_declared_again(broker: Broker, broker_url: str) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=10)
     await connected(broker)
 

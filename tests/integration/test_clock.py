@@ -10,7 +10,7 @@ from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import sending
 
 
-async def test_accounts_and_mails_that_wait_for_a_time_of_before_are_due(database: Database) -> None:
+async def test_accounts_and_mails_with_times_in_the_future_become_due(database: Database) -> None:
     # given an account that was polled, a mail that was fetched and swept, all of it in an hour from now
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -43,7 +43,7 @@ async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database:
         assert await polls.fix_clock_jump(connection) == 0
 
 
-async def test_what_is_to_be_relayed_leaves_at_once(database_url: str) -> None:
+async def test_queued_mail_with_times_in_the_future_is_relayed_at_once(database_url: str) -> None:
     async with scripted_smtp() as provider, sending(database_url) as harness:
         await harness.accounts({SUPPORT: provider.port})
         await harness.rows("update external_accounts set enabled = false")

@@ -69,7 +69,7 @@ async def ours(database: Database) -> AsyncIterator[Credentials]:
     yield Credentials(database, VAULT, True)
 
 
-async def test_a_password_is_what_it_was(database: Database, ours: Credentials) -> None:
+async def test_a_stored_password_is_read_back_unchanged(database: Database, ours: Credentials) -> None:
     await apply(database, {"external_accounts": [external(login="me")]})
     assert await ours.credential_for(await stored(database)) == Credential("me", "secret")
 
@@ -112,7 +112,7 @@ async def test_another_refresh_token_replaces_the_stored_one(
     assert len(server.requests) == 1
 
 
-async def test_an_authorization_made_meanwhile_stays(
+async def test_an_authorization_during_a_renewal_is_not_overwritten(
     server: TokenServer, account: External, ours: Credentials, database: Database
 ) -> None:
     # given
@@ -128,7 +128,7 @@ async def test_an_authorization_made_meanwhile_stays(
     assert (await ours.credential_for(after)).secret == "access-2"
 
 
-async def test_processes_that_renew_at_the_same_time_take_turns(
+async def test_processes_renew_an_access_token_one_after_the_other(
     server: TokenServer, account: External, database: Database
 ) -> None:
     # given an issuer that takes a second use of a refresh token for theft, and three processes
@@ -175,7 +175,7 @@ async def test_the_end_of_a_token_is_a_metric_and_no_secret_is_shown(
     assert "secret" not in shown.replace("client_secret", "") and credential.secret not in shown
 
 
-async def test_an_account_that_nobody_authorized_says_so(
+async def test_an_account_without_authorization_has_a_clear_error(
     database: Database, server: TokenServer, ours: Credentials
 ) -> None:
     await apply(database, {"external_accounts": [account_fields(server)]})
@@ -309,7 +309,7 @@ async def test_mail_is_fetched_with_a_token_and_a_token_that_ended_is_replaced(
     assert [line for line in script.commands if line in (first, second)] == [first, second]
 
 
-async def test_a_fetched_account_that_nobody_authorized_is_paused_and_says_why(
+async def test_polling_an_account_without_authorization_pauses_it_with_a_reason(
     database_url: str, server: TokenServer
 ) -> None:
     async with ScriptedPop3().running() as script, fetching(database_url) as harness:
@@ -334,7 +334,7 @@ def system(database: Database) -> AdminContext:
     return AdminContext(Settings(secret_key=KEY, allow_private_upstream=True), database, HashingPool())
 
 
-async def test_a_person_authorizes_by_a_code_on_another_page(
+async def test_a_person_authorizes_with_a_device_code(
     database: Database, server: TokenServer, ours: Credentials
 ) -> None:
     # given

@@ -82,7 +82,7 @@ async def test_new_mail_arrives_within_a_poll_interval(
     assert await harness.subjects(account) == ["new"]
 
 
-async def test_from_now_leaves_what_is_there_and_takes_what_comes(
+async def test_from_now_leaves_existing_mail_and_fetches_new_mail(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("old"))
@@ -105,7 +105,7 @@ async def test_from_now_leaves_what_is_there_and_takes_what_comes(
 # ---------------------------------------------------------------------------------------------- deleting
 
 
-async def test_at_once_deletes_what_came_after_first_contact_only(
+async def test_delete_at_once_spares_mail_of_the_first_contact(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     provider.put(box, mail("old"))
@@ -124,14 +124,16 @@ async def _is(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def test_delete_history_deletes_that_too(harness: FetcherHarness, provider: DemoProvider, box: str) -> None:
+async def test_delete_history_deletes_mail_of_the_first_contact_too(
+    harness: FetcherHarness, provider: DemoProvider, box: str
+) -> None:
     provider.put(box, mail("old"))
     account = await harness.add(box, provider.pop3_port, delete_after_days=0, delete_history=True)
     await until(lambda: _is(lambda: lying(provider, box) == 0))
     assert await harness.subjects(account) == ["old"]
 
 
-async def test_after_days_deletes_when_the_days_are_over(
+async def test_delete_after_days_deletes_when_the_days_are_over(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     account = await harness.add(box, provider.pop3_port, delete_after_days=7)
@@ -243,7 +245,7 @@ async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
     assert await harness.subjects(account) == ["one"]
 
 
-async def test_bad_servers_are_told_apart_and_delay_nobody(
+async def test_bad_servers_are_classified_and_delay_no_other_account(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     # given an account that nobody serves, one whose certificate is not trusted, one that hangs, and a good one
@@ -269,7 +271,9 @@ async def test_bad_servers_are_told_apart_and_delay_nobody(
     hanging.close()
 
 
-async def test_private_hosts_are_not_polled_without_leave(database_url: str, provider: DemoProvider, box: str) -> None:
+async def test_private_hosts_are_not_polled_without_permission(
+    database_url: str, provider: DemoProvider, box: str
+) -> None:
     async with fetching(database_url, allow_private_upstream=False) as harness:
         account = await harness.add(box, provider.pop3_port)
         await until(lambda: fails(harness, account))
@@ -293,7 +297,7 @@ async def _count(harness: FetcherHarness, count: int) -> bool:
     return int(found) >= count
 
 
-async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
+async def test_a_mail_that_is_too_large_stays_and_recipients_get_a_notice(
     database_url: str, provider: DemoProvider, box: str
 ) -> None:
     async with fetching(database_url, max_message_bytes=20_000) as harness:
@@ -322,7 +326,7 @@ async def test_a_mail_that_is_too_large_stays_and_its_people_are_told(
         assert sorted(await harness.subjects(account)) == ["after", "large", "small"]
 
 
-async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
+async def test_a_mail_that_the_database_refuses_is_skipped_others_arrive(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     await harness.rows("alter table inbound add check (message_id <> 'refuse@me')")
@@ -341,7 +345,7 @@ async def test_a_mail_that_the_database_refuses_is_skipped_and_the_others_come(
     assert len(await harness.rows("select 1 from inbound where source = 'notice'")) == 1
 
 
-async def test_a_stop_gives_the_account_back_at_once(database_url: str, provider: DemoProvider, box: str) -> None:
+async def test_a_stop_releases_the_account_at_once(database_url: str, provider: DemoProvider, box: str) -> None:
     async with fetching(database_url) as harness:
         account = await harness.add(box, provider.pop3_port)
         await until(lambda: polls_well(harness, account))
@@ -391,7 +395,7 @@ async def test_a_list_with_nothing_to_do_is_not_compared_again(
     assert reads and await harness.states(account) == {"fetched": 2}
 
 
-async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
+async def test_a_list_that_is_unchanged_after_our_deletion_is_compared(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     # given a quiet, empty maildrop
@@ -409,7 +413,7 @@ async def test_a_list_that_is_as_before_since_we_deleted_is_compared(
     assert lying(provider, box) == 0
 
 
-async def test_an_account_that_is_pointed_elsewhere_is_not_quiet(
+async def test_the_maildrop_of_a_moved_account_is_compared_again(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
     account = await harness.add(box, provider.pop3_port)

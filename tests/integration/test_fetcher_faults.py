@@ -37,7 +37,7 @@ async def is_state(harness: FetcherHarness, account: int, **states: int) -> bool
     return await harness.states(account) == states
 
 
-async def test_a_mail_that_ends_every_session_holds_up_no_other_and_is_told_of(harness: FetcherHarness) -> None:
+async def test_a_mail_that_ends_every_session_is_reported_and_delays_no_other(harness: FetcherHarness) -> None:
     # given a provider whose connection ends in the middle of one mail, each time
     script = ScriptedPop3(
         mails("one", "killer", "two", "three"), answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")}
@@ -81,7 +81,7 @@ async def test_a_mail_that_the_provider_refuses_is_skipped_and_ends_no_poll(harn
         ]
 
 
-async def test_a_list_that_is_not_whole_makes_nothing_vanish_and_nothing_twice(harness: FetcherHarness) -> None:
+async def test_an_incomplete_list_neither_loses_nor_repeats_a_mail(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "two"))
     async with script.running():
         account = await harness.add("e@x.test", script.port)
@@ -118,7 +118,7 @@ async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(harn
         assert await harness.subjects(account) == ["one", "one"]
 
 
-async def test_in_another_maildrop_mail_that_moved_there_is_not_delivered_again(
+async def test_mail_that_moved_to_another_maildrop_is_not_delivered_again(
     harness: FetcherHarness,
 ) -> None:
     first, second = ScriptedPop3({}), ScriptedPop3(mails("moved", "unknown"))
@@ -254,7 +254,7 @@ async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
         assert script.sessions == sessions
 
 
-async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(harness: FetcherHarness) -> None:
+async def test_a_server_that_fails_with_pipelining_gets_single_commands(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), answers={"RETR 1": say(b"+OK\r\n" + stuff(mail("a")) + b"junk\r\n")})
     async with script.running():
         account = await harness.add("e@x.test", script.port)
@@ -266,7 +266,7 @@ async def test_a_server_that_stumbles_over_pipelining_is_asked_one_by_one(harnes
         assert [line for line in script.commands if line.startswith("RETR")] == ["RETR 3", "RETR 2"]
 
 
-async def test_a_stop_finishes_what_is_in_hand_and_cuts_what_hangs(database_url: str) -> None:
+async def test_a_stop_finishes_running_polls_and_aborts_those_that_hang(database_url: str) -> None:
     hanging, well = ScriptedPop3(answers={"PASS": hang()}), ScriptedPop3(mails("a"))
     async with hanging.running(), well.running():
         async with fetching(database_url) as harness:
@@ -339,7 +339,7 @@ async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
         assert await quiet_after(0) and not await quiet_after(1)
 
 
-async def test_a_look_takes_what_is_due_and_tells_when_the_next_account_is(
+async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
     harness: FetcherHarness, database: Database
 ) -> None:
     # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all

@@ -283,7 +283,7 @@ def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
 
 
 @pytest.mark.parametrize("knows_uidl", [True, False])
-async def test_without_uidls_a_mail_that_slips_into_a_known_place_is_fetched(
+async def test_without_uidls_a_new_mail_at_a_known_position_is_fetched(
     harness: FetcherHarness, knows_uidl: bool
 ) -> None:
     # given a server whose UIDLs just count, or that has none
@@ -306,7 +306,7 @@ async def test_without_uidls_a_mail_that_slips_into_a_known_place_is_fetched(
         assert not script.mails
 
 
-async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(harness: FetcherHarness) -> None:
+async def test_from_now_works_where_mails_are_known_by_position_alone(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("old", "older", "oldest"), ("TOP",), knows_uidl=False)
     async with script.running():
         account = await harness.add("e@x.test", script.port, history="from_now")
@@ -319,7 +319,7 @@ async def test_from_now_on_holds_where_a_mail_is_known_by_its_place_alone(harnes
         assert await harness.subjects(account) == ["new"]
 
 
-async def test_where_a_uidl_is_repeated_what_slips_into_a_place_is_fetched(harness: FetcherHarness) -> None:
+async def test_with_repeated_uidls_a_new_mail_at_a_known_position_is_fetched(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("a", "b", "c"), name=lambda _, uidl: "other" if uidl == "c" else "same")
     async with script.running():
         account = await harness.add("e@x.test", script.port)
@@ -368,7 +368,7 @@ async def test_a_mail_that_was_read_but_not_stored_does_not_count_as_fetched(
         assert "large" not in script.mails
 
 
-async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses(harness: FetcherHarness) -> None:
+async def test_the_login_delay_is_learnt_from_refusals(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one"), answers={"PASS": say(b"-ERR [LOGIN-DELAY] wait\r\n")})
     async with script.running():
         account = await harness.add("e@x.test", script.port)
@@ -390,7 +390,7 @@ async def test_the_time_between_logins_is_learnt_from_a_server_that_only_refuses
         assert await harness.rows("select login_delay from polls") == [(None,)]
 
 
-async def test_a_provider_that_hands_out_nothing_for_a_while_blames_no_mail(
+async def test_a_provider_that_refuses_all_mails_counts_for_no_single_mail(
     harness: FetcherHarness,
 ) -> None:
     script = ScriptedPop3(mails(*(f"m{n}" for n in range(50))), answers={"RETR": say(b"-ERR throttled\r\n")})
@@ -438,7 +438,7 @@ async def test_a_skipped_mail_is_a_problem_until_acknowledged_or_fetched(
         assert (await harness.poll(account)).skipped == 0
 
 
-async def test_large_mails_of_many_accounts_at_once_come_in_one_after_the_other(
+async def test_large_mails_of_many_accounts_arrive_one_after_the_other(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given room for two of the largest mails, and ten accounts that get one each, and small ones beside

@@ -59,7 +59,7 @@ async def test_no_form_of_line_end_but_one_ends_a_mail(server: Running) -> None:
         assert await cursor.fetchall() == [("x@example.net", len(forms))]
 
 
-async def test_a_command_that_hides_another_is_none(server: Running) -> None:
+async def test_a_command_with_a_cr_or_nul_inside_is_refused(server: Running) -> None:
     client = await Client.logged_in(server)
     for line in (
         "MAIL FROM:<alex@local.com>\rRCPT TO:<x@example.net>",
@@ -105,7 +105,7 @@ FORMS = [
 ]
 
 
-async def test_lines_that_are_no_command_end_the_connection_whatever_they_are(server: Running) -> None:
+async def test_too_many_unknown_commands_of_any_kind_end_the_connection(server: Running) -> None:
     for line in (b"", b" ", b"x", b"NOOP " + b"x" * 3_000, b"x" * 20_000):
         client = await Client.connect(server.port("smtp"))
         client.writer.write((line + b"\r\n") * 5)
@@ -126,7 +126,7 @@ async def test_without_a_login_no_form_of_address_is_relayed(server: Running) ->
     assert not await server.stored()
 
 
-async def test_with_a_login_an_address_leaves_as_it_stands_or_not_at_all(server: Running) -> None:
+async def test_with_a_login_an_address_is_relayed_unchanged_or_not_at_all(server: Running) -> None:
     client = await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com> SMTPUTF8")
     taken = [form for form in FORMS if (await client.ask(f"RCPT TO:<{form}>")).startswith("250")]
@@ -143,7 +143,7 @@ async def test_with_a_login_an_address_leaves_as_it_stands_or_not_at_all(server:
     assert [(recipient.address, recipient.kind) for recipient in listed.recipients] == [(t, "relay") for t in taken]
 
 
-async def test_what_was_said_in_clear_counts_for_nothing_under_tls(server: Running) -> None:
+async def test_nothing_that_was_said_in_clear_counts_under_tls(server: Running) -> None:
     trusting = ssl.create_default_context(cafile=str(server.cafile))
     for injected in (b"", b"NOOP\r\n", b"MAIL FROM:<alex@local.com>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\n", b"N"):
         client = await Client.connect(server.port("smtp"))
@@ -162,7 +162,7 @@ async def test_what_was_said_in_clear_counts_for_nothing_under_tls(server: Runni
     await until(lambda: SESSIONS._value.get() == 0 and not server.listener.registry._by_account)
 
 
-async def test_whatever_comes_in_the_server_stays_and_nothing_is_stored(
+async def test_any_input_leaves_the_server_running_and_stores_nothing(
     server: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise = random.Random(1)
@@ -275,7 +275,7 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
     assert len(mails) == 8
 
 
-async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
+async def test_clients_that_send_octet_by_octet_block_nobody_and_time_out(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(login, "LOGIN_SECONDS", 2.0)
@@ -298,7 +298,7 @@ async def test_who_sends_octet_by_octet_keeps_nobody_out_and_is_gone_in_time(
     assert all(await asyncio.gather(*ended)) and max(await asyncio.gather(*dripping)) < 150
 
 
-async def test_the_address_that_a_trusted_proxy_tells_is_the_clients(
+async def test_the_address_that_a_trusted_proxy_names_is_the_client_s(
     database: Database, broker_url: str, tmp_path: Path
 ) -> None:
     async with running(
@@ -337,9 +337,7 @@ async def test_the_address_that_a_trusted_proxy_tells_is_the_clients(
             assert await silent.reader.read() == b""
 
 
-async def test_a_renewed_certificate_is_shown_to_whoever_comes_next(
-    database: Database, broker_url: str, tmp_path: Path
-) -> None:
+async def test_the_next_client_gets_a_renewed_certificate(database: Database, broker_url: str, tmp_path: Path) -> None:
     pairs = [server_tls.self_signed_file(load(data=tmp_path / name)) for name in ("first", "second")]
     files = tmp_path / "server.pem"
     files.write_bytes(pairs[0].read_bytes())

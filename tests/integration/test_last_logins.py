@@ -44,7 +44,7 @@ async def age(database: Database, login: LastLogin) -> float:
 
 
 @pytest.mark.parametrize("protocol", ["pop3", "smtp"])
-async def test_who_logs_in_is_written_later_and_who_is_refused_is_not(
+async def test_successful_logins_are_written_later_and_refused_ones_never(
     database: Database, tmp_path: Path, protocol: Protocol
 ) -> None:
     await apply(database, COMPANY)
@@ -67,7 +67,7 @@ async def test_who_logs_in_is_written_later_and_who_is_refused_is_not(
     logins.close()
 
 
-async def test_of_two_replicas_the_later_login_stays_whoever_writes_last(database: Database) -> None:
+async def test_the_later_login_of_two_replicas_stays_in_any_order(database: Database) -> None:
     await apply(database, COMPANY)
     alex = (await everyone(database))[1]["Alex"].id
     clock = Clock()
@@ -104,7 +104,7 @@ async def test_replicas_that_write_thousands_at_once_do_not_lock_each_other_out(
     assert row == (len(ids),)
 
 
-async def test_an_account_that_is_gone_does_not_hinder_the_others(database: Database) -> None:
+async def test_a_removed_account_does_not_prevent_writing_the_others(database: Database) -> None:
     await apply(database, COMPANY)
     alex = (await everyone(database))[1]["Alex"].id
     last = LastLogins(database, "pop3")

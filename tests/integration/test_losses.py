@@ -85,7 +85,7 @@ async def test_a_mail_held_by_a_router_unaware_of_a_new_sharer_is_delivered(
     assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
-async def test_mail_with_nobody_there_stays_held(database: Database) -> None:
+async def test_mail_without_an_enabled_sharer_stays_held(database: Database) -> None:
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     externals, _ = await everyone(database)
     await RouterWorker(database, 5).handle(await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)]))
@@ -96,7 +96,7 @@ async def test_mail_with_nobody_there_stays_held(database: Database) -> None:
 # ---------------------------------------------------------------------------------------------- removed people
 
 
-async def test_a_requeued_mail_that_some_have_is_routed_again_for_the_others(database: Database) -> None:
+async def test_a_requeued_mail_is_routed_again_for_those_without_a_copy(database: Database) -> None:
     # given a mail to Alex and Jim: Jim has it, Alex was removed before, and then the router failed five times
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -165,7 +165,7 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
     assert (found.delivered, found.total) == (1, 1)
 
 
-async def test_hashing_passwords_holds_up_no_poll_and_no_relaying(
+async def test_hashing_passwords_delays_no_poll_and_no_relaying(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a change of an external account and of a password in one go
@@ -201,7 +201,7 @@ async def test_a_traceback_with_a_nul_or_half_a_character_counts_like_any_other(
     assert await states(database) == ["parked"]
 
 
-async def test_a_value_too_large_for_an_index_is_no_failure_that_waiting_mends(database: Database) -> None:
+async def test_a_value_too_large_for_an_index_is_no_temporary_failure(database: Database) -> None:
     with pytest.raises(psycopg.errors.ProgramLimitExceeded):
         async with database.transaction() as connection:
             await connection.execute("create temporary table t (a text primary key)")
@@ -274,7 +274,7 @@ async def test_a_stage_sweeps_also_while_mail_keeps_coming(service: Service, mon
     await stopped(service, work)
 
 
-async def test_a_batch_that_is_too_much_for_one_transaction_is_handled_in_parts(service: Service) -> None:
+async def test_a_batch_too_large_for_one_transaction_is_handled_in_parts(service: Service) -> None:
     scripted = Scripted()
     scripted.too_many = 2
     work = await running(service, scripted)
@@ -283,7 +283,7 @@ async def test_a_batch_that_is_too_much_for_one_transaction_is_handled_in_parts(
     await stopped(service, work)
 
 
-async def test_a_fault_that_cannot_be_written_down_does_not_end_the_stage(service: Service) -> None:
+async def test_a_failure_that_cannot_be_recorded_does_not_end_the_worker(service: Service) -> None:
     scripted = Scripted()
     scripted.failing = {1}
     work = await running(service, scripted)
@@ -294,7 +294,7 @@ async def test_a_fault_that_cannot_be_written_down_does_not_end_the_stage(servic
     await stopped(service, work)
 
 
-async def test_the_late_end_of_an_old_connection_leaves_the_new_one_usable(
+async def test_the_late_end_of_an_old_connection_does_not_affect_the_new_one(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[Callable[[object, object], None]] = []
@@ -361,7 +361,7 @@ async def _said(provider: ScriptedSmtp, verb: str) -> bool:
     return bool(provider.said(verb))
 
 
-async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
+async def test_a_mail_whose_result_cannot_be_recorded_is_not_sent_again(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> list[str]:
@@ -374,7 +374,7 @@ async def test_a_mail_whose_sending_cannot_be_written_down_is_not_sent_again(
     assert found.error is not None and "an answer that nobody thought of" in found.error
 
 
-async def test_a_lane_that_fails_lets_go_of_its_mail(harness: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_fails_releases_its_mail(harness: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
     async def broken(*_: object) -> None:

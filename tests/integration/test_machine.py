@@ -105,7 +105,7 @@ def running() -> Iterator[Up]:
     shutil.rmtree(parent)
 
 
-def test_run_json_is_for_its_owner_alone_and_names_what_runs(running: Up) -> None:
+def test_run_json_is_readable_by_its_owner_alone_and_names_processes(running: Up) -> None:
     file = running.data / "run.json"
     assert file.stat().st_mode & 0o077 == 0
     assert (running.data / "secret.key").stat().st_mode & 0o077 == 0
@@ -169,7 +169,7 @@ def test_each_part_is_a_descendant_of_up(running: Up) -> None:
 
 
 @pytest.mark.parametrize("name", ["router", "postgres", "epmd", "rabbitmq"])
-def test_whatever_dies_is_started_again_however_often(running: Up, name: str) -> None:
+def test_every_process_that_dies_is_started_again_any_number_of_times(running: Up, name: str) -> None:
     for _ in range(6 if name == "router" else 2):
         old = running.pid(name)
         os.kill(old, signal.SIGKILL)
@@ -259,7 +259,9 @@ up(load(data=Path(sys.argv[1]), smtp_port={port}), lambda running: None)
     assert f"MAILGROUP_SMTP_PORT: {port}: taken" in done.stderr
 
 
-def test_servers_that_are_given_are_used_instead(database_url: str, broker_url: str, tmp_path: Path) -> None:
+def test_configured_servers_are_used_instead_of_private_ones(
+    database_url: str, broker_url: str, tmp_path: Path
+) -> None:
     settings = with_free_ports(load(data=tmp_path / "data", database_url=database_url, broker_url=broker_url))
     with Instance(settings, lambda line: None, ("router",)) as instance:
         assert set(instance.pids()) == {"router"}

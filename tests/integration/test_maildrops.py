@@ -91,7 +91,7 @@ async def test_many_sessions_at_once_read_a_mailbox_once(database: Database) -> 
     assert len({id(box) for box in boxes}) == 1
 
 
-async def test_only_so_many_snapshots_are_kept(database: Database) -> None:
+async def test_the_number_of_cached_snapshots_is_limited(database: Database) -> None:
     people = await add_people(database, "alex", "jim", "kim")
     store = DatabaseStore(database, max_cached_mails=8)
     boxes = []
@@ -131,7 +131,7 @@ async def test_a_mailbox_with_many_changes_is_read_again(database: Database, mon
     assert await octets(store, alex) == list(first.octets)
 
 
-async def test_sessions_that_would_hold_too_many_mails_come_later(database: Database) -> None:
+async def test_sessions_beyond_the_limit_of_listed_mails_are_deferred(database: Database) -> None:
     # given room for five mails, and two people with three each
     people = await add_people(database, "alex", "jim", "kim")
     store = DatabaseStore(database, max_open_mails=5)
@@ -149,7 +149,7 @@ async def test_sessions_that_would_hold_too_many_mails_come_later(database: Data
     assert len(await store.load_snapshot(people["kim"].id)) == 3
 
 
-async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> None:
+async def test_a_repeated_delivery_restores_no_deleted_mail(database: Database) -> None:
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     copies = await add_mails(database, alex, b"1\r\n", b"22\r\n")
@@ -160,7 +160,7 @@ async def test_a_repeated_delivery_brings_nothing_back(database: Database) -> No
     assert await octets(store, alex) == [4]
 
 
-async def test_deleting_what_is_deleted_is_no_error(database: Database) -> None:
+async def test_deleting_a_deleted_mail_is_no_error(database: Database) -> None:
     people = await add_people(database, "alex")
     alex = people["alex"]
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
@@ -171,7 +171,7 @@ async def test_deleting_what_is_deleted_is_no_error(database: Database) -> None:
         assert await maildrops.tombstone_mails(connection, alex.id, [*rows, 999_999]) == []
 
 
-async def test_no_session_deletes_another_accounts_mail(database: Database) -> None:
+async def test_no_session_deletes_another_account_s_mail(database: Database) -> None:
     people = await add_people(database, "alex", "jim")
     await add_mails(database, people["alex"], b"1\r\n")
     store = DatabaseStore(database)
@@ -220,7 +220,7 @@ async def test_a_deletion_that_fails_deletes_nothing(database: Database) -> None
     assert await octets(DatabaseStore(database), alex) == [3, 4]
 
 
-async def test_deletions_stand_in_the_trace(database: Database) -> None:
+async def test_the_trace_records_deletions(database: Database) -> None:
     people = await add_people(database, "alex")
     store, alex = DatabaseStore(database), people["alex"]
     [copy] = await add_mails(database, alex, b"1\r\n")

@@ -136,7 +136,7 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
     assert [post["event"] for post in webhook.got] == ["raised", "cleared"]
 
 
-async def test_a_refused_login_goes_to_whom_the_operator_named(
+async def test_a_refused_login_is_reported_to_the_configured_person(
     database: Database, database_url: str, tmp_path: Any
 ) -> None:
     await apply(database, COMPANY)
@@ -177,7 +177,7 @@ def shown(process: Monitor) -> dict[str, float]:
     return {sample.name: sample.value for family in process.metrics.collect() for sample in family.samples}
 
 
-async def test_only_the_process_that_watches_shows_what_there_is_once(
+async def test_only_one_process_shows_the_gauges_of_the_system(
     database: Database, database_url: str, tmp_path: Any
 ) -> None:
     await hold_a_mail(database)
@@ -202,7 +202,7 @@ async def test_only_the_process_that_watches_shows_what_there_is_once(
     assert b"mailgroup_held_messages" not in generate_latest(REGISTRY)
 
 
-async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
+async def test_a_webhook_that_fails_is_retried_and_delays_no_mail(
     database: Database, database_url: str, webhook: Webhook, tmp_path: Any
 ) -> None:
     webhook.status = 500
@@ -230,7 +230,7 @@ async def test_a_webhook_that_fails_is_asked_again_and_holds_up_no_mail(
 
 
 @pytest.mark.parametrize("url", ["ftp://x/", "nonsense", "http://example.com:bad/"])
-async def test_a_webhook_that_is_no_url_is_said_in_the_log(database_url: str, tmp_path: Any, url: str) -> None:
+async def test_a_webhook_that_is_no_url_is_logged(database_url: str, tmp_path: Any, url: str) -> None:
     async with watcher(database_url, tmp_path, alert_webhook=url) as process:
         assert "URL is needed" in (await process._send({}) or "")
 

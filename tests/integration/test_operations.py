@@ -121,7 +121,7 @@ async def test_parked_mails_show_their_traceback_and_are_requeued_or_discarded(d
     assert len(await mailbox_of(database, ALEX)) == 1
 
 
-async def test_held_mails_say_why(database: Database) -> None:
+async def test_held_mails_have_a_reason(database: Database) -> None:
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     [row] = await deliver(database, mail())
     async with database.transaction() as connection:
@@ -204,7 +204,7 @@ async def test_a_restored_person_may_log_in_only_if_that_was_so_before(database:
         assert await accounts.valid_logins(connection, [login]) == ({login} if enabled else set())
 
 
-async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(database: Database) -> None:
+async def test_an_account_whose_name_is_taken_by_now_is_not_restored(database: Database) -> None:
     await apply(database, COMPANY)
     _, people = await everyone(database)
     async with database.transaction() as connection:
@@ -217,7 +217,7 @@ async def test_an_account_whose_name_somebody_else_has_by_now_stays_removed(data
     assert people["Alex"].address == "alexandra@local.com"
 
 
-async def test_rotating_seals_under_the_first_key_and_names_what_no_key_opens(database: Database) -> None:
+async def test_rotating_seals_under_the_first_key_and_names_unreadable_ones(database: Database) -> None:
     # given two accounts, one of them sealed under a key that is lost
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -260,7 +260,7 @@ def prepared(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
     return asyncio.run(working())
 
 
-def test_commands_print_json_of_what_they_did_and_exit_1_if_some_was_left(database_url: str) -> None:
+def test_commands_print_json_and_exit_with_1_if_a_mail_was_left_out(database_url: str) -> None:
     async def prepare(database: Database) -> list[int]:
         await apply(database, COMPANY)
         rows = await deliver(database, mail())
@@ -291,7 +291,7 @@ def test_commands_print_json_of_what_they_did_and_exit_1_if_some_was_left(databa
     assert run("queue", "cancel", "9999").exit_code == 1
 
 
-def test_a_key_is_rotated_while_both_are_named_unreadable_ones_are_said(database_url: str) -> None:
+def test_a_key_is_rotated_while_both_are_set_unreadable_ones_are_named(database_url: str) -> None:
     async def prepare(database: Database) -> None:
         await apply(database, COMPANY)
 

@@ -464,7 +464,7 @@ async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(serv
     assert await touched() - between <= 10
 
 
-async def test_without_tls_no_password_is_taken_where_that_is_forbidden(
+async def test_without_tls_passwords_are_refused_where_settings_forbid_them(
     database_url: str, database: Database, tmp_path: Path
 ) -> None:
     async with running(database_url, database, tmp_path, ALLOW_PLAINTEXT_AUTH="no") as server:
@@ -535,7 +535,7 @@ def metric(server: Running, name: str) -> float:
     return float(line.split()[-1])
 
 
-async def test_a_port_that_is_taken_is_named(server: Running, database_url: str, tmp_path: Path) -> None:
+async def test_a_port_that_is_in_use_is_named(server: Running, database_url: str, tmp_path: Path) -> None:
     free, metrics = ports.choose(2, "taken")
     environment = os.environ | {
         "MAILGROUP_DATA": str(tmp_path),

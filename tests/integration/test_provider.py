@@ -49,7 +49,7 @@ def test_mail_travels_both_ways_with_its_headers_untouched(boxes: DemoProvider) 
     assert headers_kept(boxes.wait_for_mail("ann@customer.test")[0])
 
 
-def test_a_new_password_is_in_force_at_once(boxes: DemoProvider) -> None:
+def test_a_new_password_is_valid_at_once(boxes: DemoProvider) -> None:
     boxes.add_mailbox("desk@company.test", "newer")
     maildrop = poplib.POP3(boxes.host, boxes.pop3_port)
     maildrop.user("desk@company.test")

@@ -46,7 +46,7 @@ async def test_a_value_larger_than_any_buffer_is_sent_and_received_whole(databas
         assert await value(connection, "select %b::bytea", octets) == octets
 
 
-async def test_others_have_their_turn_while_an_answer_comes(database_url: str) -> None:
+async def test_other_tasks_run_while_a_result_arrives(database_url: str) -> None:
     async with connected(database_url) as connection:
         asked = asyncio.create_task(value(connection, "select repeat('x', %s)", LARGE))
         turns = 0
@@ -89,7 +89,7 @@ async def test_a_waiting_query_fails_when_the_connection_ends(database_url: str)
             await asked
 
 
-async def test_a_connection_that_ends_while_nobody_uses_it_costs_nothing(database_url: str) -> None:
+async def test_a_connection_that_ends_while_idle_causes_no_failure(database_url: str) -> None:
     async with connected(database_url) as connection:
         await value(connection, "select 1")
         await end(database_url, connection)
@@ -116,6 +116,6 @@ async def test_no_descriptor_is_left_open(database_url: str) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-async def test_the_pool_uses_them(database: Database) -> None:
+async def test_the_pool_uses_watched_connections(database: Database) -> None:
     async with database.statement() as connection:
         assert isinstance(connection, WatchedConnection)

@@ -50,7 +50,7 @@ async def change(database: Database, sql: str, *parameters: object) -> None:
         await connection.execute(sql.encode(), parameters)
 
 
-async def test_they_balance_in_every_state(database: Database) -> None:
+async def test_the_counts_balance_in_every_state_of_a_mail(database: Database) -> None:
     await delivered(database, 2)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(n) for n in range(6)])
@@ -81,7 +81,7 @@ async def test_they_balance_in_every_state(database: Database) -> None:
         ("delete from uidl_ledger", None),  # the ledger of UIDLs is purged in time
     ],
 )
-async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, said: str | None) -> None:
+async def test_a_missing_row_shows_as_a_difference(database: Database, loss: str, said: str | None) -> None:
     await delivered(database, 3)
     assert (await support(database)).difference == 0
     if loss.startswith("delete from inbound"):
@@ -92,7 +92,7 @@ async def test_a_row_that_is_taken_away_shows(database: Database, loss: str, sai
     assert (said or "") in (reconciliation.describe_difference(found) or "")
 
 
-async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Database) -> None:
+async def test_a_copy_deleted_by_one_of_two_people_is_no_difference(database: Database) -> None:
     await delivered(database, 1)
     _, people = await everyone(database)
     async with database.transaction() as connection:
@@ -104,7 +104,7 @@ async def test_a_copy_that_one_of_two_deleted_is_no_difference(database: Databas
     assert (await support(database)).difference == 0
 
 
-def test_status_tells_of_a_difference(database_url: str, tmp_path: Path) -> None:
+def test_status_reports_a_difference(database_url: str, tmp_path: Path) -> None:
     async def lose() -> None:
         async with servers.opened(database_url) as database:
             await delivered(database, 2)
@@ -125,7 +125,7 @@ def test_status_tells_of_a_difference(database_url: str, tmp_path: Path) -> None
     assert done.exit_code == 1 and any("the books differ" in problem for problem in found["problems"])
 
 
-async def test_mail_in_flight_for_over_ten_minutes_shows(database: Database) -> None:
+async def test_mail_in_flight_for_over_ten_minutes_is_reported(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     await arrive(database, externals[SUPPORT].id, [mail()])

@@ -110,7 +110,7 @@ async def submit(harness: SenderHarness, *to: str) -> int:
     return id_
 
 
-async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str) -> None:
+async def test_a_sent_mail_is_purged_except_bytes_that_others_refer_to(database_url: str) -> None:
     async with scripted_smtp() as provider, sending(database_url) as harness:
         # given a mail that was relayed, one that went to Jim too, and one that waits
         await harness.accounts({SUPPORT: provider.port})
@@ -132,7 +132,7 @@ async def test_a_sent_mail_goes_but_for_what_others_hold_of_it(database_url: str
         assert (await purge(harness.database, 5 * 366 + 1))["authors"] == 3
 
 
-async def test_a_cancelled_mail_is_kept_until_its_author_is_told(database_url: str) -> None:
+async def test_a_cancelled_mail_is_kept_until_its_author_has_a_notice(database_url: str) -> None:
     async with scripted_smtp() as provider, sending(database_url) as harness:
         await harness.accounts({SUPPORT: provider.port})
         provider.always("RCPT", "451 4.3.0 later")
@@ -144,7 +144,7 @@ async def test_a_cancelled_mail_is_kept_until_its_author_is_told(database_url: s
         assert (await purge(harness.database, 15))["submissions"] == 0
 
 
-async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> None:
+async def test_old_traces_discarded_mails_and_orphans_are_purged(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     ids = await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
@@ -166,7 +166,7 @@ async def test_old_traces_discarded_mails_and_orphans_go(database: Database) -> 
     assert (found.fetched, found.difference) == (1, 0)
 
 
-async def test_the_ledger_keeps_what_the_provider_may_list(database: Database) -> None:
+async def test_the_ledger_keeps_mails_that_the_provider_may_list(database: Database) -> None:
     await apply(database, COMPANY)
     ids = await deliver(database, 3)
     for state, id_ in zip(("fetched", "closed", "vanished"), ids, strict=True):

@@ -51,7 +51,7 @@ async def test_a_batch_is_routed_by_the_names_in_to_and_delivered(database: Data
     assert await states(database) == ["delivered"] * 3
 
 
-async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(database: Database) -> None:
+async def test_the_copies_of_a_mail_are_one_row_and_one_event_each(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     [row] = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
@@ -71,7 +71,7 @@ async def test_the_trace_keeps_the_copies_of_a_mail_together_and_tells_of_each(d
     ]
 
 
-async def test_of_a_mail_that_goes_back_to_the_router_it_is_known_who_has_it(database: Database) -> None:
+async def test_delivered_copies_stay_recorded_when_a_mail_is_routed_again(database: Database) -> None:
     # given a mail to Alex and Jim, and Alex was removed before the delivery
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
@@ -126,7 +126,7 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_with_nobody_enabled_a_mail_is_held_until_somebody_is(database: Database) -> None:
+async def test_a_mail_is_held_until_a_sharer_is_enabled(database: Database) -> None:
     document: dict[str, Any] = {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]}
     await apply(database, document)
     externals, _ = await everyone(database)
@@ -157,7 +157,7 @@ async def test_a_lost_message_is_published_again_once_the_grace_period_is_over(d
     assert read_payload(RoutedItem, again.body).recipients == ("alex@local.com", "jim@local.com")
 
 
-async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database) -> None:
+async def test_a_mail_is_parked_at_its_own_fifth_failure(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
@@ -173,7 +173,7 @@ async def test_a_mail_is_parked_at_the_fifth_fault_of_its_own(database: Database
     assert await states(database) == ["delivered"]
 
 
-async def test_the_books_balance(database: Database) -> None:
+async def test_the_counts_of_inbound_mail_balance(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT, str(n)) for n in range(5)])
@@ -268,7 +268,7 @@ async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(dat
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
-async def test_a_schema_that_does_not_fit_is_no_fault_of_the_mail(database: Database) -> None:
+async def test_a_schema_that_does_not_fit_counts_as_no_failure_of_the_mail(database: Database) -> None:
     await apply(database, COMPANY)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])

@@ -128,7 +128,7 @@ async def blamed(database: Database) -> int:
     return int(count)
 
 
-async def test_code_that_does_not_fit_the_schema_waits_and_blames_no_mail(
+async def test_code_that_does_not_fit_the_schema_waits_and_counts_no_failure(
     database: Database, database_url: str, broker_url: str, older_schema: None
 ) -> None:
     settings = Settings(database_url=database_url, broker_url=broker_url)

@@ -65,7 +65,7 @@ async def test_a_mail_leaves_as_user_name_and_external_address(harness: SenderHa
     assert await harness.events(id_) == [("relayed", ANN), ("relayed", BOB)]
 
 
-async def test_local_recipients_get_it_whatever_state_the_external_account_has(
+async def test_local_recipients_get_mail_in_any_state_of_the_external_account(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a disabled external account
@@ -163,7 +163,7 @@ async def test_a_mail_submitted_twice_is_reported_once_whichever_commits_first(
     assert (await told(first), await told(again)) == ({}, {again: first})
 
 
-async def test_what_the_broker_lost_is_published_again_after_the_grace_period(harness: SenderHarness) -> None:
+async def test_a_message_that_the_broker_lost_is_published_again_later(harness: SenderHarness) -> None:
     # given a submission whose message was lost
     id_ = await harness.submit(ANN)
     await harness.rows("update submissions set state = 'submitted', state_at = now() - interval '6 seconds'")
@@ -275,7 +275,7 @@ async def test_a_mail_with_a_null_sender_gets_no_notice(harness: SenderHarness, 
     assert await harness.notices("Alex") == []
 
 
-async def test_a_refusal_for_now_is_tried_again_a_minute_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_temporary_refusal_is_retried_a_minute_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that greylists once
     provider.say("RCPT", "450 4.2.0 greylisted")
     id_ = await harness.submit(ANN)
@@ -301,9 +301,7 @@ async def test_too_many_recipients_are_sent_in_two_mails_at_once(
     assert found.tries == 0
 
 
-async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(
-    harness: SenderHarness, provider: ScriptedSmtp
-) -> None:
+async def test_a_refusal_before_the_end_of_a_large_mail_is_read(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses while the mail is still being sent, and reads no further
     provider.early = "552 5.3.4 too large"
     id_ = await harness.submit(ANN, mail=MAIL + b"x" * 70 * 1024 * 1024)
@@ -312,7 +310,7 @@ async def test_a_refusal_before_the_end_of_a_large_mail_is_heard(
     assert replies(found) == [("failed", "552 5.3.4 too large")]
 
 
-async def test_an_international_address_needs_a_provider_that_takes_it(
+async def test_an_international_address_needs_a_provider_that_accepts_it(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # when the provider does not
@@ -417,7 +415,7 @@ async def test_a_temporary_login_failure_only_backs_off(harness: SenderHarness, 
     assert await harness.rows("select failures from relay_status where last_success_at is not null") == [(0,)]
 
 
-async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: str) -> None:
+async def test_a_provider_that_hangs_delays_no_other_account(database_url: str) -> None:
     # given support@'s provider hangs with its greeting, and sales@'s works
     async with scripted_smtp() as hanging, scripted_smtp() as working, sending(database_url) as harness:
         hanging.always("GREETING", HANG)
@@ -431,7 +429,7 @@ async def test_a_provider_that_hangs_holds_back_no_other_account(database_url: s
         assert states == ["claimed"] * 2 + ["queued"] * 3
 
 
-async def test_a_provider_that_is_away_backs_off_the_account_and_not_each_mail(harness: SenderHarness) -> None:
+async def test_an_unreachable_provider_backs_off_the_account_not_each_mail(harness: SenderHarness) -> None:
     # given nothing listens
     await harness.rows("update external_accounts set smtp_port = 9 where address = %s", SUPPORT)
     ids = [await harness.submit(ANN) for _ in range(5)]
@@ -547,7 +545,7 @@ async def test_all_senders_together_have_no_more_mails_on_the_wire_than_allowed(
 # ---------------------------------------------------------------------------------------------- without an answer
 
 
-async def test_a_mail_sent_without_an_answer_is_sent_once_more_and_marked(
+async def test_a_mail_whose_reply_was_lost_is_sent_once_more_and_marked(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given a provider that hangs up between the final dot and its reply, once
@@ -593,7 +591,7 @@ async def test_claims_of_a_dead_sender_are_taken_over(
     assert [event for event, _ in await harness.events(id_)] == (["uncertain"] if uncertain else []) + ["relayed"]
 
 
-async def test_a_mail_that_ended_five_senders_when_it_was_alone_is_parked_unsent(
+async def test_a_mail_that_ended_five_senders_in_isolation_is_parked_unsent(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     await harness.rows("update external_accounts set enabled = false")
@@ -677,7 +675,7 @@ async def test_stopping_waits_longer_for_a_mail_whose_final_dot_has_gone_out(dat
         assert [taken.recipients for taken in provider.taken] == [[ANN], [CAT]]
 
 
-async def test_stopping_does_not_wait_for_ever_for_an_answer(database_url: str) -> None:
+async def test_stopping_waits_for_a_reply_for_a_limited_time(database_url: str) -> None:
     async with scripted_smtp() as provider:
         async with sending(database_url) as harness:
             await harness.accounts({SUPPORT: provider.port})
@@ -765,7 +763,7 @@ async def test_mail_of_a_disabled_account_has_failed_after_five_days_too(harness
 # ---------------------------------------------------------------------------------------------- failures, sizes, hands
 
 
-async def test_a_mail_that_fails_in_us_five_times_is_parked_and_delays_no_other(
+async def test_a_mail_whose_handling_fails_five_times_is_parked_others_go_on(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that cannot be written, and another one

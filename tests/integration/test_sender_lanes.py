@@ -126,7 +126,7 @@ async def test_a_mail_without_any_accepted_recipient_is_not_sent(
     assert provider.taken[-1].recipients == [ANN] and b"a body" in provider.taken[-1].mail
 
 
-async def test_a_server_that_refuses_data_is_asked_again_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_server_that_refuses_data_is_retried_later(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("DATA", "451 4.3.0 no room")
     id_ = await harness.submit(ANN)
     found = await harness.until(id_, state="queued", tries=1)
@@ -135,7 +135,7 @@ async def test_a_server_that_refuses_data_is_asked_again_later(harness: SenderHa
     await harness.until(id_, state="done", uncertain=False)
 
 
-async def test_a_reply_to_data_that_is_none_is_not_taken_for_success(
+async def test_an_invalid_reply_to_data_does_not_count_as_success(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.say("DATA", "250 2.0.0 ok")
@@ -186,7 +186,7 @@ async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
     assert provider.connections == 2
 
 
-async def test_421_instead_of_the_final_answer_delays_only_that_mail(
+async def test_421_instead_of_the_final_reply_delays_only_that_mail(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     await harness.rows("update external_accounts set smtp_connections = 1")
@@ -207,7 +207,7 @@ async def test_a_refused_mail_does_not_disturb_the_pipelined_one(
     assert len(await harness.notices("Alex")) == 1
 
 
-async def test_a_mail_pipelined_behind_an_unanswered_one_goes_to_another_lane(
+async def test_a_mail_pipelined_behind_a_lost_reply_goes_to_another_lane(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
@@ -229,7 +229,7 @@ async def test_nothing_is_pipelined_behind_a_slow_reply_the_connection_is_kept(
     assert (copies(provider), provider.connections) == (once_each(30), 1)
 
 
-async def test_a_mail_that_cannot_be_pipelined_does_not_harm_the_one_before_it(
+async def test_a_mail_that_cannot_be_pipelined_does_not_affect_the_one_before(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     # given one lane, and a mail in the middle whose recipient would be two commands
@@ -245,7 +245,7 @@ async def test_a_mail_that_cannot_be_pipelined_does_not_harm_the_one_before_it(
 # ---------------------------------------------------------------------------------------------- claimed ahead
 
 
-async def test_prefetched_mails_are_released_when_no_lane_takes_them(
+async def test_prefetched_mails_are_released_when_no_lane_can_send_them(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a provider that answers some mails, and then no lane any more
@@ -301,7 +301,7 @@ async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarnes
     await until_states(harness, done=20, queued=40)
 
 
-async def test_mails_whose_bytes_cannot_be_read_harm_no_other(
+async def test_mails_whose_bytes_cannot_be_read_fail_alone(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a mail that breaks the reading of any batch that it is in
@@ -361,7 +361,7 @@ async def test_a_sender_that_dies_between_mark_and_dot_has_its_mails_sent_again(
     assert copies(provider) == once_each(3)
 
 
-async def test_a_sender_that_dies_between_answers_and_commit_repeats_only_those(
+async def test_a_sender_that_dies_between_replies_and_commit_repeats_only_those(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are answered, before it writes that down
@@ -390,7 +390,7 @@ async def test_a_sender_that_dies_between_answers_and_commit_repeats_only_those(
     assert set(copies(provider).values()) == {2}
 
 
-async def test_claims_of_a_sender_that_is_there_are_left_alone(
+async def test_claims_of_a_living_sender_are_not_released(
     harness: SenderHarness, provider: ScriptedSmtp, database: Database
 ) -> None:
     # given a mail that another sender, which does nothing, has claimed
@@ -471,7 +471,9 @@ async def test_an_error_at_one_result_of_a_batch_parks_only_that_mail(
     assert len(await harness.notices("Alex")) == 8
 
 
-async def test_a_mail_with_a_large_body_follows_and_is_followed(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+async def test_a_mail_with_a_large_body_is_pipelined_like_others(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
     # given small and large mails in turn, over one connection
     await harness.rows("update external_accounts set smtp_connections = 1, enabled = false")
     large = MAIL + b"." * 70 + b"\r\n" + (b"x" * 70 + b"\r\n") * 20_000

@@ -199,9 +199,7 @@ async def _relay(harness: SenderHarness, address: str) -> RelayStatus:
         return (await relay_status.load_status(connection))[harness.externals[address].id]
 
 
-async def test_a_rejected_account_bounces_nothing_and_pauses_for_a_person(
-    harness: SenderHarness, provider: ScriptedSmtp
-) -> None:
+async def test_a_rejected_account_bounces_nothing_and_is_paused(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given
     provider.always("END", "554 5.2.252 SendAsDenied; x not allowed to send as y")
     ids = [await harness.submit(ANN) for _ in range(3)]
@@ -269,7 +267,7 @@ async def test_the_prefix_of_gmails_recent_mode_is_not_used_for_smtp(
     assert {login.split()[0] for login in provider.logins} == {"support@company.com"}
 
 
-async def test_a_provider_that_hangs_up_behind_each_mail_gets_them_all_once(
+async def test_a_provider_that_disconnects_after_each_mail_gets_all_once(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
     provider.hangs_up = True

@@ -94,7 +94,7 @@ async def account(harness: SenderHarness, port: int, tls: str = "none", fingerpr
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
-async def test_a_working_account_passes_the_test_and_sends_nothing(
+async def test_the_check_of_a_working_account_succeeds_and_sends_nothing(
     harness: SenderHarness, provider: DemoProvider, tls: str
 ) -> None:
     port = provider.smtps_port if tls == "implicit" else provider.smtp_port
@@ -137,7 +137,7 @@ async def test_the_text_of_a_foreign_server_is_not_quoted(harness: SenderHarness
             await probe_smtp(external, Credential(SUPPORT, "secret"), True, 1)
 
 
-async def test_a_server_that_wants_a_login_and_gets_none_says_so(harness: SenderHarness) -> None:
+async def test_a_server_that_requires_a_login_and_gets_none_is_named(harness: SenderHarness) -> None:
     async with scripted_smtp() as server_:
         external = replace(await account(harness, server_.port), smtp_auth=False)
         server_.say("MAIL", "530 5.7.0 authentication required")

@@ -131,7 +131,7 @@ async def test_8bit_and_utf8_are_noted_only_where_they_are_needed(server: Runnin
         assert await cursor.fetchall() == [(False, False), (True, False), (True, True)]
 
 
-async def test_what_is_to_be_told_about_a_delivery_is_kept(server: Running) -> None:
+async def test_the_dsn_parameters_of_a_submission_are_stored(server: Running) -> None:
     client = await Client.logged_in(server)
     await client.ask(
         "MAIL FROM:<alex@local.com> RET=HDRS ENVID=QQ+3D1",
@@ -203,7 +203,7 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
 
 
-async def test_a_client_gets_no_answer_if_its_commit_s_outcome_is_unknown(
+async def test_a_client_gets_no_reply_if_the_outcome_of_its_commit_is_unknown(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a database that goes away with the answer to a commit
@@ -221,7 +221,7 @@ async def test_a_client_gets_no_answer_if_its_commit_s_outcome_is_unknown(
     assert len(await server.stored()) == 1
 
 
-async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bad_mail_fails_alone(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     record = submissions.record_submissions
 
     async def picky(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
@@ -244,7 +244,7 @@ async def test_a_bad_mail_harms_no_other_session(server: Running, monkeypatch: p
     assert len(await server.stored()) == 5
 
 
-async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
+async def test_a_mail_is_stored_even_if_its_client_disconnects_after_the_dot(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committing = asyncio.Event()
@@ -267,7 +267,7 @@ async def test_a_client_that_is_gone_after_the_last_dot_takes_nothing_back(
     assert len(await server.stored()) == 1
 
 
-async def test_a_client_that_sends_all_and_closes_its_side_gets_its_answers(server: Running) -> None:
+async def test_a_client_that_closes_its_side_gets_the_outstanding_replies(server: Running) -> None:
     login, mail = plain("alex@local.com"), "MAIL FROM:<alex@local.com>\r\nRCPT TO:<x@example.net>\r\nDATA"
     for said, answers in (
         (f"EHLO x\r\n{login}\r\n{mail}\r\nSubject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n", "220 250 235 250 250 354 250 221"),
@@ -355,7 +355,7 @@ async def test_recipients_accepted_from_the_cache_are_checked_again_before_data(
     }
 
 
-async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server: Running) -> None:
+async def test_an_idle_database_connection_that_broke_causes_no_failure(server: Running) -> None:
     client = await Client.logged_in(server)
     assert (await client.ask("MAIL FROM:<alex@local.com>", "RSET")).startswith("250")
     async with server.database.statement() as connection:
@@ -381,7 +381,7 @@ async def test_sessions_of_a_changed_account_end_by_themselves(
     watcher.cancel()
 
 
-async def test_every_taken_mail_was_written_by_one_batch_or_another(server: Running) -> None:
+async def test_every_accepted_mail_is_part_of_a_batch(server: Running) -> None:
     batches: list[int] = []
     write = server.commit_queue._group._write
 

@@ -51,7 +51,7 @@ async def test_a_mail_that_is_too_large_is_refused_and_the_session_goes_on(
         assert (await client.send(head + b".\r\n")).startswith("250")
 
 
-async def test_a_mail_larger_than_its_provider_takes_is_refused_for_the_outside(server: Running) -> None:
+async def test_a_mail_over_the_provider_s_size_limit_is_refused_for_outside(server: Running) -> None:
     # given a provider of which that was learnt while the client is logged in
     client = await Client.logged_in(server)
     async with server.database.transaction() as connection:
@@ -73,7 +73,7 @@ async def test_a_mail_larger_than_its_provider_takes_is_refused_for_the_outside(
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n", "ann@customer.org")).startswith("250")
 
 
-async def test_a_mail_takes_at_most_a_thousand_recipients(server: Running) -> None:
+async def test_a_mail_has_at_most_a_thousand_recipients(server: Running) -> None:
     client = await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>")
     client.writer.write(b"".join(b"RCPT TO:<user%d@example.net>\r\n" % number for number in range(1001)))
@@ -87,7 +87,7 @@ async def test_a_mail_takes_at_most_a_thousand_recipients(server: Running) -> No
     assert len((await server.stored())[0][0].recipients) == 1000
 
 
-async def test_too_many_connections_are_told_to_come_later(database: Database, broker_url: str, tmp_path: Path) -> None:
+async def test_too_many_connections_are_refused_with_421(database: Database, broker_url: str, tmp_path: Path) -> None:
     async with running(database, broker_url, tmp_path, connections=5, max_connections_per_address=3) as server:
 
         async def greeting(source: str) -> tuple[Client, str]:
@@ -121,7 +121,7 @@ async def test_a_connection_counts_before_its_handshake_not_after_a_failed_one(
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
-async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_mails_over_the_memory_limit_are_deferred(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
     client, other = await Client.logged_in(server), await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
@@ -136,9 +136,7 @@ async def test_many_large_mails_at_once_are_put_off(server: Running, monkeypatch
     assert server.commit_queue.memory.in_use == 0
 
 
-async def test_large_mails_whose_size_is_announced_wait_for_room(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_mails_of_announced_size_wait_for_memory(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
     mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
     clients = [await Client.logged_in(server) for _ in range(6)]
@@ -168,7 +166,9 @@ async def test_large_mails_whose_size_is_announced_wait_for_room(
     assert server.commit_queue.memory.in_use == 0 and (await send(clients[2])).startswith("250")
 
 
-async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_client_is_not_disconnected_while_it_sends(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = await Client.logged_in(server)
     [connection] = server.listener.registry.connections
     monkeypatch.setattr(connection, "idle_seconds", 1.5)
@@ -182,7 +182,7 @@ async def test_a_slow_client_is_not_cut_while_it_sends(server: Running, monkeypa
     assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
 
 
-async def test_a_client_that_reads_nothing_is_cut(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_nothing_is_disconnected(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_loop, "CLOSING_SECONDS", 0.2)
     client = await Client.logged_in(server)
     [connection] = server.listener.registry.connections
@@ -244,7 +244,7 @@ async def test_a_command_that_does_not_end_in_time_ends_the_session(
     assert time.monotonic() - started < 60  # a session without that deadline would last for five minutes
 
 
-async def test_an_account_has_so_many_sessions_and_no_more(database: Database, broker_url: str, tmp_path: Path) -> None:
+async def test_sessions_of_an_account_are_limited(database: Database, broker_url: str, tmp_path: Path) -> None:
     async with running(database, broker_url, tmp_path, max_connections_per_account=2) as server:
         first, _ = await Client.logged_in(server), await Client.logged_in(server)
         third, jim = await Client.connect(server.port("smtp")), await Client.logged_in(server, "jim")
@@ -338,7 +338,7 @@ async def test_an_address_that_is_no_account_is_refused(server: Running, address
     logins.close()
 
 
-async def test_passwords_in_clear_are_refused_where_the_operator_says_so(
+async def test_passwords_in_clear_are_refused_where_the_settings_forbid_them(
     database: Database, broker_url: str, tmp_path: Path
 ) -> None:
     async with running(database, broker_url, tmp_path, allow_plaintext_auth="no") as server:
@@ -352,7 +352,7 @@ async def test_passwords_in_clear_are_refused_where_the_operator_says_so(
 # ------------------------------------------------------------------------------------------------ TLS
 
 
-async def test_what_is_pipelined_behind_starttls_is_thrown_away(server: Running) -> None:
+async def test_commands_pipelined_behind_starttls_are_dropped(server: Running) -> None:
     client = await Client.connect(server.port("submission"))
     await client.reply()
     await client.ask("EHLO x")
@@ -381,7 +381,7 @@ async def test_a_handshake_that_fails_ends_the_connection(server: Running) -> No
 # ------------------------------------------------------------------------------------------------ stopping
 
 
-async def test_a_stop_finishes_the_mail_in_hand_and_ends_the_rest(server: Running) -> None:
+async def test_a_stop_finishes_the_current_mail_and_ends_other_sessions(server: Running) -> None:
     idle, busy = await Client.logged_in(server), await Client.logged_in(server)
     await busy.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
     busy.writer.write(b"Subject: x\r\n")

@@ -147,7 +147,7 @@ async def mail_with_smtplib(served: Served) -> int:
 
 
 @pytest.mark.parametrize("send", [mail_with_curl, mail_with_swaks, mail_with_smtplib])
-async def test_mail_clients_get_along_with_the_process(
+async def test_mail_clients_work_with_the_process(
     served: Served, send: Callable[[Served], Coroutine[Any, Any, int]]
 ) -> None:
     sent = await send(served)

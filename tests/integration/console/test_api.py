@@ -43,14 +43,14 @@ class Script:
         return requests.request(method, self.url + path, json=json, headers=self.headers, timeout=60)
 
 
-def test_nobody_asks_without_a_token(url: str) -> None:
+def test_the_api_refuses_requests_without_a_token(url: str) -> None:
     for headers in ({}, {"Authorization": "Bearer mg_wrong"}, {"Authorization": "Basic YTpi"}):
         answer = requests.get(f"{url}/api/v1/status", headers=headers, timeout=60)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_page_api_and_schema_tell_the_version(browser: Browser, url: str) -> None:
+def test_page_api_and_schema_show_the_version(browser: Browser, url: str) -> None:
     assert f"mailgroup {__version__}" in browser.get("/").text
     assert requests.get(f"{url}/api/openapi.json", timeout=60).json()["info"]["version"] == __version__
     assert Script(url, token(browser, "observer")).call("GET", "/status").json()["version"] == __version__
@@ -137,7 +137,7 @@ def test_the_description_is_complete(url: str) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_no_request_whatever_breaks_it_and_every_answer_is_as_described(
+def test_no_request_causes_an_error_and_every_reply_fits_the_schema(
     browser: Browser, url: str, store: str, tmp_path: Path
 ) -> None:
     # given the company, whose first account may be authorized at a stand-in of its provider

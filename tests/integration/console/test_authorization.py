@@ -157,13 +157,13 @@ def test_a_refusal_is_shown_in_plain_words_and_consent_may_begin_again(
     ends(browser, "Authorized.")
 
 
-def test_a_code_that_nobody_types_ends(browser: Browser, server: TokenServer) -> None:
+def test_a_code_that_is_not_typed_expires(browser: Browser, server: TokenServer) -> None:
     server.answers = [device_code(expires_in=0.5)]
     begin(browser)
     ends(browser, "nobody agreed at the provider's page in time")
 
 
-def test_a_provider_that_is_away_meanwhile_is_asked_again(browser: Browser, store: str, server: TokenServer) -> None:
+def test_an_unreachable_provider_is_polled_again(browser: Browser, store: str, server: TokenServer) -> None:
     # given
     begin(browser)
     server.answers = [(503, {})] * 100
@@ -178,9 +178,7 @@ def test_a_provider_that_is_away_meanwhile_is_asked_again(browser: Browser, stor
     ends(browser, "Authorized.")
 
 
-def test_two_administrators_get_the_same_code_and_one_of_them_is_enough(
-    browser: Browser, url: str, store: str, server: TokenServer
-) -> None:
+def test_two_administrators_get_the_same_code(browser: Browser, url: str, store: str, server: TokenServer) -> None:
     # given
     other = console.signed_in(url)
     server.answers = [device_code(user_code="ONE"), device_code(user_code="TWO")]
@@ -194,7 +192,7 @@ def test_two_administrators_get_the_same_code_and_one_of_them_is_enough(
     assert text(browser.get(PAGE)).count("Begun by admin") == 1
 
 
-def test_a_console_that_is_restarted_goes_on(databases: servers.Databases, server: TokenServer) -> None:
+def test_a_restarted_console_continues_an_authorization(databases: servers.Databases, server: TokenServer) -> None:
     with databases.fresh() as store:
         asyncio.run(console.make(store, {"external_accounts": [account_fields(server)]}))
         with console.running(store) as url:
@@ -212,7 +210,7 @@ def test_a_page_of_an_authorization_that_is_over_says_so(browser: Browser) -> No
     assert "has ended: another one was begun" in text(browser.get(f"{PAGE}?run=earlier"))
 
 
-def test_it_can_be_stopped(browser: Browser, store: str, server: TokenServer) -> None:
+def test_an_authorization_can_be_cancelled(browser: Browser, store: str, server: TokenServer) -> None:
     # given
     begin(browser)
     # when
@@ -237,7 +235,7 @@ async def test_an_account_that_was_changed_meanwhile_is_not_authorized(
     assert not grant(store).refresh_token
 
 
-def test_only_administrators_from_a_page_of_ours_may(browser: Browser, observer: Browser, url: str) -> None:
+def test_only_administrators_authorize_and_only_from_our_pages(browser: Browser, observer: Browser, url: str) -> None:
     assert observer.get(PAGE).status_code == observer.get(f"{PAGE}/live").status_code == 403
     assert begin(observer).status_code == 403
     assert browser.post(PAGE, {"do": "begin"}, headers={"Origin": "http://evil.example"}).status_code == 403
@@ -246,9 +244,7 @@ def test_only_administrators_from_a_page_of_ours_may(browser: Browser, observer:
     assert observer.get(API).status_code == observer.post(API).status_code == 403
 
 
-def test_no_private_address_is_asked_unless_the_operator_allows_it(
-    databases: servers.Databases, server: TokenServer
-) -> None:
+def test_no_private_address_is_contacted_without_permission(databases: servers.Databases, server: TokenServer) -> None:
     with databases.fresh() as store:
         asyncio.run(console.make(store, {"external_accounts": [account_fields(server)]}))
         with console.running(store, allow_private_upstream=False) as url:
@@ -318,9 +314,7 @@ def test_from_another_machine_the_address_is_pasted(
     assert grant(store).refresh_token == "secret-refresh"
 
 
-def test_who_says_no_at_the_provider_s_page_is_understood(
-    browser: Browser, server: TokenServer, by_browser: None
-) -> None:
+def test_a_refusal_at_the_provider_s_page_is_shown(browser: Browser, server: TokenServer, by_browser: None) -> None:
     fields = asked(begin(browser))
     told = requests.get(answer(fields, error="access_denied"), timeout=30)
     assert "said no" in text(told)
@@ -330,7 +324,7 @@ def test_who_says_no_at_the_provider_s_page_is_understood(
 # ------------------------------------------------------------------------------------------ by scripts; the overview
 
 
-def test_a_script_begins_looks_and_stops(browser: Browser, server: TokenServer) -> None:
+def test_a_script_starts_polls_and_cancels_an_authorization(browser: Browser, server: TokenServer) -> None:
     assert browser.get(API).status_code == 404
     begun = browser.post(API).json()
     assert (begun["state"], begun["flow"], begun["user_code"]) == ("waits", "device", "ABCD")

@@ -59,7 +59,7 @@ def texts(answer: requests.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", EVERY_PATH)
-def test_an_answer_does_not_tell_whether_an_address_is_anybodys(site: str, path: str) -> None:
+def test_a_reply_does_not_reveal_whether_an_address_exists(site: str, path: str) -> None:
     somebodys, nobodys = get(site, path.format(ALEX)), get(site, path.format(NOBODY))
 
     assert somebodys.status_code == nobodys.status_code == 200
@@ -87,7 +87,7 @@ def test_thunderbird_finds_every_local_domain_without_an_address(site: str) -> N
     assert [port.text for port in one.iter("port")] == ["995", "1110", "465", "1587"]
 
 
-def test_where_nobody_named_a_host_the_client_is_sent_to_the_one_it_asked(site: str) -> None:
+def test_without_a_configured_host_the_client_gets_the_host_it_asked(site: str) -> None:
     def host(**headers: str) -> str | None:
         return ElementTree.fromstring(get(site, "/mail/config-v1.1.xml", **headers).content).findtext(".//hostname")
 
@@ -98,7 +98,7 @@ def test_where_nobody_named_a_host_the_client_is_sent_to_the_one_it_asked(site: 
         assert host(Host=nonsense) not in (nonsense, None, "")
 
 
-def test_a_host_that_the_operator_named_goes_before(store: str) -> None:
+def test_a_configured_host_is_preferred(store: str) -> None:
     with console.running(store, mail_host="mail.local.com") as site:
         answer = get(site, "/mail/config-v1.1.xml", Host="autoconfig.local.com")
 
@@ -106,7 +106,7 @@ def test_a_host_that_the_operator_named_goes_before(store: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/autodiscover/autodiscover.xml", "/Autodiscover/Autodiscover.xml"])
-def test_outlook_posts_and_is_answered(site: str, path: str) -> None:
+def test_outlook_gets_a_reply_to_its_post(site: str, path: str) -> None:
     answer = requests.post(f"{site}{path}", asked(ALEX), headers={"Content-Type": "text/xml"}, timeout=30)
 
     assert answer.status_code == 200
@@ -115,7 +115,7 @@ def test_outlook_posts_and_is_answered(site: str, path: str) -> None:
     assert (found["Server"], found["LoginName"], found["Type"], found["Port"]) == ("127.0.0.1", ALEX, "SMTP", "465")
 
 
-def test_outlook_hears_what_is_wrong_with_its_request(site: str) -> None:
+def test_outlook_gets_the_error_of_an_invalid_request(site: str) -> None:
     def post(body: str) -> requests.Response:
         return requests.post(f"{site}/autodiscover/autodiscover.xml", body, timeout=30)
 
@@ -146,7 +146,7 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
 
 
-async def test_nothing_is_known_while_there_are_no_accounts(database: Database, site: str) -> None:
+async def test_no_domain_is_found_without_accounts(database: Database, site: str) -> None:
     await apply(database, {"external_accounts": [], "local_accounts": []}, prune=True)
 
     for path in ("/mail/config-v1.1.xml", *EVERY_PATH):

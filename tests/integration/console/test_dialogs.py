@@ -136,7 +136,7 @@ def test_no_page_shows_a_secret_again(browser: Browser) -> None:
         ({"aliases": "x"}, "Further addresses: 'x': an address has the form", "aliases"),
     ],
 )
-def test_a_field_that_may_not_be_so_is_named_and_nothing_typed_is_lost(
+def test_an_invalid_field_is_named_and_the_form_keeps_its_input(
     browser: Browser, store: str, fields: dict[str, str], said: str, field: str | None
 ) -> None:
     page = browser.post("/external/new", external(login="who-logs-in") | fields)
@@ -240,7 +240,7 @@ def steps(page: Any) -> list[str]:
     return [f"{state} {name}: {what.strip()}" for state, name, what in found]
 
 
-def test_test_walks_both_ways_step_by_step_and_changes_nothing(
+def test_the_check_shows_each_step_of_both_ways_and_changes_nothing(
     browser: Browser, store: str, mailbox: DemoProvider
 ) -> None:
     page = browser.post("/external/new", at(mailbox))
@@ -268,7 +268,7 @@ def test_test_walks_both_ways_step_by_step_and_changes_nothing(
         ({"address": "nobody@pages.example", "login": SUPPORT}, "", ""),
     ],
 )
-def test_each_failure_is_at_its_step_and_says_what_to_change(
+def test_each_failure_of_the_check_is_at_its_step_and_says_what_to_change(
     browser: Browser, mailbox: DemoProvider, fields: dict[str, str], failed: str, advice: str
 ) -> None:
     found = [step for step in steps(browser.post("/external/new", at(mailbox, **fields))) if step.startswith("failed")]
@@ -278,7 +278,7 @@ def test_each_failure_is_at_its_step_and_says_what_to_change(
     assert any(step.startswith(f"failed {failed}") and advice in step for step in found), found
 
 
-def test_test_reaches_no_private_host_unless_the_operator_allows_it(databases: servers.Databases) -> None:
+def test_the_check_contacts_no_private_host_without_permission(databases: servers.Databases) -> None:
     with databases.fresh() as database, console.running(database, allow_private_upstream=False) as url:
         browser = console.signed_in(url)
         told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
@@ -298,7 +298,7 @@ def skip(store: str) -> int:
     return int(row[0])
 
 
-def test_mails_that_could_not_be_fetched_are_shown_known_and_tried_again(browser: Browser, store: str) -> None:
+def test_skipped_mails_are_shown_acknowledged_and_retried(browser: Browser, store: str) -> None:
     # given
     browser.post("/external/new", external())
     page, api = f"/external/{SUPPORT}", f"/api/v1/external-accounts/{SUPPORT}/skipped-mails"
@@ -368,7 +368,7 @@ def test_a_person_who_would_collide_is_refused_with_the_reason(
     assert len(stored(store, "select * from local_accounts")) == 1
 
 
-def test_an_external_account_is_not_removed_while_somebody_shares_it(browser: Browser) -> None:
+def test_an_external_account_is_not_removed_while_it_has_sharers(browser: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
     refused = browser.post(f"/external/{SUPPORT}/remove")
@@ -391,10 +391,10 @@ def test_an_observer_sees_and_changes_nothing(browser: Browser, observer: Browse
 @pytest.mark.parametrize(
     "path", ["/external/nobody@x.example", "/local/nobody@x.example", "/local/%00", "/external/a%2Fb"]
 )
-def test_an_account_that_is_not_there_is_not_found(browser: Browser, path: str) -> None:
+def test_an_account_that_does_not_exist_is_not_found(browser: Browser, path: str) -> None:
     assert browser.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("page", ["/external", "/local"])
-def test_a_list_may_be_searched_for_anything(browser: Browser, page: str) -> None:
+def test_a_list_can_be_searched_for_any_text(browser: Browser, page: str) -> None:
     assert browser.get(page, params={"q": "\x00%'", "after": "\x00"}).ok

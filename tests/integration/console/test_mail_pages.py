@@ -133,7 +133,7 @@ def test_mail_is_found_by_its_day(browser: Browser) -> None:
     assert "a day has the form" in text(browser.get("/mail?day=yesterday"))
 
 
-def test_a_mail_tells_in_sentences_who_got_it_and_why(browser: Browser, store: str) -> None:
+def test_the_page_of_a_mail_says_in_sentences_who_got_it_and_why(browser: Browser, store: str) -> None:
     question, named = id_of(store, "q@customer.example"), id_of(store, "n@customer.example")
     told = text(browser.get(f"/mail?q={question}"))
     assert "Jim got this because To names nobody, so everyone who shares it gets it (rule 5)." in told
@@ -143,12 +143,12 @@ def test_a_mail_tells_in_sentences_who_got_it_and_why(browser: Browser, store: s
     assert "the-body-of" not in told
 
 
-def test_a_mail_that_is_not_there_is_not_found(browser: Browser) -> None:
+def test_a_mail_that_does_not_exist_is_not_found(browser: Browser) -> None:
     assert browser.get("/mail/999999").status_code == 404
     assert browser.get("/mail/0").status_code == 422
 
 
-def test_a_body_is_read_by_administrators_only_and_that_is_written_down(
+def test_only_administrators_read_a_body_and_the_audit_records_it(
     browser: Browser, observer: Browser, store: str
 ) -> None:
     id_ = id_of(store, "n@customer.example")
@@ -177,7 +177,7 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
     assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
 
 
-def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store: str) -> None:
+def test_a_mail_is_sent_again_to_recipients_that_did_not_get_it(browser: Browser, store: str) -> None:
     id_ = id_of(store, "answer@local.com")
     assert "550 5.1.1 no such user" in text(browser.get(f"/mail/{id_}"))
     assert "sent again" in text(browser.post(f"/mail/{id_}", {"do": "resend"}))
@@ -189,7 +189,7 @@ def test_who_did_not_get_a_mail_of_ours_is_sent_it_again(browser: Browser, store
     assert "alex@local.com" in text(browser.get("/queue"))
 
 
-def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> None:
+def test_pages_show_who_answered_a_mail_and_mails_without_an_answer(browser: Browser) -> None:
     done = text(browser.get("/answers?done=true"))
     assert "Printer smokes Anna support@company.com" in done
     assert "Alex after 10 s" in done
@@ -199,7 +199,7 @@ def test_who_answered_is_known_and_what_nobody_answered(browser: Browser) -> Non
     assert "The oldest has waited for" in waits
 
 
-async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, database: Database) -> None:
+async def test_an_unknown_name_can_be_made_an_alias(browser: Browser, database: Database) -> None:
     assert "Alexander support@company.com 1" in text(browser.get("/names"))
     name = {"name": "Alexander", "external": SUPPORT}
     assert "Choose who is meant" in text(browser.post("/names", name))
@@ -212,14 +212,14 @@ async def test_a_name_that_nobody_has_becomes_an_alias(browser: Browser, databas
     assert alex.aliases == ("Alexander",)
 
 
-async def test_the_mail_of_somebody_who_leaves_is_handed_over(browser: Browser, database: Database) -> None:
+async def test_the_mail_of_a_person_who_leaves_is_copied_to_another(browser: Browser, database: Database) -> None:
     page = browser.post("/local/jim@local.com/hand-over", {"to": "kim@local.com"})
     assert "mails of Jim are in the mailbox of kim@local.com" in text(page)
     kim, jim = await mailbox_of(database, "kim@local.com"), await mailbox_of(database, "jim@local.com")
     assert sorted(kim) == sorted(jim) != []
 
 
-def test_stuck_mail_is_listed_tried_again_and_ended_for_a_reason(browser: Browser, store: str) -> None:
+def test_stuck_mail_is_listed_retried_and_cancelled_with_a_reason(browser: Browser, store: str) -> None:
     id_ = id_of(store, "s@customer.example")
     with psycopg.connect(store) as connection:
         connection.execute(
@@ -273,7 +273,7 @@ def test_list_page_and_api_show_the_status_of_a_mail_in_the_same_word(
     assert (listed["state"], shown["state"]) == (state, state)
 
 
-def test_a_person_brings_back_deleted_mail_and_changes_the_password(browser: Browser, url: str, store: str) -> None:
+def test_a_person_restores_deleted_mail_and_changes_the_password(browser: Browser, url: str, store: str) -> None:
     person = Browser(url)
     person.sign_in("tom@local.com", "secret")
     settings = text(person.get("/mine"))
@@ -309,7 +309,7 @@ def test_an_administrator_sees_where_a_person_is_signed_in_and_ends_it(browser: 
     assert "sign-in" in person.get("/mine").url
 
 
-def test_a_person_s_page_and_the_api_tell_the_last_logins(browser: Browser, url: str, store: str) -> None:
+def test_a_person_s_page_and_the_api_show_the_last_logins(browser: Browser, url: str, store: str) -> None:
     assert "Last logins of mail clients none yet" in text(browser.get("/local/jim@local.com"))
     with psycopg.connect(store) as connection:
         connection.execute(

@@ -70,7 +70,7 @@ def test_an_unknown_name_is_refused_as_a_wrong_password_is(browser: Browser, nam
     assert "do not belong together" in text(page)
 
 
-def test_a_person_signs_in_by_the_mailbox_password_and_sees_only_their_own(browser: Browser, people: None) -> None:
+def test_a_person_signs_in_with_the_mailbox_password_and_sees_own_pages(browser: Browser, people: None) -> None:
     page = browser.sign_in("ALEX@local.com", "secret")
     assert "alex@local.com" in text(page)
     assert browser.get("/").status_code == 403
@@ -85,7 +85,7 @@ def test_a_session_ends_with_the_password_it_began_with(browser: Browser, store:
 
 
 @pytest.mark.parametrize("column", ["created_at = now() - interval '8 days'", "seen_at = now() - interval '13 hours'"])
-def test_a_session_ends_by_itself(browser: Browser, store: str, column: str) -> None:
+def test_a_session_expires(browser: Browser, store: str, column: str) -> None:
     browser.sign_in()
     with psycopg.connect(store) as connection:
         connection.execute(f"update console_sessions set {column}".encode())
@@ -99,7 +99,7 @@ def test_a_change_from_another_site_is_refused(browser: Browser, origin: str) ->
     assert browser.get("/").ok
 
 
-def test_every_answer_forbids_what_pages_do_not_need(browser: Browser) -> None:
+def test_every_reply_has_the_security_headers(browser: Browser) -> None:
     browser.sign_in()
     for path in ("/", "/sign-in", "/nothing", "/static/style.css"):
         headers = browser.get(path).headers
@@ -110,7 +110,7 @@ def test_every_answer_forbids_what_pages_do_not_need(browser: Browser) -> None:
     assert browser.get("/").headers["cache-control"] == "no-store"
 
 
-def test_a_page_that_is_not_there_says_so(browser: Browser) -> None:
+def test_a_page_that_does_not_exist_is_not_found(browser: Browser) -> None:
     browser.sign_in()
     page = browser.get("/nothing")
     assert page.status_code == 404
@@ -118,13 +118,13 @@ def test_a_page_that_is_not_there_says_so(browser: Browser) -> None:
     assert browser.get("/api/nothing").json() == {"detail": "Not Found"}
 
 
-def test_more_than_a_page_can_send_is_refused(browser: Browser) -> None:
+def test_a_request_larger_than_any_form_is_refused(browser: Browser) -> None:
     assert browser.post("/sign-in", b"x" * (4 * 1024 * 1024 + 1)).status_code == 413
     long = requests.post(f"{browser.url}/sign-in", data=iter([b"name=x&" * 10_000] * 70), timeout=30)
     assert long.status_code >= 400
 
 
-def test_the_overview_tells_what_is_wrong_in_words(browser: Browser) -> None:
+def test_the_overview_shows_problems_in_words(browser: Browser) -> None:
     shown = text(browser.sign_in())
     assert "service fetcher: does not answer" in shown  # nothing but the console runs here
 
@@ -144,7 +144,7 @@ def test_only_a_changed_password_setting_replaces_the_stored_password(
             assert Browser(url).sign_in(password="recovered").ok
 
 
-def test_who_guesses_waits_and_others_do_not(browser: Browser, url: str) -> None:
+def test_a_client_that_guesses_waits_and_others_do_not(browser: Browser, url: str) -> None:
     started = time.monotonic()
     for _ in range(4):
         browser.sign_in(password="guess")
