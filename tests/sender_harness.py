@@ -143,7 +143,7 @@ class SenderHarness:
                 ],
             )
         assert submission_id is not None
-        self.publications += await self.stage.handle([submission_id])
+        self.publications += (await self.stage.handle([submission_id])).publications
         return submission_id
 
     async def listed(self, submission_id: int) -> ListedSubmission:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Database
-from shared.runtime.queue_worker import FailureCounter
+from shared.runtime.queue_worker import FailureCounter, Handled
 from shared.store import inbound, maildrops, maillog
 from shared.store.maildrops import Copy
 
@@ -24,7 +24,7 @@ class MailboxWorker:
         self._grace = grace_seconds
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
-    async def handle(self, ids: Sequence[int]) -> list[Publication]:
+    async def handle(self, ids: Sequence[int]) -> Handled:
         """Deliver the undelivered copies of these mails."""
         async with self._database.transaction() as connection:
             copies = await inbound.load_routed(connection, ids)
@@ -63,7 +63,7 @@ class MailboxWorker:
             await maillog.record_events(connection, events)
         maillog.announce(events)
         for_router = {copy.inbound_id: copy.external for copy in returned if copy.external is not None}
-        return publications.fetched(for_router.items())
+        return Handled(publications.fetched(for_router.items()))
 
     async def sweep(self) -> list[Publication]:
         """Return publications for mails that are overdue for delivery: their message was lost."""

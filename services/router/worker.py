@@ -12,7 +12,7 @@ from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
 from shared.mime.headers import MAX_HOPS, header_end
 from shared.model import External, Local, Sent
-from shared.runtime.queue_worker import FailureCounter
+from shared.runtime.queue_worker import FailureCounter, Handled
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
@@ -36,12 +36,12 @@ class RouterWorker:
         self._grace = grace_seconds
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
-    async def handle(self, ids: Sequence[int]) -> list[Publication]:
+    async def handle(self, ids: Sequence[int]) -> Handled:
         """Decide the recipients of these mails; skip mails that are already routed."""
         async with self._database.transaction() as connection:
             mails = await inbound.load_fetched(connection, ids)
             if not mails:
-                return []
+                return Handled()
             facts = await _load_facts(connection, mails)
             looping = [mail.id for mail in mails if facts[mail.id].hops > MAX_HOPS and not mail.requeued]
             if looping:
@@ -68,8 +68,10 @@ class RouterWorker:
             events += [maillog.MailEvent("parked", inbound_id=mail_id, reply=LOOP_REASON) for mail_id in looping]
             await maillog.record_events(connection, events)
         maillog.announce(events)
-        return publications.routed(
-            (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
+        return Handled(
+            publications.routed(
+                (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
+            )
         )
 
     async def sweep(self) -> list[Publication]:

@@ -45,6 +45,14 @@ RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """The result of one call of ``QueueWorker.handle``, whose transaction is committed."""
+
+    publications: Sequence[Publication] = ()  # to publish now
+    remaining: Sequence[int] = ()  # ids without any work yet, because the call's budget was used up
+
+
 class QueueWorker(Protocol):
     """Handles the mails of one queue, named by their row ids."""
 
@@ -53,8 +61,12 @@ class QueueWorker(Protocol):
     batch: int
     """Limit of mails in one transaction."""
 
-    async def handle(self, ids: Sequence[int]) -> Sequence[Publication]:
-        """Process these rows in one transaction; return what to publish after the commit."""
+    async def handle(self, ids: Sequence[int]) -> Handled:
+        """Process these rows in one transaction.
+
+        A worker whose mails differ in cost may stop when its budget of time or memory is used up, after one row or
+        more: the next call gets the ``remaining`` rows, in the same order.
+        """
 
     async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count failures of this row; park the mail at MAX_FAILURES (``FailureCounter``)."""
@@ -130,7 +142,7 @@ async def _handle(service: Service, worker: QueueWorker, consumer: Consumer, bat
     max_mails = min(len(remaining), worker.batch)
     pauses = iter(RETRY_PAUSES)
     while remaining:
-        part = remaining[:max_mails]
+        part, left = remaining[:max_mails], remaining[max_mails:]
         started = time.perf_counter()
         try:
             if unmarked := redelivered.intersection(part):
@@ -140,7 +152,7 @@ async def _handle(service: Service, worker: QueueWorker, consumer: Consumer, bat
                 remaining = [row for row in remaining if row not in isolated]
                 continue
             async with service.exclusive:
-                publications = await worker.handle(part)
+                handled = await worker.handle(part)
         except Temporary as error:
             FAILURES.labels(worker.name, "temporary").inc()
             pause = next(pauses, RETRY_PAUSES[-1])
@@ -158,10 +170,11 @@ async def _handle(service: Service, worker: QueueWorker, consumer: Consumer, bat
                 await _handle_halves(service, worker, part)
         else:
             STAGE_SECONDS.labels(worker.name).observe(time.perf_counter() - started)
-            service.broker.publish_behind(publications)
-        if survived := marked.intersection(part):
+            service.broker.publish_behind(handled.publications)
+            left = [*handled.remaining, *left]
+        if survived := marked.intersection(part).difference(left):
             await _clear(service, worker, survived)
-        remaining = remaining[len(part) :]
+        remaining = left
     consumer.ack(batch)
 
 
@@ -174,7 +187,7 @@ async def _handle_halves(service: Service, worker: QueueWorker, ids: Sequence[in
     for half in (ids[:middle], ids[middle:]):
         try:
             async with service.exclusive:
-                service.broker.publish_behind(await worker.handle(half))
+                await _handle_all(service, worker, half)
         except Temporary as error:
             log.warning(
                 "half batch left to the sweep", stage=worker.name, mails=len(half), id=half[0], error=str(error)
@@ -184,6 +197,13 @@ async def _handle_halves(service: Service, worker: QueueWorker, ids: Sequence[in
                 await _handle_halves(service, worker, half)
             else:
                 await _count_failure(service, worker, half[0], error)
+
+
+async def _handle_all(service: Service, worker: QueueWorker, ids: Sequence[int]) -> None:
+    while ids:
+        handled = await worker.handle(ids)
+        service.broker.publish_behind(handled.publications)
+        ids = handled.remaining
 
 
 async def _count_failure(service: Service, worker: QueueWorker, row: int, error: Exception) -> None:
@@ -247,7 +267,7 @@ async def _retry_one(service: Service, worker: QueueWorker, suspect: Suspect) ->
         if suspect.crashes:
             log.warning("suspect retried alone", stage=worker.name, id=suspect.id, crashes=suspect.crashes)
         try:
-            service.broker.publish_behind(await worker.handle([suspect.id]))
+            await _handle_all(service, worker, [suspect.id])
         except Temporary:
             async with service.database.statement() as connection:
                 await poison.restore_count(connection, worker.name, suspect)

@@ -51,7 +51,8 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
         if author is not None:
             arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
         rows = await inbound.add_inbound(connection, [arrival])
-    await MailboxWorker(database, 5).handle(ids(await RouterWorker(database, 5).handle(rows)))
+    routed = await RouterWorker(database, 5).handle(rows)
+    await MailboxWorker(database, 5).handle(ids(routed.publications))
 
 
 async def answer(database: Database, name: str, ago: str = "10 seconds", to: str = "anna@customer.example") -> None:

@@ -13,7 +13,7 @@ from shared.amqp.broker import Broker, Publication
 from shared.amqp.payloads import FetchedItem
 from shared.errors import Temporary
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import run_worker
+from shared.runtime.queue_worker import Handled, run_worker
 from shared.settings import Settings
 from tests.polling import until
 
@@ -31,15 +31,17 @@ class Recorder:
         self.failing: set[int] = set()  # rows that always fail
         self.temporary = 0  # temporary failures to raise
         self.overdue: list[int] = []
+        self.budget = 1000  # rows that one call handles
 
-    async def handle(self, ids: Sequence[int]) -> list[Publication]:
+    async def handle(self, ids: Sequence[int]) -> Handled:
         if self.temporary:
             self.temporary -= 1
             raise Temporary("database unavailable")
         if self.failing & set(ids):
             raise ZeroDivisionError("boom")
-        self.handled.update(ids)
-        return []
+        done = ids[: self.budget]
+        self.handled.update(done)
+        return Handled(remaining=ids[self.budget :])
 
     async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         assert "ZeroDivisionError: boom" in trace
@@ -86,6 +88,17 @@ async def test_a_message_may_name_more_rows_than_a_batch_holds(worker: tuple[Rec
     await broker.publish([Publication("fetched.support@company.com", body)])
 
     await until(lambda: len(recorder.handled) == 119 and recorder.counted[7] == 1)
+    assert set(recorder.handled.values()) == {1}
+
+
+async def test_rows_beyond_the_budget_of_a_call_are_handled_in_the_next(worker: tuple[Recorder, Broker]) -> None:
+    recorder, broker = worker
+    recorder.budget = 7
+    recorder.failing = {7}
+
+    await broker.publish([fetched(row) for row in range(30)])
+
+    await until(lambda: len(recorder.handled) == 29 and recorder.counted[7] == 1)
     assert set(recorder.handled.values()) == {1}
 
 

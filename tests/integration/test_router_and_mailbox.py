@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import Content, EnvelopeRecipient
+from shared.runtime.queue_worker import Handled
 from shared.store import blobs, inbound, inbound_admin, maildrops, maillog, submissions
 from shared.store.inbound import Arrival
 from shared.store.submissions import Submission
@@ -23,13 +25,13 @@ def mail(to: str, subject: str = "x") -> bytes:
     return f"From: anna@x.example\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
 
 
-def ids(publications: list[Publication]) -> list[int]:
+def ids(publications: Sequence[Publication]) -> list[int]:
     return [row for publication in publications for row in read_payload(WorkItem, publication.body).ids]
 
 
-async def deliver(database: Database, rows: list[int]) -> list[Publication]:
+async def deliver(database: Database, rows: list[int]) -> Handled:
     routed = await RouterWorker(database, 5).handle(rows)
-    return await MailboxWorker(database, 5).handle(ids(routed))
+    return await MailboxWorker(database, 5).handle(ids(routed.publications))
 
 
 async def states(database: Database) -> list[str]:
@@ -43,7 +45,7 @@ async def test_a_batch_is_routed_by_the_names_in_to_and_delivered(database: Data
     first = mail(f'"Alex" <{SUPPORT}>')
     rows = await arrive(database, externals[SUPPORT].id, [first, mail(SUPPORT)])
     rows += await arrive(database, externals[SALES].id, [mail(f"kim <{SALES}>")])
-    assert await deliver(database, rows) == []
+    assert (await deliver(database, rows)).publications == []
     assert await mailbox_of(database, "alex@local.com") == [first, mail(SUPPORT)]
     assert await mailbox_of(database, "jim@local.com") == [mail(SUPPORT)]
     assert await mailbox_of(database, "kim@local.com") == [mail(f"kim <{SALES}>")]
@@ -81,7 +83,7 @@ async def test_delivered_copies_stay_recorded_when_a_mail_is_routed_again(databa
     # when Jim gets it
     back = await MailboxWorker(database, 5).handle([row])
     # then it is routed again, and Jim's copy counts as delivered already
-    assert ids(back) == [row]
+    assert ids(back.publications) == [row]
     async with database.transaction() as connection:
         holders = await inbound_admin.list_holders(connection, row)
     assert [(holder.address, holder.done_at is not None) for holder in holders] == [("jim@local.com", True)]
@@ -105,7 +107,7 @@ async def test_a_deleted_mail_is_not_resurrected_by_a_repeated_delivery(database
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     routed = await RouterWorker(database, 5).handle(rows)
-    await MailboxWorker(database, 5).handle(ids(routed))
+    await MailboxWorker(database, 5).handle(ids(routed.publications))
     async with database.transaction() as connection:
         await connection.execute("update maildrop_mails set deleted_at = now()")
         await connection.execute("update inbound set state = 'routed'")
@@ -120,9 +122,9 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
     routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
-    back = await MailboxWorker(database, 5).handle(ids(routed))
-    assert [read_payload(FetchedItem, publication.body).external for publication in back] == [SUPPORT]
-    await deliver(database, ids(back))
+    back = await MailboxWorker(database, 5).handle(ids(routed.publications))
+    assert [read_payload(FetchedItem, publication.body).external for publication in back.publications] == [SUPPORT]
+    await deliver(database, ids(back.publications))
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
@@ -131,7 +133,7 @@ async def test_a_mail_is_held_until_a_sharer_is_enabled(database: Database) -> N
     await apply(database, document)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
-    assert await deliver(database, rows) == []
+    assert (await deliver(database, rows)).publications == []
     assert await states(database) == ["held"]
     lines = await apply(database, document | {"local_accounts": [local("Alex")]})
     assert "1 mails on hold are routed again" in lines
@@ -153,7 +155,7 @@ async def test_a_lost_message_is_published_again_once_the_grace_period_is_over(d
     async with database.transaction() as connection:
         await connection.execute("update inbound set state_at = now() - interval '10 s'")
     [again] = await MailboxWorker(database, 5).sweep()
-    assert again == routed[0]
+    assert again == routed.publications[0]
     assert read_payload(RoutedItem, again.body).recipients == ("alex@local.com", "jim@local.com")
 
 
@@ -212,7 +214,7 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
         rows = await inbound.add_inbound(
             connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))]
         )
-    assert await RouterWorker(database, 5).handle(rows) == []
+    assert await RouterWorker(database, 5).handle(rows) == Handled()
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -263,7 +265,8 @@ async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(dat
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
     routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, {"local_accounts": [local("Alex", enabled=False)]})
-    await deliver(database, ids(await MailboxWorker(database, 5).handle(ids(routed))))
+    back = await MailboxWorker(database, 5).handle(ids(routed.publications))
+    await deliver(database, ids(back.publications))
     assert await mailbox_of(database, "alex@local.com") == []
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 

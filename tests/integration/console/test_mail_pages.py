@@ -49,7 +49,8 @@ async def fill(url: str) -> None:
                     for id_, name in zip(stored, "qns", strict=True)
                 ],
             )
-        await MailboxWorker(database, 5).handle(ids(await RouterWorker(database, 5).handle(rows)))
+        routed = await RouterWorker(database, 5).handle(rows)
+        await MailboxWorker(database, 5).handle(ids(routed.publications))
         async with database.transaction() as connection:
             [sent] = await submissions.record_submissions(
                 connection,
