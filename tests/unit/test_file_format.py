@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,30 @@ def test_json_escapes_of_letters_beyond_the_bmp_are_one_letter(tmp_path: Path) -
     file.write_text('{"local_accounts": [{"address": "a@b.c", "user_name": "\\ud83c", "external": "s@c.com"}]}')
     with pytest.raises(AccountsError, match="user_name"):
         read_file(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # 271 octets that stand for 60 million values
+        (
+            "external_accounts: []\n"
+            + "".join(f"{c}: &{c} [{','.join([f'*{p}'] * 9)}]\n" for p, c in zip("xabcdef", "abcdefg", strict=True)),
+            "line 2, column 4: anchors and aliases are not allowed: &a; write it out",
+        ),
+        ("local_accounts: &a\n- *a\n", "line 1, column 17: anchors and aliases are not allowed: &a"),
+        ("local_accounts:\n- *a\n", "line 2, column 3: anchors and aliases are not allowed: *a"),
+        ("x: " + "[" * 50_000, "line 1, column 23: lists and mappings may be 20 deep at most"),
+        ("x: [" + "1," * 250_000 + "]", "line 1, column 439999: at most 220000 names and values are allowed"),
+        ("x" * (4 * 1024 * 1024 + 1), "is longer than 4194304 octets"),
+    ],
+    ids=["bomb", "recursion", "alias", "depth", "values", "octets"],
+)
+def test_a_file_that_stands_for_more_than_it_says_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "accounts.yaml"
+    file.write_text(text)
+    started = time.monotonic()
+    with pytest.raises(AccountsError) as caught:
+        read_file(file)
+    assert said in str(caught.value)
+    assert time.monotonic() - started < 30

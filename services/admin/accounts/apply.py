@@ -5,6 +5,7 @@ Every way to change an account (``apply``, ``external``, ``local``, console, RES
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -49,7 +50,7 @@ async def apply(
     """
     await account_changes.lock_for_change(connection)
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
-    plan = plan_changes(wanted, externals, people, prune)
+    plan = await asyncio.to_thread(plan_changes, wanted, externals, people, prune)  # long for ten thousand accounts
     # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
     hashes = [await _password_hash(entry, old, passwords) for entry, old in plan.save_locals]
     execution = _Execution(connection, vault, externals, people)
@@ -136,7 +137,8 @@ class _Execution:
 
 async def check_conflicts(connection: Connection) -> None:
     """:raises AccountsError: the stored accounts together break a rule."""
-    problems = find_conflicts(await accounts.load_externals(connection), await accounts.load_locals(connection))
+    externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
+    problems = await asyncio.to_thread(find_conflicts, externals, people)
     if problems:
         raise AccountsError(problems)
 

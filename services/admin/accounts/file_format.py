@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.yaml_text import MAX_OCTETS, load_yaml
 from shared.mime.display_names import normalise
 
 PORTS = {
@@ -181,7 +180,8 @@ def read_file(path: Path) -> AccountsFile:
     :raises AccountsError: all errors, a line each.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_OCTETS + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise AccountsError([f"{path}: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}"]) from error
     return read_text(text, str(path), path.parent)
@@ -189,27 +189,8 @@ def read_file(path: Path) -> AccountsFile:
 
 def read_text(text: str, where: str, folder: Path | None) -> AccountsFile:
     """Do the same for a text. :param where: the start of each error line. :param folder: as ``check``."""
-    try:
-        data = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise AccountsError([f"{where}:{place}: not YAML: {error.problem or error.context}"]) from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise AccountsError([f"{where}: not YAML: {error}"]) from error
-    return check(_joined(data) if data is not None else {}, where, folder)
-
-
-def _joined(data: Any) -> Any:
-    """Join surrogates: JSON writes a letter beyond the BMP as two escapes, and the YAML reader keeps both."""
-    if isinstance(data, str):
-        try:
-            return data.encode("utf-16", "surrogatepass").decode("utf-16")
-        except UnicodeDecodeError:
-            return data  # half a pair: the check refuses it
-    if isinstance(data, dict):
-        return {_joined(key): _joined(value) for key, value in data.items()}
-    return [_joined(value) for value in data] if isinstance(data, list) else data
+    data = load_yaml(text, where)
+    return check(data if data is not None else {}, where, folder)
 
 
 def check(data: Any, where: str, folder: Path | None = None) -> AccountsFile:

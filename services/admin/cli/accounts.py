@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from services.admin.access import audit
 from services.admin.accounts import connection_check, edit
@@ -17,6 +15,7 @@ from services.admin.accounts.apply import apply as apply_accounts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import Kind, as_yaml, build_document, find_entry
 from services.admin.accounts.file_format import AccountsFile, read_file
+from services.admin.accounts.yaml_text import load_yaml
 from services.admin.cli.authorize import authorize as authorize_account
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
@@ -101,7 +100,10 @@ def _print_lines(lines: Iterable[str]) -> None:
 # ---------------------------------------------------------------------------------------------- one account at a time
 
 
-_TEXTS = ("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external")
+_TEXTS = (
+    *("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external"),
+    *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
+)
 """Fields whose value is always text, even if YAML would read a number or a list."""
 
 
@@ -120,10 +122,7 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
         elif text and name.rpartition(".")[2] in _TEXTS:
             value = text
         else:
-            try:
-                value = YAML(typ="safe", pure=True).load(text) if text else None
-            except YAMLError as error:
-                raise AccountsError([f"{name}: {text!r}: is not a YAML value"]) from error
+            value = load_yaml(text, name) if text else None
         place = values
         *outer, last = name.split(".")
         for step in outer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
@@ -137,7 +139,7 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
         if form.text("kept") and kept is None:
             raise AccountsError(["the tried file is not kept any more; choose the file once more"])
         text = kept if kept is not None else content.decode()
-        requested = read_text(text, "file", None)
+        requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
         async with context.system.database.transaction(CHANGE_SECONDS) as connection:
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
             if form.text("do") != "apply":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -388,3 +390,34 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
     refused = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", spy)})
     assert "is for a file beside the accounts file" in text(refused)
+
+
+def test_an_accounts_file_that_takes_long_to_read_delays_no_page(browser: Browser, url: str) -> None:
+    # given a file that is read for seconds
+    long = b"x: [" + b"1," * 150_000 + b"]"
+    with ThreadPoolExecutor(1) as pool:
+        tried = pool.submit(browser.post, "/accounts-file", {"do": "try"}, files={"file": ("a.yaml", long)})
+        waits = []
+        # when pages are read meanwhile
+        while not tried.done():
+            began = time.monotonic()
+            assert Browser(url).get("/sign-in").ok
+            waits.append(time.monotonic() - began)
+            time.sleep(0.05)
+    # then they are as fast as ever
+    assert tried.result().status_code == 422 and "x: there is no such field" in text(tried.result())
+    assert len(waits) > 5 and max(waits) < 1
+
+
+def test_aliases_in_an_accounts_file_are_refused_with_their_line(browser: Browser) -> None:
+    for bomb in (b"local_accounts: &a\n- *a\n", b"external_accounts: []\nlocal_accounts: &b [x]\nx: [*b, *b]\n"):
+        page = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", bomb)})
+        assert page.status_code == 422
+        assert re.search(r"line \d, column 17: anchors and aliases are not allowed", text(page))
+
+
+def test_a_request_of_the_api_that_is_nested_too_deep_is_malformed(browser: Browser) -> None:
+    headers = {"Origin": browser.url, "Content-Type": "application/json"}
+    deep = browser.session.put(f"{browser.url}/api/v1/local-accounts", data="[" * 100_000, headers=headers)
+    assert deep.status_code in (400, 422)
+    assert deep.json()["detail"]

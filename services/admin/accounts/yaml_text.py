@@ -1,0 +1,82 @@
+"""Reads a YAML text (1.2, so JSON too) within limits. Pure.
+
+Anchors and aliases are refused: a few lines of them stand for billions of values, and an accounts file needs none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from services.admin.accounts.errors import AccountsError
+
+MAX_OCTETS = 4 * 1024 * 1024
+"""Longest text: octets; ten thousand local accounts have 1 MiB."""
+MAX_VALUES = 220_000
+"""Names and values of a text; ten thousand local accounts with every field have 200,000; each takes about 1 KB while
+it is read."""
+MAX_DEPTH = 20
+"""Depth of lists and mappings inside each other; an accounts file has 5."""
+
+
+class _LimitError(ComposerError):
+    """The text is YAML, and exceeds a limit."""
+
+
+class _LimitedComposer(Composer):
+    """Builds the tree of a text within the limits."""
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self._values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Build the next node. :raises _LimitError: it has an anchor, is an alias, or is one too many."""
+        event = self.parser.peek_event()
+        self._values += 1
+        if isinstance(event, AliasEvent) or event.anchor is not None:
+            sign = "*" if isinstance(event, AliasEvent) else "&"
+            raise _LimitError(
+                None, None, f"anchors and aliases are not allowed: {sign}{event.anchor}; write it out", event.start_mark
+            )
+        if self._values > MAX_VALUES:
+            raise _LimitError(None, None, f"at most {MAX_VALUES} names and values are allowed", event.start_mark)
+        if self.depth >= MAX_DEPTH:
+            raise _LimitError(None, None, f"lists and mappings may be {MAX_DEPTH} deep at most", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Return the data of a text.
+
+    :param where: the start of the error line. :raises AccountsError: it is not YAML, or exceeds a limit; with its line.
+    """
+    if len(text) > MAX_OCTETS or len(text.encode("utf-8", "replace")) > MAX_OCTETS:
+        raise AccountsError([f"{where}: is longer than {MAX_OCTETS} octets"])
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _LimitedComposer
+    try:
+        return _joined(yaml.load(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        kind = "" if isinstance(error, _LimitError) else "not YAML: "
+        raise AccountsError([f"{where}:{place}: {kind}{error.problem or error.context}"]) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise AccountsError([f"{where}: not YAML: {error}"]) from error
+
+
+def _joined(data: Any) -> Any:
+    """Join surrogates: JSON writes a letter beyond the BMP as two escapes, and the YAML reader keeps both."""
+    if isinstance(data, str):
+        try:
+            return data.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return data  # half a pair: the check refuses it
+    if isinstance(data, dict):
+        return {_joined(key): _joined(value) for key, value in data.items()}
+    return [_joined(value) for value in data] if isinstance(data, list) else data
