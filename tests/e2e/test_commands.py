@@ -138,7 +138,7 @@ def test_a_change_says_what_lies_at_the_provider_and_what_becomes_of_it(system: 
     until(lambda: system.who_has("lies-there", ["alex@local.com"]))
     # when it is to be deleted there later, and when the server gets another name
     later = system.run("external", "set", SUPPORT, "delete_after_days=7").stdout
-    renamed = system.run("external", "set", SUPPORT, "pop3.host=localhost").stdout
+    renamed = system.run("external", "set", SUPPORT, "pop3.host=localhost", f"password={PASSWORD}").stdout
     # then nothing is said to come again
     assert "fetched mail will be deleted at the provider 7 days after it was fetched" in later
     assert " 0 of them will be delivered" in renamed

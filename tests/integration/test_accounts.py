@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import external_fields, local_fields
 from shared.db.database import Database
-from shared.store import accounts
-from tests.company import COMPANY, SUPPORT, apply, everyone, external, local
+from shared.provider.credentials import Grant
+from shared.provider.vault import Vault
+from shared.store import account_changes, accounts
+from tests.company import COMPANY, KEY, SUPPORT, apply, everyone, external, local
 
 
 async def refused(database: Database, document: dict[str, Any], prune: bool = False) -> str:
@@ -57,6 +60,48 @@ async def test_a_password_left_out_keeps_the_stored_one_and_is_required_at_first
     await apply(database, {"external_accounts": [nameless | {"poll_seconds": 7}]})
     after = (await everyone(database))[0][SUPPORT]
     assert (after.password, after.poll_seconds) == (before, 7)
+
+
+@pytest.mark.parametrize("direction", ["pop3", "smtp"])
+async def test_another_host_gets_no_stored_password(database: Database, direction: str) -> None:
+    # given an account, and a file without its password
+    server = {"host": "mail.company.com", "port": 995}
+    await apply(database, {"external_accounts": [external(pop3=server, smtp=server)]})
+    nameless = external(pop3=server, smtp=server)
+    del nameless["password"]
+    # when one of its servers is another host, the password has to be given again
+    moved = nameless | {direction: server | {"host": "mail.attacker.example"}}
+    said = await refused(database, {"external_accounts": [moved]})
+    assert said == (
+        f"external account {SUPPORT}: password: has to be given again, because the stored one is for another server "
+        f"({direction}.host mail.company.com -> mail.attacker.example)"
+    )
+    assert len(await apply(database, {"external_accounts": [moved | {"password": "secret"}]})) == 1
+    # but not for another port of the same host, however it is written
+    same = nameless | {direction: {"host": "Mail.Attacker.Example.", "port": 996}}
+    assert len(await apply(database, {"external_accounts": [same]})) == 1
+
+
+async def test_another_host_gets_no_access_token(database: Database) -> None:
+    # given an account that a person has authorized
+    server = {"host": "mail.company.com", "port": 995}
+    tokens = external(pop3=server, smtp=server, oauth={"issuer": "google", "client_id": "us", "client_secret": "s"})
+    del tokens["password"]
+    await apply(database, {"external_accounts": [tokens]})
+    stored = (await everyone(database))[0][SUPPORT]
+    sealed = replace(Grant.open(Vault(KEY), stored.password), refresh_token="granted").seal(Vault(KEY))
+    async with database.transaction() as connection:
+        await account_changes.save_password(connection, stored.id, sealed)
+    await apply(database, {"external_accounts": [tokens | {"poll_seconds": 7}]})
+    assert Grant.open(Vault(KEY), (await everyone(database))[0][SUPPORT].password).refresh_token == "granted"
+    # when a server is another host, the grant is gone, and the client's secret stays for the token endpoint
+    await apply(database, {"external_accounts": [tokens | {"smtp": server | {"host": "mail.attacker.example"}}]})
+    grant = Grant.open(Vault(KEY), (await everyone(database))[0][SUPPORT].password)
+    assert (grant.refresh_token, grant.client_secret) == ("", "s")
+    # and another token endpoint gets neither
+    issuer = {"token_url": "https://login.attacker.example/token", "scope": "mail"}
+    await apply(database, {"external_accounts": [tokens | {"oauth": {"issuer": issuer, "client_id": "us"}}]})
+    assert Grant.open(Vault(KEY), (await everyone(database))[0][SUPPORT].password) == Grant()
 
 
 @pytest.mark.parametrize(

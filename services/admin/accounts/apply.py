@@ -14,9 +14,11 @@ from services.admin.accounts.file_format import AccountsFile, ExternalFields, Lo
 from services.admin.accounts.plan import (
     AccountsPlan,
     build_local,
+    changed_hosts,
     describe_change,
     find_conflicts,
     plan_changes,
+    why_password_needed,
 )
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
@@ -147,11 +149,11 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     """Return the external account with these fields.
 
     :param old: as it is stored; a secret that is not given is taken from there. :param account_id: 0 for a new account.
-    :raises AccountsError: there is no secret.
+    :raises AccountsError: there is no secret, or the stored one is for another server.
     """
     oauth = _oauth(wanted)
-    if wanted.password is None and oauth is None and (old is None or old.oauth is not None):
-        raise AccountsError([f"external account {wanted.address}: password: is missing, and none is stored"])
+    if (why := why_password_needed(wanted, old)) is not None:
+        raise AccountsError([f"external account {wanted.address}: password: {why}"])
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
     return External(
         account_id,
@@ -185,16 +187,22 @@ def _oauth(wanted: ExternalFields) -> OAuth | None:
 
 
 def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, vault: Vault) -> bytes:
-    """Return the sealed secret, the stored one if nothing changes. A new client or issuer has no grant yet."""
+    """Return the sealed secret, the stored one if nothing changes.
+
+    A new client or issuer has no grant yet. A grant is for the servers of its time: with another server a person has to
+    authorize the account again, as a password has to be given again.
+    """
     if oauth is None or wanted.oauth is None:
         if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
             return vault.seal(wanted.password)
         assert old is not None
         return old.password
     stored = _grant(vault, old.password) if old is not None and old.oauth == oauth else None
+    if stored is not None and old is not None and changed_hosts(wanted, old):
+        stored = Grant(client_secret=stored.client_secret)  # only the token endpoint gets this one
     grant = stored or Grant()
     secret = wanted.oauth.client_secret or grant.client_secret
-    if old is not None and stored is not None and secret == stored.client_secret:
+    if old is not None and not changed_hosts(wanted, old) and stored is not None and secret == stored.client_secret:
         return old.password
     return replace(grant, client_secret=secret).seal(vault)
 

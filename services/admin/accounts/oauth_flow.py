@@ -57,7 +57,7 @@ class _PendingRequest:
     """The sealed content of a waiting authorization."""
 
     what: DeviceCode | CodeRequest
-    account: Any  # login and client at the start; if they change, the authorization is void
+    account: Any  # login, servers and client at the start; if they change, the authorization is void
 
     @classmethod
     def open(cls, system: AdminContext, request: OAuthRequest) -> _PendingRequest:
@@ -72,7 +72,8 @@ class _PendingRequest:
 
 
 def _fingerprint(external: External) -> Any:
-    return [external.login, None if external.oauth is None else asdict(external.oauth)]
+    oauth = None if external.oauth is None else asdict(external.oauth)
+    return [external.login, external.pop3.host, external.smtp.host, oauth]
 
 
 async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:

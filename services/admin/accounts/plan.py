@@ -76,14 +76,37 @@ def _find_without_password(
 ) -> list[str]:
     problems = []
     for entry in wanted.external_accounts:
-        old = externals.get(entry.address.casefold())
-        stored = old is not None and old.oauth is None
-        if entry.password is None and entry.oauth is None and not stored:
-            problems.append(f"external account {entry.address}: password: is missing, and none is stored")
+        if (why := why_password_needed(entry, externals.get(entry.address.casefold()))) is not None:
+            problems.append(f"external account {entry.address}: password: {why}")
     for person in wanted.local_accounts:
         if person.address.casefold() not in people and not (person.password or person.password_hash):
             problems.append(f"local account {person.address}: password: is missing, and none is stored")
     return problems
+
+
+def why_password_needed(wanted: ExternalFields, old: External | None) -> str | None:
+    """Return why a password has to be given; None if the stored one may be used, or access tokens are.
+
+    SECURITY. A password is sent only to the servers that it was given for: else everyone who may change an account
+    could send the password to a server of their own.
+    """
+    if wanted.password is not None or wanted.oauth is not None:
+        return None
+    if old is None or old.oauth is not None:
+        return "is missing, and none is stored"
+    if changes := changed_hosts(wanted, old):
+        return f"has to be given again, because the stored one is for another server ({changes})"
+    return None
+
+
+def changed_hosts(wanted: ExternalFields, old: External) -> str:
+    """Return the servers that another host is to replace, for people; '' for none."""
+    pairs = (("pop3.host", old.pop3.host, wanted.pop3.host), ("smtp.host", old.smtp.host, wanted.smtp.host))
+    return ", ".join(f"{name} {was} -> {new}" for name, was, new in pairs if _host(was) != _host(new))
+
+
+def _host(name: str) -> str:
+    return name.strip("[]").rstrip(".").casefold()
 
 
 def _find_unknown_externals(plan: AccountsPlan, externals: Mapping[str, External]) -> list[str]:

@@ -14,7 +14,9 @@ from starlette.datastructures import FormData
 KEPT_SECONDS = 1800.0
 """Lifetime of a typed password that is not saved yet: seconds; long enough to correct a form."""
 _MAX_KEPT = 1000
-_PROBLEM = re.compile(r"^(?:external|local) account: ([\w.]+)(?:\[\d+\])?(?: \([^()]*\))?: (.*)$", re.DOTALL)
+_PROBLEM = re.compile(
+    r"^(?:external|local) account(?: [^\s:]+)?: ([\w.]+)(?:\[\d+\])?(?: \([^()]*\))?: (.*)$", re.DOTALL
+)
 
 
 class Form:

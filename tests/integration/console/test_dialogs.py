@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -284,6 +288,52 @@ def test_the_check_contacts_no_private_host_without_permission(databases: server
         told = "\n".join(steps(browser.post("/external/new", external(do="test"))))
         assert told.count("failed") == 2
         assert "127.0.0.1 is a private address, and those are not allowed" in told
+
+
+def test_a_changed_host_asks_for_the_password_again(browser: Browser, store: str) -> None:
+    # given an account with a stored password, and a server that records what it is sent
+    browser.post("/external/new", external())
+    sent: list[bytes] = []
+    with scripted_pop3(sent) as port:
+        moved = external(password="", **{"pop3.host": "localhost", "pop3.port": str(port)})
+        # when somebody points the account at that server, to save or to test it
+        for do in ("save", "test"):
+            page = browser.post(f"/external/{SUPPORT}", moved | {"do": do})
+            # then the field is named, and the password goes nowhere
+            assert page.status_code == 422
+            assert "Login password: has to be given again, because the stored one is for another server" in text(page)
+            assert "pop3.host 127.0.0.1 -> localhost" in text(page)
+            assert 'value="localhost"' in page.text
+        fields: dict[str, Any] = {
+            "address": SUPPORT,
+            "pop3": {"host": "localhost", "port": port, "tls": "none"},
+            "smtp": {"host": "127.0.0.1", "port": 1, "tls": "none"},
+        }
+        api = browser.session.put(
+            f"{browser.url}/api/v1/external-accounts",
+            json=fields,
+            headers={"Origin": browser.url},
+        )
+        assert api.status_code == 422 and "password: has to be given again" in api.json()["detail"]
+    assert sent == []
+    assert stored(store, "select pop3_host from external_accounts") == [("127.0.0.1",)]
+    # and with the password it is saved
+    assert "pop3 127.0.0.1:1" in text(browser.post(f"/external/{SUPPORT}", moved | {"password": "again"}))
+
+
+@contextmanager
+def scripted_pop3(sent: list[bytes]) -> Iterator[int]:
+    """A server that greets, and keeps what it is sent; its port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"+OK\r\n")
+            sent.append(self.rfile.readline())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield int(server.server_address[1])
+        server.shutdown()
 
 
 def skip(store: str) -> int:
