@@ -214,7 +214,11 @@ def load(**flags: Any) -> Settings:
         lines = []
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
-            shown = "(secret)" if any(word in name for word in ("KEY", "PASSWORD", "URL")) else repr(problem["input"])
+            shown = (
+                "(secret)"
+                if any(word in name for word in ("KEY", "PASSWORD", "URL", "WEBHOOK"))
+                else repr(problem["input"])
+            )
             lines.append(
                 f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"
             )

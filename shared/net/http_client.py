@@ -2,12 +2,16 @@
 
 The host name is resolved once, and only the checked address is used. Certificates are verified, and redirections are
 not followed.
+
+SECURITY. User name, path and query of a URL may be a secret (the address of a webhook, a key of an endpoint), so no
+error text contains more than scheme and host.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -24,6 +28,7 @@ SECONDS = 20.0
 REPLY_OCTETS = 256 * 1024
 """Octets of the response body that are read."""
 HTTPS_PORT = 443
+_PRINTABLE = re.compile("[!-~]+")
 
 
 def server_of(url: str) -> Server:
@@ -33,10 +38,19 @@ def server_of(url: str) -> Server:
         port = parts.port
     except ValueError:  # the port is not a number
         parts, port = urlsplit(""), None
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise Permanent(f"{url[:200]!r}: an https URL is needed")
+    if parts.scheme not in ("https", "http") or not parts.hostname or not _PRINTABLE.fullmatch(url):
+        raise Permanent("an https URL is needed, without blanks and letters beyond ASCII")
     tls = parts.scheme == "https"
     return Server(parts.hostname, port or (HTTPS_PORT if tls else http.client.HTTP_PORT), "implicit" if tls else "none")
+
+
+def place_of(url: str) -> str:
+    """Return scheme and host of a URL, as texts may show it."""
+    try:
+        server = server_of(url)
+    except Permanent:
+        return "(no URL)"
+    return f"{'http' if server.tls == 'none' else 'https'}://{server.host}"
 
 
 async def post(
@@ -56,7 +70,7 @@ async def post(
     sock = await dial.connect_socket(server, allow_private, SECONDS, ports)
     if server.tls == "none" and not dial.is_private(str(sock.getpeername()[0])):
         sock.close()
-        raise Permanent(f"{url[:200]!r}: a public host is reached by https only")
+        raise Permanent(f"{place_of(url)}: a public host is reached by https only")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     with sock.dup() as duplicate:
         try:

@@ -10,10 +10,11 @@ import base64
 import hashlib
 import http.client
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from shared.errors import Permanent, Temporary
 from shared.model import Issuer
@@ -22,7 +23,7 @@ from shared.settings import PrivateHosts
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
-_USER_CODE_CHARACTERS = 100
+_USER_CODE_CHARACTERS, _CODE_CHARACTERS = 100, 60
 _TEMPORARY_ERRORS = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
 LONGEST_SECONDS = 3600.0
 """Longest wait for a person's authorization, whatever the issuer allows: seconds."""
@@ -253,11 +254,14 @@ def _problem(status: int, found: dict[str, Any]) -> str:
     return (meaning(code) if isinstance(code, str) else "") or f"HTTP status {status}"
 
 
+_CODE = re.compile("[a-z]+(_[a-z]+){0,9}")
+
+
 def meaning(code: str) -> str:
-    """Return an error code with its meaning; '' for a text that is not a valid code. Pure."""
-    if not code.isascii() or not code.isprintable():
+    """Return an error code with its meaning; '' for a text that is not a code as all issuers write them. Pure."""
+    if len(code) > _CODE_CHARACTERS or not _CODE.fullmatch(code):
         return ""
-    return f"{code[:100]}: {MEANINGS[code]}" if code in MEANINGS else code[:100]
+    return f"{code}: {MEANINGS[code]}" if code in MEANINGS else code
 
 
 def _is_page(url: str) -> bool:
@@ -270,4 +274,4 @@ def _is_page(url: str) -> bool:
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or url[:100]
+    return http_client.server_of(url).host

@@ -227,7 +227,7 @@ async def test_going_back_to_a_password_needs_one(database: Database, account: E
         ({"issuer": "google"}, "oauth.client_id (support@company.com): is missing"),
         (
             {"issuer": {"token_url": "x", "scope": "s"}, "client_id": "x"},
-            "oauth.issuer.token_url (support@company.com): 'x': an endpoint",
+            "oauth.issuer.token_url (support@company.com): an endpoint",
         ),
         ({"issuer": {"token": "x"}, "client_id": "x"}, "allowed here are token_url, scope"),
         ({"issuer": "google", "client_id": "x", "client_secret": 7}, "client_secret (support@company.com): has to be"),

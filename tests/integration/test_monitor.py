@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import generate_latest
 from prometheus_client.core import REGISTRY
 
@@ -233,6 +234,34 @@ async def test_a_webhook_that_fails_is_retried_and_delays_no_mail(
 async def test_a_webhook_that_is_no_url_is_logged(database_url: str, tmp_path: Any, url: str) -> None:
     async with watcher(database_url, tmp_path, alert_webhook=url) as process:
         assert "URL is needed" in (await process._send({}) or "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hush",
+        "ftp://hooks.example/hush",
+        "http://user:hush@127.0.0.1:1/hush?hush=hush",
+        "https://127.0.0.1:1/hush\u00e9",
+        "http://127.0.0.1:1/hush hush",
+        "https://127.0.0.1:1/hush",
+        "http://[hush/",
+    ],
+)
+async def test_the_log_shows_no_part_of_a_webhook_s_address(
+    database: Database, database_url: str, tmp_path: Any, url: str
+) -> None:
+    # given an alarm, and a webhook that cannot be reached
+    await hold_a_mail(database)
+    with structlog.testing.capture_logs() as logged:
+        async with watcher(database_url, tmp_path, alert_webhook=url) as process:
+            await process.check()
+            await later(database, 2)
+            await process.check()
+    # then the log says why, without the path and the query, which may be its secret
+    [failed] = [line for line in logged if line["event"] == "webhook post failed"]
+    assert failed["error"]
+    assert "hush" not in str(logged)
 
 
 async def test_a_database_outage_is_posted_to_the_webhook_and_its_end_to_both(

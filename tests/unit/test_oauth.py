@@ -12,6 +12,7 @@ import pytest
 from services.admin.accounts.oauth_flow import code_of
 from shared.errors import Permanent, Temporary
 from shared.model import Issuer
+from shared.net import http_client
 from shared.net.dial import Unreachable
 from shared.provider import oauth
 from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnavailable, Tokens, Unauthorized
@@ -60,6 +61,7 @@ async def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> Non
         ((400, {"error": "temporarily_unavailable"}), IssuerUnavailable, "temporarily_unavailable"),
         ((400, {"error": "consent_missing"}), Unauthorized, "consent_missing"),
         ((400, {"error": "\x1b[31m" + "x" * 5000}), Unauthorized, "400"),
+        ((400, {"error": "wrong secret: hush-red"}), Unauthorized, "400"),
     ],
 )
 async def test_a_refusal_is_reported_with_the_issuer_s_code(
@@ -89,10 +91,19 @@ async def test_a_private_address_needs_the_operators_permission(server: TokenSer
     assert not server.requests
 
 
-@pytest.mark.parametrize("url", ["ftp://a.example/x", "https://", "token"])
-async def test_an_endpoint_is_an_https_url(url: str) -> None:
-    with pytest.raises(Permanent, match="https"):
+@pytest.mark.parametrize(
+    "url", ["ftp://a.example/hush", "https://", "hush", "https://a.example:hush/", "https://a.b/hush \n"]
+)
+async def test_an_endpoint_is_an_https_url_and_no_error_shows_it(url: str) -> None:
+    with pytest.raises(Permanent, match="https") as caught:
         await oauth.refresh(Client(Issuer(url, "mail"), "id"), "again", True)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_text_shows_the_host_of_a_url_alone() -> None:
+    url = "https://user:hush@hooks.example:8443/hush/T0?key=hush#hush"
+    assert http_client.place_of(url) == "https://hooks.example"
+    assert http_client.place_of("hush") == "(no URL)"
 
 
 async def asked(server: TokenServer, **fields: object) -> tuple[Client, DeviceCode]:

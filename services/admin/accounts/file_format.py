@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.yaml_text import MAX_OCTETS, load_yaml
+from shared.errors import Permanent
 from shared.mime.display_names import normalise
+from shared.net.http_client import server_of
 
 PORTS = {
     "pop3": {"none": 110, "starttls": 110, "implicit": 995},
@@ -59,9 +61,13 @@ def _hash(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("https", "http") or not parts.hostname or not value.isascii() or len(value) > 1000:
-        raise ValueError("an endpoint is an https URL (http: on private addresses only)")
+    try:
+        parts = urlsplit(value)
+        server_of(value)
+    except (ValueError, Permanent):
+        parts = None
+    if parts is None or parts.username is not None or parts.password is not None or len(value) > 1000:
+        raise ValueError("an endpoint is an https URL without a user name (http: on private addresses only)")
     return value
 
 
@@ -229,6 +235,8 @@ def check(data: Any, where: str, folder: Path | None = None) -> AccountsFile:
     return accounts
 
 
+_SECRET = re.compile("^password|^client_secret|_url$")
+"""Fields whose value no error shows; the path or query of a URL may be a key."""
 _WORDS = {
     "bool_type": "has to be true or false",
     "int_type": "has to be a whole number, without quotes",
@@ -251,7 +259,7 @@ def _lines(error: ValidationError, data: Any) -> Iterator[str]:
         elif problem["type"] == "model_type":
             yield f"{path or 'it'}{who}: is made of the fields {', '.join(_allowed((*problem['loc'], '')))}"
         else:
-            secret = any(str(part).startswith(("password", "client_secret")) for part in location)
+            secret = any(_SECRET.search(str(part)) for part in location)
             shown = "" if isinstance(problem["input"], dict | list) or secret else f"{problem['input']!r}: "
             words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
             yield f"{path}{who}: {shown}{words}"

@@ -12,6 +12,7 @@ from services.admin.accounts.public_domains import PUBLIC_DOMAINS
 from shared.mime.addresses import fold_address
 from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth, Server
+from shared.net.http_client import place_of
 
 Account = TypeVar("Account", External, Local)
 
@@ -246,7 +247,7 @@ def _shown(value: object) -> str:
         pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
         return f"{value.host}:{value.port}/{value.tls}{pinned}"
     if isinstance(value, OAuth):
-        return f"{value.name or value.issuer.token_url} (client {value.client_id})"
+        return f"{value.name or place_of(value.issuer.token_url)} (client {value.client_id})"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -200,7 +200,11 @@ TOKENS = {
 def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browser, store: str) -> None:
     # given what another provider wants, with a mistake first
     page = browser.post("/external/new", external(**TOKENS | {"oauth.issuer.token_url": "nowhere"}))
-    assert "Token endpoint: &#39;nowhere&#39;: an endpoint" in page.text and "secret-of-client" not in page.text
+    assert (
+        "Token endpoint: an endpoint is an https URL" in text(page)
+        and "nowhere&#39;" not in page.text
+        and "secret-of-client" not in page.text
+    )
     [kept] = re.findall(r'name="oauth.kept" value="([^"]+)"', page.text)
     # when
     page = browser.post("/external/new", external(**TOKENS | {"oauth.client_secret": "", "oauth.kept": kept}))
@@ -220,6 +224,27 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
     # then
     assert "oauth" in text(page) and re.search(r'<option value="google" selected', page.text)
     assert "not reachable now: nobody has authorized it" in text(page)
+
+
+def test_no_part_of_an_endpoint_but_its_host_is_in_the_audit(browser: Browser, store: str) -> None:
+    # given endpoints whose path and query are keys
+    url = "https://login.example/hush-path/token?key=hush-key"
+    browser.post("/external/new", external(**TOKENS))
+    page = browser.post(f"/external/{SUPPORT}", external(**TOKENS | {"oauth.issuer.token_url": url}))
+    assert "oauth https://login.example (client us) -&gt; https://login.example (client us)" in page.text
+    browser.post(f"/external/{SUPPORT}", external(**TOKENS))
+    # then neither the audit nor an error tells them
+    assert "hush" not in str(stored(store, "select * from audit"))
+    for wrong in (
+        "https://user:hush@login.example/token",
+        "ftp://login.example/hush",
+        "https://login.example/hush key",
+    ):
+        typed = TOKENS | {"address": "b@pages.example", "oauth.issuer.token_url": wrong}
+        page = browser.post("/external/new", external(**typed))
+        assert page.status_code == 422
+        [problem] = re.findall(r'role="alert">\s*<p>(.*?)</p>', page.text)
+        assert problem.startswith("Token endpoint: an endpoint is an https URL") and "hush" not in problem
 
 
 @pytest.fixture(scope="module")
