@@ -24,7 +24,7 @@ SUPPORT = External(1, "support@company.com", True, "s", b"", SERVER, SERVER, Tru
 
 
 class Story:
-    """Looks at a trouble that comes and goes, by an injected clock. told: minute and event."""
+    """Checks a problem that starts and ends, with an injected clock. told: minute and event of each report."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], Alert] = {}

@@ -59,7 +59,7 @@ async def test_many_connections_guess_no_faster_than_one(brakes: Throttle) -> No
     checked = await guess_for(brakes, 1.0, 50, "192.0.2.1", "alex")
 
     assert checked <= BURST + 1.0 / FAST + 1
-    assert checked >= BURST + 5  # nobody is locked out either
+    assert checked >= BURST + 5  # an honest client is not locked out either
 
 
 async def test_guessing_many_accounts_is_no_faster(brakes: Throttle) -> None:
@@ -181,7 +181,7 @@ async def test_an_unknown_user_costs_the_same() -> None:
     stored = passwords.hash_password("secret")
     await pool.matches(None, "x")
 
-    async def seconds(hash_: str | None) -> float:  # of this process alone, whatever else the machine does
+    async def seconds(hash_: str | None) -> float:  # processor time of this process alone
         times = []
         for _ in range(5):
             started = time.process_time()
@@ -213,7 +213,7 @@ async def test_checks_of_passwords_do_not_block_the_event_loop() -> None:
 async def order_of_checks(
     monkeypatch: pytest.MonkeyPatch, clients: Sequence[tuple[str, Priority]], leaves: Sequence[str] = ()
 ) -> list[str]:
-    """In which order a pool of one thread checks these clients' passwords, who all come while it checks another one."""
+    """Return the order in which one thread checks the passwords of clients that arrive during another check."""
     free, checked = threading.Event(), list[str]()
 
     def check(_: str, password: str) -> bool:
@@ -231,7 +231,7 @@ async def order_of_checks(
         tasks[name].cancel()
     free.set()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
-    await asyncio.wait_for(pool.matches(None, "the first"), 60)  # nobody who left has kept the thread
+    await asyncio.wait_for(pool.matches(None, "the first"), 60)  # no cancelled login has kept the thread
     pool.close()
     return checked
 
@@ -271,7 +271,7 @@ async def test_an_unknown_user_s_password_costs_a_hash_of_the_same_kind(
 
 
 async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Who of these gets tokens at once, and who when tokens come back one by one; their networks. They come in turn."""
+    """Return the networks of clients that get a token at once, and of those that get a later one, in order."""
     served = list[str]()
 
     async def come(network: str, account: str) -> None:
@@ -297,14 +297,14 @@ async def in_order(brakes: Throttle, lanes: Sequence[tuple[str, str]]) -> tuple[
 
 
 async def test_guesses_from_elsewhere_leave_a_token_for_a_known_client() -> None:
-    # given somebody who is known, and guesses at the account from many addresses (the clock stands still)
+    # given a known client, and guesses at its account from many addresses; the clock does not advance
     brakes = Throttle(lambda: 0.0)
     brakes.mark_trusted("192.0.2.1", "alex")
     brakes.record_failure("198.51.100.7", "alex")
     crowd = [(f"198.51.100.{number}", "alex") for number in range(10)]
-    # when the one comes, and then somebody who is not
+    # when the known client logs in, and then an unknown one
     at_once, later = await in_order(brakes, [*crowd, ("192.0.2.1", "alex"), ("203.0.113.1", "alex")])
-    # then the one does not wait, the other is next, and who failed is last
+    # then the known client does not wait, the unknown one is next, and those that failed are last
     assert at_once == ["198.51.100.0", "192.0.2.1"]
     assert later[0] == "203.0.113.1" and later[-1] == "198.51.100.7" and len(later) == 10
 
@@ -327,7 +327,7 @@ async def test_a_known_client_that_fails_counts_as_unknown() -> None:
     brakes.mark_trusted("192.0.2.1", "alex")
     assert brakes.priority("192.0.2.1", "alex") == brakes.penalty("192.0.2.1", "alex") == -1
     brakes.record_failure("192.0.2.1", "jim")
-    assert brakes.penalty("192.0.2.1", "alex") == -1  # beside somebody who guesses
+    assert brakes.penalty("192.0.2.1", "alex") == -1  # while another client guesses
     brakes.record_failure("192.0.2.1", "alex")
     assert brakes.priority("192.0.2.1", "alex") == 1
 
@@ -338,16 +338,16 @@ def test_guesses_at_many_accounts_from_one_address_add_up() -> None:
         brakes.record_failure("192.0.2.1", f"account {number}")
     assert brakes.penalty("192.0.2.1", "another") == 3
     assert brakes.penalty("192.0.2.2", "account 1") == 0
-    assert brakes.failures("192.0.2.1", "another") == 0  # who is honest beside it waits no longer for a token
+    assert brakes.failures("192.0.2.1", "another") == 0  # an honest client does not wait longer for a token
 
 
 async def test_a_client_seen_before_precedes_a_crowd_of_unknown_ones(brakes: Throttle) -> None:
-    # given somebody who was here before, and guesses at the account from a hundred addresses
+    # given a client with an earlier login, and guesses at the account from a hundred addresses
     await brakes.acquire("192.0.2.1", "alex", 10)
     brakes.record_success("192.0.2.1", "alex")
     crowd = [asyncio.create_task(guess(brakes, f"198.51.100.{number}", "alex")) for number in range(100)]
     await asyncio.sleep(FAST)
-    # when the one comes again
+    # when that client logs in again
     before = sum(task.done() for task in crowd)
     await brakes.acquire("192.0.2.1", "alex", 10)
     # then it is the next

@@ -40,7 +40,7 @@ async def test_keys_that_arrive_during_a_query_are_read_by_the_next_one() -> Non
     asked += [asyncio.create_task(loader.get(keys)) for keys in ([1], [2, 3], [3, 7])]
     await asyncio.sleep(0)
     table.gate.set()
-    # then each gets its own, from one query that started after they asked
+    # then each gets its own value, from one query that started after the requests
     assert list(await asyncio.gather(*asked)) == [{1: 1}, {1: 1}, {2: 4, 3: 9}, {3: 9}]
     assert table.queries == [[1], [1, 2, 3, 7]]
 

@@ -1,4 +1,4 @@
-"""The first page of the console: where what is wrong leads to, and the scale of its chart."""
+"""The first page of the console: the link of each problem, and the scale of the chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a provider's addresses may be reached, and whose certificates are trusted."""
+"""The addresses of a provider that may be contacted, and the certificates that are trusted."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_name_of_a_private_host_is_refused_before_anything_is_sent() -> 
 
 
 async def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a name that stands for another address each time it is asked for
+    # given a name that resolves to another address each time
     answers = iter(["127.0.0.1", "8.8.8.8", "8.8.8.8"])
 
     def resolve(host: str, port: int, **_: object) -> list[object]:

@@ -104,4 +104,4 @@ def test_no_name_takes_long(letters: str) -> None:
     for name in names:
         normalise(name)
     # then
-    assert time.process_time() - started < 10  # what grows with the square of the length takes minutes
+    assert time.process_time() - started < 10  # quadratic time would take minutes

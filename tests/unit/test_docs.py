@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, and commands are those that there are."""
+"""The pages: every link has a target, and every command exists."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COMMANDS: dict[str, set[str]] = {
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind #: each heading, as GitHub writes it."""
+    """Return the fragments that links may name: each heading, as GitHub writes it."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def commands(text: str) -> Iterator[str]:
-    """What stands behind ``mailgroup`` in code: from there to the end of the code, or of the line."""
+    """Return the words after ``mailgroup`` in code, up to the end of the code or of the line."""
     for code in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", text, re.S):
         for line in "".join(code).splitlines():
             if found := re.search(r"(?:^|exec (?:-T )?\S+ |-- |\()(?:\./)?mailgroup ([^#\n]+)", line.strip()):

@@ -30,7 +30,7 @@ def shown(mail: bytes, cuts: list[int]) -> bytes:
 
 
 def received(wire: bytes) -> bytes:
-    """What a server that knows only CRLF takes from it (RFC 5321 4.5.2)."""
+    """Return the mail as a server reads it that knows only CRLF (RFC 5321 4.5.2)."""
     lines = wire.split(b"\r\n")
     return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
 

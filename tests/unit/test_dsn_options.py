@@ -1,4 +1,4 @@
-"""shared/mime/dsn_options.py: what a mail's author asked to be told about its delivery."""
+"""shared/mime/dsn_options.py: the notices that the author of a mail requested."""
 
 from __future__ import annotations
 

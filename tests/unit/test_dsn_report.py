@@ -33,7 +33,7 @@ def test_a_failure_notice_is_a_report_about_each_recipient() -> None:
     # when two recipients have failed
     notice = build_report("failed", ORIGINAL, [UNKNOWN, LATE], NOW)
     mail = parsed(notice.body)
-    # then it comes from MAILER-DAEMON, answers the mail, and no program is to answer it
+    # then MAILER-DAEMON sends it, it refers to the mail, and no program may answer it
     assert notice.body.startswith(b'From: "Mail Delivery" <mailer-daemon@local.com>\r\nTo: <alex@local.com>\r\n')
     assert mail["Auto-Submitted"] == "auto-replied"
     assert mail["Subject"] == "Mail not delivered: ann@customer.org and 1 more"

@@ -1,4 +1,4 @@
-"""The steps at which the fault driver kills a service are functions of that service, whatever else is renamed."""
+"""The steps of the fault driver name functions that exist, also after other names change."""
 
 from __future__ import annotations
 

@@ -29,16 +29,16 @@ async def test_many_growing_mails_all_end_within_the_budget_and_one_more() -> No
 
 
 async def test_a_mail_that_does_not_grow_loses_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    # given one that has taken everything, and the place beyond it
+    # given a mail that has reserved all memory and the exception
     monkeypatch.setattr(memory_budget, "PATIENCE_SECONDS", 0.2)
     whole = OverflowBudget(10)
     slow, other = MemoryShare(whole), MemoryShare(whole)
     await slow.reserve_octets(10)
     await slow.reserve_octets(1)
-    # when another one wants to grow
+    # when another mail needs memory
     started = asyncio.get_running_loop().time()
     await other.reserve_octets(1)
-    # then it waits for a while only
+    # then it waits until the exception expires
     assert 0.15 < asyncio.get_running_loop().time() - started < 1.0
 
 

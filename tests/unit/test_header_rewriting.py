@@ -38,11 +38,11 @@ def leaves(header: bytes, message_id: str = "m@local") -> bytes:
         # an address that is written in another way is the same one
         (b"From: alex@local.com.", b'From: "Alex" <support@company.com>'),
         (b"From: help@company.com.", b'From: "Alex" <help@company.com>'),
-        # an author who writes as the external account is named as well: only so do replies reach the author
+        # an author who writes as the external account is named too: otherwise replies do not reach the author
         (b"From: support@company.com", b'From: "Alex" <support@company.com>'),
         (b"From: Team <support@company.com>", b'From: "Alex" <support@company.com>'),
         (b"From: help@company.com", b'From: "Alex" <help@company.com>'),
-        # an address that the author had when the mail was taken, and has no more
+        # an address that the author had at submission and does not have any more
         (b"From: Alex <a.former@local.com>", b'From: "Alex" <support@company.com>'),
     ],
 )
@@ -67,7 +67,7 @@ FROM = b'From: "Alex" <support@company.com>\r\n'
         (b"To: support@company.com\r\n", b"To: support@company.com\r\n"),
         (b"To: undisclosed-recipients:;\r\n", b"To: undisclosed-recipients:;\r\n"),
         (b"Cc: jim@local.com.evil.org, xjim@local.com\r\n", b"Cc: jim@local.com.evil.org, xjim@local.com\r\n"),
-        # where answers go
+        # the address for replies
         (b"Reply-To: alex@local.com\r\n", b'Reply-To: "Alex" <support@company.com>\r\n'),
         (b"Reply-To: boss@elsewhere.org\r\n", b"Reply-To: boss@elsewhere.org\r\n"),
         (b"Reply-To: support@company.com\r\n", b"Reply-To: support@company.com\r\n"),
@@ -201,7 +201,7 @@ def test_in_any_header_only_mailboxes_change(text: bytes) -> None:
         return [section[f.start : f.end] for f in headers.fields(section) if f.key not in changing]
 
     assert others(left) == others(header)
-    # and no local mailbox that can be read is left in those that change
+    # and the rewritten fields contain no readable local mailbox
     assert not mailbox_addresses(parse_header(left)) & set(DIRECTORY)
 
 

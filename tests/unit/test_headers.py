@@ -107,7 +107,7 @@ def test_a_header_of_a_megabyte_is_split_in_linear_time(line: bytes) -> None:
     started = time.process_time()
     found = fields(header[: header_end(header)])
     # then
-    assert time.process_time() - started < 10  # about 0.4; what grows with the square takes minutes
+    assert time.process_time() - started < 10  # about 0.4 s; quadratic time would take minutes
     assert len(found) == (0 if b":" not in line else MIB // len(line))
 
 
@@ -126,7 +126,7 @@ def test_edits_that_overlap_or_lie_outside_are_refused(edits: list[tuple[int, in
 
 @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=8), st.binary(max_size=12))
 def test_splicing_leaves_all_other_octets_identical(cuts: list[tuple[bytes, bytes]], last: bytes) -> None:
-    # given octets to keep, each followed by octets to replace
+    # given octets that stay, each followed by octets that are replaced
     header = b"".join(kept + old for kept, old in cuts) + last
     edits, position = [], 0
     for number, (kept, old) in enumerate(cuts):
@@ -252,14 +252,14 @@ def test_mailboxes_are_read(value: str, expected: list[tuple[str | None, str]]) 
         ("=?gb2312?B?6Iw=?= <a@b.c>", "鑼"),  # beyond gb2312, sent under its name
         ("=?ISO-2022-JP?B?GyRCOzNFRBsoQg==?= <a@b.c>", "山田"),
         ("=?windows-1252?Q?=93Alex=94?= <a@b.c>", "“Alex”"),
-        ("=?windows-874?B?ysGq0sI=?= <a@b.c>", "สมชาย"),  # what Outlook calls the Thai one
+        ("=?windows-874?B?ysGq0sI=?= <a@b.c>", "สมชาย"),  # Outlook's name for the Thai encoding
         ("=?windows-31j?B?7uCLtA==?= <a@b.c>", "髙橋"),
         ("=?x-mac-roman?Q?Jos=8E?= <a@b.c>", "José"),
         ("=?iso-8859-1?Q?=93Alex=94?= <a@b.c>", "“Alex”"),
         ("=?us-ascii?Q?Jos=C3=A9?= <a@b.c>", "José"),
         ("=?utf-8?q?Alex_?=\r\n =?utf-8?q?Smith?= <a@b.c>", "Alex Smith"),
         ("=?utf-8?q?Alex?= =?utf-8?q?Smith?= <a@b.c>", "AlexSmith"),
-        ("=?utf-8?b?w4?= =?utf-8?b?k=?= <a@b.c>", "\ufffd"),  # half a character, and what is no base64
+        ("=?utf-8?b?w4?= =?utf-8?b?k=?= <a@b.c>", "\ufffd"),  # half a character, and invalid base64
         ("=?utf-8?Q?Jos=C3?= =?utf-8?Q?=A9?= <a@b.c>", "José"),  # a character cut in two
         ("=?utf-8?b?Sm9zw6k?= <a@b.c>", "José"),  # padding left out
         ('"=?utf-8?Q?Alex?=" <a@b.c>', "Alex"),
@@ -413,7 +413,7 @@ def test_an_invalid_a_label_is_not_folded_to_another_domain(address: str) -> Non
         ("support@straße.example", "support@xn--strae-oqa.example"),
         ("support@xn--bcher-kva.example", "support@xn--bcher-kva.example"),
         ("Support@Company.com", "Support@Company.com"),
-        ("jörg@bücher.example", "jörg@bücher.example"),  # no server takes it without SMTPUTF8
+        ("jörg@bücher.example", "jörg@bücher.example"),  # no server accepts it without SMTPUTF8
         ("nothing", "nothing"),
     ],
 )
@@ -454,7 +454,7 @@ LOCALS = st.text("abcxyz.+-_=é漢", min_size=1, max_size=30) | st.sampled_from(
 
 
 def visible(name: str) -> str:
-    """The name without control characters, its blanks collapsed: what a mailbox can carry."""
+    """Return the name without control characters and with its blanks collapsed, as a mailbox can carry it."""
     kept = "".join(letter for letter in name if letter == "\t" or unicodedata.category(letter) != "Cc")
     return " ".join(part for part in kept.replace("\t", " ").split(" ") if part).strip()
 

@@ -1,4 +1,4 @@
-"""services/admin/mail/history.py: what happened to a mail, in sentences."""
+"""services/admin/mail/history.py: the events of a mail in sentences."""
 
 from __future__ import annotations
 

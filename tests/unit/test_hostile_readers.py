@@ -19,7 +19,7 @@ LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 async def send_and_leave(server: Stand, octets: bytes, reset: bool, heard: bytes = b"") -> None:
-    """Send this in one piece, and leave, when this was heard: by closing, or by a reset."""
+    """Send this in one piece, and disconnect after this reply: by closing, or by a reset."""
     with socket.create_connection(("127.0.0.1", server.settings.pop3_port)) as raw:
         raw.setblocking(False)
         with suppress(ConnectionError, TimeoutError):
@@ -135,7 +135,7 @@ def test_clients_that_send_octet_by_octet_block_nobody_and_time_out(
             dripping = [asyncio.create_task(drip(*client)) for client in slow]
             await asyncio.sleep(0.2)
             honest = await server.logged_in()
-            assert len(server.listener.registry.connections) == 41  # so it waited for none of them to go
+            assert len(server.listener.registry.connections) == 41  # so it waited for none of them to end
             while len(server.listener.registry.connections) > 1 and time.monotonic() - started < 8:
                 server.listener.check_deadlines()
                 await asyncio.sleep(0.1)
@@ -153,7 +153,7 @@ def test_the_address_that_a_trusted_proxy_names_is_the_client_s(tmp_path: Path, 
 
     async def work() -> None:
         async with stand(tmp_path, proxy_from="127.0.0.0/8", max_connections_per_address=1) as server:
-            # given a client on the LAN and one that is far away, both behind the proxy
+            # given a client on the LAN and one outside, both behind the proxy
             reader, far_writer = await server.connect()
             far_writer.write(far + b"USER alex@local.com\r\n")
             assert (await reader.readline()).startswith(b"+OK")
@@ -170,7 +170,7 @@ def test_the_address_that_a_trusted_proxy_names_is_the_client_s(tmp_path: Path, 
             await writer_of_secure.start_tls(trusting())
             writer_of_secure.write(b"USER alex@local.com\r\nPASS secret\r\nQUIT\r\n")
             assert (await asyncio.wait_for(secure.read(), 5)).count(b"+OK") == 4
-            # and a connection that does not begin so is none
+            # and a connection without the header is refused
             silent, writer_of_silent = await server.connect()
             writer_of_silent.write(b"USER alex@local.com\r\n")
             with suppress(ConnectionError):

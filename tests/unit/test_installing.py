@@ -101,7 +101,7 @@ def test_an_upgrade_makes_a_backup_first_and_keeps_the_version_before(
     assert (machine.releases / "current").resolve().name.startswith("9.9.9-") and before.exists()
     assert ran[-1] == "systemctl restart mailgroup.service"
     assert "a-backup" in said[-1] and str(before) in said[-1]
-    # and the way back is gone as the user whose files they are
+    # and the rollback runs as the user that owns the files
     assert f"runuser -u mailgroup -- {machine.releases}/current/mailgroup restore" in said[-1]
     assert f"--replace --data {machine.root / 'srv/mail'}" in said[-1]
 

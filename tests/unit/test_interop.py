@@ -1,4 +1,4 @@
-"""tests/interop: what was changed on the way is found out."""
+"""tests/interop: every change of a mail on its way is found."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def parsed(*programs: Program, data: Path = Path("/data")) -> RawConfigParser:
 
 
 def test_no_number_of_restarts_makes_it_stop() -> None:
-    # startsecs = 0 is what keeps supervisord from counting early deaths
+    # with startsecs = 0 supervisord does not count early deaths
     section = parsed(service("router"))["program:router"]
     assert (section["startsecs"], section["autorestart"]) == ("0", "true")
 

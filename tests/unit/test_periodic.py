@@ -1,4 +1,4 @@
-"""shared/runtime/periodic.py: background work that repeats, whatever one call raises."""
+"""shared/runtime/periodic.py: background work repeats, also after a call that raises."""
 
 from __future__ import annotations
 

@@ -375,7 +375,7 @@ async def test_a_refused_token_is_classified(
 
 
 async def test_the_client_acknowledges_the_error_of_a_token_before_the_refusal() -> None:
-    # given a server that tells the error in JSON, and answers an empty line with the refusal
+    # given a server that sends the error as JSON, and refuses after an empty line
     script = ScriptedPop3(answers={"AUTH": say(b"+ \r\n"), RESPONSE: cut(b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n-ERR no\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         with pytest.raises(LoginRefused):

@@ -63,7 +63,7 @@ def test_pipelined_mails_come_in_order_and_are_read_in_few_queries(tmp_path: Pat
             reader, writer = await server.logged_in(tls)
             # when the client asks for all of them at once
             writer.write(b"".join(b"RETR %d\r\n" % number for number in range(1, 301)))
-            # then each comes as it is, in order
+            # then each mail arrives unchanged, in order
             for row in range(1000, 1300):
                 assert await answer(reader) == b"%d\r\n" % row * 50
             assert len(server.store.reads) <= 6
@@ -88,7 +88,7 @@ def test_a_large_mail_for_a_slow_client_is_not_kept_in_memory(tmp_path: Path, lo
             # then the server reads no more than fits on the way
             assert len(server.store.reads) == held
             assert server.store.reads[-1][1] < len(LARGE) * 5
-            # and holds what may stay unsent and one piece, stuffed (each line of 40 octets by one)
+            # and memory has the allowed unsent octets and one stuffed piece (one octet more for each line of 40)
             [connection] = opened(server)
             assert buffered(connection) < (OUTPUT_OCTETS + LARGE_PIECE_OCTETS) * 41 // 40
             # and the client gets everything once it reads
@@ -115,11 +115,11 @@ def test_many_slow_clients_get_the_smallest_pieces_once_memory_is_short(tmp_path
                 writer.write(b"RETR 1\r\n")
             # when none of them reads
             await asyncio.sleep(1)
-            # then each holds what may stay unsent and a least piece, and all of them together the budget besides
+            # then each keeps the allowed unsent octets and a smallest piece, all together at most the budget more
             most = LARGE_PIECE_OCTETS + 12 * (OUTPUT_OCTETS + PIECE_OCTETS)
             assert sum(buffered(connection) for connection in opened(server)) < most * 41 // 40
             assert budget.available < LARGE_PIECE_OCTETS
-            # and once they have gone, the budget is whole again
+            # and after they have disconnected, the whole budget is available
             for _, writer in clients:
                 writer.transport.abort()
             await asyncio.sleep(0.2)
@@ -269,7 +269,7 @@ def test_too_many_connections_of_one_address_are_refused(tmp_path: Path, loop: s
             first, second = await server.connect(tls), await server.connect(tls)
             for reader, _ in (first, second):
                 assert (await reader.readline()).startswith(b"+OK")
-            # when a third comes
+            # when a third client connects
             if tls:
                 with pytest.raises((ConnectionError, OSError)):
                     await server.connect(tls)
@@ -318,7 +318,7 @@ def test_too_many_sessions_of_an_account_are_refused_until_some_end(tmp_path: Pa
     async def work() -> None:
         async with stand(tmp_path, max_connections_per_account=2) as server:
             (_, first), second = await server.logged_in(), await server.logged_in()
-            # when a third session of alex begins, and one of kim
+            # when a third session of alex starts, and one of kim
             reader, writer = await server.connect()
             writer.write(b"USER alex@local.com\r\nPASS secret\r\n")
             assert (await asyncio.wait_for(reader.read(), 5)).splitlines()[2].startswith(b"-ERR [IN-USE]")
@@ -468,7 +468,7 @@ def test_a_connection_that_has_ended_leaves_memory_at_once(tmp_path: Path, loop:
                 await asyncio.sleep(0.01)
             assert connection() is None and not opened(server)
 
-    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    gc.disable()  # only reference counts may free the memory: the collector may run much later
     try:
         on_loop(loop, work)
     finally:
@@ -486,7 +486,7 @@ def test_an_idle_session_is_closed_after_ten_minutes(tmp_path: Path, loop: str) 
 
 
 def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], seconds: float) -> None:
-    """The connection stands shortly before its time, and is cut without a word, deleting nothing, after it."""
+    """Check that the connection is open before its deadline, and closed after it without a reply or deletion."""
 
     async def work() -> None:
         async with stand(tmp_path) as server:
@@ -551,12 +551,12 @@ def test_a_failed_prefetch_is_reported_when_that_mail_is_requested(tmp_path: Pat
                     assert wire == b"%d\r\n" % number * 9_000 + b".\r\n"
             # then only the mail that is not here yet is refused
             assert refused.startswith(b"-ERR [SYS/TEMP]")
-            # and once it works again, that one and all others come
+            # and once reading works again, that mail and all others arrive
             server.store.broken = False
             for again in range(number, 301):
                 writer.write(b"RETR %d\r\n" % again)
                 assert await answer(reader) == b"%d\r\n" % again * 9_000
-            # and nothing is held for what was not read
+            # and no memory is reserved for mails that were not read
             assert server.listener.budget.available == whole
 
     on_loop(loop, work)
@@ -633,7 +633,7 @@ def test_a_stop_finishes_the_current_mail_and_refuses_commands(tmp_path: Path, l
             server.store.gate.set()
             assert await answer(busy) == LARGE
             assert await busy.read() == b"-ERR [SYS/TEMP] the server is going down, try again later\r\n"
-            # and who says nothing is closed
+            # and a silent connection is closed
             with suppress(ConnectionError):
                 assert await silent.read() == b""
             await stopping

@@ -60,7 +60,7 @@ def test_a_buffer_returns_its_memory() -> None:
     one.reserve({1: 30, 2: 40, 3: 90})
     # then the other has room for its part of the rest
     assert two.available == 640 // SHARE
-    # and more as mails are sent, or do not come, or the session ends
+    # and more once mails are sent, are missing, or the session ends
     one.store({1: bytes(30), 2: bytes(40)})
     one.drop_missing([1, 2, 3])
     assert two.available == 730 // SHARE

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.pop3_out import replies
 
-# Bytes that are rich in what matters here: line ends, halves of them, and dots.
+# Octets with many line ends, halves of line ends, and dots.
 MAILS = st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"..", b"x", b"Subject: y"]), max_size=40).map(b"".join)
 CUTS = st.lists(st.integers(0, 60), max_size=8)
 
@@ -27,7 +27,7 @@ def stuffed(parts: list[bytes]) -> bytes:
 
 
 def received(wire: bytes) -> bytes:
-    """What a client that keeps to RFC 1939 section 3 makes of an answer: up to the line of one dot, dots removed."""
+    """Read a reply as RFC 1939 section 3 says: up to the line of one dot, with the stuffed dots removed."""
     lines = []
     for line in wire.split(b"\r\n"):
         if line == b".":

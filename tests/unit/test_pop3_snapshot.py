@@ -11,7 +11,7 @@ from services.pop3_out import snapshot
 from services.pop3_out.snapshot import LINES_PER_PIECE, Snapshot
 from shared.store.maildrops import Change, Changes, Contents
 
-# What happens to a mailbox: mails come (0), or the row of this number is deleted or, if it is, undeleted.
+# Changes of a mailbox: 0 adds mails; another number deletes this row, or restores it if it is deleted.
 STEPS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=12)
 
 
@@ -69,7 +69,7 @@ def test_an_updated_snapshot_equals_a_new_one(steps: list[list[int]], data: st.D
         if data.draw(st.booleans()):
             before = shown(seen)
             renewed = snapshot.apply_changes(seen, mailbox.changes(seen.version))
-            # then the changes lead to what is there, and sessions at work on the old one see no difference
+            # then the changes produce the new state, and sessions with the old snapshot see no difference
             assert shown(renewed) == shown(snapshot.build_snapshot(1, mailbox.contents()))
             assert shown(seen) == before
             seen = renewed
@@ -92,7 +92,7 @@ def test_the_long_answers_are_made_once_by_a_snapshot_that_is_kept() -> None:
     wanted = list(box.list_reply(())), list(box.uidl_reply(()))
     assert box.list_reply(()) is not box.list_reply(())
     box.keeps_replies = True
-    # an answer that was not made to its end is not kept
+    # a reply that was not completed is not cached
     next(iter(box.uidl_reply(())))
     assert (list(box.list_reply(())), list(box.uidl_reply(()))) == wanted
     assert box.list_reply(()) is box.list_reply(())

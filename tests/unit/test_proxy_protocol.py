@@ -1,4 +1,4 @@
-"""shared/net/proxy_protocol.py: what a load balancer tells of the client."""
+"""shared/net/proxy_protocol.py: the header in which a load balancer names the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIX = (
 
 
 async def told(octets: bytes, behind: bytes = b"EHLO x\r\n") -> str | None:
-    """Read a header that comes in pieces; what comes behind it has to be left."""
+    """Read a header that arrives in pieces; the octets behind it have to stay unread."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -54,7 +54,7 @@ async def told(octets: bytes, behind: bytes = b"EHLO x\r\n") -> str | None:
         (b"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
         (FOUR, "192.0.2.1"),
         (SIX, "2001:db8::1"),
-        (SIGNATURE + b"\x20\0\0\0", None),  # the proxy looks whether we are well
+        (SIGNATURE + b"\x20\0\0\0", None),  # the health check of the proxy
         (SIGNATURE + b"\x21\x31\0\xd8" + bytes(216), None),  # over a Unix socket
     ],
 )

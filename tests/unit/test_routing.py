@@ -1,4 +1,4 @@
-"""Who gets a mail: the five rules, a test a sentence (shared/routing.py, shared/mime/bounces.py)."""
+"""shared/routing.py and shared/mime/bounces.py: the five rules of routing, one test for each sentence."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_to_decides_then_cc(lines: list[str], rule: int, who: set[int]) -> None:
         ([f"To: {E}", "In-Reply-To: your mail of Monday <alex-1@company.com>"], 3, {ALEX}),
         ([f"To: {E}", "In-Reply-To: <alex-1@\r\n company.com>"], 3, {ALEX}),
         ([f"To: {E}", "In-Reply-To: <z@y.example>"], 5, EVERYONE),
-        ([f"To: {E}", "Message-ID: <alex-1@company.com>"], 5, EVERYONE),  # an id of its own is no answer
+        ([f"To: {E}", "Message-ID: <alex-1@company.com>"], 5, EVERYONE),  # a mail that refers to itself is no answer
         # with names in To, the author gets it too
         ([f'To: "Jim" <{E}>', IN_REPLY_TO_ALEX], 1, {ALEX, JIM}),
         ([f'To: "Jim" <{E}>', "References: <kim-1@company.com>"], 1, {JIM, KIM}),
@@ -342,12 +342,12 @@ def test_a_notice_reaches_the_author_of_the_mail_that_it_reports_on(lines: list[
 @pytest.mark.parametrize(
     ("lines", "rule", "who"),
     [
-        # a name in To goes before, and so does an answer
+        # a name in To precedes it, and so does an answer
         ([line.replace(f"To: {E}", f'To: "Kim" <{E}>') for line in report("message/rfc822", RETURNED)], 1, {KIM}),
         (["In-Reply-To: <kim-1@company.com>", *report("message/rfc822", RETURNED)], 3, {KIM}),
         # about nothing that we sent
         (report("message/rfc822", RETURNED.replace("alex-1", "unknown")), 5, EVERYONE),
-        (report("message/rfc822", "no header at all"), 4, {JIM}),  # then what the text says
+        (report("message/rfc822", "no header at all"), 4, {JIM}),  # then the text part
         # no notice: a customer forwards a mail of ours
         (
             [
@@ -454,7 +454,7 @@ OFF: dict[str, object] = {"enabled": False}
         ([f"To: {E}", IN_REPLY_TO_ALEX], {"alex": OFF | {"delegate_id": JIM}}, 3, {JIM}),
         ([f"To: {E}", IN_REPLY_TO_ALEX], {"alex": OFF}, 3, {JIM, KIM}),
         (report("message/rfc822", RETURNED), {"alex": OFF | {"delegate_id": KIM}}, 4, {KIM}),
-        # who is named has the mail: an author who cannot read it makes it nobody else's
+        # the named person gets the mail: an author who cannot read it adds no other recipient
         ([f'To: "Jim" <{E}>', IN_REPLY_TO_ALEX], {"alex": OFF}, 1, {JIM}),
         ([f'To: "Jim" <{E}>', IN_REPLY_TO_ALEX], {"alex": OFF | {"delegate_id": KIM}}, 1, {JIM, KIM}),
         ([f'To: "Jim" <{E}>', IN_REPLY_TO_ALEX], {"alex": OFF, "jim": OFF}, 1, {KIM}),
@@ -567,7 +567,7 @@ def test_a_submitted_mail_is_never_an_own_copy() -> None:
         ([f'To: "Bob" <{E}>'], ALEX, {}, 5, {JIM, KIM}),
         (["To: x@y.example"], ALEX, {}, 5, {JIM, KIM}),  # Bcc
         ([f"To: {E}"], TOM, {}, 5, EVERYONE),  # from another share
-        ([f"To: {E}"], ALEX, {"jim": OFF, "kim": OFF}, 5, {ALEX}),  # there is nobody else
+        ([f"To: {E}"], ALEX, {"jim": OFF, "kim": OFF}, 5, {ALEX}),  # there is no other person
         ([f'To: "Jim" <{E}>'], ALEX, {}, 1, {JIM}),
         ([f'To: "Alex" <{E}>'], ALEX, {}, 1, {ALEX}),
         ([f'To: "Jim" <{E}>'], ALEX, {"jim": OFF}, 1, {KIM}),
@@ -807,5 +807,5 @@ def test_no_head_takes_long(unit: bytes) -> None:
         started = time.process_time()
         decision = decide(read_facts(head), external(), people(), SENT)
         # then
-        assert time.process_time() - started < 20  # about 0.3; what grows with the square takes minutes
+        assert time.process_time() - started < 20  # about 0.3 s; quadratic time would take minutes
         assert decision.recipients

@@ -123,7 +123,7 @@ def test_a_bad_certificate_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def shown(certificate: server_tls.Certificate) -> bytes:
-    """What a client is shown, in DER."""
+    """Return the certificate that a client receives, in DER."""
     ours, theirs = socket.socketpair()
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
@@ -158,13 +158,13 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
     ]
     assert shown(certificate) == first
     assert server_tls.EXPIRES._value.get() == x509.load_der_x509_certificate(first).not_valid_after_utc.timestamp()
-    # when it is renewed: the second look finds that it stayed as it is
+    # when it is renewed: the second check finds it unchanged
     write(made[1], made[1])
     certificate.reload_if_changed()
     assert shown(certificate) == first
     certificate.reload_if_changed()
     assert shown(certificate) == second and server_tls.REFUSED._value.get() == 0
-    # when the new pair does not fit, is no certificate, or is gone, then the old one stays, and that is told
+    # when the new pair does not match, is invalid or missing, then the old certificate stays, with a warning
     for broken in ((made[0], made[2]), (made[2], b"nonsense"), (b"", b"")):
         write(*broken)
         look_twice(certificate)
@@ -172,7 +172,7 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
     chain.unlink()
     look_twice(certificate)
     assert shown(certificate) == second and server_tls.REFUSED._value.get() == 1
-    # and when it is mended, it is used
+    # and when the pair is valid again, it is used
     write(made[2], made[2])
     look_twice(certificate)
     assert shown(certificate) == third and server_tls.REFUSED._value.get() == 0

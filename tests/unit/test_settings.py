@@ -1,4 +1,4 @@
-"""What the environment may say."""
+"""shared/settings.py: the settings in the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How replies are read (shared/provider/smtp_client.py), from a transport that only remembers what was written."""
+"""shared/provider/smtp_client.py: reading replies, with a transport that records what is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Remembering:
         return self.closed
 
     def say(self, *pieces: bytes) -> None:
-        """What the server sends."""
+        """Receive these octets from the server."""
         assert self.protocol is not None
         for piece in pieces:
             self.protocol.data_received(piece)
@@ -78,7 +78,7 @@ async def test_a_line_that_is_no_reply_ends_the_connection(said: bytes) -> None:
 
 
 async def test_a_server_that_replies_unasked_gets_no_more_commands() -> None:
-    # given a goodbye to an idle connection; or a second answer, which would be taken for that of the next command
+    # given a 421 on an idle connection; an extra reply would count as the reply to the next command
     transport, client = connected()
     transport.say(b"421 4.4.2 idle\r\n")
     assert not client.alive

@@ -21,7 +21,7 @@ WIRE = st.lists(
 
 
 def read(wire: bytes, sizes: list[int] | None = None, octets: int = PLENTY) -> tuple[DataReader, bytes]:
-    """Feed a mail in chunks of these sizes, over and over; returns it with what came behind its end."""
+    """Feed a mail in chunks of these sizes, repeated. Returns the mail and the octets behind its end."""
     mail, position, turn = DataReader(octets), 0, 0
     while position < len(wire) and not mail.ended:
         size = sizes[turn % len(sizes)] if sizes else len(wire)

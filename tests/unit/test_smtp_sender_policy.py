@@ -69,7 +69,7 @@ def test_a_header_with_an_own_address_is_accepted(header: bytes) -> None:
         (b"From: @@@\r\n", "550 5.6.0"),
         (b'From: <[9;;::"x: alex@local.com\r\n', "550 5.6.0"),  # others would read another mailbox in it
         (b"From: a; alex@local.com\r\n", "550 5.6.0"),
-        (b"From: jim@local.com <alex@local.com>\r\n", "550 5.7.1"),  # and in these, what some take for the address
+        (b"From: jim@local.com <alex@local.com>\r\n", "550 5.7.1"),  # some programs read the name as address
         (b"From: <alex@local.com> jim@local.com\r\n", "550 5.7.1"),
         (b"From: (<alex@local.com> jim@local.com\r\n", "550 5.7.1"),
         (b"From: alex@local.com\r\nSender: jim@local.com\r\n", "550 5.7.1"),

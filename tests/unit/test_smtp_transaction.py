@@ -21,7 +21,7 @@ def rcpt(*replies: str) -> dict[int, Reply]:
 
 
 def test_each_recipient_has_the_result_of_its_own_reply() -> None:
-    # given one taken, one unknown, one greylisted
+    # given an accepted, an unknown and a greylisted recipient
     replies = Replies(rcpt("250 ok", "550 5.1.1 unknown", "450 4.2.0 greylisted"), OK)
     verdict = classify((ANN, BOB, CAT), replies)
     # then each has its state and the words that made it
@@ -59,7 +59,7 @@ def test_too_many_recipients_sends_the_rest_at_once_and_counts_no_try(crowded: s
 
 
 def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
-    # given nobody taken, or a mail that was refused for now
+    # given no accepted recipient, or a temporarily refused mail
     nobody = classify((ANN,), Replies(rcpt("452 4.5.3 too many")))
     later = classify((ANN, BOB), Replies(rcpt("250 ok", "552 5.5.3 too many"), Reply(451, "later")))
     # then there is no loop, and no recipient fails

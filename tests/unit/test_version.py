@@ -1,4 +1,4 @@
-"""One version, told in every place where somebody looks for it."""
+"""The version is the same in every place that shows it."""
 
 from __future__ import annotations
 

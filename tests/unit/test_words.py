@@ -1,4 +1,4 @@
-"""The list of refused words: what it finds, and what it leaves alone."""
+"""deploy/words.py: the refused words that it finds, and the texts that it accepts."""
 
 from __future__ import annotations
 
