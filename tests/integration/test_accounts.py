@@ -186,7 +186,7 @@ async def test_every_change_of_an_account_makes_another_version(database: Databa
     ):
         async with database.transaction() as connection:
             await connection.execute(statement.encode())
-            assert await version() == seen[-1]  # nobody sees it before its commit
+            assert await version() == seen[-1]  # no other transaction sees it before its commit
         seen.append(await version())
     assert len(set(seen)) == 4
 

@@ -1,4 +1,4 @@
-"""Notes to the others when somebody has answered a mail to everyone: once, to the right people, never outside."""
+"""Notices of an answer to a mail to everyone: one each, to the other recipients, never outside."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
 
 
 async def answer(database: Database, name: str, ago: str = "10 seconds", to: str = "anna@customer.example") -> None:
-    """Somebody answers it, to the customer or ``to`` a person."""
+    """A colleague answers the mail, to the customer or ``to`` a person."""
     externals, everybody = await everyone(database)
     inside = [person.id for person in everybody.values() if person.address == to]
     recipient = EnvelopeRecipient(to, "local", inside[0]) if inside else EnvelopeRecipient(to, "relay")
@@ -83,7 +83,7 @@ async def answer(database: Database, name: str, ago: str = "10 seconds", to: str
 
 
 async def look(database: Database) -> list[str]:
-    """The catalogue goes on, and what it sends is delivered. :return: who is told."""
+    """Index new mail, and deliver the notices. :return: their recipients."""
     async with database.transaction() as connection:
         step = await indexing.index_next(connection)
     await MailboxWorker(database, 5).handle([note.inbound_id for note in step.notes])
@@ -167,7 +167,7 @@ async def test_a_mail_among_the_recipients_is_no_answer(database: Database) -> N
     # given
     await apply(database, people())
     await ask(database)
-    # when Alex asks Jim whether he takes it
+    # when Alex asks Jim to answer it
     await answer(database, "Alex", to="jim@local.com")
     # then it is not answered
     assert await look(database) == []
@@ -179,7 +179,7 @@ async def test_a_mail_among_the_recipients_is_no_answer(database: Database) -> N
 
 @pytest.mark.parametrize("asker", ["Kim", "Jim"])
 async def test_a_colleague_who_wrote_to_everyone_is_answered(database: Database, asker: str) -> None:
-    # given a mail to everyone from a colleague who has another address, or the same
+    # given a mail to everyone from a colleague at another external account, or at the same
     await apply(database, people())
     await ask(database, author=asker)
     # when Alex answers

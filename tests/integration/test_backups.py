@@ -147,7 +147,7 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
             provider.gates["END"] = asyncio.Event()
             await in_every_stage(harness)
             backups.write(file, database_url, KEY, AT)
-            # time goes on after the backup: a mail that is not in it
+            # after the backup another mail arrives, which is not in it
             externals, people = await everyone(harness.database)
             rows = await arrive(harness.database, externals[SUPPORT].id, [mail("later")])
             await RouterWorker(harness.database, 5).handle(rows)
@@ -180,7 +180,7 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
                 ] == [0, 0]
                 assert len(await operations.list_held(connection)) == 1
                 assert await operations.list_queue(connection) == []
-        # what was to be relayed is held, and says why
+        # the queued mail is parked with the reason
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
         assert texts == [
@@ -247,10 +247,10 @@ def test_a_command_prepares_a_database_that_pg_restore_has_loaded(
         # an empty database is none that was loaded, and a file is read by restore itself
         for words, status in ((["--loaded"], 1), ([], 2), ([str(file), "--loaded"], 2)):
             assert CliRunner(env=where).invoke(app, ["restore", *words]).exit_code == status
-        # given what pg_restore alone has done
+        # given a database that pg_restore alone has loaded
         with backups.opened(file) as backup:
             backups.load(backup, url)
-        # then what was waiting to be relayed is held
+        # then the mail that waited to be relayed is parked
         done = CliRunner(env=where).invoke(app, ["restore", "--loaded", "--json"])
         assert done.exit_code == 0, done.output
         assert (json.loads(done.stdout)["queue"], json.loads(done.stdout)["held"]) == ([id_], True)
@@ -271,7 +271,7 @@ def test_without_the_key_only_the_upstream_passwords_are_missing(
         backups.write(whole, database_url, KEY, AT)
         with backups.opened(whole) as backup:
             assert backup.key == KEY and backup.made_at == AT
-            plain.write_bytes(backup.dump.read())  # what pg_dump alone writes
+            plain.write_bytes(backup.dump.read())  # a file that pg_dump alone writes
 
     async def after(url: str) -> None:
         async with at_work(url, broker_url) as database:
@@ -341,7 +341,7 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
 
 
 def test_a_restore_by_root_leaves_the_files_to_the_service_s_user(tmp_path: Path) -> None:
-    # given a data folder whose system ran as another user
+    # given the data folder of a system that ran as another user
     if os.geteuid() != 0:
         pytest.skip("root alone could")
     data, other = tmp_path / "data", pwd.getpwnam("games")
@@ -352,6 +352,6 @@ def test_a_restore_by_root_leaves_the_files_to_the_service_s_user(tmp_path: Path
     # when root restores into it
     (tmp_path / "dump").write_bytes(b"PGDMP")
     done = CliRunner().invoke(app, ["restore", str(tmp_path / "dump"), "--replace", "--data", str(data)])
-    # then it is told to do so as that user, and everything is where it was
+    # then the command says to run it as that user, and no file is changed
     assert done.exit_code == 1 and "runuser -u games -- mailgroup" in done.stderr.replace("\n", " ")
     assert not (data / "postgres").is_symlink() and (data / "postgres/data").stat().st_uid == other.pw_uid

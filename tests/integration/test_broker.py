@@ -110,7 +110,7 @@ async def test_after_a_lost_connection_all_is_declared_and_redelivered(
     async with asyncio.timeout(20):
         [first] = await consumer.batch(10)
         transport: Any = getattr(broker._connection, "_transport")  # noqa: B009  # pika's own, unknown to its types
-        transport._sock.shutdown(socket.SHUT_RDWR)  # the peer is gone
+        transport._sock.shutdown(socket.SHUT_RDWR)  # the peer has disconnected
         [again] = await consumer.batch(10)
     assert (first.body, again.body) == (b"1", b"1")
     consumer.ack([first])  # stale: says nothing on the new channel

@@ -1,4 +1,4 @@
-"""The server's clock is set back: what was due at an earlier time happens now, and not hours later."""
+"""The server's clock is set back: work that is due in the future happens now, not hours later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_accounts_and_mails_with_times_in_the_future_become_due(database: 
         assert await polls.fix_clock_jump(connection) == 1
         claimed, _ = await polls.claim_due(connection, "one/1", 10)
     assert externals[SUPPORT].id in [poll.external_id for poll in claimed]
-    # then the mail is swept, after a grace period that begins now
+    # then the mail is swept, after a grace period that starts now
     assert await RouterWorker(database, 0.0).sweep() == []
     assert len(await RouterWorker(database, 0.0).sweep()) == 1
 

@@ -1,4 +1,4 @@
-"""Access tokens of external accounts: got when needed, kept while good, the grant sealed in a real database."""
+"""Access tokens of external accounts: fetched when needed, cached while valid, the grant encrypted in a database."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_an_authorization_during_a_renewal_is_not_overwritten(
 async def test_processes_renew_an_access_token_one_after_the_other(
     server: TokenServer, account: External, database: Database
 ) -> None:
-    # given an issuer that takes a second use of a refresh token for theft, and three processes
+    # given an issuer that treats a second use of a refresh token as theft, and three processes
     server.rotating = True
     processes = [Credentials(database, VAULT, True) for _ in range(3)]
     # when they all need a token, again and again, each with the account as it read it
@@ -158,7 +158,7 @@ async def test_while_the_issuer_is_away_a_token_is_used_as_long_as_it_is_good(
     server.answers = [(502, {})]
     with pytest.raises(IssuerUnavailable):
         await ours.credential_for(account)
-    # and when it was found to be withdrawn, that is said, with what to do, though the old one is good
+    # and a withdrawn grant is reported with the remedy, although the old access token is still valid
     server.answers = [(200, {"access_token": "short", "expires_in": 60}), (400, {"error": "invalid_grant"})]
     await ours.credential_for(account)
     with pytest.raises(Unauthorized, match=f"invalid_grant.*run: mailgroup external authorize {SUPPORT}"):

@@ -1,4 +1,4 @@
-"""The fetcher against a real PostgreSQL and a real Dovecot: what is fetched, kept, deleted, and what goes wrong."""
+"""The fetcher against a real PostgreSQL and a real Dovecot: mails fetched, left and deleted, and failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_mail_is_fetched_once_in_each_tls_mode_and_stays_upstream(
     assert await harness.states(account) == {"fetched": 2}
     assert lying(provider, box) == 2
     assert (polled.last_error, polled.backlog, polled.failures) == (None, 0, 0)
-    # and the router was told of both, behind the commit
+    # and both were published to the router, after the commit
     [publication] = harness.published
     assert publication.key == f"fetched.{box}"
     assert [(row,) for row in read_payload(FetchedItem, publication.body).ids] == await harness.rows(
@@ -194,7 +194,7 @@ async def test_renumbered_mail_is_not_delivered_again_but_both_of_two_twins_are(
     await until(lambda: has(harness, account, 3))
     await until(lambda: polls_well(harness, account))
     before = {key for (key,) in await harness.rows("select uidl from uidl_ledger")}
-    # when every UIDL changes, and a third twin comes
+    # when every UIDL changes, and a third twin arrives
     provider.put(box, mail("twin"))
     await asyncio.to_thread(renumber, provider, box)
     await until(lambda: has(harness, account, 4))
@@ -248,7 +248,7 @@ async def test_a_wrong_password_pauses_the_account_until_it_is_changed(
 async def test_bad_servers_are_classified_and_delay_no_other_account(
     harness: FetcherHarness, provider: DemoProvider, box: str
 ) -> None:
-    # given an account that nobody serves, one whose certificate is not trusted, one that hangs, and a good one
+    # given an account without a server, one with an untrusted certificate, one that hangs, and a good one
     hanging = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
     nobody = await harness.add("nobody@fetch.test", 1)
     untrusted = await harness.add("untrusted@fetch.test", provider.pop3s_port, pop3_tls="implicit")
@@ -339,7 +339,7 @@ async def test_a_mail_that_the_database_refuses_is_skipped_others_arrive(
     assert sorted(await harness.subjects(account)) == ["one", "two"]
     [[reason]] = await harness.rows("select reason from uidl_ledger where state = 'skipped'")
     assert "it could not be stored" in reason
-    # when it is tried in vain for the third time, its people are told
+    # when the third try fails, its recipients get a notice
     await harness.poll(account)
     await harness.poll(account)
     assert len(await harness.rows("select 1 from inbound where source = 'notice'")) == 1
@@ -401,14 +401,14 @@ async def test_a_list_that_is_unchanged_after_our_deletion_is_compared(
     # given a quiet, empty maildrop
     account = await harness.add(box, provider.pop3_port, delete_after_days=0)
     await until(lambda: is_quiet(harness, account))
-    # when a mail comes, is fetched and deleted at once: the list is empty again
+    # when a mail arrives, is fetched and deleted at once: the list is empty again
     provider.put(box, mail("one"))
     await until(lambda: has(harness, account, 1))
 
     async def closed() -> bool:
         return await harness.states(account) == {"closed": 1}
 
-    # then the ledger hears of it
+    # then the ledger records it
     await until(closed)
     assert lying(provider, box) == 0
 

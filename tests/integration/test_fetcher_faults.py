@@ -38,7 +38,7 @@ async def is_state(harness: FetcherHarness, account: int, **states: int) -> bool
 
 
 async def test_a_mail_that_ends_every_session_is_reported_and_delays_no_other(harness: FetcherHarness) -> None:
-    # given a provider whose connection ends in the middle of one mail, each time
+    # given a provider whose connection ends within one mail, each time
     script = ScriptedPop3(
         mails("one", "killer", "two", "three"), answers={"RETR 2": cut(b"+OK\r\nSubject: killer\r\n\r\nhal")}
     )
@@ -47,7 +47,7 @@ async def test_a_mail_that_ends_every_session_is_reported_and_delays_no_other(ha
         # then the others arrive once each, and nothing of the half mail
         await until(lambda: has(harness, account, 3))
         assert sorted(await harness.subjects(account)) == ["one", "three", "two"]
-        # and after the third try its people are told, with what its header says
+        # and after the third try its recipients get a notice with fields of its header
         await until(lambda: is_noticed(harness, account))
         [[reason, tries]] = await harness.rows("select reason, tries from uidl_ledger where state = 'skipped'")
         assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
@@ -105,7 +105,7 @@ async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(harn
         await until(lambda: is_state(harness, account, deleting=1))
         await until(lambda: fails(harness, account))
         assert script.mails.keys() == {"one"}
-        # when QUIT works, the mail goes, and is not fetched again
+        # when QUIT works, the mail is deleted, and not fetched again
         script.answers = {}
         await harness.poll(account)
         await harness.poll(account)
@@ -137,14 +137,14 @@ async def test_mail_that_moved_to_another_maildrop_is_not_delivered_again(
         await harness.poll(account)
         await until(lambda: has(harness, account, 3))
         await harness.poll(account)
-        # then what stood there is history: fetched once, never deleted
+        # then the mails there are history: fetched once, never deleted
         assert sorted(await harness.subjects(account)) == ["moved", "stays", "unknown"]
         assert second.mails.keys() == {"moved", "unknown"}
         second.mails["new"] = mail("new")
         await until(lambda: has(harness, account, 4))
         await harness.poll(account)
         assert second.mails.keys() == {"moved", "unknown"}
-        # when it is the same maildrop under another name, what is unknown is new
+        # when it is the same maildrop under another name, an unknown mail is new
         second.mails["newer"] = mail("newer")
         async with harness.database.transaction() as connection:
             await polls.forget_maildrop(connection, account)
@@ -173,7 +173,7 @@ async def test_a_uidl_of_another_maildrop_counts_as_neither_fetched_nor_deleted(
             await polls.forget_maildrop(connection, account)
         await harness.poll(account)
         await harness.poll(account)
-        # then the mails there are fetched before they are deleted, and what moved there is not fetched twice
+        # then the mails there are fetched before they are deleted, and moved mails are not fetched twice
         assert sorted(await harness.subjects(account)) == [
             "first 1",
             "first 3",
@@ -317,7 +317,7 @@ async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
     harness: FetcherHarness, database: Database
 ) -> None:
     account = await harness.add("e@x.test", 1, enabled=False)
-    async with database.transaction() as connection:  # which nobody else sees
+    async with database.transaction() as connection:  # no other transaction sees it
         await connection.execute("update external_accounts set enabled = true")
         await uidl_ledger.record_skipped(connection, account, SkippedNow(None, "uidl", 10, "no", 3, None))
 
@@ -356,13 +356,13 @@ async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
             claimed, seconds = await polls.claim_due(connection, "owner", most)
         return [poll.external_id for poll in claimed], seconds
 
-    # when it takes one, then that which is due for longest, and there is more to do at once
+    # when it claims one, then the one that is due for longest, and more is due at once
     taken, seconds = await look(1)
     assert taken == [second] and seconds is not None and seconds < 0
-    # when it takes many, then the rest, and the next is due when the clock says so
+    # when it claims many, then the rest, and the next is due at its time
     taken, seconds = await look(10)
     assert taken == [first] and seconds is not None and 9 < seconds <= 10
-    # when all are taken, then the next one is due when the first lease ends
+    # when all are claimed, then the next one is due when the first lease ends
     await harness.rows("update polls set next_poll_at = now() where external_id = %s", later)
     taken, seconds = await look(10)
     assert taken == [later] and seconds is not None and 14 < seconds <= 15
@@ -391,7 +391,7 @@ async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.fetcher", env=environment, stdout=asyncio.subprocess.DEVNULL
             )
-            # when it is killed after a batch, and another one takes over, long before its lease has ended
+            # when it is killed after a batch, and another one takes over long before the lease ends
             await until(lambda least=least: has(harness, account, least))
             process.kill()
             await process.wait()

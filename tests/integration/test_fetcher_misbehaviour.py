@@ -48,7 +48,7 @@ def wait_for_providers(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Misbehaviour:
-    """What a provider with the mails one, two and three does wrong, and what the fetcher reports."""
+    """A misbehaviour of a provider with the mails one, two and three, and the fetcher's report."""
 
     name: str
     answers: Mapping[str, Answer]
@@ -134,7 +134,7 @@ TABLE = [
     ),
     Misbehaviour("has equal ids", {"UIDL": _list(b"1 a", b"2 a", b"3 a")}, None, gets=3),
     Misbehaviour("has no ids for some", {"UIDL": _list(b"1", b"2 ", b"3 three")}, None, gets=3),
-    # what is missing
+    # the mail that is missing
     Misbehaviour("knows no UIDL", {"UIDL": say(b"-ERR what?\r\n")}, None, gets=3, capabilities=("TOP",)),
     Misbehaviour("announces UIDL only", {"UIDL": say(b"-ERR not now\r\n")}, "protocol", "does not list them"),
     Misbehaviour("lists nothing for now", {"UIDL": say(b"-ERR [SYS/TEMP] no\r\n")}, "busy", "lists no mails now"),
@@ -166,7 +166,7 @@ TABLE = [
 
 @contextmanager
 def _full_queue() -> Iterator[int]:
-    """The port of a server that accepts no connection, whose queue is full: who connects hears nothing."""
+    """The port of a server that accepts no connection; its backlog is full, so connecting times out."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -205,11 +205,11 @@ async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
                 )
                 for row in TABLE
             }
-            # when a mail comes to an account whose provider works, it is fetched in time, again and again
+            # when mails arrive at an account whose provider works, each is fetched in time
             for number in range(1, 4):
                 well.mails[f"in time {number}"] = mail(f"in time {number}")
                 await until(lambda number=number: has(harness, healthy, number), 10.0)
-            # then each of the others says what is wrong, in words, in a metric and in the log
+            # then each of the other accounts shows its failure in words, in a metric and in the log
             await until(lambda: fails(harness, unheard))
             wrong = await asyncio.gather(*(_wait_for(harness, accounts[row.name], row) for row in TABLE))
             assert "\n".join(row for row in wrong if row) == ""
@@ -225,7 +225,7 @@ async def test_every_misbehaviour_is_named_and_costs_no_mail_of_any_account(
             for script in scripts.values():
                 script.answers, script.capabilities = {}, ("PIPELINING", "UIDL", "TOP", "STLS")
             await harness.rows("update external_accounts set pop3_tls = 'none', delete_after_days = null")
-            await asyncio.gather(*(harness.poll(account) for account in accounts.values()))  # none is left of before
+            await asyncio.gather(*(harness.poll(account) for account in accounts.values()))  # earlier mail is fetched
             await harness.rows("update uidl_ledger set octets = 1 where state = 'skipped'")
             async with harness.database.transaction() as connection:
                 for account in accounts.values():
@@ -286,17 +286,17 @@ def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:
 async def test_without_uidls_a_new_mail_at_a_known_position_is_fetched(
     harness: FetcherHarness, knows_uidl: bool
 ) -> None:
-    # given a server whose UIDLs just count, or that has none
+    # given a server whose UIDLs only count, or without UIDLs
     script = ScriptedPop3(mails("a", "b", "c"), ("TOP",), name=lambda number, _: str(number), knows_uidl=knows_uidl)
     async with script.running():
         account = await harness.add("e@x.test", script.port)
         await until(lambda: has(harness, account, 3))
-        # when one goes and another comes, so that the list looks as before
+        # when one mail is deleted and another arrives, so that the list is the same
         del script.mails["a"]
         script.mails["d, which is longer"] = mail("d")
         await harness.poll(account)
         assert await harness.subjects(account) == ["a", "b", "c", "d"]
-        # and when what we fetched is deleted, what comes after it is not deleted with it
+        # and when fetched mail is deleted, mail that arrives later is not deleted with it
         await harness.rows("update external_accounts set delete_after_days = 0, delete_history = true")
         await harness.poll(account)
         script.mails["e"] = mail("e")
@@ -383,7 +383,7 @@ async def test_the_login_delay_is_learnt_from_refusals(harness: FetcherHarness) 
         await harness.rows("update polls set next_poll_at = now()")
         await until(lambda: has(harness, account, 1))
         await until(lambda: polls_well(harness, account))
-        # then it is kept to, until somebody changes or tests the account
+        # then the delay is kept, until the account is changed or checked
         [[wait]] = await harness.rows("select extract(epoch from next_poll_at - last_success_at)::float8 from polls")
         assert wait > 200
         await harness.poll(account)
@@ -399,7 +399,7 @@ async def test_a_provider_that_refuses_all_mails_counts_for_no_single_mail(
         for _ in range(4):
             polled = await harness.poll(account)
         assert polled.last_error_kind == "busy" and "throttled" in str(polled.last_error)
-        assert not await harness.rows("select 1 from inbound")  # nobody was told of a mail that is not at fault
+        assert not await harness.rows("select 1 from inbound")  # no notice was made of a mail that causes no failure
         script.answers = {}
         await harness.poll(account)
         assert len(await harness.bodies(account)) == 50
@@ -429,7 +429,7 @@ async def test_a_skipped_mail_is_a_problem_until_acknowledged_or_fetched(
         assert (await harness.poll(account)).skipped == 1
         await scheduler._measure(harness.service)
         assert scheduler.SKIPPED._value.get() == 1
-        # when it is tried again by hand, however often it failed, it arrives
+        # when an operator retries it, it arrives, after any number of failures
         script.answers = {}
         await harness.rows("update uidl_ledger set tries = 10, next_try_at = null where state = 'skipped'")
         async with harness.database.transaction() as connection:

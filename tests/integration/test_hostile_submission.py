@@ -152,7 +152,7 @@ async def test_nothing_that_was_said_in_clear_counts_under_tls(server: Running) 
         client.writer.write(b"STARTTLS\r\n" + injected)
         assert (await client.reply())[-1].startswith("220")
         await client.writer.start_tls(trusting, server_hostname="localhost")
-        # neither the login, nor the envelope, nor what came behind the command is known any more
+        # login, envelope and the input behind the command are forgotten
         assert (await client.ask("DATA")).startswith("503"), injected
         client.writer.write(b"EHLO x\r\n")
         assert not any("STARTTLS" in line for line in await client.reply())
@@ -239,7 +239,7 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
 
     monkeypatch.setattr(smtp_connection, "DataReader", Watched)
     trusting = ssl.create_default_context(cafile=str(server.cafile))
-    gc.disable()  # only what nothing refers to is to go: the collector may come much later
+    gc.disable()  # only reference counts may free the memory: the collector may run much later
     try:
         for port, how in itertools.product(("smtp", "smtps"), ("reset", "closed", "late", "stopped")):
             client = await Client.connect(server.port(port), context=trusting if port == "smtps" else None)
@@ -264,7 +264,7 @@ async def test_a_mail_that_is_cut_off_frees_memory_and_transport_at_once(
             async with asyncio.timeout(10):
                 await server.listener.registry.closed.wait()
             client.writer.close()
-            # of asyncio's own ones those of TLS alone go by themselves; and who is late may read why for some seconds
+            # asyncio frees only its TLS objects; and a client that times out may read the reason for some seconds
             expected: list[weakref.ref[Any]] = (
                 [mails[-1], transport] if port == "smtps" and how != "late" else [mails[-1]]
             )
@@ -318,17 +318,17 @@ async def test_the_address_that_a_trusted_proxy_names_is_the_client_s(
             client.writer.write(b"EHLO x\r\n")
             return any("AUTH" in line for line in await client.reply())
 
-        # given clients behind the proxy, on the LAN and far away
+        # given clients behind the proxy, on the LAN and outside
         near, far = b"PROXY TCP4 192.168.1.9 10.0.0.1 99 25\r\n", b"PROXY TCP4 203.0.113.5 10.0.0.1 99 25\r\n"
         assert await offers_clear_logins(await through_proxy(near))
         strangers = [await through_proxy(far) for _ in range(2)]
         assert not any([await offers_clear_logins(client) for client in strangers])
-        # then each counts by its own address, also before TLS
+        # then each is counted under its own address, also before TLS
         assert (await (await through_proxy(far)).reply())[-1].startswith("421")
         secure = await through_proxy(near, "smtps")
         assert await offers_clear_logins(secure)
         assert (await secure.ask(plain("alex@local.com"))).startswith("235")
-        # and nobody else chooses an address, nor does the proxy leave it out
+        # and no other client can name an address, and the proxy cannot leave it out
         liar = await Client.connect(server.port("smtp"), "127.0.0.1")
         liar.writer.write(far)
         assert [(await liar.reply())[-1][:3] for _ in range(2)] == ["220", "500"]

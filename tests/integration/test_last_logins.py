@@ -125,7 +125,7 @@ async def test_logins_are_written_later_after_a_failure_and_never_when_quiet(
     async def record(*arguments: Any) -> None:
         tries.append(arguments)
         if len(tries) == 1:
-            last.remember(people["Jim"].id, THERE)  # comes while the database is asked
+            last.remember(people["Jim"].id, THERE)  # arrives during the query
             raise Temporary("the database is away")
         await real(*arguments)
 
@@ -145,7 +145,7 @@ async def test_logins_are_written_later_after_a_failure_and_never_when_quiet(
 async def test_a_new_process_checks_clients_with_an_earlier_login_first(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, first: bool
 ) -> None:
-    # given somebody who came in before, and a process with nothing in memory that is busy
+    # given a person with an earlier login, and a busy process with nothing in memory
     await apply(database, COMPANY)
     last = LastLogins(database, "pop3")
     last.remember((await everyone(database))[1]["Alex"].id, THERE)
@@ -158,7 +158,7 @@ async def test_a_new_process_checks_clients_with_an_earlier_login_first(
 
     monkeypatch.setattr(passwords, "matches", check)
     logins = Authenticator(database, make_settings(tmp_path), "test")
-    # when the one comes, from the same network or from another, and then a crowd guesses
+    # when that person logs in, from the same network or another, and then a crowd guesses
     busy = [asyncio.create_task(logins.verify(f"busy{n}@local.com", "busy", f"198.51.100.{n}")) for n in range(2)]
     await until_waiting(logins, 0, busy=2, checked=checked)
     tasks = [asyncio.create_task(logins.verify("alex@local.com", "secret", peer))]
@@ -167,7 +167,7 @@ async def test_a_new_process_checks_clients_with_an_earlier_login_first(
     await until_waiting(logins, 21, busy=2, checked=checked)
     free.set()
     await asyncio.gather(*busy, *tasks)
-    # then who is known is next (of two threads, either may be the first to start)
+    # then the known client is next (either of two threads may start first)
     assert (checked.index("secret") < 4) is first
     assert len(checked) == 23
     logins.close()

@@ -57,10 +57,10 @@ async def test_a_mail_routed_while_its_stale_message_is_handled_is_delivered(
     async with database.transaction() as connection:
         copies = await inbound.load_routed(connection, rows)
         assert copies == []
-        # when the router decides between the two looks
+        # when the router decides between the two queries
         await RouterWorker(database, 5).handle(rows)
         await inbound.record_delivered(connection, [], [], rows)
-    # then the mail is not taken for delivered
+    # then the mail does not count as delivered
     assert await states(database) == ["routed"]
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "alex@local.com")) == 1
@@ -69,7 +69,7 @@ async def test_a_mail_routed_while_its_stale_message_is_handled_is_delivered(
 async def test_a_mail_held_by_a_router_unaware_of_a_new_sharer_is_delivered(
     database: Database,
 ) -> None:
-    # given a router that read the accounts before somebody was enabled and writes after it
+    # given a router that read the accounts before a person was enabled and writes after that
     await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex", enabled=False)]})
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
@@ -138,7 +138,7 @@ async def test_a_mail_to_a_removed_person_s_local_address_is_held_until_a_return
         )
         await account_changes.remove_account(connection, "local", people["Jim"].id)
     assert (await MailboxWorker(database, 5).handle(rows)).publications == []
-    # then it is shown to nobody else, and Kim has it
+    # then no other person sees it, and Kim has it
     assert await states(database) == ["held"]
     assert len(await mailbox_of(database, "kim@local.com")) == 1
     await RouterWorker(database, 5).sweep()
@@ -168,7 +168,7 @@ async def test_a_discarded_own_copy_does_not_unbalance_the_books(database: Datab
 async def test_hashing_passwords_delays_no_poll_and_no_relaying(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a change of an external account and of a password in one go
+    # given a change of an external account and of a password in one transaction
     await apply(database, COMPANY)
     free: list[int] = []
 
@@ -342,13 +342,13 @@ async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Se
 async def test_a_sender_never_claims_again_what_it_is_still_sending(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given a mail under way whose claim another sender took back, the database having been away
+    # given a mail being sent whose claim another sender released after a database outage
     provider.gates["DATA"] = asyncio.Event()
     id_ = await harness.submit(ANN)
     await harness.until(id_, state="claimed")
     await until(lambda: _said(provider, "DATA"))
     await harness.rows("update submissions set state = 'queued', claim_owner = null, claim_expires = null")
-    # when this sender looks for work
+    # when this sender claims mail
     await asyncio.sleep(2.0)
     assert (await harness.listed(id_)).state == "queued"
     # then the first attempt ends without the final dot, and the mail is sent once

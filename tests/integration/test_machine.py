@@ -188,7 +188,7 @@ def answers(url: str) -> bool:
 
 
 def test_rabbitmq_comes_back_with_its_folder_deleted(running: Up) -> None:
-    # given a node whose whole folder is gone
+    # given a node whose folder was deleted
     folder = (running.data / "rabbitmq").resolve()
     old = running.pid("rabbitmq")
     shutil.rmtree(folder)
@@ -231,7 +231,7 @@ def test_it_stops_within_a_minute_and_leaves_nothing_running(running: Up) -> Non
     assert leftovers(running.data) == []
     assert not (running.data / "run.json").exists()
     assert not is_up(running.data)
-    # and the log tells the order: services, then RabbitMQ, then PostgreSQL
+    # and the log shows the order: services, then RabbitMQ, then PostgreSQL
     log = (running.data / "log" / "supervisord.log").read_text().splitlines()
     stopped = [line.split("stopped: ")[1].split()[0] for line in log[-12:] if "stopped: " in line]
     assert set(stopped[:2]) == {"router", "mailbox"}

@@ -62,14 +62,14 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     people = await add_people(database, "alex", "jim")
     store, alex = DatabaseStore(database), people["alex"]
     assert await octets(store, alex) == []
-    # when mail comes, then it is there, in order
+    # when mails arrive, then they are listed in order
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     await add_mails(database, people["jim"], b"4444\r\n")
     assert await octets(store, alex) == [3, 4]
     await add_mails(database, alex, b"333\r\n")
     box = await store.load_snapshot(alex.id)
     assert list(box.octets) == [3, 4, 5]
-    # when some is deleted, then it is gone for later sessions and there for earlier ones
+    # when some are deleted, then later sessions do not see them and earlier ones do
     await store.delete_mails(alex, [box.rows[0], box.rows[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
@@ -101,7 +101,7 @@ async def test_the_number_of_cached_snapshots_is_limited(database: Database) -> 
     assert [box() is not None for box in boxes] == [False, True, True]
     assert await store.load_snapshot(people["kim"].id) is boxes[2]()
     assert await store.load_snapshot(people["jim"].id) is boxes[1]()
-    # but what a session holds is there for others, too
+    # but the snapshot of an open session is shared with others
     held = await store.load_snapshot(people["alex"].id)
     for name in ("jim", "kim"):
         await store.load_snapshot(people[name].id)
@@ -119,7 +119,7 @@ async def test_a_mailbox_with_many_changes_is_read_again(database: Database, mon
         # when as many change, or more
         await add_mails(database, alex, *bodies)
         found = await store.load_snapshot(alex.id)
-        # then it is what is there
+        # then it is the current state
         fresh = await DatabaseStore(database).load_snapshot(alex.id)
         assert (found.version, list(found.rows), list(found.octets)) == (
             fresh.version,
@@ -137,10 +137,10 @@ async def test_sessions_beyond_the_limit_of_listed_mails_are_deferred(database: 
     store = DatabaseStore(database, max_open_mails=5)
     for local in people.values():
         await add_mails(database, local, b"1\r\n", b"2\r\n", b"3\r\n")
-    # when the first is only kept, nobody is in the way
+    # when the first is only cached, the second is loaded
     await store.load_snapshot(people["alex"].id)
     held = await store.load_snapshot(people["jim"].id)
-    # and while a session holds one, there is no room for another
+    # and while a session uses one, another does not fit
     with pytest.raises(Temporary):
         await store.load_snapshot(people["kim"].id)
     assert await store.load_snapshot(people["jim"].id) is not None
@@ -235,7 +235,7 @@ async def test_the_trace_records_deletions(database: Database) -> None:
 
 
 async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database: Database) -> None:
-    # given mails that all go to four people, each naming them in another order
+    # given mails to four people, each with another order of the recipients
     people = list((await add_people(database, "alex", "jim", "kim", "tom")).values())
 
     async def deliver(number: int) -> None:
@@ -247,7 +247,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
             )
             await maildrops.deliver_copies(connection, [Copy([local.id for local in order], mail, message, 3)])
 
-    # when many are delivered at once, while sessions look
+    # when many are delivered at once, while sessions load snapshots
     store = DatabaseStore(database)
     seen: list[int] = []
 
@@ -256,7 +256,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
             seen.append(len(await store.load_snapshot(people[0].id)))
 
     await asyncio.gather(look(), *(deliver(number) for number in range(60)))
-    # then everyone has all of them, and what was brought up to date equals what is read afresh
+    # then everyone has all of them, and updated snapshots equal new ones
     for local in people:
         kept = await store.load_snapshot(local.id)
         fresh = await DatabaseStore(database).load_snapshot(local.id)

@@ -84,7 +84,7 @@ def test_a_second_revision_is_applied_on_top_of_the_first(
 ) -> None:
     # given a database that this version made
     migrate(empty)
-    # when a version comes that has one revision more
+    # when a version with one more revision starts
     folder = tmp_path / "100% new"
     shutil.copytree(revisions.FOLDER, folder)
     (folder / "versions" / "second.py").write_text(SECOND)

@@ -27,7 +27,7 @@ MAIL = f"From: anna@x.example\r\nTo: {SUPPORT}\r\n\r\nHello\r\n".encode()
 
 
 class Webhook:
-    """A web server of the operator's. got: what was posted. status: what it answers."""
+    """A web server of the operator. got: the posted documents. status: of its replies."""
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ async def webhook() -> AsyncIterator[Webhook]:
 
 @asynccontextmanager
 async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIterator[Monitor]:
-    """A process that watches; each look is the test's."""
+    """A process that monitors; the test calls each check."""
     chosen = Settings(data=tmp_path, database_url=database_url, broker_url="amqp://127.0.0.1:1/", **settings)
     service = Service("admin", chosen)
     await service.database.open()
@@ -88,7 +88,7 @@ async def alarms_of(database: Database, address: str) -> list[str]:
 
 
 async def hold_a_mail(database: Database) -> list[int]:
-    """A mail that nobody is there to get. Jim shares another account."""
+    """Make a mail without an enabled sharer. Jim shares another account."""
     people = [local("Alex", enabled=False), local("Jim", "sales@company.com")]
     await apply(database, {"external_accounts": [external(), external("sales@company.com")], "local_accounts": people})
     await change(database, "update polls set last_success_at = now()")
@@ -109,12 +109,12 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
     ):
         for process in (first, second, first):
             await process.check()
-        assert await alarms_of(database, JIM) == []  # it may mend itself
+        assert await alarms_of(database, JIM) == []  # the problem may end by itself
         # when it lasts
         await later(database, 2)
         for process in (first, second, first):
             await process.check()
-        # then the first person who is there gets one mail
+        # then the first enabled person gets one mail
         assert await alarms_of(database, JIM) == [
             "[mailgroup] Alarm: 1 mails are on hold: no enabled user shares their external account"
         ]
@@ -163,7 +163,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
     async with watcher(database_url, tmp_path) as process:
         await process.check()
         assert shown(process)["mailgroup_books_difference_messages"] == 0
-        # when it is taken away behind the system's back
+        # when its row is deleted past the system
         await change(database, "delete from maildrop_mails")
         await change(database, "delete from inbound")
         await process.check()
@@ -174,7 +174,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
 
 
 def shown(process: Monitor) -> dict[str, float]:
-    """What its figures are."""
+    """Return the values of its gauges."""
     return {sample.name: sample.value for family in process.metrics.collect() for sample in family.samples}
 
 
@@ -195,7 +195,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_books_difference_messages",
         }
         assert shown(second) == {}
-        # when the first one ends, the second one goes on
+        # when the first one ends, the second one takes over
         first._service.stopping.set()
         await first.run()
         await second.check()

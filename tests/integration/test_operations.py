@@ -1,4 +1,4 @@
-"""services/admin/mail/operations.py: what the operator does to single mails and accounts, on a real PostgreSQL."""
+"""services/admin/mail/operations.py: operations on single mails and accounts, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def deliver(database: Database, *mails: bytes) -> list[int]:
 
 async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(database_url: str) -> None:
     async with scripted_smtp() as provider, sending(database_url) as harness:
-        # given a mail to two people that waits, one of whom has it already
+        # given a queued mail to two people, one of whom has it already
         await harness.accounts({SUPPORT: provider.port})
         provider.by_recipient[BOB] = "451 4.3.0 later"
         id_ = await harness.submit(ANN, BOB)
@@ -66,7 +66,7 @@ async def test_a_cancelled_submission_is_not_sent_and_its_author_reads_why(datab
             assert await operations.cancel(connection, [id_]) == OperationResult([], [id_])
         await harness.upkeep.notify_authors()
         await harness.upkeep.notify_authors()
-        # then the author is told once, about the other one alone
+        # then the author gets one notice, about the other person alone
         [notice] = await harness.notices("Alex")
         assert b"Final-Recipient: rfc822; bob@customer.org\r\nAction: failed\r\nStatus: 5.3.0\r\n" in notice
         assert b"sent by mistake" in notice and b"rfc822; ann@customer.org" not in notice
@@ -115,7 +115,7 @@ async def test_parked_mails_show_their_traceback_and_are_requeued_or_discarded(d
         assert [(m["state"], m["status"]) for m in await trace(connection, str(rows[1]))] == [
             ("discarded", "cancelled")
         ]
-    # then the first one goes its way
+    # then the first one is routed
     await RouterWorker(database, 5).handle(rows)
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, ALEX)) == 1
@@ -180,7 +180,7 @@ async def test_a_restored_person_has_no_name_of_others_and_no_delegate_elsewhere
     await apply(database, COMPANY | {"local_accounts": [alex, local("Jim")]})
     _, people = await everyone(database)
     assert people["Alex"].former_names == ("Lex",)
-    # when, while Alex is removed, Lex is somebody else, and Jim shares another account
+    # when, while Alex is removed, another person is Lex, and Jim shares another account
     async with database.transaction() as connection:
         await account_changes.remove_account(connection, "local", people["Alex"].id)
     await apply(database, COMPANY | {"local_accounts": [local("Lex", address="lex@local.com"), local("Jim", SALES)]})

@@ -88,7 +88,7 @@ async def test_a_mail_that_fails_five_times_is_parked_alone_and_delays_no_other(
     while len(await mailbox_of(database, ALEX)) < 199:  # no notification exists
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 5
-    # and so is new mail that comes while the failing mail is retried, until that is parked
+    # and so is new mail that arrives while the failing mail is retried, until that is parked
     later = await arrive(database, externals[SUPPORT].id, [mail("later")])
     offered = time.monotonic()
     await routing.broker.publish(publications.fetched((row, SUPPORT) for row in later))

@@ -74,7 +74,7 @@ class Running:
         return client
 
     async def left(self) -> int:
-        """How many mails alex has, in a session of its own."""
+        """Count the mails of alex, in a separate session."""
 
         def count() -> int:
             client = self.login()
@@ -99,7 +99,7 @@ class Running:
 
 @asynccontextmanager
 async def running(database_url: str, database: Database, folder: Path, **settings: str) -> AsyncIterator[Running]:
-    """The service as a process; its broker is away, which must not matter to it."""
+    """The service as a process, without a broker, which it does not need."""
     people = await add_people(database, "alex", "jim", password_hash=hash_password(PASSWORD))
     await add_mails(database, people["alex"], *MAILS)
     clear, implicit, metrics = ports.choose(3, str(folder))
@@ -244,7 +244,7 @@ async def test_a_session_keeps_its_numbers_while_the_mailbox_changes(server: Run
 
     # given a session that marked a mail
     earlier = await asyncio.to_thread(first)
-    # when another session deletes that mail and one more, and new mail comes
+    # when another session deletes that mail and one more, and new mail arrives
     await asyncio.to_thread(second)
     await add_mails(server.database, server.alex, b"Subject: new\r\n\r\n")
 
@@ -253,7 +253,7 @@ async def test_a_session_keeps_its_numbers_while_the_mailbox_changes(server: Run
         assert earlier.stat() == (3, sum(map(len, MAILS)) - len(MAILS[1]))
         assert joined(earlier.retr(1)[1]) == MAILS[0]
         assert joined(earlier.retr(4)[1]) == MAILS[3]
-        # and deleting what is deleted is no error
+        # and deleting a deleted mail is no error
         assert earlier.quit().startswith(b"+OK")
         later = server.login()
         assert [line.split()[1] for line in later.list()[1]] == [
@@ -307,7 +307,7 @@ async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Runn
 
     await asyncio.to_thread(wait)
     assert time.monotonic() - changed < 120  # an idle session would last for ten minutes
-    # and cannot be had again with what is remembered, and the other session goes on
+    # and the remembered login is not valid any more, and the other session continues
     with pytest.raises(poplib.error_proto, match=r"-ERR \[AUTH\]"):
         await asyncio.to_thread(server.login)
     assert (await asyncio.to_thread(jim.noop)).startswith(b"+OK")
@@ -326,7 +326,7 @@ async def test_without_the_database_sessions_get_temporary_errors_and_continue(
     assert isinstance(name, str)
     administrator = psycopg.conninfo.make_conninfo(database_url, dbname="postgres")
     async with await psycopg.AsyncConnection.connect(administrator, autocommit=True) as connection:
-        # when the database lets nobody in
+        # when the database accepts no connection
         await connection.execute(f'alter database "{name}" allow_connections false'.encode())
         await connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
         try:
@@ -344,7 +344,7 @@ async def test_without_the_database_sessions_get_temporary_errors_and_continue(
         finally:
             await connection.execute(f'alter database "{name}" allow_connections true'.encode())
 
-    # when it is back, then the same session goes on
+    # when it is available again, then the same session continues
     def rest() -> None:
         assert joined(retry(lambda: doomed.retr(2)[1])) == MAILS[1]
         assert doomed.quit().startswith(b"+OK")
@@ -402,7 +402,7 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
                 digest.update(got.removeprefix(b"."))
         return digest.hexdigest(), server.peak() - before
 
-    # when it is read, then it comes byte for byte
+    # when it is read, then it arrives byte for byte
     digest, growth = await asyncio.to_thread(session)
     assert digest == hashlib.sha256(body).hexdigest()
     # and the peak memory grew by less than 16 MiB
@@ -428,7 +428,7 @@ async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(serv
         client = server.login()
         assert client.stat() == (100_000, 400_000)
         assert client.sock is not None
-        for command in (b"UIDL\r\n", b"LIST\r\n"):  # poplib itself takes its time over so many lines
+        for command in (b"UIDL\r\n", b"LIST\r\n"):  # poplib itself is slow with so many lines
             client.sock.sendall(command)
             got = bytearray()
             while not got.endswith(b"\r\n.\r\n"):
@@ -451,7 +451,7 @@ async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(serv
     await asyncio.to_thread(session)
     before = await touched()
     assert before >= 100_000
-    # when others look at it again
+    # when other sessions list it again
     for _ in range(5):
         await asyncio.to_thread(session)
     # then not one row is read for them
@@ -521,7 +521,7 @@ async def test_queued_guesses_from_a_hundred_addresses_delay_no_later_client(
         for number in range(100)
     ]
     await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
-    # when somebody comes who was never seen either
+    # when another unknown client logs in
     assert (await passes(server, "127.4.0.1", "alex@local.com", PASSWORD)).startswith(b"+OK")
     # then most of the crowd wait still, and are answered as well
     assert sum(not guess.done() for guess in crowd) > 50

@@ -44,7 +44,7 @@ def test_mail_travels_both_ways_with_its_headers_untouched(boxes: DemoProvider) 
     with smtplib.SMTP(boxes.host, boxes.smtp_port) as client:
         client.login("desk@company.test", "secret")
         client.sendmail("desk@company.test", ["ann@customer.test"], MESSAGE)
-    # then each finds it as it was written, below what Postfix adds
+    # then each mail is unchanged below the fields that Postfix adds
     assert headers_kept(boxes.wait_for_mail("desk@company.test")[0])
     assert headers_kept(boxes.wait_for_mail("ann@customer.test")[0])
 
@@ -83,7 +83,7 @@ def test_each_kind_of_tls_works_for_pop3_and_smtp(boxes: DemoProvider, mode: str
     maildrop.pass_("secret")
     assert maildrop.stat()[0] == 1
     maildrop.quit()
-    # and SMTP takes another one
+    # and SMTP accepts another password
     client = (
         smtplib.SMTP_SSL("localhost", boxes.smtps_port, context=context)
         if mode == "implicit"

@@ -1,4 +1,4 @@
-"""services/admin/maintenance/retention.py, by an injected clock: old rows go, and nothing that is needed."""
+"""services/admin/maintenance/retention.py with an injected clock: old rows are purged, and no row that is needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def purge(database: Database, days: float, retention_days: int = 14) -> Counter[str]:
-    """A pass as it is done so many days from now; what went, in batches of two."""
+    """Run retention as in so many days, in batches of two. Returns what was purged."""
 
     async def clock(connection: Connection) -> datetime.datetime:
         return await retention.database_time(connection) + datetime.timedelta(days=days)
@@ -76,13 +76,13 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     ids = await deliver(database, 5)
     await delete(database, "Alex", ids[:4])
     await delete(database, "Jim", ids[:3])
-    # then before its time nothing goes
+    # then nothing is purged before its time
     assert await purge(database, 13) == Counter()
-    # and after it copies, mails and bytes, but for what somebody has still
+    # and after it copies, mails and bytes are purged, except mails that a person still has
     assert await purge(database, 15) == Counter(copies=7, mails=3, bytes=3)
     assert await counts(database, "inbound", "blobs", "blob_chunks", "maildrop_mails") == [2, 2, 2, 3]
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
-    # nothing that was purged comes back, and the books balance still
+    # no purged mail returns, and the counts still balance
     async with database.snapshot() as connection:
         assert await operations.list_deleted(connection, ALEX) == []
         _, found = await reconciliation.load_accounts(connection, thoroughly=True)
@@ -120,7 +120,7 @@ async def test_a_sent_mail_is_purged_except_bytes_that_others_refer_to(database_
         waiting = await harness.submit(ANN)
         await harness.until(waiting, state="queued", tries=1)
         await MailboxWorker(harness.database, 5).handle([r[0] for r in await harness.rows("select id from inbound")])
-        # then the first two go, and Jim still has his copy
+        # then the first two are purged, and Jim still has his copy
         assert await purge(harness.database, 15) == Counter(submissions=2, bytes=1)
         assert len(await mailbox_of(harness.database, JIM)) == 1
         assert await harness.rows("select id from submissions") == [(waiting,)]

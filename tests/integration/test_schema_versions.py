@@ -169,7 +169,7 @@ async def test_code_that_does_not_fit_the_schema_waits_and_counts_no_failure(
             assert not await has("new")
             # when the migration is applied
             assert await asyncio.to_thread(migrate, database_url) == ["second"]
-            # then the new code goes on by itself
+            # then the new code continues without intervention
             await until(lambda: has("new"))
             # and the old code waits
             await fetch_until_tried(old)

@@ -103,7 +103,7 @@ async def test_a_colleague_removed_meanwhile_is_not_shown_with_a_local_address(
     await harness.rows("update external_accounts set enabled = true")
     for id_ in (early, late):
         await harness.until(id_, state="done")
-    # then only the second one, whose author may mean somebody else, leaves with it
+    # then only the second one, whose author may mean another person, leaves with it
     shown = {taken.recipients[0]: headers.values(taken.mail, "cc") for taken in provider.taken}
     assert shown == {
         ANN: [b' "Jim" <support@company.com>, "Tom" <sales@company.com>'],
@@ -130,7 +130,7 @@ async def test_handing_over_twice_delivers_once(harness: SenderHarness) -> None:
 
 
 async def test_a_resubmitted_mail_is_sent_and_reported(harness: SenderHarness, provider: ScriptedSmtp) -> None:
-    # when a client hands in the same mail twice, having heard no answer, and another one for hidden recipients
+    # when a client that got no reply submits a mail twice, and another one for hidden recipients
     first = await harness.submit(ANN, message_id="one@local.com")
     again = await harness.submit(ANN, message_id="one@local.com")
     hidden = await harness.submit(BOB, message_id="one@local.com")
@@ -202,7 +202,7 @@ async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
 async def test_a_recipient_without_notify_causes_no_notice(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")
-    # when Alex wants to hear of Bob alone, and for Cat of nothing but success
+    # when Alex wants notices about Bob, and for Cat about success alone
     dsn_params = {
         ANN: "NOTIFY=NEVER",
         BOB: "NOTIFY=DELAY,FAILURE ORCPT=rfc822;Bob+2Bx@customer.org",
@@ -210,7 +210,7 @@ async def test_a_recipient_without_notify_causes_no_notice(harness: SenderHarnes
     }
     id_ = await harness.submit(ANN, BOB, CAT, dsn_params="RET=HDRS ENVID=QQ+3D1", dsn_params_of=dsn_params)
     await harness.until(id_, state="done")
-    # then the one notice is about Bob, and says what the client called him and the mail
+    # then the one notice is about Bob, with the client's names for him and the mail
     [notice] = await harness.notices("Alex")
     assert b"Original-Envelope-Id: QQ=1\r\nReporting-MTA: dns; local.com\r\n" in notice
     assert (
@@ -332,7 +332,7 @@ async def test_an_international_address_needs_a_provider_that_accepts_it(
 async def test_an_account_whose_domain_is_beyond_ascii_needs_no_such_provider(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given an account of such a domain, and a provider that takes ASCII alone
+    # given an account of such a domain, and a provider that accepts ASCII alone
     await harness.rows("update external_accounts set address = 'support@bücher.example' where address = %s", SUPPORT)
     # when Alex sends a mail
     await harness.until(await harness.submit(ANN), state="done")
@@ -458,7 +458,7 @@ async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
         return bool(await harness.rows("select 1 from relay_status where last_error_kind = 'tls'"))
 
     await until(failing)
-    # then it is told no more than our name
+    # then it gets no more than our host name
     assert not provider.said("AUTH") and not provider.said("MAIL")
     assert (await harness.listed(id_)).state == "queued"
 
@@ -474,7 +474,7 @@ async def test_too_many_connections_lower_their_number(database_url: str) -> Non
         async def connected() -> bool:
             return bool(provider.said("MAIL"))
 
-        # when more mail comes while one connection stands: a first one that is refused is the account's failure
+        # when more mail arrives while one connection is open: refusing the first one is the account's failure
         await until(connected)
         ids += [await harness.submit(ANN) for _ in range(3)]
 
@@ -498,7 +498,7 @@ async def test_one_connection_is_used_for_many_mails(database_url: str) -> None:
         for id_ in ids:
             await harness.until(id_, state="done")
         provider.by_recipient[BOB] = "550 no"
-        await harness.until(await harness.submit(BOB), state="done")  # what was refused is forgotten (RSET)
+        await harness.until(await harness.submit(BOB), state="done")  # the refused transaction is reset (RSET)
         await harness.until(await harness.submit(ANN), state="done")
         assert (len(provider.taken), provider.connections, len(provider.said("RSET"))) == (6, 1, 1)
 
@@ -509,7 +509,7 @@ async def test_a_connection_that_the_provider_ended_while_idle_costs_no_try(
 ) -> None:
     # given a connection that has worked
     await harness.until(await harness.submit(ANN), state="done")
-    # when it ends as the next mail begins
+    # when it ends as the next mail starts
     provider.say("MAIL", ended)
     found = await harness.until(await harness.submit(BOB), state="done")
     # then the mail took another one
@@ -572,7 +572,7 @@ async def test_after_two_lost_replies_the_author_learns_of_the_unknown_outcome(
 async def test_claims_of_a_dead_sender_are_taken_over(
     harness: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
 ) -> None:
-    # given a claim of a sender that is gone
+    # given a claim of a dead sender
     await harness.rows("update external_accounts set enabled = false")
     id_ = await harness.submit(ANN)
     await harness.rows(
@@ -616,7 +616,7 @@ async def test_a_sender_that_lost_its_claim_does_not_send_the_final_dot(
     provider.gates["DATA"] = asyncio.Event()
     id_ = await harness.submit(ANN)
     await harness.until(id_, state="claimed")
-    # when another sender takes it before the final dot
+    # when another sender takes it over before the final dot
     await harness.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
     provider.gates["DATA"].set()
     await asyncio.sleep(1.0)
@@ -653,14 +653,14 @@ async def test_stopping_waits_longer_for_a_mail_whose_final_dot_has_gone_out(dat
     async with scripted_smtp() as provider:
         async with sending(database_url) as harness:
             await harness.accounts({SUPPORT: provider.port})
-            # given a mail that only wants its answer, and one that has not come so far
+            # given a mail that waits for its reply, and one that was not sent yet
             provider.gates["END"] = asyncio.Event()
             owed = await harness.submit(ANN)
             await harness.until(owed, state="sent_unanswered")
             provider.gates["RCPT"] = asyncio.Event()
             other = await harness.submit(CAT)
             await harness.until(other, state="claimed")
-            # when the sender stops, and the answer comes late
+            # when the sender stops, and the reply arrives late
             stopping = asyncio.create_task(harness.relaying.stop(0.2, 20.0))
             await asyncio.sleep(0.5)
             assert not stopping.done() and (await harness.listed(owed)).state == "sent_unanswered"
@@ -725,7 +725,7 @@ async def test_after_five_days_a_mail_has_failed(harness: SenderHarness, provide
     await harness.rows("update submissions set created_at = now() - interval '5 days 1 second'")
     # when
     await harness.upkeep.notify_authors()
-    # then it is done, and the author is told the last reply
+    # then it is done, and the author gets a notice with the last reply
     found = await harness.listed(id_)
     assert (found.state, [state for state, _ in replies(found)]) == ("done", ["failed", "failed"])
     [notice] = await harness.notices("Alex")
@@ -735,7 +735,7 @@ async def test_after_five_days_a_mail_has_failed(harness: SenderHarness, provide
 async def test_a_paused_account_bounces_nothing_and_later_tries_its_old_mail(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given an account whose login is refused for six days
+    # given an account whose login has been refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await harness.submit(ANN)
     await until(lambda: harness.rows("select 1 from relay_status where paused_at is not null"))
@@ -792,7 +792,7 @@ async def test_a_mail_whose_handling_fails_five_times_is_parked_others_go_on(
     found = await harness.listed(bad)
     assert (found.state, found.origin) == ("parked", "sender: relay")
     assert "ZeroDivisionError: a fault of ours" in str(found.error)
-    # and leaves when it is mended and requeued
+    # and it is sent when the cause is fixed and the mail is requeued
     monkeypatch.undo()
     async with harness.database.transaction() as connection:
         assert await submissions_admin.requeue_submissions(connection, [bad]) == [bad]
@@ -801,7 +801,7 @@ async def test_a_mail_whose_handling_fails_five_times_is_parked_others_go_on(
 
 
 async def test_fifty_megabytes_leave_in_bounded_memory(harness: SenderHarness, provider: ScriptedSmtp) -> None:
-    # given 50 MB of lines that begin with dots, and a provider that reads slowly and only counts
+    # given 50 MB of lines that start with dots, and a provider that reads slowly and only counts octets
     provider.discards, provider.pause = True, 0.003
     line = b"." + b"x" * 74 + b"\r\n"
     count = 50 * MIB // len(line)
@@ -824,7 +824,7 @@ def _peak(reset: bool = False) -> int:
 
 
 async def test_a_long_header_is_rewritten_too(harness: SenderHarness, provider: ScriptedSmtp) -> None:
-    # given a header of more than the 256 KiB that are kept apart
+    # given a header larger than the 256 KiB that are stored separately
     padding = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 900) for n in range(600))
     await harness.until(await harness.submit(ANN, mail=padding + MAIL), state="done")
     assert b'From: "Alex" <support@company.com>\r\n' in provider.taken[0].mail

@@ -92,7 +92,7 @@ async def test_a_refused_sender_settles_everyone_by_that_reply_alone(
     provider.say("MAIL", "451 4.3.0 slowly")
     id_ = await harness.submit(ANN, BOB)
     found = await harness.until(id_, state="queued", tries=1)
-    # then nobody has failed
+    # then no recipient has failed
     assert replies(found) == [("waiting", "451 4.3.0 slowly")] * 2
     assert await harness.notices("Alex") == []
     await harness.make_due()
@@ -114,7 +114,7 @@ async def test_one_refused_recipient_of_a_group_of_commands_fails_alone(
 async def test_a_mail_without_any_accepted_recipient_is_not_sent(
     harness: SenderHarness, provider: ScriptedSmtp, answer: str
 ) -> None:
-    # given a server that knows nobody, and perhaps wants the mail all the same (RFC 2920 section 3.1)
+    # given a server that refuses all recipients, but may still ask for the data (RFC 2920 section 3.1)
     provider.by_recipient[BOB] = "550 5.1.1 no such user"
     provider.say("DATA", answer)
     found = await harness.until(await harness.submit(BOB), state="done")
@@ -147,7 +147,7 @@ async def test_an_invalid_reply_to_data_does_not_count_as_success(
 async def test_without_pipelining_each_command_waits_for_its_reply(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given a server that does not announce it, and takes its time
+    # given a slow server that does not announce pipelining
     provider.always("EHLO", None)
     provider.gates["RCPT"] = asyncio.Event()
     id_ = await harness.submit(ANN, BOB)
@@ -180,7 +180,7 @@ async def test_a_server_that_closes_behind_a_mail_makes_only_that_one_uncertain(
     provider.say("END", *["250 ok"] * 9, CLOSE)
     await queue(harness, 30)
     await until_states(harness, done=30)
-    # then what was announced behind it was sent by another connection, as if nothing had happened
+    # then the pipelined mail was sent by another connection, without a mark
     assert copies(provider) == once_each(30)
     assert await harness.rows("select count(*)::int, sum(tries)::int from submissions where uncertain") == [(1, 0)]
     assert provider.connections == 2
@@ -220,7 +220,7 @@ async def test_a_mail_pipelined_behind_a_lost_reply_goes_to_another_lane(
 async def test_nothing_is_pipelined_behind_a_slow_reply_the_connection_is_kept(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given every answer counts as slow, and what was announced would be taken back at once
+    # given every reply counts as slow, and a pipelined mail would be requeued at once
     monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
     monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.0)
     await harness.rows("update external_accounts set smtp_connections = 1")
@@ -264,7 +264,7 @@ async def test_prefetched_mails_are_released_when_no_lane_can_send_them(
         found = await states(harness)
         return found["claimed"] <= 3 and found["queued"] >= 60 - 23 - 3
 
-    # then nothing but the mails on the wire is claimed, but for what was announced behind them
+    # then only the mails on the wire and those pipelined behind them are claimed
     await until(given_back)
 
 
@@ -280,7 +280,7 @@ async def test_stopping_releases_prefetched_mails(database_url: str, provider: S
 
         await until(hanging)
         assert (await states(harness))["claimed"] > 1
-        await harness.rows("update external_accounts set smtp_connections = 2")  # one is taken by the mail that hangs
+        await harness.rows("update external_accounts set smtp_connections = 2")  # one is for the hanging mail
     # when it has stopped, then another sender has all of it at once, but for the mail without an answer
     async with sending(database_url) as harness:
         await until_states(harness, done=59, sent_unanswered=1)
@@ -324,7 +324,7 @@ async def test_mails_whose_bytes_cannot_be_read_fail_alone(
 async def test_a_lost_claim_within_a_batch_keeps_only_that_mail_back(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given three mails that stand before their bodies, one of them taken over by another sender
+    # given three mails whose data command is next, one of them taken over by another sender
     provider.gates["DATA"] = asyncio.Event()
     await queue(harness, 3)
     await until_states(harness, claimed=3)
@@ -353,11 +353,11 @@ async def test_a_sender_that_dies_between_mark_and_dot_has_its_mails_sent_again(
         await queue(harness, 3)
         await until_states(harness, sent_unanswered=3)
     assert provider.taken == []
-    # when another one comes, long before their claims have run out
+    # when another sender starts, long before the claims expire
     async with sending(database_url) as harness:
         await until_states(harness, done=3)
         assert await harness.rows("select count(*)::int from submissions where uncertain") == [(3,)]
-    # then each is sent, and marked, since nobody can know
+    # then each is sent and marked, since its outcome is unknown
     assert copies(provider) == once_each(3)
 
 
@@ -400,10 +400,10 @@ async def test_claims_of_a_living_sender_are_not_released(
     await until_states(harness, claimed=1)
     await harness.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
     provider.gates["DATA"].set()
-    # when this one has looked often enough
+    # when this sender has checked often enough
     await asyncio.sleep(2 * CHECKS * CHECK_SECONDS)
     await until_states(harness, claimed=1)
-    # then it takes the mail only when that one has gone
+    # then it takes the mail over only after that sender has ended
     there.cancel()
     await until_states(harness, done=1)
     assert copies(provider) == once_each(1)
@@ -412,21 +412,21 @@ async def test_claims_of_a_living_sender_are_not_released(
 async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    # given mails without an answer, and others that stand before their bodies
+    # given mails without a reply, and others that are queued
     provider.gates["END"] = asyncio.Event()
     await queue(harness, 30)
     await until_states(harness, sent_unanswered=3, queued=27)
-    # when the database ends every connection, some times, while they go on
+    # when the database ends every connection, several times, while the lanes send
     for number in range(5):
         await _cut_off(harness)
         provider.gates["END"].set()
         await asyncio.sleep(0.05 * number)
 
-    # then each is sent once; what was cut off between its mark and its dot runs out, and is sent too
+    # then each is sent once; a claim cut off between mark and dot expires, and its mail is sent too
     marked: set[bytes] = set()
 
     async def done() -> bool:
-        with suppress(Temporary):  # a connection of the pool may have been cut off while nobody used it
+        with suppress(Temporary):  # an idle connection of the pool may have been cut off
             await harness.rows(
                 """update submissions set claim_expires = now() - interval '1 second'
                    where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""

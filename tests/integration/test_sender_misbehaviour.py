@@ -112,7 +112,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
     be_impatient(monkeypatch, 3.0)  # so many at once need more than a second where the machine is busy
     rows = [row for row in TABLE if not (pipelining and row.verb == "EHLO")]
     async with AsyncExitStack() as stack:
-        # given an account for each row, whose provider does that, and one whose provider works
+        # given an account for each row with that misbehaviour, and one whose provider works
         providers = [await stack.enter_async_context(scripted_smtp()) for _ in rows]
         well = await stack.enter_async_context(scripted_smtp())
         for row, provider in zip(rows, providers, strict=True):
@@ -125,7 +125,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
         # then the one of the working provider leaves at once
         await harness.until(working, state="done")
         assert len(well.taken) == 1
-        # and what is wrong is said: of the account, with a metric, or of the mail
+        # and the failure is shown: at the account, with a metric, or at the mail
         wrong = await asyncio.gather(
             *(_silent(harness, number, id_, row) for number, (id_, row) in enumerate(zip(ids, rows, strict=True)))
         )
@@ -144,7 +144,7 @@ async def test_every_misbehaviour_is_named_and_the_mail_leaves_when_it_ends(
 
 
 async def _share_out(harness: SenderHarness, providers: list[ScriptedSmtp]) -> None:
-    """Create an account at each provider, and a person who has it."""
+    """Create an account at each provider, and a person who shares it."""
     server = {"host": "127.0.0.1", "tls": "none", "auth": True, "connections": 2}
     numbered = list(enumerate(providers))
     await company.apply(
@@ -168,7 +168,7 @@ def _address(number: int) -> str:
 
 
 async def _silent(harness: SenderHarness, number: int, id_: int, row: Row) -> str | None:
-    """The row, if what is wrong is not said as it tells."""
+    """Return the row if the failure is not shown as the row says."""
     said = partial(_says, harness, number, row) if row.kind else partial(_waits, harness, id_, row.words)
     try:
         await until(said, 30.0)
@@ -205,7 +205,7 @@ async def test_a_rejected_account_bounces_nothing_and_is_paused(harness: SenderH
     ids = [await harness.submit(ANN) for _ in range(3)]
     await harness.until(ids[0], tries=1)
 
-    # then, once the last lane has heard it
+    # then, once the last lane has read the reply
     async def paused() -> bool:
         found = await harness.rows(
             "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
@@ -254,7 +254,7 @@ async def test_the_size_limit_of_the_provider_is_stored(
         return most == learnt if learnt != -1 else most is not None and 3000 < most < 3400
 
     await until(known, 5.0)
-    # and what is configured stays as it is
+    # and the configured number stays
     assert await account(harness) == harness.externals[SUPPORT]
 
 

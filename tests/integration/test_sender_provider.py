@@ -54,7 +54,7 @@ async def test_mail_arrives_in_each_tls_mode(
     mail = b"From: alex@local.com\r\nTo: " + customer.encode() + b"\r\nSubject: hello\r\n\r\n" + body
     id_ = await harness.submit(customer, mail=mail)
     found = await harness.until(id_, state="done")
-    # then it lies in the customer's mailbox, from "Alex" <support@company.com>
+    # then it is in the customer's mailbox, from "Alex" <support@company.com>
     assert "250 2.0.0 Ok: queued as" in str(replies(found)[0][1])
     [got] = provider.wait_for_mail(customer)
     assert b'\nFrom: "Alex" <support@company.com>\n' in got
@@ -120,7 +120,7 @@ async def test_each_error_is_named_clearly(harness: SenderHarness, provider: Dem
         await probe_smtp(_at(plain, 9, "none"), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(Permanent, match="private address"):
         await probe_smtp(plain, Credential(SUPPORT, "secret"), False, 10)
-    with pytest.raises(ServerUnavailable):  # a POP3 server: what it says is not shown
+    with pytest.raises(ServerUnavailable):  # a POP3 server: its text is not shown
         await probe_smtp(_at(plain, provider.pop3_port, "none"), Credential(SUPPORT, "secret"), True, 10)
 
 

@@ -1,4 +1,4 @@
-"""services/smtp_in over real sockets: what it answers, what it stores, and in which order."""
+"""services/smtp_in over real sockets: its replies, the stored mail, and the order of both."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ async def test_nothing_is_smuggled_inside_a_mail(server: Running) -> None:
 async def test_no_250_precedes_the_commit(server: Running, octets: int) -> None:
     client = await Client.logged_in(server)
 
-    # given somebody who holds up the last row of all that is written for a mail
+    # given a transaction that locks the last row that is written for a mail
     async with server.database.transaction() as connection:
         await connection.execute("lock table maillog in exclusive mode")
         sending = asyncio.create_task(client.send(b"Subject: x\r\n\r\n" + b"x\r\n" * (octets // 3) + b".\r\n"))
@@ -206,7 +206,7 @@ async def test_a_failing_commit_is_a_temporary_failure_without_details(
 async def test_a_client_gets_no_reply_if_the_outcome_of_its_commit_is_unknown(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a database that goes away with the answer to a commit
+    # given a database whose connection ends before the reply to a commit
     record = submissions.record_submissions
 
     async def cut_off(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
@@ -314,7 +314,7 @@ async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) ->
             [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
             await account_changes.save_local(connection, replace(gone, enabled=enabled))
 
-        # then a recipient is refused by the accounts as they are, and one that was taken is looked at again
+        # then a recipient is refused by the current accounts, and an accepted one is checked again
         await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<gone@local.com>")
         assert (await client.ask("DATA")).startswith(expected)
         await client.ask(*(["Subject: x\r\n\r\n."] if expected == "354" else ["RSET"]))
@@ -334,7 +334,7 @@ async def test_recipients_accepted_from_the_cache_are_checked_again_before_data(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server.commit_queue, "refresh_directory", lambda: question)
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
-    # then who is taken does not wait, who is refused does
+    # then an accepted recipient does not wait, a refused one does
     assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
     client.writer.write(b"RCPT TO:<nobody@local.com>\r\n")
     with pytest.raises(TimeoutError):
@@ -387,7 +387,7 @@ async def test_every_accepted_mail_is_part_of_a_batch(server: Running) -> None:
 
     async def counted(connection: Connection, batch: Sequence[PendingSubmission]) -> Sequence[CommittedSubmission]:
         batches.append(len(batch))
-        await asyncio.sleep(0.005)  # so that others come meanwhile, however fast the disk is
+        await asyncio.sleep(0.005)  # so that others arrive meanwhile, also with a fast disk
         return await write(connection, batch)
 
     server.commit_queue._group._write = counted

@@ -61,7 +61,7 @@ async def test_a_mail_over_the_provider_s_size_limit_is_refused_for_outside(serv
     assert (await client.ask("RCPT TO:<ann@customer.org>")).startswith("552 5.3.4 The mail is larger than the 5000")
     assert (await client.ask("RCPT TO:<jim@local.com>")).startswith("250")
     await client.ask("RSET")
-    # and when it is not, as a whole if it is for nobody inside, and else it is taken: the others get their notice
+    # and else as a whole if it has no local recipient; otherwise it is accepted, with notices for the others
     mail = b"Subject: x\r\n\r\n" + b"x" * 6000 + b"\r\n.\r\n"
     assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4")
     assert (await client.send(mail, "ann@customer.org", "jim@local.com")).startswith("250")
@@ -147,11 +147,11 @@ async def test_large_mails_of_announced_size_wait_for_memory(server: Running, mo
         client.writer.write(mail)
         return (await client.reply())[-1]
 
-    # when six come at once, where there is room for one
+    # when six arrive at once, and one fits into memory
     replies = await asyncio.gather(*map(send, clients))
     assert [reply[:3] for reply in replies] == ["250"] * 6 and server.commit_queue.memory.in_use == 0
 
-    # and one that sends nothing keeps the others waiting, then they are told; who leaves while waiting takes nothing
+    # and if one sends nothing the others wait, then get 452; a client that disconnects while waiting reserves nothing
     await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
     await clients[1].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
     clients[1].writer.write(b"DATA\r\n")
@@ -208,7 +208,7 @@ async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server
     client = await Client.logged_in(server)
     [connection] = server.listener.registry.connections
 
-    # as the transport hands over what comes so: an octet at a time, with the session's turn in between
+    # as a transport delivers such input: an octet at a time, with the session running in between
     connection.data_received(b"NOOP ")
     started = time.process_time()
     for number in range(60_000):
@@ -221,7 +221,7 @@ async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server
 
     assert (await client.reply())[-1].startswith("500 5.5.2")
     assert (await client.ask("NOOP")).startswith("250")
-    assert seconds < 0.5  # it was more than that for every line, when all of the line was kept
+    assert seconds < 0.5  # storing the whole line took more than that
 
 
 async def test_a_command_that_does_not_end_in_time_ends_the_session(

@@ -27,7 +27,7 @@ from tests.submission_harness import Client, add_office, make_settings, plain
 
 @dataclass
 class Served:
-    """The service as a process of its own, on uvloop."""
+    """The service as a separate process, on uvloop."""
 
     settings: Settings
     database: Database

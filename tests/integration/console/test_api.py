@@ -1,4 +1,4 @@
-"""The REST API: tokens, roles, the round trip of an account, and that no request whatever breaks it."""
+"""The REST API: tokens, roles, the round trip of an account, and arbitrary requests."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_description_is_complete(url: str) -> None:
 def test_no_request_causes_an_error_and_every_reply_fits_the_schema(
     browser: Browser, url: str, store: str, tmp_path: Path
 ) -> None:
-    # given the company, whose first account may be authorized at a stand-in of its provider
+    # given the company; its first account can be authorized at a stand-in of its provider
     with token_server() as server:
         server.agreeing = False
         server.answers = [device_code()] * 1000
@@ -158,7 +158,7 @@ def judge(browser: Browser, url: str, folder: Path) -> None:
         text=True,
         timeout=1800 if LONG else 280,
         check=False,
-        cwd=folder,  # it keeps what it found beside it
+        cwd=folder,  # it stores its findings beside it
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stdout[-40_000:]

@@ -30,7 +30,7 @@ SECRETS = ("secret-refresh", "first-access", "secret-device", "hush")
 
 @pytest.fixture(scope="module", autouse=True)
 def eager() -> Iterator[None]:
-    """The console asks the stand-in more often than providers like to be asked."""
+    """The console polls the stand-in more often than it polls real providers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console_server, "AUTHORIZE_SECONDS", 0.05)
         yield
@@ -38,7 +38,7 @@ def eager() -> Iterator[None]:
 
 @pytest.fixture
 def server() -> Iterator[TokenServer]:
-    """Nobody has agreed there yet."""
+    """A stand-in at which no person has consented yet."""
     with token_server() as running:
         running.agreeing = False
         running.answers = [device_code(device_code="secret-device"), GIVEN]
@@ -47,7 +47,7 @@ def server() -> Iterator[TokenServer]:
 
 @pytest.fixture(autouse=True)
 async def account(store: str, server: TokenServer) -> None:
-    """An account that nobody has authorized."""
+    """An account without authorization."""
     await console.make(store, {"external_accounts": [account_fields(server)]})
     with psycopg.connect(store) as connection:
         connection.execute("delete from oauth_requests")
@@ -95,13 +95,13 @@ def test_the_page_says_when_the_code_was_typed_at_the_provider(
     assert f'action="{PAGE}"' in before.text
     # when
     page = begin(browser)
-    # then it says what to do, and reloads by itself without JavaScript
+    # then the page says what to do, and reloads without JavaScript
     assert "?run=" in page.url and code_of(page) == ["ABCD"]
     assert 'href="https://x.example/device"' in page.text and SUPPORT in text(page)
     assert '<noscript><meta http-equiv="refresh"' in page.text
     again = browser.get(page.url)
     assert code_of(again) == ["ABCD"] and not grant(store).refresh_token
-    # when somebody agrees
+    # when a person consents
     server.agreeing = True
     # then
     ends(browser, "Authorized.")
@@ -275,8 +275,8 @@ def test_a_browser_on_this_machine_brings_the_answer_without_a_cookie(
     page = begin(browser)
     fields = asked(page)
     assert fields["redirect_uri"] == f"{url}/authorized" and fields["code_challenge_method"] == "S256"
-    assert "refresh" not in page.text.partition("<main")[0]  # what is being typed would be lost
-    # when somebody else guesses
+    assert "refresh" not in page.text.partition("<main")[0]  # a reload would lose what a person is typing
+    # when another person guesses
     guess = requests.get(answer(fields | {"state": "guessed"}, code="stolen"), timeout=30)
     assert guess.status_code == 409 and "not the answer to any" in text(guess)
     assert server.requests == []
@@ -349,7 +349,7 @@ def test_a_script_gives_the_answer_of_a_browser(browser: Browser, server: TokenS
 def test_the_first_page_links_to_the_consent_when_the_provider_ended_it(
     browser: Browser, observer: Browser, store: str
 ) -> None:
-    # given what the fetcher writes down when a refresh token was revoked
+    # given the rows that the fetcher writes after a refresh token was revoked
     with psycopg.connect(store) as connection:
         connection.execute(
             """insert into polls (external_id, paused_at, failures, last_error)

@@ -1,4 +1,4 @@
-"""The settings of mail clients as they fetch them from the console's port, with nobody signed in."""
+"""The settings of mail clients, fetched from the console's port without signing in."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert re.search(r'name="answer_notes"[^>]* checked', page.text)
     assert 'value="30"' in page.text
     assert SUPPORT in text(browser.get("/external"))
-    # and who did what is written down, without the secret
+    # and the audit records the person and the change, without the secret
     told = str(stored(store, "select who, did, target, detail from audit"))
     assert "('admin', 'changed external account', 'support@pages.example', 'added')" in told
     assert "poll_seconds 60 -> 30" in told
@@ -105,7 +105,7 @@ def test_an_account_shows_its_last_failure_and_the_provider_s_size_limit(browser
     state = text(browser.get(f"/external/{SUPPORT}"))
     assert "Last successful check never" in state and "Last failed" not in state
     assert "Connections that the provider allows" not in state
-    # when a poll and a try to send fail, and the provider takes one connection at a time
+    # when a poll and a try to send fail, and the provider allows one connection at a time
     with psycopg.connect(store) as connection:
         connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
         connection.execute("update relay_status set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
@@ -158,7 +158,7 @@ def test_a_refused_form_keeps_what_was_typed_the_password_too(browser: Browser, 
     [kept] = re.findall(r'name="kept" value="([^"]+)"', page.text)
     done = browser.post("/external/new", external(password="", kept=kept))
     assert "added" in text(done)
-    # and nobody else can use what stands for it
+    # and no other person can use its placeholder
     other = console.signed_in(browser.url)
     stolen = other.post("/external/new", external(address="b@pages.example", password="", kept=kept))
     assert "password: is missing" in text(stolen)
@@ -198,7 +198,7 @@ TOKENS = {
 
 
 def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browser, store: str) -> None:
-    # given what another provider wants, with a mistake first
+    # given the fields of another provider, with a mistake first
     page = browser.post("/external/new", external(**TOKENS | {"oauth.issuer.token_url": "nowhere"}))
     assert (
         "Token endpoint: an endpoint is an https URL" in text(page)
@@ -216,7 +216,7 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
     assert Grant.open(Vault(KEY), sealed).client_secret == "secret-of-client"
     for name in issuer:
         assert f'name="oauth.issuer.{name}" type="text" value="{issuer[name]}"' in page.text
-    # and saving what is shown changes nothing, nor is a password taken for the client's secret
+    # and saving the shown form changes nothing, and the password does not become the client's secret
     again = external(**TOKENS | {"oauth.client_secret": "", "password": "typed-before"})
     assert "Nothing was changed" in text(browser.post(f"/external/{SUPPORT}", again))
     # when it is one that is known by name

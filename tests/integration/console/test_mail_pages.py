@@ -1,4 +1,4 @@
-"""The console's pages of mail: found, explained, given on, answered, and the names that nobody has."""
+"""The console's pages of mail: search, explanation, handing on, answers, and unknown names."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
     found = await mailbox_of(database, "jim@local.com")
     assert sum(b"the-body-of-n" in mail for mail in found) == 1
     assert b"the-body-of-n" in found[-1]
-    # but not given to somebody and taken away again
+    # but not given to a person and removed again
     page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "jim@local.com"})
     assert "is to have it, so it is not taken from there" in text(page)
     assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
@@ -298,7 +298,7 @@ def test_a_person_restores_deleted_mail_and_changes_the_password(browser: Browse
     done = person.post("/mine/password", {"old": "secret", "new": "another-one", "again": "another-one"})
     assert "Your password is changed" in text(done)
     assert person.get("/mine").url.endswith("/mine")
-    assert "sign-in" in other.get("/mine").url  # every session of before has ended
+    assert "sign-in" in other.get("/mine").url  # every earlier session has ended
     assert Browser(url).sign_in("tom@local.com", "another-one").ok
 
 
@@ -366,7 +366,7 @@ def test_users_are_added_and_the_last_administrator_stays(browser: Browser, obse
     assert "no @" in text(refused)
     short = browser.post("/users", {"do": "add", "name": "x", "role": "observer", "password": "short"})
     assert "at least 10 characters" in text(short)
-    # another password ends the sessions of before
+    # another password ends earlier sessions
     browser.post("/users", {"do": "password", "id": rows["watcher"], "password": "another-password"})
     assert "sign-in" in observer.get("/").url
 
@@ -381,7 +381,7 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
     browser.post("/accounts-file", {"do": "apply"}, files={"file": ("accounts.yaml", changed)})
     assert "poll_seconds: 77" in browser.get("/accounts-file/accounts.yaml").text
-    # and what was tried may be applied without choosing it once more, by the user who tried it
+    # and the user who tried a file may apply it without choosing it again
     tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", exported)})
     [kept] = re.findall(r'name="kept" value="([^"]+)"', tried.text)
     other = console.signed_in(browser.url).post("/accounts-file", {"do": "apply", "kept": kept})

@@ -1,4 +1,4 @@
-"""The console as a browser meets it: signing in, sessions, and what it refuses."""
+"""The console in a browser without JavaScript: signing in, sessions, refused requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.console import PASSWORD, Browser, text
 
 @pytest.fixture
 def browser(url: str) -> Browser:
-    """Nobody yet."""
+    """A browser that is not signed in."""
     return Browser(url)
 
 
