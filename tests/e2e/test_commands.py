@@ -118,7 +118,7 @@ def test_a_field_that_may_not_be_so_is_named(system: System, words: tuple[str, .
     assert (done.exit_code, said in done.stderr) == (2, True), done.output
 
 
-def test_an_external_account_is_not_removed_while_somebody_shares_it(system: System) -> None:
+def test_an_external_account_is_not_removed_while_it_has_sharers(system: System) -> None:
     system.apply(system.company())
     done = system.run("external", "remove", SUPPORT)
     assert done.exit_code == 1
