@@ -57,6 +57,25 @@ async def test_a_message_with_copies_reaches_the_queue_once(broker: Broker) -> N
             await consumer.batch(10)
 
 
+@pytest.mark.parametrize("copies", [(), ("routed.jim@local.com", "routed.kim@local.com")])
+async def test_a_message_is_persistent_json_with_its_copies_in_the_header(
+    broker: Broker, broker_url: str, copies: tuple[str, ...]
+) -> None:
+    await connected(broker)
+    await broker.publish([Publication("routed.alex@local.com", b"{}", copies)])
+
+    def get() -> tuple[Any, Any, Any]:
+        connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+        found = connection.channel().basic_get(topology.MAILBOX, auto_ack=True)
+        connection.close()
+        return found
+
+    method, properties, body = await asyncio.to_thread(get)
+    assert (method.exchange, method.routing_key, body) == (topology.EXCHANGE, "routed.alex@local.com", b"{}")
+    assert (properties.content_type, properties.delivery_mode, properties.message_id) == ("application/json", 2, "1")
+    assert (properties.headers or {}).get("CC") == (list(copies) or None)
+
+
 async def test_a_message_that_no_queue_accepts_is_an_error(broker: Broker) -> None:
     await connected(broker)
     with pytest.raises(Temporary, match="no queue accepts nowhere"):
