@@ -279,7 +279,7 @@ async def test_a_session_that_is_cut_deletes_nothing(server: Running) -> None:
 
 
 @pytest.mark.parametrize("what", ["disabled", "removed", "password"])
-async def test_sessions_of_a_changed_account_end_within_two_seconds(server: Running, what: str) -> None:
+async def test_open_sessions_of_a_changed_account_end_soon(server: Running, what: str) -> None:
     # given sessions of alex and of jim; alex has marked a mail
     alex = await asyncio.to_thread(server.login)
     jim = await asyncio.to_thread(server.login, "implicit", "jim@local.com")
