@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from shared.db.errors import as_temporary
 from shared.db.psycopg_connection import WatchedConnection
 from shared.errors import Temporary
 
@@ -121,10 +122,10 @@ class Database:
         await connection.close()
         return None
 
-    async def ready(self) -> bool:
-        """Return whether the server answers a query within two seconds."""
+    async def ready(self, seconds: float = 2.0) -> bool:
+        """Return whether the server answers a query within ``seconds``."""
         try:
-            async with self.statement(2.0) as connection:
+            async with self.statement(seconds) as connection:
                 await connection.execute("select 1")
         except Temporary:
             return False
@@ -141,20 +142,13 @@ async def _configure(connection: Connection) -> None:
 
 @contextmanager
 def _failures(seconds: float | None) -> Iterator[None]:
-    """Wrap the failures of the server as Temporary."""
+    """Wrap the failures that the data of the statement does not cause as Temporary."""
     try:
         yield
-    except psycopg.errors.ProgramLimitExceeded:
-        raise  # an OperationalError, but permanent: a value is too large for an index
-    except (
-        psycopg.OperationalError,
-        psycopg.InterfaceError,
-        psycopg.errors.IdleInTransactionSessionTimeout,  # an InternalError to psycopg
-        PoolTimeout,
-    ) as error:
-        raise Temporary(f"database: {type(error).__name__}: {str(error).strip()}") from error
-    except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
-        # A migration is running or has not been run: no mail is at fault.
-        raise Temporary(f"database: its schema is not that of this version: {str(error).strip()}") from error
+    except (psycopg.Error, PoolTimeout) as error:
+        temporary = as_temporary(error)
+        if temporary is None:
+            raise
+        raise temporary from error
     except TimeoutError as error:
         raise Temporary(f"database: no answer within {seconds} s") from error

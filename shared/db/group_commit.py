@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from shared.db.database import Connection, Database
+from shared.db.errors import is_outcome_unknown
 from shared.errors import Temporary
 
 Item = TypeVar("Item")
@@ -164,7 +165,7 @@ class GroupCommit(Generic[Item, Result]):
                 results = await self._write(connection, items)
                 commit_sent = True
         except Exception as error:  # every kind: the callers must get it
-            if commit_sent and _is_answer_lost(error):
+            if commit_sent and is_outcome_unknown(error):
                 return Unknown(CommitOutcomeUnknown(str(error)))
             return NotCommitted(error)
         return Committed(results)
@@ -184,13 +185,3 @@ class GroupCommit(Generic[Item, Result]):
                 if not future.done():
                     future.set_exception(outcome.error)
                     future.exception()  # marks it as retrieved: the caller may be gone
-
-
-def _is_answer_lost(error: Exception) -> bool:
-    """Whether the connection was lost before the server gave its answer.
-
-    With any other SQLSTATE the server says that it has not committed. Class 57 (shutdown) and class 08 (connection)
-    leave it open.
-    """
-    code = getattr(error.__cause__, "sqlstate", None)
-    return isinstance(error, Temporary) and (code is None or code.startswith(("57", "08")))
