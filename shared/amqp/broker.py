@@ -42,6 +42,9 @@ REFUSING_SECONDS = 5.0
 """A broker that has refused every message for this long does not count as ready: seconds."""
 FORGOTTEN_SECONDS = 30.0
 """A refusal older than this does not count: seconds."""
+BEHIND = 2000
+"""Limit of publications that ``publish_behind`` waits for: calls; each holds memory for up to PUBLISH_SECONDS while the
+broker accepts nothing. The rest is left to the sweeps at once."""
 _PROPERTY_OCTETS = 200
 """Room for the properties beside the copies, in their frame: octets."""
 
@@ -63,7 +66,7 @@ class Publication:
 
 @dataclass(slots=True)
 class RefusalStreak:
-    """The refusals of a broker since it last accepted a message. Times are monotonic seconds."""
+    """The refusals of a broker since it last accepted a message; no answer in time is one. Monotonic seconds."""
 
     first: float | None = None
     latest: float = 0.0
@@ -174,7 +177,6 @@ class Broker:
         """
         self._parameters = pika.URLParameters(url)
         self._parameters.heartbeat = 10
-        self._parameters.blocked_connection_timeout = PUBLISH_SECONDS
         self._parameters.socket_timeout = 5
         self._parameters.stack_timeout = 10
         self._parameters.connection_attempts = 1
@@ -190,6 +192,8 @@ class Broker:
         self._keeper: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()  # of publish_behind
         self._lost: asyncio.Future[str] | None = None
+        self._calls: set[asyncio.Future[Any]] = set()  # that wait for the broker's reply
+        self._question: asyncio.Task[bool] | None = None  # of answers()
         self._up = asyncio.Event()
         self._refusals = RefusalStreak()
 
@@ -202,8 +206,27 @@ class Broker:
 
     @property
     def accepts_messages(self) -> bool:
-        """Whether the broker is ready and accepts messages: a node with a full disk may refuse all of them."""
-        return self.ready and not self._refusals.is_lasting(time.monotonic())
+        """Whether the broker is ready and accepts messages: short of disk or memory, it blocks or refuses all."""
+        return self.ready and self._unblocked.is_set() and not self._refusals.is_lasting(time.monotonic())
+
+    async def answers(self, seconds: float) -> bool:
+        """Ask the broker, and return whether it accepts messages and has answered within ``seconds``."""
+        if not self.accepts_messages:
+            return False
+        if self._question is None or self._question.done():  # else the one before is still unanswered
+            self._question = asyncio.create_task(self._ask())
+        await asyncio.wait({self._question}, timeout=seconds)
+        return self._question.done() and self._question.result()
+
+    async def _ask(self) -> bool:
+        channel = self._channel
+        if channel is None:
+            return False
+        try:
+            await self._call(channel, partial(channel.exchange_declare, topology.EXCHANGE, "topic", passive=True))
+        except Temporary:
+            return False
+        return True
 
     async def wait_until_ready(self, seconds: float) -> None:
         """Wait for the connection. :raises Temporary: no connection within ``seconds``."""
@@ -236,9 +259,11 @@ class Broker:
                 pauses = iter(RECONNECT_SECONDS)
                 log.info("broker connected")
                 assert self._lost is not None
-                log.warning("broker connection lost", error=await self._lost)
-            except (Temporary, TimeoutError, AMQPError, OSError) as error:
-                log.warning("broker unavailable, reconnecting", error=str(error) or type(error).__name__)
+                log.warning("broker connection lost", error=f"broker: {await self._lost}")
+            except Temporary as error:
+                log.warning("broker unavailable, reconnecting", error=str(error))
+            except (TimeoutError, AMQPError, OSError) as error:
+                log.warning("broker unavailable, reconnecting", error=f"broker: {error or type(error).__name__}")
             except Exception:  # any other error too: no other task connects again
                 log.exception("broker connection failed, reconnecting")
             finally:
@@ -254,6 +279,8 @@ class Broker:
         def on_lost(_: object, reason: object) -> None:
             if self._lost is lost:  # an abandoned connection may end after the next one is open
                 self._up.clear()
+                for call in self._calls:
+                    _fail(call, reason)
             _fail(opened, reason)
             if not lost.done():
                 lost.set_result(str(reason))
@@ -270,10 +297,12 @@ class Broker:
         connection.add_on_connection_blocked_callback(
             lambda *_: self._unblocked.clear() if self._lost is lost else None
         )
-        connection.add_on_connection_unblocked_callback(lambda *_: self._unblocked.set())
+        connection.add_on_connection_unblocked_callback(
+            lambda *_: self._unblocked.set() if self._lost is lost else None
+        )
         channel = await self._open_channel(connection, on_lost)
         await self._declare(channel)
-        await _call(channel, partial(channel.confirm_delivery, partial(self._on_confirm, channel)))
+        await self._call(channel, partial(channel.confirm_delivery, partial(self._on_confirm, channel)))
         channel.add_on_return_callback(self._on_return)
         self._channel, self._next_tag = channel, 1
         for consumer in self._consumers:
@@ -294,21 +323,21 @@ class Broker:
 
     async def _declare(self, channel: Channel) -> None:
         for exchange in (topology.EXCHANGE, topology.DEAD_EXCHANGE):
-            await _call(channel, partial(channel.exchange_declare, exchange, "topic", durable=True))
+            await self._call(channel, partial(channel.exchange_declare, exchange, "topic", durable=True))
         for queue in topology.QUEUES:
             arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": topology.DELIVERY_LIMIT}
             if queue.exchange == topology.EXCHANGE:
                 arguments["x-dead-letter-exchange"] = topology.DEAD_EXCHANGE
-            await _call(channel, partial(channel.queue_declare, queue.name, durable=True, arguments=arguments))
+            await self._call(channel, partial(channel.queue_declare, queue.name, durable=True, arguments=arguments))
             for binding in queue.bindings:
-                await _call(channel, partial(channel.queue_bind, queue.name, queue.exchange, binding))
+                await self._call(channel, partial(channel.queue_bind, queue.name, queue.exchange, binding))
 
     async def _start(
         self, consumer: Consumer, connection: AsyncioConnection, on_lost: Callable[[object, object], None]
     ) -> None:
         channel = await self._open_channel(connection, on_lost)
         consumer._reset()
-        await _call(channel, partial(channel.basic_qos, prefetch_count=consumer.prefetch))
+        await self._call(channel, partial(channel.basic_qos, prefetch_count=consumer.prefetch))
         channel.add_on_cancel_callback(
             lambda _: on_lost(None, f"the broker cancelled the consumer of {consumer.queue}")
         )
@@ -316,7 +345,7 @@ class Broker:
         def on_message(channel: Channel, method: Any, _: object, body: bytes) -> None:
             consumer._deliver(Delivery(body, method.delivery_tag, method.redelivered, channel))
 
-        await _call(channel, partial(channel.basic_consume, consumer.queue, on_message))
+        await self._call(channel, partial(channel.basic_consume, consumer.queue, on_message))
 
     def _disconnect(self) -> None:
         self._up.clear()
@@ -324,6 +353,10 @@ class Broker:
         for group in self._unconfirmed.values():
             _fail(group.done, "the connection to the broker was lost")
         self._unconfirmed.clear()
+        for call in self._calls:
+            _fail(call, "the connection to the broker was lost")
+        for consumer in self._consumers:
+            consumer._reset()
         self._window_freed.set()
         self._unblocked.set()  # no publisher may wait for a connection that is gone
         if connection is not None and not (connection.is_closed or connection.is_closing):
@@ -357,6 +390,7 @@ class Broker:
                         await self._window_freed.wait()
                 await group.done
         except TimeoutError as error:
+            self._refusals.add(time.monotonic())
             raise Temporary(f"broker: no confirmation within {PUBLISH_SECONDS:g} s") from error
         except (AMQPError, OSError, ValueError) as error:
             raise Temporary(f"broker: {type(error).__name__}: {error}") from error
@@ -366,7 +400,13 @@ class Broker:
 
     def publish_behind(self, publications: Sequence[Publication]) -> None:
         """Publish without waiting. A failure is logged; the sweep of the receiving stage publishes again."""
-        if publications:
+        if len(self._background) >= BEHIND:
+            log.warning(
+                "publish failed, left to the sweep",
+                messages=len(publications),
+                error=f"broker: {BEHIND} publications wait already",
+            )
+        elif publications:
             task = asyncio.create_task(self._publish_or_log(publications))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -449,10 +489,25 @@ class Broker:
             raise Temporary("broker: not connected")
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
-                frame = await _call(channel, partial(channel.queue_declare, queue, passive=True))
+                frame = await self._call(channel, partial(channel.queue_declare, queue, passive=True))
         except TimeoutError as error:
             raise Temporary("broker: no answer") from error
         return int(frame.method.message_count), int(frame.method.consumer_count)
+
+    async def _call(self, channel: Channel, request: Callable[..., object]) -> Any:
+        """Call a channel's method that accepts ``callback``, and wait for the broker's reply.
+
+        :raises Temporary: the connection was lost first, or its channel was closed, which ends the connection.
+        """
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls.add(answered)
+        try:
+            request(callback=lambda frame: _resolve(answered, frame))
+            return await answered
+        except AMQPError as error:
+            raise Temporary(f"broker: {type(error).__name__}: {error}") from error
+        finally:
+            self._calls.discard(answered)
 
 
 def _properties(publication: Publication, tag: int, max_frame_octets: int) -> pika.BasicProperties:
@@ -470,24 +525,6 @@ def _properties(publication: Publication, tag: int, max_frame_octets: int) -> pi
         message_id=str(tag),
         headers={"CC": list(publication.copies)} if publication.copies else None,
     )
-
-
-async def _call(channel: Channel, request: Callable[..., object]) -> Any:
-    """Call a channel's method that accepts ``callback``, and wait for the broker's reply.
-
-    :raises Temporary: the channel was closed first; without this check the wait would never end.
-    """
-    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def on_closed(_: object, reason: object) -> None:
-        _fail(answered, reason)
-
-    channel.add_on_close_callback(on_closed)
-    try:
-        request(callback=lambda frame: _resolve(answered, frame))
-    except AMQPError as error:
-        raise Temporary(f"broker: {type(error).__name__}: {error}") from error
-    return await answered
 
 
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
+from structlog.testing import capture_logs
 
+import shared.amqp.broker as broker_module
+from deploy.machine import ports
+from deploy.machine.rabbitmq import RabbitMQ
 from shared.amqp import topology
 from shared.amqp.broker import Broker, Publication
 from shared.errors import Temporary
+from tests.faults.proxy import Proxy
+from tests.polling import until
 
 
 @pytest.fixture
@@ -160,3 +168,96 @@ async def test_queues_that_were_deleted_are_declared_again(broker: Broker, broke
             except Temporary:
                 await asyncio.sleep(0.1)
         assert [delivery.body for delivery in await consumer.batch(10)] == [b"7"]
+
+
+async def test_a_blocked_connection_stays_and_goes_on_once_it_is_unblocked(
+    broker: Broker, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "PUBLISH_SECONDS", 2.0)
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+    await broker.publish([fetched(1)])
+    # given a broker that is short of memory
+    await asyncio.to_thread(rabbitmq.control, "set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        await until(lambda: publish_fails(broker))
+        assert not await broker.answers(5.0)
+        async with asyncio.timeout(5):
+            [delivery] = await consumer.batch(1)
+        # when it stays so for longer than a publication waits
+        connection = broker._connection
+        await asyncio.sleep(3.0)
+        # then the connection is the same, and nothing is delivered again
+        assert broker._connection is connection and delivery.channel.is_open
+    finally:
+        await asyncio.to_thread(rabbitmq.control, "set_vm_memory_high_watermark", "0.4")
+    # and as soon as it has memory again, it takes messages
+    await until(lambda: broker.accepts_messages)
+    await broker.publish([fetched(2)])
+    assert await broker.answers(5.0) and broker._connection is connection
+
+
+async def publish_fails(broker: Broker) -> bool:
+    try:
+        await broker.publish([fetched(0)])
+    except Temporary:
+        return True
+    return False
+
+
+async def test_a_broker_that_hangs_is_not_ready_at_the_next_question(broker_url: str) -> None:
+    parsed = urlsplit(broker_url)
+    [port] = ports.choose(1, broker_url)
+    proxy = Proxy(port, parsed.port or 0)
+    async with proxy.running():
+        broker = Broker(broker_url.replace(f":{parsed.port}/", f":{port}/"), "test")
+        await connected(broker)
+        assert await broker.answers(2.0)
+        proxy.silence()
+        began = time.monotonic()
+        assert broker.ready and not await broker.answers(0.5)
+        assert time.monotonic() - began < 1.0
+        # and it is ready again as soon as it answers
+        await proxy.resume()
+        await until(lambda: broker.answers(1.0), 5)
+        await broker.close()
+
+
+async def test_questions_to_the_broker_leave_nothing_behind(broker: Broker) -> None:
+    await connected(broker)
+    channel: Any = broker._channel
+    await broker.queue_depth(topology.ROUTER)
+    before = callbacks(channel)
+    for _ in range(20):
+        await broker.queue_depth(topology.ROUTER)
+        assert await broker.answers(2.0)
+    assert callbacks(channel) == before
+
+
+def callbacks(channel: Any) -> int:
+    """The callbacks that pika keeps for a channel."""
+    return sum(len(kept) for kept in channel.callbacks._stack[str(channel.channel_number)].values())
+
+
+async def test_what_is_published_behind_is_bounded(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "BEHIND", 3)
+    await connected(broker)
+    broker._unblocked.clear()
+    with capture_logs() as logged:
+        for number in range(5):
+            broker.publish_behind([fetched(number)])
+    assert [line["error"] for line in logged] == ["broker: 3 publications wait already"] * 2
+    broker._unblocked.set()
+    await until(lambda: not broker._background)
+    assert (await broker.queue_depth(topology.ROUTER))[0] == 3
+
+
+async def test_a_lost_connection_leaves_no_message_counted_as_unacknowledged(broker: Broker) -> None:
+    consumer = broker.consume(topology.ROUTER, prefetch=10)
+    await connected(broker)
+    await broker.publish([fetched(1)])
+    async with asyncio.timeout(20):
+        await consumer.batch(1)
+    assert consumer._unacked == 1
+    await broker.close()
+    assert consumer._unacked == 0
