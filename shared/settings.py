@@ -21,6 +21,14 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """The services in the order of their metrics ports, from METRICS_PORT."""
+SECRET_READERS = {
+    "broker_url": tuple(name for name in SERVICES if name != "pop3_out"),
+    "secret_key": ("fetcher", "sender", "admin"),
+    "admin_password": ("admin",),
+    "alert_webhook": ("admin",),
+}
+"""The secrets that not every service needs, and the services that do. No other service gets them: an attacker
+who takes over a service that mail clients reach finds no provider's password there. All services need DATABASE_URL."""
 ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND for all addresses."""
 HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
@@ -154,6 +162,10 @@ class Settings(BaseSettings):
         _networks(text)
         return text
 
+    def of_service(self, name: str) -> Settings:
+        """Return a copy without the secrets of other services."""
+        return self.model_copy(update={secret: None for secret in SECRET_READERS if name not in readers_of(secret)})
+
     @property
     def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The networks of ``proxy_from``."""
@@ -182,6 +194,11 @@ class Settings(BaseSettings):
         if self.mail_host is not None:
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+
+def readers_of(setting: str) -> tuple[str, ...]:
+    """Return the services that read a setting."""
+    return SECRET_READERS.get(setting, SERVICES)
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -32,8 +32,8 @@ _STOP_SECONDS = 58.0
 """Limits the stop of everything: seconds, below the minute that is promised."""
 _LOCK_SECONDS = 1.0
 """Limits the wait for the lock of the data folder: seconds; commands hold it for an instant."""
-_USELESS_SECONDS = 20.0
-"""RabbitMQ is restarted after this time in which it answers but services cannot use it: seconds."""
+_ASK_SECONDS = 8.0
+"""RabbitMQ is asked about its queues at most this often: seconds; it is restarted after two bad answers."""
 _MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
 
 
@@ -61,7 +61,8 @@ class Instance:
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._stack = ExitStack()
         self._end = threading.Event()
-        self._rabbitmq_checked_at = self._rabbitmq_usable_at = time.monotonic()
+        self._rabbitmq_asked_at = time.monotonic()
+        self._rabbitmq_bad_answers = 0
 
     def __enter__(self) -> Self:
         """Start everything, and wait until every service reports that it is ready.
@@ -181,29 +182,30 @@ class Instance:
                 self._say("supervisord has ended; starting again")
                 _end_leftovers(self._data, self._say)
                 self._bring_up()
-            self._restart_unusable_rabbitmq()
             self._write_run_file()
+            self._restart_broken_rabbitmq()
         except (Temporary, OSError) as error:
             self._say(f"{error}; trying again")
 
-    def _restart_unusable_rabbitmq(self) -> None:
-        """Restart a node that answers but has lost its queues, as it does for ever after its disk was full."""
+    def _restart_broken_rabbitmq(self) -> None:
+        """Restart a node that reports that its queues have ended, as they do when its disk is full.
+
+        Services that wait for the broker are only the reason to ask it: their view may be old, or wrong.
+        """
         rabbitmq = self._servers.rabbitmq
-        if (
-            rabbitmq is None
-            or not self._services
-            or time.monotonic() < self._rabbitmq_checked_at + _USELESS_SECONDS / 5
-        ):
+        if rabbitmq is None or time.monotonic() < self._rabbitmq_asked_at + _ASK_SECONDS:
             return
-        self._rabbitmq_checked_at = time.monotonic()
-        # One service that waits for the broker is enough: services that only publish notice nothing.
-        if not (any(_lacks_broker(self.settings, name) for name in self._services) and rabbitmq.answers()):
-            self._rabbitmq_usable_at = time.monotonic()
-        elif time.monotonic() > self._rabbitmq_usable_at + _USELESS_SECONDS:
-            self._say("RabbitMQ answers, but the services cannot use it; restarting it")
+        self._rabbitmq_asked_at = time.monotonic()
+        waiting = any(_waits_for_broker(self.settings, name) for name in self._services)
+        if not (waiting and rabbitmq.answers() and rabbitmq.has_lost_queues()):
+            self._rabbitmq_bad_answers = 0
+            return
+        self._rabbitmq_bad_answers += 1
+        if self._rabbitmq_bad_answers == 2:
+            self._rabbitmq_bad_answers = 0
+            self._say("RabbitMQ reports that its queues have ended; restarting it")
             self._running().stop_program("rabbitmq")
             self._running().start_program("rabbitmq")
-            self._rabbitmq_usable_at = time.monotonic()
 
     def _bring_up(self) -> None:
         supervisor, started = self._running(), time.monotonic()
@@ -324,12 +326,12 @@ def _is_ready(settings: Settings, name: str) -> bool:
     return True
 
 
-def _lacks_broker(settings: Settings, name: str) -> bool:
-    """Return whether a service reports that it waits for the broker, and for nothing else."""
+def _waits_for_broker(settings: Settings, name: str) -> bool:
+    """Return whether a service reports that it waits for the broker."""
     try:
         urllib.request.urlopen(f"{_health_url(settings, name)}/readyz", timeout=3).close()
     except urllib.error.HTTPError as error:
-        return error.read().strip() == b"waiting for broker"
+        return b"broker" in error.read()
     except OSError:
         return False
     return False

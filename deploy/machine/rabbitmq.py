@@ -17,9 +17,19 @@ from shared.errors import Permanent, Temporary
 USER = "rabbitmq"
 _CONTROL_SECONDS = 300.0
 """Timeout of rabbitmqctl: seconds; its Erlang node takes seconds to start, on a busy machine much longer."""
+_ASK_SECONDS = 15.0
+"""Timeout of a question about the node's health: seconds; an answer takes one, on a busy machine some."""
 _SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 # The node stores its data in a folder with its name, so the name never changes with the ports.
 _NODE = "mailgroup@localhost"
+_HAS_LOST_QUEUES = """
+    #{names := #{wal := Log}} = ra_system:fetch(quorum_queues),
+    Servers = [element(1, amqqueue:get_pid(Q)) || Q <- rabbit_amqqueue:list(),
+               amqqueue:get_type(Q) =:= rabbit_quorum_queue],
+    HasEnded = fun(Name) -> whereis(Name) =:= undefined end,
+    rabbit_alarm:get_alarms() =:= [] andalso lists:any(HasEnded, [Log | Servers])."""
+"""Erlang: whether the write-ahead log of the quorum queues or the process of one of them has ended. The node does not
+start them again. While it is short of disk or memory (an alarm), a restart would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +134,17 @@ class RabbitMQ:
         except OSError:
             return False
 
-    def control(self, *words: str) -> str:
+    def has_lost_queues(self) -> bool:
+        """Ask the node whether the processes of its queues have ended: it answers, but works only after a restart.
+
+        :raises Temporary: no answer. That says nothing about the queues.
+        """
+        return self.control("eval", _HAS_LOST_QUEUES, seconds=_ASK_SECONDS).strip() == "true"
+
+    def control(self, *words: str, seconds: float = _CONTROL_SECONDS) -> str:
         """Run rabbitmqctl and return its output.
 
-        :raises Temporary: it failed, with its message, or did not answer in time.
+        :param seconds: timeout. :raises Temporary: it failed, with its message, or did not answer in time.
         """
         low = self.ports[2] + 1
         environment = self._environment() | {
@@ -142,10 +159,10 @@ class RabbitMQ:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=_CONTROL_SECONDS,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired as error:
-            raise Temporary(f"rabbitmqctl {words[0]}: no answer within {_CONTROL_SECONDS:g} s") from error
+            raise Temporary(f"rabbitmqctl {words[0]}: no answer within {seconds:g} s") from error
         if done.returncode:
             raise Temporary(f"rabbitmqctl {words[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout

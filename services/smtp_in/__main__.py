@@ -6,4 +6,4 @@ from shared.runtime.process import run
 
 if __name__ == "__main__":
     keep_large_blocks_apart()
-    run("smtp_in", serve)
+    run("smtp_in", serve, broker="optional")

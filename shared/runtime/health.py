@@ -1,7 +1,9 @@
 """Serves /metrics, /livez and /readyz of a service on its metrics port.
 
 A separate thread serves them, so that probes get a response while the event loop is busy; a heartbeat shows that the
-loop runs. Ready means that the dependencies answer. Alive does not depend on them, because a restart fixes neither.
+loop runs. Ready means that the dependencies answered at the last heartbeat. While the heartbeat is late, nothing is
+known about them: the service is not ready, and names no server as the cause. Alive does not depend on the dependencies,
+because a restart fixes none.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from shared.settings import Settings
 
 HEARTBEAT_SECONDS = 1.0
 """Pause between two heartbeats, and two checks of the dependencies: seconds."""
+CHECK_SECONDS = 2.0
+"""Time limit for the answer of a dependency: seconds."""
+STALE_SECONDS = 5.0
+"""Age of the last heartbeat at which /readyz believes it no more: seconds; longer than a pause and a check."""
 DEAD_AFTER_SECONDS = 60.0
 """Age of the last heartbeat at which /livez fails: seconds."""
 
@@ -42,7 +48,7 @@ class Health:
     """Serves the three pages inside the context."""
 
     def __init__(self, settings: Settings, name: str, database: Database, broker: Broker | None) -> None:
-        """:param broker: None for a service without broker."""
+        """:param broker: None for a service that works without it."""
         self._address = (settings.metrics_host, settings.metrics_port_of(name))
         self._database, self._broker = database, broker
         self._beat_at = time.monotonic()
@@ -67,12 +73,11 @@ class Health:
 
     async def _beat(self) -> None:
         while True:
-            missing = []
-            if not await self._database.ready():
-                missing.append("database")
-            if self._broker is not None and not self._broker.accepts_messages:
-                missing.append("broker")
-            self._missing = missing
+            checks = {"database": self._database.ready(CHECK_SECONDS)}
+            if self._broker is not None:
+                checks["broker"] = self._broker.answers(CHECK_SECONDS)
+            answers = await asyncio.gather(*checks.values())
+            self._missing = [name for name, answer in zip(checks, answers, strict=True) if not answer]
             self._beat_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
@@ -84,6 +89,9 @@ class Health:
                 age = time.monotonic() - self._beat_at
                 return _plain(start, age < DEAD_AFTER_SECONDS, f"heartbeat {age:.1f} s ago")
             case "/readyz":
+                age = time.monotonic() - self._beat_at
+                if age >= STALE_SECONDS:
+                    return _plain(start, False, f"last heartbeat {age:.0f} s ago")
                 return _plain(start, not self._missing, "waiting for " + ", ".join(self._missing))
         start("404 Not Found", [("Content-Type", "text/plain")])
         return [b"not found\n"]

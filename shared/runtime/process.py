@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -22,11 +22,15 @@ from shared.db.database import Database
 from shared.errors import Permanent
 from shared.runtime.health import Health
 from shared.runtime.logs import configure
-from shared.settings import Settings, SettingsError, load
+from shared.settings import Settings, SettingsError, load, readers_of
 
 STOP_SECONDS = 15.0
 """Default time limit for the work in progress after a stop signal: seconds. A supervisor must wait 45 s before it kills
 the process."""
+
+BrokerUse = Literal["required", "optional", "none"]
+"""How a service uses the broker. required: it is not ready without it. optional: it publishes what sweeps can publish
+later. none: it has no connection."""
 
 log = structlog.get_logger()
 
@@ -42,15 +46,22 @@ class Service:
         """:raises SettingsError: a setting that this service needs is missing."""
         if settings.database_url is None:
             raise SettingsError("MAILGROUP_DATABASE_URL: not set: the URL of the PostgreSQL database is needed")
-        if settings.broker_url is None:
+        if settings.broker_url is None and name in readers_of("broker_url"):
             raise SettingsError("MAILGROUP_BROKER_URL: not set: the URL of the RabbitMQ server is needed")
         self.name = name
         self.settings = settings
         self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.database = Database(settings.database_url, name)
-        self.broker = Broker(settings.broker_url, name)
+        self._broker = Broker(settings.broker_url, name) if settings.broker_url is not None else None
         self.stopping = asyncio.Event()
         self.exclusive = asyncio.Lock()
+
+    @property
+    def broker(self) -> Broker:
+        """Return the broker of a service that uses it."""
+        if self._broker is None:
+            raise RuntimeError(f"{self.name} uses no broker")
+        return self._broker
 
     async def wait_for_stop(self, seconds: float) -> bool:
         """Wait up to ``seconds`` for a stop signal; return whether it came."""
@@ -63,13 +74,13 @@ class Service:
 
 
 async def _serve(
-    service: Service, work: Callable[[Service], Awaitable[None]], needs_broker: bool, stop_seconds: float
+    service: Service, work: Callable[[Service], Awaitable[None]], use: BrokerUse, stop_seconds: float
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
-    broker = service.broker if needs_broker else None
-    async with Health(service.settings, service.name, service.database, broker):
+    broker = None if use == "none" else service.broker
+    async with Health(service.settings, service.name, service.database, broker if use == "required" else None):
         await service.database.open()
         try:
             log.info("service started", owner=service.owner)
@@ -79,7 +90,8 @@ async def _serve(
                 await broker.open()
             await _finish(service, worker, stop_seconds)
         finally:
-            await service.broker.close()
+            if broker is not None:
+                await broker.close()
             await service.database.close()
             log.info("service stopped")
 
@@ -106,22 +118,22 @@ async def _finish(service: Service, worker: asyncio.Future[None], seconds: float
 def run(
     name: str,
     work: Callable[[Service], Awaitable[None]],
-    needs_broker: bool = True,
+    broker: BrokerUse = "required",
     stop_seconds: float = STOP_SECONDS,
 ) -> None:
     """Run a service until SIGTERM or SIGINT. Exit with a clear message on a wrong setting or a port in use.
 
-    :param needs_broker: False for a service that neither consumes nor publishes; it is ready without the broker.
+    :param broker: how the service uses the broker.
     :param stop_seconds: time limit for the work in progress after the stop signal.
     """
     try:
-        settings = load()
+        settings = load().of_service(name)
         configure(settings.log_format, name)
     except ValueError as error:
         sys.exit(f"mailgroup: {error}")
 
     async def main() -> None:
-        await _serve(Service(name, settings), work, needs_broker, stop_seconds)
+        await _serve(Service(name, settings), work, broker, stop_seconds)
 
     try:
         _run(main())

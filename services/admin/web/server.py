@@ -61,7 +61,6 @@ async def serve(service: Service) -> None:
     settings = service.settings
     with _listen(settings) as listener:
         system = AdminContext(settings, service.database, HashingPool(), service.broker)
-        await service.broker.open()
         background = asyncio.create_task(run_background(service), name="background")
         if not await _create_initial_admin(service, system):
             await background
@@ -165,4 +164,4 @@ def _uvicorn_config(settings: Settings, app: Any) -> uvicorn.Config:
 
 def main() -> None:
     """``python -m services.admin console``."""
-    run("admin", serve, needs_broker=False)  # it only reports that the broker is unavailable
+    run("admin", serve, broker="optional")

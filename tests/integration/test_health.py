@@ -1,0 +1,73 @@
+"""shared/runtime/health.py: what /readyz says is as old as the last heartbeat, and asked of the servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+
+from deploy.machine import ports
+from shared.amqp.broker import Broker
+from shared.db.database import Database
+from shared.runtime import health
+from shared.runtime.health import Health
+from shared.settings import SERVICES, Settings
+from tests.polling import until
+
+
+def ask_later(url: str, seconds: float) -> str:
+    time.sleep(seconds)
+    return ask(url)
+
+
+@asynccontextmanager
+async def serving(database: Database, broker: Broker | None) -> AsyncIterator[str]:
+    """The pages of a router; yields the URL of /readyz."""
+    settings = Settings(metrics_port=ports.choose_run(len(SERVICES), str(id(database)), ports.OURS))
+    async with Health(settings, "router", database, broker):
+        yield f"http://{settings.metrics_host}:{settings.metrics_port_of('router')}/readyz"
+
+
+def ask(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
+
+
+async def test_a_heartbeat_that_is_late_names_no_server_as_the_cause(
+    database: Database, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "STALE_SECONDS", 1.5)
+    monkeypatch.setattr(health, "HEARTBEAT_SECONDS", 0.1)
+    broker = Broker(broker_url, "test")
+    async with serving(database, broker) as url:
+        # given a process that waited for the broker at its last heartbeat
+        await until(lambda: not broker.ready)
+        await until(lambda: _is(url, "waiting for broker\n"))
+        # when its event loop stands
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(ask_later, url, 1.8)
+            time.sleep(2.2)  # noqa: ASYNC251  # this is the fault
+        # then it does not say so any more
+        assert answer.result().startswith("last heartbeat ")
+        # and with the broker connected it is ready again
+        await broker.open()
+        await until(lambda: _is(url, "ok\n"), 30)
+    await broker.close()
+
+
+async def _is(url: str, text: str) -> bool:
+    return await asyncio.to_thread(ask, url) == text
+
+
+async def test_a_service_without_need_of_the_broker_is_ready_without_it(database: Database) -> None:
+    async with serving(database, None) as url:
+        await until(lambda: _is(url, "ok\n"), 10)
