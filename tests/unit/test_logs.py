@@ -1,0 +1,55 @@
+"""shared/runtime/logs.py: an unavailable server is reported by each place, but not each second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+from shared.runtime.logs import RepeatLimit
+
+PROGRAM = """
+import logging
+import structlog
+from shared.runtime.logs import configure
+configure("json", "router")
+log = structlog.get_logger()
+for number in range(50):
+    log.warning("batch delayed", error="database: ReadOnlySqlTransaction: cannot execute UPDATE", mails=number)
+    log.warning("poll failed", error="pop3: connection refused", external=f"a{number}@x.example")
+    log.error("mail failed", error="database: something else", id=number)
+    logging.getLogger("psycopg.pool").warning("error connecting in %r: %s", "router", number)
+"""
+
+
+def due(limit: RepeatLimit, times: list[float]) -> list[float]:
+    return [now for now in times if limit.is_due("batch delayed", now)]
+
+
+def test_lines_of_an_outage_come_at_growing_pauses() -> None:
+    limit = RepeatLimit()
+    assert due(limit, [number / 2 for number in range(120)]) == [0, 1, 3, 7, 15, 31]
+    assert limit.take_suppressed("batch delayed") == 114
+    assert limit.take_suppressed("batch delayed") == 0
+
+
+def test_the_longest_pause_is_a_minute_and_quiet_ends_the_growth() -> None:
+    limit = RepeatLimit()
+    times = due(limit, [float(number) for number in range(600)])
+    assert [after - before for before, after in pairwise(times)][-3:] == [60, 60, 60]
+    assert due(limit, [1000.0, 1000.5, 1001.0, 1002.0, 1003.0]) == [1000.0, 1001.0, 1003.0]
+
+
+def test_each_event_has_a_limit_of_its_own() -> None:
+    limit = RepeatLimit()
+    assert limit.is_due("batch delayed", 0.0) and limit.is_due("sweep delayed", 0.0)
+
+
+def test_only_lines_about_an_unavailable_server_are_left_out() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    events = [line["event"] for line in lines]
+    assert events.count("batch delayed") == 1
+    assert events.count("poll failed") == events.count("mail failed") == 50
+    assert len([event for event in events if event.startswith("error connecting")]) == 1
