@@ -10,23 +10,27 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from shared.mime.headers import fields, splice
 from shared.model import Content
 
 LINE_OCTETS = 16 * 1024 * 1024
 HEADER_OCTETS = 1024 * 1024
 MAX_FIELDS = 10_000
-"""Fields of a header section: each one takes processor time."""
+"""Fields of a header section: each one takes processor time, here and in the services that follow."""
 HIDDEN = frozenset({"bcc", "resent-bcc"})
 """Fields that are removed from the header, lower case."""
 
 _END = b"\r\n.\r\n"
-_LONE_LF = re.compile(rb"(?<!\r)\n")
-_ANY_LINE_END = re.compile(rb"\r\n?|\n")
-
+# Matches every field and every other line, and names the fields that are checked or removed. As in
+# shared/mime/headers.py, blanks may precede the colon; without a record of each of 10,000 fields it takes a quarter of
+# the time.
+_FIELD = re.compile(
+    rb"^(?:(from|sender|received|message-id|bcc|resent-bcc)[ \t]*+:|)([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 Values = dict[str, list[bytes]]
-"""Raw values of the header fields, in order, by field name in lower case."""
+"""Raw values of the fields that the policies check (From, Sender, Received, Message-ID), in order, by name in lower
+case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +119,10 @@ class DataReader:
         crlf = piece.count(b"\r\n")
         clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly all are clean
         if self.header_octets is None:
-            piece = self._add_header(piece if clean else _LONE_LF.sub(b"\r\n", piece))
-        self._append(piece if clean else _ANY_LINE_END.sub(b"\r\n", piece))
+            piece = self._add_header(piece if clean else piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        if not clean:  # faster than a regular expression where every octet is a line end
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        self._append(piece)
 
     def _add_header(self, piece: bytes) -> bytes:
         """Append the part that belongs to the header section, and return the rest."""
@@ -140,16 +146,20 @@ class DataReader:
 
     def _end_header(self) -> None:
         """Parse the fields, and remove Bcc: local recipients receive the mail as it is stored."""
-        header, hidden = bytes(self._body), []
+        header, kept, position = bytes(self._body), [], 0
         if header.count(b"\n") - header.count(b"\n ") - header.count(b"\n\t") > MAX_FIELDS + 1:  # the blank line
             self.refuse(SmtpRefusal(552, "5.3.4", f"The header has more than {MAX_FIELDS} fields"))
-        for field in () if self.refusal else fields(header):
-            if field.key in HIDDEN:
-                hidden.append((field.start, field.end, b""))
+        for field in () if self.refusal else _FIELD.finditer(header):
+            if field[1] is None:
+                continue
+            key = field[1].decode("ascii").lower()
+            if key in HIDDEN:
+                kept.append(header[position : field.start()])
+                position = field.end()
             else:
-                self.values.setdefault(field.key, []).append(field.value)
-        if hidden:
-            self._body = bytearray(splice(header, hidden))
+                self.values.setdefault(key, []).append(field[2].removesuffix(b"\r"))
+        if kept:
+            self._body = bytearray(b"".join([*kept, header[position:]]))
             self._digest = hashlib.sha256(self._body)
         self.header_octets = len(self._body)
 

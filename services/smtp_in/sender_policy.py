@@ -15,6 +15,12 @@ _ID = re.compile(r"\s*<([!-;=?A-~]+@[!-;=?A-~]+)>\s*")
 _ANGLE = re.compile(rb"<[^<>]*>?")
 MESSAGE_ID_OCTETS = 500
 """Longest Message-ID that is kept."""
+MAX_MESSAGE_ID_FIELD = 4 * MESSAGE_ID_OCTETS
+"""Longest value of the field Message-ID that is parsed, with blanks and line ends: octets."""
+
+ORIGINATOR_OCTETS = 10_000
+"""Longest values of all From and Sender fields together: octets. They hold a few mailboxes, and each mailbox takes
+processor time: with a header of 1 MiB it would be a second, in which no other session is served."""
 
 _NOT_YOURS = "Sender address refused: it is neither yours nor your external account's"
 
@@ -36,9 +42,11 @@ def check_header(directory: Directory, author: Local, header: Values) -> SmtpRef
     if len(header.get("received", [])) > MAX_HOPS:
         return SmtpRefusal(554, "5.4.6", f"A mail loop: more than {MAX_HOPS} servers have passed it on")
     own = directory.addresses_of(author)
-    from_fields = header.get("from", [])
+    from_fields, sender_fields = header.get("from", []), header.get("sender", [])
     if len(from_fields) > 1:
         return SmtpRefusal(550, "5.7.1", "There is more than one From field")
+    if sum(map(len, (*from_fields, *sender_fields))) > ORIGINATOR_OCTETS:
+        return SmtpRefusal(550, "5.6.0", f"From and Sender are longer than {ORIGINATOR_OCTETS} octets")
     for value in from_fields:
         boxes = mailboxes(value)
         if not boxes or _outside_spans(value, [(box.start, box.end) for box in boxes]).strip(b" \t\r\n,"):
@@ -46,7 +54,7 @@ def check_header(directory: Directory, author: Local, header: Values) -> SmtpRef
         beside = mailboxes(_ANGLE.sub(b" ", value))  # some programs read any word with an @ as the address
         if not {fold_address(box.address) for box in boxes + beside} <= own:
             return SmtpRefusal(550, "5.7.1", f"From: {_NOT_YOURS}")
-    if _names_another(directory, own, [box.address for value in header.get("sender", []) for box in mailboxes(value)]):
+    if _names_another(directory, own, [box.address for value in sender_fields for box in mailboxes(value)]):
         return SmtpRefusal(550, "5.7.1", "Sender: this is the address of somebody else here")
     return None
 
@@ -68,7 +76,7 @@ def _outside_spans(value: bytes, spans: list[tuple[int, int]]) -> bytes:
 def valid_message_id(header: Values) -> str | None:
     """The Message-ID without angle brackets; None unless there is one field with one well-formed ``<local@domain>``."""
     values = header.get("message-id", [])
-    if len(values) != 1:
+    if len(values) != 1 or len(values[0]) > MAX_MESSAGE_ID_FIELD:
         return None
     match = _ID.fullmatch(values[0].decode("ascii", "replace"))
     if match is None or len(match[1]) > MESSAGE_ID_OCTETS or message_ids(values[0]) != [match[1]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.smtp_in.data_reader import HEADER_OCTETS, LINE_OCTETS, MAX_FIELDS, DataReader
+from services.smtp_in.data_reader import HEADER_OCTETS, HIDDEN, LINE_OCTETS, MAX_FIELDS, DataReader
+from shared.mime.headers import fields
 
 PLENTY = 10_000_000
 WIRE = st.lists(
@@ -185,3 +187,60 @@ def test_hidden_recipients_are_not_stored(size: int) -> None:
     assert mail.ended and bytes(mail.content().body) == kept
     assert mail.content().sha256 == hashlib.sha256(kept).digest()
     assert mail.header == b"From: a@b.c\r\nSubject: x\r\n\r\n"
+
+
+FIELDS = st.lists(
+    st.sampled_from(
+        [b"From", b"bcc", b"Resent-Bcc", b"X-From", b"Sender", b":", b": ", b" ", b"\t", b" :", b"\r\n", b"\r\n ", b"a"]
+    ),
+    max_size=30,
+).map(b"".join)
+
+
+@settings(max_examples=500)
+@given(header=FIELDS)
+def test_the_fields_that_count_are_those_of_every_other_service(header: bytes) -> None:
+    header = header.partition(b"\r\n\r\n")[0] + b"\r\n"
+    header = b"A: b\r\n" + header.lstrip(b"\r\n") + b"\r\n"
+    expected: dict[str, list[bytes]] = {}
+    for field in fields(header):
+        if field.key in ("from", "sender"):
+            expected.setdefault(field.key, []).append(field.value)
+
+    mail, _ = read(header + b".\r\n")
+
+    assert mail.values == expected
+    assert not any(field.key in HIDDEN for field in fields(mail.header))
+    assert [field for field in mail.header.split(b"\r\n") if not field] == [b"", b""]
+
+
+def seconds(wire: bytes) -> float:
+    """Processor time to read a mail that arrives in pieces of 64 KiB, at best of three."""
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        assert read(wire, [65_536], 2 * HEADER_OCTETS)[0].ended
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"X: y\r\n" + b" z\r\n" * 90,
+        b"X: " + b"y" * 400 + b"\r\n",
+        b"Sender: a@b, c@d\r\n" + b" ,e@f\r\n" * 60,
+        b"Bcc: a@b\r\n" + b" c@d\r\n" * 60,
+    ],
+    ids=["folded", "long", "sender", "bcc"],
+)
+def test_twice_the_header_takes_twice_the_time(part: bytes) -> None:
+    half = HEADER_OCTETS // 2 // len(part)
+    end = b"\r\n.\r\n"
+    assert seconds(part * (2 * half - 4) + end) < 3 * seconds(part * half + end) + 0.01
+
+
+def test_a_body_of_line_ends_takes_no_longer_than_another() -> None:
+    text = b"A: b\r\n\r\n" + b"x" * 1_500_000 + b"\r\n.\r\n"
+    ends = b"A: b\r\n\r\n" + b"\r" * 700_000 + b"\r\n.\r\n"  # stored with twice the octets
+    assert seconds(ends) < 10 * seconds(text) + 0.02

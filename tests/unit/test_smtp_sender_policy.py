@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from services.smtp_in import sender_policy
 from services.smtp_in.data_reader import DataReader, Values
 from services.smtp_in.sender_policy import check_envelope, check_header, valid_message_id
 from tests.unit.test_smtp_recipient_policy import ALEX, OFFICE
@@ -105,3 +109,37 @@ def test_a_mail_in_a_loop_is_refused() -> None:
     hop = b"Received: from a.example by b.example; Thu, 1 Jan 2026 00:00:00 +0000\r\n"
     assert check_header(OFFICE, ALEX, values_of(50 * hop + END)) is None
     assert str(check_header(OFFICE, ALEX, values_of(51 * hop + END))).startswith("554 5.4.6")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"From: " + b"alex@local.com, " * 60_000,
+        b"From: " + b"(" * 1_000_000,
+        b"From: alex@local.com\r\n" + b"Sender: a@xn--e1afmkfd.xn--p1ai\r\n" * 9_000,
+        b"From: alex@local.com\r\nMessage-ID:" + b" " * 500_000 + b"<1@local.com>" + b" " * 500_000,
+    ],
+    ids=["mailboxes", "comments", "senders", "message-id"],
+)
+def test_a_long_header_is_not_parsed(header: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = 0
+
+    def counting(parse: Callable[[bytes], list[Any]]) -> Callable[[bytes], list[Any]]:
+        def count(value: bytes) -> list[Any]:
+            nonlocal parsed
+            parsed += len(value)
+            return parse(value)
+
+        return count
+
+    for name in ("mailboxes", "message_ids"):
+        monkeypatch.setattr(sender_policy, name, counting(getattr(sender_policy, name)))
+    mail = DataReader(2_000_000)
+    mail.feed(header + b"\r\n\r\n.\r\n")
+    assert mail.ended and mail.refusal is None
+
+    refusal = check_header(OFFICE, ALEX, mail.values)
+
+    assert refusal is None or str(refusal).startswith("550 5.6.0")
+    assert refusal is not None or valid_message_id(mail.values) is None
+    assert parsed <= 2 * sender_policy.ORIGINATOR_OCTETS

@@ -11,7 +11,7 @@ from services.pop3_out import connection as pop3
 from services.pop3_out import listener as pop3_listener
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
-from services.smtp_in import command_loop, commit_queue, data_reader, login
+from services.smtp_in import command_loop, commit_queue, data_reader, login, sender_policy
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
@@ -90,6 +90,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         ("recipients", "", f"{smtp.MAX_RECIPIENTS:,}, then 452"),
         ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.MAX_FIELDS:,} fields"),
+        ("its From and Sender", "", f"{sender_policy.ORIGINATOR_OCTETS:,} octets together"),
         ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
         (
             "memory for incoming mails",
