@@ -149,9 +149,11 @@ class Drive:
             await self._read(address)
 
     async def _await_steps(self) -> None:
-        """Wait until every step is reached: what follows the last delivery may take a moment more."""
+        """Wait until every step is reached. Delete mail now: faults may have cut off every session that did."""
         deadline = time.monotonic() + self._plan.settle_seconds
-        while (steps := not_reached(self._stand.reached)) and time.monotonic() < deadline:  # noqa: ASYNC110  # files
+        while (steps := not_reached(self._stand.reached)) and time.monotonic() < deadline:
+            with suppress(Gone):
+                await self._read(READER, delete=True)
             await asyncio.sleep(0.5)
         self.not_reached = steps
 
