@@ -1,9 +1,11 @@
 """Consumes a queue in batches, acknowledges after the commit, isolates mails that fail, and sweeps for lost messages.
 
-    batch from the queue ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
-                               │ Temporary: pause, then retry half the batch, as it may have been too large
+    batch from the queue ─▶ parts ─▶ handle: one transaction, committed ─▶ publish behind ─▶ acknowledge
+                               │ Temporary: pause, then retry half the part, as it may have been too large
+                               │ out of time: halve at once; a mail that is slow alone is isolated
                                └ other exception: halve down to the failing mail, count; parked at the fifth failure
-    process crash ─▶ redelivered mails are marked, then handled; redelivered once more: retried alone (poison.py)
+    process crash ─▶ redelivered mails are marked, then replayed in small parts; in progress at the next crash: isolated
+    isolated mail ─▶ retried with no other mail in progress; parked after the fifth crash or time-out of its own
     queue empty ─▶ sweep: publish again the committed mails that still wait for this worker
 
 A batch may be handled twice (a crash before the acknowledgement, a sweep beside a slow worker): handling is idempotent.
@@ -14,19 +16,21 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 from prometheus_client import Counter
 
-from shared.amqp.broker import Consumer, Delivery, Publication
+from shared.amqp.broker import Delivery, Publication
 from shared.amqp.payloads import WorkItem, read_payload
 from shared.db.database import Connection, Database
 from shared.errors import MAX_FAILURES, Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
+from shared.runtime.batch import Batch
 from shared.runtime.process import Service
+from shared.runtime.work_meter import WorkMeter
 from shared.store import maillog, poison
 from shared.store.maillog import MailEvent
 from shared.store.poison import Suspect
@@ -37,10 +41,20 @@ FAILURES = Counter(
 
 SWEEP_SECONDS = 2.0
 """Interval of the check whether the queue is empty."""
+SETTLE_SECONDS = 0.5
+"""Pause between the replay of redelivered mails and the retry of an isolated one, which may crash the process: seconds.
+Another batch of redelivered mails comes within it."""
 BUSY_SECONDS = 30.0
 """Interval of sweeps while mail keeps coming: a lost message must not wait until the queue is empty."""
 RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses after consecutive temporary failures: seconds; the last one repeats."""
+HANDLE_SECONDS = 10.0
+"""Time limit of one call of ``handle``: seconds. A full batch takes a hundredth of it."""
+CLAIM_SECONDS = 2.0
+"""Time limit of the claim of an isolated mail: seconds; batches wait meanwhile."""
+OWN_SECONDS = 2.0
+"""Processor time of a mail that is out of time alone from which on the mail itself is the cause: seconds. A usual mail
+takes a thousandth of it. With less, it waited for a server or a lock, and nothing is counted."""
 
 log = structlog.get_logger()
 
@@ -61,8 +75,8 @@ class QueueWorker(Protocol):
     batch: int
     """Limit of mails in one transaction."""
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
-        """Process these rows in one transaction.
+    def handle(self, ids: Sequence[int]) -> Coroutine[Any, Any, Handled]:
+        """Process these rows in one transaction; cancelled after HANDLE_SECONDS.
 
         A worker whose mails differ in cost may stop when its budget of time or memory is used up, after one row or
         more: the next call gets the ``remaining`` rows, in the same order.
@@ -103,200 +117,256 @@ class FailureCounter:
 
 async def run_worker(service: Service, worker: QueueWorker) -> None:
     """Consume until the service is to stop; finish the current batch first."""
-    consumer = service.broker.consume(worker.queue, prefetch=2 * worker.batch)
-    idle_since = [time.monotonic()]
-    consuming = asyncio.create_task(_consume(service, worker, consumer, idle_since), name=worker.name)
-    sweeping = asyncio.create_task(_sweep(service, worker, idle_since), name=f"{worker.name} sweep")
-    await asyncio.gather(consuming, sweeping)
+    await _Stage(service, worker).run()
 
 
-async def _consume(service: Service, worker: QueueWorker, consumer: Consumer, idle_since: list[float]) -> None:
-    stopping = asyncio.create_task(service.stopping.wait())
-    while not service.stopping.is_set():
-        receiving = asyncio.create_task(consumer.batch(worker.batch))
-        await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not receiving.done():
-            receiving.cancel()  # RabbitMQ requeues the unacknowledged messages when the channel closes
-            break
-        idle_since[0] = float("inf")
-        await _handle(service, worker, consumer, receiving.result())
-        idle_since[0] = time.monotonic()
+class _OutOfTime(Temporary):
+    """A call of ``handle`` took longer than HANDLE_SECONDS. own_seconds: its processor time."""
+
+    def __init__(self, own_seconds: float) -> None:
+        super().__init__(f"not finished within {HANDLE_SECONDS:g} s, {own_seconds:.1f} s of them processor time")
+        self.own_seconds = own_seconds
 
 
-async def _handle(service: Service, worker: QueueWorker, consumer: Consumer, batch: list[Delivery]) -> None:
-    requested: list[int] = []
-    redelivered: set[int] = set()  # in progress at a crash; not marked yet
-    marked: set[int] = set()  # to be cleared once they are handled
-    for delivery in batch:
-        try:
-            ids = read_payload(WorkItem, delivery.body).ids
-        except Permanent as error:
-            log.error("message rejected", stage=worker.name, error=str(error))
-            consumer.reject(delivery)
-            batch = [kept for kept in batch if kept is not delivery]
-            continue
-        requested.extend(ids)
-        if delivery.redelivered:
-            redelivered.update(ids)
-    remaining = list(dict.fromkeys(requested))
-    max_mails = min(len(remaining), worker.batch)
-    pauses = iter(RETRY_PAUSES)
-    while remaining:
-        part, left = remaining[:max_mails], remaining[max_mails:]
+class _Stage:
+    """A queue worker at work on its queue."""
+
+    def __init__(self, service: Service, worker: QueueWorker) -> None:
+        self._service = service
+        self._worker = worker
+        self._consumer = service.broker.consume(worker.queue, prefetch=2 * worker.batch)
+        self._idle_since = time.monotonic()  # infinite while a batch is handled
+        self._replayed_at = float("-inf")  # of the last batch with redelivered mails; infinite while it is handled
+        self._has_isolated = False  # a mail was isolated, and no check for due ones has followed
+
+    async def run(self) -> None:
+        """Consume, sweep, and retry isolated mails."""
+        name = self._worker.name
+        await asyncio.gather(
+            asyncio.create_task(self._consume(), name=name),
+            asyncio.create_task(self._sweep(), name=f"{name} sweep"),
+        )
+
+    async def _consume(self) -> None:
+        stopping = asyncio.create_task(self._service.stopping.wait())
+        while not self._service.stopping.is_set():
+            receiving = asyncio.create_task(self._consumer.batch(self._worker.batch))
+            await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                receiving.cancel()  # RabbitMQ requeues the unacknowledged messages when the channel closes
+                break
+            batch = self._decode(receiving.result())
+            self._idle_since = float("inf")
+            if batch.redelivered:
+                self._replayed_at = float("inf")
+            await self._run_with_retry(batch)
+            self._idle_since = time.monotonic()
+            if self._replayed_at == float("inf"):
+                self._replayed_at = time.monotonic()
+
+    def _decode(self, deliveries: Sequence[Delivery]) -> Batch:
+        """Read the messages; reject those that are no work items."""
+        batch = Batch(self._worker.batch)
+        for delivery in deliveries:
+            try:
+                batch.add(delivery, read_payload(WorkItem, delivery.body).ids)
+            except Permanent as error:
+                log.error("message rejected", stage=self._worker.name, error=str(error))
+                self._consumer.reject(delivery)
+        return batch
+
+    async def _run_with_retry(self, batch: Batch) -> None:
+        """Handle a batch and acknowledge it; return it to the queue if the service is to stop before."""
+        pauses = iter(RETRY_PAUSES)
+        while not batch.divided or batch.part:
+            try:
+                if batch.divided:
+                    await self._handle_part(batch)
+                else:
+                    batch.divide(await self._set_aside(batch.redelivered))
+            except Temporary as error:
+                FAILURES.labels(self._worker.name, "temporary").inc()
+                pause = next(pauses, RETRY_PAUSES[-1])
+                mails = len(batch.part)
+                log.warning(
+                    "batch delayed", stage=self._worker.name, mails=mails, retry_seconds=pause, error=str(error)
+                )
+                if await self._service.wait_for_stop(pause):
+                    self._consumer.requeue(batch.deliveries)
+                    return
+                if mails:
+                    batch.halve()
+        if batch.passed:
+            await self._clear(batch.passed)
+        self._consumer.ack(batch.deliveries)
+
+    async def _set_aside(self, redelivered: Collection[int]) -> dict[int, int | None]:
+        """Mark redelivered mails. Returns the limit of mails to replay together with each; None: it is isolated."""
+        if not redelivered:
+            return {}
+        async with self._service.database.statement() as connection:
+            limits = await poison.mark_redelivered(connection, self._worker.name, redelivered)
+        if isolated := [row for row, limit in limits.items() if limit is None]:
+            log.warning("mails isolated after a crash", stage=self._worker.name, ids=isolated)
+            self._has_isolated = True
+        return limits
+
+    async def _handle_part(self, batch: Batch) -> None:
+        """Handle the next part of a batch.
+
+        :raises Temporary: it has to be handled again after a pause.
+        """
+        part, worker = batch.part, self._worker
+        if batch.is_replay:
+            async with self._service.database.statement() as connection:
+                await poison.begin_replay(connection, worker.name, batch.passed, part)
+            batch.passed.clear()
         started = time.perf_counter()
         try:
-            if unmarked := redelivered.intersection(part):
-                isolated = await _mark_redelivered(service, worker, unmarked)
-                redelivered -= unmarked
-                marked |= unmarked - isolated
-                remaining = [row for row in remaining if row not in isolated]
-                continue
-            async with service.exclusive:
-                handled = await worker.handle(part)
-        except Temporary as error:
-            FAILURES.labels(worker.name, "temporary").inc()
-            pause = next(pauses, RETRY_PAUSES[-1])
-            log.warning("batch delayed", stage=worker.name, mails=len(part), retry_seconds=pause, error=str(error))
-            if await service.wait_for_stop(pause):
-                consumer.requeue(batch)
-                return
-            max_mails = max(1, max_mails // 2)
-            continue
+            async with self._service.exclusive:
+                handled = await self._attempt(part)
+        except _OutOfTime as error:
+            await self._divide_slow(batch, error)
+        except Temporary:
+            raise
         except Exception as error:  # a fault of ours with one mail: halving finds which
             if len(part) == 1:
-                await _count_failure(service, worker, part[0], error)
+                await self._count_failure(part[0], error)
+                batch.finish()
             else:
                 log.warning("batch failed, halving it", stage=worker.name, mails=len(part), error=repr(error))
-                await _handle_halves(service, worker, part)
+                batch.halve()
         else:
             STAGE_SECONDS.labels(worker.name).observe(time.perf_counter() - started)
-            service.broker.publish_behind(handled.publications)
-            left = [*handled.remaining, *left]
-        if survived := marked.intersection(part).difference(left):
-            await _clear(service, worker, survived)
-        remaining = left
-    consumer.ack(batch)
+            self._service.broker.publish_behind(handled.publications)
+            batch.finish(handled.remaining)
 
-
-async def _handle_halves(service: Service, worker: QueueWorker, ids: Sequence[int]) -> None:
-    """Handle a failed batch in halves, so that healthy mails do not wait for one transaction per mail.
-
-    A half that fails temporarily is left to the sweep: its mails are committed and unfinished.
-    """
-    middle = len(ids) // 2
-    for half in (ids[:middle], ids[middle:]):
+    async def _attempt(self, ids: Sequence[int]) -> Handled:
+        """Call ``handle``. :raises _OutOfTime: it was cancelled."""
+        meter = WorkMeter()
         try:
-            async with service.exclusive:
-                await _handle_all(service, worker, half)
+            async with asyncio.timeout(HANDLE_SECONDS):
+                handled = await meter.measure(self._worker.handle(ids))
+        except TimeoutError as error:
+            raise _OutOfTime(meter.seconds) from error
+        if ids and len(handled.remaining) >= len(ids):
+            raise RuntimeError(f"{self._worker.name}: no mail handled, {len(ids)} remain")
+        return handled
+
+    async def _divide_slow(self, batch: Batch, error: _OutOfTime) -> None:
+        """Halve a part that is out of time; isolate a single mail, so that the others do not wait for it.
+
+        :raises Temporary: the database does not answer, so no mail is at fault.
+        """
+        part = batch.part
+        FAILURES.labels(self._worker.name, "temporary").inc()
+        if len(part) > 1:
+            log.warning("batch out of time, halving it", stage=self._worker.name, mails=len(part), error=str(error))
+            batch.halve()
+            return
+        at_fault = error.own_seconds >= OWN_SECONDS
+        if not at_fault and not await self._service.database.ready():
+            raise error
+        async with self._service.database.statement() as connection:
+            await poison.add_slow(connection, self._worker.name, part[0], int(at_fault))
+        log.warning("mail isolated, it is out of time alone", stage=self._worker.name, id=part[0], error=str(error))
+        batch.finish()
+
+    async def _count_failure(self, row: int, error: Exception) -> None:
+        name = self._worker.name
+        FAILURES.labels(name, "mail").inc()
+        trace = "".join(traceback.format_exception(error))
+        log.error("mail failed", stage=name, id=row, error=repr(error), traceback=trace)
+        try:
+            await self._worker.count_failure(row, f"{self._service.name}: {name}", trace)
+        except Temporary as unavailable:
+            log.warning("failure not counted, database unavailable", stage=name, id=row, error=str(unavailable))
+        except Exception as fault:  # raised, it would end the service each time this mail is handled
+            log.exception("failure count crashed", stage=name, id=row, error=repr(fault))
+
+    async def _clear(self, ids: Collection[int]) -> None:
+        name = self._worker.name
+        try:
+            async with self._service.database.statement() as connection:
+                await poison.clear_suspects(connection, name, ids)
         except Temporary as error:
-            log.warning(
-                "half batch left to the sweep", stage=worker.name, mails=len(half), id=half[0], error=str(error)
-            )
-        except Exception as error:  # a fault of ours with one mail, as above
-            if len(half) > 1:
-                await _handle_halves(service, worker, half)
-            else:
-                await _count_failure(service, worker, half[0], error)
+            log.warning("suspects not cleared, retrying each alone", stage=name, mails=len(ids), error=str(error))
 
+    # -------------------------------------------------------------------------------------------- isolated mails
 
-async def _handle_all(service: Service, worker: QueueWorker, ids: Sequence[int]) -> None:
-    while ids:
-        handled = await worker.handle(ids)
-        service.broker.publish_behind(handled.publications)
-        ids = handled.remaining
+    async def _retry_isolated(self) -> None:
+        """Handle the due suspects, each with no other mail in progress; batches are handled between them.
 
+        Not while mails of a crash are replayed: a suspect that crashes the process again would delay them.
+        """
+        name = self._worker.name
+        try:
+            while not self._service.stopping.is_set() and not self._is_replaying:
+                async with self._service.exclusive:
+                    async with self._service.database.statement(CLAIM_SECONDS) as connection:
+                        suspect = await poison.claim_suspect(connection, name)
+                    if suspect is None:
+                        self._has_isolated = False
+                        return
+                    await self._retry_one(suspect)
+        except Temporary as error:
+            log.warning("suspects delayed", stage=name, error=str(error))
+        except Exception as error:  # the next check may succeed, and the sweep has to go on
+            log.exception("suspect retry crashed", stage=name, error=repr(error))
 
-async def _count_failure(service: Service, worker: QueueWorker, row: int, error: Exception) -> None:
-    FAILURES.labels(worker.name, "mail").inc()
-    trace = "".join(traceback.format_exception(error))
-    log.error("mail failed", stage=worker.name, id=row, error=repr(error), traceback=trace)
-    try:
-        await worker.count_failure(row, f"{service.name}: {worker.name}", trace)
-    except Temporary as unavailable:
-        log.warning("failure not counted, database unavailable", stage=worker.name, id=row, error=str(unavailable))
-    except Exception as fault:  # raised, it would end the service each time this mail is handled
-        log.exception("failure count crashed", stage=worker.name, id=row, error=repr(fault))
+    @property
+    def _is_replaying(self) -> bool:
+        return time.monotonic() - self._replayed_at < SETTLE_SECONDS
 
-
-# ------------------------------------------------------------------------------------------------ after a crash
-
-
-async def _mark_redelivered(service: Service, worker: QueueWorker, ids: Collection[int]) -> set[int]:
-    """Mark redelivered mails. Returns those that were marked before: they are retried alone, not in this batch."""
-    async with service.database.statement() as connection:
-        isolated = await poison.mark_redelivered(connection, worker.name, ids)
-    if isolated:
-        log.warning(
-            "mails isolated after two crashes, retrying each alone",
-            stage=worker.name,
-            mails=len(isolated),
-            first_id=min(isolated),
-        )
-    return isolated
-
-
-async def _clear(service: Service, worker: QueueWorker, ids: Collection[int]) -> None:
-    try:
-        async with service.database.statement() as connection:
-            await poison.clear_suspects(connection, worker.name, ids)
-    except Temporary as error:
-        log.warning("suspects not cleared, retrying each alone", stage=worker.name, mails=len(ids), error=str(error))
-
-
-async def _retry_isolated(service: Service, worker: QueueWorker) -> None:
-    """Handle the due suspects, each with no other mail in progress; batches are handled between them."""
-    try:
-        while not service.stopping.is_set():
-            async with service.exclusive:
-                async with service.database.statement() as connection:
-                    suspect = await poison.claim_suspect(connection, worker.name)
-                if suspect is None:
+    async def _retry_one(self, suspect: Suspect) -> None:
+        name = self._worker.name
+        if suspect.exhausted:
+            log.error("mail parked, it crashes the process", stage=name, id=suspect.id, crashes=suspect.crashes)
+            origin = f"{self._service.name}: {name}"
+            await self._worker.count_failure(suspect.id, origin, suspect.reason, MAX_FAILURES)
+        else:
+            if suspect.crashes:
+                log.warning("suspect retried alone", stage=name, id=suspect.id, crashes=suspect.crashes)
+            try:
+                handled = await self._attempt([suspect.id])
+                self._service.broker.publish_behind(handled.publications)
+            except _OutOfTime as error:
+                if error.own_seconds >= OWN_SECONDS:  # the claim has counted this try
+                    log.warning("suspect out of time", stage=name, id=suspect.id, error=str(error))
                     return
-                await _retry_one(service, worker, suspect)
-    except Temporary as error:
-        log.warning("suspects delayed", stage=worker.name, error=str(error))
-    except Exception as error:  # the next check may succeed, and the sweep has to go on
-        log.exception("suspect retry crashed", stage=worker.name, error=repr(error))
+                await self._restore_count(suspect)
+                raise
+            except Temporary:
+                await self._restore_count(suspect)
+                raise
+            except Exception as error:  # a fault of ours with this mail
+                await self._count_failure(suspect.id, error)
+        await self._clear([suspect.id])
 
+    async def _restore_count(self, suspect: Suspect) -> None:
+        async with self._service.database.statement() as connection:
+            await poison.restore_count(connection, self._worker.name, suspect)
 
-async def _retry_one(service: Service, worker: QueueWorker, suspect: Suspect) -> None:
-    if suspect.exhausted:
-        log.error("mail parked, it crashes the process", stage=worker.name, id=suspect.id, crashes=suspect.crashes)
-        await worker.count_failure(suspect.id, f"{service.name}: {worker.name}", suspect.reason, MAX_FAILURES)
-    else:
-        if suspect.crashes:
-            log.warning("suspect retried alone", stage=worker.name, id=suspect.id, crashes=suspect.crashes)
-        try:
-            await _handle_all(service, worker, [suspect.id])
-        except Temporary:
-            async with service.database.statement() as connection:
-                await poison.restore_count(connection, worker.name, suspect)
-            raise
-        except Exception as error:  # a fault of ours with this mail
-            await _count_failure(service, worker, suspect.id, error)
-    await _clear(service, worker, [suspect.id])
+    # -------------------------------------------------------------------------------------------- sweeping
 
-
-# ------------------------------------------------------------------------------------------------ sweeping
-
-
-async def _sweep(service: Service, worker: QueueWorker, idle_since: list[float]) -> None:
-    swept = time.monotonic()
-    while not await service.wait_for_stop(SWEEP_SECONDS):
-        await _retry_isolated(service, worker)
-        now = time.monotonic()
-        busy = now - idle_since[0] < SWEEP_SECONDS and now - swept < BUSY_SECONDS
-        if busy or not service.broker.ready:
-            continue
-        try:
-            ready, _ = await service.broker.queue_depth(worker.queue)
-            if ready == 0:
-                swept = now
-                publications = await worker.sweep()
-                if publications:
-                    log.warning("lost messages published again", stage=worker.name, messages=len(publications))
-                    await service.broker.publish(publications)
-        except Temporary as error:
-            log.warning("sweep delayed", stage=worker.name, error=str(error))
-        except Exception as error:  # the next sweep may succeed, and nothing else finds lost messages
-            log.exception("sweep crashed", stage=worker.name, error=repr(error))
+    async def _sweep(self) -> None:
+        service, worker = self._service, self._worker
+        swept = time.monotonic()
+        while not await service.wait_for_stop(SETTLE_SECONDS if self._has_isolated else SWEEP_SECONDS):
+            await self._retry_isolated()
+            now = time.monotonic()
+            busy = now - self._idle_since < SWEEP_SECONDS and now - swept < BUSY_SECONDS
+            if busy or not service.broker.ready:
+                continue
+            try:
+                ready, _ = await service.broker.queue_depth(worker.queue)
+                if ready == 0:
+                    swept = now
+                    publications = await worker.sweep()
+                    if publications:
+                        log.warning("lost messages published again", stage=worker.name, messages=len(publications))
+                        await service.broker.publish(publications)
+            except Temporary as error:
+                log.warning("sweep delayed", stage=worker.name, error=str(error))
+            except Exception as error:  # the next sweep may succeed, and nothing else finds lost messages
+                log.exception("sweep crashed", stage=worker.name, error=repr(error))

@@ -18,6 +18,9 @@ from shared.store import poison
 POISONS = "FAULTS_POISONS"
 """Of the environment: the folder of the files."""
 
+RETRY_SECONDS = "FAULTS_RETRY_SECONDS"
+"""Of the environment: the pause between two tries of a suspect; without it a short one."""
+
 READERS = {
     "router": {"router": "services.router.worker:_facts"},
     "mailbox": {"mailbox": "shared.store.maildrops:deliver_copies"},
@@ -31,7 +34,7 @@ READERS = {
 
 def arm(service: str) -> None:
     """Make the readers of this service deadly, in this process, and let suspects be tried again soon."""
-    poison.RETRY_SECONDS = 4.0
+    poison.RETRY_SECONDS = float(os.environ.get(RETRY_SECONDS, "4"))
     for name, target in READERS.get(service, {}).items():
         module_name, _, function = target.partition(":")
         module = importlib.import_module(module_name)

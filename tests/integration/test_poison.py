@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.machine import ports as free_ports
 from services.admin.monitoring import problems
 from services.admin.monitoring.status import find_account_problem
 from services.mailbox.worker import MailboxWorker
 from services.router import worker
 from services.router.worker import RouterWorker
-from shared.amqp import publications
+from shared.amqp import publications, topology
+from shared.amqp.broker import Broker
 from shared.db.database import Database
 from shared.model import PollOutcome
 from shared.runtime import queue_worker
@@ -24,8 +30,10 @@ from shared.settings import Settings
 from shared.store import inbound, inbound_admin, poison, polls
 from shared.store.poison import Suspect
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
+from tests.polling import until
 
 ALEX = "alex@local.com"
+ROOT = Path(__file__).parents[2]
 
 
 def mail(subject: str, hops: int = 1) -> bytes:
@@ -132,28 +140,160 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         assert len(await mailbox_of(database, ALEX)) == 2
 
 
-async def test_mail_in_flight_at_two_crashes_is_isolated_and_counts_its_own(
-    database: Database,
+@dataclass
+class KilledRouter:
+    """``python -m services.router`` in a process that a mail ends, and that is started again. deaths: so far."""
+
+    environment: dict[str, str]
+    deaths: int = 0
+    process: asyncio.subprocess.Process | None = None
+
+    def kill(self) -> None:
+        """Kill the process as the kernel would for lack of memory."""
+        assert self.process is not None
+        self.process.kill()
+
+    async def run(self) -> None:
+        while True:
+            self.process = process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.router", env=self.environment, stdout=asyncio.subprocess.DEVNULL
+            )
+            try:
+                await process.wait()
+                self.deaths += 1
+            except asyncio.CancelledError:
+                process.terminate()
+                await process.wait()
+                raise
+
+
+@pytest.fixture
+async def killed_router(database_url: str, broker_url: str, tmp_path: Path) -> AsyncIterator[KilledRouter]:
+    """A router that dies of each mail with the word deadly, beside a mailbox service in this process."""
+    (tmp_path / "router").write_text("deadly", encoding="ascii")
+    service = Service("mailbox", Settings(database_url=database_url, broker_url=broker_url, secret_key=KEY))
+    await service.database.open()
+    delivering = asyncio.create_task(run_worker(service, MailboxWorker(service.database, 5.0)))
+    await asyncio.sleep(0)
+    await service.broker.open()
+    await service.broker.wait_until_ready(20)
+    router = KilledRouter(
+        {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "faults" / "inject"), str(ROOT)]),
+            "FAULTS_POISONS": str(tmp_path),
+            "FAULTS_RETRY_SECONDS": str(poison.RETRY_SECONDS),
+            "MAILGROUP_DATA": str(tmp_path),
+            "MAILGROUP_DATABASE_URL": database_url,
+            "MAILGROUP_BROKER_URL": broker_url,
+            "MAILGROUP_METRICS_PORT": str(free_ports.choose(1, str(tmp_path))[0]),
+        }
+    )
+    running = asyncio.create_task(router.run())
+    yield router
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    service.stopping.set()
+    await delivering
+    await service.broker.close()
+    await service.database.close()
+
+
+async def test_two_hundred_innocent_mails_pass_a_killer_in_their_batch(
+    killed_router: KilledRouter, database: Database, broker_url: str
 ) -> None:
+    # given a mail that ends each router which reads it, in the middle of 200 others, and the router takes all at once
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(
+        database, externals[SUPPORT].id, [mail("deadly" if number == 100 else "m") for number in range(201)]
+    )
+    broker = Broker(broker_url, "test")
+    await broker.open()
+    await broker.wait_until_ready(20)
+    await broker.publish(publications.fetched((row, SUPPORT) for row in rows))
+    await broker.close()
+    await until(lambda: killed_router.deaths)
+    died = time.monotonic()
+    while (delivered := len(await mailbox_of(database, ALEX))) < 200:
+        assert time.monotonic() - died < 25, delivered  # less than the pause between two tries of a suspect
+        await asyncio.sleep(0.05)
+    crashes = killed_router.deaths
+    print(f"the last innocent mail: {time.monotonic() - died:.1f} s after the first crash, {crashes} crashes")
+    # then the others wait for one more crash, and for no pause: the rest of that time is the start of two processes
+    assert crashes == 2
+    # and the mail at fault alone is isolated
     async with database.transaction() as connection:
-        # given three redelivered mails, two of them redelivered twice
-        assert await poison.mark_redelivered(connection, "router", [1, 2, 3]) == set()
-        assert await poison.mark_redelivered(connection, "router", [2, 1]) == {1, 2}
-        # then these two are claimed, each once for now
-        assert await poison.claim_suspect(connection, "router") == Suspect(1, 0)
-        assert await poison.claim_suspect(connection, "router") == Suspect(2, 0)
+        isolated = await (await connection.execute("select id from poison where max_mails is null")).fetchall()
+    assert isolated in ([], [(rows[100],)])  # none yet: the router has not started again
+
+
+async def test_mails_pass_at_once_after_kills_from_outside(
+    killed_router: KilledRouter, database: Database, broker_url: str
+) -> None:
+    # given 200 mails, and a router that is killed from outside at any moment of its work on them
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f"m{number}") for number in range(200)])
+    broker = Broker(broker_url, "test")
+    await broker.open()
+    await broker.wait_until_ready(20)
+    for number in range(4):
+        await broker.publish(publications.fetched((row, SUPPORT) for row in rows))
+        await until(lambda: is_consumed(broker))
+        await asyncio.sleep(0.1 * number)
+        killed_router.kill()
+        await until(lambda deaths=number: killed_router.deaths > deaths)
+    killed = time.monotonic()
+    while (delivered := len(await mailbox_of(database, ALEX))) < 200:
+        assert time.monotonic() - killed < 60, delivered
+        await asyncio.sleep(0.05)
+    await broker.close()
+    print(f"the last mail: {time.monotonic() - killed:.1f} s after the last kill")
+    assert time.monotonic() - killed < 25  # a start and 200 small transactions, on a busy machine; no pause of 30 s
+    assert await listed(database) == []
+
+
+async def is_consumed(broker: Broker) -> bool:
+    """Whether the router has taken every message."""
+    return (await broker.queue_depth(topology.ROUTER))[0] == 0
+
+
+async def test_mail_in_flight_at_two_crashes_is_isolated_and_counts_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poison, "REPLAY_PARTS", 20)
+    async with database.transaction() as connection:
+        # given sixty redelivered mails in twenty parts: one mail passed, forty were in progress at another crash
+        mails = range(1, 61)
+        assert await poison.mark_redelivered(connection, "router", mails) == dict.fromkeys(mails, 3)
+        await poison.begin_replay(connection, "router", [], [60])
+        await poison.begin_replay(connection, "router", [60], range(1, 41))
+        limits = await poison.mark_redelivered(connection, "router", mails)
+        # then those are replayed in smaller parts, and the others as before, whatever is redelivered again
+        assert limits == dict.fromkeys(range(1, 41), 2) | dict.fromkeys(mails[40:], 3)
+        await poison.begin_replay(connection, "router", [], [1, 3])
+        assert await poison.mark_redelivered(connection, "router", mails) == limits | {1: 1, 3: 1}
+        # when two of them were alone at a crash
+        await poison.begin_replay(connection, "router", [], [1])
+        assert await poison.mark_redelivered(connection, "router", [1, 2]) == {1: None, 2: 2}
+        await poison.begin_replay(connection, "router", [], [2])
+        assert await poison.mark_redelivered(connection, "router", [1, 2]) == {1: None, 2: None}
+        # then these two are claimed, each once for now, and the crash counts for them
+        assert await poison.claim_suspect(connection, "router") == Suspect(1, 1)
+        assert await poison.claim_suspect(connection, "router") == Suspect(2, 1)
         assert await poison.claim_suspect(connection, "router") is None
         assert await poison.claim_suspect(connection, "mailbox") is None
         # and a mail that is redelivered from its own retry is not retried at once
-        assert await poison.mark_redelivered(connection, "router", [1]) == {1}
+        assert await poison.mark_redelivered(connection, "router", [1]) == {1: None}
         assert await poison.claim_suspect(connection, "router") is None
         # when one retry succeeded, and the other failed temporarily
         await poison.clear_suspects(connection, "router", [1])
-        await poison.restore_count(connection, "router", Suspect(2, 0))
+        await poison.restore_count(connection, "router", Suspect(2, 1))
         await connection.execute("update poison set next_try_at = now() - interval '1 second' where id = 2")
         # then the first is no suspect, and the crash of the second is not counted
-        assert await poison.claim_suspect(connection, "router") == Suspect(2, 0)
-        assert await poison.mark_redelivered(connection, "router", [1]) == set()
+        assert await poison.claim_suspect(connection, "router") == Suspect(2, 1)
+        assert await poison.mark_redelivered(connection, "router", [1]) == {1: 1}
 
 
 async def test_no_sweep_publishes_a_suspect_with_other_mails(database: Database) -> None:

@@ -419,11 +419,14 @@ create index maillog_submission on maillog (submission_id) where submission_id i
 
 -- Owner: shared/store/poison.py
 -- Mails that a process handled when it crashed, and which may be poison messages. Without a crash, no row is written.
+-- part: 0 (marked) <-> number of mails (in progress together). max_mails: n (marked) -> smaller -> null (isolated).
 -- id: of inbound or submissions, by the stage. The row of a mail that has left the stage is deleted at its next try.
 create table poison (
     stage        text not null,                      -- router, mailbox, sender; relay: of a message to be written
     id           bigint not null,
-    crashes      integer not null default 0,         -- tries in isolation that ended the process, or are under way
+    max_mails    integer,                            -- limit of mails replayed together with it; null: isolated
+    part         integer not null default 0,         -- number of mails in progress together with it; 0: none
+    crashes      integer not null default 0,         -- tries alone that ended the process or timed out, or are under way
     next_try_at  timestamptz not null default now(), -- of the next try in isolation
     primary key (stage, id)
 );

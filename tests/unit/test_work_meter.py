@@ -1,0 +1,52 @@
+"""shared/runtime/work_meter.py: the processor time of one coroutine among others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from shared.runtime.work_meter import WorkMeter
+
+
+async def burn(seconds: float) -> str:
+    """Use the processor in steps, between which other tasks run."""
+    used = 0.0
+    while used < seconds:
+        started = time.thread_time()
+        while time.thread_time() - started < 0.01:
+            pass
+        used += time.thread_time() - started
+        await asyncio.sleep(0)
+    return "done"
+
+
+async def test_only_the_coroutine_s_own_steps_are_measured() -> None:
+    own, other = WorkMeter(), WorkMeter()
+    results = tuple(await asyncio.gather(own.measure(burn(0.3)), burn(0.3), other.measure(asyncio.sleep(0.3, "slept"))))
+    assert results == ("done", "done", "slept")
+    assert 0.3 <= own.seconds < 0.45
+    assert other.seconds < 0.05
+
+
+async def test_a_failure_and_a_time_limit_reach_the_coroutine() -> None:
+    meter = WorkMeter()
+    ended = []
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("boom")
+
+    async def hangs() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ValueError, match="boom"):
+        await meter.measure(fails())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await meter.measure(hangs())
+    assert ended == [True]
