@@ -4,8 +4,12 @@ Summary: one listener each for SMTP_PORT (STARTTLS optional), SUBMISSION_PORT (n
 SMTPS_PORT (TLS from the start). Every session logs in. ``command_loop.py`` reads commands and writes replies,
 ``login.py`` and ``connection.py`` run them, ``data_reader.py`` reads the content, ``directory_cache.py`` holds the
 accounts, ``recipient_policy.py`` decides which recipients are local and which are relayed, ``sender_policy.py`` checks
-From, ``commit_queue.py`` commits the mails of all sessions together. DSN parameters of the client (RFC 3461) are stored
-for the sender.
+From, ``envelope_policy.py`` checks the complete mail, ``commit_queue.py`` commits the mails of all sessions together.
+DSN parameters of the client (RFC 3461) are stored for the sender.
+
+Cached accounts are enough to accept a command. The complete mail is checked once more, and is stored only if the
+accounts are still those that it was checked by; author and local recipients are locked until the commit. The author
+gets a notice about a recipient that was accepted and has no account any more.
 
 Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from services.smtp_in.data_reader import DataReader
 from services.smtp_in.directory_cache import DirectoryCache
+from services.smtp_in.envelope_policy import Envelope
 from services.smtp_in.recipient_policy import Directory
 from services.smtp_in.sender_policy import valid_message_id
 from shared.amqp.broker import Broker
@@ -16,10 +17,9 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
-from shared.model import EnvelopeRecipient, External, Local
 from shared.runtime.memory_budget import MemoryBudget
 from shared.store import maillog, submissions
-from shared.store.submissions import Submission
+from shared.store.submissions import RefusedRecipient, Submission
 
 MEMORY_OCTETS = 384 * 1024 * 1024
 """Memory limit for mails that are being received or committed: octets. One mail of the largest size is always admitted.
@@ -31,6 +31,10 @@ SMALL_RESERVE_OCTETS = 32 * 1024 * 1024
 
 BATCH_OCTETS = 8 * 1024 * 1024
 """Mails in one commit: octets; the process and the database hold its statement in memory several times."""
+
+RECIPIENT_OCTETS = 8 * 1024
+"""Weight of a recipient in a batch: octets; a batch has at most a thousand recipients (and those of one mail more), so
+that building its statement holds up the other sessions for milliseconds."""
 
 ANNOUNCE_INTERVAL_SECONDS = 0.01
 """Pause between two publishings; the first mail after a pause is published at once."""
@@ -49,20 +53,13 @@ class PendingSubmission:
 class CommittedSubmission:
     """The result of a commit."""
 
-    id: int | None  # of the submission; None: not stored, the author's account was disabled or changed meanwhile
-    event: maillog.MailEvent | None
+    id: int | None  # of the submission; None: not stored, accounts of the envelope have changed or are being changed
+    events: Sequence[maillog.MailEvent]
     external: str  # address of the external account that sends it
 
 
 def build_submission(
-    author: Local,
-    external: External,
-    sender: str,
-    recipients: Sequence[EnvelopeRecipient],
-    mail: DataReader,
-    *,
-    smtputf8: bool,
-    dsn_params: str | None,
+    envelope: Envelope, sender: str, mail: DataReader, *, smtputf8: bool, dsn_params: str | None
 ) -> PendingSubmission:
     """Join envelope and content. A mail without a valid Message-ID gets one.
 
@@ -70,7 +67,8 @@ def build_submission(
 
     :param smtputf8: the client gave SMTPUTF8 with MAIL. :param dsn_params: RET and ENVID of MAIL (RFC 3461).
     """
-    addresses = [sender, *(recipient.address for recipient in recipients)]
+    author, external = envelope.author, envelope.external
+    addresses = [sender, *(recipient.address for recipient in envelope.recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
     message_id = valid_message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
     event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{message_id}>")
@@ -83,10 +81,12 @@ def build_submission(
             message_id,
             not mail.ascii,
             smtputf8 and needed,
-            tuple(recipients),
+            envelope.recipients,
             author.password_hash,
             event,
             dsn_params,
+            envelope.directory.version,
+            tuple(RefusedRecipient(r.address, str(refusal), r.dsn_params) for r, refusal in envelope.refused),
         ),
         event,
         external.address,
@@ -111,7 +111,7 @@ class CommitQueue:
             database,
             self._write,
             self._committed,
-            lambda pending: pending.submission.content.octets,
+            lambda pending: pending.submission.content.octets + RECIPIENT_OCTETS * len(pending.submission.recipients),
             max_octets=BATCH_OCTETS,
             is_single_statement=lambda batch: all(
                 submissions.fits_one_statement(pending.submission) for pending in batch
@@ -140,8 +140,12 @@ class CommitQueue:
 
     @property
     def cached_directory(self) -> Directory:
-        """The accounts as of the latest ``refresh_directory``."""
+        """The accounts as of the latest query."""
         return self._directory.cached
+
+    def refresh_in_background(self) -> None:
+        """Keep ``cached_directory`` current; see ``DirectoryCache.refresh_in_background``."""
+        self._directory.refresh_in_background()
 
     def refresh_directory(self) -> asyncio.Future[Directory]:
         """The accounts as they are now; see ``DirectoryCache.refresh``."""
@@ -150,9 +154,9 @@ class CommitQueue:
     async def commit(self, pending: PendingSubmission) -> CommittedSubmission:
         """Queue a mail, and return after its commit. Cancelling the call does not remove the mail from the queue.
 
-        Nothing is stored if the author was disabled, or got another password, since MAIL.
+        Nothing is stored if the accounts are others than those by which the envelope was checked.
 
-        :raises OutcomeUnknown: the mail may be committed or not. :raises Temporary: the mail is not committed.
+        :raises CommitOutcomeUnknown: the mail may be committed or not. :raises Temporary: the mail is not committed.
         """
         return await self._group.commit(pending)
 
@@ -161,7 +165,12 @@ class CommitQueue:
         return [
             CommittedSubmission(
                 submission_id,
-                replace(pending.event, submission_id=submission_id) if submission_id is not None else None,
+                ()
+                if submission_id is None
+                else (
+                    replace(pending.event, submission_id=submission_id),
+                    *submissions.refusal_events(pending.submission, submission_id),
+                ),
                 pending.external,
             )
             for submission_id, pending in zip(ids, batch, strict=True)
@@ -185,5 +194,5 @@ class CommitQueue:
     def _announce(self) -> None:
         batch, self._unannounced = self._unannounced, []
         self._announce_due.clear()
-        maillog.announce([each.event for each in batch if each.event])
+        maillog.announce([event for each in batch for event in each.events])
         self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))

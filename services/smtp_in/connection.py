@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 from aiosmtpd import smtp
 from prometheus_client import Counter
 
-from services.smtp_in.commit_queue import CommitQueue, build_submission
+from services.smtp_in.commit_queue import CommitQueue, PendingSubmission, build_submission
 from services.smtp_in.data_reader import DataReader, SmtpRefusal
+from services.smtp_in.envelope_policy import LOGIN_ENDED, Envelope, check_mail, check_recipient, check_sender
 from services.smtp_in.login import TRY_LATER, LoginConnection, SmtpRegistry
 from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
-from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, delivery_key, resolve
-from services.smtp_in.sender_policy import check_envelope, check_header
+from services.smtp_in.recipient_policy import Directory, check_syntax
 from shared.auth.authenticator import Authenticator
 from shared.db.group_commit import CommitOutcomeUnknown
 from shared.errors import Temporary
@@ -34,15 +35,20 @@ DATA_SECONDS = 3600.0
 COMMIT_SECONDS = 600.0
 MEMORY_WAIT_SECONDS = 60.0
 """Wait for memory before the reply to DATA: seconds; the client waits for two minutes (RFC 5321 4.5.3.2.5)."""
+COMMIT_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
+"""Pauses between the tries of a commit while accounts of the envelope are being changed: seconds; then the client has
+to try again. A change takes milliseconds, and a few seconds where many accounts change together."""
 
 _NO_MEMORY = SmtpRefusal(452, "4.3.1", "Too many large mails at once, try again later")
-_ACCOUNT_CHANGED = SmtpRefusal(421, "4.7.0", "The account was changed, log in again")
 
 REFUSED = Counter(
     "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
 )  # temporary, permanent
 
 log = structlog.get_logger()
+
+
+Checked = TypeVar("Checked")
 
 
 class Transaction(smtp.Envelope):
@@ -54,10 +60,7 @@ class Transaction(smtp.Envelope):
         self.smtputf8 = False
         self.dsn_params: str | None = None  # RET and ENVID of MAIL
         self.size = 0  # octets that the client announced with MAIL
-        self.directory: Directory | None = None  # accounts by which the envelope was accepted
-        self.fresh_directory: asyncio.Future[Directory] | None = None  # accounts as they are after MAIL
-        self.addresses: list[tuple[str, str | None]] = []  # accepted RCPT addresses, with NOTIFY and ORCPT
-        self.recipients: dict[tuple[str, object], EnvelopeRecipient] = {}  # by delivery_key: one copy for each
+        self.recipients: list[EnvelopeRecipient] = []  # accepted, with NOTIFY and ORCPT
         self.rcpt_seen = False
 
 
@@ -101,7 +104,7 @@ class SmtpConnection(LoginConnection):
     # ------------------------------------------------------------------------------------------ envelope
 
     async def smtp_MAIL(self, arg: str | None) -> None:
-        """RFC 5321 section 4.1.1.2. MAIL also requests the accounts as they are now, once for each mail."""
+        """RFC 5321 section 4.1.1.2."""
         if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
             return
         if self.in_transaction:
@@ -111,98 +114,54 @@ class SmtpConnection(LoginConnection):
         if isinstance(path, SmtpRefusal):
             await self.push(str(path))
             return
+        self._queue.refresh_in_background()
+        login = cast(Local, self.session.author)
+        author = await self._check(lambda directory: check_sender(directory, login, path.address, path.smtputf8))
+        if author is LOGIN_ENDED:
+            self.on_account_changed()
+            return
+        if isinstance(author, SmtpRefusal):
+            await self._refuse(author)
+            return
         envelope = self.envelope
         envelope.sender, envelope.smtputf8 = path.address, path.smtputf8
         envelope.dsn_params, envelope.size = path.dsn_params, path.size
-        envelope.fresh_directory = self._queue.refresh_directory()
-        if self._check_sender(self._queue.cached_directory) is None or await self._revalidate():
-            await self.push("250 2.1.0 Sender ok")
-
-    def _check_sender(self, directory: Directory) -> SmtpRefusal | None:
-        """Check the author and the envelope sender with these accounts, and store them. Returns a refusal or None."""
-        envelope, before = self.envelope, cast(Local, self.session.author)
-        author = directory.local_ids.get(before.id)
-        if author is None or not author.enabled or author.password_hash != before.password_hash:
-            return _ACCOUNT_CHANGED
-        address = cast(str, envelope.sender)
-        refusal = check_syntax(address, envelope.smtputf8) if address else None
-        refusal = refusal or check_envelope(directory, author, address)
-        if refusal is None:
-            self.session.author, envelope.directory = author, directory
-        return refusal
-
-    async def _revalidate(self) -> bool:
-        """Wait for the accounts as they are after MAIL, and check the envelope again if they have changed.
-
-        Cached accounts are enough to accept a command without waiting, because DATA checks the envelope again. Only
-        current accounts are enough to refuse one.
-
-        Returns whether the envelope is still accepted; otherwise the reply is sent.
-        """
-        envelope = self.envelope
-        try:
-            directory = await cast(asyncio.Future[Directory], envelope.fresh_directory)
-        except Temporary as failure:
-            log.warning("account check failed", peer=self.peer, error=str(failure))
-            self.reset_transaction()
-            await self.push(TRY_LATER)
-            return False
-        if directory is envelope.directory:
-            return True
-        refusal = self._check_sender(directory)
-        addresses, envelope.addresses, envelope.recipients = envelope.addresses, [], {}
-        for address, dsn_params in addresses:
-            refusal = refusal or self._add_recipient(address, dsn_params)
-        if refusal is None:
-            return True
-        author = self.session.author
-        self.reset_transaction()
-        if refusal is _ACCOUNT_CHANGED:
-            self.end_session(str(refusal))
-        else:
-            await self._refuse(refusal, author)
-        return False
+        await self.push("250 2.1.0 Sender ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.3."""
         if await self.check_helo_needed() or await self.check_auth_needed("RCPT"):
             return
         envelope = self.envelope
-        if envelope.directory is None:
+        if not self.in_transaction:
             await self.push("503 5.5.1 MAIL first")
             return
         envelope.rcpt_seen = True
         path = parse_rcpt(arg or "")
         refusal = path if isinstance(path, SmtpRefusal) else check_syntax(path.address, envelope.smtputf8)
-        if refusal is None and len(envelope.addresses) >= MAX_RECIPIENTS:
+        if refusal is None and len(envelope.recipients) >= MAX_RECIPIENTS:
             refusal = SmtpRefusal(452, "4.5.3", "Too many recipients, send to the rest in another mail")
         if refusal is None:
-            address, dsn_params = cast(PathParameters, path).address, cast(PathParameters, path).dsn_params
-            refusal = self._add_recipient(address, dsn_params)
-            if refusal is not None:
-                if not await self._revalidate():
-                    return
-                refusal = self._add_recipient(address, dsn_params)
-        if refusal is not None:
-            await self._refuse(refusal, self.session.author)
-            return
-        await self.push("250 2.1.5 Recipient ok")
+            address, author = cast(PathParameters, path).address, cast(Local, self.session.author)
+            recipient = await self._check(lambda directory: check_recipient(directory, author, address, envelope.size))
+            if isinstance(recipient, EnvelopeRecipient):
+                dsn_params = cast(PathParameters, path).dsn_params
+                envelope.recipients.append(replace(recipient, dsn_params=dsn_params) if dsn_params else recipient)
+                await self.push("250 2.1.5 Recipient ok")
+                return
+            refusal = recipient
+        await self._refuse(refusal)
 
-    def _add_recipient(self, address: str, dsn_params: str | None) -> SmtpRefusal | None:
-        """Add a recipient, checked with the accounts of the envelope. Returns a refusal or None."""
-        envelope, author = self.envelope, cast(Local, self.session.author)
-        directory = cast(Directory, envelope.directory)
-        recipient = resolve(directory, address)
-        if isinstance(recipient, EnvelopeRecipient):
-            external = directory.external_ids.get(author.external_id)
-            recipient = check_size(external, [recipient], envelope.size) or recipient
-        if isinstance(recipient, SmtpRefusal):
-            return recipient
-        envelope.addresses.append((address, dsn_params))
-        envelope.recipients.setdefault(
-            delivery_key(recipient), replace(recipient, dsn_params=dsn_params) if dsn_params else recipient
-        )
-        return None
+    async def _check(self, check: Callable[[Directory], Checked | SmtpRefusal]) -> Checked | SmtpRefusal:
+        """Check a command with the cached accounts, and if they refuse it, with the accounts as they are now."""
+        checked = check(self._queue.cached_directory)
+        if not isinstance(checked, SmtpRefusal):
+            return checked
+        try:
+            return check(await self._queue.refresh_directory())
+        except Temporary as failure:
+            log.warning("account check failed", peer=self.peer, error=str(failure))
+            return TRY_LATER
 
     # ------------------------------------------------------------------------------------------ content
 
@@ -214,16 +173,15 @@ class SmtpConnection(LoginConnection):
             await self.push("501 5.5.4 DATA takes no parameter")
         elif not self.envelope.recipients:
             await self.push("554 5.5.1 No valid recipients" if self.envelope.rcpt_seen else "503 5.5.1 RCPT first")
-        elif await self._revalidate():
+        else:
             self._receiving = True
             try:
                 await self._receive_data()
             finally:
-                self._receiving = False
+                self._receiving = self._committing = False
                 self.reset_transaction()
                 self.restart_timer()
-            if self._stopping:
-                self.stop()
+            self.end_if_due()
 
     async def _receive_data(self) -> None:
         """Read the content, in memory that is reserved before, and commit the mail."""
@@ -250,50 +208,68 @@ class SmtpConnection(LoginConnection):
                 if not mail.ended and (self.loop.time() > deadline or mail.octets > self._max_octets + DRAIN_OCTETS):
                     self.end_session("421 4.4.2 The mail takes too long, or does not end")
                     return
+            self._committing = True
             self.restart_timer(COMMIT_SECONDS)
             await self._commit(mail)
         finally:
             memory.release(reserved)
 
     async def _commit(self, mail: DataReader) -> None:
-        """Check the header and the size, commit the mail, and reply."""
-        envelope, author = self.envelope, self.session.author
-        assert envelope.directory is not None and author is not None and envelope.sender is not None
-        refusal = mail.refusal or check_header(envelope.directory, author, mail.values)
-        external = envelope.directory.external_ids.get(author.external_id)
-        refusal = refusal or check_size(external, envelope.recipients.values(), mail.octets)
-        if refusal or external is None:
-            await self._refuse(refusal or SmtpRefusal(451, "4.3.5", "The account has no external account"), author)
-            return
-        pending = build_submission(
-            author,
-            external,
-            envelope.sender,
-            list(envelope.recipients.values()),
-            mail,
-            smtputf8=envelope.smtputf8,
-            dsn_params=envelope.dsn_params,
-        )
-        try:
-            with STAGE_SECONDS.labels("submission").time():
-                committed = await self._queue.commit(pending)
-        except CommitOutcomeUnknown as failure:  # neither reply would be true: without a reply the client tries again
-            log.warning("commit outcome unknown", peer=self.peer, author=author.address, error=str(failure))
-            self.abort()
-            return
-        except Temporary as failure:
-            log.warning("commit failed, client tries again", peer=self.peer, author=author.address, error=str(failure))
-            await self.push(TRY_LATER)
-            return
-        if committed.id is None:
-            self.end_session(str(_ACCOUNT_CHANGED))
-        else:
-            await self.push(f"250 2.0.0 Queued as {committed.id}")
+        """Check the mail, commit it, and reply.
 
-    async def _refuse(self, refusal: SmtpRefusal, author: Local | None) -> None:
+        Nothing is stored if the accounts have changed since the check: then the mail is checked by the accounts as they
+        are now. Only these refuse a mail.
+        """
+        if mail.refusal is not None:
+            await self._refuse(mail.refusal)
+            return
+        directory, current = self._queue.cached_directory, False
+        try:
+            for pause in COMMIT_PAUSES:
+                checked = self._check_mail(directory, mail)
+                if isinstance(checked, Envelope):
+                    with STAGE_SECONDS.labels("submission").time():
+                        committed = await self._queue.commit(self._submission(checked, mail))
+                    if committed.id is not None:
+                        await self.push(f"250 2.0.0 Queued as {committed.id}")
+                        return
+                elif current:
+                    await self._refuse(checked)
+                    return
+                await asyncio.sleep(pause)
+                directory, current = await self._queue.refresh_directory(), True
+            raise Temporary("the accounts of the envelope are being changed")
+        except CommitOutcomeUnknown as failure:  # neither reply would be true: without a reply the client tries again
+            log.warning("commit outcome unknown", peer=self.peer, author=self._author_address, error=str(failure))
+            self.abort()
+        except Temporary as failure:
+            log.warning(
+                "commit failed, client tries again", peer=self.peer, author=self._author_address, error=str(failure)
+            )
+            await self.push(str(TRY_LATER))
+
+    def _check_mail(self, directory: Directory, mail: DataReader) -> Envelope | SmtpRefusal:
+        envelope, login = self.envelope, cast(Local, self.session.author)
+        return check_mail(directory, login, cast(str, envelope.sender), envelope.recipients, mail.values, mail.octets)
+
+    def _submission(self, checked: Envelope, mail: DataReader) -> PendingSubmission:
+        envelope = self.envelope
+        return build_submission(
+            checked, cast(str, envelope.sender), mail, smtputf8=envelope.smtputf8, dsn_params=envelope.dsn_params
+        )
+
+    @property
+    def _author_address(self) -> str | None:
+        return self.session.author.address if self.session.author else None
+
+    async def _refuse(self, refusal: SmtpRefusal) -> None:
+        """Send the refusal; the session ends if the account was changed."""
         REFUSED.labels("temporary" if refusal.code < 500 else "permanent").inc()
-        log.info("mail refused", peer=self.peer, author=author.address if author else None, reply=str(refusal))
-        await self.push(str(refusal))
+        log.info("mail refused", peer=self.peer, author=self._author_address, reply=str(refusal))
+        if refusal is LOGIN_ENDED:
+            self.end_session(str(refusal))
+        else:
+            await self.push(str(refusal))
 
     # ------------------------------------------------------------------------------------------ other commands
 

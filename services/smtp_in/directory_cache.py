@@ -1,13 +1,14 @@
-"""The accounts in memory. Each request checks in the database whether they have changed.
+"""The accounts in memory. A query checks whether they have changed.
 
-One query serves all sessions that wait, over a connection that stays open, because the pool's checkout costs more than
-the query. The accounts are read again only after a change, so their number costs nothing. Until the query returns,
-``cached`` holds the accounts as of the last query, which are mostly still current.
+The query serves all sessions that wait, over a connection that stays open, because the pool's checkout costs more than
+the query. The accounts are read again only after a change, so their number costs nothing. ``cached`` holds the accounts
+as of the last query: enough to accept a command, not to refuse one (envelope_policy.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
@@ -16,6 +17,9 @@ from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.store import accounts
 
+CACHE_SECONDS = 1.0
+"""Age from which on ``cached`` is refreshed in the background: seconds. A removed recipient is then mostly refused at
+RCPT, and not after the whole mail."""
 ANSWER_SECONDS = 20.0
 """Timeout of one query: seconds."""
 
@@ -31,10 +35,16 @@ class DirectoryCache:
     def __init__(self, database: Database) -> None:
         """Send no query yet."""
         self._database = database
-        self.cached, self._version = Directory.from_accounts([], []), ""
+        self.cached = Directory.from_accounts([], [])
+        self._requested_at = -CACHE_SECONDS  # monotonic seconds
         self._waiting: list[asyncio.Future[Directory]] = []
         self._requested = asyncio.Event()
         self._has_answered = False  # the open connection has answered a query
+
+    def refresh_in_background(self) -> None:
+        """Refresh ``cached`` soon, if that was not requested within the last CACHE_SECONDS."""
+        if time.monotonic() - self._requested_at > CACHE_SECONDS:
+            self.refresh()
 
     def refresh(self) -> asyncio.Future[Directory]:
         """Request the accounts including all changes that were committed before this call.
@@ -46,6 +56,7 @@ class DirectoryCache:
         future: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._requested.set()
+        self._requested_at = time.monotonic()
         return future
 
     async def run(self) -> None:
@@ -85,10 +96,10 @@ class DirectoryCache:
 
     async def _reload_if_changed(self, connection: Connection) -> None:
         version = await accounts.load_version(connection)
-        if version != self._version:
+        if version != self.cached.version:
             externals = await accounts.load_externals(connection)
             people = await accounts.load_locals(connection, known=self.cached.local_ids)
-            self.cached, self._version = Directory.from_accounts(externals, people), version
+            self.cached = Directory.from_accounts(externals, people, version)
 
     def _fail_waiting(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, []

@@ -11,6 +11,7 @@ import structlog
 from aiosmtpd import smtp
 
 from services.smtp_in.command_loop import CLOSING_SECONDS, CommandLoop, LineTooLong
+from services.smtp_in.data_reader import SmtpRefusal
 from shared.auth.authenticator import Authenticator, Throttled
 from shared.errors import Temporary
 from shared.model import Local
@@ -24,7 +25,7 @@ LOGIN_SECONDS = 180.0
 TLS_SECONDS = 20.0
 SESSION_SECONDS = 6 * 3600.0
 
-TRY_LATER = "451 4.3.0 The server cannot take it now, try again later"
+TRY_LATER = SmtpRefusal(451, "4.3.0", "The server cannot take it now, try again later")
 
 log = structlog.get_logger()
 
@@ -84,7 +85,8 @@ class LoginConnection(CommandLoop, AdmittedConnection):
         self._deadline: asyncio.TimerHandle | None = None  # of the login, then of the session
         self._under_tls = implicit_tls
         self._receiving = False  # a mail is being received or committed
-        self._stopping = False
+        self._committing = False
+        self._last_reply: str | None = None  # ends the session after the mail that is being received or committed
         self._admitted = False
         self._refused_logins = 0
         self.peer = peer
@@ -132,19 +134,30 @@ class LoginConnection(CommandLoop, AdmittedConnection):
 
     def stop(self) -> None:
         """End the session with a reply: at once, or after the mail that is being received."""
-        self._stopping = True
-        if not self._receiving:
-            self.end_session("421 4.3.2 The server is shutting down")
+        self._end_between_mails("421 4.3.2 The server is shutting down", busy=self._receiving)
 
     def on_account_changed(self) -> None:
-        """End the session: the account was disabled, removed or given another password."""
-        self.stop()
+        """End the session: the account was disabled, removed or given another password.
+
+        A mail that is being received is dropped. One that is being committed gets its reply.
+        """
+        self._end_between_mails("421 4.7.0 The account was changed, log in again", busy=self._committing)
+
+    def end_if_due(self) -> None:
+        """After a mail: end the session if that was delayed for the mail."""
+        if self._last_reply is not None:
+            self.end_session(self._last_reply)
+
+    def _end_between_mails(self, reply: str, *, busy: bool) -> None:
+        self._last_reply = reply
+        if not busy:
+            self.end_session(reply)
 
     async def handle_exception(self, error: Exception) -> str:
         """Log an unexpected exception of a command, and answer with a temporary failure."""
         log.error("smtp session failed", peer=self.peer, exc_info=error)
         self.reset_transaction()
-        return TRY_LATER
+        return str(TRY_LATER)
 
     # ------------------------------------------------------------------------------------------ greeting and TLS
 
@@ -325,7 +338,10 @@ class LoginConnection(CommandLoop, AdmittedConnection):
         self.session.authenticated = True
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(SESSION_SECONDS, self.stop)
+        self._deadline = self.loop.call_later(SESSION_SECONDS, self._end_long_session)
+
+    def _end_long_session(self) -> None:
+        self._end_between_mails("421 4.4.2 The session has lasted too long", busy=self._receiving)
 
 
 def _decode_text(octets: bytes) -> str:

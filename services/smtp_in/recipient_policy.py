@@ -30,10 +30,11 @@ class Directory:
     local_ids: dict[int, Local]
     external_ids: dict[int, External]
     local_domains: frozenset[str]  # domains of local accounts only: unknown addresses in them are refused
+    version: str = ""  # of the accounts (accounts_version)
     _own: dict[Local, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_accounts(cls, externals: Sequence[External], people: Sequence[Local]) -> Directory:
+    def from_accounts(cls, externals: Sequence[External], people: Sequence[Local], version: str = "") -> Directory:
         """Build a directory of all accounts that are not removed, enabled or not."""
         by_local = {_fold_or_same(address): local for local in people for address in (local.address, *local.addresses)}
         by_external = {
@@ -45,6 +46,7 @@ class Directory:
             {local.id: local for local in people},
             {external.id: external for external in externals},
             frozenset(map(_domain, by_local)) - frozenset(map(_domain, by_external)),
+            version,
         )
 
     def addresses_of(self, author: Local) -> frozenset[str]:

@@ -263,6 +263,7 @@ async def valid_logins(connection: Connection, logins: Collection[tuple[int, str
     return {(int(row[0]), str(row[1])) for row in await cursor.fetchall()}
 
 
-LOGIN_IS_VALID = """(select l.enabled and l.removed_at is null and l.password_hash = {password_hash}
-    from local_accounts l where l.id = {id})"""
-"""SQL: ``valid_logins`` as a condition of a larger statement."""
+LOCK_ENABLED = """select id, external_id, password_hash from local_accounts
+    where id = any(%s::bigint[]) and enabled and removed_at is null order by id for share skip locked"""
+"""SQL: lock those of these local accounts that are enabled, as a part of a larger statement. An account that is being
+changed now is left out: one change must not delay the mail of all others."""

@@ -17,6 +17,18 @@ from shared.errors import MAX_FAILURES
 from shared.model import Content, EnvelopeRecipient
 from shared.store import accounts, blobs, maillog, poison, relay_status, sent_mail
 
+MAX_REASON = 1000
+"""Longest reason in a notice about refused recipients: characters; each has its own in its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRecipient:
+    """A recipient that was accepted at RCPT and has no account any more. Its author gets a failure notice."""
+
+    address: str
+    reply: str  # the reason
+    dsn_params: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -30,9 +42,11 @@ class Submission:
     body_8bit: bool
     smtputf8: bool
     recipients: tuple[EnvelopeRecipient, ...]
-    password_hash: str | None = None  # of the login that submitted it; None: do not check
+    password_hash: str | None = None  # of the login that submitted it; None: check no account
     event: maillog.MailEvent | None = None  # for its history
     dsn_params: str | None = None  # requested notifications (shared/mime/dsn_options.py)
+    accounts_version: str = ""  # of the accounts by which the envelope was checked
+    refused: tuple[RefusedRecipient, ...] = ()
 
 
 # One statement with one part for each table. As a transaction of five inserts in a pipeline it needs two more round
@@ -40,38 +54,46 @@ class Submission:
 # other's; foreign keys are checked at the end of the statement.
 _RECORD = f"""
     with
-    -- The given submissions whose login is still valid, with their new ids.
-    new as materialized (
-        select place, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id,
-               given.author_id, given.external_id, octets, sha256, head, envelope_from, message_id, body_8bit, smtputf8,
-               dsn_params, recipients, traced, traced_external, traced_who, traced_reply
-        from rows from (
+    -- Authors and local recipients that are enabled. They stay so until the commit.
+    people as materialized ({accounts.LOCK_ENABLED}),
+    given as (
+        select * from rows from (
             json_to_recordset(%s) as (
                 author_id bigint, external_id bigint, octets bigint, envelope_from text, message_id text,
-                body_8bit bool, smtputf8 bool, dsn_params text, recipients json, password_hash text,
+                body_8bit bool, smtputf8 bool, dsn_params text, recipients json, local_ids bigint[],
+                password_hash text, accounts_version text, cancelled text,
                 traced bool, traced_external text, traced_who text, traced_reply text),
             unnest(%b::bytea[]), unnest(%b::bytea[])
         ) with ordinality as given (
             author_id, external_id, octets, envelope_from, message_id, body_8bit, smtputf8, dsn_params, recipients,
-            password_hash, traced, traced_external, traced_who, traced_reply, sha256, head, place)
-        where password_hash is null
-            or {accounts.LOGIN_IS_VALID.format(id="given.author_id", password_hash="given.password_hash")}),
+            local_ids, password_hash, accounts_version, cancelled, traced, traced_external, traced_who, traced_reply,
+            sha256, head, place)),
+    -- The given submissions whose envelope was checked by the accounts as they are, with their new ids.
+    new as materialized (
+        select given.*, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id
+        from given left join people on people.id = author_id
+        where given.password_hash is null
+            or given.password_hash = people.password_hash and given.external_id = people.external_id
+                and given.accounts_version = (select version::text from accounts_version)
+                and given.local_ids <@ array(select id from people)),
     -- Their bytes.
     new_blobs as ({blobs.FROM_NEW}),
     -- The submissions themselves.
     new_submissions as (
-        insert into submissions
-            (id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, dsn_params, state)
+        insert into submissions (id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8,
+            dsn_params, cancelled, state)
         select id, author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, dsn_params,
-            'submitted'
+            cancelled, 'submitted'
         from new),
-    -- Their recipients.
+    -- Their recipients. Only a refused one has a state.
     new_recipients as (
-        insert into submission_recipients (submission_id, position, address, kind, target_id, dsn_params)
-        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.dsn_params
+        insert into submission_recipients
+            (submission_id, position, address, kind, target_id, dsn_params, state, reply, settled_at)
+        select new.id, r.position - 1, r.address, r.kind, r.target_id, r.dsn_params, coalesce(r.state, 'waiting'),
+            r.reply, case when r.state is not null then now() end
         from new, rows from (json_to_recordset(new.recipients)
-                as (address text, kind text, target_id bigint, dsn_params text))
-            with ordinality as r (address, kind, target_id, dsn_params, position)),
+                as (address text, kind text, target_id bigint, dsn_params text, state text, reply text))
+            with ordinality as r (address, kind, target_id, dsn_params, state, reply, position)),
     -- The authors of their Message-IDs.
     new_authors as ({sent_mail.FROM_NEW}),
     -- Their events.
@@ -82,17 +104,22 @@ _RECORD = f"""
 async def record_submissions(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
     """Store bytes, envelopes, authors and events; each submission is then ``submitted``. :return: their ids, in order.
 
-    None in place of an id: nothing is stored, because the author was disabled or removed, or has another password. The
-    author of a Message-ID is recorded here, before the mail can leave, so that no answer arrives earlier. A known
+    None in place of an id: nothing is stored, because the accounts have changed since the envelope was checked, or the
+    author or a local recipient is being changed now. The author and the local recipients are locked until the commit,
+    so what was checked is still true then. An external account with an enabled sharer cannot be removed.
+
+    The author of a Message-ID is recorded here, before the mail can leave, so that no answer arrives earlier. A known
     Message-ID keeps its first author. If every mail ``fits_one_statement``, this is one statement; otherwise it needs a
     transaction.
     """
     if not submissions:
         return []
     contents = [submission.content for submission in submissions]
+    people = {local_id for submission in submissions for local_id in (submission.author_id, *_local_ids(submission))}
     cursor = await connection.execute(
         _RECORD,
         (
+            array_literal(people),
             json.dumps([_given(submission) for submission in submissions]),
             [content.sha256 for content in contents],
             [blobs.head(content) for content in contents],
@@ -102,17 +129,35 @@ async def record_submissions(connection: Connection, submissions: Sequence[Submi
     await blobs.store_chunks(
         connection, [blob_id for _, blob_id in stored.values()], [contents[place] for place in stored]
     )
+    await maillog.record_events(
+        connection,
+        [event for place, (stored_id, _) in stored.items() for event in refusal_events(submissions[place], stored_id)],
+    )
     return [stored[place][0] if place in stored else None for place in range(len(submissions))]
 
 
 def fits_one_statement(submission: Submission) -> bool:
     """Return whether one statement of ``record_submissions`` stores the whole submission."""
-    return blobs.is_whole(submission.content)
+    return blobs.is_whole(submission.content) and not submission.refused
+
+
+def refusal_events(submission: Submission, submission_id: int) -> list[maillog.MailEvent]:
+    """Return the events of the refused recipients of a stored submission."""
+    return [
+        maillog.MailEvent("cancelled", submission_id=submission_id, who=refused.address, reply=refused.reply)
+        for refused in submission.refused
+    ]
+
+
+def _local_ids(submission: Submission) -> list[int]:
+    """Return the local accounts that the mail is delivered to."""
+    return [r.target_id for r in submission.recipients if r.kind == "local" and r.target_id is not None]
 
 
 def _given(submission: Submission) -> dict[str, object]:
     """Return the submission as ``_RECORD`` reads it, without the bytes."""
     event = submission.event
+    reasons = "; ".join(dict.fromkeys(refused.reply for refused in submission.refused))
     return {
         "author_id": submission.author_id,
         "external_id": submission.external_id,
@@ -130,8 +175,22 @@ def _given(submission: Submission) -> dict[str, object]:
                 "dsn_params": recipient.dsn_params,
             }
             for recipient in submission.recipients
+        ]
+        + [
+            # ``local`` is never relayed, also if the operator sends the mail again.
+            {
+                "address": refused.address,
+                "kind": "local",
+                "dsn_params": refused.dsn_params,
+                "state": "cancelled",
+                "reply": refused.reply,
+            }
+            for refused in submission.refused
         ],
+        "local_ids": _local_ids(submission),
         "password_hash": submission.password_hash,
+        "accounts_version": submission.accounts_version,
+        "cancelled": reasons[:MAX_REASON] or None,
         "traced": event is not None,
         "traced_external": event and event.external and storable(event.external),
         "traced_who": event and event.who and storable(event.who),

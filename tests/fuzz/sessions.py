@@ -165,6 +165,9 @@ class Hands:
     def cached_directory(self) -> Directory:
         return self._office
 
+    def refresh_in_background(self) -> None:
+        pass
+
     def refresh_directory(self) -> asyncio.Future[Directory]:
         answer: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(answer.set_result, self._office)
@@ -173,7 +176,7 @@ class Hands:
     async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
         await asyncio.sleep(0)
         self.handed.append(handed)
-        return CommittedSubmission(len(self.handed), None, handed.external)
+        return CommittedSubmission(len(self.handed), (), handed.external)
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
         await asyncio.sleep(0)

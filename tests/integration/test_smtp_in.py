@@ -6,6 +6,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import psycopg
 import pytest
 from psycopg.errors import DiskFull
 
+from services.sender import outcomes
+from services.smtp_in import connection as smtp_connection
 from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
 from services.smtp_in.recipient_policy import Directory
 from shared.amqp import topology
@@ -300,50 +303,52 @@ async def test_an_account_that_is_disabled_sends_nothing_more(server: Running) -
 
     await change(enabled=False)
 
-    assert (await first.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")).startswith("421 4.7.0")
-    assert await first.closed()
+    # then a mail is refused for good, and between mails the client is asked to log in again
     second.writer.write(b"Subject: x\r\n\r\n.\r\n")
-    assert (await second.reply())[-1].startswith("421 4.7.0")
+    assert (await second.reply())[-1].startswith("550 5.7.1") and await second.closed()
+    assert (await first.ask("MAIL FROM:<alex@local.com>")).startswith("421 4.7.0") and await first.closed()
     assert not await server.stored()
+
+
+async def change_local(server: Running, who: str, **changes: object) -> None:
+    """Commit a change of a local account."""
+    async with server.database.transaction() as connection:
+        [local] = await accounts.load_locals(connection, [server.ids[who]])
+        await account_changes.save_local(connection, replace(local, **changes))  # type: ignore[arg-type]  # fields
 
 
 async def test_a_change_of_accounts_counts_for_the_next_mail(server: Running) -> None:
     client = await Client.logged_in(server)
-    for enabled, expected in ((True, "354"), (False, "550 5.2.1"), (True, "354")):
-        async with server.database.transaction() as connection:
-            [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
-            await account_changes.save_local(connection, replace(gone, enabled=enabled))
+    for enabled, expected in ((True, "250 2.0.0"), (False, "550 5.2.1"), (True, "250 2.0.0")):
+        await change_local(server, "gone", enabled=enabled)
 
-        # then a recipient is refused by the current accounts, and an accepted one is checked again
-        await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<gone@local.com>")
-        assert (await client.ask("DATA")).startswith(expected)
-        await client.ask(*(["Subject: x\r\n\r\n."] if expected == "354" else ["RSET"]))
+        # then a recipient is refused by the accounts as they are, at RCPT or when the mail is complete
+        replies = [await client.ask(line) for line in ("MAIL FROM:<alex@local.com>", "RCPT TO:<gone@local.com>")]
+        if replies[-1].startswith("250"):
+            assert (await client.ask("DATA")).startswith("354")
+            replies = [await client.ask("Subject: x\r\n\r\n.")]
+        assert replies[-1].startswith(expected)
+        await client.ask("RSET")
 
 
-async def test_recipients_accepted_from_the_cache_are_checked_again_before_data(server: Running) -> None:
-    async def name_for_jim(*former: str) -> None:
-        async with server.database.transaction() as connection:
-            [jim] = await accounts.load_locals(connection, [server.ids["jim"]])
-            await account_changes.save_local(connection, replace(jim, addresses=former))
-
-    # given two addresses that are the same person's
-    await name_for_jim("info@local.com")
+async def test_an_accepted_command_does_not_wait_for_the_database(server: Running) -> None:
+    # given two addresses that are the same person's, and a database that does not answer
+    await change_local(server, "jim", addresses=("info@local.com",))
     client = await Client.logged_in(server)
     await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "RSET")
     question: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server.commit_queue, "refresh_directory", lambda: question)
+        patch.setattr(server.commit_queue, "refresh_in_background", lambda: None)
+        # then who is accepted does not wait, who is refused does
         assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
-    # then an accepted recipient does not wait, a refused one does
-    assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
-    client.writer.write(b"RCPT TO:<nobody@local.com>\r\n")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(client.reply(), 0.3)
+        assert (await client.ask("RCPT TO:<jim@local.com>", "RCPT TO:<info@local.com>")).startswith("250")
+        client.writer.write(b"RCPT TO:<nobody@local.com>\r\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.reply(), 0.3)
     # and when they are two people's by then, both get the mail
-    await name_for_jim()
-    async with server.database.transaction() as connection:
-        [gone] = await accounts.load_locals(connection, [server.ids["gone"]])
-        await account_changes.save_local(connection, replace(gone, enabled=True, addresses=("info@local.com",)))
+    await change_local(server, "jim", addresses=())
+    await change_local(server, "gone", enabled=True, addresses=("info@local.com",))
     question.set_result(await server.commit_queue.refresh_directory())
     assert (await client.reply())[-1].startswith("550 5.1.1")
     assert (await client.ask("DATA")).startswith("354")
@@ -355,7 +360,121 @@ async def test_recipients_accepted_from_the_cache_are_checked_again_before_data(
     }
 
 
-async def test_an_idle_database_connection_that_broke_causes_no_failure(server: Running) -> None:
+async def test_a_recipient_gone_with_its_whole_domain_is_not_relayed(server: Running) -> None:
+    # given a domain with one account
+    async with server.database.transaction() as connection:
+        [jim] = await accounts.load_locals(connection, [server.ids["jim"]])
+        ann = await account_changes.save_local(connection, replace(jim, id=0, address="ann@alone.example"))
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<ann@alone.example>", "RCPT TO:<x@example.net>", "DATA")
+
+    async with server.database.transaction() as connection:
+        await account_changes.remove_account(connection, "local", ann)
+
+    assert (await client.ask("Subject: x\r\n\r\n.")).startswith("250")
+    [(listed, _)] = await server.stored()
+    assert [(r.address, r.kind, r.state) for r in listed.recipients] == [
+        ("x@example.net", "relay", "waiting"),
+        ("ann@alone.example", "local", "cancelled"),
+    ]
+
+
+@pytest.mark.parametrize("how", ["removed", "disabled"])
+async def test_the_author_gets_a_notice_about_a_recipient_gone_since_rcpt(server: Running, how: str) -> None:
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<support@company.com>")
+    await client.ask("RCPT TO:<jim@local.com> NOTIFY=FAILURE", "RCPT TO:<x@example.net>", "DATA")
+    async with server.database.transaction() as connection:
+        if how == "removed":
+            await account_changes.remove_account(connection, "local", server.ids["jim"])
+        else:
+            [jim] = await accounts.load_locals(connection, [server.ids["jim"]])
+            await account_changes.save_local(connection, replace(jim, enabled=False))
+
+    assert (await client.ask("Message-ID: <1@local.com>\r\n\r\n.")).startswith("250")
+
+    # then the mail goes to the others, the address is settled for good, and the sender tells the author
+    [(listed, _)] = await server.stored()
+    code = "550 5.1.1" if how == "removed" else "550 5.2.1"
+    assert [(r.address, r.kind, r.state, (r.reply or "")[:9]) for r in listed.recipients] == [
+        ("x@example.net", "relay", "waiting", ""),
+        ("jim@local.com", "local", "cancelled", code),
+    ]
+    async with server.database.transaction() as connection:
+        after = await outcomes.notify_cancelled(connection)
+        again = await outcomes.notify_cancelled(connection)
+        cursor = await connection.execute(
+            "select event, who from maillog where submission_id = %s order by id", (listed.id,)
+        )
+        events = await cursor.fetchall()
+    assert ("cancelled", "jim@local.com") in events and ("noticed", "alex@local.com") in events
+    assert [event.who for event in after.events] == ["alex@local.com"] and not again.events
+
+
+async def test_a_mail_whose_recipients_are_all_gone_is_refused(server: Running) -> None:
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<jim@local.com>", "DATA")
+    await change_local(server, "jim", enabled=False)
+
+    assert (await client.ask("Subject: x\r\n\r\n.")).startswith("550 5.2.1")
+    assert not await server.stored()
+
+
+async def test_a_change_under_way_delays_the_mail_of_that_account_only(server: Running) -> None:
+    alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
+    async with server.database.transaction() as connection:
+        [account] = await accounts.load_locals(connection, [server.ids["alex"]])
+        await account_changes.save_local(connection, replace(account, enabled=False))
+        sending = asyncio.create_task(alex.send(b"Subject: x\r\n\r\n.\r\n"))
+        # then others send meanwhile, also in the same commit, and the mail waits for the outcome
+        for _ in range(3):
+            assert (await jim.send(b"Subject: y\r\n\r\n.\r\n", sender="jim@local.com")).startswith("250")
+        assert not sending.done()
+
+    assert (await sending).startswith("550 5.7.1")
+    assert len(await server.stored()) == 3
+
+
+@pytest.mark.parametrize("who", ["alex", "jim"])
+async def test_what_was_checked_holds_until_the_commit(
+    server: Running, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    recorded, changed = asyncio.Event(), asyncio.Event()
+    record = submissions.record_submissions
+
+    async def slow(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
+        ids = await record(connection, batch)
+        recorded.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), 0.5)
+        assert not changed.is_set()  # author and recipient are locked
+        return ids
+
+    monkeypatch.setattr(submissions, "record_submissions", slow)
+    client = await Client.logged_in(server)
+    mail = b"Subject: x\r\n\r\n" + b"x\r\n" * blobs.HEAD_OCTETS + b".\r\n"  # in a transaction
+    sending = asyncio.create_task(client.send(mail, "jim@local.com"))
+    await recorded.wait()
+
+    await change_local(server, who, enabled=False)
+    changed.set()
+
+    assert (await sending).startswith("250")
+
+
+async def test_accounts_that_change_all_the_time_are_a_temporary_failure(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_connection, "COMMIT_PAUSES", (0.0, 0.01))
+    client = await Client.logged_in(server)
+    async with server.database.transaction() as connection:
+        [account] = await accounts.load_locals(connection, [server.ids["alex"]])
+        await account_changes.save_local(connection, replace(account, user_name="A."))
+        assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("451 4.3.0")
+    assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
+
+
+async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server: Running) -> None:
     client = await Client.logged_in(server)
     assert (await client.ask("MAIL FROM:<alex@local.com>", "RSET")).startswith("250")
     async with server.database.statement() as connection:
@@ -365,6 +484,41 @@ async def test_an_idle_database_connection_that_broke_causes_no_failure(server: 
         )
 
     assert (await client.ask("MAIL FROM:<alex@local.com>")).startswith("250")
+
+
+async def test_a_session_in_the_middle_of_a_mail_ends_with_its_account(server: Running) -> None:
+    watcher = asyncio.create_task(server.listener.registry.end_invalid_sessions(server.database, 0.1))
+    alex, jim = await Client.logged_in(server), await Client.logged_in(server, "jim")
+    for client, who in ((alex, "alex"), (jim, "jim")):
+        await client.ask(f"MAIL FROM:<{who}@local.com>", "RCPT TO:<x@example.net>", "DATA")
+        client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 300_000)
+
+    await change_local(server, "alex", enabled=False)
+
+    assert (await alex.reply())[-1].startswith("421 4.7.0") and await alex.closed()
+    await until(lambda: len(server.listener.registry.connections) == 1)
+    jim.writer.write(b"\r\n.\r\n")
+    assert (await jim.reply())[-1].startswith("250") and server.commit_queue.memory.in_use == 0
+    assert len(await server.stored()) == 1
+    watcher.cancel()
+
+
+async def test_a_mail_that_is_being_committed_gets_its_reply_before_the_end(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submissions.record_submissions
+
+    async def ending(connection: Connection, batch: Sequence[submissions.Submission]) -> list[int | None]:
+        ids = await record(connection, batch)
+        for session in server.listener.registry.connections:
+            session.on_account_changed()
+        return ids
+
+    monkeypatch.setattr(submissions, "record_submissions", ending)
+    client = await Client.logged_in(server)
+
+    assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
+    assert (await client.reply())[-1].startswith("421 4.7.0") and await client.closed()
 
 
 async def test_sessions_of_a_changed_account_end_by_themselves(

@@ -211,7 +211,7 @@ create table submissions (
     failures          integer not null default 0,    -- exceptions in us while working on it alone
     error             text,
     origin            text,
-    cancelled         text,                          -- why the operator ended it, until its author is notified
+    cancelled         text,                          -- why recipients are cancelled, until the author is notified
     swept_at          timestamptz,
     state_at          timestamptz not null default now(),
     created_at        timestamptz not null default now()
@@ -229,6 +229,7 @@ create index submissions_created on submissions using brin (created_at) with (pa
 --        external  an external account of ours (target_id), delivered by its routing rules
 -- state: waiting -> relayed | failed | cancelled     (relay)
 --        waiting -> delivered | cancelled            (local, external: handed to inbound)
+--        cancelled from the start                    (local: its account was gone when the mail was complete)
 create table submission_recipients (
     submission_id  bigint not null references submissions on delete cascade,
     position       integer not null,
