@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from services.smtp_in.data_reader import DataReader
 from services.smtp_in.directory_cache import DirectoryCache
 from services.smtp_in.envelope_policy import Envelope
+from services.smtp_in.receive_memory import ReceiveMemory
 from services.smtp_in.recipient_policy import Directory
 from services.smtp_in.sender_policy import valid_message_id
 from shared.amqp.broker import Broker
@@ -17,17 +18,8 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
-from shared.runtime.memory_budget import MemoryBudget
 from shared.store import maillog, submissions
 from shared.store.submissions import RefusedRecipient, Submission
-
-MEMORY_OCTETS = 384 * 1024 * 1024
-"""Memory limit for mails that are being received or committed: octets. One mail of the largest size is always admitted.
-The process uses a fifth more for them (``keep_large_blocks_apart`` in ``shared/runtime/process.py``)."""
-SMALL_OCTETS = 1024 * 1024
-"""Size up to which a mail is small."""
-SMALL_RESERVE_OCTETS = 32 * 1024 * 1024
-"""Part of the memory limit for small mails only: they are received while large ones arrive slowly."""
 
 BATCH_OCTETS = 8 * 1024 * 1024
 """Mails in one commit: octets; the process and the database hold its statement in memory several times."""
@@ -101,11 +93,7 @@ class CommitQueue:
 
     def __init__(self, database: Database, broker: Broker, max_message_octets: int) -> None:
         """:param max_message_octets: largest mail: octets."""
-        self.memory = MemoryBudget(
-            max(MEMORY_OCTETS, max_message_octets + SMALL_RESERVE_OCTETS),
-            small_octets=SMALL_OCTETS,
-            small_reserve=SMALL_RESERVE_OCTETS,
-        )
+        self.memory = ReceiveMemory(max_message_octets)
         self._broker = broker
         self._group = GroupCommit(
             database,

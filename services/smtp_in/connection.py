@@ -19,12 +19,14 @@ from services.smtp_in.data_reader import DataReader, SmtpRefusal
 from services.smtp_in.envelope_policy import LOGIN_ENDED, Envelope, check_mail, check_recipient, check_sender
 from services.smtp_in.login import TRY_LATER, LoginConnection, SmtpRegistry
 from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
+from services.smtp_in.receive_memory import MailMemory
 from services.smtp_in.recipient_policy import Directory, check_syntax
 from shared.auth.authenticator import Authenticator
 from shared.db.group_commit import CommitOutcomeUnknown
 from shared.errors import Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import EnvelopeRecipient, Local
+from shared.net.least_rate import LeastRate
 from shared.net.server_tls import Certificate
 
 MAX_RECIPIENTS = 1000
@@ -32,9 +34,14 @@ DRAIN_OCTETS = 64 * 1024 * 1024
 """Octets of a refused mail that are read and dropped beyond the size limit, so that the client gets the reply; then the
 connection is closed."""
 DATA_SECONDS = 3600.0
+"""Time for the content: seconds; a mail of 50 MiB takes so long at 15 KB a second."""
+LEAST_OCTETS_A_SECOND = 1024
+"""Least rate of the content: octets a second; GPRS at the edge of a cell still has twice of it."""
+PAUSE_SECONDS = 300.0
+"""Longest pause within the content, as long as the content before was fast enough: seconds (RFC 5321 4.5.3.2)."""
 COMMIT_SECONDS = 600.0
 MEMORY_WAIT_SECONDS = 60.0
-"""Wait for memory before the reply to DATA: seconds; the client waits for two minutes (RFC 5321 4.5.3.2.5)."""
+"""Wait for memory in the middle of the content: seconds; the client waits for three minutes (RFC 5321 4.5.3.2.5)."""
 COMMIT_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 """Pauses between the tries of a commit while accounts of the envelope are being changed: seconds; then the client has
 to try again. A change takes milliseconds, and a few seconds where many accounts change together."""
@@ -184,35 +191,43 @@ class SmtpConnection(LoginConnection):
             self.end_if_due()
 
     async def _receive_data(self) -> None:
-        """Read the content, in memory that is reserved before, and commit the mail."""
-        memory, reserved = self._queue.memory, self.envelope.size
-        if not await memory.reserve(reserved, MEMORY_WAIT_SECONDS):
-            await self.push(str(_NO_MEMORY))
-            return
-        mail = DataReader(self._max_octets)
-        deadline = self.loop.time() + DATA_SECONDS
+        """Read the content, in memory that is reserved as it arrives, and commit the mail."""
+        mail, memory = DataReader(self._max_octets), self._queue.memory.open(cast(Local, self.session.author).id)
+        started_at = self.loop.time()
+        rate = LeastRate(LEAST_OCTETS_A_SECOND, PAUSE_SECONDS, started_at)
+        deadline = started_at + DATA_SECONDS
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             while not mail.ended:
-                rest = mail.feed(await self.read_available())
+                now = self.loop.time()
+                self.restart_timer(max(0.001, min(self.idle_seconds, rate.seconds_left(now), deadline - now)))
+                chunk = await self.read_available()
+                rate.record(len(chunk), self.loop.time())
+                rest = mail.feed(chunk)
                 if rest:  # pipelined commands after the mail (RFC 2920)
                     self.push_back(rest)
-                self.restart_timer()
-                if mail.octets_in_memory > reserved and not memory.try_reserve(mail.octets_in_memory - reserved):
-                    mail.refuse(_NO_MEMORY)
-                elif mail.octets_in_memory > reserved:
-                    reserved = mail.octets_in_memory
+                if not memory.try_grow(mail.octets_in_memory):
+                    waited = await self._wait_for_memory(mail, memory)
+                    rate.extend(waited)
+                    deadline += waited
                 if mail.refusal is not None:
-                    memory.release(reserved)
-                    reserved = 0
-                if not mail.ended and (self.loop.time() > deadline or mail.octets > self._max_octets + DRAIN_OCTETS):
-                    self.end_session("421 4.4.2 The mail takes too long, or does not end")
+                    memory.close()
+                if not mail.ended and mail.octets > self._max_octets + DRAIN_OCTETS:
+                    self.end_session("421 4.4.2 The mail does not end")
                     return
             self._committing = True
             self.restart_timer(COMMIT_SECONDS)
             await self._commit(mail)
         finally:
-            memory.release(reserved)
+            memory.close()
+
+    async def _wait_for_memory(self, mail: DataReader, memory: MailMemory) -> float:
+        """Wait for memory, and refuse the mail if there is none. Returns the seconds of the wait."""
+        began_at = self.loop.time()
+        self.restart_timer(2 * MEMORY_WAIT_SECONDS)
+        if not await memory.grow(mail.octets_in_memory, MEMORY_WAIT_SECONDS):
+            mail.refuse(_NO_MEMORY)
+        return self.loop.time() - began_at
 
     async def _commit(self, mail: DataReader) -> None:
         """Check the mail, commit it, and reply.

@@ -20,6 +20,7 @@ from services.pop3_out.readahead import PROCESS_OCTETS
 from services.pop3_out.session import Pop3Session
 from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
 from services.smtp_in.connection import SmtpConnection as SmtpConnection
+from services.smtp_in.receive_memory import ReceiveMemory
 from services.smtp_in.recipient_policy import Directory
 from shared.model import Local
 from shared.net.server_tls import Certificate
@@ -158,7 +159,7 @@ class Hands:
 
     def __init__(self, office: Directory, author: Local) -> None:
         self.handed: list[PendingSubmission] = []
-        self.memory = MemoryBudget(1 << 40)
+        self.memory = ReceiveMemory(1 << 20)
         self._office, self._author = office, author
 
     @property

@@ -474,7 +474,7 @@ async def test_accounts_that_change_all_the_time_are_a_temporary_failure(
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n")).startswith("250")
 
 
-async def test_a_connection_that_broke_while_nobody_used_it_is_no_failure(server: Running) -> None:
+async def test_an_idle_database_connection_that_broke_causes_no_failure(server: Running) -> None:
     client = await Client.logged_in(server)
     assert (await client.ask("MAIL FROM:<alex@local.com>", "RSET")).startswith("250")
     async with server.database.statement() as connection:

@@ -7,15 +7,17 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from services.smtp_in import command_loop
+from services.smtp_in import command_loop, receive_memory
 from services.smtp_in import connection as smtp_connection
 from services.smtp_in.listener import SESSIONS
+from services.smtp_in.receive_memory import ReceiveMemory
 from shared.auth.authenticator import LOGINS, Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
@@ -121,49 +123,131 @@ async def test_a_connection_counts_before_its_handshake_not_after_a_failed_one(
         assert (await (await Client.connect(server.port("smtp"))).reply())[-1].startswith("220")
 
 
-async def test_large_mails_over_the_memory_limit_are_deferred(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
-    client, other = await Client.logged_in(server), await Client.logged_in(server)
-    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<x@example.net>", "DATA")
-    client.writer.write(b"Subject: x\r\n\r\n" + b"x" * 70_000 + b"\r\n")
-    await until(lambda: server.commit_queue.memory.in_use >= 70_000)
+HEAD = b"Subject: x\r\n\r\n"
+LARGE = HEAD + (b"x" * 78 + b"\r\n") * 30_000 + b".\r\n"  # 2.4 MB
 
-    assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("452 4.3.1")
 
-    client.writer.write(b".\r\n")
-    assert (await client.reply())[0].startswith("250")
-    assert (await other.send(b"Subject: y\r\n\r\n" + b"y" * 70_000 + b"\r\n.\r\n")).startswith("250")
+async def start_mail(client: Client, who: str = "alex", size: int = 0) -> None:
+    """Start a mail, up to the reply to DATA."""
+    announced = f" SIZE={size}" if size else ""
+    await client.ask(f"MAIL FROM:<{who}@local.com>{announced}", "RCPT TO:<x@example.net>")
+    assert (await client.ask("DATA")).startswith("354")
+
+
+async def test_a_size_that_is_only_announced_takes_no_memory(server: Running) -> None:
+    # given seven sessions of one user that announce large mails and send nothing
+    for _ in range(7):
+        await start_mail(await Client.logged_in(server), size=50_000_000)
+
     assert server.commit_queue.memory.in_use == 0
+    jim = await Client.logged_in(server, "jim")
+    assert (await jim.send(LARGE, sender="jim@local.com")).startswith("250")
 
 
-async def test_large_mails_of_announced_size_wait_for_memory(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.commit_queue.memory, "octets", 100_000)
-    mail = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n.\r\n"
-    clients = [await Client.logged_in(server) for _ in range(6)]
+async def test_an_honest_large_mail_passes_while_a_user_holds_ten_slow_ones(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a share that ten mails use up
+    monkeypatch.setattr(receive_memory, "ACCOUNT_OCTETS", 4 * 1024 * 1024)
+    memory = server.commit_queue.memory
+    slow = [await Client.logged_in(server) for _ in range(10)]
+    for client in slow:
+        await start_mail(client)
+        client.writer.write(LARGE[:-3])
+    await until(lambda: len(memory._waiting) >= 5)
+    held = memory.in_use
+    assert held < 4 * 1024 * 1024 + len(LARGE) + receive_memory.STEP_OCTETS
 
-    async def send(client: Client) -> str:
-        await client.ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
-        assert (await client.ask("DATA")).startswith("354")
-        client.writer.write(mail)
-        return (await client.reply())[-1]
+    jim = await Client.logged_in(server, "jim")
+    assert (await jim.send(LARGE, sender="jim@local.com")).startswith("250")
+    assert memory.in_use == held
+    # and all of the slow ones pass, too, one after the other
+    for client in slow:
+        client.writer.write(b".\r\n")
+    assert [(await client.reply())[-1][:3] for client in slow] == ["250"] * 10
+    assert memory.in_use == 0
 
-    # when six arrive at once, and one fits into memory
-    replies = await asyncio.gather(*map(send, clients))
-    assert [reply[:3] for reply in replies] == ["250"] * 6 and server.commit_queue.memory.in_use == 0
 
-    # and if one sends nothing the others wait, then get 452; a client that disconnects while waiting reserves nothing
-    await clients[0].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>", "DATA")
-    await clients[1].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
-    clients[1].writer.write(b"DATA\r\n")
-    await asyncio.sleep(0.1)
-    clients[1].writer.transport.abort()
-    monkeypatch.setattr(smtp_connection, "MEMORY_WAIT_SECONDS", 0.2)
-    await clients[2].ask(f"MAIL FROM:<alex@local.com> SIZE={len(mail)}", "RCPT TO:<x@example.net>")
-    assert (await clients[2].ask("DATA")).startswith("452 4.3.1")
-    assert (await clients[3].send(b"Subject: small\r\n\r\n.\r\n")).startswith("250")
-    clients[0].writer.write(mail)
-    assert (await clients[0].reply())[-1].startswith("250")
-    assert server.commit_queue.memory.in_use == 0 and (await send(clients[2])).startswith("250")
+async def test_large_mails_at_once_all_pass_where_there_is_room_for_one(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.commit_queue, "memory", memory := ReceiveMemory(len(LARGE), limit_octets=1))
+    clients = [await Client.logged_in(server, who) for who in ("alex", "jim") * 4]
+
+    async def send(client: Client, who: str) -> str:
+        return await client.send(LARGE, sender=f"{who}@local.com")
+
+    replies = await asyncio.gather(*map(send, clients, ("alex", "jim") * 4))
+
+    assert [reply[:3] for reply in replies] == ["250"] * 8 and memory.in_use == 0
+
+
+async def test_a_mail_that_finds_no_memory_in_time_is_put_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.commit_queue, "memory", memory := ReceiveMemory(len(LARGE), limit_octets=1))
+    monkeypatch.setattr(smtp_connection, "MEMORY_WAIT_SECONDS", 0.3)
+    slow, gone, late = [await Client.logged_in(server) for _ in range(3)]
+    await start_mail(slow)
+    slow.writer.write(LARGE[:-3])
+    await until(lambda: memory.in_use >= len(LARGE) - 3)
+
+    # when one leaves while it waits, it takes nothing
+    await start_mail(gone)
+    gone.writer.write(LARGE)
+    await until(lambda: bool(memory._waiting))
+    gone.writer.transport.abort()
+    assert (await late.send(LARGE)).startswith("452 4.3.1")
+    assert (await late.send(HEAD + b".\r\n")).startswith("250")  # a small mail
+
+    slow.writer.write(b".\r\n")
+    assert (await slow.reply())[0].startswith("250")
+    assert (await late.send(LARGE)).startswith("250") and memory.in_use == 0
+
+
+@pytest.mark.parametrize("start", [b"", LARGE[:-3]], ids=["from the start", "after a large part"])
+async def test_a_mail_that_comes_too_slowly_ends_the_session(
+    server: Running, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(smtp_connection, "PAUSE_SECONDS", 1.5)
+    client, honest = await Client.logged_in(server), await Client.logged_in(server)
+    for each in (client, honest):
+        await start_mail(each)
+    client.writer.write(start)
+
+    async def send(writer: asyncio.StreamWriter, octets: int) -> None:
+        with suppress(ConnectionError):
+            for _ in range(60):
+                writer.write(b"x" * octets)
+                await asyncio.sleep(0.1)
+
+    drip = asyncio.create_task(send(client.writer, 5))
+    honest_task = asyncio.create_task(send(honest.writer, 150))
+    started = time.monotonic()
+    assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
+    assert 1 < time.monotonic() - started < 5.5  # the other one lasts for six seconds
+    await drip
+    await honest_task
+    honest.writer.write(b"\r\n.\r\n")
+    assert (await honest.reply())[-1].startswith("250") and server.commit_queue.memory.in_use == 0
+
+
+async def test_a_mail_that_takes_too_long_in_all_ends_the_session(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_connection, "DATA_SECONDS", 1.0)
+    client = await Client.logged_in(server)
+    await start_mail(client)
+
+    async def send() -> None:
+        with suppress(ConnectionError):
+            while True:
+                client.writer.write(b"x" * 10_000)
+                await asyncio.sleep(0.05)
+
+    sending = asyncio.create_task(send())
+    started = time.monotonic()
+    assert (await client.reply())[-1].startswith("421 4.4.2") and await client.closed()
+    assert time.monotonic() - started < 30  # without the deadline it would be as long as the client sends
+    sending.cancel()
 
 
 async def test_a_slow_client_is_not_disconnected_while_it_sends(

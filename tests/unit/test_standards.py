@@ -11,7 +11,7 @@ from services.pop3_out import connection as pop3
 from services.pop3_out import listener as pop3_listener
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
-from services.smtp_in import command_loop, commit_queue, data_reader, login, sender_policy
+from services.smtp_in import command_loop, data_reader, login, receive_memory, sender_policy
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
@@ -61,7 +61,8 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         (
             "a mail in DATA",
             "",
-            f"{smtp.DATA_SECONDS / 3600:g} hour, {login.IDLE_SECONDS / 60:g} minutes without an octet",
+            f"{smtp.DATA_SECONDS / 3600:g} hour; on average {smtp.LEAST_OCTETS_A_SECOND:,} octets a second, "
+            f"with pauses of at most {smtp.PAUSE_SECONDS / 60:g} minutes",
         ),
         ("a session", f"{pop3.SESSION_SECONDS / 3600:g} hours", f"{login.SESSION_SECONDS / 3600:g} hours"),
         (
@@ -95,7 +96,9 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         (
             "memory for incoming mails",
             "",
-            f"{commit_queue.MEMORY_OCTETS // MIB} MiB for all clients; "
+            f"{receive_memory.LIMIT_OCTETS // MIB} MiB for all clients, of it "
+            f"{receive_memory.ACCOUNT_OCTETS // MIB} MiB "
+            "and one more mail for an account; counted as octets arrive; "
             f"further mails wait for {smtp.MEMORY_WAIT_SECONDS:g} s, then 452",
         ),
         (
