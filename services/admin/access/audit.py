@@ -12,6 +12,8 @@ from shared.db.database import Connection, storable
 
 PAGE = 100
 """Entries of one page."""
+_CHARACTERS = 1000
+"""Longest text of an entry: characters; a detail may quote a mail that an outsider wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ async def record_change(connection: Connection, who: str, did: str, target: str 
     """Write one entry. It must contain no secret."""
     await connection.execute(
         "insert into audit (who, did, target, detail) values (%s, %s, %s, %s)",
-        (storable(who), did, storable(target), storable(detail)),
+        (storable(who), did[:_CHARACTERS], storable(target)[:_CHARACTERS], storable(detail)[:_CHARACTERS]),
     )
 
 
@@ -57,7 +59,7 @@ async def record_mails(connection: Connection, who: str, did: str, ids: Collecti
     """Write an entry for each of these mails."""
     await connection.execute(
         "insert into audit (who, did, target, detail) select %s, %s, id::text, %s from unnest(%s::bigint[]) id",
-        (storable(who), did, storable(detail), sorted(ids)),
+        (storable(who), did, storable(detail)[:_CHARACTERS], sorted(ids)),
     )
 
 

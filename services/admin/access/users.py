@@ -23,6 +23,8 @@ FIRST = "admin"
 """The name of the first administrator, whose password the setting ADMIN_PASSWORD gives."""
 IDLE_HOURS, OLD_DAYS = 12, 7
 """A session ends after this time without a request, and after this time since the sign-in."""
+SESSIONS_OF_ONE, FLASHES = 50, 20
+"""Sessions of one user, and messages that wait for the next page of a session; the oldest ones end."""
 _SEEN_SECONDS = 60
 """Seconds between two updates of a session's last request."""
 
@@ -237,6 +239,11 @@ async def begin_session(connection: Connection, who: Identity, peer: str, agent:
            values (%s, %s, %s, %s, %s, %s)""",
         (_digest(token), who.user_id, who.local_id, who.password_hash, peer, storable(agent)[:300]),
     )
+    await connection.execute(
+        """delete from console_sessions where id in (
+               select id from console_sessions where user_id = %s or local_id = %s order by id desc offset %s)""",
+        (who.user_id, who.local_id, SESSIONS_OF_ONE),
+    )
     await connection.execute("update console_users set signed_in_at = now() where id = %s", (who.user_id,))
     return token
 
@@ -267,10 +274,13 @@ async def end_session(connection: Connection, session_id: int) -> None:
 
 
 async def add_flash(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
-    """Store lines for the next page of this browser."""
+    """Store lines for the next page of this browser; of many, the latest."""
     await connection.execute(
-        "update console_sessions set notices = notices || %s::text[] where id = %s",
-        ([storable(line) for line in notices], session_id),
+        """update console_sessions s set notices = kept.lines
+           from (select id, notices || %s::text[] as lines from console_sessions where id = %s for update) every,
+                lateral (select every.lines[greatest(1, cardinality(every.lines) - %s + 1):] as lines) kept
+           where s.id = every.id""",
+        ([storable(line) for line in notices], session_id, FLASHES),
     )
 
 

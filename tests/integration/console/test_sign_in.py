@@ -8,6 +8,8 @@ import psycopg
 import pytest
 import requests
 
+from services.admin.access import audit, users
+from shared.db.database import Database
 from tests import console, servers
 from tests.console import PASSWORD, Browser, text
 
@@ -149,3 +151,24 @@ def test_a_client_that_guesses_waits_and_others_do_not(browser: Browser, url: st
     for _ in range(4):
         browser.sign_in(password="guess")
     assert time.monotonic() - started > 1
+
+
+async def test_sessions_and_their_messages_are_limited(database: Database, url: str) -> None:
+    # given a user with more browsers than any has, and a browser that never shows a page
+    async with database.transaction() as connection:
+        known = await users.identity(connection, "admin")
+        assert known is not None
+        tokens = [await users.begin_session(connection, known, "192.0.2.1", "x") for _ in range(55)]
+        last = await users.user_for_session(connection, tokens[-1])
+        assert last is not None
+        for number in range(30):
+            await users.add_flash(connection, last.session_id, [f"line {number}"])
+        # then the oldest sessions have ended, and the latest messages are kept
+        good = [await users.user_for_session(connection, token) is not None for token in tokens]
+        assert good == [False] * 5 + [True] * 50
+        assert await users.pop_flash(connection, last.session_id) == [f"line {number}" for number in range(10, 30)]
+        assert await users.pop_flash(connection, last.session_id) == []
+        # and no text in the audit is as long as an outsider likes
+        await audit.record_mails(connection, "admin", "looked into a mail", [1], "x" * 100_000)
+        assert len((await audit.page(connection))[0].detail) == 1000
+        await connection.execute("delete from console_sessions where peer = '192.0.2.1'")
