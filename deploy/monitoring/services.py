@@ -176,5 +176,11 @@ SERVICES = [
             },
         ),
         Panel("Duration", "Seconds from request to answer.", "s", _quantiles("http")),
+        Panel(
+            "Periodic work that fails",
+            "1: the last run of this work failed (mailgroup status says what that means).",
+            "short",
+            {"{{work}}": "max by (work) (mailgroup_background_failing)"},
+        ),
     ),
 ]

@@ -1,8 +1,12 @@
-"""Sender, recipients and subject of a mail, from its header, for lists. The body is never read."""
+"""Sender, recipients and subject of a mail, from its header, for lists. The body is never read.
+
+Everything that is read is capped, because outsiders write it: a header takes a few milliseconds, whatever is in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.db.database import Connection
@@ -10,9 +14,13 @@ from shared.mime import headers
 from shared.mime.headers import Mailbox
 from shared.store import blobs
 
-_OCTETS = 32 * 1024
-"""Octets of a header that are read; a longer header is cut."""
-_MAX_MAILBOXES = 200
+HEAD_OCTETS = 32 * 1024
+"""Octets of a mail that are read; a longer header is cut."""
+ADDRESS_OCTETS = 8 * 1024
+"""Octets of To and Cc together that are read: some 150 mailboxes of a mail from a person."""
+SENDER_OCTETS, SUBJECT_OCTETS = 2 * 1024, 4 * 1024
+"""Octets of From and of Subject that are read."""
+_MAX_MAILBOXES, _SUBJECT_CHARACTERS, _NAME_CHARACTERS = 200, 500, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +37,35 @@ class HeaderSummary:
         return (self.sender.name or self.sender.address) if self.sender else "nobody"
 
 
+NOTHING = HeaderSummary(None, (), "")
+"""The summary of a mail without a readable header."""
+
+
 def read_summary(head: bytes) -> HeaderSummary:
     """Read the summary from the beginning of a mail. It never fails; unreadable parts are left out."""
     try:
-        fields = headers.by_name(head)
-        senders = [mailbox for value in fields.get("from", []) for mailbox in headers.mailboxes(value[:_OCTETS])]
-        to = [m for name in ("to", "cc") for value in fields.get(name, []) for m in headers.mailboxes(value[:_OCTETS])]
-        subject = headers.field_text(fields["subject"][0]) if fields.get("subject") else ""
+        fields = headers.by_name(head[:HEAD_OCTETS])
+        senders = read_mailboxes(fields.get("from", []), SENDER_OCTETS)
+        to = read_mailboxes([*fields.get("to", []), *fields.get("cc", [])], ADDRESS_OCTETS)
+        subject = headers.field_text(fields["subject"][0][:SUBJECT_OCTETS]) if fields.get("subject") else ""
     except Exception:  # a list of mails must not break on one of them
-        return HeaderSummary(None, (), "")
-    return HeaderSummary(senders[0] if senders else None, tuple(to[:_MAX_MAILBOXES]), subject[:500])
+        return NOTHING
+    return HeaderSummary(senders[0] if senders else None, tuple(to[:_MAX_MAILBOXES]), subject[:_SUBJECT_CHARACTERS])
 
 
-async def load_summaries(connection: Connection, blob_ids: Collection[int]) -> dict[int, HeaderSummary]:
-    """Return the summaries of these blobs, by id; purged blobs are left out."""
-    heads = await blobs.prefixes(connection, list(blob_ids), _OCTETS)
-    return {blob_id: read_summary(head) for blob_id, head in heads.items()}
+def read_mailboxes(values: Sequence[bytes], octets: int) -> list[Mailbox]:
+    """Return the mailboxes of these fields, of the first ``octets`` of all together, with names of limited length."""
+    found: list[Mailbox] = []
+    for value in values:
+        if octets <= 0:
+            break
+        part = value if len(value) <= octets else value[:octets].rpartition(b",")[0]
+        octets -= len(value)
+        found += headers.mailboxes(part)
+    return [box._replace(name=box.name[:_NAME_CHARACTERS]) if box.name else box for box in found]
+
+
+async def load_summary(connection: Connection, blob_id: int) -> HeaderSummary:
+    """Return the summary of a mail; an empty one if its bytes are purged."""
+    beginnings = await blobs.prefixes(connection, [blob_id], HEAD_OCTETS)
+    return await asyncio.to_thread(read_summary, beginnings.get(blob_id, b""))

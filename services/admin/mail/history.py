@@ -56,13 +56,13 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
         if content is None:
             return None
         blob_id, octets, at = content
-    summaries = await header_summary.load_summaries(connection, [blob_id])
+    summary = await header_summary.load_summary(connection, blob_id)
     holders = await inbound_admin.list_holders(connection, mail_id) if arrived is not None else []
     history = await maillog.load_history(connection, *(([mail_id], []) if arrived is not None else ([], [mail_id])))
     return MailHistory(
         mail_id,
         at,
-        summaries.get(blob_id, HeaderSummary(None, (), "")),
+        summary,
         blob_id,
         octets,
         arrived,

@@ -1,25 +1,47 @@
 """Indexing of new mail for the console: search terms, mails to everyone, their answers, unknown names.
 
-The service admin indexes some hundred mails at a time, after they are delivered; the path of a mail never waits for it.
+The service admin indexes some dozen mails at a time, after they are delivered; the path of a mail never waits for it.
+
+Outsiders write the headers, so a batch is limited by its octets, by the time to read them, and by the time of its
+transaction. What was read in time is committed, so the index always moves on. A batch that fails is halved, down to the
+mail at fault. That mail is recorded as not indexed, and skipped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from services.admin.mail import answer_notices, header_summary, search_index
+import structlog
+
+from services.admin.mail import answer_notices, header_summary, search_index, unknown_names
 from services.admin.mail.answer_notices import Answered, AnswerNotice
-from services.admin.mail.search_index import NewMail
+from services.admin.mail.header_summary import ADDRESS_OCTETS, HEAD_OCTETS
+from services.admin.mail.search_index import NewMail, ReadMail
 from shared import routing
-from shared.db.database import Connection
+from shared.db.database import Connection, Database
+from shared.mime import headers
 from shared.model import External, Local
+from shared.routing import HeaderFacts
 from shared.store import accounts
 
+BATCH = 64
+"""Mails that are indexed in one transaction, at most; their heads are 2 MiB together."""
+READ_SECONDS = 1.0
+"""Time after which no further header of a batch is read: seconds; a header takes a few milliseconds."""
+BATCH_SECONDS = 20.0
+"""Time limit of the transaction of a batch: seconds; a batch that takes longer is halved."""
+MAX_TRIES = 3
+"""Failures of a mail that is indexed alone, after which it is skipped."""
 MAX_NOTICE_AGE = datetime.timedelta(days=1)
 """Age of an answer that the sharers are notified of, at most: building the index again notifies nobody of old mail."""
+_ANSWERED_IDS = 20
+"""Message-IDs of In-Reply-To that are used."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,114 +53,124 @@ class IndexedBatch:
     """Notices of answers; the caller announces them after the commit."""
 
 
-class Indexer(Protocol):
-    """Records one kind of fact about each new mail."""
+class SearchIndexer:
+    """Indexes batches, one after the other, and halves those that fail."""
 
-    async def index(self, mail: NewMail) -> None:
-        """Record what there is to record about this mail."""
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._size = BATCH
+        self._failures = 0  # of the next mail, alone
+
+    async def index_next(self) -> IndexedBatch:
+        """Index and commit the next batch. :raises Temporary: the database is unavailable, or too slow for the batch.
+        :raises Exception: a mail of the batch is at fault; the next batch is smaller, or skips the mail."""
+        try:
+            async with self._database.transaction(BATCH_SECONDS) as connection:
+                batch = await index_next(connection, self._size)
+        except Exception as error:
+            if await self._database.ready():
+                await self._isolate(error)
+            raise
+        self._size, self._failures = min(BATCH, self._size * 2), 0
+        return batch
+
+    async def _isolate(self, error: Exception) -> None:
+        """Halve the next batch; skip its mail if it is one mail that has failed often."""
+        if self._size > 1:
+            self._size //= 2
+            return
+        self._failures += 1
+        if self._failures < MAX_TRIES:
+            return
+        async with self._database.transaction(BATCH_SECONDS) as connection:
+            last_id = await search_index.lock_progress(connection)
+            mails = [] if last_id is None else await search_index.load_new_mails(connection, last_id, 1)
+            for mail in mails:
+                await search_index.write_unread(connection, mail)
+                await search_index.save_progress(connection, mail.id)
+        self._failures = 0
+        log.error("mail not indexed", ids=[mail.id for mail in mails], error=repr(error))
 
 
-async def index_next(connection: Connection) -> IndexedBatch:
-    """Index the next mails in the caller's transaction; nothing if another process does it at the moment."""
+async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
+    """Index the next mails in the caller's transaction; nothing if another process does it at the moment.
+
+    :param size: limit of the batch: mails.
+    """
     last_id = await search_index.lock_progress(connection)
-    mails = [] if last_id is None else await search_index.load_new_mails(connection, last_id)
+    mails = [] if last_id is None else await search_index.load_new_mails(connection, last_id, size)
     if not mails:
         return IndexedBatch()
-    externals = {external.id: external for external in await accounts.load_externals(connection)}
-    used = {mail.external_id for mail in mails if mail.external_id is not None} & set(externals)
-    sharers = await accounts.load_sharers(connection, list(used))
-    notifier = AnswerNotifier(connection, externals)
-    indexers: tuple[Indexer, ...] = (
-        AnswerIndexer(connection, notifier.notify),
-        UnknownNameIndexer(connection, externals, sharers),
-        SharedMailIndexer(connection, externals),
-    )
-    await search_index.write_terms(connection, mails)  # first: notices quote sender and subject from the index
+    used = {mail.external_id for mail in mails if mail.external_id is not None}
+    externals = {external.id: external for external in await accounts.load_externals(connection, sorted(used))}
+    sharers = await accounts.load_sharers(connection, list(externals))
+    read = await asyncio.to_thread(read_mails, mails, externals, sharers)
+    await search_index.write_terms(connection, read)  # first: notices quote sender and subject from the index
+    notes: list[AnswerNotice] = []
+    for mail, summary, _, _, answers in read:
+        if mail.sent and answers:
+            answered = await search_index.mark_answered(connection, mail, answers)
+            notes += await _notify_of_answer(connection, mail, summary, answered)
+        elif not mail.sent and mail.external_id in externals and mail.rule == 5 and mail.message_id:
+            await search_index.add_shared_mail(connection, mail)
+    await unknown_names.count_names(connection, read)
+    await search_index.save_progress(connection, read[-1].mail.id)
+    return IndexedBatch(len(read), tuple(notes))
+
+
+def read_mails(
+    mails: Sequence[NewMail], externals: Mapping[int, External], sharers: Mapping[int, Sequence[Local]]
+) -> list[ReadMail]:
+    """Read the headers of these mails in order: of all, or of those that are read in ``READ_SECONDS``, at least one.
+
+    It runs in a thread: the event loop goes on.
+    """
+    until = time.monotonic() + READ_SECONDS
+    read: list[ReadMail] = []
     for mail in mails:
-        for indexer in indexers:
-            await indexer.index(mail)
-    await search_index.save_progress(connection, mails[-1].id)
-    return IndexedBatch(len(mails), tuple(notifier.notices))
+        external = None if mail.sent or mail.external_id is None else externals.get(mail.external_id)
+        summary = header_summary.read_summary(mail.head)
+        names = _unknown_names(mail.head, external, sharers[external.id]) if external is not None else []
+        terms = search_index.index_terms(summary, [mail.message_id] if mail.message_id else [])
+        read.append(ReadMail(mail, summary, terms, names, _answered_ids(mail.head) if mail.sent else []))
+        if time.monotonic() > until:
+            break
+    return read
 
 
-class AnswerIndexer:
-    """Finds the mails to everyone that a submission is the first answer to."""
-
-    def __init__(self, connection: Connection, on_answer: Callable[[int, NewMail], Awaitable[None]]) -> None:
-        """:param on_answer: called with the id of the mail to everyone and its answer."""
-        self._connection = connection
-        self._on_answer = on_answer
-
-    async def index(self, mail: NewMail) -> None:
-        """Mark the mails that this submission answers (In-Reply-To, and the last one of References)."""
-        if not mail.sent:
-            return
-        facts = routing.read_facts(mail.head)
-        message_ids = list(dict.fromkeys((*facts.in_reply_to, *facts.references[-1:])))
-        if not message_ids:
-            return
-        for shared_id in await search_index.mark_answered(self._connection, mail, message_ids):
-            await self._on_answer(shared_id, mail)
+def _unknown_names(head: bytes, external: External, sharers: Sequence[Local]) -> list[str]:
+    fields = headers.by_name(head[:HEAD_OCTETS])
+    people = header_summary.read_mailboxes([*fields.get("to", []), *fields.get("cc", [])], ADDRESS_OCTETS)
+    return routing.unknown_names(HeaderFacts(to=tuple(people)), external, sharers)
 
 
-class AnswerNotifier:
-    """Notifies the other sharers of an answer, if their external account is set so."""
-
-    def __init__(self, connection: Connection, externals: Mapping[int, External]) -> None:
-        self.notices: list[AnswerNotice] = []
-        self._connection = connection
-        self._externals = externals
-
-    async def notify(self, shared_id: int, answer: NewMail) -> None:
-        """Deliver a notice to all sharers except the author of the answer."""
-        if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - MAX_NOTICE_AGE:
-            return
-        external_id, message_id, sender, subject, at = await search_index.load_shared_mail(self._connection, shared_id)
-        external = self._externals.get(external_id)
-        people = await accounts.load_locals(self._connection, [answer.author_id])
-        if external is None or not external.answer_notes or not people:
-            return
-        sharers = await accounts.load_sharers(self._connection, [external_id])
-        answered = Answered(
-            external.address,
-            message_id,
-            sender,
-            subject,
-            at,
-            people[0],
-            header_summary.read_summary(answer.head),
-            answer.at,
-        )
-        self.notices += await answer_notices.send_notice(self._connection, answered, sharers[external_id])
+def _answered_ids(head: bytes) -> list[str]:
+    """Return the Message-IDs that a submission answers: In-Reply-To, and the last one of References."""
+    fields = headers.by_name(head[:HEAD_OCTETS])
+    answered = [each for value in fields.get("in-reply-to", [])[:1] for each in headers.message_ids(value)]
+    references = [each for value in fields.get("references", [])[-1:] for each in headers.message_ids(value)]
+    return list(dict.fromkeys((*answered[:_ANSWERED_IDS], *references[-1:])))
 
 
-class UnknownNameIndexer:
-    """Counts names that mails are addressed to and that no sharer has."""
+async def _notify_of_answer(
+    connection: Connection, answer: NewMail, summary: header_summary.HeaderSummary, answered: Sequence[int]
+) -> list[AnswerNotice]:
+    """Deliver a notice to all sharers except the author of the answer, if their external account is set so.
 
-    def __init__(
-        self, connection: Connection, externals: Mapping[int, External], sharers: Mapping[int, list[Local]]
-    ) -> None:
-        self._connection = connection
-        self._externals = externals
-        self._sharers = sharers
-
-    async def index(self, mail: NewMail) -> None:
-        """Count the unknown names of a mail that arrived for an external account."""
-        external = None if mail.sent or mail.external_id is None else self._externals.get(mail.external_id)
-        if external is None:
-            return
-        for name in routing.unknown_names(routing.read_facts(mail.head), external, self._sharers[external.id]):
-            await search_index.count_unknown_name(self._connection, mail, external.id, name)
-
-
-class SharedMailIndexer:
-    """Records the mails that went to everyone who shares their external account (rule 5)."""
-
-    def __init__(self, connection: Connection, externals: Mapping[int, External]) -> None:
-        self._connection = connection
-        self._externals = externals
-
-    async def index(self, mail: NewMail) -> None:
-        """Record the mail, so that its answer can be found by its Message-ID."""
-        if not mail.sent and mail.external_id in self._externals and mail.rule == 5 and mail.message_id:
-            await search_index.add_shared_mail(self._connection, mail)
+    :param answered: ids of mails to everyone. Several of one account have the same Message-ID: one notice is enough.
+    """
+    if answer.author_id is None or answer.at < datetime.datetime.now(datetime.UTC) - MAX_NOTICE_AGE:
+        return []
+    people = await accounts.load_locals(connection, [answer.author_id])
+    notes: list[AnswerNotice] = []
+    notified: set[int] = set()
+    for shared_id in sorted(answered):
+        external_id, message_id, sender, subject, at = await search_index.load_shared_mail(connection, shared_id)
+        externals = await accounts.load_externals(connection, [external_id])
+        if external_id in notified or not people or not externals or not externals[0].answer_notes:
+            continue
+        notified.add(external_id)
+        sharers = await accounts.load_sharers(connection, [external_id])
+        facts = Answered(externals[0].address, message_id, sender, subject, at, people[0], summary, answer.at)
+        notes += await answer_notices.send_notice(connection, facts, sharers[external_id])
+    return notes

@@ -1,5 +1,5 @@
-"""The console's search index, the mails to everyone and their answers, and unknown names: all SQL on the tables
-search_index, shared_mails, unknown_names, search_progress.
+"""The console's search index, and the mails to everyone and their answers: all SQL on the tables search_index,
+shared_mails, search_progress.
 
 services/admin/mail/indexing.py fills these tables after delivery, outside the path of a mail. All rows can be built
 again from the stored mails.
@@ -16,14 +16,10 @@ from typing import NamedTuple
 from psycopg.types.json import Jsonb
 
 from services.admin.formatting import mail_status
-from services.admin.mail import header_summary
-from services.admin.mail.header_summary import HeaderSummary
+from services.admin.mail.header_summary import HEAD_OCTETS, HeaderSummary
 from shared.db.database import Connection, storable
-from shared.mime.display_names import normalise
 from shared.store import accounts, blobs
 
-BATCH = 500
-"""Mails that are indexed in one transaction."""
 SETTLED_SECONDS = 120
 """Indexing waits for the routing of a mail at most: seconds; after that the mail is indexed without its rule."""
 PAGE = 50
@@ -31,12 +27,13 @@ PAGE = 50
 RARE = 5_000
 """Mails with the terms of a search: up to this number all are sorted; if there are more, the latest are found fast
 by the index on the id."""
-_OCTETS = 32 * 1024
-"""Octets of a header that are read for the index."""
 _RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r where r.submission_id = s.id)"
 _WORD = re.compile(r"\w+", re.UNICODE)
 _TERM_CHARACTERS, _MAX_TERMS = 200, 120
-_NAME_CHARACTERS = 200
+ANSWERED_BY_ONE = 50
+"""Mails with the same Message-ID that one answer marks as answered, the latest; there is one unless somebody forges."""
+NOT_INDEXED = "(not indexed)"
+"""Subject of a mail whose header could not be read in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +64,14 @@ class SharedMail:
     submission_id: int | None  # of the answer
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownName:
-    """A name in mails to an external account that no sharer has."""
-
-    external: str  # address of the external account
-    name: str  # as the latest mail writes it
-    mails: int  # number of mails that are addressed to it
-    last_mail_id: int
-    last_at: datetime.datetime
-
-
 def index_terms(summary: HeaderSummary, ids: Collection[str]) -> list[str]:
     """Return the search terms of a mail: words of its subject, addresses and names, and its ids. Pure."""
-    terms: dict[str, None] = {}
     people = [*([summary.sender] if summary.sender else []), *summary.to]
-    for text in (*ids, *(mailbox.address for mailbox in people)):
-        terms[text.casefold()] = None
+    terms = dict.fromkeys(text.casefold() for text in (*ids, *(mailbox.address for mailbox in people)))
     for text in (summary.subject, *(mailbox.name or "" for mailbox in people), *(m.address for m in people)):
-        for word in _WORD.findall(text.casefold()):
-            terms[word] = None
+        if len(terms) >= _MAX_TERMS:
+            break
+        terms |= dict.fromkeys(_WORD.findall(text.casefold()))
     return [storable(term)[:_TERM_CHARACTERS] for term in list(terms)[:_MAX_TERMS]]
 
 
@@ -131,7 +116,17 @@ async def save_progress(connection: Connection, last_id: int) -> None:
     await connection.execute("update search_progress set up_to = %s", (last_id,))
 
 
-async def load_new_mails(connection: Connection, after: int) -> list[NewMail]:
+class ReadMail(NamedTuple):
+    """A mail with what its header says."""
+
+    mail: NewMail
+    summary: HeaderSummary
+    terms: list[str]  # of the search index
+    unknown_names: list[str]  # names that no sharer has
+    answers: list[str]  # Message-IDs of the mails that it answers
+
+
+async def load_new_mails(connection: Connection, after: int, limit: int) -> list[NewMail]:
     """Load the mails after this id, up to the first one that is too young: an older id may still be uncommitted."""
     cursor = await connection.execute(
         """select id, sent, external_id, blob_id, created_at, rule, message_id, author_id,
@@ -145,32 +140,30 @@ async def load_new_mails(connection: Connection, after: int) -> list[NewMail]:
                (select id, true, external_id, blob_id, created_at, null, message_id, author_id, true
                 from submissions where id > %(after)s order by id limit %(limit)s)) m
            order by id limit %(limit)s""",
-        {"after": after, "limit": BATCH, "settled": SETTLED_SECONDS},
+        {"after": after, "limit": limit, "settled": SETTLED_SECONDS},
     )
     rows = []
     for *row, ready, old in await cursor.fetchall():
         if not (ready and old):
             break
         rows.append(row)
-    heads = await blobs.prefixes(connection, [row[3] for row in rows], _OCTETS) if rows else {}
+    heads = await blobs.prefixes(connection, [row[3] for row in rows], HEAD_OCTETS) if rows else {}
     return [NewMail._make((*row, heads.get(row[3], b""))) for row in rows]
 
 
-async def write_terms(connection: Connection, mails: Sequence[NewMail]) -> None:
+async def write_terms(connection: Connection, mails: Sequence[ReadMail]) -> None:
     """Add these mails to the search index."""
-    values = []
-    for mail in mails:
-        summary = header_summary.read_summary(mail.head)
-        values.append(
-            {
-                "mail_id": mail.id,
-                "at": mail.at.isoformat(),
-                "external_id": mail.external_id,
-                "sender": storable(summary.author)[:300],
-                "subject": storable(summary.subject),
-                "terms": index_terms(summary, [mail.message_id] if mail.message_id else []),
-            }
-        )
+    values = [
+        {
+            "mail_id": mail.id,
+            "at": mail.at.isoformat(),
+            "external_id": mail.external_id,
+            "sender": storable(summary.author)[:300],
+            "subject": storable(summary.subject),
+            "terms": terms,
+        }
+        for mail, summary, terms, *_ in mails
+    ]
     await connection.execute(
         """insert into search_index (mail_id, at, external_id, sender, subject, terms)
            select mail_id, at, external_id, sender, subject, terms
@@ -178,6 +171,15 @@ async def write_terms(connection: Connection, mails: Sequence[NewMail]) -> None:
                subject text, terms text[])
            on conflict (mail_id) do nothing""",
         (Jsonb(values),),
+    )
+
+
+async def write_unread(connection: Connection, mail: NewMail) -> None:
+    """Add a mail without any term: lists show it as not indexed, and its id or account finds it."""
+    await connection.execute(
+        """insert into search_index (mail_id, at, external_id, sender, subject, terms)
+           values (%s, %s, %s, '', %s, '{}') on conflict (mail_id) do nothing""",
+        (mail.id, mail.at, mail.external_id, NOT_INDEXED),
     )
 
 
@@ -199,7 +201,9 @@ async def mark_answered(connection: Connection, answer: NewMail, message_ids: Co
     """
     cursor = await connection.execute(
         """update shared_mails c set answered_by = %(author)s, answered_at = %(at)s, submission_id = %(id)s
-           where message_id = any(%(answered)s) and answered_at is null and exists (
+           where mail_id in (select mail_id from shared_mails
+                             where message_id = any(%(answered)s) and answered_at is null
+                             order by mail_id desc limit %(limit)s) and exists (
                select from submission_recipients r
                    left join local_accounts l on r.kind = 'local' and l.id = r.target_id
                    left join inbound i on i.id = c.mail_id
@@ -213,6 +217,7 @@ async def mark_answered(connection: Connection, answer: NewMail, message_ids: Co
             "at": answer.at,
             "id": answer.id,
             "answered": [storable(message_id) for message_id in message_ids],
+            "limit": ANSWERED_BY_ONE,
         },
     )
     return [int(row[0]) for row in await cursor.fetchall()]
@@ -229,31 +234,27 @@ async def load_shared_mail(connection: Connection, mail_id: int) -> tuple[int, s
     return external_id, message_id, sender, subject, at
 
 
-async def count_unknown_name(connection: Connection, mail: NewMail, external_id: int, name: str) -> None:
-    """Count a mail that is addressed to a name that no sharer of the external account has."""
-    await connection.execute(
-        """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
-           values (%s, %s, %s, 1, %s, %s)
-           on conflict (external_id, name) do update set mails = unknown_names.mails + 1,
-               shown = excluded.shown, last_mail_id = excluded.last_mail_id, last_at = excluded.last_at""",
-        (external_id, _stored_name(name), storable(" ".join(name.split()))[:_NAME_CHARACTERS], mail.id, mail.at),
-    )
+# ------------------------------------------------------------------------------------------ purging
 
 
-def _stored_name(name: str) -> str:
-    return storable(normalise(name))[:_NAME_CHARACTERS]
+async def purge_index(connection: Connection, after: int, limit: int) -> tuple[int, int | None]:
+    """Delete the rows of purged mails, among the next ``limit`` rows after this id.
 
-
-async def delete_purged(connection: Connection, limit: int = 10_000) -> int:
-    """Delete the index rows of purged mails. :return: the number of rows."""
+    :return: their number; and the id to continue after, None at the end.
+    """
     cursor = await connection.execute(
-        """delete from search_index where mail_id in (
-               select mail_id from search_index t
-               where not exists (select from inbound i where i.id = t.mail_id)
-                 and not exists (select from submissions s where s.id = t.mail_id) limit %s)""",
-        (limit,),
+        """with next as materialized (
+               select mail_id from search_index where mail_id > %(after)s order by mail_id limit %(limit)s),
+           gone as (
+               delete from search_index t using next where t.mail_id = next.mail_id
+                   and not exists (select from inbound i where i.id = t.mail_id)
+                   and not exists (select from submissions s where s.id = t.mail_id)
+               returning t.mail_id)
+           select (select max(mail_id) from next), (select count(*) from gone)""",
+        {"after": after, "limit": limit},
     )
-    return cursor.rowcount
+    last, count = await cursor.fetchone() or (None, 0)
+    return int(count), last
 
 
 # ------------------------------------------------------------------------------------------ queries
@@ -371,22 +372,3 @@ async def _list_shared(
         {"before": before, "limit": limit},
     )
     return [SharedMail(*row) for row in await cursor.fetchall()]
-
-
-async def unknown_names(connection: Connection, limit: int = 200) -> list[UnknownName]:
-    """Return the names that no sharer has, the most frequent first."""
-    cursor = await connection.execute(
-        """select e.address, u.shown, u.mails, u.last_mail_id, u.last_at
-           from unknown_names u join external_accounts e on e.id = u.external_id and e.removed_at is null
-           order by u.mails desc, u.last_at desc limit %s""",
-        (limit,),
-    )
-    return [UnknownName(*row) for row in await cursor.fetchall()]
-
-
-async def forget_name(connection: Connection, external_id: int, name: str) -> None:
-    """Delete an unknown name: a person has it now, or the operator hides it."""
-    await connection.execute(
-        "delete from unknown_names where external_id = %s and name = %s",
-        (external_id, _stored_name(name)),
-    )

@@ -23,6 +23,7 @@ KINDS = {
     "late": "Mails have been in flight for over ten minutes. 'mailgroup status' shows what is down.",
     "disk": "A full disk stops all mail. Free some space, or give the system a larger disk.",
     "certificate": "Mail clients will refuse to connect. Install the renewed certificate; mailgroup reloads it.",
+    "background": "A periodic work of the service admin fails. Its log names the cause; the work is tried again.",
     "database": "No service works without the database. See the log of PostgreSQL.",
 }
 """Meaning and remedy of each kind of problem."""

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from services.admin.accounts import edit
 from services.admin.accounts.errors import AccountsError
-from services.admin.mail import search_index
+from services.admin.mail import search_index, unknown_names
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before
 from services.admin.web.page_context import Administrator, PageDep, Reader
@@ -35,7 +35,7 @@ async def show(request: Request, context: PageDep, user: Reader, before: Before 
 async def show_names(request: Request, context: PageDep, user: Reader) -> Response:
     """Show the names that no account has, and the accounts that could have them."""
     async with context.system.database.transaction() as connection:
-        unknown = await search_index.unknown_names(connection)
+        unknown = await unknown_names.list_names(connection)
         externals = {e.address: e.id for e in await accounts.load_externals(connection)}
         sharers = await accounts.load_sharers(connection, [externals[each.external] for each in unknown])
     rows = [(each, sharers[externals[each.external]]) for each in unknown]
@@ -59,7 +59,7 @@ async def assign_name(request: Request, context: PageDep, user: Administrator) -
                 requested = await edit.add_name(connection, to, name)
                 await context.apply(connection, requested, user)
                 notice = f"Mail to “{name}” goes to {requested.local_accounts[0].user_name} from now on."
-            await search_index.forget_name(connection, account.id, name)
+            await unknown_names.forget_name(connection, account.id, name)
     except (Permanent, AccountsError) as error:
         notice = str(error)
     return await context.redirect(user, "/names", notice)

@@ -15,8 +15,9 @@ import uvicorn
 from services.admin.access import users
 from services.admin.accounts import oauth_flow
 from services.admin.context import AdminContext
-from services.admin.mail import indexing, search_index
+from services.admin.mail.indexing import SearchIndexer
 from services.admin.maintenance.background import run_background
+from services.admin.monitoring.background_work import repeat
 from services.admin.web.app import build_app
 from services.admin.web.page_context import PageContext
 from shared.amqp import publications
@@ -30,12 +31,10 @@ from shared.store import maillog
 GRACE_SECONDS = 5
 """Limit for open requests and running token requests at shutdown: seconds; pages take far less."""
 _RETRY_SECONDS = 1.0
-INDEX_SECONDS = 3.0
-"""Interval between two batches of at most search_index.BATCH mails: seconds."""
+INDEX_SECONDS, INDEX_PAUSE_SECONDS = 3.0, 0.05
+"""Pause of the search index after it is complete or has failed, and between two batches: seconds."""
 AUTHORIZE_SECONDS = 2.0
 """Interval between two checks for due token requests: seconds; providers allow a request every five (RFC 8628)."""
-PURGE_ROUNDS = 1200
-"""Batches between two removals of purged mail from the search index: once an hour."""
 _BACKLOG = 256
 """Length of the queue of connections that are not accepted yet."""
 
@@ -93,31 +92,27 @@ async def serve(service: Service) -> None:
 
 async def _index_mail(service: Service) -> None:
     """Add new mail to the search index in small batches. No delivery waits for the index."""
-    rounds = 0
-    while not await service.wait_for_stop(INDEX_SECONDS):
-        try:
-            async with service.database.transaction() as connection:
-                batch = await indexing.index_next(connection)
-                if rounds % PURGE_ROUNDS == 0:
-                    await search_index.delete_purged(connection)
-            rounds += 1
+    indexer = SearchIndexer(service.database)
+
+    async def index_new() -> None:
+        while not service.stopping.is_set():
+            batch = await indexer.index_next()
             maillog.announce([note.event for note in batch.notes])
             service.broker.publish_behind(publications.routed((n.inbound_id, n.recipients) for n in batch.notes))
-        except Temporary:
-            continue
-        except Exception:  # a mail that cannot be parsed must not end the task; the traceback shows the batch
-            log.exception("indexing failed, retrying")
+            if not batch.mails:
+                return
+            await asyncio.sleep(INDEX_PAUSE_SECONDS)
+
+    await repeat("indexing", INDEX_SECONDS, index_new, service.database, service.wait_for_stop)
 
 
 async def _poll_authorizations(service: Service, system: AdminContext) -> None:
     """Poll the pending OAuth authorizations, whether their pages are open or not."""
-    while not await service.wait_for_stop(AUTHORIZE_SECONDS):
-        try:
-            await oauth_flow.poll_pending(system)
-        except Temporary:
-            continue
-        except Exception:  # one authorization must not end the task for all
-            log.exception("authorization poll failed, retrying")
+
+    async def poll() -> None:
+        await oauth_flow.poll_pending(system)
+
+    await repeat("authorization poll", AUTHORIZE_SECONDS, poll, service.database, service.wait_for_stop)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -11,6 +11,7 @@ import structlog
 
 from services.admin.context import AdminContext
 from services.admin.monitoring import daily_stats, status
+from services.admin.monitoring.background_work import run_once
 from services.admin.monitoring.daily_stats import DailyStats
 from shared.db.database import Connection
 from shared.errors import Temporary
@@ -73,6 +74,10 @@ class StatusCache:
         """Count the mail of the last 24 hours."""
         self.day = await daily_stats.load_daily_stats(connection, datetime.datetime.now(datetime.UTC))
 
+    async def _count_day(self) -> None:
+        async with self._system.database.transaction() as connection:
+            await self.count_day(connection)
+
     async def run(self) -> None:
         """Check the system until the process stops."""
         while not self._stopping.is_set():
@@ -80,13 +85,15 @@ class StatusCache:
             started = time.monotonic()
             try:
                 self.status = await status.gather(self._system)
-                async with self._system.database.transaction() as connection:
-                    await self.count_day(connection)
-            except Temporary:
-                pass  # the gathered status reports that the database is unavailable
             except Exception:  # the next check may succeed; until then an old status would mislead
                 log.exception("status check failed")
                 self.status = {"ok": False, "problems": ["the status is unknown; see the log of the service admin"]}
+            try:
+                await run_once("day count", self._count_day, self._system.database)
+            except Temporary as error:  # the status reports a database that is unavailable
+                log.warning("day count failed", error=str(error))
+            except Exception:
+                log.exception("day count failed")
             self.gathered_at = time.time()
             async with self._changed:
                 self.generation += 1

@@ -398,6 +398,7 @@ def test_an_accounts_file_that_takes_long_to_read_delays_no_page(browser: Browse
     with ThreadPoolExecutor(1) as pool:
         tried = pool.submit(browser.post, "/accounts-file", {"do": "try"}, files={"file": ("a.yaml", long)})
         waits = []
+        started = time.monotonic()
         # when pages are read meanwhile
         while not tried.done():
             began = time.monotonic()
@@ -406,7 +407,7 @@ def test_an_accounts_file_that_takes_long_to_read_delays_no_page(browser: Browse
             time.sleep(0.05)
     # then they are as fast as ever
     assert tried.result().status_code == 422 and "x: there is no such field" in text(tried.result())
-    assert len(waits) > 5 and max(waits) < 1
+    assert len(waits) > 5 and max(waits) < (time.monotonic() - started) / 3
 
 
 def test_aliases_in_an_accounts_file_are_refused_with_their_line(browser: Browser) -> None:

@@ -530,7 +530,7 @@ create table audit (
 create index audit_target on audit (lower(target), id);
 create index audit_who on audit (lower(who), id);
 
--- Owner: services/admin/mail/search_index.py, which writes it after delivery, some hundred mails at a time
+-- Owner: services/admin/mail/search_index.py, which writes it after delivery, some dozen mails at a time
 -- The search index: one row for each inbound mail or submission; their ids come from one sequence.
 create table search_index (
     mail_id      bigint primary key,
@@ -565,8 +565,8 @@ create table shared_mails (
 create index shared_mails_open on shared_mails (external_id, mail_id) where answered_at is null;
 create index shared_mails_message_id on shared_mails (message_id);
 
--- Owner: services/admin/mail/search_index.py
--- Names in mails to an external address that none of its sharers has.
+-- Owner: services/admin/mail/unknown_names.py
+-- Names in mails to an external address that none of its sharers has; at most some hundred of each account.
 create table unknown_names (
     external_id   bigint not null references external_accounts,
     name          text not null,                     -- as names are compared
