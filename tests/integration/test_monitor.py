@@ -13,11 +13,12 @@ import structlog
 from prometheus_client import generate_latest
 from prometheus_client.core import REGISTRY
 
-from services.admin.monitoring import monitor
+from services.admin.monitoring import monitor, problems
 from services.admin.monitoring.monitor import Monitor
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
+from shared.errors import Temporary
 from shared.runtime.process import Service
 from shared.settings import Settings
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
@@ -66,6 +67,14 @@ async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIte
     await service.database.close()
 
 
+async def look(process: Monitor) -> None:
+    """All that the process does in turn, until it has nothing more to report."""
+    await look(process)
+    await process.read_books()
+    await look(process)
+    await process.post()
+
+
 async def change(database: Database, sql: str) -> None:
     async with database.transaction() as connection:
         await connection.execute(sql.encode())
@@ -108,12 +117,12 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
         watcher(database_url, tmp_path, alert_webhook=webhook.url) as second,
     ):
         for process in (first, second, first):
-            await process.check()
+            await look(process)
         assert await alarms_of(database, JIM) == []  # the problem may end by itself
         # when it lasts
         await later(database, 2)
         for process in (first, second, first):
-            await process.check()
+            await look(process)
         # then the first enabled person gets one mail
         assert await alarms_of(database, JIM) == [
             "[mailgroup] Alarm: 1 mails are on hold: no enabled user shares their external account"
@@ -122,14 +131,14 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
     # and a process that is restarted reports nothing again
     await change(database, "delete from leases")
     async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as third:
-        await third.check()
+        await look(third)
         assert len(await alarms_of(database, JIM)) == len(webhook.got) == 1
         # until it is over
         await change(database, "update inbound set state = 'discarded' where state = 'held'")
-        await third.check()
+        await look(third)
         await later(database, 5)
-        await third.check()
-        await third.check()
+        await look(third)
+        await look(third)
     assert [subject.split(":")[0] for subject in await alarms_of(database, JIM)] == [
         "[mailgroup] Alarm",
         "[mailgroup] Over",
@@ -143,7 +152,7 @@ async def test_a_refused_login_is_reported_to_the_configured_person(
     await apply(database, COMPANY)
     await change(database, "update polls set last_success_at = now(), paused_at = now(), last_error = '[AUTH] no'")
     async with watcher(database_url, tmp_path, alert_to="tom@local.com") as process:
-        await process.check()
+        await look(process)
     assert len(await alarms_of(database, "tom@local.com")) == 2
     assert await alarms_of(database, ALEX) == []
 
@@ -161,14 +170,14 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
     await RouterWorker(database, 5).handle(rows)
     await MailboxWorker(database, 5).handle(rows)
     async with watcher(database_url, tmp_path) as process:
-        await process.check()
+        await look(process)
         assert shown(process)["mailgroup_books_difference_messages"] == 0
         # when its row is deleted past the system
         await change(database, "delete from maildrop_mails")
         await change(database, "delete from inbound")
-        await process.check()
+        await look(process)
         await later(database, 2)
-        await process.check()
+        await look(process)
         assert shown(process)["mailgroup_books_difference_messages"] == 1
     assert "the books differ: 1 mails were fetched, 0 are accounted for" in (await alarms_of(database, ALEX))[0]
 
@@ -184,7 +193,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path) as first, watcher(database_url, tmp_path) as second:
         for process in (first, second):
-            await process.check()
+            await look(process)
         assert shown(first)["mailgroup_held_messages"] == 1
         assert set(shown(first)) == {
             "mailgroup_relay_queue_messages",
@@ -198,7 +207,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
         # when the first one ends, the second one takes over
         first._service.stopping.set()
         await first.run()
-        await second.check()
+        await look(second)
         assert shown(second)["mailgroup_held_messages"] == 1
     assert b"mailgroup_held_messages" not in generate_latest(REGISTRY)
 
@@ -209,15 +218,15 @@ async def test_a_webhook_that_fails_is_retried_and_delays_no_mail(
     webhook.status = 500
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path, alert_webhook=webhook.url) as process:
-        await process.check()
+        await look(process)
         await later(database, 2)
-        await process.check()
+        await look(process)
         assert (len(await alarms_of(database, JIM)), webhook.got) == (1, [])
         webhook.status = 200
-        await process.check()
+        await look(process)
         assert webhook.got == []  # not yet
         await change(database, "update alert_posts set next_try_at = now()")
-        await process.check()
+        await look(process)
         assert len(webhook.got) == 1
         # and one that is no web server at all ends after a day
         webhook.status = 500
@@ -225,7 +234,7 @@ async def test_a_webhook_that_fails_is_retried_and_delays_no_mail(
             database,
             "insert into alert_posts (body, created_at) values ('{\"kind\": \"x\"}', now() - interval '2 days')",
         )
-        await process.check()
+        await look(process)
     async with database.transaction() as connection:
         assert (await (await connection.execute("select count(*) from alert_posts")).fetchone()) == (0,)
 
@@ -255,13 +264,38 @@ async def test_the_log_shows_no_part_of_a_webhook_s_address(
     await hold_a_mail(database)
     with structlog.testing.capture_logs() as logged:
         async with watcher(database_url, tmp_path, alert_webhook=url) as process:
-            await process.check()
+            await look(process)
             await later(database, 2)
-            await process.check()
+            await look(process)
     # then the log says why, without the path and the query, which may be its secret
     [failed] = [line for line in logged if line["event"] == "webhook post failed"]
     assert failed["error"]
     assert "hush" not in str(logged)
+
+
+async def test_alarms_wait_neither_for_the_books_nor_for_a_failing_search(
+    database: Database, database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a problem, books that cannot be read in time, and a disk that cannot be asked
+    def fail(_: Settings) -> None:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(monitor, "READ_SECONDS", 2.0)
+    monkeypatch.setattr(problems, "find_in_disks", fail)
+    await hold_a_mail(database)
+    async with watcher(database_url, tmp_path) as process:
+        await look(process)
+        async with database.transaction() as connection:
+            await connection.execute("lock table maildrop_mails")
+            reading = asyncio.create_task(process.read_books())
+            # when
+            await later(database, 2)
+            await look(process)
+            assert not reading.done()
+            with pytest.raises(Temporary, match="no answer within"):
+                await reading
+        # then the alarm was sent meanwhile
+        assert [subject.partition(": ")[2][:7] for subject in await alarms_of(database, JIM)] == ["1 mails"]
 
 
 async def test_a_database_outage_is_posted_to_the_webhook_and_its_end_to_both(
@@ -272,10 +306,11 @@ async def test_a_database_outage_is_posted_to_the_webhook_and_its_end_to_both(
     monkeypatch.setattr(monitor, "AWAY_SECONDS", 0.0)
     async with watcher("postgresql://127.0.0.1:1/none", tmp_path, alert_webhook=webhook.url) as process:
         monkeypatch.setattr(process._database._pool, "timeout", 0.5)
-        await process._check_or_alert()
-        await process._check_or_alert()
+        for _ in range(2):
+            with pytest.raises(Temporary):
+                await process._check_or_alert()
         assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "database")]
         process._database = database
-        await process.check()
+        await look(process)
     assert [post["event"] for post in webhook.got] == ["raised", "cleared"]
     assert await alarms_of(database, ALEX) == ["[mailgroup] Over: PostgreSQL did not answer for 0 minutes"]

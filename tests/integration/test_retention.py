@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from services.admin.mail import operations
 from services.admin.maintenance import retention
-from services.admin.maintenance.retention import Purge
+from services.admin.maintenance.retention import Purge, StepsFailed
 from services.admin.monitoring import reconciliation
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
@@ -36,10 +38,16 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def purge(database: Database, days: float, retention_days: int = 14) -> Counter[str]:
     """Run retention as in so many days, in batches of two. Returns what was purged."""
 
+    return +await Purge(database, retention_days, asyncio.Event(), later(days), batch=2).run()
+
+
+def later(days: float) -> Callable[[Connection], Awaitable[datetime.datetime]]:
+    """A clock that is so many days ahead."""
+
     async def clock(connection: Connection) -> datetime.datetime:
         return await retention.database_time(connection) + datetime.timedelta(days=days)
 
-    return +await Purge(database, retention_days, asyncio.Event(), clock, batch=2).run()
+    return clock
 
 
 async def rows(database: Database, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -192,3 +200,65 @@ async def test_only_one_process_purges(database: Database) -> None:
         assert not await leases.take_lease(connection, retention.LEASE, "second", 60)
         await leases.release_lease(connection, retention.LEASE, "first")
         assert await leases.take_lease(connection, retention.LEASE, "second", 60)
+
+
+async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given deleted copies, of which a second is enough for four
+    await apply(database, COMPANY)
+    ids = await deliver(database, 20)
+    await delete(database, "Alex", ids)
+    await rows(
+        database,
+        """create function delay() returns trigger language plpgsql as $$
+               begin perform pg_sleep(0.2); return old; end $$;
+           create trigger delay before delete on maildrop_mails for each row execute function delay()""",
+    )
+    monkeypatch.setattr(retention, "BATCH_SECONDS", 1.0)
+    # when
+    pass_ = Purge(database, 14, asyncio.Event(), later(15))
+    with structlog.testing.capture_logs() as logged:
+        total = await pass_.run()
+    # then all are purged in smaller batches
+    assert total["copies"] == 20
+    halved = [line["rows"] for line in logged if line["event"] == "purge batch halved"]
+    assert halved and halved == [500 // 2**n for n in range(1, len(halved) + 1)] and halved[-1] in (7, 3)
+
+
+async def test_a_step_that_fails_stops_no_other_step(database: Database) -> None:
+    # given deleted mail that the database does not let go, and old traces
+    await apply(database, COMPANY)
+    ids = await deliver(database, 2)
+    await delete(database, "Alex", ids)
+    await rows(
+        database,
+        """create function forbid() returns trigger language plpgsql as $$
+               begin raise exception 'no'; end $$;
+           create trigger forbid before delete on maildrop_mails for each row execute function forbid()""",
+    )
+    # when
+    with structlog.testing.capture_logs() as logged, pytest.raises(StepsFailed, match="tombstones"):
+        await Purge(database, 14, asyncio.Event(), later(91)).run()
+    # then the other steps are done, and the log names the one
+    assert await counts(database, "maillog", "maildrop_mails") == [0, 4]
+    assert [line["step"] for line in logged if line["event"] == "purge step failed"] == ["tombstones"]
+
+
+async def test_names_and_index_rows_go_with_their_mails(database: Database) -> None:
+    await apply(database, COMPANY)
+    ids = await deliver(database, 3)
+    await rows(
+        database,
+        """insert into search_index (mail_id, at, sender, subject, terms)
+           select id, now(), '', '', '{}'::text[] from inbound
+           union all select 999999999, now(), '', '', '{}'""",
+    )
+    await rows(
+        database,
+        """insert into unknown_names (external_id, name, shown, mails, last_mail_id, last_at)
+           select min(id), 'x', 'X', 7, 1, now() from external_accounts""",
+    )
+    assert await purge(database, 1) == Counter(index=1)
+    assert [row[0] for row in await rows(database, "select mail_id from search_index order by 1")] == ids
+    assert (await purge(database, 91))["names"] == 1

@@ -1,24 +1,27 @@
 """Retention: purges deleted mail, submissions, unreferenced bytes and old traces after their retention time.
 
 One process at a time purges, by a lease, in small batches with pauses, so it blocks no other work. One transaction
-purges what belongs together: the last copy of a mail, the mail, and its bytes.
+purges what belongs together: the last copy of a mail, the mail, and its bytes. A batch that does not finish in time is
+halved. A step that fails all the same does not stop the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections import Counter as Counts
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from prometheus_client import Counter
 
+from services.admin.mail import search_index, unknown_names
+from services.admin.monitoring.background_work import repeat
 from shared.db import leases
 from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import FAILURES
 from shared.store import (
     account_changes,
     blobs,
@@ -32,20 +35,24 @@ from shared.store import (
 
 PURGED = Counter(
     "mailgroup_purged_total", "Rows that were purged after their retention time.", ["kind"]
-)  # copies, mails, bytes, submissions, mailboxes, secrets, ledger, events, authors
+)  # copies, mails, bytes, submissions, secrets, ledger, events, authors, index, names
 
 FIRST_SECONDS = 300.0
 """Seconds from the start of the process to the first purge."""
 EVERY_SECONDS = 6 * 3600.0
 """Seconds between two purges."""
+RETRY_SECONDS = 300.0
+"""Seconds until another try after a purge that failed."""
 LEASE = "purge"
 """Name of the lease in the database."""
 BATCH, PAUSE_SECONDS = 500, 0.1
 """Rows that one transaction purges, at most, and the pause after it."""
-SCAN_ROWS = 5000
-"""Rows that one transaction scans of a table without an index on the age."""
+BATCH_SECONDS = 30.0
+"""Time limit of a batch: seconds; a batch that takes longer is halved."""
+SCAN_FACTOR = 10
+"""Rows that one transaction scans for each row of a batch, of a table without an index on the age."""
 TRACE_AGE = datetime.timedelta(days=90)
-"""Retention of the history of a mail; longer if deleted mail is kept longer."""
+"""Retention of the history of a mail, and of unknown names; longer if deleted mail is kept longer."""
 VANISHED_AGE = datetime.timedelta(days=365)
 """Time after which the ledger entry of a mail that the provider no longer lists is deleted."""
 ORPHAN_AGE = datetime.timedelta(days=1)
@@ -53,7 +60,14 @@ ORPHAN_AGE = datetime.timedelta(days=1)
 
 log = structlog.get_logger()
 
-Batch = Callable[[Connection], Awaitable[Counts[str]]]
+Purged = tuple[Counts[str], int | None]
+"""Rows purged by a batch, by kind; and the id to continue after, None at the end."""
+Step = Callable[[Connection, int, int], Awaitable[Purged]]
+"""Purges a batch. Arguments: the id to continue after, 0 at first; the rows of the batch."""
+
+
+class StepsFailed(Exception):
+    """Some steps of a purge failed; the others are done."""
 
 
 async def database_time(connection: Connection) -> datetime.datetime:
@@ -66,26 +80,37 @@ async def database_time(connection: Connection) -> datetime.datetime:
 
 async def run_retention(service: Service) -> None:
     """Purge every few hours until the service is to stop."""
-    days = service.settings.retention_days
-    pause = FIRST_SECONDS
-    while not await service.wait_for_stop(pause):
-        pause = EVERY_SECONDS
-        try:
-            async with service.database.transaction() as connection:
-                mine = await leases.take_lease(connection, LEASE, service.owner, EVERY_SECONDS)
-            if mine:
-                await Purge(service.database, days, service.stopping).run()
-        except Temporary as error:
-            log.warning("purge postponed, database unavailable", error=str(error))
-            pause = FIRST_SECONDS
-        except Exception:  # a fault here must not end the console and the monitor
-            FAILURES.labels("purge", "fault").inc()
-            log.exception("purge failed")
+    due = _Schedule(service)
+    await repeat(
+        "purge", RETRY_SECONDS, due.purge_if_due, service.database, service.wait_for_stop, first_pause=FIRST_SECONDS
+    )
     try:
         async with service.database.transaction(5.0) as connection:
             await leases.release_lease(connection, LEASE, service.owner)
     except Temporary as error:
         log.warning("purge lease not released", error=str(error))
+
+
+class _Schedule:
+    """Decides when this process purges."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._due = 0.0  # monotonic seconds
+
+    async def purge_if_due(self) -> None:
+        """Purge if the last one is long enough ago, unless another process has the lease; try again after a failure.
+
+        :raises Exception: as ``Purge.run``.
+        """
+        if time.monotonic() < self._due:
+            return
+        service = self._service
+        async with service.database.transaction() as connection:
+            mine = await leases.take_lease(connection, LEASE, service.owner, EVERY_SECONDS)
+        if mine:
+            await Purge(service.database, service.settings.retention_days, service.stopping).run()
+        self._due = time.monotonic() + EVERY_SECONDS
 
 
 class Purge:
@@ -107,85 +132,99 @@ class Purge:
         self._batch = batch
 
     async def run(self) -> Counts[str]:
-        """Purge. :return: the number of rows by kind. :raises Temporary: the database is unavailable; committed batches
-        stay purged."""
+        """Purge. :return: the number of rows by kind. Committed batches stay purged, whatever fails.
+
+        :raises Temporary: the database is unavailable. :raises StepsFailed: some steps failed, the others are done.
+        """
         async with self._database.transaction() as connection:
             now = await self._clock(connection)
-        kept = now - self._retention
         total: Counts[str] = Counts()
-        async for gone in self._steps(now, kept):
+        failed = []
+        for step in _steps(now, now - self._retention):
+            try:
+                await self._run_step(step, total)
+            except Exception as error:
+                if not await self._database.ready():
+                    raise
+                failed.append(step.__name__)
+                log.error("purge step failed", step=step.__name__, error=repr(error))
+        log.info("purge finished", **total)
+        if failed:
+            raise StepsFailed(f"{', '.join(failed)}: see the log")
+        return total
+
+    async def _run_step(self, step: Step, total: Counts[str]) -> None:
+        """Run a step to its end in batches, each half as large as one that took too long."""
+        size = self._batch
+        after: int | None = 0
+        while after is not None and not self._stopping.is_set():
+            try:
+                async with self._database.transaction(BATCH_SECONDS) as connection:
+                    gone, following = await step(connection, after, size)
+            except Temporary as error:
+                if size == 1 or not await self._database.ready():
+                    raise
+                size //= 2
+                log.warning("purge batch halved", step=step.__name__, rows=size, error=str(error))
+                continue
+            after = following
             total.update(gone)
             for kind, count in gone.items():
                 PURGED.labels(kind).inc(count)
-            if self._stopping.is_set():
-                break
-        log.info("purge finished", **total)
-        return total
-
-    async def _steps(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
-        async def tombstones(connection: Connection) -> Counts[str]:
-            return await _copies(connection, await maildrops.purge_tombstones(connection, kept, self._batch))
-
-        async def mailboxes(connection: Connection) -> Counts[str]:
-            removed = await account_changes.list_removed_locals(connection, kept)
-            return await _copies(connection, await maildrops.purge_mailboxes(connection, removed, self._batch))
-
-        async def discarded(connection: Connection) -> Counts[str]:
-            return await _mails(connection, await inbound_admin.list_discarded(connection, kept, self._batch))
-
-        async def secrets(connection: Connection) -> Counts[str]:
-            return Counts(secrets=await account_changes.erase_secrets(connection, kept))
-
-        async def events(connection: Connection) -> Counts[str]:
-            before = now - max(TRACE_AGE, self._retention)
-            return Counts(events=await maillog.purge_maillog(connection, before, 10 * self._batch))
-
-        async def authorship(connection: Connection) -> Counts[str]:
-            before = now - datetime.timedelta(days=sent_mail.AUTHORSHIP_YEARS * 366)
-            return Counts(authors=await sent_mail.purge_authorship(connection, before, self._batch))
-
-        for step in (tombstones, mailboxes, discarded, secrets, events, authorship):
-            async for gone in self._until_nothing(step):
-                yield gone
-        for walk in (self._submissions, self._ledger, self._orphans):
-            async for gone in walk(now, kept):
-                yield gone
-
-    async def _until_nothing(self, step: Batch) -> AsyncIterator[Counts[str]]:
-        """Repeat the batch until it purges nothing."""
-        while True:
-            async with self._database.transaction() as connection:
-                gone = await step(connection)
-            if not gone.total():
-                return
-            yield gone
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _submissions(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
-        after: int | None = 0
-        while after is not None:
-            async with self._database.transaction() as connection:
-                freed, after = await submissions_admin.purge_submissions(connection, after, kept, self._batch)
-                gone = Counts(submissions=len(freed), bytes=await blobs.purge_blobs(connection, freed))
-            yield gone
-            await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _ledger(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
-        after: int | None = 0
-        while after is not None:
-            async with self._database.transaction() as connection:
-                count, after = await uidl_ledger.purge_ledger(connection, after, kept, now - VANISHED_AGE, SCAN_ROWS)
-            yield Counts(ledger=count)
-            await asyncio.sleep(PAUSE_SECONDS)
+def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
+    """Return the steps in their order. :param kept: what was deleted before is purged."""
+    traced = min(now - TRACE_AGE, kept)
 
-    async def _orphans(self, now: datetime.datetime, kept: datetime.datetime) -> AsyncIterator[Counts[str]]:
-        after: int | None = 0
-        while after is not None:
-            async with self._database.transaction() as connection:
-                found, after = await blobs.list_orphans(connection, after, now - ORPHAN_AGE, SCAN_ROWS)
-                gone = Counts(bytes=await blobs.purge_blobs(connection, found) if found else 0)
-            yield gone
-            await asyncio.sleep(PAUSE_SECONDS)
+    async def tombstones(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(await _copies(connection, await maildrops.purge_tombstones(connection, kept, size)))
+
+    async def mailboxes(connection: Connection, after: int, size: int) -> Purged:
+        removed = await account_changes.list_removed_locals(connection, kept)
+        return _until_nothing(await _copies(connection, await maildrops.purge_mailboxes(connection, removed, size)))
+
+    async def discarded(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(await _mails(connection, await inbound_admin.list_discarded(connection, kept, size)))
+
+    async def secrets(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(Counts(secrets=await account_changes.erase_secrets(connection, kept)))
+
+    async def events(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(Counts(events=await maillog.purge_maillog(connection, traced, SCAN_FACTOR * size)))
+
+    async def authorship(connection: Connection, after: int, size: int) -> Purged:
+        before = now - datetime.timedelta(days=sent_mail.AUTHORSHIP_YEARS * 366)
+        return _until_nothing(Counts(authors=await sent_mail.purge_authorship(connection, before, size)))
+
+    async def names(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(Counts(names=await unknown_names.purge_names(connection, traced, size)))
+
+    async def sent(connection: Connection, after: int, size: int) -> Purged:
+        freed, following = await submissions_admin.purge_submissions(connection, after, kept, size)
+        return Counts(submissions=len(freed), bytes=await blobs.purge_blobs(connection, freed)), following
+
+    async def ledger(connection: Connection, after: int, size: int) -> Purged:
+        count, following = await uidl_ledger.purge_ledger(
+            connection, after, kept, now - VANISHED_AGE, SCAN_FACTOR * size
+        )
+        return Counts(ledger=count), following
+
+    async def orphans(connection: Connection, after: int, size: int) -> Purged:
+        found, following = await blobs.list_orphans(connection, after, now - ORPHAN_AGE, SCAN_FACTOR * size)
+        return Counts(bytes=await blobs.purge_blobs(connection, found) if found else 0), following
+
+    async def index(connection: Connection, after: int, size: int) -> Purged:
+        count, following = await search_index.purge_index(connection, after, SCAN_FACTOR * size)
+        return Counts(index=count), following
+
+    return (tombstones, mailboxes, discarded, secrets, events, authorship, names, sent, ledger, orphans, index)
+
+
+def _until_nothing(gone: Counts[str]) -> Purged:
+    """Return the result of a step that is repeated until it purges nothing."""
+    return gone, 0 if gone.total() else None
 
 
 async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]:

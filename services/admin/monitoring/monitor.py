@@ -18,8 +18,9 @@ import structlog
 from prometheus_client.core import REGISTRY, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from services.admin.monitoring import alert_rules, problems, reconciliation
+from services.admin.monitoring import alert_rules, background_work, problems, reconciliation
 from services.admin.monitoring.alert_rules import AlertEvent
+from services.admin.monitoring.background_work import FAILING, repeat
 from services.admin.monitoring.problem_kinds import KINDS, Problem
 from services.admin.monitoring.problems import SystemFacts
 from services.admin.monitoring.reconciliation import AccountBooks
@@ -31,13 +32,12 @@ from shared.errors import Permanent, Temporary
 from shared.model import Alert, Content, Local
 from shared.net import http_client
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import FAILURES
 from shared.store import accounts, alerts, blobs, inbound, maillog
 from shared.store.alerts import AlertPost
 from shared.store.inbound import Arrival
 
 CHECK_SECONDS = 15.0
-"""Seconds between two checks."""
+"""Seconds between two checks, and between two looks at what is due to be posted or compared."""
 LEASE, LEASE_SECONDS = "watch", 60.0
 """Name of the lease in the database, and seconds after which another process may take it."""
 READ_SECONDS = 300.0
@@ -97,6 +97,7 @@ class Monitor:
         self._service = service
         self._database = service.database
         self.metrics = SystemMetrics()
+        self._mine = False  # this process has the lease
         self._books_due = 0.0
         self._away_since: float | None = None
         self._away_reported = False
@@ -104,11 +105,13 @@ class Monitor:
     async def run(self) -> None:
         """Check until the service is to stop, then return the lease, so another process continues at once."""
         REGISTRY.register(self.metrics)
+        stop = self._service.wait_for_stop
         try:
-            while True:
-                await self._check_or_alert()
-                if await self._service.wait_for_stop(CHECK_SECONDS):
-                    break
+            await asyncio.gather(
+                repeat("system check", CHECK_SECONDS, self._check_or_alert, self._database, stop),
+                repeat("webhook post", CHECK_SECONDS, self.post, self._database, stop),
+                repeat("books check", CHECK_SECONDS, self.read_books, self._database, stop),
+            )
             async with self._database.transaction(5.0) as connection:
                 await leases.release_lease(connection, LEASE, self._service.owner)
         except Temporary as error:
@@ -120,35 +123,39 @@ class Monitor:
         try:
             await self.check()
         except Temporary as error:
-            log.warning("system check postponed, database unavailable", error=str(error))
             await self._database_is_away(str(error))
-        except Exception:  # the next check may succeed, and no other process would send alerts
-            FAILURES.labels("watch", "fault").inc()
-            log.exception("system check failed")
+            raise
 
     async def check(self) -> None:
-        """Check once, send alerts, and post to the webhook; do nothing if another process monitors.
+        """Check once and send alerts; do nothing if another process monitors.
 
         :raises Temporary: the database is unavailable.
         """
         async with self._database.transaction() as connection:
-            mine = await leases.take_lease(connection, LEASE, self._service.owner, LEASE_SECONDS)
+            self._mine = await leases.take_lease(connection, LEASE, self._service.owner, LEASE_SECONDS)
         back = await self._database_is_back()
-        if not mine:
+        if not self._mine:
             self.metrics.clear()
             return
         async with self._database.snapshot() as connection:
             facts = await problems.load_facts(connection)
         self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # do not keep a thousand accounts
-        await self._read_books()
         found = problems.find_problems(facts, self.metrics.books or ())
-        found += await asyncio.to_thread(problems.find_in_disks, self._service.settings)
-        found += await asyncio.to_thread(problems.find_in_listeners, self._service.settings)
+        found += background_work.find_failures()
+        for find in (problems.find_in_disks, problems.find_in_listeners):
+            try:
+                found += await asyncio.to_thread(find, self._service.settings)
+            except Exception:  # the alerts for the other problems are sent all the same
+                FAILING.labels("system check").set(1)
+                log.exception("system check incomplete")
         await self._alert(found, back)
-        await self._post()
 
-    async def _read_books(self) -> None:
-        if time.monotonic() < self._books_due:
+    async def read_books(self) -> None:
+        """Compare the books if that is due. It may take minutes, so no alert waits for it.
+
+        :raises Temporary: the database is unavailable, or too slow for it.
+        """
+        if not self._mine or time.monotonic() < self._books_due:
             return
         began = time.monotonic()
         try:
@@ -158,10 +165,9 @@ class Monitor:
                     for account in await reconciliation.load_accounts(connection, thoroughly=True)
                     if reconciliation.describe_difference(account)
                 ]
-        except Temporary as error:  # the other alerts do not wait for the books
-            log.warning("reading the books failed", error=str(error))
-        now = time.monotonic()
-        self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
+        finally:
+            now = time.monotonic()
+            self._books_due = now + max(BOOKS_SECONDS, (now - began) / BOOKS_SHARE)
 
     async def _alert(self, found: Sequence[Problem], before: Sequence[AlertEvent]) -> None:
         """Compare with the stored alerts, and report the changes: state, mails and posts are committed together."""
@@ -205,8 +211,13 @@ class Monitor:
 
     # ------------------------------------------------------------------------------------------ the webhook
 
-    async def _post(self) -> None:
-        """Send the due posts in order, until one fails; a failed post is retried later."""
+    async def post(self) -> None:
+        """Send the due posts in order, until one fails; a failed post is retried later.
+
+        :raises Temporary: the database is unavailable.
+        """
+        if not self._mine:
+            return
         async with self._database.transaction() as connection:
             due = await alerts.list_due_posts(connection)
         for post in due:
