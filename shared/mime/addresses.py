@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 
 DOMAIN_OCTETS = 255
 """Longest domain: octets (RFC 1035 section 2.3.4)."""
+LABEL_OCTETS = 63
+"""Longest label of a domain that is converted: octets (RFC 1035 section 2.3.4); the time for Punycode grows with the
+square."""
+CACHE_SIZE = 1000
+"""Cached labels and accounts: each mail contains those of its account."""
 
 
 def fold_address(address: str) -> str:
@@ -39,10 +46,11 @@ def _u_labels(domain: str) -> str:
     return ".".join(map(_u_label, domain.split("."))) if "xn--" in domain and len(domain) <= DOMAIN_OCTETS else domain
 
 
+@lru_cache(CACHE_SIZE)
 def _u_label(label: str) -> str:
     """Return the U-label of an A-label; any other label stays as written. Python's codec "idna" implements an older
     standard (RFC 3490), which maps some letters of today's domains to others."""
-    if not label.startswith("xn--"):
+    if not label.startswith("xn--") or len(label) > LABEL_OCTETS:
         return label
     with suppress(ValueError):
         text = label[4:].encode("ascii").decode("punycode")
@@ -56,5 +64,44 @@ def _a_labels(domain: str) -> str:
     return ".".join(map(_a_label, _u_labels(domain).split(".")))
 
 
+@lru_cache(CACHE_SIZE)
 def _a_label(label: str) -> str:
-    return label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
+    if label.isascii() or len(label) > LABEL_OCTETS:
+        return label
+    return f"xn--{label.encode('punycode').decode('ascii')}"
+
+
+@lru_cache(CACHE_SIZE)
+def address_matcher(addresses: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return a function that tells whether an address is one of these; a ``+tag`` is tolerated.
+
+    It equals a comparison by ``fold_address``, but decodes no A-label of the given address: it knows both spellings of
+    each label of ``addresses``. So an unknown address is told apart by its local part, or by its first foreign label.
+    """
+    own = [_split(address) for address in addresses]
+
+    def is_own(address: str) -> bool:
+        local, _, domain = address.rpartition("@")
+        if len(domain) > DOMAIN_OCTETS:
+            return False
+        local = _folded(local)
+        for own_local, own_labels in own:
+            if local == own_local or local.startswith(own_local + "+"):
+                labels = domain.rstrip(".").split(".")
+                if len(labels) == len(own_labels) and all(
+                    _folded(label) in spelled for label, spelled in zip(labels, own_labels, strict=True)
+                ):
+                    return True
+        return False
+
+    return is_own
+
+
+def _split(address: str) -> tuple[str, list[set[str]]]:
+    local, _, domain = address.rpartition("@")
+    labels = _u_labels(domain).split(".")
+    return _folded(local), [{_folded(label), _a_label(label)} for label in labels]
+
+
+def _folded(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
 
-from shared.mime.headers import Field, fields, header_end, message_ids
+from shared.mime.headers import header_end, iterate_values, message_ids
 
 IDS = 20
 """Message-IDs that are read from one bounce."""
 _PARTS = 200  # parts of one mail
 _DEPTH = 3  # levels of nested multiparts
+_VALUE_OCTETS = 4096  # of a field that is read here, but for Message-IDs
 _RETURNED = frozenset({"message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"})
 _FACTS = frozenset(
     {
@@ -26,17 +30,33 @@ _FACTS = frozenset(
     }
 )
 _BOUNDARY = re.compile(rb"""boundary\s*=\s*(?:"((?:[^"\\]++|\\.)*+)"|([^\s;"]+))""", re.IGNORECASE | re.DOTALL)
-_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*\r?\n)")
 _ID_LINE = re.compile(
     rb"^[> \t]*(?:X-)?(?:Original-)?Message-ID[ \t]*:([^\n]*+(?:\n[ \t]+<[^\n]*+)?)", re.IGNORECASE | re.MULTILINE
 )
 
 
+NOTICE_FIELDS = frozenset(
+    {
+        "content-type",
+        "auto-submitted",
+        "return-path",
+        "precedence",
+        "x-failed-recipients",
+        "x-autoreply",
+        "x-autorespond",
+    }
+)
+"""The fields that ``is_notice`` reads."""
+
+
 def is_notice(header: dict[str, list[bytes]]) -> bool:
-    """Whether a program sent this mail about another mail. :param header: raw values by lower-case field name."""
+    """Whether a program sent this mail about another mail.
+
+    :param header: raw values by lower-case field name; those of NOTICE_FIELDS suffice.
+    """
 
     def first(name: str) -> bytes:
-        return b" ".join(header.get(name, [b""])[0].split()).lower()
+        return b" ".join(header.get(name, [b""])[0][:_VALUE_OCTETS].split()).lower()
 
     return (
         first("content-type").startswith(b"multipart/report")
@@ -55,53 +75,70 @@ def reported_ids(message: bytes) -> list[str]:
     :param message: header and body, or their beginning.
     """
     end = header_end(message)
-    parts: list[tuple[str, bytes]] = []
-    _collect(fields(message[:end]), message[end:], parts, _DEPTH)
+    parts: list[_Part] = []
+    _collect(message[:end], message[end:], parts, _DEPTH)
     returned: list[str] = []
     named: list[str] = []
-    for kind, content in parts:
-        if kind in _RETURNED:
-            returned += _ids(content, "message-id")
-        elif kind in _FACTS:
-            for block in re.split(rb"\n\r?\n", content)[:IDS]:
+    for part in parts:
+        if part.kind in _RETURNED:
+            returned += _ids(part.content(), "message-id")
+        elif part.kind in _FACTS:
+            for block in re.split(rb"\n\r?\n", part.content(), maxsplit=IDS)[:IDS]:
                 named += _ids(block, "original-message-id", "message-id", "x-original-message-id")
     if not returned and not named:
-        for _, content in parts:
-            for line in list(_ID_LINE.finditer(content))[:IDS]:
-                named += message_ids(line[1])[:1]
+        for part in parts:
+            for line in islice(_ID_LINE.finditer(part.content()), IDS):
+                named += message_ids(line[1], 1)
     return list(dict.fromkeys(returned + named))[:IDS]
 
 
 def _ids(header: bytes, *names: str) -> list[str]:
-    matching = (field for field in fields(header.lstrip(b"\r\n")) if field.key in names)
-    return [message_id for field in matching for message_id in message_ids(field.value)[:1]]
+    matching = (value for name, value in iterate_values(header.lstrip(b"\r\n")) if name in names)
+    return list(islice(_first_ids(matching), IDS))
 
 
-def _collect(header: list[Field], body: bytes, parts: list[tuple[str, bytes]], depth: int) -> None:
-    """Append the leaf parts of this entity to ``parts`` as (type, decoded body); a returned mail is a leaf."""
+def _first_ids(values: Iterable[bytes]) -> Iterable[str]:
+    for value in values:
+        yield from message_ids(value, 1)
+
+
+class _Part(NamedTuple):
+    """A leaf of a multipart."""
+
+    kind: str  # type/subtype
+    body: bytes
+    encoding: bytes
+
+    def content(self) -> bytes:
+        """The decoded body."""
+        return _decode(self.body, self.encoding)
+
+
+def _collect(header: bytes, body: bytes, parts: list[_Part], depth: int) -> None:
+    """Append the leaf parts of this entity to ``parts``; a returned mail is a leaf."""
     kind, encoding, boundary = "text/plain", b"", b""
-    for field in header:
-        if field.key == "content-type":
-            kind = field.value.partition(b";")[0].strip().lower().decode("latin-1")
-            match = _BOUNDARY.search(field.value)
+    for name, value in iterate_values(header):
+        if name == "content-type":
+            kind = value[:_VALUE_OCTETS].partition(b";")[0].strip().lower().decode("latin-1")
+            match = _BOUNDARY.search(value[:_VALUE_OCTETS])
             boundary = (match[1] or match[2] or b"").strip() if match else b""
-        elif field.key == "content-transfer-encoding":
-            encoding = field.value.strip().lower()
+        elif name == "content-transfer-encoding":
+            encoding = value[:_VALUE_OCTETS].strip().lower()
     if not kind.startswith("multipart/") or not boundary or depth == 0:
-        parts.append((kind, _decode(body, encoding)))
+        parts.append(_Part(kind, body, encoding))
         return
-    for piece in (b"\n" + body).split(b"\n--" + boundary)[1:_PARTS]:
+    for piece in (b"\n" + body).split(b"\n--" + boundary, _PARTS)[1:_PARTS]:
         rest, _, entity = piece.partition(b"\n")
         if rest.startswith(b"--") or len(parts) >= _PARTS:
             return
         if not rest.strip():
             end = header_end(entity)
-            _collect(fields(entity[:end]), entity[end:], parts, depth - 1)
+            _collect(entity[:end], entity[end:], parts, depth - 1)
 
 
 def _decode(body: bytes, encoding: bytes) -> bytes:
     if encoding == b"quoted-printable":
-        return _QUOTED_OCTET.sub(lambda octet: bytes((int(octet[1], 16),)) if octet[1] else b"", body)
+        return binascii.a2b_qp(body)
     if encoding == b"base64":
         digits = re.sub(rb"[^A-Za-z0-9+/]+", b"", body)
         try:

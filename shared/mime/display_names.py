@@ -10,13 +10,19 @@ from shared.mime import encoded_words
 LONGEST = 1000
 """Longest name that is normalised: characters; Unicode's normal forms are slow on longer texts."""
 CACHE_SIZE = 2000
-"""Cached names: every mail is compared with the names of the people who share its account."""
+"""Cached names: every mail is compared with the names of the people who share its account. Names from mails are not
+cached, as a mail with thousands of them would displace those of the people."""
 _ROUNDS = 50
 _QUOTES = ('"', "'")
 
 
 @lru_cache(CACHE_SIZE)
 def normalise(name: str) -> str:
+    """Return the name of a person in the form for comparison; see ``normalise_uncached``."""
+    return normalise_uncached(name)
+
+
+def normalise_uncached(name: str) -> str:
     """Return a name in the form for comparison.
 
     Steps: decode encoded-words (in quotes too), NFKC, casefold, remove format characters (category Cf: zero-width, bidi
@@ -38,4 +44,6 @@ def _fold(name: str) -> str:
     if name.isascii() and "=?" not in name:
         return " ".join(name.lower().split())
     text = unicodedata.normalize("NFKC", encoded_words.decode(name)).casefold()
+    if len(text) > LONGEST:  # one character may become eighteen
+        return text
     return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())

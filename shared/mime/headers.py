@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 from shared.mime import encoded_words
+from shared.mime.tokens import QUOTED, Token, TooManyTokens, comment_end, token_budget, tokens
 
 TOKENS = 40_000
-"""Tokens that are read of one value: some 5,000 mailboxes; limits the time for hostile input."""
+"""Tokens that ``mailboxes`` reads of one value: some 5,000 mailboxes; limits the time for hostile input."""
 IDS = 10_000
 """Message-IDs that are read of one value."""
 ID_OCTETS = 998
@@ -66,7 +69,11 @@ def header_end(message: bytes) -> int:
 
 def fields(header: bytes) -> list[Field]:
     """Return the fields in order, up to the first blank line. Other lines (``From `` of an mbox) are skipped."""
-    parsed = []
+    return list(iterate_fields(header))
+
+
+def iterate_fields(header: bytes) -> Iterator[Field]:
+    """Yield the same fields; one at a time is in memory."""
     position = 0
     while position < len(header) and not header.startswith((b"\r\n", b"\n"), position):
         match = _FIELD.match(header, position)
@@ -75,27 +82,29 @@ def fields(header: bytes) -> list[Field]:
             position = line.end() if line else len(header)
             continue
         value = match[2].removesuffix(b"\r")
-        parsed.append(Field(match[1].decode("ascii"), position, match.end(), value, match.start(2)))
+        yield Field(match[1].decode("ascii"), position, match.end(), value, match.start(2))
         position = match.end()
-    return parsed
+
+
+def iterate_values(message: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the name in lower case and the raw value of each field of a message or header, in order."""
+    for match in _FIELDS.finditer(message, 0, header_end(message)):
+        name, value = match.groups()
+        yield name.decode("ascii").lower(), value.removesuffix(b"\r")
 
 
 def by_name(message: bytes) -> dict[str, list[bytes]]:
     """Return the raw values of all fields of a message or header, by name in lower case, in order."""
     by_key: dict[str, list[bytes]] = {}
-    for name, value in _FIELDS.findall(message[: header_end(message)]):
-        by_key.setdefault(name.decode("ascii").lower(), []).append(value.removesuffix(b"\r"))
+    for name, value in iterate_values(message):
+        by_key.setdefault(name, []).append(value)
     return by_key
 
 
 def values(header: bytes, name: str) -> list[bytes]:
     """Return the raw values of every field of this name, in order."""
-    key = name.lower().encode()
-    return [
-        value.removesuffix(b"\r")
-        for field_name, value in _FIELDS.findall(header[: header_end(header)])
-        if field_name.lower() == key
-    ]
+    key = name.lower()
+    return [value for field_name, value in iterate_values(header) if field_name == key]
 
 
 def field_text(value: bytes) -> str:
@@ -119,78 +128,6 @@ def splice(header: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
     return b"".join([*pieces, header[position:]])
 
 
-# ---------------------------------------------------------------------------------------------- tokens
-
-
-class _Token(NamedTuple):
-    """A token. kind: blank, atom, encoded, quoted, comment, or the special character itself.
-
-    text: without quotes, parentheses and their backslashes; one character for each octet (latin-1).
-    """
-
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-# An encoded-word is one token whatever it contains, though RFC 2047 section 5 (3) forbids most of it in a phrase.
-_TOKEN = re.compile(
-    r"""
-    (?P<blank>\s+)
-  | (?P<encoded>=\?[^?\s]*\?[A-Za-z]\?[^?\r\n]*\?=)
-  | (?P<atom>[^\s"(),:;<>\[\]]+ | \[[^\[\],<>"]*\])
-  | (?P<special>.)""",
-    re.VERBOSE | re.ASCII | re.DOTALL,
-)
-_QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
-_PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_FOLDED = re.compile(r"[\r\n]+")
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    """Yield the tokens of RFC 5322 section 3.2. A quote or parenthesis without its end is an ordinary character, and so
-    is each later one: this keeps a long run of them linear."""
-    position = 0
-    quotes = comments = True
-    for _ in range(TOKENS):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            return
-        start, position = match.span()
-        kind, content = match.lastgroup or "", match[0]
-        if kind == "special":
-            kind = content if content in "<>,:;" else "atom"
-            if content == '"':
-                string = _QUOTED.match(text, start) if quotes else None
-                quotes = string is not None
-                if string:
-                    kind, content, position = "quoted", _unescape(string[1]), string.end()
-                else:
-                    kind, content = "blank", " "
-            elif content == "(" and comments:
-                end = _comment_end(text, start)
-                comments = end > 0
-                if comments:
-                    kind, content, position = "comment", _unescape(text[start + 1 : end - 1]), end
-        yield _Token(kind, content, start, position)
-
-
-def _unescape(text: str) -> str:
-    return _ESCAPED.sub(r"\1", _FOLDED.sub("", text))
-
-
-def _comment_end(text: str, start: int) -> int:
-    """Return the index after the parenthesis that closes the one at ``start`` (comments nest); 0 without one."""
-    depth = 0
-    for match in _PARENTHESIS.finditer(text, start):
-        depth += {"(": 1, ")": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.end()
-    return 0
-
-
 # ---------------------------------------------------------------------------------------------- mailboxes
 
 
@@ -203,51 +140,62 @@ class Mailbox(NamedTuple):
     end: int
 
 
-def mailboxes(value: bytes) -> list[Mailbox]:
-    """Return every mailbox of an address field, in order, also those in groups (RFC 5322 sections 3.4 and 4.4).
+def mailboxes(value: bytes, limit: int | None = None) -> list[Mailbox]:
+    """Return the mailboxes of an address field, in order, also those in groups (RFC 5322 sections 3.4 and 4.4).
 
     Tolerated: a name before a bare address, or in a comment after it, missing and additional brackets, routes,
     semicolons instead of commas, raw UTF-8. Text without an address yields nothing.
+
+    :param limit: the number of mailboxes after which reading ends; it also ends after TOKENS tokens.
+    """
+    parsed: list[Mailbox] = []
+    with suppress(TooManyTokens):
+        parsed.extend(islice(iterate_mailboxes(value, token_budget(TOKENS)), limit))
+    return parsed
+
+
+def iterate_mailboxes(value: bytes, budget: Iterator[int] | None = None) -> Iterator[Mailbox]:
+    """Yield the same mailboxes; one at a time is in memory.
+
+    :param budget: limits the tokens that are read (``token_budget``); all of them if it is None.
+    :raises TooManyTokens: it is used up before the value ends.
     """
     text = value.decode("latin-1")
     plain = _plain_mailboxes(text)
-    if plain is not None:
-        return plain
-    tokens = list(_tokens(text))
-    parsed: list[Mailbox] = []
-    words: list[_Token] = []  # the current mailbox: its name, or its address, and comments
-    angle: _Token | None = None  # its <address>
-    index = 0
+    return iter(plain) if plain is not None else _any_mailboxes(text, budget or token_budget(len(text)))
 
-    def finish(tail: Sequence[_Token]) -> None:
-        mailbox = _angle_mailbox(words, angle, tail) if angle else _bare_mailbox(words)
-        if mailbox:
-            parsed.append(mailbox)
 
-    tail: list[_Token] = []  # the tokens after the <address>
-    while index < len(tokens):
-        token = tokens[index]
-        index += 1
+def _any_mailboxes(text: str, budget: Iterator[int]) -> Iterator[Mailbox]:
+    words: list[Token] = []  # the current mailbox: its name, or its address, and comments
+    angle: Token | None = None  # its <address>
+    tail: list[Token] = []  # the tokens after the <address>
+    stream = tokens(text, budget)
+    token = next(stream, None)
+    while token is not None:
         if token.kind == "<":
-            address, index = _read_angle(tokens, index - 1)
+            address, token = _read_angle(token, stream)
             if "@" not in address.text:
                 (tail if angle else words).append(address)
                 continue
             if angle:  # a comma is missing between two mailboxes
-                finish([])
+                yield _angle_mailbox(words, angle, [])
                 words, tail = tail, []
             angle = address
-        elif token.kind in (",", ";"):
-            finish(tail)
-            words, angle, tail = [], None, []
-        elif token.kind == ":":  # the preceding words are the name of a group
-            if angle:
-                finish(tail)
+            continue
+        if token.kind in (",", ";") or (token.kind == ":" and angle):
+            yield from _finish(words, angle, tail)
+        if token.kind in (",", ";", ":"):  # the words before a colon are the name of a group
             words, angle, tail = [], None, []
         elif token.kind != "blank":
             (tail if angle else words).append(token)
-    finish(tail)
-    return parsed
+        token = next(stream, None)
+    yield from _finish(words, angle, tail)
+
+
+def _finish(words: Sequence[Token], angle: Token | None, tail: Sequence[Token]) -> Iterator[Mailbox]:
+    mailbox = _angle_mailbox(words, angle, tail) if angle else _bare_mailbox(words)
+    if mailbox:
+        yield mailbox
 
 
 # Most address fields contain only ``Name <a@b>``, ``"Name" <a@b>`` and ``a@b`` in ASCII: no comments, groups,
@@ -288,41 +236,41 @@ def _plain_mailboxes(text: str) -> list[Mailbox] | None:
     return parsed
 
 
-def _read_angle(tokens: Sequence[_Token], index: int) -> tuple[_Token, int]:
-    """Read an address from the ``<`` at ``index``; return it as a token, and the index of the token after it.
+def _read_angle(opening: Token, stream: Iterator[Token]) -> tuple[Token, Token | None]:
+    """Read an address after its ``<``; return it as a token, and the token after it.
 
     Without a ``>``, the address ends at the next comma or ``<``. A route (RFC 5322 section 4.4) and ``mailto:`` are
     skipped.
     """
-    start = end = tokens[index].start
-    parts: list[_Token] = []
-    index += 1
-    while index < len(tokens):
-        token = tokens[index]
+    start = end = opening.start
+    parts: list[Token] = []
+    following = None
+    for token in stream:
         route = bool(parts) and parts[0].text.startswith("@")
         if token.kind == "<" or (token.kind in (",", ";") and not route):
+            following = token
             break
-        index += 1
         end = token.end
         if token.kind == ">":
+            following = next(stream, None)
             break
         if token.kind == ":" and (route or (len(parts) == 1 and parts[0].text.lower() == "mailto")):
             parts = []
         elif token.kind not in ("blank", "comment"):
             parts.append(token)
-    return _Token("atom", _address(parts), start, end), index
+    return Token("atom", _address(parts), start, end), following
 
 
-def _angle_mailbox(words: Sequence[_Token], angle: _Token, tail: Sequence[_Token]) -> Mailbox:
+def _angle_mailbox(words: Sequence[Token], angle: Token, tail: Sequence[Token]) -> Mailbox:
     name = _phrase(words) or _comment(tail)
     first = words[0] if words else angle
     last = tail[-1] if tail else angle
     return Mailbox(name, encoded_words.read_text(angle.text.encode("latin-1")), first.start, last.end)
 
 
-def _bare_mailbox(words: Sequence[_Token]) -> Mailbox | None:
+def _bare_mailbox(words: Sequence[Token]) -> Mailbox | None:
     """Build a mailbox without angle brackets: the last run of words with an @ is the address."""
-    runs: list[list[_Token]] = []
+    runs: list[list[Token]] = []
     for word in words:
         if word.kind in ("comment", ">"):
             continue
@@ -356,7 +304,7 @@ _CONTROL_OCTET = re.compile("[\x00-\x1f\x7f]")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]+")
 
 
-def _address(parts: Sequence[_Token]) -> str:
+def _address(parts: Sequence[Token]) -> str:
     """Join tokens to ``local@domain``; '' for an invalid address. A local part is quoted only if necessary."""
     text = "".join(_quote(part.text) if part.kind == "quoted" else part.text for part in parts)
     if len(parts) == 1 and parts[0].kind == "quoted":
@@ -375,10 +323,10 @@ def _quote(text: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
-def _phrase(words: Sequence[_Token]) -> str | None:
+def _phrase(words: Sequence[Token]) -> str | None:
     """Join words to a decoded name."""
     text = ""
-    previous: _Token | None = None
+    previous: Token | None = None
     for word in words:
         if word.kind in ("comment", ">"):
             continue
@@ -389,7 +337,7 @@ def _phrase(words: Sequence[_Token]) -> str | None:
     return _decoded(text)
 
 
-def _comment(words: Sequence[_Token]) -> str | None:
+def _comment(words: Sequence[Token]) -> str | None:
     """Return the decoded name in a comment after the address (the style of RFC 822)."""
     return _decoded(" ".join(word.text for word in words if word.kind == "comment"))
 
@@ -409,7 +357,7 @@ def format_mailbox(name: str | None, address: str) -> bytes:
     (RFC 6532). The first line leaves space for the field's name.
     """
     local, _, domain = _CONTROL.sub("", address).rpartition("@")
-    if not _DOT_ATOM.fullmatch(local) and not _QUOTED.fullmatch(local):
+    if not _DOT_ATOM.fullmatch(local) and not QUOTED.fullmatch(local):
         local = _quote(local)
     domain = re.sub(r'[\s<>(),;"\\@]', "", domain)
     end = f"<{local}@{domain}>"
@@ -438,17 +386,19 @@ _ID = re.compile(r"<([^<>]*)(>?)")
 _NOT_IN_ID = re.compile("[\x00-\x20\x7f]+")
 
 
-def message_ids(value: bytes) -> list[str]:
+def message_ids(value: bytes, limit: int = IDS) -> list[str]:
     """Return the ids of Message-ID, In-Reply-To or References in order, without angle brackets.
 
     Folds and blanks inside an id are removed, comments and phrases are skipped. Without any bracket, words with an @
     are ids.
+
+    :param limit: the number of ids after which reading ends.
     """
     text = encoded_words.read_text(_FOLD.sub(b"", value))
     candidates: list[str] = []
     position = 0
     comments = True
-    while len(candidates) < IDS and (mark := _ID_START.search(text, position)):
+    while len(candidates) < limit and (mark := _ID_START.search(text, position)):
         position = mark.end()
         if mark[0] == "<":
             match = _ID.match(text, mark.start())
@@ -456,10 +406,10 @@ def message_ids(value: bytes) -> list[str]:
                 position = match.end()
                 candidates.append(match[1] if match[2] else match[1].strip().partition(" ")[0])
         elif comments:
-            end = _comment_end(text, mark.start())
+            end = comment_end(text, mark.start())
             comments = end > 0
             position = end or position
     if "<" not in text:
-        candidates = [word for word in re.split(r"[\s,;]+", text[: 100 * ID_OCTETS]) if "@" in word]
+        candidates = [word for word in re.split(r"[\s,;]+", text[: 100 * ID_OCTETS]) if "@" in word][:limit]
     ids = (_NOT_IN_ID.sub("", candidate) for candidate in candidates)
     return [message_id for message_id in ids if 0 < len(message_id.encode("utf-8", "replace")) <= ID_OCTETS]
