@@ -110,6 +110,7 @@ class Sent:
     external_id: int
     author_id: int
     recipients: tuple[str, ...] = ()  # of its envelope
+    blob_id: int | None = None  # its bytes as submitted; None once the submission is purged
 
 
 POLLER_DIED = "ended"

@@ -9,6 +9,7 @@ from services.admin.accounts.apply import apply as apply_accounts
 from services.admin.accounts.file_format import check
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
+from shared.mime import headers
 from shared.model import Content, External, Local
 from shared.provider.vault import Vault, new_key
 from shared.store import accounts, blobs, inbound, uidl_ledger
@@ -63,7 +64,14 @@ async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -
     contents = [Content.from_bytes(mail) for mail in mails]
     async with database.transaction() as connection:
         stored = await blobs.store_blobs(connection, contents)
-        ids = await inbound.add_inbound(connection, [Arrival("fetched", blob_id, external_id) for blob_id in stored])
+        message_ids = [(headers.values(mail, "message-id") or [b""])[0].strip(b" <>").decode() for mail in mails]
+        ids = await inbound.add_inbound(
+            connection,
+            [
+                Arrival("fetched", blob_id, external_id, message_id or None)
+                for blob_id, message_id in zip(stored, message_ids, strict=True)
+            ],
+        )
         await uidl_ledger.record_fetched(
             connection,
             external_id,

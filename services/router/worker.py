@@ -1,27 +1,32 @@
-"""Queue worker of the router: one transaction and a constant number of queries per batch."""
+"""Queue worker of the router: one transaction and a constant number of queries per batch.
+
+A batch has a fixed budget of header octets. The facts of a mail are reduced before the next header is read. Mails with
+long headers that exceed the budget go back to the end of the queue, so they delay other mails by one batch at most.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
 
+import structlog
+
+from services.router.header_reader import HeaderReader
 from shared import routing
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
-from shared.mime.headers import MAX_HOPS, header_end
+from shared.mime.headers import MAX_HOPS
 from shared.model import External, Local, Sent
+from shared.runtime.parsing import Parsing
 from shared.runtime.queue_worker import FailureCounter, Handled
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
 LOOP_REASON = f"mail loop: more than {MAX_HOPS} servers have relayed the mail (Received fields)"
-PREFIX_OCTETS = 8192
-"""Size of the first read of a mail: octets; few headers are longer."""
-SLOW_SECONDS = 0.005
-"""Parse time of one header after which other tasks get a turn: seconds. An unusual header takes 0.2 s, and 200 of them
-without a pause would let the connections time out."""
+COMPARED_MAILS = 8
+"""Limits the mails whose bodies are compared at a time: mails; with the submissions they are 4 MiB."""
+
+log = structlog.get_logger()
 
 
 class RouterWorker:
@@ -42,25 +47,35 @@ class RouterWorker:
             mails = await inbound.load_fetched(connection, ids)
             if not mails:
                 return Handled()
-            facts = await _load_facts(connection, mails)
-            looping = [mail.id for mail in mails if facts[mail.id].hops > MAX_HOPS and not mail.requeued]
-            if looping:
-                await inbound.park_looping(connection, looping, inbound.LOOP, LOOP_REASON)
-                mails = [mail for mail in mails if mail.id not in looping]
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.load_externals(connection, external_ids)}
             sharers = await accounts.load_sharers(connection, external_ids)
-            referenced = {message_id for fact in facts.values() for message_id in routing.referenced_ids(fact)}
-            sent = await sent_mail.find_sent(connection, sorted(referenced))
-            decisions = [_decide(mail, facts[mail.id], externals, sharers, sent) for mail in mails]
+            parsing = Parsing()
+            facts = await HeaderReader(connection, externals, parsing).read(mails)
+            deferred = [mail for mail in mails if mail.id not in facts]
+            looping = [
+                mail.id for mail in mails if mail.id in facts and facts[mail.id].hops > MAX_HOPS and not mail.requeued
+            ]
+            if looping:
+                await inbound.park_looping(connection, looping, inbound.LOOP, LOOP_REASON)
+            mails = [mail for mail in mails if mail.id in facts and mail.id not in looping]
+            referenced = {message_id for mail in mails for message_id in routing.referenced_ids(facts[mail.id])}
+            sent = await sent_mail.find_sent(connection, referenced)
+            own_copies = await _confirm_own_copies(connection, _own_copies(mails, facts, externals, sharers, sent))
+            decisions = [
+                own_copies[mail.id].decision
+                if mail.id in own_copies
+                else await parsing.run(0, _decide, mail, facts[mail.id], externals, sharers, sent)
+                for mail in mails
+            ]
             results = [_result(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
             await inbound.write_decisions(connection, results)
             await sent_mail.add_further(
                 connection,
                 {
-                    (decision.copy_of, decision.further_id, mail.external_id)
-                    for mail, decision in zip(mails, decisions, strict=True)
-                    if decision.copy_of and decision.further_id and mail.external_id
+                    (own_copies[mail.id].copy_of, further_id, mail.external_id)
+                    for mail in mails
+                    if mail.id in own_copies and (further_id := own_copies[mail.id].further_id) and mail.external_id
                 },
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
@@ -68,10 +83,15 @@ class RouterWorker:
             events += [maillog.MailEvent("parked", inbound_id=mail_id, reply=LOOP_REASON) for mail_id in looping]
             await maillog.record_events(connection, events)
         maillog.announce(events)
+        if deferred:
+            log.info("long headers deferred", mails=len(deferred), first_id=deferred[0].id)
         return Handled(
-            publications.routed(
-                (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
-            )
+            [
+                *publications.routed(
+                    (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
+                ),
+                *publications.fetched((mail.id, _address(mail, externals) or "") for mail in deferred),
+            ]
         )
 
     async def sweep(self) -> list[Publication]:
@@ -82,32 +102,38 @@ class RouterWorker:
         return publications.fetched((row, external) for row, external, _ in overdue)
 
 
-async def _load_facts(connection: Connection, mails: Sequence[FetchedMail]) -> dict[int, routing.HeaderFacts]:
-    """Read the facts of each mail, by its id.
-
-    A second, longer read follows for mails whose header exceeds PREFIX_OCTETS, and for notices, whose body names the
-    mail that they report on.
-    """
-    prefixes = await blobs.prefixes(connection, [mail.blob_id for mail in mails], PREFIX_OCTETS)
-    facts = {}
-    longer = []
+def _own_copies(
+    mails: Sequence[FetchedMail],
+    facts: Mapping[int, routing.HeaderFacts],
+    externals: Mapping[int, External],
+    sharers: Mapping[int, Sequence[Local]],
+    sent: Mapping[str, Sequence[Sent]],
+) -> dict[FetchedMail, routing.OwnCopy]:
+    found = {}
     for mail in mails:
-        prefix = prefixes[mail.blob_id]
-        facts[mail.id] = await _facts(prefix)
-        if len(prefix) == PREFIX_OCTETS and (facts[mail.id].is_notice or header_end(prefix) == PREFIX_OCTETS):
-            longer.append(mail)
-    if longer:
-        heads = await blobs.heads(connection, [mail.blob_id for mail in longer])
-        facts |= {mail.id: await _facts(heads[mail.blob_id]) for mail in longer}
-    return facts
+        external = externals.get(mail.external_id or 0)
+        if external is not None and mail.source == "fetched":
+            own_copy = routing.find_own_copy(facts[mail.id], external, sharers[external.id], sent)
+            if own_copy is not None:
+                found[mail] = own_copy
+    return found
 
 
-async def _facts(head: bytes) -> routing.HeaderFacts:
-    started = time.monotonic()
-    facts = routing.read_facts(head)
-    if time.monotonic() - started > SLOW_SECONDS:
-        await asyncio.sleep(0)
-    return facts
+async def _confirm_own_copies(
+    connection: Connection, candidates: Mapping[FetchedMail, routing.OwnCopy]
+) -> dict[int, routing.OwnCopy]:
+    """Return those whose body is the one that was relayed, by the id of the mail."""
+    confirmed = {}
+    mails = list(candidates)
+    for start in range(0, len(mails), COMPARED_MAILS):
+        part = mails[start : start + COMPARED_MAILS]
+        blob_ids = {mail.blob_id for mail in part} | {candidates[mail].blob_id for mail in part}
+        heads = await blobs.heads(connection, sorted(blob_ids))
+        for mail in part:
+            submission = heads.get(candidates[mail].blob_id)
+            if submission is not None and routing.has_same_body(heads[mail.blob_id], submission):
+                confirmed[mail.id] = candidates[mail]
+    return confirmed
 
 
 def _decide(
@@ -130,6 +156,11 @@ def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
     return RoutingResult(mail.id, recipients, decision.rule if recipients else None, decision.reason, decision.own_copy)
 
 
+def _address(mail: FetchedMail, externals: Mapping[int, External]) -> str | None:
+    external = externals.get(mail.external_id or 0)
+    return external.address if external else None
+
+
 def _events(
     mails: Sequence[FetchedMail],
     results: Sequence[RoutingResult],
@@ -138,14 +169,12 @@ def _events(
 ) -> list[maillog.MailEvent]:
     events = []
     for mail, result in zip(mails, results, strict=True):
-        external = externals.get(mail.external_id or 0)
-        address = external.address if external else None
         events.append(
             maillog.MailEvent(
                 "routed" if result.recipients else "held",
                 inbound_id=mail.id,
                 submission_id=None,
-                external=address,
+                external=_address(mail, externals),
                 who=maillog.join_addresses([addresses[recipient[0]] for recipient in result.recipients]),
                 rule=result.rule,
                 reply=result.reason,

@@ -59,15 +59,16 @@ async def find_sent(connection: Connection, message_ids: Collection[str]) -> dic
         return {}
     cursor = await connection.execute(
         """select a.message_id, a.external_id, a.author_id,
-                  array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id)
+                  array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id),
+                  (select s.blob_id from submissions s where s.id = a.submission_id)
            from sent_mail a
            where a.message_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
         (array_literal(set(message_ids)), AUTHORSHIP_YEARS),
     )
     sent: dict[str, list[Sent]] = {}
-    for message_id, external_id, author_id, recipients in await cursor.fetchall():
-        sent.setdefault(message_id, []).append(Sent(message_id, external_id, author_id, tuple(recipients)))
+    for message_id, external_id, author_id, recipients, blob_id in await cursor.fetchall():
+        sent.setdefault(message_id, []).append(Sent(message_id, external_id, author_id, tuple(recipients), blob_id))
     return sent
 
 

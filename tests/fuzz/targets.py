@@ -50,7 +50,7 @@ PEOPLE = [
     )
 ]
 OFFICE = Directory.from_accounts([SUPPORT], PEOPLE)
-SENT = {"a@b": [Sent("a@b", 1, 1, ("ann@customer.org",))]}
+SENT = {"a@b": [Sent("a@b", 1, 1, ("ann@customer.org",), 1)]}
 
 LIMIT = 1 << 20
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
@@ -61,10 +61,12 @@ def route(data: bytes) -> None:
 
     What is asked about it is a text that PostgreSQL takes, and not endless.
     """
-    facts = routing.read_facts(data)
+    facts = routing.read_facts(data, SUPPORT)
     asked = routing.referenced_ids(facts)
     assert len(asked) < 1000 and all(storable(message_id) == message_id for message_id in asked)
     decision = routing.decide(facts, SUPPORT, PEOPLE, SENT)
+    own_copy = routing.find_own_copy(facts, SUPPORT, PEOPLE, SENT)
+    assert own_copy is None or len(own_copy.decision.recipients) == 1
     who = [recipient.local_id for recipient in decision.recipients]
     assert who and len(who) == len(set(who))
     assert set(who) <= {local.id for local in PEOPLE}

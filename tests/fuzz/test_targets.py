@@ -27,7 +27,7 @@ def test_the_judge_agrees_on_any_input(target: str, data: bytes) -> None:
 
 def test_a_judge_can_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a parser that delivers to nobody
-    monkeypatch.setattr("shared.routing._recipients", lambda *_: ())
+    monkeypatch.setattr("shared.routing.decision._recipients", lambda *_: ())
     # then
     with pytest.raises(AssertionError):
         TARGETS["route"](b"To: support@company.com\r\n\r\n")

@@ -13,11 +13,10 @@ from shared.amqp.broker import Publication
 from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
 from shared.db.database import Database
 from shared.errors import Temporary
-from shared.model import Content, EnvelopeRecipient
+from shared.model import Content
 from shared.runtime.queue_worker import Handled
-from shared.store import blobs, inbound, inbound_admin, maildrops, maillog, submissions
+from shared.store import blobs, inbound, inbound_admin, maillog
 from shared.store.inbound import Arrival
-from shared.store.submissions import Submission
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 
 
@@ -217,46 +216,6 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
     assert await RouterWorker(database, 5).handle(rows) == Handled()
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
-
-
-async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(
-    database: Database,
-) -> None:
-    await apply(database, COMPANY)
-    externals, people = await everyone(database)
-    sent = b"From: Alex <support@company.com>\r\nTo: anna@x.example\r\nMessage-ID: <ours@local.com>\r\n\r\nHi\r\n"
-    async with database.transaction() as connection:
-        await submissions.record_submissions(
-            connection,
-            [
-                Submission(
-                    people["Alex"].id,
-                    externals[SUPPORT].id,
-                    Content.from_bytes(sent),
-                    "alex@local.com",
-                    "ours@local.com",
-                    False,
-                    False,
-                    (EnvelopeRecipient("anna@x.example", "relay", None),),
-                )
-            ],
-        )
-    copy = sent.replace(
-        b"Message-ID: <ours@local.com>",
-        b"Message-ID: <theirs@gmail.example>\r\nX-Google-Original-Message-ID: <ours@local.com>",
-    )
-    rows = await arrive(database, externals[SUPPORT].id, [copy])
-    await deliver(database, rows)
-    assert await mailbox_of(database, "alex@local.com") == []
-    async with database.transaction() as connection:
-        [entry] = await maildrops.list_mails(connection, people["Alex"].id, deleted=True)
-        assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
-        await maildrops.undelete_mails(connection, people["Alex"].id, [entry.id])
-    assert await mailbox_of(database, "alex@local.com") == [copy]
-    answer = b"From: anna@x.example\r\nTo: support@company.com\r\nIn-Reply-To: <theirs@gmail.example>\r\n\r\nHi\r\n"
-    await deliver(database, await arrive(database, externals[SUPPORT].id, [answer]))
-    assert await mailbox_of(database, "alex@local.com") == [copy, answer]
-    assert await mailbox_of(database, "jim@local.com") == []
 
 
 async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(database: Database) -> None:

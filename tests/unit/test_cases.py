@@ -28,7 +28,7 @@ def test_the_example_is_routed_as_expected(case: dict[str, Any]) -> None:
     external, sharers = company(case["external"], *case["users"])
     header = "".join([*(f"To: {value}\r\n" for value in case["to"]), *(f"Cc: {value}\r\n" for value in case["cc"])])
     # when
-    decision = routing.decide(routing.read_facts(header.encode() + b"\r\nbody\r\n"), external, sharers, {})
+    decision = routing.decide(routing.read_facts(header.encode() + b"\r\nbody\r\n", external), external, sharers, {})
     # then
     names = {local.id: local.user_name for local in sharers}
     got = sorted(names[recipient.local_id] for recipient in decision.recipients)

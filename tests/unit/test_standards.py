@@ -15,6 +15,7 @@ from services.smtp_in import command_loop, data_reader, login, receive_memory, s
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
+from shared.routing import facts
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -112,3 +113,13 @@ def test_a_limit_is_what_the_code_says(row: str, pop3_value: str, smtp_value: st
     cells = [re.sub(" +", " ", cell) for cell in (row, pop3_value, smtp_value)]
     line = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |"))
     assert [cell.strip() for cell in line.strip("|").split("|")] == cells
+
+
+def test_the_limits_of_routing_are_what_the_code_says() -> None:
+    text = " ".join(TEXT.split())
+    assert (
+        f"{facts.HEAD_OCTETS // 1024} KiB of it; To and Cc of {facts.ADDRESS_OCTETS // 1024} KiB together, "
+        f"with {facts.FIELD_MAILBOXES:,} addresses each and {facts.MAIL_MAILBOXES:,} together; {facts.NAMES} different "
+        f"names beside the shared address in each of them; the newest {facts.NEWEST_REFERENCES} ids of References, "
+        f"and {facts.IDS} of each other field"
+    ) in text

@@ -144,7 +144,6 @@ def route(
             fail(f"{file}: {error.strerror}", MISUSE)
         if b"\r\n" not in head:
             head = head.replace(b"\n", b"\r\n")
-        facts = routing.read_facts(head)
         async with open_context(data) as system, system.database.transaction() as connection:
             account = next(
                 (e for e in await accounts.load_externals(connection) if e.address.casefold() == external.casefold()),
@@ -153,8 +152,14 @@ def route(
             if account is None:
                 raise Permanent(f"--external {external}: there is no such external account")
             sharers = (await accounts.load_sharers(connection, [account.id]))[account.id]
+            facts = routing.read_facts(head, account)
             known = await sent_mail.find_sent(connection, routing.referenced_ids(facts))
-        decision = routing.decide(facts, account, sharers, known, "fetched", None)
+            own_copy = routing.find_own_copy(facts, account, sharers, known)
+            sent_heads = await blobs.heads(connection, [own_copy.blob_id] if own_copy else [])
+        if own_copy and routing.has_same_body(head, sent_heads.get(own_copy.blob_id, b"")):
+            decision = own_copy.decision
+        else:
+            decision = routing.decide(facts, account, sharers, known)
         addresses = {person.id: person.address for person in sharers}
         if json:
             print_json(

@@ -19,13 +19,10 @@ import structlog
 
 from services.admin.mail import answer_notices, header_summary, search_index, unknown_names
 from services.admin.mail.answer_notices import Answered, AnswerNotice
-from services.admin.mail.header_summary import ADDRESS_OCTETS, HEAD_OCTETS
 from services.admin.mail.search_index import NewMail, ReadMail
 from shared import routing
 from shared.db.database import Connection, Database
-from shared.mime import headers
 from shared.model import External, Local
-from shared.routing import HeaderFacts
 from shared.store import accounts
 
 BATCH = 64
@@ -38,8 +35,6 @@ MAX_TRIES = 3
 """Failures of a mail that is indexed alone, after which it is skipped."""
 MAX_NOTICE_AGE = datetime.timedelta(days=1)
 """Age of an answer that the sharers are notified of, at most: building the index again notifies nobody of old mail."""
-_ANSWERED_IDS = 20
-"""Message-IDs of In-Reply-To that are used."""
 
 log = structlog.get_logger()
 
@@ -130,26 +125,14 @@ def read_mails(
     for mail in mails:
         external = None if mail.sent or mail.external_id is None else externals.get(mail.external_id)
         summary = header_summary.read_summary(mail.head)
-        names = _unknown_names(mail.head, external, sharers[external.id]) if external is not None else []
+        names: list[str] = []
+        if external is not None:
+            names = routing.unknown_names(routing.read_facts(mail.head, external), sharers[external.id])
         terms = search_index.index_terms(summary, [mail.message_id] if mail.message_id else [])
-        read.append(ReadMail(mail, summary, terms, names, _answered_ids(mail.head) if mail.sent else []))
+        read.append(ReadMail(mail, summary, terms, names, routing.answered_ids(mail.head) if mail.sent else []))
         if time.monotonic() > until:
             break
     return read
-
-
-def _unknown_names(head: bytes, external: External, sharers: Sequence[Local]) -> list[str]:
-    fields = headers.by_name(head[:HEAD_OCTETS])
-    people = header_summary.read_mailboxes([*fields.get("to", []), *fields.get("cc", [])], ADDRESS_OCTETS)
-    return routing.unknown_names(HeaderFacts(to=tuple(people)), external, sharers)
-
-
-def _answered_ids(head: bytes) -> list[str]:
-    """Return the Message-IDs that a submission answers: In-Reply-To, and the last one of References."""
-    fields = headers.by_name(head[:HEAD_OCTETS])
-    answered = [each for value in fields.get("in-reply-to", [])[:1] for each in headers.message_ids(value)]
-    references = [each for value in fields.get("references", [])[-1:] for each in headers.message_ids(value)]
-    return list(dict.fromkeys((*answered[:_ANSWERED_IDS], *references[-1:])))
 
 
 async def _notify_of_answer(
