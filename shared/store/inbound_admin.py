@@ -14,6 +14,7 @@ from typing import Literal
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection
+from shared.store import sent_mail
 from shared.store.inbound import LOOP, REQUEUED
 
 # ---------------------------------------------------------------------------------------------- counts
@@ -285,22 +286,25 @@ async def add_holders(connection: Connection, ids: Collection[int], local_id: in
 
 
 async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Delete those of these mails that are finished and have no copy left; their counts move to purged_mails.
+    """Delete those of these mails that are finished and have no copy left.
+
+    Their counts move to purged_mails, their Message-IDs to sent_mail.
 
     :return: the ids of their bytes.
     """
     cursor = await connection.execute(
-        """with gone as (
+        f"""with purged as (
                delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
                    and not exists (select from maildrop_mails r where r.inbound_id = i.id)
-               returning external_id, source, own_copy and state = 'delivered' as own_copy, blob_id),
+               returning external_id, source, own_copy and state = 'delivered' as own_copy, blob_id, message_id),
+           ids_from_outside as ({sent_mail.FROM_PURGED}),
            counted as (
                insert into purged_mails (external_id, delivered, own_copies)
-               select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from gone
+               select external_id, count(*) filter (where not own_copy), count(*) filter (where own_copy) from purged
                where source = 'fetched' and external_id is not null group by external_id
                on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
                    own_copies = purged_mails.own_copies + excluded.own_copies)
-           select blob_id from gone""",
+           select blob_id from purged""",
         (array_literal(ids),),
     )
     return [int(row[0]) for row in await cursor.fetchall()]

@@ -1,4 +1,9 @@
-"""Message-IDs of sent mail with their authors, and all SQL on them (table sent_mail)."""
+"""Message-IDs of sent mail with their authors, and all SQL on them (table sent_mail).
+
+A Message-ID keeps its first author. One that came in from outside before we sent it has none: otherwise a person who
+submits a customer's Message-ID would get the answers in the customer's thread. The table ``inbound`` tells which ids
+came in; when its rows are purged, a row without an author keeps the id here.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,32 @@ from shared.model import Sent
 
 AUTHORSHIP_YEARS = 5
 """Age up to which the author of a Message-ID is known, in years."""
+OUTSIDE_YEARS = 1
+"""Age up to which an id from outside is kept after its mail is purged, in years: few threads pause for longer, and
+there are as many of these rows as fetched mails."""
+
+_NOT_FROM_OUTSIDE = """(
+        select i.id from inbound i
+        where i.message_id = {id} and i.source = 'fetched' and i.created_at < {sent_at} limit 1) is null
+    and (select o.external_id from sent_mail o where o.message_id = {id} and o.author_id is null limit 1) is null"""
+"""SQL: no mail from outside had this id before we sent it. Not as ``not exists``: PostgreSQL would turn that into a
+join, and a plan made in quiet times would read the whole table."""
 
 
 async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
-    """Record authors: (message_id, external_id, author_id, submission_id). A Message-ID keeps its first author."""
+    """Record authors: (message_id, external_id, author_id, submission_id)."""
     first: dict[tuple[str, int], tuple[int, int]] = {}
     for message_id, external_id, author_id, submission_id in rows:
         first.setdefault((message_id, external_id), (author_id, submission_id))
     keys = sorted(first)  # one order for all writers: no deadlock on ids that two of them insert
     await connection.execute(
-        """insert into sent_mail (message_id, external_id, author_id, submission_id)
-           select * from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
-           on conflict (message_id, external_id) do nothing""",
+        f"""insert into sent_mail (message_id, external_id, author_id, submission_id)
+            select new.* from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+                as new (message_id, external_id, author_id, submission_id)
+            left join submissions s on s.id = new.submission_id
+            where {_NOT_FROM_OUTSIDE.format(id="new.message_id", sent_at="coalesce(s.created_at, now())")}
+            order by 1, 2
+            on conflict (message_id, external_id) do nothing""",
         (
             [key[0] for key in keys],
             [key[1] for key in keys],
@@ -32,11 +51,20 @@ async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int,
     )
 
 
-FROM_NEW = """insert into sent_mail (message_id, external_id, author_id, submission_id)
+FROM_NEW = f"""insert into sent_mail (message_id, external_id, author_id, submission_id)
     select distinct on (message_id, external_id) message_id, external_id, author_id, id from new
+    where {_NOT_FROM_OUTSIDE.format(id="new.message_id", sent_at="now()")}
     order by message_id, external_id, place
     on conflict (message_id, external_id) do nothing"""
 """SQL: ``add_sent`` for the submissions in ``new``, as a part of a larger statement; in the same order."""
+
+FROM_PURGED = """insert into sent_mail (message_id, external_id)
+    select distinct message_id, external_id from purged
+    where source = 'fetched' and message_id is not null and external_id is not null
+        and (select o.author_id from sent_mail o where o.message_id = purged.message_id limit 1) is null
+    order by message_id, external_id
+    on conflict (message_id, external_id) do nothing"""
+"""SQL: keeps the ids of the mails in ``purged`` that we did not send, as a part of a larger statement."""
 
 
 async def add_further(connection: Connection, further: Collection[tuple[str, str, int]]) -> None:
@@ -44,11 +72,14 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
     if further:
         rows = sorted(further)
         await connection.execute(
-            """insert into sent_mail (message_id, external_id, author_id, submission_id)
-               select f.further_id, a.external_id, a.author_id, a.submission_id
-               from unnest(%s::text[], %s::text[], %s::bigint[]) as f (message_id, further_id, external_id)
-                   join sent_mail a using (message_id, external_id)
-               on conflict (message_id, external_id) do nothing""",
+            f"""insert into sent_mail (message_id, external_id, author_id, submission_id)
+                select f.further_id, a.external_id, a.author_id, a.submission_id
+                from unnest(%s::text[], %s::text[], %s::bigint[]) as f (message_id, further_id, external_id)
+                    join sent_mail a using (message_id, external_id)
+                where a.author_id is not null
+                    and {_NOT_FROM_OUTSIDE.format(id="f.further_id", sent_at="a.recorded_at")}
+                order by 1, 2
+                on conflict (message_id, external_id) do nothing""",
             ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
         )
 
@@ -62,7 +93,8 @@ async def find_sent(connection: Connection, message_ids: Collection[str]) -> dic
                   array(select lower(r.address) from submission_recipients r where r.submission_id = a.submission_id),
                   (select s.blob_id from submissions s where s.id = a.submission_id)
            from sent_mail a
-           where a.message_id = any(%s::text[]) and a.recorded_at > now() - make_interval(years => %s)
+           where a.message_id = any(%s::text[]) and a.author_id is not null
+               and a.recorded_at > now() - make_interval(years => %s)
            order by a.recorded_at, a.submission_id""",
         (array_literal(set(message_ids)), AUTHORSHIP_YEARS),
     )
@@ -72,11 +104,15 @@ async def find_sent(connection: Connection, message_ids: Collection[str]) -> dic
     return sent
 
 
-async def purge_authorship(connection: Connection, before: datetime.datetime, limit: int) -> int:
-    """Delete authors recorded before this time. :return: the number of Message-IDs."""
+async def purge_authorship(connection: Connection, now: datetime.datetime, limit: int) -> int:
+    """Delete what is older than AUTHORSHIP_YEARS, and ids from outside older than OUTSIDE_YEARS.
+
+    :param limit: of rows. :return: the number of rows.
+    """
     cursor = await connection.execute(
         """delete from sent_mail where (message_id, external_id) in (
-               select message_id, external_id from sent_mail where recorded_at < %s limit %s)""",
-        (before, limit),
+               select message_id, external_id from sent_mail
+               where recorded_at < %s or author_id is null and recorded_at < %s limit %s)""",
+        (*(now - datetime.timedelta(days=366 * years) for years in (AUTHORSHIP_YEARS, OUTSIDE_YEARS)), limit),
     )
     return cursor.rowcount

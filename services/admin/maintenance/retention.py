@@ -195,8 +195,7 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         return _until_nothing(Counts(events=await maillog.purge_maillog(connection, traced, SCAN_FACTOR * size)))
 
     async def authorship(connection: Connection, after: int, size: int) -> Purged:
-        before = now - datetime.timedelta(days=sent_mail.AUTHORSHIP_YEARS * 366)
-        return _until_nothing(Counts(authors=await sent_mail.purge_authorship(connection, before, size)))
+        return _until_nothing(Counts(authors=await sent_mail.purge_authorship(connection, now, size)))
 
     async def names(connection: Connection, after: int, size: int) -> Purged:
         return _until_nothing(Counts(names=await unknown_names.purge_names(connection, traced, size)))

@@ -261,10 +261,11 @@ create table relay_status (
 -- Owner: shared/store/sent_mail.py
 -- Message-IDs of sent mail with their authors; answers refer to them. The earliest row of a Message-ID names its author.
 -- Authorship outlives the submission; a submission's number is never reused, so it is no foreign key.
+-- Without an author: the id of a purged mail from outside, which never gets one.
 create table sent_mail (
     message_id     text not null,
     external_id    bigint not null references external_accounts,
-    author_id      bigint not null references local_accounts,
+    author_id      bigint references local_accounts, -- null: from outside
     submission_id  bigint,
     recorded_at    timestamptz not null default now(),
     primary key (message_id, external_id)
