@@ -16,10 +16,10 @@ Security: passwords are accepted with TLS, and without TLS where ALLOW_PLAINTEXT
 STLS is dropped. The client address of a PROXY header is used only from load balancers that the settings name
 (shared/net/proxy_protocol.py). Failed logins are throttled (shared/auth/authenticator.py), and close the connection
 after a few tries. Connections are limited per network and in all, sessions per account, lines by length, sessions by
-idle time and total time. Sessions of accounts that were disabled, removed or given another password end within two
-seconds. A slow client uses the memory of about one piece of a mail. Mails that are read ahead, and larger pieces, use
-one memory budget of the process (readahead.py). The mailboxes of all open sessions have a limit, too
-(mailbox_store.py); above it logins fail temporarily.
+idle time and total time, clients that read by a least rate. Sessions of accounts that were disabled, removed or given
+another password end within two seconds. A slow client uses the memory of about one piece of a mail. Mails that are read
+ahead, and larger pieces, use one memory budget of the process, of which each account has a share (readahead.py). The
+mailboxes of all open sessions have a limit, too (mailbox_store.py); above it logins fail temporarily.
 
 On failure: the database is unavailable: commands are answered ``-ERR [SYS/TEMP]`` and the session continues; in the
 middle of a mail the connection is closed, which no client takes for the end of the mail. A connection that breaks

@@ -15,6 +15,7 @@ import structlog
 from services.pop3_out import replies
 from services.pop3_out.session import AUTH_OCTETS, Pop3Session
 from shared.model import Local
+from shared.net.least_rate import LeastRate, unacknowledged_octets
 from shared.net.listening import AdmittedConnection, log_handshake_failure
 from shared.net.server_tls import Certificate
 from shared.runtime.memory_budget import MemoryBudget
@@ -30,10 +31,14 @@ MAX_PENDING_RETR = 100
 """RETR commands in the input that are read ahead together."""
 COMMANDS_IN_TURN = 200
 """Pipelined commands of one session before the other sessions have their turn."""
+REPLIES_IN_TURN = 256 * 1024
+"""The same for the replies: octets; a LIST of a thousand mails takes as long as a hundred short commands."""
 
 LOGIN_SECONDS = 60.0
 IDLE_SECONDS = 600.0
-"""RFC 1939 section 3 requires ten minutes at least."""
+"""RFC 1939 section 3 requires ten minutes at least. Also the longest pause of a client that reads a reply."""
+LEAST_OCTETS_A_SECOND = 1024
+"""Least rate at which a client reads: octets a second; GPRS at the edge of a cell still has twice of it."""
 SESSION_SECONDS = 12 * 3600.0
 """Longest session: seconds; far below the shortest retention time, so no mail that a session may read is purged."""
 TLS_SECONDS = 20.0
@@ -67,6 +72,9 @@ class Pop3Registry(Protocol):
 
     certificate: Certificate
     budget: MemoryBudget
+
+    def account_budget(self, local_id: int) -> MemoryBudget:
+        """The share of an account in ``budget``."""
 
     def admit(self, connection: Pop3Connection) -> bool:
         """Count the connection if the limits allow one more. Returns whether it is counted."""
@@ -102,7 +110,10 @@ class Pop3Connection(AdmittedConnection):
         self._input_ended = False
         self._read_paused = False  # there is enough input
         self._write_paused = False  # the client does not read
+        self.budget = registry.budget  # of the account after the login
         self._unsent = 0  # octets that were unsent when writing was paused; they count against the budget
+        self._written = self._read_by_client = 0  # octets of replies; the second as of the last check of deadlines
+        self._rate: LeastRate | None = None  # while the client does not read
         self._drained: asyncio.Future[None] | None = None  # set when writing goes on
         self._command_task: asyncio.Task[None] | None = None
         self.session: Pop3Session | None = None
@@ -192,13 +203,27 @@ class Pop3Connection(AdmittedConnection):
         session = self.session
         working = self._command_task is not None and not self._write_paused
         if session is not None and session.local is not None:
-            late = (idle > IDLE_SECONDS and not working) or now - self._opened_at > SESSION_SECONDS
+            idle_too_long = idle > IDLE_SECONDS and not self.busy
+            late = self._reads_too_slowly(now) or idle_too_long or now - self._opened_at > SESSION_SECONDS
         else:  # a login that is being checked may wait for its turn
             late = now - self._opened_at > LOGIN_SECONDS * (2 if working else 1)
         if late and not (session is not None and session.committing):
             self.abort()  # without a reply and without deleting anything (RFC 1939 section 3)
         elif session is not None and idle > PAUSE_SECONDS and self._command_task is None:
             session.release_memory()
+
+    def _reads_too_slowly(self, now: float) -> bool:
+        """Count what the client has read since the last call. Returns whether it is less than the least rate."""
+        if not self._write_paused or self._transport is None:
+            self._rate = None
+            return False
+        read = self._written - unacknowledged_octets(self._transport)
+        if self._rate is None:
+            self._rate = LeastRate(LEAST_OCTETS_A_SECOND, IDLE_SECONDS, now)
+        else:
+            self._rate.record(read - self._read_by_client, now)
+        self._read_by_client = read
+        return self._rate.seconds_left(now) < 0
 
     def stop(self) -> None:
         """Refuse new commands. The command that is running ends as usual."""
@@ -233,6 +258,7 @@ class Pop3Connection(AdmittedConnection):
     def write(self, data: bytes) -> None:
         """Send data to the client."""
         if data and self._transport is not None and not self._transport.is_closing():
+            self._written += len(data)
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -292,7 +318,13 @@ class Pop3Connection(AdmittedConnection):
         """
         if self._is_ending:
             raise ConnectionResetError("the client has disconnected")
-        return self._registry.register_session(self, local)
+        refusal = self._registry.register_session(self, local)
+        if refusal is None:
+            unsent = self._unsent
+            self._count_unsent(0)
+            self.budget = self._registry.account_budget(local.id)
+            self._count_unsent(unsent)
+        return refusal
 
     def pending_retr_numbers(self) -> list[int]:
         """The numbers of the RETR commands that are next in the input."""
@@ -330,9 +362,9 @@ class Pop3Connection(AdmittedConnection):
         if session is None or self._state is not _READY:
             return
         out: list[bytes] = []
-        octets = commands = 0
+        octets = in_turn = commands = 0
         while not (self._write_paused or session.ended):
-            if commands == COMMANDS_IN_TURN:
+            if commands == COMMANDS_IN_TURN or in_turn > REPLIES_IN_TURN:
                 asyncio.get_running_loop().call_soon(self._run_commands)
                 break
             line = self._next_line(session)
@@ -347,6 +379,7 @@ class Pop3Connection(AdmittedConnection):
                 break
             out.append(reply)
             octets += len(reply)
+            in_turn += len(reply)
             if octets > BURST_OCTETS:
                 self.write(b"".join(out))
                 out, octets = [], 0
@@ -377,8 +410,7 @@ class Pop3Connection(AdmittedConnection):
         self._transport.set_write_buffer_limits(high=OUTPUT_OCTETS)
 
     def _count_unsent(self, octets: int) -> None:
-        self._registry.budget.release(self._unsent)
-        self._registry.budget.add(octets)
+        self.budget.add(octets - self._unsent)
         self._unsent = octets
 
     def _wake_drain(self) -> None:

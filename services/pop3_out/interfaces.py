@@ -8,6 +8,7 @@ from typing import Protocol
 
 from services.pop3_out.snapshot import Snapshot
 from shared.model import Local
+from shared.runtime.memory_budget import MemoryBudget
 
 
 class Verifier(Protocol):
@@ -35,6 +36,9 @@ class MailboxStore(Protocol):
 
 class Pop3Transport(Protocol):
     """The connection, as the session uses it."""
+
+    budget: MemoryBudget
+    """Memory for mails: of all sessions, and from ``register_session`` on of the account."""
 
     def write(self, data: bytes) -> None:
         """Send data to the client."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 from prometheus_client import Gauge
@@ -12,7 +13,7 @@ from prometheus_client import Gauge
 from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Pop3Connection
 from services.pop3_out.interfaces import ClientInfo, MailboxStore, Verifier
 from services.pop3_out.mailbox_store import DatabaseStore
-from services.pop3_out.readahead import PROCESS_OCTETS
+from services.pop3_out.readahead import ACCOUNT_OCTETS, PROCESS_OCTETS
 from services.pop3_out.session import Pop3Session
 from shared.auth.authenticator import Authenticator, plaintext_allowed
 from shared.auth.session_registry import SessionRegistry
@@ -58,6 +59,7 @@ class Pop3Listener:
         self.certificate = certificate
         self.registry: SessionRegistry[Pop3Connection] = SessionRegistry("pop3", SESSIONS, settings, max_connections)
         self.budget = MemoryBudget(PROCESS_OCTETS)
+        self._account_budgets: WeakValueDictionary[int, MemoryBudget] = WeakValueDictionary()  # of open sessions
         self._settings = settings
         self._store = store
         self._logins = logins
@@ -115,6 +117,10 @@ class Pop3Listener:
         if not self.registry.register_session(connection, local):
             return "[IN-USE] too many sessions of this account"
         return None
+
+    def account_budget(self, local_id: int) -> MemoryBudget:
+        """The share of an account in the memory, for all of its sessions."""
+        return self._account_budgets.setdefault(local_id, MemoryBudget(ACCOUNT_OCTETS, self.budget))
 
     def check_deadlines(self) -> None:
         """Close the connections whose deadlines have passed."""

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class MailReader:
-    """Reads mails for one session, within the memory budget of all sessions.
+    """Reads mails for one session, within the memory budget of its account and of all sessions.
 
     :ivar snapshot: the mailbox; empty until the login.
     :ivar buffer: mails that are read ahead.
@@ -56,6 +56,10 @@ class MailReader:
         self._sequential = 0  # mails requested in order before that one
         self._next_prefetch = 0  # first number after those that were read ahead
         self._prefetch_task: asyncio.Task[None] | None = None
+
+    def use_budget(self, budget: MemoryBudget) -> None:
+        """Use the budget of the account that has logged in. Nothing is reserved before."""
+        self._budget, self.buffer = budget, PrefetchBuffer(budget)
 
     def size_of(self, number: int) -> int | None:
         """Octets of the mail with a number; None if there is none, or it is marked as deleted."""

@@ -19,13 +19,16 @@ SESSION_OCTETS = 1024 * 1024
 PROCESS_OCTETS = 32 * 1024 * 1024
 """Memory of all sessions of the process together, to serve them faster: octets. It covers mails that are read ahead,
 the part of a piece above the smallest size, and unsent replies (counted while they are unsent, without a check)."""
+ACCOUNT_OCTETS = 8 * 1024 * 1024
+"""Share of an account in this memory: octets; four accounts whose clients read slowly use up the memory, one does not.
+Then sessions are served more slowly, with the smallest pieces."""
 SHARE = 8
 """A session gets at most this fraction (1/8) of the memory that is available, so that some stays for later sessions."""
 
 
 def session_share(budget: MemoryBudget) -> int:
-    """Octets that one session may reserve now."""
-    return max(0, budget.available // SHARE)
+    """Octets that one session may reserve now. :param budget: of its account."""
+    return max(0, min(budget.available, budget.whole.available // SHARE))
 
 
 def reserve_share(budget: MemoryBudget, octets: int) -> int:
@@ -73,7 +76,7 @@ class PrefetchBuffer:
     __slots__ = ("_budget", "_mails", "octets")
 
     def __init__(self, budget: MemoryBudget) -> None:
-        """:param budget: shared by all sessions."""
+        """:param budget: of the session's account."""
         self._budget = budget
         self._mails: dict[int, tuple[int, bytes | None]] = {}  # octets; the mail, None while it is being read
         self.octets = 0

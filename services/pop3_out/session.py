@@ -230,6 +230,7 @@ class Pop3Session:
         if refusal := self._transport.register_session(local):
             self.ended = True
             return replies.error(refusal)
+        self._reader.use_budget(self._transport.budget)
         self.local = local
         self._client["local"] = local.address
         self._snapshot = self._reader.snapshot = mailbox

@@ -6,6 +6,18 @@ a number of seconds in advance, which time uses up and octets earn back, never m
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import struct
+import termios
+
+
+def unacknowledged_octets(transport: asyncio.Transport) -> int:
+    """Octets that were written and that the client has not received: those of the process and of the kernel, which may
+    hold megabytes."""
+    waiting = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return transport.get_write_buffer_size() + int(struct.unpack("i", waiting)[0])
+
 
 class LeastRate:
     """The deadline of one transfer."""

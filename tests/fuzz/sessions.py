@@ -80,6 +80,9 @@ class Door:
     def on_closed(self, _: object) -> None:
         self.open -= 1
 
+    def account_budget(self, _: int) -> MemoryBudget:
+        return self.budget
+
     def register_session(self, connection: object, _: Local) -> Any:
         """POP3 expects None or a reason, submission whether the session is accepted."""
         return None if isinstance(connection, Pop3Connection) else True

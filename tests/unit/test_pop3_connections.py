@@ -6,13 +6,15 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from services.pop3_out import listener as pop3_listener
 from services.pop3_out.connection import (
     COMMANDS_IN_TURN,
     IDLE_SECONDS,
@@ -20,11 +22,14 @@ from services.pop3_out.connection import (
     LOGIN_SECONDS,
     OUTPUT_OCTETS,
     PAUSE_SECONDS,
+    REPLIES_IN_TURN,
     Pop3Connection,
 )
 from services.pop3_out.mail_reader import LARGE_PIECE_OCTETS, PIECE_OCTETS
+from services.pop3_out.readahead import SHARE, session_share
+from services.pop3_out.snapshot import Snapshot
 from shared.errors import Temporary
-from tests.dialogues.pop3.stand import ALEX, ONE, Stand, on_loop, stand, trusting
+from tests.dialogues.pop3.stand import ALEX, KIM, ONE, Stand, on_loop, stand, trusting
 
 LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -124,6 +129,110 @@ def test_many_slow_clients_get_the_smallest_pieces_once_memory_is_short(tmp_path
                 writer.transport.abort()
             await asyncio.sleep(0.2)
             assert budget.available == LARGE_PIECE_OCTETS
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_one_account_uses_its_share_of_the_memory_and_no_more(
+    tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pop3_listener, "ACCOUNT_OCTETS", LARGE_PIECE_OCTETS)
+
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given twenty slow clients of one account
+            server.store.mails[ALEX.id] = {1: LARGE * 6}
+            server.store.mails[KIM.id] = {2: LARGE}
+            clients = [await server.logged_in() for _ in range(20)]
+            for _, writer in clients:
+                receiving(writer).pause_reading()
+                writer.write(b"RETR 1\r\n")
+            await asyncio.sleep(1)
+            # then all others have the rest of the memory
+            most = 2 * LARGE_PIECE_OCTETS + 20 * (OUTPUT_OCTETS + PIECE_OCTETS)
+            budget = server.listener.budget
+            assert LARGE_PIECE_OCTETS // 2 < budget.in_use < most * 41 // 40
+            reader, writer = await server.connect()
+            writer.write(b"USER kim@local.com\r\nPASS  open  sesame \r\nRETR 1\r\nQUIT\r\n")
+            for _ in range(3):
+                assert (await reader.readline()).startswith(b"+OK")
+            [kim] = [connection for connection in opened(server) if connection.account == KIM]
+            assert session_share(kim.budget) >= LARGE_PIECE_OCTETS // 4
+            assert budget.available // SHARE > 2 * LARGE_PIECE_OCTETS
+            assert await answer(reader) == LARGE
+            # and the share ends with the sessions
+            for _, writer in clients:
+                writer.transport.abort()
+            await asyncio.sleep(0.2)
+            del kim
+            assert budget.in_use == 0
+            await server.listener.registry.closed.wait()
+            gc.collect()
+            assert not server.listener._account_budgets
+
+    on_loop(loop, work)
+
+
+@LOOPS
+@TLS
+def test_a_client_that_reads_too_slowly_is_cut(
+    tmp_path: Path, loop: str, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        passed = 0.0
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+        for module in ("connection", "listener"):
+            monkeypatch.setattr(f"services.pop3_out.{module}.time", clock)
+        async with stand(tmp_path) as server:
+            server.store.mails[ALEX.id] = {1: LARGE * 6}
+            for octets_a_second, cut in ((300, True), (1500, False)):
+                reader, writer = await server.logged_in(tls)
+                reader._limit = 16 * 1024  # type: ignore[attr-defined]  # or else the client takes what is there
+                writer.write(b"RETR 1\r\n")
+                await asyncio.sleep(0.3)
+                [connection] = opened(server)
+                # when the client reads a little within every five minutes
+                for _ in range(12):
+                    passed += 300
+                    with suppress(ConnectionError, asyncio.IncompleteReadError):
+                        await reader.readexactly(300 * octets_a_second)
+                    await asyncio.sleep(0.05)
+                    server.listener.check_deadlines()
+                assert connection._is_ending is cut
+                writer.transport.abort()
+                await asyncio.sleep(0.1)
+
+    on_loop(loop, work)
+
+
+@LOOPS
+def test_long_replies_leave_the_others_their_turn(tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    uidl_reply = Snapshot.uidl_reply
+
+    def counted(mailbox: Snapshot, deleted: Collection[int]) -> Iterable[bytes]:
+        pieces = list(uidl_reply(mailbox, deleted))
+        built.append(sum(map(len, pieces)))
+        return pieces
+
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            # given a client that wants the list of a thousand mails again and again, and does not get it from a cache
+            server.store.mails[ALEX.id] = dict.fromkeys(range(1, 1001), ONE)
+            reader, writer = await server.logged_in()
+            monkeypatch.setattr(Snapshot, "uidl_reply", counted)
+            reading = asyncio.create_task(reader.read())
+            writer.write(b"DELE 1\r\n" + b"UIDL\r\n" * 500 + b"QUIT\r\n")
+            turns, most = 0, 0
+            while len(built) < 500:
+                before = sum(built)
+                await asyncio.sleep(0)
+                turns, most = turns + 1, max(most, sum(built) - before)
+            writer.transport.abort()
+            await asyncio.gather(reading, return_exceptions=True)
+            # then other sessions have their turn after some replies
+            assert most <= REPLIES_IN_TURN + max(built)
 
     on_loop(loop, work)
 
