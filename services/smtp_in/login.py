@@ -98,8 +98,14 @@ class LoginConnection(CommandLoop, AdmittedConnection):
         self._clear_auth = self._clear_auth and self._registry.clear_auth_from(self.peer)
         self._admitted = self._registry.admit(self)
         if self._admitted:
-            self._deadline = self.loop.call_later(LOGIN_SECONDS, self.end_session, "421 4.4.2 No login in time")
+            self._deadline = self.loop.call_later(LOGIN_SECONDS, self._end_without_login)
         return self._admitted
+
+    def _end_without_login(self) -> None:
+        if self.session_task is None:  # in the handshake, which is ended by its own deadline; the connection counts
+            self.ended = True
+        else:
+            self.end_session("421 4.4.2 No login in time")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the session, or refuse the connection."""

@@ -97,8 +97,11 @@ class SessionRegistry(Generic[C]):
     def register_session(self, connection: C, local: Local) -> bool:
         """Count a session of this account if the limit allows one more. Returns whether it is counted.
 
-        A second login on a connection (after STARTTLS) replaces the first one.
+        A second login on a connection (after STARTTLS) replaces the first one. A login that ends after its connection
+        is no session: nothing would end its count.
         """
+        if connection not in self.connections:
+            return False
         self._end_account_session(connection)
         if self._by_account[local.id] >= self._max_per_account:
             log.warning(
@@ -135,6 +138,8 @@ class SessionRegistry(Generic[C]):
                     valid = await accounts.valid_logins(connection, logins)
             except Temporary as failure:
                 log.warning("session check failed", protocol=self._protocol, error=str(failure))
+            except Exception:  # a defect must not end the checks: sessions would outlive their accounts
+                log.exception("session check failed", protocol=self._protocol)
             else:
                 self.end_sessions(logins - valid)
 

@@ -22,8 +22,11 @@ from shared.settings import Settings, SettingsError
 
 BACKLOG = 512
 """Connections that the kernel holds until they are accepted."""
-SPARE_FILES = 100
-"""Files that a process has open besides its connections."""
+SPARE_FILES = 200
+"""Files that a process has open besides its connections, which are counted after their PROXY header."""
+MAX_PENDING_HEADERS = 100
+"""Connections of load balancers whose PROXY header has not arrived, for a process; more are closed. The header follows
+the connection at once."""
 
 log = structlog.get_logger()
 
@@ -93,6 +96,7 @@ class Acceptor:
         self._proxies = proxies
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
+        self._pending_headers = 0
 
     async def serve(self, listening: socket.socket, create: Create) -> None:
         """Serve connections that start without TLS. They decide their admission in ``connection_made``."""
@@ -166,16 +170,21 @@ class Acceptor:
                 self._spawn(self._read_proxy_header(client, str(address[0]), start))
 
     async def _read_proxy_header(self, client: socket.socket, peer: str, start: OnConnection) -> None:
-        try:
-            if proxy_protocol.is_among(self._proxies, peer):
+        if proxy_protocol.is_among(self._proxies, peer):
+            self._pending_headers += 1
+            try:
+                if self._pending_headers > MAX_PENDING_HEADERS:
+                    raise proxy_protocol.MalformedProxyHeader(f"{MAX_PENDING_HEADERS} other headers are awaited")
                 peer = await proxy_protocol.read_header(client) or peer
-        except (OSError, proxy_protocol.MalformedProxyHeader) as error:
-            log.warning("proxy header refused", protocol=self._protocol, peer=peer, error=_text(error))
-            client.close()
-            return
-        except asyncio.CancelledError:
-            client.close()
-            raise
+            except (OSError, proxy_protocol.MalformedProxyHeader) as error:
+                log.warning("proxy header refused", protocol=self._protocol, peer=peer, error=_text(error))
+                client.close()
+                return
+            except asyncio.CancelledError:
+                client.close()
+                raise
+            finally:
+                self._pending_headers -= 1
         await start(client, peer)
 
 

@@ -6,12 +6,13 @@ import asyncio
 import ipaddress
 import socket
 from functools import partial
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.net import proxy_protocol
+from shared.net import listening, proxy_protocol
 from shared.net.proxy_protocol import MalformedProxyHeader, is_among, parse_v1, parse_v2
 from shared.settings import SettingsError, load
 
@@ -94,6 +95,38 @@ async def test_the_wait_for_a_proxy_header_is_short(monkeypatch: pytest.MonkeyPa
         theirs.sendall(b"PROXY TCP4")
         with pytest.raises(TimeoutError):
             await proxy_protocol.read_header(ours)
+
+
+async def test_connections_that_owe_their_header_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Served(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            cast(asyncio.Transport, transport).write(b"hello")
+
+    monkeypatch.setattr(listening, "MAX_PENDING_HEADERS", 3)
+    port = socket.create_server(("127.0.0.1", 0))
+    port.setblocking(False)
+    acceptor = listening.Acceptor("test", load(proxy_from="127.0.0.1").proxies)
+    await acceptor.serve(port, lambda peer: cast(listening.AdmittedConnection, Served()))
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*port.getsockname())
+
+    async def first_octets(reader: asyncio.StreamReader) -> bytes:
+        return await asyncio.wait_for(reader.read(5), 5)
+
+    # given as many connections without a header as the limit allows
+    waiting = [await connect() for _ in range(3)]
+    assert await first_octets((await connect())[0]) == b""
+    # when one of them sends it, there is room for another
+    waiting[0][1].write(b"PROXY UNKNOWN\r\n")
+    assert await first_octets(waiting[0][0]) == b"hello"
+    reader, writer = await connect()
+    writer.write(b"PROXY UNKNOWN\r\n")
+    assert await first_octets(reader) == b"hello"
+    assert acceptor._pending_headers == 2
+    for _, each in (*waiting, (reader, writer)):
+        each.close()
+    await acceptor.close()
 
 
 @given(st.binary(max_size=120), st.binary(min_size=4, max_size=4))

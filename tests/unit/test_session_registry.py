@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
 import pytest
 from prometheus_client import Gauge
 
 from shared.auth.session_registry import SessionRegistry
+from shared.errors import Temporary
 from shared.model import Local
 from shared.settings import Settings
+from shared.store import accounts
+from tests.polling import until
 
 ALEX = Local(1, "alex@local.com", True, "hash", "Alex", (), (), 1, None)
 KIM = Local(2, "kim@local.com", True, "other hash", "Kim", (), (), 1, None)
@@ -59,6 +67,41 @@ def test_sessions_are_limited_per_account_a_new_login_replaces_the_first(
     registry.remove(second)
     registry.remove(third)
     assert not registry._by_account and not registry._by_network and registry._gauge._value.get() == 0
+
+
+def test_a_login_that_ends_after_its_connection_is_no_session(registry: SessionRegistry[Connection]) -> None:
+    gone = Connection()
+    assert registry.admit(gone)
+    registry.remove(gone)
+    assert not registry.register_session(gone, ALEX)
+    assert not registry._by_account and not registry._accounts
+
+
+async def test_checks_of_the_logins_go_on_after_any_failure(
+    registry: SessionRegistry[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answers:
+        """A database of which the first answers are no logins."""
+
+        @asynccontextmanager
+        async def transaction(self, seconds: float) -> AsyncIterator[None]:
+            yield
+
+    failures: list[Exception] = [Temporary("the database is away"), ValueError("a defect")]
+
+    async def valid_logins(connection: object, logins: set[tuple[int, str]]) -> set[tuple[int, str]]:
+        if failures:
+            raise failures.pop()
+        return set()
+
+    monkeypatch.setattr(accounts, "valid_logins", valid_logins)
+    alex = Connection()
+    alex.account = ALEX
+    assert registry.admit(alex)
+    checks = asyncio.create_task(registry.end_invalid_sessions(cast(Any, Answers()), 0.01))
+    await until(lambda: alex.ended)
+    assert not failures and not checks.done()
+    checks.cancel()
 
 
 def test_closed_is_set_while_no_connection_is_open(registry: SessionRegistry[Connection]) -> None:

@@ -15,6 +15,7 @@ from services.smtp_in import command_loop, data_reader, login, receive_memory, s
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
+from shared.net import listening, proxy_protocol
 from shared.routing import facts
 from shared.settings import Settings
 
@@ -52,6 +53,18 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
     ("row", "pop3_value", "smtp_value"),
     [
         ("connections, total", f"{pop3_listener.MAX_CONNECTIONS:,}", f"{smtp_listener.MAX_CONNECTIONS:,}"),
+        (
+            "a PROXY header, where one is required",
+            f"{proxy_protocol.HEADER_SECONDS:g} s; {listening.MAX_PENDING_HEADERS} connections may wait for one",
+            "the same",
+        ),
+        (
+            "a client that reads a reply",
+            f"on average {pop3.LEAST_OCTETS_A_SECOND:,} octets a second, "
+            f"with pauses of at most {pop3.IDLE_SECONDS / 60:g} minutes",
+            f"{command_loop.UNSENT_OCTETS // 1024} KiB may stay unread, for {login.IDLE_SECONDS / 60:g} minutes",
+        ),
+        ("the last reply", f"{pop3.CLOSING_SECONDS:g} s", f"{command_loop.CLOSING_SECONDS:g} s"),
         ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{login.LOGIN_SECONDS:g} s"),
         (
             "time between two complete commands",
@@ -104,7 +117,8 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "memory for outgoing mails",
-            f"{readahead.PROCESS_OCTETS // MIB} MiB, and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
+            f"{readahead.PROCESS_OCTETS // MIB} MiB, of it {readahead.ACCOUNT_OCTETS // MIB} MiB for an account, "
+            f"and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
             "",
         ),
     ],
