@@ -27,6 +27,8 @@ class MailboxWorker:
     async def handle(self, ids: Sequence[int]) -> Handled:
         """Deliver the undelivered copies of these mails."""
         async with self._database.transaction() as connection:
+            await inbound.lock_routed(connection, ids)
+            await maildrops.lock_recipients(connection, ids)
             copies = await inbound.load_routed(connection, ids)
             deliverable = [copy for copy in copies if not copy.gone]
             returned = [copy for copy in copies if copy.gone]
@@ -36,6 +38,7 @@ class MailboxWorker:
                     Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy)
                     for copy in deliverable
                 ],
+                locked=True,
             )
             await inbound.record_delivered(connection, deliverable, returned, ids)
             events = [

@@ -156,10 +156,11 @@ class DatabaseStore:
     async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
         """Delete all of these mails from the account's mailbox, or none.
 
+        :raises Permanent: the account was removed or disabled since the login.
         :raises Temporary: the database is unavailable; if only its reply was lost, the mails are deleted.
         """
         async with self._database.transaction() as connection:
-            deleted = await maildrops.tombstone_mails(connection, local.id, row_ids)
+            deleted = await maildrops.tombstone_mails(connection, local.id, row_ids, only_enabled=True)
             events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in deleted]
             await maillog.record_events(connection, events)
         for start in range(0, len(events), _EVENTS_IN_TURN):

@@ -374,7 +374,7 @@ class Pop3Session:
         try:
             await self._store.delete_mails(local, [self._snapshot.rows[number - 1] for number in sorted(self._deleted)])
         except Exception as failure:  # after any failure the reply must not say that the mails are deleted
-            if not isinstance(failure, Temporary):
+            if not isinstance(failure, Temporary | Permanent):
                 log.exception("deletion failed unexpectedly", **self._client)
             else:
                 log.warning("deletion failed", error=str(failure), **self._client)

@@ -184,12 +184,20 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
 # ---------------------------------------------------------------------------------------------- for the mailbox
 
 
-async def load_routed(connection: Connection, ids: Sequence[int]) -> list[RoutedMail]:
-    """Load the undelivered copies of these mails, and lock the mails until the transaction ends."""
+async def lock_routed(connection: Connection, ids: Sequence[int]) -> None:
+    """Lock those of these mails that wait for the mailbox service, until the transaction ends."""
     await connection.execute(
-        "select 1 from inbound where id = any(%s::bigint[]) and state || '' = 'routed' order by id for update",
+        "select from inbound where id = any(%s::bigint[]) and state || '' = 'routed' order by id for update",
         (array_literal(ids),),
     )
+
+
+async def load_routed(connection: Connection, ids: Sequence[int]) -> list[RoutedMail]:
+    """Load the undelivered copies of these mails.
+
+    The accounts are read as they are now: the caller has locked the mails (``lock_routed``), then the mailboxes
+    (``maildrops.lock_recipients``), so they stay like this until it commits.
+    """
     cursor = await connection.execute(
         """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
                   d.addresses

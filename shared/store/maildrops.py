@@ -2,7 +2,8 @@
 
 Each writer of a mailbox locks its row in maildrops first and increments its version. Versions are therefore in the
 order of commits, a row records the version at which it last changed, and a reader that knows a version gets all later
-changes in one query. Uids are assigned under the same lock: later mail has the higher uid.
+changes in one query. Uids are assigned under the same lock: later mail has the higher uid. A removal or disabling of
+an account locks this row, too: no writer relies on an account that ends before its commit.
 """
 
 from __future__ import annotations
@@ -87,29 +88,58 @@ async def create_maildrop(connection: Connection, local_id: int) -> None:
     )
 
 
-async def _lock(connection: Connection, local_ids: Collection[int]) -> None:
-    """Lock mailboxes, always in the same order, and increment their versions.
+async def lock_recipients(connection: Connection, inbound_ids: Sequence[int]) -> None:
+    """Lock the mailboxes that undelivered copies of these mails go to, until the transaction ends.
 
-    :raises Permanent: an account has no mailbox.
+    A removal or disabling of an account locks its mailbox, too. So it is committed before, and the next statement sees
+    it, or it waits until these mails are in the mailbox.
+    """
+    await connection.execute(
+        """select from maildrops where local_id = any(array(
+               select local_id from deliveries where inbound_id = any(%s::bigint[]) and done_at is null))
+           order by local_id for no key update""",
+        (array_literal(inbound_ids),),
+    )
+
+
+async def _lock(connection: Connection, local_ids: Collection[int], only_enabled: bool = False) -> None:
+    """Lock mailboxes, always in the same order, and begin a change of them.
+
+    :raises Permanent: as ``_begin_change``.
+    """
+    await connection.execute(
+        "select from maildrops where local_id = any(%s) order by local_id for no key update", (sorted(set(local_ids)),)
+    )
+    await _begin_change(connection, local_ids, only_enabled)
+
+
+async def _begin_change(connection: Connection, local_ids: Collection[int], only_enabled: bool = False) -> None:
+    """Increment the versions of locked mailboxes, and read their accounts under the lock (see ``lock_recipients``).
+
+    :raises Permanent: an account has no mailbox, was removed, or, with ``only_enabled``, was disabled.
     """
     ids = sorted(set(local_ids))
     cursor = await connection.execute(
-        "select local_id from maildrops where local_id = any(%s) order by local_id for no key update", (ids,)
+        """update maildrops m set version = version + 1 from local_accounts l
+           where m.local_id = any(%s) and l.id = m.local_id and l.removed_at is null and (l.enabled or not %s)
+           returning m.local_id""",
+        (ids, only_enabled),
     )
     missing = set(ids) - {row[0] for row in await cursor.fetchall()}
     if missing:
         raise Permanent(f"no mailbox for local account {', '.join(map(str, sorted(missing)))}")
-    await connection.execute("update maildrops set version = version + 1 where local_id = any(%s)", (ids,))
 
 
-async def deliver_copies(connection: Connection, copies: Sequence[Copy]) -> None:
+async def deliver_copies(connection: Connection, copies: Sequence[Copy], *, locked: bool = False) -> None:
     """Put mails into mailboxes, in this order. A copy that exists already stays as it is, deleted or not.
 
-    :raises Permanent: an account has no mailbox.
+    :param locked: the caller has locked the mailboxes, by ``lock_recipients``.
+    :raises Permanent: an account has no mailbox, or was removed.
     """
     if not copies:
         return
-    await _lock(connection, {local_id for copy in copies for local_id in copy.local_ids})
+    local_ids = {local_id for copy in copies for local_id in copy.local_ids}
+    await (_begin_change if locked else _lock)(connection, local_ids)
     await connection.execute(
         """insert into maildrop_mails (local_id, inbound_id, blob_id, octets, deleted_at, version)
            select m.local_id, c.inbound_id, c.blob_id, c.octets, case when c.as_deleted then now() end, m.version
@@ -188,13 +218,16 @@ async def load_changes(connection: Connection, local_id: int, since_version: int
     return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 
 
-async def tombstone_mails(connection: Connection, local_id: int, row_ids: Sequence[int]) -> list[int]:
+async def tombstone_mails(
+    connection: Connection, local_id: int, row_ids: Sequence[int], *, only_enabled: bool = False
+) -> list[int]:
     """Delete mails from a mailbox: all of them or, on failure, none. Deleted mails stay as they are.
 
+    :param only_enabled: fail if the account was disabled, too: its own session may be an intruder's.
     :returns: the inbound ids of the mails that this call deleted.
-    :raises Permanent: the account has no mailbox.
+    :raises Permanent: the account has no mailbox, or was removed.
     """
-    await _lock(connection, [local_id])
+    await _lock(connection, [local_id], only_enabled)
     cursor = await connection.execute(
         """update maildrop_mails r set deleted_at = now(), version = m.version
            from maildrops m
@@ -209,7 +242,7 @@ async def undelete_mails(connection: Connection, local_id: int, row_ids: Sequenc
     """Restore deleted mails under new uids: mail clients that know the old UIDL download them as new mail.
 
     :returns: the inbound ids of the restored mails; mails that were not deleted are skipped.
-    :raises Permanent: the account has no mailbox.
+    :raises Permanent: the account has no mailbox, or was removed.
     """
     await _lock(connection, [local_id])
     cursor = await connection.execute(
@@ -294,7 +327,7 @@ async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int
     """Copy every mail of a mailbox that is not deleted into another mailbox. :return: the inbound ids of the new
     copies.
 
-    :raises Permanent: an account has no mailbox.
+    :raises Permanent: an account has no mailbox, or was removed.
     """
     await _lock(connection, [from_id, to_id])
     cursor = await connection.execute(

@@ -17,6 +17,9 @@ from shared.store import account_changes, accounts, blobs, inbound, maildrops
 from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS
 from shared.store.inbound import Arrival
 from shared.store.maildrops import Copy
+from tests.integration.test_router_and_mailbox import end_account, waits_for_a_lock
+from tests.polling import until
+from tests.servers import opened
 
 SERVER = Server("mail.company.com", 110, "none")
 
@@ -263,6 +266,48 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
         assert len(kept) == 60
         assert (kept.rows, kept.uids) == (fresh.rows, fresh.uids)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("writer", "change"),
+    [("session", "removed"), ("session", "disabled"), ("undelete", "removed"), ("hand-over", "removed")],
+)
+async def test_no_writer_relies_on_an_account_that_ends_before_its_commit(
+    database: Database, database_url: str, writer: str, change: str
+) -> None:
+    # given mail of Alex, a deleted one too, and another process that is about to remove or disable the account
+    people = await add_people(database, "alex", "jim")
+    await add_mails(database, people["alex"], b"1\r\n")
+    await add_mails(database, people["alex"], b"2\r\n", as_deleted=True)
+    await add_mails(database, people["jim"], b"3\r\n")
+    async with database.statement() as connection:
+        entries = await maildrops.list_mails(connection, people["alex"].id, deleted=True)
+    ids = [entry.id for entry in entries]
+
+    async def write() -> None:
+        if writer == "session":
+            await DatabaseStore(database).delete_mails(people["alex"], ids)
+            return
+        async with database.transaction() as connection:
+            if writer == "undelete":
+                await maildrops.undelete_mails(connection, people["alex"].id, ids)
+            else:
+                await maildrops.copy_all(connection, people["jim"].id, people["alex"].id)
+
+    locked, go_on = asyncio.Event(), asyncio.Event()
+    async with opened(database_url) as console:
+        changing = asyncio.create_task(end_account(console, people["alex"].id, change, locked, go_on))
+        await locked.wait()
+        # when a session, or the operator, changes the mailbox meanwhile
+        writing = asyncio.create_task(write())
+        await until(lambda: waits_for_a_lock(console))
+        go_on.set()
+        await changing
+        # then nothing happens, and that is said
+        with pytest.raises(Permanent, match="no mailbox"):
+            await writing
+    async with database.statement() as connection:
+        assert await maildrops.list_mails(connection, people["alex"].id, deleted=True) == entries
 
 
 async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database) -> None:

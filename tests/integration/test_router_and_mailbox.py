@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,15 @@ from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.amqp.broker import Publication
 from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.model import Content
 from shared.runtime.queue_worker import Handled
-from shared.store import blobs, inbound, inbound_admin, maillog
+from shared.store import account_changes, blobs, inbound, inbound_admin, maillog
 from shared.store.inbound import Arrival
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
+from tests.polling import until
+from tests.servers import opened
 
 
 def mail(to: str, subject: str = "x") -> bytes:
@@ -228,6 +231,91 @@ async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(dat
     await deliver(database, ids(back.publications))
     assert await mailbox_of(database, "alex@local.com") == []
     assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+async def end_account(
+    database: Database, local_id: int, change: str, locked: asyncio.Event, go_on: asyncio.Event
+) -> None:
+    """Remove or disable a person as the console does: lock the mailbox, change the account, commit."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            "select from maildrops where local_id = any(%s) order by local_id for update", ([local_id],)
+        )
+        locked.set()
+        if change == "removed":
+            await account_changes.remove_account(connection, "local", local_id)
+        else:
+            await connection.execute("update local_accounts set enabled = false where id = %s", (local_id,))
+        await go_on.wait()
+
+
+async def waits_for_a_lock(database: Database) -> bool:
+    async with database.statement() as connection:
+        cursor = await connection.execute(
+            "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return bool(await cursor.fetchall())
+
+
+@pytest.mark.parametrize("change", ["removed", "disabled"])
+async def test_a_change_that_commits_before_the_delivery_sends_the_mail_back(
+    database: Database, database_url: str, change: str
+) -> None:
+    # given a mail to Alex, on its way, and Alex is just being removed or disabled by another process
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    await RouterWorker(database, 5).handle(rows)
+    locked, go_on = asyncio.Event(), asyncio.Event()
+    async with opened(database_url) as console:
+        changing = asyncio.create_task(end_account(console, people["Alex"].id, change, locked, go_on))
+        await locked.wait()
+        # when the mail is delivered meanwhile
+        delivering = asyncio.create_task(MailboxWorker(database, 5).handle(rows))
+        await until(lambda: waits_for_a_lock(console))
+        go_on.set()
+        await changing
+        back = await delivering
+    # then Alex does not get it, and the router decides again
+    assert await mailbox_of(database, "alex@local.com") == []
+    assert ids(back.publications) == rows
+    await deliver(database, rows)
+    assert len(await mailbox_of(database, "jim@local.com")) == 1
+
+
+@pytest.mark.parametrize("change", ["removed", "disabled"])
+async def test_a_change_waits_for_the_delivery_that_began_before_it(
+    database: Database, database_url: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a delivery to Alex that is not committed yet
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    await RouterWorker(database, 5).handle(rows)
+    reached, go_on, locked, changed = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    record_events = maillog.record_events
+
+    async def hold(connection: Connection, events: Sequence[maillog.MailEvent]) -> None:
+        reached.set()
+        await go_on.wait()
+        await record_events(connection, events)
+
+    monkeypatch.setattr(maillog, "record_events", hold)
+    changed.set()
+    async with opened(database_url) as console:
+        delivering = asyncio.create_task(MailboxWorker(database, 5).handle(rows))
+        await reached.wait()
+        # when Alex is removed or disabled
+        changing = asyncio.create_task(end_account(console, people["Alex"].id, change, locked, changed))
+        await until(lambda: waits_for_a_lock(console))
+        assert not locked.is_set()
+        go_on.set()
+        # then the mail is in the mailbox before, and nothing goes back
+        assert (await delivering).publications == []
+        await changing
+    async with database.statement() as connection:
+        assert len(await maildrops.list_mails(connection, people["Alex"].id)) == 1
+    assert await states(database) == ["delivered"]
 
 
 async def test_a_schema_that_does_not_fit_counts_as_no_failure_of_the_mail(database: Database) -> None:
