@@ -2,7 +2,9 @@
 
 An access token stays in the memory of its process; the refresh token is stored encrypted, like a password. Some
 providers also replace the refresh token at each use and treat a second use of the old one as theft. All processes
-therefore refresh one after the other (advisory lock), and each reads the stored token first.
+therefore refresh one after the other (advisory lock), and each reads the stored token first. The row is locked before
+the old token is used, so a database that stores nothing now is found first. A renewed token that cannot be stored
+nevertheless stays in memory, is used, and is stored again until it is; a person's new authorization replaces it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 
+import structlog
 from prometheus_client import Gauge
 
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.provider import oauth
@@ -34,8 +37,12 @@ MIN_SECONDS = 5.0
 """A token that expires sooner is not used, because it could expire during the login: seconds."""
 LOCK_NAMESPACE = 0x6F617574
 """First key of the advisory locks; the second is the account's id."""
+SAVE_SECONDS = 1.0
+"""Pause between two attempts to store a renewed refresh token: seconds."""
 REQUESTS_PER_ENDPOINT = 2
 """Requests to one token endpoint at the same time; an endpoint that does not answer thus delays no other."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,19 @@ class _Token:
     expires: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Renewed:
+    """A renewed refresh token that is not stored yet. authorized: as in the Grant that it belongs to."""
+
+    old: str = field(repr=False)  # the stored token, which the provider accepts no longer
+    new: str = field(repr=False)
+    authorized: str
+
+    def replaces(self, grant: Grant) -> bool:
+        """Whether a stored grant still has the old token. Otherwise a person has authorized the account again."""
+        return (grant.refresh_token, grant.authorized) == (self.old, self.authorized)
+
+
 class Credentials:
     """Gets credentials, and caches access tokens until they expire."""
 
@@ -96,6 +116,8 @@ class Credentials:
         self._vault = vault
         self._allow_private = allow_private
         self._tokens: dict[int, _Token] = {}
+        self._unsaved: dict[int, _Renewed] = {}  # by id of the account
+        self._saving: set[asyncio.Task[None]] = set()
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(REQUESTS_PER_ENDPOINT))
 
@@ -132,21 +154,58 @@ class Credentials:
     async def _refresh(self, external: External) -> _Token:
         """Refresh the token under the lock of all processes, from the grant that is stored then."""
         gate = self._gates[external.oauth.issuer.token_url if external.oauth is not None else ""]
-        async with gate, self._database.session() as connection:
-            await connection.execute("select pg_advisory_lock(%s, %s)", (LOCK_NAMESPACE, external.id % 2**31))
-            stored = next(iter(await accounts.load_externals(connection, [external.id])), external)
-            grant = Grant.open(self._vault, stored.password)
-            if not grant.refresh_token:
-                raise Unauthorized("nobody has authorized it")
-            tokens = await oauth.refresh(client_of(stored, grant), grant.refresh_token, self._allow_private)
-            if tokens.refresh not in (None, grant.refresh_token):
-                sealed = replace(grant, refresh_token=tokens.refresh).seal(self._vault)
-                # Compare and replace: a new authorization meanwhile stays.
-                await account_changes.replace_password(connection, external.id, stored.password, sealed)
+        token: _Token | None = None
+        try:
+            async with gate, self._database.session() as connection:
+                await connection.execute("select pg_advisory_lock(%s, %s)", (LOCK_NAMESPACE, external.id % 2**31))
+                token = await self._exchange(connection, external)
+                await self._save(connection, external.id)
+        except Temporary as error:
+            if token is None:
+                raise
+            log.warning("renewed refresh token not stored, retrying", external=external.address, error=str(error))
+            task = asyncio.create_task(self._save_until_stored(external), name=f"refresh token {external.address}")
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+        return token
+
+    async def _exchange(self, connection: Connection, external: External) -> _Token:
+        """Get an access token, and keep a renewed refresh token in memory until ``_save``."""
+        await account_changes.lock_external(connection, external.id)
+        stored = next(iter(await accounts.load_externals(connection, [external.id])), external)
+        grant = Grant.open(self._vault, stored.password)
+        unsaved = self._unsaved.get(external.id)
+        used = unsaved.new if unsaved is not None and unsaved.replaces(grant) else grant.refresh_token
+        if not used:
+            raise Unauthorized("nobody has authorized it")
+        tokens = await oauth.refresh(client_of(stored, grant), used, self._allow_private)
+        if tokens.refresh not in (None, used):
+            self._unsaved[external.id] = _Renewed(grant.refresh_token, tokens.refresh, grant.authorized)
         token = _Token(tokens.access, _origin(stored, grant), time.monotonic() + tokens.seconds)
         self._tokens[external.id] = token
         EXPIRY.labels(external.address).set(time.time() + tokens.seconds)
         return token
+
+    async def _save(self, connection: Connection, external_id: int) -> None:
+        """Store a renewed refresh token, unless a person has authorized the account again."""
+        while (renewed := self._unsaved.get(external_id)) is not None:
+            stored = next(iter(await accounts.load_externals(connection, [external_id])), None)
+            grant = Grant.open(self._vault, stored.password) if stored is not None else None
+            if stored is not None and grant is not None and renewed.replaces(grant):
+                sealed = replace(grant, refresh_token=renewed.new).seal(self._vault)
+                if not await account_changes.replace_password(connection, external_id, stored.password, sealed):
+                    continue  # changed meanwhile: compare again
+            if self._unsaved.get(external_id) is renewed:
+                del self._unsaved[external_id]
+
+    async def _save_until_stored(self, external: External) -> None:
+        while external.id in self._unsaved:  # until it is stored, or a person has authorized the account again
+            await asyncio.sleep(SAVE_SECONDS)
+            try:
+                async with self._database.statement() as connection:
+                    await self._save(connection, external.id)
+            except Temporary as error:
+                log.warning("renewed refresh token not stored, retrying", external=external.address, error=str(error))
 
 
 def _origin(external: External, grant: Grant) -> tuple[object, ...]:

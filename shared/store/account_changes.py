@@ -92,6 +92,14 @@ async def save_password(connection: Connection, external_id: int, password: byte
     await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))
 
 
+async def lock_external(connection: Connection, external_id: int) -> None:
+    """Lock the row of an external account, to find out whether the database accepts changes now.
+
+    :raises psycopg.Error: it does not; ``Database`` makes it Temporary.
+    """
+    await connection.execute("select from external_accounts where id = %s for no key update", (external_id,))
+
+
 async def replace_password(connection: Connection, external_id: int, old: bytes, new: bytes) -> bool:
     """Store ``new`` if ``old`` is still stored. :return: whether it was."""
     cursor = await connection.execute(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from psycopg import OperationalError
 from psycopg.types.json import Jsonb
 
 from services.admin.accounts.errors import AccountsError
@@ -19,7 +20,7 @@ from services.admin.context import AdminContext
 from services.sender.connection_pool import ConnectionPool
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
-from shared.errors import Permanent
+from shared.errors import Permanent, Temporary
 from shared.model import External, Server
 from shared.provider import credentials, oauth
 from shared.provider.credentials import Credential, Credentials, Grant
@@ -33,6 +34,7 @@ from tests.fetcher_harness import fails, fetching, has
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.servers import opened
 from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
 
 VAULT = Vault(KEY)
@@ -126,6 +128,107 @@ async def test_an_authorization_during_a_renewal_is_not_overwritten(
     after = await stored(database)
     assert Grant.open(VAULT, after.password).refresh_token == "authorized again"
     assert (await ours.credential_for(after)).secret == "access-2"
+
+
+async def make_read_only(database: Database, read_only: bool) -> None:
+    """Make every further transaction read-only, as a full disk's guard does, or writable; end the sessions of today."""
+    async with database.statement() as connection:
+        await connection.execute("set default_transaction_read_only = off")
+        cursor = await connection.execute("select current_database()")
+        [name] = await cursor.fetchone() or ("",)
+        await connection.execute(f"alter database {name} set default_transaction_read_only = {read_only}".encode())
+        await connection.execute(
+            """select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid()"""
+        )
+
+
+@pytest.fixture
+async def keeper(database_url: str) -> AsyncIterator[Database]:
+    """Connections of a test that ends all others."""
+    async with opened(database_url) as own:
+        yield own
+
+
+async def test_a_renewed_refresh_token_is_kept_until_the_database_stores_it(
+    server: TokenServer,
+    account: External,
+    ours: Credentials,
+    keeper: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given an issuer that takes each refresh token once, and a database that becomes read-only during the request
+    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.2)
+    server.rotating = True
+    loop = asyncio.get_running_loop()
+    server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(make_read_only(keeper, True), loop).result()
+    # when an access token is needed
+    assert (await ours.credential_for(account)).secret == "access-1"
+    server.meanwhile = bool
+    await asyncio.sleep(0.5)
+    assert Grant.open(VAULT, (await stored(keeper)).password).refresh_token == "again"
+    # then no further request is made while the database stores nothing
+    ours.discard_token(account)
+    with pytest.raises(Temporary, match="database"):
+        await ours.credential_for(account)
+    assert len(server.requests) == 1
+    # and once it does, the renewed token is stored and good, in another process too
+    await make_read_only(keeper, False)
+
+    async def is_stored() -> bool:
+        return Grant.open(VAULT, (await stored(keeper)).password).refresh_token == "again-1"
+
+    await until(is_stored)
+    assert (await ours.credential_for(account)).secret == "access-2"
+    assert (await Credentials(keeper, VAULT, True).credential_for(account)).secret == "access-3"
+
+
+async def test_a_kept_refresh_token_is_used_while_it_cannot_be_stored(
+    server: TokenServer, account: External, ours: Credentials, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a renewed token whose storing fails again and again
+    replace_password = account_changes.replace_password
+
+    async def fails(*arguments: object) -> bool:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(account_changes, "replace_password", fails)
+    server.rotating = True
+    for number in (1, 2, 3):
+        assert (await ours.credential_for(account)).secret == f"access-{number}"
+        ours.discard_token(account)
+    # when storing works again
+    monkeypatch.setattr(account_changes, "replace_password", replace_password)
+
+    # then the newest is stored, with what the operator changed meanwhile
+    async def is_stored() -> bool:
+        return Grant.open(VAULT, (await stored(database)).password).refresh_token == "again-3"
+
+    await until(is_stored)
+
+
+async def test_an_authorization_replaces_a_refresh_token_that_is_not_stored(
+    server: TokenServer, account: External, ours: Credentials, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a renewed token that cannot be stored
+    replace_password = account_changes.replace_password
+
+    async def fails(*arguments: object) -> bool:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(account_changes, "replace_password", fails)
+    server.rotating = True
+    assert (await ours.credential_for(account)).secret == "access-1"
+    # when a person authorizes the account again
+    monkeypatch.setattr(account_changes, "replace_password", replace_password)
+    await grant(database, "authorized again")
+    server.good = "authorized again"
+    # then that is used and stays
+    assert (await ours.credential_for(await stored(database))).secret == "access-2"
+    await asyncio.sleep(0.3)
+    assert Grant.open(VAULT, (await stored(database)).password).refresh_token == "again-2"
 
 
 async def test_processes_renew_an_access_token_one_after_the_other(
