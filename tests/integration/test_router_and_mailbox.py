@@ -16,7 +16,7 @@ from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.model import Content
 from shared.runtime.queue_worker import Handled
-from shared.store import account_changes, blobs, inbound, inbound_admin, maillog
+from shared.store import account_changes, blobs, inbound, inbound_admin, maildrops, maillog
 from shared.store.inbound import Arrival
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until

@@ -2,6 +2,10 @@
 
 All pending revisions are applied in one transaction under an advisory lock. Several processes may migrate at the same
 time; a process that dies in the middle leaves the database as it was.
+
+A statement that waits for the lock of a table makes every later statement on this table wait behind it, and a backup
+(pg_dump) holds its locks until it ends. So the wait is short, the transaction is rolled back, and mail continues until
+the next attempt.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -19,33 +24,62 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from shared.db.errors import is_caused_by_data
 from shared.db.migrations import revisions
 from shared.errors import Permanent, Temporary
 
 LOCK = 7_165_402_881
 """Key of the advisory lock: a number that nothing else in this database uses."""
 
+LOCK_SECONDS = 1.0
+"""Limit of the wait for the lock of a table: seconds; so long may mail wait behind the migration."""
+LOCK_PAUSE_SECONDS = 5.0
+"""Pause before the next attempt: seconds; mail that waited is finished by then."""
+MAX_LOCK_SECONDS = 6 * 3600.0
+"""Limit of all attempts: seconds; longer than the backup of a large database."""
 _PAUSE_SECONDS = 0.2
 """Pause between two attempts to connect."""
 
+log = structlog.get_logger()
+
 
 def migrate(database_url: str, seconds: float = 60.0) -> list[str]:
-    """Apply the pending revisions; wait for the server if it is still starting.
+    """Apply the pending revisions; wait for the server if it is still starting, and for a backup that holds locks.
 
     :param database_url: a libpq URL.
     :param seconds: how long to wait for the server to answer.
     :return: the applied revisions, oldest first; empty if none was pending.
-    :raises Temporary: the server did not answer in time, or the connection was lost.
+    :raises Temporary: the server did not answer in time, refused changes, or did not give a lock.
     :raises Permanent: the revision is unknown (``revisions.refuse_unknown``), or a statement failed.
     """
+    deadline = time.monotonic() + MAX_LOCK_SECONDS
+    while True:
+        try:
+            return _apply(database_url, seconds)
+        except Temporary as error:
+            if not _is_lock_missing(error) or time.monotonic() > deadline:
+                raise
+            log.warning("migration waits for a lock, retrying", retry_seconds=LOCK_PAUSE_SECONDS, error=str(error))
+            time.sleep(LOCK_PAUSE_SECONDS)
+
+
+def _apply(database_url: str, seconds: float) -> list[str]:
     with _connection(database_url, seconds) as connection:
         connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
         config = _config()
         due = _due(connection, config)
         if due:
+            connection.exec_driver_sql(f"set local lock_timeout = {int(LOCK_SECONDS * 1000)}")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         return due
+
+
+def _is_lock_missing(error: Temporary) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and isinstance(
+        cause.orig, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected
+    )
 
 
 def pending(database_url: str, seconds: float = 5.0) -> list[str]:
@@ -87,5 +121,11 @@ def _connection(database_url: str, seconds: float) -> Iterator[Connection]:
         with connection, connection.begin():
             yield connection
     except DBAPIError as error:
-        kind = Temporary if error.connection_invalidated else Permanent
+        kind = Permanent if _is_fault_of_migration(error) else Temporary
         raise kind(f"database: {str(error.orig).strip()}") from error
+
+
+def _is_fault_of_migration(error: DBAPIError) -> bool:
+    """Return whether a statement failed by itself: on the rows that it found, or on its words (class 42)."""
+    cause = error.orig
+    return isinstance(cause, psycopg.Error) and (is_caused_by_data(cause) or (cause.sqlstate or "").startswith("42"))
