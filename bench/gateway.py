@@ -65,7 +65,8 @@ class Gateway:
     def __enter__(self) -> Self:
         self._instance.__enter__()
         self.settings = self._instance.settings
-        self.connection = psycopg.connect(str(self.settings.database_url), autocommit=True)
+        assert self._instance.postgres is not None
+        self.connection = psycopg.connect(self._instance.postgres.admin_url_of("mailgroup"), autocommit=True)
         return self
 
     def __exit__(
@@ -188,7 +189,7 @@ class Gateway:
 
     def _with_database(self, work: Callable[[Database], Awaitable[T]]) -> T:
         async def opened() -> T:
-            database = Database(str(self.settings.database_url), "bench")
+            database = Database(str(self.settings.database_url), "mailgroup-bench")
             await database.open()
             try:
                 return await work(database)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Creates the secrets of a deployment with containers on its first start, and keeps existing ones. Each folder is a volume
-# with what one kind of container may read: PostgreSQL and RabbitMQ their own password, the services URLs and keys.
+# Creates the secrets of a deployment with containers on its first start, and keeps existing ones. Each folder is a volume;
+# a container mounts those that it may read: PostgreSQL and RabbitMQ their own passwords, a service the URLs and keys that
+# it needs.
 set -eu
 
 # write FILE MODE TEXT: writes a file atomically.
@@ -23,15 +24,16 @@ word() { od -An -v -tx1 -N24 /dev/urandom | tr -d ' \n'; }
 
 # The user ids of the servers are unknown here; no other user is in their containers.
 keep /secrets/postgres/password 0444 "$(word)"
+keep /secrets/postgres/admin.password 0444 "$(word)"
 keep /secrets/rabbitmq/password 0444 "$(word)"
 keep /secrets/grafana/password 0444 "$(word)"
 broker=$(cat /secrets/rabbitmq/password)
 write /secrets/rabbitmq/rabbitmq.conf 0444 "default_user = mailgroup
 default_pass = $broker"
 
-write /secrets/mailgroup/database.url 0400 \
+write /secrets/database/database.url 0400 \
   "postgresql://mailgroup:$(cat /secrets/postgres/password)@postgres:5432/mailgroup"
-write /secrets/mailgroup/broker.url 0400 "amqp://mailgroup:$broker@rabbitmq:5672/%2F"
+write /secrets/broker/broker.url 0400 "amqp://mailgroup:$broker@rabbitmq:5672/%2F"
 # A Fernet key: 32 octets in URL-safe base64.
-keep /secrets/mailgroup/secret.key 0400 "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
-keep /secrets/mailgroup/admin.password 0400 "$(word)"
+keep /secrets/key/secret.key 0400 "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
+keep /secrets/console/admin.password 0400 "$(word)"

@@ -40,7 +40,8 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
     with scratch() as folder, ExitStack() as stack:
         give(folder, USER)
         sockets = make_sockets(folder, USER, SOCKET)
-        server = Postgres(folder, sockets, ports.choose(1, str(folder))[0], secrets.token_hex(16), durable)
+        port = ports.choose(1, str(folder))[0]
+        server = Postgres(folder, sockets, port, secrets.token_hex(16), secrets.token_hex(16), durable)
         server.prepare()
         process = server.program().start(folder / "log")
         stack.callback(process.stop)
@@ -95,7 +96,7 @@ class Databases:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
     """The database at this URL, closed in the end."""
-    database = Database(url, "test")
+    database = Database(url, "mailgroup-test", connections=8)
     await database.open()
     try:
         yield database

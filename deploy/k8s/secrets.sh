@@ -28,6 +28,10 @@ password: $password
 uri: postgresql://mailgroup:$password@postgres:5432/mailgroup
 FIELDS
 
+secret mailgroup-database-admin <<FIELDS
+password: $(word)
+FIELDS
+
 password=$(word)
 secret mailgroup-broker-default-user <<FIELDS
 username: mailgroup

@@ -19,6 +19,8 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from deploy.machine import folders, ports, servers
+from deploy.machine.launch import remove_environments
+from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
 from deploy.machine.supervise import Supervisor, leftovers, service
 from shared.db.migrations.migrate import migrate
@@ -92,6 +94,11 @@ class Instance:
         """Stop the services, then the servers, within a minute."""
         self._stack.close()
 
+    @property
+    def postgres(self) -> Postgres | None:
+        """Return the private PostgreSQL; None if a setting names another one."""
+        return self._servers.postgres
+
     def wait(self) -> None:
         """Wait until ``stopping`` is set."""
         self.stopping.wait()
@@ -161,7 +168,8 @@ class Instance:
     def _watch(self) -> None:
         """Run the instance, in a thread of its own: supervisord ends with the thread that started it."""
         programs = [*self._servers.programs(), *(service(name) for name in self._services)]
-        self._supervisor = Supervisor(self._data, programs, _environment(self.settings))
+        environments = {name: _environment(self.settings.of_service(name)) for name in self._services}
+        self._supervisor = Supervisor(self._data, programs, environments)
         try:
             self._bring_up()
             self._ready.set()
@@ -255,6 +263,7 @@ class Instance:
         self._end.set()
         self._watcher.join()
         self._servers.tidy()
+        remove_environments(self._data)
         (self._data / "run.json").unlink(missing_ok=True)
 
 

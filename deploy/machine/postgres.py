@@ -1,4 +1,7 @@
-"""A private PostgreSQL: a cluster with its own password, on a Unix socket and on loopback.
+"""A private PostgreSQL: a cluster with its own passwords, on a Unix socket and on loopback.
+
+The services work as the role ``mailgroup``, which owns its database and is no superuser. The superuser ``postgres``
+creates, renames and drops databases; only this module uses it.
 
 The services use the socket: a mail of some MB is read a quarter faster through it than through TCP. The port is for the
 administrator's tools.
@@ -24,6 +27,9 @@ from deploy.machine.programs import PATH, Program, give, identity, write_private
 from shared.errors import Permanent, Temporary
 
 USER = "postgres"
+ROLE = "mailgroup"
+"""The role of the services and commands in the database."""
+_ADMIN = "postgres"
 SOCKET = ".s.PGSQL.65535"
 """The name of the socket on the highest port: the longest name."""
 _INSTALLED = Path("/usr/lib/postgresql")
@@ -39,7 +45,8 @@ class Postgres:
     folder: Path  # of the cluster; the server's user must be able to reach it
     sockets: Path  # folder of its socket, see folders.py
     port: int
-    password: str = field(repr=False)
+    password: str = field(repr=False)  # of the role mailgroup
+    admin_password: str = field(repr=False)  # of the superuser
     durable: bool = True  # False in tests only
 
     @property
@@ -48,8 +55,15 @@ class Postgres:
         return self.url_of("mailgroup")
 
     def url_of(self, database: str) -> str:
-        """Return the URL of a database of the cluster."""
-        return f"postgresql://mailgroup:{self.password}@/{database}?host={quote(str(self.sockets))}&port={self.port}"
+        """Return the URL of a database of the cluster, for the role mailgroup."""
+        return self._url(ROLE, self.password, database)
+
+    def admin_url_of(self, database: str) -> str:
+        """Return the URL of a database of the cluster, for the superuser."""
+        return self._url(_ADMIN, self.admin_password, database)
+
+    def _url(self, role: str, password: str, database: str) -> str:
+        return f"postgresql://{role}:{password}@/{database}?host={quote(str(self.sockets))}&port={self.port}"
 
     def prepare(self) -> None:
         """Create the cluster if there is none. After an interrupted initdb, start it from the beginning.
@@ -66,7 +80,7 @@ class Postgres:
     def _initialise(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         secret, part = self.folder / "password", self.folder / "data.part"
-        write_private(secret, self.password)
+        write_private(secret, self.admin_password)
         give(self.folder, USER)
         subprocess.run(["setpriv", *identity(USER), "rm", "-rf", str(part)], check=True)
         made = subprocess.run(
@@ -76,7 +90,7 @@ class Postgres:
                 str(_newest() / "initdb"),
                 "--pgdata",
                 str(part),
-                "--username=mailgroup",
+                f"--username={_ADMIN}",
                 "--auth=scram-sha-256",
                 f"--pwfile={secret}",
                 "--encoding=UTF8",
@@ -129,17 +143,22 @@ class Postgres:
     def answers(self) -> bool:
         """Return whether the server accepts connections."""
         try:
-            psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
+            psycopg.connect(self.admin_url_of("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True
 
     def create(self, database: str, template: str = "template1") -> None:
-        """Create a database, unless it exists. :raises Temporary: the server is unavailable."""
+        """Create a database of the role mailgroup, unless it exists. :raises Temporary: the server is unavailable."""
         with self._connect() as connection:
+            role, password = sql.Identifier(ROLE), sql.Literal(self.password)
+            if connection.execute("select 1 from pg_roles where rolname = %s", (ROLE,)).fetchone() is None:
+                connection.execute(sql.SQL("create role {} login password {}").format(role, password))
             if connection.execute("select 1 from pg_database where datname = %s", (database,)).fetchone() is None:
                 connection.execute(
-                    sql.SQL("create database {} template {}").format(sql.Identifier(database), sql.Identifier(template))
+                    sql.SQL("create database {} template {} owner {}").format(
+                        sql.Identifier(database), sql.Identifier(template), role
+                    )
                 )
 
     def drop(self, database: str) -> None:
@@ -157,7 +176,7 @@ class Postgres:
     @contextmanager
     def _connect(self) -> Iterator[psycopg.Connection]:
         try:
-            with psycopg.connect(self.url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
+            with psycopg.connect(self.admin_url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
                 yield connection
         except psycopg.OperationalError as error:
             raise Temporary(f"PostgreSQL: {str(error).strip()}") from error

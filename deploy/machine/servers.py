@@ -69,7 +69,13 @@ def prepare(data: Path, postgres: bool, rabbitmq: bool) -> PrivateServers:
     known = _read(data)
     if postgres:
         (known["postgres_port"],) = _still_free(data, [known.get("postgres_port", 0)])
+        if "postgres_password" in known and "postgres_admin_password" not in known:
+            raise Permanent(
+                f"{data}: its database was made before the first release; run 'mailgroup export' with the version that "
+                "made it, then start with a new data folder and apply the exported accounts"
+            )
         known.setdefault("postgres_password", secrets.token_hex(16))
+        known.setdefault("postgres_admin_password", secrets.token_hex(16))
         if "postgres_sockets" in known:  # left by a start that was killed
             folders.remove_sockets(Path(known["postgres_sockets"]), POSTGRES_USER)
         home = _postgres_home(data)
@@ -109,7 +115,11 @@ def _read(data: Path) -> dict[str, Any]:
 
 def _postgres(data: Path, known: dict[str, Any]) -> Postgres:
     return Postgres(
-        _postgres_home(data), Path(known["postgres_sockets"]), known["postgres_port"], known["postgres_password"]
+        _postgres_home(data),
+        Path(known["postgres_sockets"]),
+        known["postgres_port"],
+        known["postgres_password"],
+        known["postgres_admin_password"],
     )
 
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deploy.machine.launch import write_environment
 from deploy.machine.programs import Program, tail
 from shared.errors import Temporary
 
@@ -38,9 +39,8 @@ _MAX_SOCKET_PATH = 100
 
 
 def service(name: str) -> Program:
-    """Return the program of a service: ``python -m services.NAME``. For admin it is the command ``console``."""
-    words = ("console",) if name == "admin" else ()
-    command = (sys.executable, "-m", f"services.{name}", *words)
+    """Return the program of a service: it becomes ``python -m services.NAME``."""
+    command = (sys.executable, "-m", "deploy.machine.launch", name)
     return Program(name, command, None, ROOT, _GROUP_PRIORITY, stop_seconds=45, on_demand=True)
 
 
@@ -102,8 +102,8 @@ def _escape(value: str | Path) -> str:
 class Supervisor:
     """Controls one supervisord. Only ``pids`` is thread-safe."""
 
-    def __init__(self, data: Path, programs: Sequence[Program], environment: Mapping[str, str]) -> None:
-        """:param environment: of the services, added to this process's environment without its MAILGROUP_ variables."""
+    def __init__(self, data: Path, programs: Sequence[Program], environments: Mapping[str, Mapping[str, str]]) -> None:
+        """:param environments: by service, added to this process's environment without its MAILGROUP_ variables."""
         self._data = data
         self._programs = [
             program
@@ -112,7 +112,8 @@ class Supervisor:
             for program in programs
         ]
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGROUP_")}
-        self._environment |= {"PYTHONUNBUFFERED": "1", _MARK: str(data), **environment}
+        self._environment |= {"PYTHONUNBUFFERED": "1", _MARK: str(data)}
+        self._environments = environments
         # The checkout is first on the import path, independent of the working directory.
         self._environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,6 +124,8 @@ class Supervisor:
         if len(str(self._control)) > _MAX_SOCKET_PATH:
             self._control = Path(tempfile.mkdtemp(prefix="mailgroup-")) / "supervisord.sock"
         (self._data / "log").mkdir(mode=0o700, exist_ok=True)
+        for name, environment in self._environments.items():
+            write_environment(self._data, name, environment)
         file = self._data / "supervisord.conf"
         file.write_text(configuration(self._programs, self._data, self._control), encoding="utf-8")
         self._process = subprocess.Popen(

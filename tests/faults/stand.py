@@ -146,7 +146,8 @@ class Stand:
             home = self.folder / "postgres" / "cluster"
             home.mkdir()
             give(home, USER)
-            self.postgres = Postgres(home, make_sockets(home, USER, SOCKET), port, secrets.token_hex(16))
+            words = secrets.token_hex(16), secrets.token_hex(16)
+            self.postgres = Postgres(home, make_sockets(home, USER, SOCKET), port, *words)
             self.postgres.prepare()
             self.rabbitmq = RabbitMQ(
                 self.folder / "rabbitmq" / "node", (three[0], three[1], three[2]), secrets.token_hex(16)

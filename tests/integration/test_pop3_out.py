@@ -328,7 +328,11 @@ async def test_without_the_database_sessions_get_temporary_errors_and_continue(
     async with await psycopg.AsyncConnection.connect(administrator, autocommit=True) as connection:
         # when the database accepts no connection
         await connection.execute(f'alter database "{name}" allow_connections false'.encode())
-        await connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
+        await connection.execute(
+            """select pg_terminate_backend(pid) from pg_stat_activity
+               where usename = current_user and pid <> pg_backend_pid() and datname = %s""",
+            (name,),
+        )
         try:
             # then commands that need it fail for now, the others work
             with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
