@@ -112,6 +112,7 @@ class Settings(BaseSettings):
 
     data: Path = Path(__file__).resolve().parent.parent / "data"
     database_url: str | None = None
+    database_connections: int = Field(6, ge=3, le=1000)  # limit of each service
     broker_url: str | None = None
     secret_key: str | None = None
     admin_password: str | None = None

@@ -87,10 +87,13 @@ POSTGRES = Board(
             ),
             Panel(
                 "Connections",
-                "Connections by state.",
+                "Connections by state; those of all programs, and how many PostgreSQL allows.",
                 "short",
-                {"{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})'},
-                stacked=True,
+                {
+                    "{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})',
+                    "all programs": 'max(mailgroup_database_connections{state="used"})',
+                    "allowed": 'max(mailgroup_database_connections{state="limit"})',
+                },
             ),
             Panel(
                 "Longest transaction",

@@ -59,7 +59,7 @@ async def open_context(data: Path | None, require_database: bool = True) -> Asyn
             f"no mailgroup is running with the data folder {settings.data} (start one with 'mailgroup up', "
             "name its folder with --data, or set MAILGROUP_DATABASE_URL)"
         )
-    database = Database(settings.database_url, "admin", connections=4)
+    database = Database(settings.database_url, "mailgroup-command", connections=2)
     if require_database and (why := await database.connection_error()):
         raise Temporary(why)
     if require_database:

@@ -36,14 +36,18 @@ def storable(text: str) -> str:
 
 
 class Database:
-    """A pool of connections."""
+    """A pool of connections, and single ones beside it."""
 
-    def __init__(self, url: str, name: str, connections: int = 8) -> None:
-        """Configure the pool without opening it. :param url: a libpq URL. :param name: shown in pg_stat_activity."""
+    def __init__(self, url: str, name: str, connections: int = 5) -> None:
+        """Configure the pool without opening it.
+
+        :param url: a libpq URL. :param name: application_name, shown in pg_stat_activity.
+        :param connections: limit of the pool.
+        """
         self._url = url
         self._options: dict[str, Any] = {
             "autocommit": True,
-            "application_name": f"mailgroup-{name}",
+            "application_name": name,
             "connect_timeout": 5,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -63,6 +67,7 @@ class Database:
             reconnect_timeout=0,
             name=name,
         )
+        self._sessions = asyncio.Semaphore(max(1, connections // 2))  # the others are for transactions
 
     async def open(self) -> None:
         """Start the pool. It connects in the background and retries until the server answers."""
@@ -97,7 +102,21 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """Open a connection outside the pool, for a long session. :raises Temporary: the connection was lost."""
+        """Lend a connection for a session with advisory locks, which end with the block.
+
+        Half of the pool may be lent so. :raises Temporary: the connection was lost.
+        """
+        async with self._sessions, self.statement(None) as connection:
+            try:
+                yield connection
+                await connection.execute("select pg_advisory_unlock_all()")
+            except BaseException:
+                await connection.close()
+                raise
+
+    @asynccontextmanager
+    async def own_connection(self) -> AsyncIterator[Connection]:
+        """Open a connection outside the pool, for the life of a process. :raises Temporary: the connection was lost."""
         with _failures(None):
             async with await WatchedConnection.connect(self._url, **self._options) as connection:
                 await _configure(connection)
@@ -138,6 +157,14 @@ async def _configure(connection: Connection) -> None:
         f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
             set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"""
     )
+
+
+async def is_read_only(connection: Connection) -> bool:
+    """Return whether the server accepts no changes: it is a standby, or it was set so."""
+    cursor = await connection.execute(
+        "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool"
+    )
+    return (await cursor.fetchone() or (False,))[0] is True
 
 
 @contextmanager

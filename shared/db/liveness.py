@@ -40,7 +40,7 @@ async def hold_liveness_lock(database: Database, owner: str) -> None:
     """Hold the lock of this owner until cancelled; reconnect when the connection is lost."""
     while True:
         try:
-            async with database.session() as connection:
+            async with database.own_connection() as connection:
                 await connection.execute("select pg_advisory_lock_shared(%s, hashtext(%s))", (_SPACE, owner))
                 async for _ in connection.notifies():  # no NOTIFY is sent: the loop ends with the connection
                     pass

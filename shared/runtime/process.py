@@ -18,6 +18,7 @@ from typing import Any, Literal
 import structlog
 
 from shared.amqp.broker import Broker
+from shared.db import connection_budget
 from shared.db.database import Database
 from shared.errors import Permanent
 from shared.runtime.health import Health
@@ -38,8 +39,9 @@ log = structlog.get_logger()
 class Service:
     """The dependencies of a service.
 
-    owner: unique to this process, for claims. stopping: set by SIGTERM and SIGINT. exclusive: locked while a stage
-    processes mails, so that a crash of the process can be attributed to them.
+    owner: unique to this process, for claims. database_name: application_name of its connections. stopping: set by
+    SIGTERM and SIGINT. exclusive: locked while a stage processes mails, so that a crash of the process can be
+    attributed to them.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -50,8 +52,11 @@ class Service:
             raise SettingsError("MAILGROUP_BROKER_URL: not set: the URL of the RabbitMQ server is needed")
         self.name = name
         self.settings = settings
-        self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self.database = Database(settings.database_url, name)
+        token = secrets.token_hex(4)
+        self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{token}"
+        self.database_name = connection_budget.share_name(name, settings.database_connections, token)
+        # One connection is beside the pool: that of the liveness lock.
+        self.database = Database(settings.database_url, self.database_name, settings.database_connections - 1)
         self._broker = Broker(settings.broker_url, name) if settings.broker_url is not None else None
         self.stopping = asyncio.Event()
         self.exclusive = asyncio.Lock()
@@ -82,6 +87,7 @@ async def _serve(
     broker = None if use == "none" else service.broker
     async with Health(service.settings, service.name, service.database, broker if use == "required" else None):
         await service.database.open()
+        checking = asyncio.ensure_future(_check_database(service))
         try:
             log.info("service started", owner=service.owner)
             worker = asyncio.ensure_future(work(service))
@@ -89,11 +95,26 @@ async def _serve(
             if broker is not None:
                 await broker.open()
             await _finish(service, worker, stop_seconds)
+            if checking.done():
+                await checking  # raises why the service had to end
         finally:
+            checking.cancel()
             if broker is not None:
                 await broker.close()
             await service.database.close()
             log.info("service stopped")
+
+
+async def _check_database(service: Service) -> None:
+    """Check the database beside the work, which waits for an unavailable one; stop the service if it does not suit."""
+    try:
+        await connection_budget.check_server(
+            service.database, service.settings.database_connections, service.database_name, service.wait_for_stop
+        )
+    except Permanent as error:
+        log.error("service ends, database does not suit", error=str(error))
+        service.stopping.set()
+        raise
 
 
 async def _finish(service: Service, worker: asyncio.Future[None], seconds: float) -> None:

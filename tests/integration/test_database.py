@@ -16,7 +16,7 @@ async def test_locks_of_a_process_that_stops_in_a_transaction_are_released(
 ) -> None:
     # given a process that holds a lock and does nothing more
     monkeypatch.setattr(shared.db.database, "IDLE_SECONDS", 1.0)
-    stopped = Database(database_url, "stopped")
+    stopped = Database(database_url, "mailgroup-stopped")
     await stopped.open()
     with pytest.raises(Temporary):
         async with stopped.transaction() as connection:

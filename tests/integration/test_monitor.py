@@ -202,6 +202,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_parked_messages",
             "mailgroup_alarms_raised",
             "mailgroup_books_difference_messages",
+            "mailgroup_database_connections",
         }
         assert shown(second) == {}
         # when the first one ends, the second one takes over

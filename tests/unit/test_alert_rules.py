@@ -13,6 +13,7 @@ from services.admin.monitoring import alert_rules, problems
 from services.admin.monitoring.alert_rules import AlertEvent
 from services.admin.monitoring.problem_kinds import Problem
 from services.admin.monitoring.problems import SystemFacts
+from shared.db.connection_budget import ConnectionUse
 from shared.model import Alert, External, Issuer, OAuth, Server
 from shared.settings import Settings
 from shared.store.polls import PollState
@@ -114,7 +115,7 @@ def polled(**fields: object) -> PollState:
 
 
 def facts(poll: PollState, **fields: object) -> SystemFacts:
-    well = SystemFacts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0)
+    well = SystemFacts(START, [SUPPORT], {1: poll}, {}, 0, 0, 0, 0, {}, 0.0, 0, 0.0, ConnectionUse(10, 100))
     return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 

@@ -57,6 +57,8 @@ def status(data: Data = None, json: Json = False) -> None:
 
 def _print_status(found: dict[str, Any]) -> None:
     print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
+    if database := found["database"]:
+        print_table("Database", ("Connections", "Limit"), [tuple(database.values())])
     print_table(
         "Queues",
         ("Name", "Ready", "Unacked", "Consumers"),

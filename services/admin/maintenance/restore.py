@@ -134,7 +134,7 @@ async def prepare_restored(url: str, made_at: str, send_queue: bool) -> list[int
     """Adapt a restored database to the present: park the waiting submissions, or mark them. :return: their ids."""
     of = f" of {made_at}" if made_at else ""
     reason = f"restored from a backup{of}: it may have been relayed since; 'parked requeue' sends it, perhaps again"
-    database = Database(url, "restore", connections=2)
+    database = Database(url, "mailgroup-restore", connections=2)
     await database.open()
     try:
         async with database.transaction(3600.0) as connection:

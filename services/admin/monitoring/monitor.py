@@ -78,6 +78,12 @@ class SystemMetrics(Collector):
                 ("mailgroup_parked_messages", "Mails that need attention (parked).", facts.parked),
             ):
                 yield GaugeMetricFamily(name, what, value)
+            connections = GaugeMetricFamily(
+                "mailgroup_database_connections", "Connections to PostgreSQL: used, and their limit.", labels=["state"]
+            )
+            connections.add_metric(["used"], facts.connections.used)
+            connections.add_metric(["limit"], facts.connections.limit)
+            yield connections
             raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alerts that are raised.", labels=["kind"])
             for kind in KINDS:
                 raised.add_metric([kind], self.raised[kind])

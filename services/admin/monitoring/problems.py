@@ -14,7 +14,9 @@ from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
 from services.admin.monitoring.problem_kinds import Problem
 from services.admin.monitoring.reconciliation import LATE_SECONDS, AccountBooks
-from shared.db.database import Connection
+from shared.db import connection_budget
+from shared.db.connection_budget import ConnectionUse
+from shared.db.database import Connection, is_read_only
 from shared.model import External
 from shared.settings import Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
@@ -25,6 +27,8 @@ STALE_SECONDS = 900.0
 """Seconds without a successful poll that are a problem."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
 """A disk is nearly full below either limit: share of its size; octets."""
+FREE_CONNECTIONS_SHARE = 0.2
+"""Share of PostgreSQL's connections below which too few are free."""
 LISTENING_SERVICES = ("pop3_out", "smtp_in")
 """The services that show a certificate to mail clients."""
 
@@ -45,6 +49,8 @@ class SystemFacts:
     unhanded: float  # seconds of the oldest submission that no sender has claimed
     relaying: int  # submissions in the relay queue
     relaying_oldest: float  # seconds of the oldest of them
+    connections: ConnectionUse  # of PostgreSQL
+    read_only: bool = False  # PostgreSQL accepts no changes
 
 
 async def load_facts(connection: Connection) -> SystemFacts:
@@ -65,6 +71,8 @@ async def load_facts(connection: Connection) -> SystemFacts:
         await submissions_admin.oldest_submitted(connection),
         waiting,
         oldest,
+        await connection_budget.load_use(connection),
+        await is_read_only(connection),
     )
 
 
@@ -88,7 +96,14 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
         found.append(
             Problem("late", "submissions", f"no sender has claimed a submission for {facts.unhanded / 60:.0f} min")
         )
-    return found
+    return found + find_in_connections(facts.connections)
+
+
+def find_in_connections(use: ConnectionUse) -> list[Problem]:
+    """Return a problem if few connections to PostgreSQL are free. Pure."""
+    if use.limit - use.used >= FREE_CONNECTIONS_SHARE * use.limit:
+        return []
+    return [Problem("connections", "", f"PostgreSQL: {use.used} of {use.limit} connections are used")]
 
 
 def describe_held(count: int) -> str:

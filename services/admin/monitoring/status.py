@@ -15,6 +15,7 @@ from services.admin.monitoring.health_client import certificate_problems, fetch_
 from services.admin.monitoring.problems import (
     STALE_SECONDS,
     describe_held,
+    find_in_connections,
     find_in_disks,
     find_parked,
     load_facts,
@@ -41,6 +42,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
     queues = await _queues(system, unacked, problems)
     externals: list[dict[str, Any]] = []
     accounted: list[reconciliation.AccountBooks] = []
+    database: dict[str, int] = {}
     try:
         async with system.database.snapshot(30) as connection:
             facts = await load_facts(connection)
@@ -52,6 +54,10 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         if facts.held:
             problems.append(f"{describe_held(facts.held)} (held list)")
         problems += [f"{problem.text} (parked list)" for problem in find_parked(facts)]
+        database = {"connections": facts.connections.used, "connections_limit": facts.connections.limit}
+        problems += [problem.text for problem in find_in_connections(facts.connections)]
+        if facts.read_only:
+            problems.append("PostgreSQL accepts no changes, it is read-only: mail waits")
         for account in accounted:
             problems += [
                 f"{account.address}: {what}"
@@ -71,6 +77,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         "ok": not problems,
         "problems": problems,
         "services": services,
+        "database": database,
         "queues": queues,
         "externals": externals,
         "books": {account.address: account.shown() for account in accounted},

@@ -1,0 +1,51 @@
+"""Connections to PostgreSQL: when too few are free, and whether a deployment has room for all of its replicas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from services.admin.monitoring.problem_kinds import KINDS
+from services.admin.monitoring.problems import find_in_connections
+from shared.db.connection_budget import RESERVED, ConnectionUse, describe_shortage
+from shared.settings import SERVICES, Settings
+
+K8S = Path(__file__).resolve().parents[2] / "deploy/k8s"
+SHARE = Settings.model_fields["database_connections"].default
+
+
+@pytest.mark.parametrize(("used", "problem"), [(0, False), (80, False), (81, True), (100, True)])
+def test_less_than_a_fifth_of_free_connections_is_a_problem(used: int, problem: bool) -> None:
+    found = find_in_connections(ConnectionUse(used, 100))
+    assert [(each.kind, each.text) for each in found] == (
+        [("connections", f"PostgreSQL: {used} of 100 connections are used")] if problem else []
+    )
+    assert "connections" in KINDS
+
+
+def load(file: Path) -> list[dict[str, Any]]:
+    return [document for document in YAML(typ="safe").load_all(file.read_text(encoding="utf-8")) if document]
+
+
+def test_postgresql_has_room_for_every_replica_that_may_be_started() -> None:
+    scaled = load(K8S / "components/autoscaling/load.yaml") + load(K8S / "components/autoscaling/queues.yaml")
+    replicas = sum(
+        found
+        for document in scaled
+        if (found := document["spec"].get("maxReplicas") or document["spec"].get("maxReplicaCount"))
+    )
+    fixed = 2 * len({"fetcher", "admin"})
+    [cluster] = [d for d in load(K8S / "components/cloudnative-pg/cluster.yaml") if d["kind"] == "Cluster"]
+    limit = int(cluster["spec"]["postgresql"]["parameters"]["max_connections"]) - 3
+    processes = replicas + fixed
+    assert processes == 64
+    # each of them twice during a rolling update would be too many: one more of each service is what it starts
+    use = ConnectionUse(0, limit, SHARE * (processes + len(SERVICES) - 1), processes, others=5)
+    assert describe_shortage(use, SHARE) is None
+
+
+def test_the_default_of_postgresql_is_enough_for_two_of_each_service() -> None:
+    assert 2 * len(SERVICES) * SHARE + RESERVED + 3 <= 100
