@@ -17,6 +17,7 @@ import requests
 
 from deploy.machine import ports
 from services.admin.monitoring import status
+from services.admin.web.listener import MAX_CONNECTIONS
 from services.admin.web.server import serve
 from shared.runtime.process import Service
 from shared.settings import SERVICES, Settings
@@ -73,7 +74,7 @@ def text(answer: requests.Response) -> str:
 
 
 @contextmanager
-def running(database_url: str, **settings: Any) -> Iterator[str]:
+def running(database_url: str, max_connections: int = MAX_CONNECTIONS, **settings: Any) -> Iterator[str]:
     """A console on this database; its URL."""
     port = ports.choose(1, database_url, ports.OURS)[0]
     values: dict[str, Any] = {
@@ -95,7 +96,7 @@ def running(database_url: str, **settings: Any) -> Iterator[str]:
         await service.database.open()
         asyncio.get_running_loop().call_later(0.05, begun.set)  # it listens before it waits for anything
         try:
-            await serve(service)
+            await serve(service, max_connections)
         finally:
             begun.set()
             await service.broker.close()

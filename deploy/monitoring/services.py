@@ -176,6 +176,7 @@ SERVICES = [
             },
         ),
         Panel("Duration", "Seconds from request to answer.", "s", _quantiles("http")),
+        Panel("Connections", "Open connections.", "short", {"open": "sum(mailgroup_http_connections)"}),
         Panel(
             "Periodic work that fails",
             "1: the last run of this work failed (mailgroup status says what that means).",

@@ -11,7 +11,8 @@ oauth_requests, search_index, shared_mails, unknown_names, search_progress, exte
 inbound and submissions, and inbound (alerts as mail); purges old rows from all of them.
 Security: the command line needs the database's URL and the key, so its user is the operator. The console requires a
 password (argon2id, with the login throttle of the mail services), keeps sessions in the database, accepts changes from
-its own pages only, and forbids browsers all that it does not need (web/request_guard.py). It listens on a loopback
+its own pages only, and forbids browsers all that it does not need (web/request_guard.py). Connections and requests have
+limits and deadlines (web/connection.py). It listens on a loopback
 address by default, and speaks TLS on any other. No secret is shown again; exports leave passwords out. One request
 changes data without a session: a provider's OAuth answer that a browser brings (web/authorization.py), verified by its
 state. The settings of mail clients are public (web/client_autoconfig.py) and do not reveal which addresses exist.

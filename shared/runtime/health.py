@@ -1,19 +1,27 @@
 """Serves /metrics, /livez and /readyz of a service on its metrics port.
 
-A separate thread serves them, so that probes get a response while the event loop is busy; a heartbeat shows that the
+Threads serve them, so that probes get a response while the event loop is busy; a heartbeat shows that the
 loop runs. Ready means that the dependencies answered at the last heartbeat. While the heartbeat is late, nothing is
 known about them: the service is not ready, and names no server as the cause. Alive does not depend on the dependencies,
 because a restart fixes none.
+
+SECURITY. Connections are limited in number, octets and time. If an address has as many as it may have, a new connection
+replaces its oldest one: half-sent requests thus use up nothing for good, and a probe, which sends its request at once,
+gets its response.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
@@ -33,12 +41,86 @@ DEAD_AFTER_SECONDS = 60.0
 """Age of the last heartbeat at which /livez fails: seconds."""
 
 
+MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS = 64, 16
+"""Open connections in all, and of one address: an orchestrator and Prometheus have one or two."""
+REQUEST_SECONDS = 10.0
+"""Time from a connection to the end of its response: seconds."""
+HEAD_OCTETS = 8 * 1024
+"""Octets of a request that are read; a probe has some hundred."""
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._open: dict[
+            socket.socket, tuple[str, float]
+        ] = {}  # address of the client, monotonic seconds; oldest first
+        self._lock = Lock()
+        super().__init__(*arguments, **options)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Count a connection, and end the oldest one of its address, or of all, if there are too many."""
+        address = str(client_address[0])
+        with self._lock:
+            ours = [each for each, (other, _) in self._open.items() if other == address]
+            oldest = next(iter(self._open), None) if len(self._open) >= MAX_CONNECTIONS else None
+            oldest = ours[0] if len(ours) >= MAX_CONNECTIONS_PER_ADDRESS else oldest
+            if oldest is not None:
+                self._end(oldest)
+            self._open[request] = (address, time.monotonic())
+        return True
+
+    def service_actions(self) -> None:
+        """End the connections whose time is over; called twice a second."""
+        with self._lock:
+            before = time.monotonic() - REQUEST_SECONDS
+            for connection in [each for each, (_, since) in self._open.items() if since < before]:
+                self._end(connection)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Count a connection no longer, and close it."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log nothing for a client that has disconnected."""
+
+    def _end(self, connection: socket.socket) -> None:
+        """Wake up the thread of a connection, which then closes it."""
+        self._open.pop(connection, None)
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+class _LimitedHead(io.RawIOBase):
+    """The beginning of what a client sends."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connection = connection
+        self._left = HEAD_OCTETS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into the buffer. :return: the number of octets; 0 at the end of the head."""
+        octets = self._connection.recv(min(self._left, len(buffer))) if self._left else b""
+        buffer[: len(octets)] = octets
+        self._left -= len(octets)
+        return len(octets)
 
 
 class _Quiet(WSGIRequestHandler):
     timeout = 10
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_LimitedHead(self.connection))
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing for a probe."""

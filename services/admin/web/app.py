@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 
 from services.admin.accounts.errors import AccountsError
@@ -84,6 +85,7 @@ def build_app(context: PageContext) -> RequestGuard:
     app.add_exception_handler(Temporary, _away)
     app.add_exception_handler(Permanent, _conflict)
     app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
@@ -134,6 +136,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if _is_api(request):  # the values are not sent back: they may be passwords
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
     return await _error_response(request, 422, "That does not fit", "; ".join(lines))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it: the body did not arrive in time, was too long, or was cut
 
 
 async def _other(request: Request, error: Exception) -> Response:

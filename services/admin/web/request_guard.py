@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from prometheus_client import Counter
 
+from services.admin.accounts.yaml_text import MAX_OCTETS as MAX_YAML_OCTETS
+from services.admin.web.connection import HEAD_OCTETS
 from shared.metrics import STAGE_SECONDS
 
 REQUESTS = Counter("mailgroup_http_requests_total", "Requests that the console answered.", ["status"])
@@ -23,8 +25,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_OCTETS = 4 * 1024 * 1024
-"""Limit of a request body: octets; an accounts file with ten thousand local accounts fits."""
+MAX_OCTETS = 256 * 1024
+"""Limit of a request body: octets; forms and JSON have some KiB. Without a login a client can use up as much memory for
+each of its connections."""
+FILE_PATH, MAX_FILE_OCTETS = "/accounts-file", MAX_YAML_OCTETS + 64 * 1024
+"""The path of the accounts file, whose body is read for administrators only, and its limit: octets."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -82,10 +87,16 @@ class RequestGuard:
             await _refuse(
                 respond, 403, "This request came from a page of another site. Open the console and try again."
             )
-        elif not (length := headers.get("content-length", "0")).isdecimal() or int(length) > MAX_OCTETS:
-            await _refuse(respond, 413, f"The request is longer than {MAX_OCTETS} octets.")
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["query_string"]) > HEAD_OCTETS:
+            await _refuse(respond, 431, f"The header of the request is longer than {HEAD_OCTETS} octets.")
+            return
+        limit = MAX_FILE_OCTETS if scope["path"] == FILE_PATH else MAX_OCTETS
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdecimal() and len(length) < 19) or int(length) > limit:
+            await _refuse(respond, 413, f"The request is longer than {limit} octets.")
         else:
-            await self._app(scope, _limited(receive), respond)
+            await self._app(scope, _limited(receive, limit), respond)
 
 
 def _with_headers(given: list[tuple[bytes, bytes]], secure: bool) -> list[tuple[bytes, bytes]]:
@@ -97,7 +108,7 @@ def _with_headers(given: list[tuple[bytes, bytes]], secure: bool) -> list[tuple[
     return [*given, *((n.encode(), v.encode()) for n, v in added.items() if n.encode() not in present)]
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, limit: int) -> Receive:
     """Limit requests without a Content-Length: a body that is too long ends as if the client had disconnected."""
     received = 0
 
@@ -105,7 +116,7 @@ def _limited(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        return message if received <= MAX_OCTETS else {"type": "http.disconnect"}
+        return message if received <= limit else {"type": "http.disconnect"}
 
     return receive_limited
 

@@ -1,16 +1,11 @@
-"""The process of the console: one uvicorn server on the event loop of the service, and its background tasks."""
+"""The process of the console: one web server on the event loop of the service, and its background tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import ssl
-from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import structlog
-import uvicorn
 
 from services.admin.access import users
 from services.admin.accounts import oauth_flow
@@ -19,53 +14,36 @@ from services.admin.mail.indexing import SearchIndexer
 from services.admin.maintenance.background import run_background
 from services.admin.monitoring.background_work import repeat
 from services.admin.web.app import build_app
+from services.admin.web.listener import GRACE_SECONDS, MAX_CONNECTIONS, ConsoleServer, listen
 from services.admin.web.page_context import PageContext
 from shared.amqp import publications
 from shared.auth.passwords import HashingPool
-from shared.errors import Permanent, Temporary
-from shared.net import server_tls
+from shared.errors import Temporary
+from shared.net.listening import limit_by_open_files
 from shared.runtime.process import Service, run
-from shared.settings import Settings
 from shared.store import maillog
 
-GRACE_SECONDS = 5
-"""Limit for open requests and running token requests at shutdown: seconds; pages take far less."""
 _RETRY_SECONDS = 1.0
 INDEX_SECONDS, INDEX_PAUSE_SECONDS = 3.0, 0.05
 """Pause of the search index after it is complete or has failed, and between two batches: seconds."""
 AUTHORIZE_SECONDS = 2.0
 """Interval between two checks for due token requests: seconds; providers allow a request every five (RFC 8628)."""
-_BACKLOG = 256
-"""Length of the queue of connections that are not accepted yet."""
 
 
 log = structlog.get_logger()
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server that the service stops: the service handles the signals."""
-
-    async def main_loop(self) -> None:
-        """Update the Date header once a second; uvicorn's own loop wakes up ten times for it."""
-        while not await self.on_tick(0):  # noqa: ASYNC110  # it waits for a time, not for an event
-            await asyncio.sleep(1.0)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def serve(service: Service) -> None:
+async def serve(service: Service, max_connections: int = MAX_CONNECTIONS) -> None:
     """Serve pages until the service stops. :raises Permanent: the port is in use."""
     settings = service.settings
-    with _listen(settings) as listener:
+    with listen(settings) as listener:
         system = AdminContext(settings, service.database, HashingPool(), service.broker)
         background = asyncio.create_task(run_background(service), name="background")
         if not await _create_initial_admin(service, system):
             await background
             return
         context = PageContext(system, service.stopping)
-        server = _Server(_uvicorn_config(settings, build_app(context)))
+        server = ConsoleServer(settings, build_app(context), max_connections)
         checking = asyncio.create_task(context.status.run(), name="status")
         indexing = asyncio.create_task(_index_mail(service), name="search index")
         authorizing = asyncio.create_task(_poll_authorizations(service, system), name="authorizations")
@@ -115,18 +93,6 @@ async def _poll_authorizations(service: Service, system: AdminContext) -> None:
     await repeat("authorization poll", AUTHORIZE_SECONDS, poll, service.database, service.wait_for_stop)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    address = (settings.admin_bind, settings.admin_port)
-    family = socket.AF_INET6 if ":" in settings.admin_bind else socket.AF_INET
-    try:
-        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        # without uvloop, Nagle's algorithm would delay a body by 40 ms after its header
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except OSError as error:
-        raise Permanent(f"MAILGROUP_ADMIN_PORT {address[0]}:{address[1]}: {error.strerror}") from error
-
-
 async def _create_initial_admin(service: Service, system: AdminContext) -> bool:
     """Create the first administrator; waits for the database. :return: False: the service is to stop."""
     while True:
@@ -139,24 +105,7 @@ async def _create_initial_admin(service: Service, system: AdminContext) -> bool:
                 return False
 
 
-def _uvicorn_config(settings: Settings, app: Any) -> uvicorn.Config:
-    def context(config: uvicorn.Config, default: object) -> ssl.SSLContext:
-        return server_tls.server_context(settings)
-
-    return uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        backlog=_BACKLOG,
-        ssl_context_factory=context if settings.console_has_tls else None,
-    )
-
-
 def main() -> None:
     """``python -m services.admin console``."""
-    run("admin", serve, broker="optional")
+    max_connections = limit_by_open_files(MAX_CONNECTIONS)
+    run("admin", partial(serve, max_connections=max_connections), broker="optional")

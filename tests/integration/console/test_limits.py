@@ -1,0 +1,175 @@
+"""The console's port: deadlines, and limits of connections and octets, as at the ports for mail clients."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from services.admin.web import connection, listener
+from tests import console, servers
+
+LIMIT = 12
+"""Connections of one address in these tests."""
+HALF = b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+WHOLE = b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """Deadlines that a test can wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HEAD_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS", "TLS_SECONDS"):
+            patch.setattr(connection, name, 1.5)
+        patch.setattr(listener, "TLS_SECONDS", 1.5)
+        patch.setattr(listener, "_CHECK_SECONDS", 0.2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def url(store: str) -> Iterator[str]:
+    with console.running(store, max_connections_per_address=LIMIT) as found:
+        yield found
+
+
+def connect(url: str, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=20, source_address=(source, 0))
+    client.sendall(sent)
+    return client
+
+
+@contextmanager
+def crowd(url: str, sent: bytes, count: int = LIMIT) -> Iterator[list[socket.socket]]:
+    """So many connections of one address that send this and no more."""
+    clients = [connect(url, sent) for _ in range(count)]
+    time.sleep(0.2)
+    yield clients
+    for client in clients:
+        client.close()
+
+
+def rest(client: socket.socket) -> bytes:
+    """What comes until the connection ends."""
+    received = b""
+    try:
+        while octets := client.recv(65_536):
+            received += octets
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status(url: str, source: str = "127.0.0.1") -> bytes:
+    """The status line of a whole request from this address; empty if the connection was closed."""
+    with connect(url, WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), source) as client:
+        return rest(client).partition(b"\r\n")[0]
+
+
+def until_free(url: str) -> float:
+    """Ask until a page is answered. :return: seconds."""
+    began = time.monotonic()
+    while b"200" not in status(url):
+        assert time.monotonic() - began < 20
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        HALF,
+        b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname=",
+        WHOLE + HALF,  # the second request of a connection
+    ],
+    ids=["nothing", "half a header", "half a body", "half of the second"],
+)
+def test_half_sent_requests_end_in_time_and_hold_up_no_other_address(url: str, sent: bytes) -> None:
+    until_free(url)
+    with crowd(url, sent) as clients:
+        # when one address has all the connections that it may have, it gets no more, and others do
+        assert status(url) == b"HTTP/1.1 503 Service Unavailable"
+        assert b"200" in status(url, "127.0.0.2")
+        # then all end in time
+        assert until_free(url) < 10
+        for client in clients:
+            rest(client)
+
+
+def test_a_header_that_comes_octet_by_octet_gets_no_more_time(url: str) -> None:
+    until_free(url)
+    began = time.monotonic()
+    with connect(url, HALF) as client:
+        try:
+            while time.monotonic() - began < 15:
+                client.send(b"x")
+                time.sleep(0.1)
+        except OSError:
+            pass
+    assert 1 < time.monotonic() - began < 10
+
+
+def test_a_client_that_reads_nothing_is_disconnected(url: str) -> None:
+    until_free(url)
+    page = b"GET /static/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    began = time.monotonic()
+    with connect(url) as client:
+        client.settimeout(20)
+        try:
+            for _ in range(200_000):
+                client.sendall(page)
+        except OSError:
+            pass
+    assert time.monotonic() - began < 20
+    until_free(url)
+
+
+def test_all_addresses_together_have_a_limit(store: str) -> None:
+    with console.running(store, max_connections=5) as url, crowd(url, HALF, 5):
+        assert b"503" in status(url, "127.0.0.2")
+        assert until_free(url) < 10
+
+
+def test_a_connection_counts_before_its_tls_handshake(databases: servers.Databases) -> None:
+    # given connections that begin no handshake
+    with (
+        databases.fresh() as database,
+        console.running(database, max_connections_per_address=LIMIT, admin_tls="yes") as url,
+        crowd(url, b"") as clients,
+    ):
+        # then the next one of this address is closed, and another address gets its page
+        assert rest(connect(url)) == b""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(connect(url, source="127.0.0.2")) as other:
+            other.sendall(WHOLE)
+            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+        # and they end in time
+        for client in clients:
+            assert rest(client) == b""
+
+
+def test_a_header_and_a_body_have_a_limit(url: str) -> None:
+    until_free(url)
+    assert requests.get(f"{url}/sign-in", headers={"X-Long": "x" * 40_000}, timeout=20).status_code == 431
+    long = {"name": "x" * 300_000}
+    assert requests.post(f"{url}/sign-in", long, timeout=20).status_code == 413
+    # a body without a length ends at the limit
+    with connect(url) as client:
+        client.sendall(
+            b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        )
+        try:
+            for _ in range(40):
+                client.sendall(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+        except OSError:
+            return
+        assert rest(client)[:12] == b"HTTP/1.1 400"

@@ -1,0 +1,107 @@
+"""shared/runtime/health.py: the health pages stay reachable, whatever others send to their port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from deploy.machine import ports
+from shared.db.database import Database
+from shared.runtime import health
+from shared.runtime.health import Health
+from shared.settings import SERVICES, Settings
+from tests.polling import until
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """The metrics port of a service that is ready."""
+
+    async def ready() -> bool:
+        return True
+
+    first = ports.choose_run(len(SERVICES), "health", ports.OURS)
+    database = cast(Database, SimpleNamespace(ready=ready))
+    async with Health(Settings(metrics_port=first), "fetcher", database, None) as served:
+        await until(lambda: not served._missing)
+        yield first
+
+
+def half_sent(port: int, source: str = "127.0.0.1") -> socket.socket:
+    """A connection that sends the beginning of a request."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+    client.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    return client
+
+
+def get(port: int, page: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+async def ask(port: int, page: str) -> str:
+    return await asyncio.to_thread(get, port, page)
+
+
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_half_sent_requests_take_the_health_pages_from_nobody(port: int) -> None:
+    # given many connections of one address, and some of others, that never finish their requests
+    before = threading.active_count()
+    clients = [half_sent(port) for _ in range(300)]
+    clients += [half_sent(port, f"127.0.0.{host}") for host in range(2, 12) for _ in range(20)]
+    # when somebody asks from the same address
+    for page in ("livez", "readyz"):
+        began = time.monotonic()
+        assert await ask(port, page) == "ok\n"
+        assert time.monotonic() - began < 2
+    assert "process_open_fds" in await ask(port, "metrics")
+    # then there were never more than the limit, and the oldest of each address made room
+    assert threading.active_count() - before <= health.MAX_CONNECTIONS + 8
+    assert is_closed(clients[0])
+    for client in clients:
+        client.close()
+
+
+async def test_a_request_that_does_not_arrive_in_time_is_ended(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "REQUEST_SECONDS", 1.0)
+    client = half_sent(port)
+    began = time.monotonic()
+    # a client that sends an octet now and then gets no more time
+    for _ in range(4):
+        await asyncio.sleep(0.3)
+        try:
+            client.send(b"x")
+        except OSError:
+            break
+    await asyncio.to_thread(is_closed, client)
+    assert time.monotonic() - began < 5
+    client.close()
+
+
+async def test_a_request_is_read_up_to_its_limit(port: int) -> None:
+    client = half_sent(port)
+
+    def flood() -> Any:
+        try:
+            client.sendall(b"x" * 20_000_000)
+        except OSError:  # it is closed before all is sent
+            return b""
+        return client.recv(100)
+
+    assert len(await asyncio.to_thread(flood)) <= 100
+    assert await ask(port, "livez") == "ok\n"
+    client.close()
