@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     admin_bind: str = "127.0.0.1"  # listening address of the console
     admin_port: int = Field(8080, ge=1, le=65535)
     admin_tls: Literal["auto", "yes", "no"] = "auto"  # auto: yes unless admin_bind is a loopback address
+    admin_hosts: str = ""  # further names under which browsers reach the console; with commas
     trusted_proxies: str = "127.0.0.1,::1"  # their X-Forwarded-For and -Proto count for the console; with commas
     metrics_bind: str | None = None  # listening address of metrics and health pages; None: bind
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
@@ -167,6 +168,18 @@ class Settings(BaseSettings):
         """Return a copy without the secrets of other services."""
         return self.model_copy(update={secret: None for secret in SECRET_READERS if name not in readers_of(secret)})
 
+    @field_validator("admin_hosts")
+    @classmethod
+    def _read_admin_hosts(cls, text: str) -> str:
+        if not all(re.fullmatch(HOST, name) for name in _words(text)):
+            raise ValueError("has to be host names or addresses with commas between them, without ports")
+        return text
+
+    @property
+    def further_hosts(self) -> tuple[str, ...]:
+        """The names of ``admin_hosts``."""
+        return _words(self.admin_hosts)
+
     @property
     def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The networks of ``proxy_from``."""
@@ -202,8 +215,12 @@ def readers_of(setting: str) -> tuple[str, ...]:
     return SECRET_READERS.get(setting, SERVICES)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
+    return tuple(ipaddress.ip_network(word) for word in _words(text))
 
 
 def is_loopback(host: str) -> bool:

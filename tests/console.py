@@ -83,6 +83,7 @@ def running(database_url: str, max_connections: int = MAX_CONNECTIONS, **setting
         "secret_key": KEY,
         "admin_password": PASSWORD,
         "admin_port": port,
+        "admin_hosts": "console.lan",
         "metrics_port": ports.choose_run(len(SERVICES), database_url, ports.OURS, taken=[port]),
         "allow_private_upstream": True,
     }

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from deploy.machine.supervise import ROOT
-from services.admin.web.request_guard import from_our_page
+from services.admin.web.request_guard import OwnHosts, from_our_page
 from services.admin.web.sign_in import _local_path
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError, load
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,37 @@ def test_the_command_line_does_not_import_the_web_server() -> None:
     script = f"import sys, services.admin.cli.app; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("header", "own"),
+    [
+        ("127.0.0.1:8080", True),
+        ("localhost", True),
+        ("LOCALHOST.:8080", True),
+        ("[::1]:8080", True),
+        ("192.168.1.7:8080", True),  # the address that it listens on
+        ("10.0.0.9", True),  # the address to which this connection came
+        ("mail.company.com", True),
+        ("Console.Company.com:443", True),
+        ("192.168.1.8:8080", True),
+        ("attacker.example:8080", False),
+        ("localhost.attacker.example", False),
+        ("127.0.0.1.attacker.example", False),
+        ("10.0.0.8", False),
+        ("", False),
+        ("localhost:8080@attacker.example", False),
+        ("localhost attacker.example", False),
+        ("[attacker.example]", False),
+    ],
+)
+def test_the_console_knows_its_own_names_and_no_other(header: str, own: bool) -> None:
+    hosts = "console.company.com, 192.168.1.8"
+    settings = Settings(admin_bind="192.168.1.7", mail_host="mail.company.com", admin_hosts=hosts)
+    assert OwnHosts(settings).include(header, "10.0.0.9") is own
+
+
+@pytest.mark.parametrize("hosts", ["a b", "https://a", "a,b/c", "*"])
+def test_a_name_of_the_console_is_a_host_name(hosts: str) -> None:
+    with pytest.raises(SettingsError, match=r"MAILGROUP_ADMIN_HOSTS: .* has to be host names"):
+        load(admin_hosts=hosts)

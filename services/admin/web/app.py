@@ -31,7 +31,7 @@ from services.admin.web import (
     users_and_audit,
 )
 from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
-from services.admin.web.request_guard import RequestGuard
+from services.admin.web.request_guard import OwnHosts, RequestGuard
 from shared import __version__
 from shared.errors import Permanent, Temporary
 
@@ -89,7 +89,7 @@ def build_app(context: PageContext) -> RequestGuard:
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
-    return RequestGuard(app)
+    return RequestGuard(app, OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS)
 
 
 def _is_api(request: Request) -> bool:

@@ -24,6 +24,11 @@ Address = Annotated[str, Query(alias="emailaddress", max_length=1000)]
 REQUEST_OCTETS = 64 * 1024
 """Limit of the body that Outlook posts: octets; real ones have some hundred."""
 
+PUBLIC_PATHS = (
+    *("/mail/config-v1.1.xml", "/.well-known/autoconfig/"),
+    *("/autodiscover/", "/Autodiscover/", "/AutoDiscover/"),
+)
+"""Beginnings of the paths that mail clients request under names of each domain, as autoconfig.company.com."""
 _XML = "text/xml"
 _AUTODISCOVER = ("/autodiscover/autodiscover", "/Autodiscover/Autodiscover", "/AutoDiscover/AutoDiscover")
 """The spellings of Outlook's versions: its own servers ignore case."""

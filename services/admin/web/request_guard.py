@@ -1,12 +1,17 @@
-"""The checks of every request: its origin and its size; and the security headers of every response.
+"""The checks of every request: its host, its origin and its size; and the security headers of every response.
 
-SECURITY. A browser sends our cookie with requests from pages of other sites, too (CSRF). A request that changes
-something therefore has to come from a page of ours: its Origin names the host that receives it. SameSite=Strict on the
-cookie is the second barrier. A request that no browser made has neither Origin nor cookie.
+SECURITY. A page of another site may have a name that resolves to the console's address (DNS rebinding). Its requests
+come from "its own" origin, and it may read the answers. So the console answers only to names that are its own.
+
+A browser sends our cookie with requests from pages of other sites, too (CSRF). A request that changes something
+therefore has to come from a page of ours: its Origin names the host that receives it. SameSite=Strict on the cookie is
+the second barrier. A request that no browser made has neither Origin nor cookie.
 """
 
 from __future__ import annotations
 
+import re
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -17,6 +22,7 @@ from prometheus_client import Counter
 from services.admin.accounts.yaml_text import MAX_OCTETS as MAX_YAML_OCTETS
 from services.admin.web.connection import HEAD_OCTETS
 from shared.metrics import STAGE_SECONDS
+from shared.settings import Settings, is_loopback
 
 REQUESTS = Counter("mailgroup_http_requests_total", "Requests that the console answered.", ["status"])
 
@@ -30,6 +36,7 @@ MAX_OCTETS = 256 * 1024
 each of its connections."""
 FILE_PATH, MAX_FILE_OCTETS = "/accounts-file", MAX_YAML_OCTETS + 64 * 1024
 """The path of the accounts file, whose body is read for administrators only, and its limit: octets."""
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_.-]{1,253}))(?::\d{1,5})?", re.ASCII)
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -43,6 +50,25 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+
+
+class OwnHosts:
+    """The names and addresses under which browsers reach the console."""
+
+    def __init__(self, settings: Settings) -> None:
+        given = (*settings.further_hosts, settings.admin_bind, settings.mail_host or "", socket.gethostname())
+        self._names = {name.casefold() for name in given if name}
+
+    def include(self, header: str, local_address: str) -> bool:
+        """Return whether a Host header names the console.
+
+        :param local_address: IP address of this end of the connection: the console listens on it.
+        """
+        match = _HOST.fullmatch(header)
+        if match is None:
+            return False
+        host = (match[1] or match[2]).rstrip(".").casefold()
+        return is_loopback(host) or host in self._names or host == local_address
 
 
 def from_our_page(headers: Mapping[str, str]) -> bool:
@@ -61,8 +87,11 @@ def from_our_page(headers: Mapping[str, str]) -> bool:
 class RequestGuard:
     """The ASGI application behind the checks."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, hosts: OwnHosts, open_paths: tuple[str, ...] = ()) -> None:
+        """:param open_paths: beginnings of the paths that are answered under any name: they are public."""
         self._app = app
+        self._hosts = hosts
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request and pass it on."""
@@ -79,6 +108,17 @@ class RequestGuard:
                 message["headers"] = _with_headers(message["headers"], secure)
             await send(message)
 
+        local_address = scope["server"][0] if scope.get("server") else ""
+        if not scope["path"].startswith(self._open_paths) and not self._hosts.include(
+            headers.get("host", ""), local_address
+        ):
+            await _refuse(
+                respond,
+                421,
+                "The console is not known by this name. Open it by its address, or let the operator add the name to "
+                "MAILGROUP_ADMIN_HOSTS.",
+            )
+            return
         try:
             allowed = scope["method"] in _SAFE_METHODS or from_our_page(headers)
         except ValueError:  # an Origin that is no URL

@@ -172,3 +172,27 @@ async def test_sessions_and_their_messages_are_limited(database: Database, url: 
         await audit.record_mails(connection, "admin", "looked into a mail", [1], "x" * 100_000)
         assert len((await audit.page(connection))[0].detail) == 1000
         await connection.execute("delete from console_sessions where peer = '192.0.2.1'")
+
+
+def test_a_site_whose_name_leads_to_the_console_learns_and_changes_nothing(url: str) -> None:
+    # given a page of another site, whose name resolves to this address now (DNS rebinding)
+    port = url.rpartition(":")[2]
+    site = f"rebound.example:{port}"
+    signed_in = console.signed_in(url)
+    headers = {"Host": site, "Origin": f"http://{site}"}
+    # when it reads and sends from its own origin, even with a session
+    for page in ("/", "/sign-in", "/static/style.css", "/api/v1/status"):
+        answer = signed_in.get(page, headers=headers, allow_redirects=False)
+        assert (answer.status_code, "MAILGROUP_ADMIN_HOSTS" in answer.text) == (421, True)
+        assert "mailgroup</a>" not in answer.text
+    answer = signed_in.post("/users", {"do": "add", "name": "x", "role": "administrator"}, headers=headers)
+    assert answer.status_code == 421
+    # then only the settings of mail clients are answered, which ask under names of each domain
+    assert requests.get(f"{url}/mail/config-v1.1.xml", headers=headers, timeout=30).status_code in (200, 404)
+    assert requests.get(f"{url}/sign-in", headers={"Host": f"localhost:{port}"}, timeout=30).ok
+
+
+def test_a_further_name_of_the_console_is_a_setting(databases: servers.Databases) -> None:
+    with databases.fresh() as database, console.running(database, admin_hosts="console.company.com") as url:
+        for host, status in (("console.company.com", 200), ("other.company.com", 421)):
+            assert requests.get(f"{url}/sign-in", headers={"Host": host}, timeout=30).status_code == status
