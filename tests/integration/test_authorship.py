@@ -25,7 +25,7 @@ async def delete_everywhere(database: Database) -> None:
     async with database.transaction() as connection:
         for person in people.values():
             listed = await maildrops.list_mails(connection, person.id)
-            await maildrops.tombstone(connection, person.id, [entry.id for entry in listed])
+            await maildrops.tombstone_mails(connection, person.id, [entry.id for entry in listed])
 
 
 # ---------------------------------------------------------------------------------------------- first authors

@@ -31,7 +31,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(co
     async with company.transaction() as connection:
         [entry] = await maildrops.list_mails(connection, people["Alex"].id, deleted=True)
         assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
-        await maildrops.undelete(connection, people["Alex"].id, [entry.id])
+        await maildrops.undelete_mails(connection, people["Alex"].id, [entry.id])
     assert await mailbox_of(company, ALEX) == [COPY + b"\r\n"]
     answer = customer_mail("answer@x", answers="theirs@gmail.example")
     await fetch(company, answer)
