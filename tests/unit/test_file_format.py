@@ -162,8 +162,8 @@ def test_json_escapes_of_letters_beyond_the_bmp_are_one_letter(tmp_path: Path) -
 def test_a_file_that_stands_for_more_than_it_says_is_refused(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "accounts.yaml"
     file.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(AccountsError) as caught:
         read_file(file)
     assert said in str(caught.value)
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 60  # some seconds; 60 million values would take hours
