@@ -22,6 +22,9 @@ from shared.runtime.memory_budget import MemoryBudget
 
 INPUT_OCTETS = 64 * 1024
 """Commands that wait in memory: octets; more stay in the kernel, so a client that sends faster has to wait."""
+LOGIN_INPUT_OCTETS = 32 * 1024
+"""The same while a password is checked: octets; with more the connection is closed. No share limits it yet, and
+of all connections together it would be hundreds of megabytes."""
 OUTPUT_OCTETS = 16 * 1024
 """Unsent replies above which no command is run: octets. A client that does not read has at most this and one piece of a
 reply (mail_reader.py) in memory; what is unsent then counts against the budget (readahead.py)."""
@@ -152,7 +155,10 @@ class Pop3Connection(AdmittedConnection):
             return
         self._input += data
         self._run_commands()
-        if len(self._input) > INPUT_OCTETS:
+        if len(self._input) > LOGIN_INPUT_OCTETS and self._state is State.BUSY and self.account is None:
+            log.info("session ended, too much input before the login", peer=self.peer)
+            self.abort()
+        elif len(self._input) > INPUT_OCTETS:
             self._pause_reading()
 
     def eof_received(self) -> bool:

@@ -125,6 +125,11 @@ class CommandLoop(SmtpProtocol):
         self.drop_input()
         return chunk
 
+    @property
+    def unread_octets(self) -> int:
+        """Octets of the input that wait."""
+        return len(self._input) - self._position
+
     def push_back(self, octets: bytes) -> None:
         """Return octets to the start of the input: they belong to the next commands."""
         self._input, self._position = octets + self._input[self._position :], 0

@@ -22,6 +22,9 @@ MAX_REFUSED_LOGINS = 3
 """Refused logins before the connection is closed."""
 IDLE_SECONDS = 300.0  # RFC 5321 section 4.5.3.2.7
 LOGIN_SECONDS = 180.0
+LOGIN_INPUT_OCTETS = 32 * 1024
+"""Input that waits while a password is checked: octets; with more the session ends. No account's share limits it, and
+of all connections together it would be hundreds of megabytes."""
 TLS_SECONDS = 20.0
 SESSION_SECONDS = 6 * 3600.0
 
@@ -86,6 +89,7 @@ class LoginConnection(CommandLoop, AdmittedConnection):
         self._under_tls = implicit_tls
         self._receiving = False  # a mail is being received or committed
         self._committing = False
+        self._logging_in = False
         self._last_reply: str | None = None  # ends the session after the mail that is being received or committed
         self._admitted = False
         self._refused_logins = 0
@@ -164,6 +168,16 @@ class LoginConnection(CommandLoop, AdmittedConnection):
         log.error("smtp session failed", peer=self.peer, exc_info=error)
         self.reset_transaction()
         return str(TRY_LATER)
+
+    def data_received(self, data: bytes) -> None:
+        """Store the input; too much during a login ends the session."""
+        super().data_received(data)
+        if self._logging_in:
+            self._limit_login_input()
+
+    def _limit_login_input(self) -> None:
+        if self.unread_octets > LOGIN_INPUT_OCTETS:
+            self.end_session("421 4.7.0 Too much input before the login")
 
     # ------------------------------------------------------------------------------------------ greeting and TLS
 
@@ -319,6 +333,10 @@ class LoginConnection(CommandLoop, AdmittedConnection):
     async def _log_in(self, name: str, password: str, *, allowed: bool) -> None:
         """Check the password and reply. :param allowed: False: refuse the login, whatever the password."""
         self.restart_timer()
+        self._limit_login_input()
+        if self.ended:
+            return
+        self._logging_in = True
         try:
             author = await self._logins.verify(name, password, self.peer)
         except Temporary as failure:
@@ -338,6 +356,8 @@ class LoginConnection(CommandLoop, AdmittedConnection):
             await self.push("535 5.7.8 Authentication credentials invalid")
             if self._refused_logins >= MAX_REFUSED_LOGINS:
                 self.end_session("421 4.7.0 Too many failed logins")
+        finally:
+            self._logging_in = False
 
     def _set_author(self, author: Local) -> None:
         self.session.author = author

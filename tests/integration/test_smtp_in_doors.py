@@ -109,6 +109,36 @@ async def test_a_client_that_does_not_log_in_is_disconnected(
 
 
 @DOORS
+@pytest.mark.parametrize("together", [True, False])
+async def test_input_during_a_login_is_limited(
+    server: Running, monkeypatch: pytest.MonkeyPatch, door: str, together: bool
+) -> None:
+    client = await enter(server, door)
+    [connection] = server.listener.registry.connections
+    checking = asyncio.Event()
+
+    async def slow(*_: str) -> None:
+        checking.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(connection._logins, "verify", slow)
+    login_line, noise = plain("alex@local.com").encode() + b"\r\n", b"NOOP\r\n" * 20_000
+    client.writer.write(login_line + noise[:20_000])
+    await checking.wait()
+    await asyncio.sleep(0.1)
+    assert not connection.ended
+    if together:
+        client.writer.transport.abort()
+        client = await enter(server, door)
+        client.writer.write(login_line + noise)
+    else:
+        client.writer.write(noise)
+    with suppress(ConnectionError):
+        assert (await client.reply())[-1].startswith("421 4.7.0")
+    await until(lambda: SESSIONS._value.get() == 0)
+
+
+@DOORS
 async def test_a_command_line_has_to_end_in_time(server: Running, monkeypatch: pytest.MonkeyPatch, door: str) -> None:
     client = await enter(server, door)
     assert (await client.ask(plain("alex@local.com"))).startswith("235")

@@ -12,7 +12,8 @@ import pytest
 from services.pop3_out import connection as pop3_connection
 from services.pop3_out import listener as pop3_listener
 from services.pop3_out.connection import IDLE_SECONDS, LOGIN_SECONDS, SESSION_SECONDS
-from tests.dialogues.pop3.stand import ALEX, on_loop, stand
+from shared.model import Local
+from tests.dialogues.pop3.stand import ALEX, MemoryLogins, on_loop, stand
 from tests.polling import until
 
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -59,6 +60,36 @@ def test_dripped_octets_of_a_command_extend_no_deadline(tmp_path: Path, loop: st
                 await asyncio.sleep(0.01)
             connection.check_deadlines(time.monotonic() + (IDLE_SECONDS if logged_in else LOGIN_SECONDS) + 1)
             assert connection._is_ending
+
+    on_loop(loop, work)
+
+
+@LOOPS
+@TLS
+@pytest.mark.parametrize(("octets", "ended"), [(20_000, False), (200_000, True)])
+def test_input_during_a_login_is_limited(
+    tmp_path: Path, loop: str, tls: bool, octets: int, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = asyncio.Event()
+    verify = MemoryLogins.verify
+
+    async def slow(logins: MemoryLogins, address: str, password: str, peer: str) -> Local | None:
+        await checked.wait()
+        return await verify(logins, address, password, peer)
+
+    monkeypatch.setattr(MemoryLogins, "verify", slow)
+
+    async def work() -> None:
+        async with stand(tmp_path) as server:
+            reader, writer = await server.connect(tls)
+            writer.write(b"USER alex@local.com\r\nPASS secret\r\n" + b"NOOP\r\n" * (octets // 6) + b"QUIT\r\n")
+            await asyncio.sleep(0.5)
+            assert bool(server.listener.registry.connections) is not ended
+            checked.set()
+            got = b""
+            with suppress(ConnectionError):
+                got = await asyncio.wait_for(reader.read(), 10)
+            assert got.endswith(b"+OK bye\r\n") is not ended
 
     on_loop(loop, work)
 

@@ -85,6 +85,11 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
             f"{command_loop.COMMAND_OCTETS:,} octets, {command_loop.AUTH_OCTETS:,} of AUTH",
         ),
         (
+            "input that waits while a password is checked",
+            f"{pop3.LOGIN_INPUT_OCTETS // 1024} KiB",
+            f"{login.LOGIN_INPUT_OCTETS // 1024} KiB",
+        ),
+        (
             "commands of a session",
             f"{pop3_session.MAX_BAD_COMMANDS} with an error; {pop3_session.MAX_COMMANDS_BEFORE_LOGIN} before the login",
             f"{command_loop.COMMAND_LIMITS['MAIL']:,} of MAIL, DATA, RSET, NOOP; "
