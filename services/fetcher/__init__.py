@@ -1,8 +1,9 @@
 """Fetches mail from the providers' maildrops by POP3.
 
-Summary: claims due external accounts, compares each maildrop with the ledger (``plan``, pure), fetches new mail
-(``poll``), commits it (``committer``), and deletes upstream what the account's settings and the ledger allow. A list
-that is the same as when there was nothing to do is not compared again until the next due time, at most for an hour.
+Summary: claims due external accounts, logs in (``poll``), compares each maildrop with the ledger
+(``maildrop_identity``; ``plan``, pure), fetches new mail (``fetch_session``), commits it (``committer``), and deletes
+upstream what the account's settings and the ledger allow. A list that is the same as when there was nothing to do is
+not compared again until the next due time, at most for an hour.
 
 Consumes: nothing; a periodic check finds the due accounts.
 Publishes: ``fetched.<external>`` for the router, after the commit.

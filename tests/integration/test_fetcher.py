@@ -358,7 +358,7 @@ async def test_a_stop_releases_the_account_at_once(database_url: str, provider: 
 async def test_many_sessions_fetch_a_big_mailbox_once(
     harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
+    monkeypatch.setattr("services.fetcher.fetch_session.SESSION_SECONDS", 0.0)
     for number in range(1201):
         provider.put(box, mail(f"m{number}"))
     account = await harness.add(box, provider.pop3_port)

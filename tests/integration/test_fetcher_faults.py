@@ -219,8 +219,8 @@ async def is_paused(harness: FetcherHarness, account: int) -> bool:
 async def test_login_delay_is_kept_even_with_mail_left(
     harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
-    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", 0.0)
+    monkeypatch.setattr("services.fetcher.fetch_session.SESSION_MAILS", 2)
+    monkeypatch.setattr("services.fetcher.fetch_session.SESSION_SECONDS", 0.0)
     monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
     async with script.running():
@@ -243,8 +243,8 @@ async def test_login_delay_is_kept_even_with_mail_left(
 async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
     harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch, days: int | None, seconds: float, sessions: int
 ) -> None:
-    monkeypatch.setattr("services.fetcher.poll.SESSION_MAILS", 2)
-    monkeypatch.setattr("services.fetcher.poll.SESSION_SECONDS", seconds)
+    monkeypatch.setattr("services.fetcher.fetch_session.SESSION_MAILS", 2)
+    monkeypatch.setattr("services.fetcher.fetch_session.SESSION_SECONDS", seconds)
     monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c", "d", "e"))
     async with script.running():

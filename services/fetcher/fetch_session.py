@@ -1,0 +1,212 @@
+"""Transfers the mails that one session is to fetch: RETR, commit, and a record of each mail that cannot be fetched.
+
+A mail that a provider refuses, that is too large, or during which the session ends is counted for this mail alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+
+from services.fetcher.committer import Committer, FetchedBytes
+from services.fetcher.maildrop_identity import HEADER_OCTETS, RenumberedHistory, header_of
+from services.fetcher.memory_budget import MemoryShare
+from services.fetcher.plan import NOTICE_TRIES, FetchItem, Plan
+from shared.errors import Temporary
+from shared.model import Content, External
+from shared.net.dial import host_port
+from shared.provider.pop3_client import Pop3Client, RetrRequest
+from shared.provider.pop3_errors import ReplyTooLong, ServerBusy
+from shared.runtime.process import Service
+
+SESSION_MAILS = 500
+"""Limit of mails in one session; then QUIT and log in again, so that deletions take effect and a lost connection costs
+little."""
+SESSION_SECONDS = 5.0
+"""A session without deletions that is faster than this continues beyond SESSION_MAILS, as QUIT would only cost round
+trips. New mail, which the next session finds first, waits no longer than this."""
+MAX_SESSION_MAILS = 5_000
+"""Limit of mails in such a longer session."""
+MAX_REFUSED = 3
+"""Refused mails in a row up to the end of a session from which on the provider, not the mails, is at fault."""
+SIZE_TOLERANCE = 2
+"""Providers guess sizes, some badly: a mail whose announced size exceeds this multiple of the limit is too large and is
+not read."""
+
+log = structlog.get_logger()
+
+
+class RefusedRetr(NamedTuple):
+    """A mail whose RETR the provider refused."""
+
+    item: FetchItem
+    reply: str
+    octets: int | None  # None if unknown
+    header: bytes | None  # None if TOP did not show it
+
+
+class FetchSession:
+    """The transfer of one session, from the plan to the last commit."""
+
+    def __init__(
+        self,
+        service: Service,
+        account: External,
+        client: Pop3Client,
+        committer: Committer,
+        share: MemoryShare,
+        renumbered: RenumberedHistory,
+    ) -> None:
+        self._service = service
+        self._account = account
+        self._client = client
+        self._committer = committer
+        self._share = share
+        self._renumbered = renumbered
+        self._limit = service.settings.max_message_bytes
+        self._refused: list[RefusedRetr] = []  # in a row, and not counted yet
+        self._session_ends = 0.0
+
+    async def run(self, plan: Plan) -> int:
+        """Fetch one session's part of the plan. Returns how many mails are finished.
+
+        :raises Temporary: as ``Pop3Client``, or the database is unavailable.
+        """
+        total = len(plan.fetch)
+        deletes = bool(plan.delete) or self._account.delete_after_days == 0
+        max_mails = SESSION_MAILS if deletes or self._renumbered.expects_history else MAX_SESSION_MAILS
+        self._session_ends = time.monotonic() + SESSION_SECONDS
+        items: list[FetchItem] = []
+        examined = 0
+        while examined < total and len(items) < max_mails and not self._stops():
+            chunk = plan.fetch[examined : examined + max_mails - len(items)]
+            headers = await self._headers(self._renumbered.unknown_mails(chunk))
+            items += await self._renumbered.leave_out_preexisting(chunk, headers)
+            examined += len(chunk)
+        sizes = await self._client.fetch_sizes()
+        max_octets = SIZE_TOLERANCE * self._limit
+        fitting = [item for item in items if sizes.get(item.mail.number, 0) <= max_octets]
+        large = [(item, sizes[item.mail.number]) for item in items if sizes.get(item.mail.number, 0) > max_octets]
+        plain = [item for item in fitting if item.tries < NOTICE_TRIES - 1]
+        last_chance = [item for item in fitting if item.tries >= NOTICE_TRIES - 1]
+        done = examined - len(items)
+        done += await self._retrieve(plain, sizes, {})
+        headers = await self._headers([item for item, _ in large])
+        for item, octets in large:
+            await self._skip_large(item, octets, headers.get(item.mail.number))
+        done += len(large)
+        for item in last_chance:  # one at a time: a mail that ends every session is counted alone
+            if self._stops(done):
+                break
+            headers = await self._headers([item])
+            done += await self._retrieve([item], sizes, headers)
+        await self._count_all_refused()
+        return done
+
+    def _stops(self, done: int = 0) -> bool:
+        """Whether to request no further mail in this session, which has fetched ``done`` mails."""
+        long = done >= SESSION_MAILS and time.monotonic() > self._session_ends
+        return long or self._service.stopping.is_set() or self._client.past_half_time
+
+    # ------------------------------------------------------------------------------------------ mails
+
+    async def _retrieve(self, items: Sequence[FetchItem], sizes: dict[int, int], headers: dict[int, bytes]) -> int:
+        """RETR these mails and commit them. Returns how many are finished: committed, skipped or known.
+
+        :param headers: from TOP, by number, for the notices.
+        """
+        by_number = {item.mail.number: item for item in items}
+        requests = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
+        done = 0
+
+        def stop() -> bool:
+            return self._stops(len(requests) - len(by_number))
+
+        try:
+            async for got in self._client.retrieve(requests, self._limit, stop, self._reserve_memory):
+                reserved = self._share.finish_mail()
+                item = by_number.pop(got.number)
+                done += 1
+                if got.refusal is not None:
+                    octets = sizes.get(got.number)
+                    self._refused.append(RefusedRetr(item, got.refusal, octets, headers.get(got.number)))
+                    continue
+                await self._count_refused(self._refused)
+                if got.body is None:
+                    self._committer.lost_mail = True
+                    await self._skip_large(item, got.octets, headers.get(got.number) or header_of(got.head))
+                elif not await self._renumbered.is_preexisting(item, got):
+                    content = Content(got.body, got.octets, got.sha256)
+                    renumbered = self._renumbered.take_fetched(item, got)
+                    await self._committer.add(FetchedBytes(item, content, renumbered, reserved))
+                    reserved = 0
+                    del content
+                self._share.release(reserved)
+                del got  # otherwise this mail stays in memory while the next one is read
+        except Temporary as error:
+            if self._client.reading in by_number:
+                await self._count_try(by_number[self._client.reading], error, sizes, headers)
+            raise
+        await self._committer.close()
+        return done
+
+    async def _reserve_memory(self, octets: int) -> None:
+        """Wait for memory for a large mail; the mails read before are committed meanwhile."""
+        if self._share.waits(octets):
+            await self._committer.close()
+        await self._share.reserve_octets(octets)
+
+    async def _count_all_refused(self) -> None:
+        """Count the refused mails of this session.
+
+        :raises ServerBusy: the provider refused all mails at the end. One is counted nevertheless, so that its
+            recipients get a notice in the end.
+        """
+        refused = self._refused
+        if len(refused) < MAX_REFUSED:
+            await self._count_refused(refused)
+            return
+        await self._count_refused(refused[:1])
+        raise ServerBusy(f"{host_port(self._account.pop3)}: the provider refuses every mail now: {refused[-1].reply}")
+
+    async def _count_refused(self, refused: Sequence[RefusedRetr]) -> None:
+        for item, reply, octets, header in refused:
+            await self._committer.skip(item, f"the provider refuses to hand it out: {reply}", octets, header)
+        self._refused = []
+
+    async def _count_try(
+        self, item: FetchItem, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
+    ) -> None:
+        """Commit the other mails after a session ended during this mail; count the attempt, so attempts are limited."""
+        try:
+            await self._committer.close()
+            number = item.mail.number
+            if isinstance(error, ReplyTooLong):
+                await self._skip_large(item, error.octets, headers.get(number))
+            else:
+                reason = f"the session ended while it was read: {error}"
+                await self._committer.skip(item, reason, sizes.get(number), headers.get(number))
+        except Temporary as unavailable:
+            log.warning("fetched mails not committed", external=self._account.address, error=str(unavailable))
+
+    async def _skip_large(self, item: FetchItem, octets: int, header: bytes | None) -> None:
+        renumbered = self._renumbered.take_skipped(item, octets)
+        reason = f"it is larger than the {self._limit} octets that are allowed"
+        await self._committer.skip_large(item, reason, octets, header, renumbered)
+
+    async def _headers(self, items: Sequence[FetchItem]) -> dict[int, bytes]:
+        """Return the headers of these mails by number, as far as TOP shows them."""
+        by_number = {item.mail.number: item for item in items}
+        headers: dict[int, bytes] = {}
+        try:
+            async for got in self._client.fetch_headers(list(by_number), HEADER_OCTETS):
+                if got.body is not None:
+                    headers[got.number] = bytes(got.body)
+        except Temporary as error:
+            if self._client.reading in by_number:
+                await self._count_try(by_number[self._client.reading], error, {}, {})
+            raise
+        return headers
