@@ -22,10 +22,10 @@ there are as many of these rows as fetched mails."""
 
 _NOT_FROM_OUTSIDE = """(
         select i.id from inbound i
-        where i.message_id = {id} and i.source = 'fetched' and i.created_at < {sent_at} limit 1) is null
+        where i.message_id = {id} and i.source || '' = 'fetched' and i.created_at < {sent_at} limit 1) is null
     and (select o.external_id from sent_mail o where o.message_id = {id} and o.author_id is null limit 1) is null"""
-"""SQL: no mail from outside had this id before we sent it. Not as ``not exists``: PostgreSQL would turn that into a
-join, and a plan made in quiet times would read the whole table."""
+"""SQL: no mail from outside had this id before we sent it. A plan made in quiet times has to find the id by its index,
+too: so this is no ``not exists``, which PostgreSQL may turn into a join, and the source is no condition of an index."""
 
 
 async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
