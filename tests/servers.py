@@ -104,6 +104,19 @@ async def opened(url: str) -> AsyncIterator[Database]:
         await database.close()
 
 
+async def make_read_only(database: Database, read_only: bool) -> None:
+    """Make every further transaction read-only, as a full disk's guard does, or writable; end the sessions of today."""
+    async with database.statement() as connection:
+        await connection.execute("set default_transaction_read_only = off")
+        cursor = await connection.execute("select current_database()")
+        [name] = await cursor.fetchone() or ("",)
+        await connection.execute(f"alter database {name} set default_transaction_read_only = {read_only}".encode())
+        await connection.execute(
+            """select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid()"""
+        )
+
+
 class Vhosts:
     """Fresh virtual hosts of one RabbitMQ, made many at a time because that costs seconds."""
 

@@ -124,6 +124,8 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
                     task.add_done_callback(running.pop)
         except Temporary as error:
             log.warning("due accounts not claimed, retrying", error=str(error), retry_seconds=pause)
+        except Exception as error:  # a fault of ours: the next claim may succeed, and running polls go on
+            log.exception("claim of due accounts crashed, retrying", error=repr(error), retry_seconds=pause)
         if await service.wait_for_stop(pause):
             break
     for task, polling in list(running.items()):
@@ -228,5 +230,8 @@ async def _write(service: Service, account: External, work: Callable[[Connection
             return
         except Temporary as error:
             log.warning("poll not recorded", external=account.address, error=str(error))
+        except Exception as error:  # a fault of ours: the lease expires, and the account is polled again
+            log.exception("record of a poll crashed", external=account.address, error=repr(error))
+            return
         if time.monotonic() > deadline or await service.wait_for_stop(RETRY_SECONDS):
             return

@@ -34,7 +34,7 @@ from tests.fetcher_harness import fails, fetching, has
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.servers import opened
+from tests.servers import make_read_only, opened
 from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
 
 VAULT = Vault(KEY)
@@ -128,19 +128,6 @@ async def test_an_authorization_during_a_renewal_is_not_overwritten(
     after = await stored(database)
     assert Grant.open(VAULT, after.password).refresh_token == "authorized again"
     assert (await ours.credential_for(after)).secret == "access-2"
-
-
-async def make_read_only(database: Database, read_only: bool) -> None:
-    """Make every further transaction read-only, as a full disk's guard does, or writable; end the sessions of today."""
-    async with database.statement() as connection:
-        await connection.execute("set default_transaction_read_only = off")
-        cursor = await connection.execute("select current_database()")
-        [name] = await cursor.fetchone() or ("",)
-        await connection.execute(f"alter database {name} set default_transaction_read_only = {read_only}".encode())
-        await connection.execute(
-            """select pg_terminate_backend(pid) from pg_stat_activity
-               where datname = current_database() and pid <> pg_backend_pid()"""
-        )
 
 
 @pytest.fixture

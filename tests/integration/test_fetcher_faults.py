@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from shared.store.uidl_ledger import SkippedNow
 from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, cut, hang, say, stuff
+from tests.servers import make_read_only, opened
 
 
 @pytest.fixture
@@ -252,6 +254,54 @@ async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
         await until(lambda: polls_well(harness, account))
         assert sorted(await harness.subjects(account)) == ["a", "b", "c", "d", "e"]
         assert script.sessions == sessions
+
+
+async def test_a_database_that_becomes_read_only_ends_no_fetcher(harness: FetcherHarness, database_url: str) -> None:
+    # given an account with mail
+    script = ScriptedPop3(mails("one"))
+    async with script.running(), opened(database_url) as keeper:
+        account = await harness.add("e@x.test", script.port, delete_after_days=0, delete_history=True)
+        await until(lambda: polls_well(harness, account))
+        # when the database accepts no changes for some polls, while mail arrives
+        await make_read_only(keeper, True)
+        script.mails["two"] = mail("two")
+        await asyncio.sleep(3)
+        assert script.mails.keys() == {"two"}
+        await make_read_only(keeper, False)
+        # then the fetcher is still there: the mail arrives once, and is deleted at the provider
+        await until(lambda: not script.mails)
+        async with keeper.statement() as connection:
+            cursor = await connection.execute("select count(*)::int from inbound where external_id = %s", (account,))
+            assert await cursor.fetchall() == [(2,)]
+
+
+async def test_a_fault_of_ours_in_a_claim_or_a_record_ends_no_fetcher(
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given faults of our own beside the polls: where accounts are claimed, and where a result is recorded
+    faults = {"claim_due": 2, "record_outcome": 1}
+
+    def failing(name: str) -> None:
+        function = getattr(polls, name)
+
+        async def fail(*arguments: Any, **named: Any) -> Any:
+            if faults[name]:
+                faults[name] -= 1
+                raise ValueError("of our own")
+            return await function(*arguments, **named)
+
+        monkeypatch.setattr(polls, name, fail)
+
+    monkeypatch.setattr(polls, "LEASE_SECONDS", 2.0)
+    for name in faults:
+        failing(name)
+    script = ScriptedPop3(mails("one"))
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        # then the account is polled nevertheless, and again after the lease has expired
+        await until(lambda: polls_well(harness, account))
+        assert faults == {"claim_due": 0, "record_outcome": 0}
+        assert await harness.subjects(account) == ["one"]
 
 
 async def test_a_server_that_fails_with_pipelining_gets_single_commands(harness: FetcherHarness) -> None:
