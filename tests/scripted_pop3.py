@@ -19,6 +19,7 @@ class Answer:
     pieces: tuple[bytes, ...] = ()  # sent one after the other
     hang: bool = False  # then send nothing more
     cut: bool = False  # then close the connection
+    pause: float = 0.0  # seconds after each piece
 
 
 def say(*pieces: bytes) -> Answer:
@@ -34,6 +35,11 @@ def cut(*pieces: bytes) -> Answer:
 def hang(*pieces: bytes) -> Answer:
     """Send these pieces and nothing more."""
     return Answer(pieces, hang=True)
+
+
+def drip(answer: bytes, pause: float) -> Answer:
+    """Send single octets, with a pause of ``pause`` seconds after each."""
+    return Answer(tuple(bytes([octet]) for octet in answer), pause=pause)
 
 
 def stuff(mail: bytes) -> bytes:
@@ -116,7 +122,7 @@ class ScriptedPop3:
         for piece in answer.pieces:
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(0)
+            await asyncio.sleep(answer.pause)
         if answer.hang:
             await asyncio.Event().wait()
         return not answer.cut

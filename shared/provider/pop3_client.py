@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -50,6 +51,8 @@ CONNECT_SECONDS = 20.0
 """Time limit for the connection, and for the TLS handshake: seconds."""
 READ_SECONDS = 60.0
 """Time limit for the next octets of a reply: seconds."""
+MIN_RATE = 1024
+"""Least rate of a reply: octets a second, on average over READ_SECONDS; a slower server would keep a poll for hours."""
 SESSION_SECONDS = 3600.0
 """Time limit for a session: seconds."""
 
@@ -166,6 +169,7 @@ class Pop3Client:
         self._read_seconds = read_seconds
         self._session_seconds = session_seconds
         self._ends = asyncio.get_running_loop().time() + session_seconds
+        self._too_slow_at = math.inf  # unless more octets of the reply come before
         self._data = b""
         self._pos = 0
         self._current_command = "greeting"
@@ -417,6 +421,7 @@ class Pop3Client:
                 return body
             if reserve_memory is not None and len(body.kept) > reserved:
                 await reserve_memory(STEP_OCTETS)
+                self._too_slow_at = math.inf  # the wait was ours
                 reserved += STEP_OCTETS
             if body.octets > 2 * max_octets + _BUFFER_HIGH:
                 raise ReplyTooLong(
@@ -443,6 +448,7 @@ class Pop3Client:
 
     async def _answer(self) -> tuple[bytes, bytes]:
         """Read a reply line: +OK, -ERR or + (RFC 5034: a continuation request), and the text after that."""
+        self._too_slow_at = math.inf
         while (end := self._data.find(b"\n", self._pos)) < 0:
             if len(self._data) - self._pos > LINE_OCTETS:
                 raise self._too_long()
@@ -515,7 +521,8 @@ class Pop3Client:
 
     async def _more(self) -> None:
         loop = asyncio.get_running_loop()
-        by = min(loop.time() + self._read_seconds, self._ends)
+        silent_at = loop.time() + self._read_seconds
+        by = min(silent_at, self._too_slow_at, self._ends)
         try:
             async with asyncio.timeout_at(by):
                 chunk = await self._stream.read_chunk()
@@ -524,9 +531,12 @@ class Pop3Client:
                 raise ConnectTimeout(
                     f"{self._where}: the session took longer than {self._session_seconds:g} s"
                 ) from error
+            if by < silent_at - self._read_seconds / 10:
+                raise ConnectTimeout(f"{self._where}: the reply is slower than {MIN_RATE} octets a second") from error
             raise ConnectTimeout(f"{self._where}: no answer within {self._read_seconds:g} s") from error
         if not chunk:
             raise Pop3ConnectionLost(f"{self._where}: the server ended the connection")
+        self._too_slow_at = min(loop.time() + self._read_seconds, self._too_slow_at + len(chunk) / MIN_RATE)
         self._data = self._data[self._pos :] + chunk if self._pos < len(self._data) else chunk
         self._pos = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -18,7 +19,7 @@ from shared.provider.pop3_client import Pop3Client, Retrieved, RetrRequest, open
 from shared.provider.pop3_errors import LoginRefused, Pop3ConnectionLost, ProtocolError, ServerBusy
 from shared.provider.pop3_replies import Body, is_temporary, parse_uidl
 from tests.polling import until
-from tests.scripted_pop3 import Answer, ScriptedPop3, cut, hang, say, stuff
+from tests.scripted_pop3 import Answer, ScriptedPop3, cut, drip, hang, say, stuff
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
 LIMIT = 1_000_000
@@ -141,6 +142,17 @@ async def test_a_connection_lost_within_a_mail_names_that_mail(
         assert client.reading == 1
     assert f"127.0.0.1:{script.port}" in str(caught.value)
     assert "OpenSSH" not in str(caught.value)
+
+
+async def test_a_server_that_drips_a_mail_does_not_keep_the_session() -> None:
+    # given a server that is never silent for the time limit, and would take 30 s for one small mail
+    script = ScriptedPop3({"a": MAIL}, answers={"RETR": drip(b"+OK\r\n" + stuff(bytes(600)), 0.05)})
+    async with script.running(), open_session(script.server(), True, read_seconds=0.4) as client:
+        await client.login(Credential("u", "secret"))
+        began = time.monotonic()
+        with pytest.raises(ConnectTimeout, match="RETR of mail 1: the reply is slower than 1024 octets a second"):
+            await retrieve(client, [1])
+        assert time.monotonic() - began < 5
 
 
 async def test_extra_data_behind_a_mail_is_an_error_and_not_the_next_mail() -> None:
