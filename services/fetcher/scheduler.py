@@ -58,8 +58,9 @@ CLOCK_SECONDS = 5.0
 """Interval of the check whether the database's clock jumped back."""
 WRITE_SECONDS = 5.0
 """Time limit of one attempt to record the result of a poll."""
-RETRY_SECONDS = 0.5
-"""Pause between two such attempts."""
+RETRY_PAUSES = (0.5, 1.0, 2.0)
+"""Pauses after consecutive failures of the database: seconds; the last one repeats. Short, so that polling continues
+soon after the database does."""
 STOP_SECONDS = 8.0
 """Time limit for polls that transfer mail when the service stops; then they are cancelled."""
 
@@ -112,6 +113,7 @@ async def _measure(service: Service) -> None:
 async def _poll_all(service: Service, credentials: Credentials) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
     budget = OverflowBudget(LARGE_MAILS * service.settings.max_message_bytes)
+    pauses = iter(RETRY_PAUSES)
     for turn in itertools.count():
         pause = LONGEST_WAIT_SECONDS
         try:
@@ -122,7 +124,9 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
                     running[task] = polling
                     task.add_done_callback(running.pop)
+            pauses = iter(RETRY_PAUSES)
         except Temporary as error:
+            pause = next(pauses, RETRY_PAUSES[-1])
             log.warning("due accounts not claimed, retrying", error=str(error), retry_seconds=pause)
         except Exception as error:  # a fault of ours: the next claim may succeed, and running polls go on
             log.exception("claim of due accounts crashed, retrying", error=repr(error), retry_seconds=pause)
@@ -223,6 +227,7 @@ async def _release_lease(service: Service, account: External, poll: Poll) -> Non
 async def _write(service: Service, account: External, work: Callable[[Connection], Awaitable[None]]) -> None:
     """Execute ``work`` as soon as the database is available. Stop trying after LEASE_SECONDS: the lease has expired."""
     deadline = time.monotonic() + LEASE_SECONDS
+    pauses = iter(RETRY_PAUSES)
     while True:
         try:
             async with service.database.statement(WRITE_SECONDS) as connection:
@@ -233,5 +238,5 @@ async def _write(service: Service, account: External, work: Callable[[Connection
         except Exception as error:  # a fault of ours: the lease expires, and the account is polled again
             log.exception("record of a poll crashed", external=account.address, error=repr(error))
             return
-        if time.monotonic() > deadline or await service.wait_for_stop(RETRY_SECONDS):
+        if time.monotonic() > deadline or await service.wait_for_stop(next(pauses, RETRY_PAUSES[-1])):
             return

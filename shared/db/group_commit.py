@@ -139,7 +139,7 @@ class GroupCommit(Generic[Item, Result]):
             log.warning(
                 "batch commit failed, committing item by item",
                 items=len(batch),
-                error=f"{type(outcome.error).__name__}: {outcome.error}",
+                error=str(outcome.error) if isinstance(outcome.error, Temporary) else repr(outcome.error),
             )
             await self._save_one_by_one(batch, outcome.error)
         else:
